@@ -1,0 +1,63 @@
+"""The exceptions of TensorDB: one tree, each class for one thing a caller may want to handle."""
+
+from __future__ import annotations
+
+
+class TensorDBError(Exception):
+    """Base of every error that TensorDB raises on purpose."""
+
+
+class ConnectError(TensorDBError, ConnectionError):
+    """The database cannot be reached, refused the credentials, or is not of a kind TensorDB can use."""
+
+
+class EmbeddedServerError(ConnectError):
+    """The managed mongod of a warehouse folder cannot be found, started or joined."""
+
+
+class QueryError(TensorDBError, ValueError):
+    """A filter, sort, limit, field list or update is malformed or not allowed."""
+
+
+class SchemaError(TensorDBError, ValueError):
+    """A value does not fit the schema of its dataset."""
+
+
+class NotFoundError(TensorDBError, LookupError):
+    """A query that must match something matched nothing."""
+
+
+class DuplicateError(TensorDBError, ValueError):
+    """An entity with the same identity exists already."""
+
+
+class StorageError(TensorDBError, OSError):
+    """A blob store failed: unreachable, full, or without the object that the index refers to."""
+
+
+class CorruptBlobError(StorageError):
+    """Stored bytes do not match their checksum or format."""
+
+
+class SampleError(TensorDBError):
+    """One sample could not be read, decoded, transformed or put into a batch."""
+
+
+class StateError(TensorDBError, ValueError):
+    """A saved stream or training state does not fit what it is loaded into."""
+
+
+class CheckpointError(TensorDBError):
+    """A parameter set could not be saved, found whole, or loaded."""
+
+
+class UnsupportedError(TensorDBError, NotImplementedError):
+    """The connected server (mongomock, say) cannot do what was asked."""
+
+
+class MissingExtraError(TensorDBError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+class ScanWarning(UserWarning):
+    """A query reads far more documents than it returns; the message names the index that would help."""
