@@ -1,0 +1,61 @@
+# The daily commands. `make` alone lists them; each one sets up first what it needs.
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check install -c constraints.txt
+TYPES  := build/types/tensordb_data
+# Narrow a test run: make test TESTS=tests/unit
+TESTS  ?= tests
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_ENABLE_ONEDNN_OPTS ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint typecheck bench docs clean
+
+help:
+	@printf 'make TARGET, where TARGET is one of\n\n'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## build .venv: the library, its test servers and every tool (the other targets run this when needed)
+
+# A half-built environment is completed, a broken one is made anew. torch comes first and alone: what follows is
+# resolved around it and never replaces it.
+$(STAMP): pyproject.toml setup.cfg constraints.txt
+	@echo "setup: virtual environment in $(VENV)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "setup: Python 3.10 or newer is needed, this is $$($(BIN)/python -V). Name another: make setup PYTHON=python3.11"; exit 1; }
+	@echo "setup: PyTorch (the largest download)"
+	@$(PIP) torch
+	@echo "setup: TensorFlow, MongoDB, the library and the tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+	@echo "setup: done"
+
+demo: $(STAMP) ## digits into a warehouse, training killed and resumed, Keras on the same data (results in demo/)
+	@$(BIN)/python examples/demo.py demo
+
+test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
+	@$(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(STAMP) ## ruff over everything
+	@$(BIN)/ruff check .
+
+# mypy sees the folders of integrations/ under the names that they are imported by.
+typecheck: $(STAMP) ## mypy --strict over the library
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)
+	@ln -s ../../../tensordb_data/* ../../../integrations/torch ../../../integrations/tf $(TYPES)/
+	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p tensordb_data
+
+bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
+	@for script in $$(grep -l '^def main' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
+
+docs: $(STAMP) ## run every code block of README.md and docs/
+	@$(BIN)/python -m pytest -q tests/docs
+
+clean: ## remove builds, caches and the demo's results; keeps .venv
+	@rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/results
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

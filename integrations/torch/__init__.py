@@ -1,0 +1,1 @@
+"""PyTorch: datasets over queries, and training state saved every N steps."""
