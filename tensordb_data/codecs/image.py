@@ -1,0 +1,147 @@
+"""Encoded images: kept as they are, decoded on read."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tensordb_data.codecs.base import BlobField, Buffer, Element, describe
+from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_MODES = ("unchanged", "rgb", "gray")
+
+
+@dataclasses.dataclass(frozen=True)
+class Image(BlobField):
+    """A JPEG or PNG, given as its bytes or as a `pathlib.Path` to it, stored byte for byte.
+
+    Read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
+    orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
+
+    Args:
+        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those.
+        dtype: "uint8", or "uint16" for PNGs with 16 bits a channel.
+        optional: whether samples may leave the field out.
+    """
+
+    mode: str = "unchanged"
+    dtype: str = "uint8"
+
+    kind: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise SchemaError(f"expected an image mode of {', '.join(_MODES)}, found {self.mode!r}")
+        if self.dtype not in ("uint8", "uint16"):
+            raise SchemaError(f"expected an image dtype of uint8 or uint16, found {self.dtype!r}")
+
+    def to_doc(self) -> dict[str, Any]:
+        return self._doc(kind=self.kind, mode=self.mode, dtype=self.dtype)
+
+    @property
+    def element(self) -> Element:
+        shape = {"rgb": (None, None, 3), "gray": (None, None)}.get(self.mode)
+        return self.dtype, shape
+
+    def _check(self, value: Any) -> None:
+        self.encode(value)
+
+    def encode(self, value: Any) -> Buffer:
+        data = image_bytes(value)
+        found = "uint16" if is_deep(data) else "uint8"
+        if found != self.dtype:
+            raise SchemaError(
+                f"expected an image of {self.dtype}, found one of {found}: declare the field as Image(dtype={found!r})"
+            )
+        return data
+
+    def decode(self, buf: Buffer) -> npt.NDArray[Any]:
+        try:
+            import cv2
+        except ImportError:
+            raise MissingExtraError("decoding images needs opencv: pip install 'tensordb-data[images]'") from None
+        _check_whole(buf)
+        flags = {
+            "unchanged": cv2.IMREAD_UNCHANGED,
+            "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+            "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+        }[self.mode]
+        try:
+            pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
+        except cv2.error as error:
+            raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} bytes opencv cannot read: {error}") from None
+        if pixels is None:
+            raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} damaged bytes")
+        if pixels.ndim == 2:
+            return pixels
+        if pixels.shape[2] == 1:
+            return pixels[:, :, 0]
+        swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        return cv2.cvtColor(pixels, swap, dst=pixels)
+
+
+def is_image(data: Buffer) -> bool:
+    """Whether the bytes begin like a JPEG or a PNG."""
+    head = bytes(data[:8])
+    return head == _PNG or head.startswith(_JPEG)
+
+
+def is_deep(data: Buffer) -> bool:
+    """Whether the bytes are a PNG with 16 bits a channel."""
+    return bytes(data[:8]) == _PNG and len(data) > 24 and data[24] == 16
+
+
+def image_bytes(value: Any) -> Buffer:
+    """The encoded image in `value`, bytes or a `pathlib.Path`.
+
+    Raises:
+        SchemaError: it is not a JPEG or PNG, or the file cannot be read.
+    """
+    source = ""
+    data = value
+    if isinstance(value, pathlib.Path):
+        source = f" in {value}"
+        try:
+            data = value.read_bytes()
+        except OSError as error:
+            raise SchemaError(f"expected an image file, found {value}: {error.strerror}") from None
+    if isinstance(data, memoryview):
+        data = bytes(data)
+    if not isinstance(data, (bytes, bytearray)) or not is_image(data):
+        raise SchemaError(f"expected the bytes of a JPEG or PNG, or a pathlib.Path to one, found {describe(data)}{source}")
+    return data
+
+
+def _check_whole(buf: Buffer) -> None:
+    """Refuse a cut-off file: the decoders fill what is missing with grey and say nothing."""
+    data = bytes(buf)
+    if data.startswith(_PNG):
+        whole = b"IEND" in data[-64:] or b"IEND\xaeB`\x82" in data
+    elif data.startswith(_JPEG):
+        whole = data.find(b"\xff\xd9", _scan_start(data)) >= 0
+    else:
+        raise CorruptBlobError(f"expected a JPEG or PNG, found {describe(data)}")
+    if not whole:
+        raise CorruptBlobError(f"expected a whole image, found {len(data)} bytes with no end-of-image mark: truncated")
+
+
+def _scan_start(data: bytes) -> int:
+    """Where a JPEG's pixels begin, after its headers, whose thumbnail may hold an end mark of its own."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return len(data)
