@@ -1,0 +1,5 @@
+"""The embedded server: a real mongod for a warehouse folder, shared by the processes that use it, gone with the last of them."""
+
+from tensordb_data.embedded.session import Session, join
+
+__all__ = ["Session", "join"]

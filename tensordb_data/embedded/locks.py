@@ -1,0 +1,101 @@
+"""Lock files. Every descriptor is known here, so that a forked child can close its copies and hold nothing of its parent's.
+
+A `flock` belongs to the open file, which a fork shares: a child that keeps its copy keeps the lock, and one that unlocks its
+copy unlocks the parent's. So a child only ever closes, and does so at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+_guard = threading.Lock()  # held over a fork, so that no descriptor is open but not yet known
+_open: set[int] = set()
+
+
+def open_fd(path: Path, flags: int) -> int:
+    """Open `path`; the descriptor is closed in forked children."""
+    with _guard:
+        fd = os.open(path, flags, 0o600)
+        _open.add(fd)
+    return fd
+
+
+def pipe() -> tuple[int, int]:
+    """Make a pipe whose ends are closed in forked children."""
+    with _guard:
+        ends = os.pipe()
+        _open.update(ends)
+    return ends
+
+
+def close_fd(fd: int) -> None:
+    """Close a descriptor that came from `open_fd` or `pipe`."""
+    with _guard:
+        _open.discard(fd)
+        os.close(fd)
+
+
+def acquire(path: Path, operation: int) -> int:
+    """Open `path` and take a lock on it; blocks unless `operation` has LOCK_NB, then raises BlockingIOError."""
+    fd = open_fd(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, operation)
+    except BaseException:
+        close_fd(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock on `path`."""
+    fd = acquire(path, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        close_fd(fd)
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds `path` exclusively."""
+    try:
+        close_fd(acquire(path, fcntl.LOCK_SH | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return True
+    return False
+
+
+def wait_released(path: Path) -> None:
+    """Block until nobody holds `path` exclusively."""
+    close_fd(acquire(path, fcntl.LOCK_SH))
+
+
+def holders(path: Path) -> list[int]:
+    """The processes that hold a share of the lock on `path`, by pid; 0 for one in another pid namespace."""
+    try:
+        inode = str(path.stat().st_ino)
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        part = line.split()  # 12: FLOCK ADVISORY READ 4711 fe:00:131 0 EOF
+        if len(part) >= 6 and part[1] == "FLOCK" and part[3] == "READ" and part[5].rpartition(":")[2] == inode:
+            found.append(int(part[4]))
+    return found
+
+
+def _in_child() -> None:
+    for fd in _open:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _open.clear()
+    _guard.release()
+
+
+os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_in_child)
