@@ -1,0 +1,37 @@
+"""The stream: query, cursor, plan, order, fetch, decode, transform, batch. The files follow that order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.stream.spec import End, Ragged, StreamSpec, distributed_rank, field_names
+from tensordb_data.stream.stream import Stream
+
+if TYPE_CHECKING:
+    from tensordb_data.query import Selection
+
+__all__ = ["Stream", "StreamSpec", "open_stream"]
+
+
+def open_stream(
+    selection: Selection,
+    batch_size: int,
+    fields: Sequence[str] | None = None,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    passes: int | None = None,
+    transform: Callable[..., Any] | None = None,
+    ragged: Ragged = "list",
+    rank: int | None = None,
+    world_size: int | None = None,
+    end: End = "short",
+) -> Stream:
+    """A stream over `selection`; the options are those of `Selection.stream`."""
+    rank, world_size = distributed_rank(rank, world_size)
+    chosen = field_names(fields if fields is not None else selection.query.fields)
+    spec = StreamSpec(
+        selection.query, batch_size, chosen, shuffle, seed, passes, transform, ragged, rank, world_size, end
+    )
+    return Stream(selection.db, spec)

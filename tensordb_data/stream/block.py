@@ -1,0 +1,176 @@
+"""Block: the index side of some samples, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+
+from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.errors import QueryError
+from tensordb_data.records.schema import Schema
+
+INTERNAL = ("_id", "dataset", "tags")
+"""What every sample has besides the fields of its schema; delivered when named in `fields`."""
+
+_DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Which fields to deliver, and how each dataset stores them."""
+
+    fields: tuple[str, ...]
+    schemas: Mapping[str, Schema]
+
+    @classmethod
+    def choose(cls, fields: tuple[str, ...] | None, schemas: Mapping[str, Schema]) -> Layouts:
+        """Check `fields` against the schemas; `None` means every field that all samples have.
+
+        Raises:
+            QueryError: a field that no dataset has, or one that is a blob in one dataset and a value in another.
+        """
+        known = {name: field for schema in schemas.values() for name, field in schema.fields.items()}
+        if fields is None:
+            required = [
+                {name for name, field in schema.fields.items() if not field.optional} for schema in schemas.values()
+            ]
+            common = set.intersection(*required) if required else set()
+            fields = tuple(name for name in known if name in common)
+        for name in fields:
+            if name in INTERNAL or not schemas:
+                continue
+            if name not in known:
+                raise QueryError(
+                    f"no field {name!r} in {_names(schemas)}; known fields: {', '.join([*known, *INTERNAL])}"
+                )
+            kinds = {schema.fields[name].is_blob for schema in schemas.values() if name in schema.fields}
+            if len(kinds) > 1:
+                raise QueryError(
+                    f"field {name!r} is stored as a blob in one dataset and as a value in another of {_names(schemas)};"
+                    " narrow the query to one dataset"
+                )
+        return cls(fields, schemas)
+
+    def is_blob(self, name: str) -> bool:
+        """Whether the field's bytes live in a segment."""
+        return any(name in schema.fields and schema.fields[name].is_blob for schema in self.schemas.values())
+
+    def projection(self) -> dict[str, int]:
+        """What a query must return for these fields."""
+        wanted = {"dataset": 1, "_tdb.s": 1}
+        for name in self.fields:
+            wanted[f"_tdb.b.{name}" if self.is_blob(name) else name] = 1
+        return wanted
+
+
+@dataclass(frozen=True)
+class Block:
+    """References and values of m samples.
+
+    `ids` is uint8 [m, 12]; `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and
+    `values` per other field an int64, float64, bool or object array [m].
+    """
+
+    layouts: Layouts
+    ids: NDArray[np.uint8]
+    datasets: tuple[str, ...]
+    dataset: NDArray[np.uint16]
+    refs: Mapping[str, BlobRefs]
+    values: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """The samples at `rows`, in that order."""
+        return Block(
+            self.layouts,
+            self.ids[rows],
+            self.datasets,
+            self.dataset[rows],
+            {name: refs.take(rows) for name, refs in self.refs.items()},
+            {name: column[rows] for name, column in self.values.items()},
+        )
+
+    def id(self, row: int) -> ObjectId:
+        """The `_id` of the sample in `row`."""
+        return ObjectId(self.ids[row].tobytes())
+
+    def name(self, row: int) -> str:
+        """How errors speak of the sample in `row`."""
+        return f"dataset {self.datasets[self.dataset[row]]!r}, sample {self.id(row)}"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the columns."""
+        columns = [self.ids, self.dataset, *self.values.values()]
+        for refs in self.refs.values():
+            columns += [refs.segment, refs.offset, refs.length]
+        return sum(column.nbytes for column in columns)
+
+
+def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Block:
+    """Columns of sample documents, as projected by `Layouts.projection`."""
+    table: dict[str, int] = {}
+    dataset = np.fromiter((table.setdefault(doc["dataset"], len(table)) for doc in docs), np.uint16, len(docs))
+    ids = np.frombuffer(b"".join([doc["_id"].binary for doc in docs]), np.uint8).reshape(-1, 12)
+    refs: dict[str, BlobRefs] = {}
+    values: dict[str, NDArray[Any]] = {}
+    for name in layouts.fields:
+        if layouts.is_blob(name):
+            refs[name] = BlobRefs.from_docs([doc["_tdb"].get("b", {}).get(name) for doc in docs])
+        elif name == "_id":
+            values[name] = objects([doc["_id"] for doc in docs])
+        else:
+            values[name] = _column(layouts, name, [doc.get(name) for doc in docs])
+    return Block(layouts, ids, tuple(table), dataset, refs, values)
+
+
+def objects(items: Sequence[Any]) -> NDArray[Any]:
+    """A one-dimensional object array, whatever the items are."""
+    column = np.empty(len(items), dtype=object)
+    column[:] = items
+    return column
+
+
+def _column(layouts: Layouts, name: str, items: list[Any]) -> NDArray[Any]:
+    kinds = {schema.fields[name].kind for schema in layouts.schemas.values() if name in schema.fields}
+    dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
+    if dtype is None or None in items:
+        return objects(items)
+    return np.array(items, dtype=dtype)
+
+
+def _names(schemas: Mapping[str, Schema]) -> str:
+    return "dataset " + ", ".join(repr(name) for name in sorted(schemas))
+
+
+def concatenate(layouts: Layouts, blocks: Sequence[Block]) -> Block:
+    """The samples of all blocks, in order."""
+    if not blocks:
+        return block_from_docs(layouts, [])
+    if len(blocks) == 1:
+        return blocks[0]
+    names: dict[str, int] = {}
+    dataset = [
+        np.array([names.setdefault(name, len(names)) for name in block.datasets], np.uint16)[block.dataset]
+        for block in blocks
+    ]
+    values = {}
+    for name in blocks[0].values:
+        columns = [block.values[name] for block in blocks]
+        same = len({column.dtype for column in columns}) == 1
+        values[name] = np.concatenate(columns if same else [column.astype(object) for column in columns])
+    return Block(
+        layouts,
+        np.concatenate([block.ids for block in blocks]),
+        tuple(names),
+        np.concatenate(dataset),
+        {name: BlobRefs.concatenate([block.refs[name] for block in blocks]) for name in blocks[0].refs},
+        values,
+    )

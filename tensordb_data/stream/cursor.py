@@ -1,0 +1,121 @@
+"""Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pymongo.cursor import Cursor
+from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
+
+from tensordb_data.stream.block import Layouts
+
+if TYPE_CHECKING:
+    from tensordb_data.query import Selection
+
+Versions = Mapping[str, tuple[int, int]]
+"""Dataset name to (sequence, mutation counter): which state of the data is read."""
+
+After = tuple[str, int]
+"""The (dataset, sequence) of the last sample read."""
+
+_ATTEMPTS = 5
+_CURSOR_KILLED = {11601, 11600, 11602, 237, 262}
+
+
+def selected_datasets(filter_: Mapping[str, Any]) -> list[str] | None:
+    """The datasets that a filter names, or `None` when it may match any."""
+    named = filter_.get("dataset")
+    if isinstance(named, str):
+        return [named]
+    if isinstance(named, Mapping) and isinstance(named.get("$in"), list):
+        names = named["$in"]
+        return names if all(isinstance(name, str) for name in names) else None
+    for part in filter_.get("$and", []):
+        if (inner := selected_datasets(part)) is not None:
+            return inner
+    return None
+
+
+def bounded(versions: Versions) -> dict[str, Any]:
+    """A filter for the samples committed up to `versions`."""
+    each = [{"dataset": name, "_tdb.s": {"$lte": sequence}} for name, (sequence, _) in sorted(versions.items())]
+    if not each:
+        return {"dataset": {"$in": []}}
+    return each[0] if len(each) == 1 else {"$or": each}
+
+
+class Pages:
+    """Iterator over (documents, is last) pages of at most `rows` documents, none of them empty.
+
+    In the default order, by dataset and sequence, a cursor that the server dropped (idle limits, restart, failover)
+    is re-opened behind the last document read. With another sort the position is no key: reading starts anew, and
+    skips what was read.
+    """
+
+    def __init__(
+        self, selection: Selection, layouts: Layouts, versions: Versions, rows: int, after: After | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._selection, self._layouts, self._versions, self._rows = selection, layouts, versions, rows
+        self._after, self._limit, self._read = after, limit, 0
+        self._cursor: Cursor[dict[str, Any]] | None = None
+        self._ahead: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], bool]]:
+        try:
+            while page := self._page():
+                self._ahead = next(iter(self._take(1)), None)
+                yield page, self._ahead is None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the server's cursor."""
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
+
+    def _page(self) -> list[dict[str, Any]]:
+        if self._ahead is None:
+            return self._take(self._rows)
+        return [self._ahead, *self._take(self._rows - 1)]
+
+    def _take(self, count: int) -> list[dict[str, Any]]:
+        taken: list[dict[str, Any]] = []
+        failures = 0
+        while True:
+            try:
+                if self._cursor is None:
+                    self._cursor = self._open()
+                for doc in islice(self._cursor, count - len(taken)):
+                    taken.append(doc)
+                    self._after = (doc["dataset"], doc["_tdb"]["s"])
+                    self._read += 1
+                    failures = 0
+                return taken
+            except (CursorNotFound, AutoReconnect, OperationFailure) as error:
+                failures += 1
+                if failures >= _ATTEMPTS or not _lost_cursor(error):
+                    raise
+                self._cursor = None
+
+    def _open(self) -> Cursor[dict[str, Any]]:
+        query = self._selection.query
+        extra: list[dict[str, Any]] = [bounded(self._versions)]
+        if not query.sort and self._after is not None:
+            dataset, sequence = self._after
+            behind = [{"dataset": dataset, "_tdb.s": {"$gt": sequence}}, {"dataset": {"$gt": dataset}}]
+            extra.append({"$or": behind})
+        found = self._selection.db._mongo()["data"].find(
+            self._selection._filter({"$and": extra}), self._layouts.projection(), batch_size=max(self._rows, 1000)
+        )
+        found = found.sort([*query.sort, ("_id", 1)] if query.sort else [("dataset", 1), ("_tdb.s", 1)])
+        if query.sort and self._read:
+            found = found.skip(self._read)
+        return found.limit(self._limit - self._read) if self._limit is not None else found
+
+
+def _lost_cursor(error: Exception) -> bool:
+    return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in _CURSOR_KILLED

@@ -1,0 +1,92 @@
+"""Fetch and decode: from a block of references to a column of values per field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.blobs.reader import BlobReader
+from tensordb_data.codecs.fields import Field
+from tensordb_data.errors import SampleError, StorageError, TensorDBError
+from tensordb_data.stream.block import Block
+from tensordb_data.stream.stats import Clock
+
+Column = NDArray[Any] | list[Any]
+"""An array [m, ...], or a list of m values that have no common array form."""
+
+
+def load(block: Block, reader: BlobReader, clock: Clock) -> dict[str, Column]:
+    """The values of every field of `block.layouts`, in its order.
+
+    Raises:
+        SampleError: a sample lacks a field, or its bytes cannot be read or decoded; names the sample and the field.
+    """
+    return {
+        name: _blobs(block, name, reader, clock) if name in block.refs else _values(block, name)
+        for name in block.layouts.fields
+    }
+
+
+def _values(block: Block, name: str) -> Column:
+    column = block.values[name]
+    if column.dtype != object:
+        return column
+    items: list[Any] = column.tolist()
+    if None in items and _numeric(block, name):
+        row = items.index(None)
+        raise SampleError(
+            f"{block.name(row)} has no {name!r}, which a batch of numbers needs; narrow the query with"
+            f" {{{name!r}: {{'$ne': None}}}}, or leave it out of `fields`"
+        )
+    return items
+
+
+def _numeric(block: Block, name: str) -> bool:
+    fields = [block.layouts.schemas[dataset].fields.get(name) for dataset in block.datasets]
+    return any(getattr(field, "kind", None) in ("int", "float", "bool") for field in fields)
+
+
+def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Column:
+    absent = np.flatnonzero(block.refs[name].length < 0)
+    if absent.size:
+        raise SampleError(
+            f"{block.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
+            " of `fields`"
+        )
+    fields = [block.layouts.schemas[dataset].fields[name] for dataset in block.datasets]
+    if all(field == fields[0] for field in fields[1:]):
+        return _decode(block, name, fields[0], reader, clock)
+    items: list[Any] = [None] * len(block)
+    for index, field in enumerate(fields):
+        rows = np.flatnonzero(block.dataset == index)
+        for row, item in zip(rows, _decode(block.take(rows), name, field, reader, clock)):
+            items[row] = item
+    return items
+
+
+def _decode(block: Block, name: str, field: Field, reader: BlobReader, clock: Clock) -> Column:
+    refs = block.refs[name]
+    try:
+        if field.fixed_nbytes is not None:
+            with clock("fetch"):
+                rows = reader.gather(refs)
+            if rows is None or rows.shape[1] != field.fixed_nbytes:
+                raise StorageError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
+            clock.bytes += rows.nbytes
+            return field.decode_rows(rows)
+        with clock("fetch"):
+            buffers = reader.read(refs)
+    except StorageError as error:
+        row = getattr(error, "row", None)
+        raise SampleError(f"{block.name(row or 0)}, field {name!r}: {error}") from error
+    clock.bytes += sum(map(len, buffers))
+    items = []
+    with clock("decode"):
+        for row, buffer in enumerate(buffers):
+            try:
+                items.append(field.decode(buffer))
+            except TensorDBError as error:
+                raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
+    return items

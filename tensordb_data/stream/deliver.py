@@ -1,0 +1,189 @@
+"""Deliver: the stages in a row. Passes are cut into tasks, tasks run on threads, batches come out in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.stream.batch import Batch, cut, to_columns, to_samples
+from tensordb_data.stream.block import Block, Layouts, block_from_docs
+from tensordb_data.stream.cursor import Pages
+from tensordb_data.stream.decode import load
+from tensordb_data.stream.order import Layout, Run, pass_key, runs, shuffled
+from tensordb_data.stream.pipeline import ordered
+from tensordb_data.stream.plan import Plan
+from tensordb_data.stream.source import Source
+from tensordb_data.stream.state import Position, State
+from tensordb_data.stream.stats import Clock, Stats
+from tensordb_data.stream.transform import Transform
+
+_TASK_BYTES = 2 << 20
+_TASK_BATCHES = 64
+_TASK_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A batch, its number of samples, and the state of the stream once it is delivered."""
+
+    batch: Batch
+    samples: int
+    then: State
+
+
+Task = Callable[[], list[Delivery]]
+
+
+class Deliverer:
+    """One iteration of a stream, from `start` on.
+
+    `pinned` is the state of the data for all passes after the one in progress, if it is fixed; `worker` is
+    (index, count) among the readers that share this rank's batches.
+    """
+
+    def __init__(
+        self, source: Source, start: State, pinned: State | None, worker: tuple[int, int], threads: int, stats: Stats
+    ) -> None:
+        self._source, self._spec = source, source.spec
+        self._start, self._pinned, self._worker = start, pinned, worker
+        self._threads, self._stats = threads, stats
+        self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
+        self._reader = source.db._reader()
+
+    def run(self) -> Generator[list[Delivery], None, None]:
+        """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
+        return ordered(self._tasks(), self._threads, self._threads + 1)
+
+    def _tasks(self) -> Generator[Task, None, None]:
+        at, first = self._start.at, 0
+        last = None if self._spec.passes is None else at.number + self._spec.passes
+        while last is None or at.number < last:
+            if self._by_cursor(at):
+                empty = yield from self._by_pages(at)
+            else:
+                plan = self._source.plan(self._start if at.position else self._pinned)
+                layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
+                if len(plan) and layout.rounds == 0 and at.position == 0:
+                    raise QueryError(
+                        f'end="drop" drops everything: a pass has {len(plan)} samples, and a round'
+                        f" {self._spec.batch_size} x {self._spec.world_size} ranks; use smaller batches or another end="
+                    )
+                yield from self._by_plan(plan, layout, at.number, first)
+                first += layout.rounds
+                empty = len(plan) == 0
+            if empty and last is None:
+                raise NotFoundError(f"an endless stream needs samples, and none matches {self._spec.query!r}")
+            at = Position(at.number + 1)
+
+    def _by_cursor(self, at: Position) -> bool:
+        spec = self._spec
+        alone = spec.world_size == 1 and self._worker == (0, 1) and self._pinned is None
+        in_order = not spec.shuffle and not spec.query.sort and spec.end != "pad"
+        return alone and in_order and (at.position == 0 or at.after is not None)
+
+    def _by_pages(self, at: Position) -> Generator[Task, None, bool]:
+        """Tasks that read a cursor. Returns whether nothing matched in the whole pass."""
+        spec = self._spec
+        versions = self._start.versions if at.position and self._start.versions is not None else self._source.versions()
+        layouts = self._source.layouts(versions)
+        limit = None if spec.query.limit is None else spec.query.limit - at.position
+        if limit == 0:
+            return False
+        rows = spec.batch_size * self._batches_a_task(layouts, None)
+        read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit))
+        position, seen = at.position, False
+        with closing(ordered(_repeat(lambda: next(read, None)), 1, 1)) as pages:
+            for page in pages:
+                if page is None:
+                    break
+                docs, is_last = page
+                seen = True
+
+                def work(docs=docs, is_last=is_last, low=position):  # type: ignore[no-untyped-def]
+                    return self._page_batches(layouts, docs, is_last, State(versions=versions), at.number, low)
+
+                yield work
+                position += len(docs)
+        return not seen and at.position == 0
+
+    def _page_batches(
+        self, layouts: Layouts, docs: list[dict[str, object]], is_last: bool, data: State, number: int, base: int
+    ) -> list[Delivery]:
+        clock = Clock()
+        with clock("index"):
+            block = block_from_docs(layouts, docs)
+        size = self._spec.batch_size
+        stop = len(docs) - len(docs) % size if self._spec.end == "drop" else len(docs)
+        group = []
+        for low in range(0, stop, size):
+            high = min(low + size, stop)
+            last = docs[high - 1]
+            then = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))  # type: ignore[arg-type, index]
+            if is_last and high == stop:
+                then = Position(number + 1)
+            group.append(Run(number, base + low, base + high, then))
+        return self._batches(block, group, np.arange(base, base + len(docs)), data, clock)
+
+    def _by_plan(self, plan: Plan, layout: Layout, number: int, first: int) -> Iterator[Task]:
+        size = self._batches_a_task(plan.block.layouts, plan.block)
+        group: list[Run] = []
+        for run in runs(layout, number, self._spec.rank, *self._worker, first):
+            group.append(run)
+            if len(group) == size:
+                yield lambda group=group: self._plan_batches(plan, group)  # type: ignore[misc]
+                group = []
+        if group:
+            yield lambda: self._plan_batches(plan, group)
+
+    def _plan_batches(self, plan: Plan, group: list[Run]) -> list[Delivery]:
+        clock = Clock()
+        with clock("index"):
+            positions = np.concatenate([np.arange(run.low, run.high) for run in group])
+            rows = positions % len(plan)
+            if self._spec.shuffle:
+                rows = shuffled(rows, len(plan), pass_key(self._spec.seed, group[0].number))
+            block = plan.block.take(rows)
+        return self._batches(block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock)
+
+    def _batches(
+        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
+    ) -> list[Delivery]:
+        columns = load(block, self._reader, clock) if group else {}
+        if self._transform is not None and group:
+            key = pass_key(self._spec.seed, group[0].number)
+            with clock("transform"):
+                samples = [
+                    self._transform(sample, pass_key(key, int(positions[row])), block, row)
+                    for row, sample in enumerate(to_samples(columns))
+                ]
+                columns = to_columns(samples, block.name)
+        deliveries, low = [], 0
+        with clock("batch"):
+            for run in group:
+                high = low + run.high - run.low
+                batch = cut(columns, low, high, self._spec.ragged, block.name)
+                then = State(run.then, data.versions, data.ids, data.n) if run.then.position else State(run.then)
+                deliveries.append(Delivery(batch, high - low, then))
+                low = high
+        self._stats.worked(clock)
+        return deliveries
+
+    def _batches_a_task(self, layouts: Layouts, block: Block | None) -> int:
+        """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
+        work of its own."""
+        fields = [s.fields[name] for s in layouts.schemas.values() for name in layouts.fields if name in s.fields]
+        sizes = [field.fixed_nbytes for field in fields if field.is_blob]
+        if self._transform is not None or None in sizes:
+            return -(-_TASK_SAMPLES // self._spec.batch_size)
+        sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
+        return int(min(max(_TASK_BYTES // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
+
+
+def _repeat(task: Callable[[], tuple[list[dict[str, object]], bool] | None]) -> Iterator[Callable[[], tuple[list[dict[str, object]], bool] | None]]:
+    while True:
+        yield task

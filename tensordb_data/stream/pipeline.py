@@ -1,0 +1,32 @@
+"""Pipeline: tasks run on a few threads, their results come in order, and nothing outlives the iteration."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def ordered(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Generator[T, None, None]:
+    """The results of `tasks`, in order, computed on `threads` threads, with at most `ahead` tasks begun or done beyond
+    the one delivered. An error is raised in its place. Closing the generator drops what has not begun, and waits for
+    what has.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tensordb-stream")
+    waiting: deque[Future[T]] = deque()
+    source: Iterator[Callable[[], T]] = iter(tasks)
+    try:
+        for task in source:
+            waiting.append(pool.submit(task))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,36 @@
+"""Plan: the index side of a whole selection at one state of the data, held as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from tensordb_data.stream.block import Block, Layouts, block_from_docs, concatenate
+from tensordb_data.stream.cursor import Pages, Versions
+
+if TYPE_CHECKING:
+    from tensordb_data.query import Selection
+
+_PAGE = 20_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Immutable: the same `ids` digest means the same samples in the same order."""
+
+    block: Block
+    versions: Versions
+    ids: str
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+
+def read_plan(selection: Selection, layouts: Layouts, versions: Versions) -> Plan:
+    """Read the references and values of every sample that matches at `versions`, in the order of the query."""
+    pages = Pages(selection, layouts, versions, _PAGE, limit=selection.query.limit)
+    block = concatenate(layouts, [block_from_docs(layouts, docs) for docs, _ in pages])
+    return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))

@@ -1,0 +1,93 @@
+"""Source: which samples a pass goes over, and how they are stored."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tensordb_data.errors import NotFoundError, StateError
+from tensordb_data.stream.block import Layouts
+from tensordb_data.stream.cursor import Versions, selected_datasets
+from tensordb_data.stream.plan import Plan, read_plan
+from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.state import State
+
+if TYPE_CHECKING:
+    from tensordb_data.query import Selection
+    from tensordb_data.warehouse import TensorDB
+
+
+class Source:
+    """The selection of a stream: its state of the data now, its layouts, and its newest plan, kept for the next pass."""
+
+    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+        self.db, self.spec = db, spec
+        self._plan: Plan | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """The bound query."""
+        return self.db.select(self.spec.query)
+
+    def versions(self) -> Versions:
+        """The state of the data now, of the datasets that the query can match.
+
+        Raises:
+            NotFoundError: the query names no dataset that exists.
+        """
+        named = selected_datasets(self.spec.query.filter)
+        versions = self.db._data_version(named)
+        if not versions:
+            known = ", ".join(sorted(self.db._data_version(None))) or "none yet"
+            what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
+            raise NotFoundError(f"there is {what} in project {self.db.project!r}; datasets here: {known}")
+        if named is None and len(versions) > 1:
+            matched = set(self.selection.distinct("dataset"))
+            return {name: pair for name, pair in versions.items() if name in matched} or versions
+        return versions
+
+    def layouts(self, versions: Versions) -> Layouts:
+        """How the fields of the stream are stored in the datasets of `versions`."""
+        return Layouts.choose(self.spec.fields, self.db._schemas(sorted(versions)))
+
+    def plan(self, wanted: State | None = None) -> Plan:
+        """The plan of the data now, or of the data that `wanted` refers to.
+
+        Raises:
+            StateError: samples of the wanted data were deleted or edited out of the query since.
+        """
+        versions = wanted.versions if wanted is not None and wanted.versions is not None else self.versions()
+        plan = self._plan
+        if plan is None or plan.versions != versions:
+            plan = read_plan(self.selection, self.layouts(versions), versions)
+        if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
+            raise StateError(
+                f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that time"
+                ' match now; load_state_dict(state, on_change="replan") begins the next pass on today\'s data'
+            )
+        self._plan = plan
+        return plan
+
+    def drop(self) -> None:
+        """Forget the plan, to free its memory."""
+        self._plan = None
+
+    def agreed(self, wanted: State) -> Plan:
+        """`plan(wanted)`, which under torch.distributed is of the data that rank 0 sees."""
+        distributed = sys.modules.get("torch.distributed")
+        if (
+            self.spec.world_size == 1
+            or distributed is None
+            or not distributed.is_available()
+            or not distributed.is_initialized()
+            or distributed.get_world_size() != self.spec.world_size
+        ):
+            return self.plan(wanted)
+        shared: list[object] = [None]
+        if self.spec.rank == 0:
+            plan = self.plan(wanted)
+            shared = [{"versions": dict(plan.versions), "ids": plan.ids, "n": len(plan)}]
+        distributed.broadcast_object_list(shared, src=0)
+        first = shared[0]
+        assert isinstance(first, dict)
+        return self.plan(State(versions=first["versions"], ids=first["ids"], n=first["n"]))

@@ -1,0 +1,106 @@
+"""What a stream is asked to deliver: a frozen value, checked once, independent of any connection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from tensordb_data.errors import QueryError, UnsupportedError
+from tensordb_data.query import Query
+
+End = Literal["short", "drop", "pad"]
+Ragged = Literal["list", "error", "pad"]
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """The full description of a stream.
+
+    Raises:
+        QueryError: a value is outside its range; the message names the value found.
+        UnsupportedError: the option is known but not built yet.
+    """
+
+    query: Query
+    """Which samples."""
+    batch_size: int
+    """Samples in a batch, at least 1."""
+    fields: tuple[str, ...] | None = None
+    """Fields to deliver; `None`: every required field of the datasets."""
+    shuffle: bool = False
+    """A new order of the whole selection in each pass; otherwise the order of the query."""
+    seed: int = 0
+    """Decides the order and the random numbers that transforms receive."""
+    passes: int | None = None
+    """Passes over the selection that one iteration delivers; `None`: no end."""
+    transform: Callable[..., Any] | None = None
+    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline."""
+    ragged: Ragged = "list"
+    """A batch whose arrays differ in shape: a `list` of arrays, or an `error`."""
+    rank: int = 0
+    """Which of `world_size` equal parts of each round of batches this stream delivers."""
+    world_size: int = 1
+    """Number of streams that share each pass."""
+    end: End = "short"
+    """The tail of a pass that does not fill a round of batches: evenly shared as `short` batches, dropped, or padded
+    with samples from the start of the pass. Each rank gets the same number of batches in any case."""
+
+    def __post_init__(self) -> None:
+        _whole("batch_size", self.batch_size, 1)
+        _whole("world_size", self.world_size, 1)
+        _whole("rank", self.rank, 0)
+        if self.rank >= self.world_size:
+            raise QueryError(f"`rank` must be below `world_size` ({self.world_size}). Found: {self.rank}")
+        if self.passes is not None:
+            _whole("passes", self.passes, 1)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
+            raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {self.seed!r}")
+        if self.end not in get_args(End):
+            raise QueryError(f"`end` must be one of {', '.join(get_args(End))}. Found: {self.end!r}")
+        if self.ragged == "pad":
+            raise UnsupportedError('`ragged="pad"` is not built yet; use "list" or "error", or pad in a transform')
+        if self.ragged not in get_args(Ragged):
+            raise QueryError(f"`ragged` must be one of {', '.join(get_args(Ragged))}. Found: {self.ragged!r}")
+        if self.transform is not None and not callable(self.transform):
+            raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
+        if self.query.collection != "data":
+            raise QueryError(f"only samples can be streamed: a query on `data`. Found one on `{self.query.collection}`")
+
+
+def field_names(fields: Sequence[str] | None) -> tuple[str, ...] | None:
+    """`fields` as a tuple of distinct names, or `None` for all.
+
+    Raises:
+        QueryError: not a sequence of strings, empty, or with a name given twice.
+    """
+    if fields is None:
+        return None
+    if isinstance(fields, str) or not all(isinstance(name, str) for name in fields):
+        raise QueryError(f'`fields` must be a list of field names, such as ["image", "label"]. Found: {fields!r}')
+    names = tuple(fields)
+    if not names or len(set(names)) != len(names):
+        raise QueryError(f"`fields` must name at least one field, and each once. Found: {list(names)}")
+    return names
+
+
+def distributed_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """The given rank and world size, or those of torch.distributed when it is running, or (0, 1).
+
+    Raises:
+        QueryError: only one of the two is given.
+    """
+    if (rank is None) != (world_size is None):
+        raise QueryError("`rank` and `world_size` go together: give both, or neither to read torch.distributed")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank()), int(distributed.get_world_size())
+    return 0, 1
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise QueryError(f"`{name}` must be a whole number of at least {least}. Found: {value!r}")

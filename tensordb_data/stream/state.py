@@ -1,0 +1,84 @@
+"""State: where a stream stands, as plain JSON-able data that another process, host or world size can resume from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tensordb_data.errors import StateError
+from tensordb_data.stream.cursor import After, Versions
+from tensordb_data.stream.spec import StreamSpec
+
+OnChange = Literal["error", "replan"]
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Samples delivered to all ranks together: `position` of them in pass `number`, all of the passes before."""
+
+    number: int = 0
+    position: int = 0
+    after: After | None = None
+    """The last sample read, when a cursor delivered it."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A position and the data it refers to; in mid-pass the rest of the pass is read from that same data."""
+
+    at: Position = Position()
+    versions: Versions | None = None
+    ids: str | None = None
+    """Digest of the sample ids of the pass, in order."""
+    n: int | None = None
+    """Samples in the pass."""
+
+    def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
+        """The JSON form."""
+        versions = None if self.versions is None else {name: list(pair) for name, pair in self.versions.items()}
+        return {
+            "format": _FORMAT,
+            "query": _fingerprint(spec),
+            "shuffle": spec.shuffle,
+            "seed": spec.seed,
+            "pass": self.at.number,
+            "position": self.at.position,
+            "after": None if self.at.after is None else list(self.at.after),
+            "versions": versions,
+            "ids": self.ids,
+            "n": self.n,
+        }
+
+    @classmethod
+    def from_doc(cls, doc: Mapping[str, Any], spec: StreamSpec) -> State:
+        """Read the JSON form, which must be of a stream with the same query, order and seed.
+
+        Raises:
+            StateError: not a stream state, or one of another stream; names the first difference.
+        """
+        if not isinstance(doc, Mapping) or doc.get("format") != _FORMAT:
+            found = doc.get("format") if isinstance(doc, Mapping) else type(doc).__name__
+            raise StateError(f"not a stream state: expected what `state_dict()` returned, of format {_FORMAT}. Found: {found}")
+        own = {"query": _fingerprint(spec), "shuffle": spec.shuffle, "seed": spec.seed}
+        for name, value in own.items():
+            if doc.get(name) != value:
+                raise StateError(
+                    f"the state is of a stream with another `{name}`: {doc.get(name)!r}, and this one has {value!r};"
+                    " make the stream as it was when the state was taken, or start without the state"
+                )
+        try:
+            versions = doc["versions"]
+            return cls(
+                Position(int(doc["pass"]), int(doc["position"]), doc["after"] and (doc["after"][0], int(doc["after"][1]))),
+                None if versions is None else {name: (int(pair[0]), int(pair[1])) for name, pair in versions.items()},
+                doc["ids"],
+                doc["n"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error
+
+
+def _fingerprint(spec: StreamSpec) -> str:
+    return replace(spec.query, fields=None).fingerprint

@@ -1,0 +1,221 @@
+"""Stream: the pulling side of a query. A position in an endless sequence of batches, that iteration moves on."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensordb_data.errors import QueryError, StateError
+from tensordb_data.stream.batch import Batch
+from tensordb_data.stream.deliver import Deliverer
+from tensordb_data.stream.order import Layout
+from tensordb_data.stream.source import Source
+from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.state import OnChange, Position, State
+from tensordb_data.stream.stats import Stats
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+Element = tuple[str | None, tuple[int | None, ...]]
+"""Dtype and shape of one sample's field."""
+
+
+class Stream:
+    """Batches of the samples that match a query; made by `Selection.stream`.
+
+    Iterating continues from where the stream stands: after the last batch that was delivered, at the start of the
+    next pass when a finite iteration has ended, or where `load_state_dict` put it. Only the newest iteration is live.
+
+    Two ways through, with the same batches. Without shuffling, in one process, batches come straight from a database
+    cursor, in constant memory. Otherwise the references of all samples are read once, into a plan of about 32 bytes a
+    sample. In both, a pass delivers the samples that existed when it began; changes are seen at the next pass, except
+    by a stream that is pinned (see `pin`).
+
+    A batch is a dict of fields: arrays [batch, ...] of numbers, lists of everything else.
+    """
+
+    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+        self.db = db
+        self.spec = spec
+        self._source = Source(db, spec)
+        self._worker = (0, 1)
+        self._state = State()
+        self._pinned: State | None = None
+        self._token = 0
+        self._live: Callable[[], Generator[Batch, None, None] | None] = lambda: None
+        self._stats = Stats(self._threads)
+
+    def __repr__(self) -> str:
+        at = self._state.at
+        return f"Stream({self.spec.query!r}, batch_size={self.spec.batch_size}, pass={at.number}, position={at.position})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("db", "spec", "_worker", "_state", "_pinned")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["db"], state["spec"])  # type: ignore[misc]
+        self.__dict__.update(state)
+
+    @property
+    def _threads(self) -> int:
+        return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position on.
+
+        Raises:
+            NotFoundError: the dataset does not exist, or an endless stream matches no sample.
+            SampleError: a sample cannot be read, decoded, transformed or put into a batch; names `_id` and field.
+            StateError: another iteration of this stream has begun since.
+        """
+        if self.spec.world_size > 1:
+            self.pin()
+        self._token += 1
+        iteration = self._deliver(self._token)
+        self._live = weakref.ref(iteration)
+        return iteration
+
+    def _deliver(self, token: int) -> Generator[Batch, None, None]:
+        deliverer = Deliverer(self._source, self._state, self._pinned, self._worker, self._threads, self._stats)
+        asked = left = time.perf_counter()
+        with closing(deliverer.run()) as tasks:
+            for deliveries in tasks:
+                queue = deque(deliveries)
+                deliveries.clear()
+                while queue:
+                    if token != self._token:
+                        raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
+                    delivery = queue.popleft()
+                    self._state = delivery.then
+                    now = time.perf_counter()
+                    self._stats.delivered(delivery.samples, now - asked, asked - left)
+                    left = now
+                    batch = delivery.batch
+                    del delivery
+                    yield batch
+                    del batch
+                    asked = time.perf_counter()
+
+    def close(self) -> None:
+        """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
+        freed. The position stays: the stream can be iterated again."""
+        iteration = self._live()
+        if iteration is not None:
+            iteration.close()
+        self._source.drop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream with the
+        same query, shuffle and seed. Batch size, fields, transform, rank and world size may differ."""
+        return self._state.to_doc(self.spec)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, on_change: OnChange = "error") -> None:
+        """Continue from `state`: the next batches hold exactly the samples not yet delivered.
+
+        Args:
+            state: from `state_dict()`, of any rank, world size and batch size.
+            on_change: what to do when the pass cannot be finished on the data it began with, because samples were
+                deleted or edited out of the query: raise an `error`, or `replan`: begin the next pass.
+
+        Raises:
+            StateError: the state is of another stream, or the data has changed.
+        """
+        if on_change not in ("error", "replan"):
+            raise QueryError(f'`on_change` must be "error" or "replan". Found: {on_change!r}')
+        loaded = State.from_doc(state, self.spec)
+        if loaded.ids is not None:
+            try:
+                self._source.plan(loaded)
+            except StateError:
+                if on_change == "error":
+                    raise
+                loaded = State(Position(loaded.at.number + (loaded.at.position > 0)))
+        self._token += 1
+        self._state = loaded
+        if self._pinned is not None and loaded.at.position:
+            self._pinned = None
+            self.pin()
+
+    def pin(self) -> Stream:
+        """Fix the data that this stream, and every copy of it in another process, sees from now on in all passes, so
+        that workers and ranks that share a pass agree on its order. Under torch.distributed all ranks take the data
+        that rank 0 sees: call it on every rank.
+
+        Returns:
+            The stream itself.
+        """
+        if self._pinned is None:
+            plan = self._source.agreed(self._state)
+            self._pinned = State(Position(), plan.versions, plan.ids, len(plan))
+            self._state = replace(self._pinned, at=replace(self._state.at, after=None))
+        return self
+
+    def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
+        """The state after `batches` more batches were delivered to this rank: for a process that counts what others
+        deliver.
+
+        Raises:
+            StateError: the number of samples in a pass is not known; `pin` the stream first.
+        """
+        loaded = State.from_doc(state, self.spec)
+        known = loaded if loaded.n is not None else self._pinned
+        if known is None or known.n is None:
+            raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
+        at = loaded.at
+        while batches > 0:
+            layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
+            if batches < layout.rounds:
+                return replace(known, at=Position(at.number, layout.position(batches))).to_doc(self.spec)
+            if layout.rounds == 0 and at.position == 0:
+                raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
+            at, batches = Position(at.number + 1), batches - layout.rounds
+        return replace(known, at=at).to_doc(self.spec)
+
+    def worker(self, index: int, count: int) -> Stream:
+        """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
+        that takes turns between the workers gets the batches of this stream, in order. Pin the stream first."""
+        part = Stream(self.db, self.spec)
+        part._source, part._state, part._pinned = self._source, self._state, self._pinned
+        part._worker = (index, count)
+        part._stats = Stats(part._threads)
+        return part
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
+        `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
+        `loop` (the loop was busy elsewhere), and the `bottleneck`: a stage, or "loop"."""
+        return self._stats.report()
+
+    def element_spec(self) -> dict[str, Element]:
+        """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
+        dtype of `None` means that batches hold a list of Python objects. With a transform, learnt from a first batch,
+        in which case a later sample may differ."""
+        if self.spec.transform is not None:
+            return self._observed()
+        versions = self._pinned.versions if self._pinned is not None else None
+        layouts = self._source.layouts(versions if versions is not None else self._source.versions())
+        spec: dict[str, Element] = {}
+        for name in layouts.fields:
+            elements = {s.fields[name].element for s in layouts.schemas.values() if name in s.fields}
+            dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
+            spec[name] = (None, ()) if shape is None else (dtype, shape)
+        return spec
+
+    def _observed(self) -> dict[str, Element]:
+        probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short"))
+        with closing(probe._deliver(0)) as batches:
+            first = next(batches)
+        return {
+            name: (value.dtype.str, value.shape[1:]) if isinstance(value, np.ndarray) else (None, ())
+            for name, value in first.items()
+        }
