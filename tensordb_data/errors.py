@@ -34,6 +34,9 @@ class DuplicateError(TensorDBError, ValueError):
 class StorageError(TensorDBError, OSError):
     """A blob store failed: unreachable, full, or without the object that the index refers to."""
 
+    row: int | None = None
+    """Position of the first bad blob among those asked for, where that is known."""
+
 
 class CorruptBlobError(StorageError):
     """Stored bytes do not match their checksum or format."""

@@ -153,7 +153,9 @@ class Array(BlobField):
     def _fits(self, shape: Sequence[int]) -> bool:
         if self.shape is None:
             return True
-        return len(shape) == len(self.shape) and all(w is None or w == n for w, n in zip(self.shape, shape))
+        return len(shape) == len(self.shape) and all(
+            w is None or w == n for w, n in zip(self.shape, shape, strict=False)
+        )
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:
@@ -263,7 +265,9 @@ def _normal_shape(shape: Any) -> Shape | None:
     if shape is None:
         return None
     try:
-        dims = tuple(None if n is None else operator.index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,)))
+        dims = tuple(
+            None if n is None else operator.index(n) for n in (shape if hasattr(shape, "__iter__") else (shape,))
+        )
     except TypeError:
         dims = (-1,)
     if any(n is not None and n < 0 for n in dims) or len(dims) > 64:

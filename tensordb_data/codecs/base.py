@@ -14,7 +14,7 @@ from tensordb_data.errors import SchemaError
 
 Buffer = Union[bytes, bytearray, memoryview]
 Rows = npt.NDArray[np.uint8]
-Element = tuple[Union[str, None], Union[tuple[Union[int, None], ...], None]]
+Element = tuple[str | None, tuple[int | None, ...] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Field(abc.ABC):
 
     @property
     def element(self) -> Element:
-        """dtype and shape of one decoded value; a None dtype means a Python object."""
+        """Dtype and shape of one decoded value; a None dtype means a Python object."""
         return None, None
 
     def check(self, value: Any) -> None:

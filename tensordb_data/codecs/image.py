@@ -75,7 +75,9 @@ class Image(BlobField):
         try:
             pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
         except cv2.error as error:
-            raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} bytes opencv cannot read: {error}") from None
+            raise CorruptBlobError(
+                f"expected a JPEG or PNG, found {len(buf)} bytes opencv cannot read: {error}"
+            ) from None
         if pixels is None:
             raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} damaged bytes")
         if pixels.ndim == 2:
@@ -114,7 +116,9 @@ def image_bytes(value: Any) -> Buffer:
     if isinstance(data, memoryview):
         data = bytes(data)
     if not isinstance(data, (bytes, bytearray)) or not is_image(data):
-        raise SchemaError(f"expected the bytes of a JPEG or PNG, or a pathlib.Path to one, found {describe(data)}{source}")
+        raise SchemaError(
+            f"expected the bytes of a JPEG or PNG, or a pathlib.Path to one, found {describe(data)}{source}"
+        )
     return data
 
 

@@ -117,7 +117,9 @@ def _json(value: Any, depth: int) -> Any:
         return {_key(k): _json(v, depth - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json(v, depth - 1) for v in value]
-    raise SchemaError(f"expected a JSON-able value (bool, number, text, datetime, None, list, dict), found {describe(value)}")
+    raise SchemaError(
+        f"expected a JSON-able value (bool, number, text, datetime, None, list, dict), found {describe(value)}"
+    )
 
 
 def _key(key: Any) -> str:

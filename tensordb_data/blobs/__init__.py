@@ -1,0 +1,1 @@
+"""Large immutable bytes: stores, segments and the reader."""

@@ -1,0 +1,155 @@
+"""Blobs in a folder of this machine (or of a file system that it mounts)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tensordb_data.blobs.store import Buffer, check_key, check_range
+from tensordb_data.errors import StorageError
+
+_TEMPORARY = ".put-"
+
+
+class FileStore:
+    """Objects as files below a folder.
+
+    An object appears by a rename after its bytes have reached the disk, so a reader sees all of it or nothing,
+    and so does whoever looks after a power cut.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self.url = self.folder.as_uri()
+
+    def __repr__(self) -> str:
+        return f"FileStore({str(self.folder)!r})"
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        path = self._path(key)
+        temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
+        try:
+            self._make_folder(path.parent)
+            try:
+                with open(temporary, "xb", buffering=0) as file:
+                    for part in parts:
+                        _write(file.fileno(), part)
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                raise
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise self._error("write", path, error) from error
+
+    def get(self, key: str) -> memoryview:
+        path = self._path(key)
+        try:
+            return memoryview(path.read_bytes())
+        except OSError as error:
+            raise self._error("read", path, error) from error
+
+    def get_ranges(self, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
+        path = self._path(key)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                return [_read(file.fileno(), key, size, int(o), int(n)) for o, n in zip(offsets, lengths, strict=False)]
+        except StorageError:
+            raise
+        except OSError as error:
+            raise self._error("read", path, error) from error
+
+    def size(self, key: str) -> int:
+        path = self._path(key)
+        try:
+            return path.stat().st_size
+        except OSError as error:
+            raise self._error("read", path, error) from error
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self.folder).as_posix()
+                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
+                    # A file may be deleted while the folder is walked.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield key, path.stat().st_size
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._error("delete", path, error) from error
+
+    def local_path(self, key: str) -> Path | None:
+        return self._path(key)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _path(self, key: str) -> Path:
+        return self.folder / check_key(key)
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for made in reversed(missing):
+            made.mkdir(exist_ok=True)
+            _sync_folder(made.parent)
+
+    def _error(self, action: str, path: Path, error: OSError) -> StorageError:
+        if isinstance(error, FileNotFoundError) and action == "read":
+            return StorageError(f"expected a blob file at {path}, found none: was it deleted or moved?")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = _free_bytes(path)
+            return StorageError(f"cannot write {path}: no space left ({free} bytes free): make room and write again")
+        return StorageError(f"cannot {action} {path}: {error.strerror or error}")
+
+
+def _free_bytes(path: Path) -> str:
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            return f"{shutil.disk_usage(folder).free:,}"
+    return "unknown"
+
+
+def _write(fd: int, part: Buffer) -> None:
+    view = memoryview(part).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _read(fd: int, key: str, size: int, offset: int, length: int) -> memoryview:
+    check_range(key, size, offset, length)
+    pieces = []
+    while length:
+        piece = os.pread(fd, length, offset)
+        if not piece:
+            raise StorageError(f"{key}: expected {length} more bytes at {offset}, found the end: the file has shrunk")
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network file systems cannot sync a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,138 @@
+"""What a blob store must do, and the one that a URL names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Union
+from urllib.parse import unquote, urlsplit
+
+from tensordb_data.errors import StorageError
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Store(Protocol):
+    """Named, immutable objects of bytes. Every method may be called from several threads at once.
+
+    All of them raise `StorageError` when the store cannot be reached or an object is not there, and when a key is
+    not a relative path of plain names.
+    """
+
+    url: str
+    """Where the store is; never holds a secret."""
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Store the parts, one after the other, as one object: all of it or nothing, durable on return."""
+
+    def get(self, key: str) -> memoryview:
+        """All bytes of an object."""
+        ...
+
+    def get_ranges(self, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
+        """Several ranges of one object, in the order asked. A range that reaches past the end is an error."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Bytes of an object."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Key and bytes of every object whose key begins with `prefix`, in no special order."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+
+    def local_path(self, key: str) -> Path | None:
+        """The file that holds the object, where it is a file of this machine."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and memory; the objects stay."""
+
+
+def open_store(url: str, *, base: Path | None = None, database: Database[Any] | None = None) -> Store:
+    """Open the blob store at a URL.
+
+    Args:
+        url: `file:///path` or a path relative to `base`; `memory://[name]`; `s3://bucket/prefix`, `gs://…`, `az://…`
+            (credentials and endpoint from the environment); `gridfs://[bucket]`.
+        base: the folder that a relative path starts from.
+        database: the MongoDB database that holds a `gridfs://` store, opened by the calling process.
+
+    Raises:
+        StorageError: the URL is not understood, or holds credentials.
+    """
+    shown = without_secrets(url)
+    if shown != url:
+        raise StorageError(
+            f"{shown}: expected a blob URL without credentials, found some: give them through the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, …), where they are not stored"
+        )
+    scheme, colon, _ = url.partition("://")
+    if not colon:
+        scheme = "file"
+    if scheme == "file":
+        from tensordb_data.blobs.files import FileStore
+
+        return FileStore(_folder(url, base))
+    if scheme == "memory":
+        from tensordb_data.blobs.memory import memory_store
+
+        return memory_store(url[len("memory://") :])
+    if scheme == "gridfs":
+        from tensordb_data.blobs.gridfs import GridFSStore
+
+        if database is None:
+            raise StorageError(f"{url}: a GridFS store needs the database that holds it")
+        return GridFSStore(database, url[len("gridfs://") :].strip("/") or "blobs")
+    if scheme in ("s3", "gs", "az"):
+        from tensordb_data.blobs.objectstore import ObjectStore
+
+        return ObjectStore(url)
+    raise StorageError(
+        f"expected a blob URL that begins with file://, s3://, gs://, az://, memory:// or gridfs://, found {shown!r}"
+    )
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it is a relative path of plain names.
+
+    Raises:
+        StorageError: it is not; it could name something outside the store.
+    """
+    if not _KEY.fullmatch(key) or any(part.startswith(".") for part in key.split("/")) or len(key) > 900:
+        raise StorageError(f"expected a key of names between slashes (letters, digits, '._=@+-'), found {key[:100]!r}")
+    return key
+
+
+def check_range(key: str, size: int, offset: int, length: int) -> None:
+    """Refuse a range that an object of `size` bytes does not have."""
+    if offset < 0 or length < 0 or offset + length > size:
+        raise StorageError(f"{key}: expected a range within {size} bytes, found {offset} to {offset + length}")
+
+
+def without_secrets(url: str) -> str:
+    """The URL with no user, password or query in it."""
+    text = re.sub(r"(?<=://)[^/@]*@", "", url)
+    return text.split("?", 1)[0] if "://" in text else text
+
+
+_KEY = re.compile(r"[\w=@+.-]+(/[\w=@+.-]+)*", re.ASCII)
+
+
+def _folder(url: str, base: Path | None) -> Path:
+    if "://" not in url:
+        path = Path(url)
+        if not path.is_absolute() and base is None:
+            raise StorageError(f"expected an absolute path or a URL for blobs, found {url!r}")
+        return path if base is None else base / path
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise StorageError(f"expected file:///absolute/path, found {url!r}")
+    return Path(unquote(parts.path))
