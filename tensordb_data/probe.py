@@ -1,0 +1,88 @@
+"""Look at a server before trusting it with a warehouse, and say in one line why it cannot be used."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from pymongo.errors import (
+    ConfigurationError,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from tensordb_data.address import CONNECT_SECONDS, OLDEST_WIRE_VERSION
+from tensordb_data.errors import ConnectError
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+    from tensordb_data.address import Address
+
+UNAUTHORIZED = 13
+AUTHENTICATION_FAILED = 18
+
+
+def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:
+    """Make sure that the server answers, lets us in, and is a replica set or sharded cluster of MongoDB 5.0 or newer.
+
+    Raises:
+        ConnectError: With one line that names the address and the remedy, and no password.
+    """
+    try:
+        with pymongo.timeout(CONNECT_SECONDS):
+            hello = client.admin.command("hello")
+            _check_kind(client, hello, address)
+            # `hello` needs no login: ask for something that does.
+            client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
+    except PyMongoError as error:
+        raise ConnectError(explain(error, address)) from None
+
+
+def _check_kind(client: MongoClient[dict[str, Any]], hello: dict[str, Any], address: Address) -> None:
+    if int(hello.get("maxWireVersion", 0)) < OLDEST_WIRE_VERSION:
+        version = client.admin.command("buildInfo").get("version")
+        raise ConnectError(f"{address.hosts} is MongoDB {version}, and 5.0 or newer is needed: upgrade the server")
+    if hello.get("setName") or hello.get("msg") == "isdbgrid":
+        return
+    if hello.get("isreplicaset"):
+        raise ConnectError(
+            f"{address.hosts} was started with --replSet, and its replica set was never initiated: run once "
+            "mongosh --eval 'rs.initiate()' on it"
+        )
+    raise ConnectError(
+        f"{address.hosts} is a standalone server, and TensorDB needs a replica set (of one node is enough) for transactions: "
+        "start it with `mongod --replSet rs0 …` (or replication.replSetName: rs0 in mongod.conf), then run once "
+        "mongosh --eval 'rs.initiate()'"
+    )
+
+
+def explain(error: Exception, address: Address) -> str:
+    """One line that says what went wrong with an address, without its password."""
+    reason = address.redact(" ".join(str(error).split()))
+    if isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED:
+        return f"{address.hosts} refused the user name or password: check both, and authSource if the user is of another database"
+    if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+        return (
+            f"{address.hosts} does not let this user read the database {address.database!r}: give user_name and password (or "
+            "mongodb://user:password@…), or ask its administrator for the role readWrite"
+        )
+    if isinstance(error, ServerSelectionTimeoutError | NetworkTimeout) or error_is_timeout(error):
+        return f"no MongoDB answers at {address.hosts} within {CONNECT_SECONDS:.0f} s ({_shorten(reason)}): is it running, and is the address right?"
+    if isinstance(error, ConfigurationError) and "wire version" in reason:
+        return f"{address.hosts} is too old, and MongoDB 5.0 or newer is needed: upgrade the server ({_shorten(reason)})"
+    return f"cannot connect to {address.hosts}: {_shorten(reason)}"
+
+
+def error_is_timeout(error: Exception) -> bool:
+    """Whether pymongo calls this error a timeout."""
+    return bool(getattr(error, "timeout", False))
+
+
+def _shorten(reason: str) -> str:
+    """The first cause in pymongo's long text, without its advice and topology."""
+    reason = re.split(r", Timeout: |, topology_type|, Topology Description| \(configured timeouts", reason)[0]
+    return reason[:200]
