@@ -1,0 +1,190 @@
+"""Blobs in S3, Google Cloud Storage, Azure, or a server that speaks S3."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from tensordb_data.blobs.store import Buffer, check_key, check_range
+from tensordb_data.errors import StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+_CLIENT: ClientConfig = {"connect_timeout": "3s", "read_timeout": "20s", "timeout": "120s"}
+_RETRY: RetryConfig = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+# The first request must not make a newcomer with a wrong address wait.
+_FIRST_CLIENT: ClientConfig = {"connect_timeout": "3s", "timeout": "10s"}
+_FIRST_RETRY: RetryConfig = {**_RETRY, "max_retries": 1, "retry_timeout": timedelta(seconds=4)}
+
+_network_pid: int | None = None  # the process that first used the network
+
+
+class ObjectStore:
+    """Objects below a prefix of a bucket, over HTTP.
+
+    Credentials and endpoint come from the usual environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …,
+    `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_KEY`, …). Failed requests are retried a few times.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://…` or `az://…`, without credentials.
+
+    Raises:
+        StorageError: the URL names no bucket, or the environment has a setting that cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._store = self._client(_CLIENT, _RETRY)
+        self._answered = False
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self.url!r})"
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        check_key(key)
+        self._reach("write", key)
+        try:
+            obstore.put(self._store, key, b"".join(parts))
+        except Exception as error:
+            raise self._error("write", key, error) from None
+
+    def get(self, key: str) -> memoryview:
+        check_key(key)
+        self._reach("read", key)
+        try:
+            return memoryview(obstore.get(self._store, key).bytes())
+        except Exception as error:
+            raise self._error("read", key, error) from None
+
+    def get_ranges(self, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
+        check_key(key)
+        self._reach("read", key)
+        for offset, length in zip(offsets, lengths, strict=True):
+            if offset < 0 or length < 0:
+                check_range(key, self.size(key), int(offset), int(length))
+        # An empty range cannot be asked for over HTTP.
+        asked = [i for i, length in enumerate(lengths) if length]
+        found = [memoryview(b"")] * len(lengths)
+        try:
+            if asked:
+                starts, sizes = [int(offsets[i]) for i in asked], [int(lengths[i]) for i in asked]
+                # The caller has merged near ranges by its own measure.
+                answers = obstore.get_ranges(self._store, key, starts=starts, lengths=sizes, coalesce=0)
+                for i, answer in zip(asked, answers, strict=True):
+                    found[i] = memoryview(answer)
+        except Exception as error:
+            raise self._error("read", key, error) from None
+        if len(asked) < len(lengths):
+            size = self.size(key)
+            for offset, length in zip(offsets, lengths, strict=True):
+                check_range(f"{self.url}/{key}", size, int(offset), int(length))
+        for i in asked:
+            if len(found[i]) != lengths[i]:
+                check_range(f"{self.url}/{key}", self.size(key), int(offsets[i]), int(lengths[i]))
+        return found
+
+    def size(self, key: str) -> int:
+        check_key(key)
+        self._reach("read", key)
+        try:
+            return int(obstore.head(self._store, key)["size"])
+        except Exception as error:
+            raise self._error("read", key, error) from None
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        self._reach("list", prefix)
+        # The service takes whole path parts as a prefix; the rest of it is compared here.
+        folder = prefix.rpartition("/")[0]
+        try:
+            for page in obstore.list(self._store, folder or None):
+                for found in page:
+                    if found["path"].startswith(prefix):
+                        yield found["path"], int(found["size"])
+        except Exception as error:
+            raise self._error("list", prefix, error) from None
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        self._reach("delete", key)
+        try:
+            obstore.delete(self._store, key)
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._error("delete", key, error) from None
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def close(self) -> None:
+        """Connections are shared by the process, and close when idle."""
+
+    def _reach(self, action: str, key: str) -> None:
+        """Refuse a forked process, and find out with little patience whether anyone is there at all."""
+        self._check_process(action, key)
+        if self._answered:
+            return
+        try:
+            obstore.head(self._client(_FIRST_CLIENT, _FIRST_RETRY), key or "tensordb")
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._error(action, key, error) from None
+        self._answered = True
+
+    def _check_process(self, action: str, key: str) -> None:
+        global _network_pid
+        pid = os.getpid()
+        if _network_pid is None:
+            _network_pid = pid
+        elif _network_pid != pid:
+            raise StorageError(
+                f"cannot {action} {self.url}/{key}: process {pid} was forked after process {_network_pid} had used an "
+                "object store, and the connections do not survive that (every request would hang): start workers "
+                'with DataLoader(..., multiprocessing_context="forkserver") or "spawn"'
+            )
+
+    def _client(self, client: ClientConfig, retry: RetryConfig) -> Any:
+        if not re.fullmatch(r"\w+://[^/]+(/.*)?", self.url):
+            raise StorageError(f"expected a URL such as s3://bucket/prefix, found {self.url!r}")
+        try:
+            return from_url(self.url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+        except Exception as error:
+            raise self._error("open", "", error) from None
+
+    def _error(self, action: str, key: str, error: Exception) -> StorageError:
+        place = f"{self.url}/{key}".rstrip("/")
+        if isinstance(error, FileNotFoundError) and action == "read":
+            return StorageError(
+                f"expected a blob at {place}, found none: was it deleted, or is the bucket another one?"
+            )
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") if self.url.startswith("s3:") else None
+        where = f" (endpoint {_plain(endpoint)})" if endpoint else ""
+        if not isinstance(error, (BaseError, OSError, ValueError)):
+            raise error
+        return StorageError(f"cannot {action} {place}{where}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """The cause, in one line and without what a signed request would give away."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"\?[^\s\"')]*", "", text)
+    text = text.split("Debug source:")[0].strip()
+    return text[:400] or type(error).__name__
+
+
+def _plain(url: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@", "", url).split("?", 1)[0]
