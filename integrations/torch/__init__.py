@@ -1,1 +1,14 @@
 """PyTorch: datasets over queries, and training state saved every N steps."""
+
+from tensordb_data.errors import MissingExtraError
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingExtraError("tensordb_data.torch needs PyTorch: pip install 'tensordb-data[torch]'") from error
+
+from tensordb_data.torch.dataset import QueryDataset
+
+__all__ = ["QueryDataset"]
+
+del torch

@@ -1,0 +1,165 @@
+"""query_dataset: what matches a query, as a `tf.data.Dataset`.
+
+`from_generator` costs a fixed time per element, so the generator hands over several batches at once, stacked into one
+array per field, and tf.data slices them apart again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from typing import Any, cast
+
+import numpy as np
+import tensorflow as tf
+
+from tensordb_data.errors import NotFoundError, QueryError, SampleError
+from tensordb_data.selection import Selection
+from tensordb_data.stream import Stream
+
+_BYTES = 4 << 20
+_BATCHES = 64
+
+Batch = dict[str, Any]
+
+
+def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> tf.data.Dataset:
+    """A dataset of the batches of a stream: dicts of tensors [batch, ...].
+
+    Its `element_spec` is static: the dtype and shape of each field come from the schema, with unknown dimensions where
+    samples differ; with a transform, from a first batch. Text and bytes are `tf.string`. The batch dimension is known
+    when `end` is "drop" or "pad".
+
+    Each iteration begins at the position where the stream stands, and does not move it. With `passes=None`, the
+    default, the dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs.
+    The dataset sees the data as it is when it is made (`Stream.pin`).
+
+    Args:
+        source: a stream, or a Selection, with `batch_size`.
+        batch_size: samples in a batch. Not with a stream.
+        options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes`, `transform`, … .
+
+    Raises:
+        QueryError: an option is out of its range, or a field has no tensor form.
+        NotFoundError: nothing matches, where the form of a field is only seen in a sample.
+    """
+    stream = _stream(source, batch_size, options)
+    signature = _signature(stream.pin())
+
+    def stacks() -> Generator[Batch, None, None]:
+        batches = cast(Generator[Batch, None, None], iter(stream.worker(0, 1)))
+        with closing(batches):
+            yield from _stacks(batches, signature)
+
+    stacked = {name: tf.TensorSpec([None, *spec.shape], spec.dtype) for name, spec in signature.items()}
+    dataset = tf.data.Dataset.from_generator(stacks, output_signature=stacked)
+    dataset = dataset.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+    if stream.spec.passes is None:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return dataset
+
+
+def _stream(source: Selection[Any] | Stream, batch_size: int | None, options: dict[str, Any]) -> Stream:
+    if isinstance(source, Selection):
+        if batch_size is None:
+            raise QueryError("query_dataset needs a `batch_size` with a Selection: query_dataset(sel, batch_size=256)")
+        return source.stream(batch_size=batch_size, **options)
+    given = [*([] if batch_size is None else ["batch_size"]), *options]
+    if given:
+        raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
+    return source
+
+
+def _signature(stream: Stream) -> dict[str, tf.TensorSpec]:
+    spec = stream.spec
+    rows = None if spec.end == "short" else spec.batch_size
+    elements = stream.element_spec()
+    unknown = any(dtype is None for dtype, _ in elements.values())
+    first = _first(stream) if unknown else {}
+    signature = {}
+    for name, (dtype, shape) in elements.items():
+        if dtype is None:
+            dtype, shape = _form(name, first[name])
+        signature[name] = tf.TensorSpec([rows, *shape], _dtype(name, dtype))
+    return signature
+
+
+def _first(stream: Stream) -> Batch:
+    with closing(cast(Generator[Batch, None, None], iter(stream.worker(0, 1)))) as batches:
+        for batch in batches:
+            return batch
+    raise NotFoundError(f"nothing matches {stream.spec.query!r}, so that the form of its fields is not known")
+
+
+def _form(name: str, column: Any) -> tuple[str, tuple[int | None, ...]]:
+    """Dtype and shape of one sample of a field whose schema does not tell."""
+    if isinstance(column, np.ndarray):
+        return column.dtype.str, (None,) * (column.ndim - 1)
+    if all(isinstance(item, (str, bytes)) for item in column):
+        return "O", ()
+    raise _no_tensor(name, column)
+
+
+def _dtype(name: str, dtype: str) -> tf.DType:
+    try:
+        return tf.string if dtype == "O" else tf.as_dtype(np.dtype(dtype))
+    except TypeError as error:
+        raise QueryError(
+            f"field {name!r}: TensorFlow has no dtype for {np.dtype(dtype)}; convert it in a transform, or leave it out"
+            " with `fields`"
+        ) from error
+
+
+def _stacks(batches: Generator[Batch, None, None], signature: dict[str, tf.TensorSpec]) -> Generator[Batch, None, None]:
+    """Batches of equal shapes stacked, few at first, so that the first does not wait for many."""
+    group: list[Batch] = []
+    most = 1
+    for batch in batches:
+        arrays = {name: _array(name, batch[name], spec) for name, spec in signature.items()}
+        if group and any(group[0][name].shape != array.shape for name, array in arrays.items()):
+            yield _stack(group)
+            group = []
+        group.append(arrays)
+        if len(group) >= most:
+            yield _stack(group)
+            group = []
+            size = sum(array.nbytes for array in arrays.values())
+            most = min(2 * most, _BATCHES, max(1, _BYTES // max(1, size)))
+    if group:
+        yield _stack(group)
+
+
+def _stack(group: list[Batch]) -> Batch:
+    if len(group) == 1:
+        return {name: array[None] for name, array in group[0].items()}
+    return {name: np.stack([arrays[name] for arrays in group]) for name in group[0]}
+
+
+def _array(name: str, column: Any, spec: tf.TensorSpec) -> np.ndarray[Any, Any]:
+    if not isinstance(column, np.ndarray):
+        if not all(isinstance(item, (str, bytes)) for item in column):
+            raise _no_tensor(name, column)
+        array = np.empty(len(column), dtype=object)
+        array[:] = column
+        column = array
+    if not spec.shape.is_compatible_with(column.shape):
+        raise SampleError(
+            f"field {name!r}: expected batches of shape {spec.shape}, as in the first, found {column.shape}; return"
+            " one shape from the transform"
+        )
+    return cast("np.ndarray[Any, Any]", column)
+
+
+def _no_tensor(name: str, column: Any) -> QueryError:
+    arrays = [item for item in column if isinstance(item, np.ndarray)]
+    if arrays:
+        found = " and ".join(str(list(shape)) for shape in sorted({item.shape for item in arrays})[:2])
+        return QueryError(
+            f"field {name!r}: the arrays of one batch differ in shape ({found}), and a tensor has one; resize or pad"
+            " them in a transform, or leave the field out with `fields`"
+        )
+    kinds = ", ".join(sorted({type(item).__name__ for item in column}))
+    return QueryError(
+        f"field {name!r}: {kinds} values have no tensor form; convert them in a transform, or leave the field out with"
+        " `fields`"
+    )

@@ -1,0 +1,233 @@
+"""QueryDataset: what matches a query, as an IterableDataset for `torch.utils.data.DataLoader`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, cast
+
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tensordb_data.errors import QueryError, StateError
+from tensordb_data.selection import Selection
+from tensordb_data.stream import Stream, StreamSpec
+from tensordb_data.torch.mailbox import Mailbox
+from tensordb_data.torch.shares import Turns, pass_layout, place
+from tensordb_data.torch.tensors import to_samples, to_tensors
+
+_BLOCK = 64
+"""Samples that a worker reads at once in sample-wise mode."""
+
+
+class QueryDataset(IterableDataset[dict[str, Any]]):
+    """Samples of a query for a `DataLoader`, in one of two modes.
+
+    **Batch-wise**, the fast one: `DataLoader(QueryDataset(sel, batch_size=256), batch_size=None)`. The engine makes the
+    batches, as dicts of tensors over its own memory. With W workers, worker w makes the batches w, w + W, …, so that
+    the loader delivers the very batches, in the order, of one process.
+
+    **Sample-wise**, drop-in: `DataLoader(QueryDataset(sel), batch_size=256)`. Yields dicts of one sample, which the
+    loader collates. Each worker has its own part of every pass, and its own short last batch.
+
+    Each sample is delivered once per pass over all workers and ranks. Each `iter(loader)` begins at the dataset's
+    start state, whatever an earlier iteration delivered: the start of pass 0, or where `load_state_dict` or
+    `set_epoch` put it. Ranks and world size are those of `torch.distributed` if it is running when the dataset is
+    made. Under it, batch-wise mode gives all ranks the same number of batches; in sample-wise mode with finite
+    `passes` a rank can have one sample less than another: use `drop_last=True` and equal steps, or batch-wise mode.
+
+    The dataset sees the data as it is when the dataset is made (`Stream.pin`): workers and ranks agree on it.
+
+    Args:
+        source: a Selection, or a Stream, whose position is then the start state.
+        batch_size: samples in a batch that the engine makes, or `None` for sample-wise mode. Not with a stream.
+        options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes` (default: no end), `transform`, … .
+
+    Raises:
+        QueryError: an option is unknown or out of its range.
+    """
+
+    def __init__(self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> None:
+        super().__init__()
+        if isinstance(source, Selection):
+            self._by_sample = batch_size is None
+            self._stream = source.stream(batch_size=_BLOCK if batch_size is None else batch_size, **options)
+        else:
+            given = [*([] if batch_size is None else ["batch_size"]), *options]
+            if given:
+                raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
+            self._by_sample = False
+            self._stream = source
+        self._stream.pin()
+        self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
+        self._mailbox = Mailbox()
+        self._read = 0  # version of the mailbox that the start state is from
+        self._restarted = False  # in a worker: it has iterated before
+
+    def __repr__(self) -> str:
+        return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
+
+    # --- start state ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The start state: JSON-able. In batch-wise mode it is the state of the stream."""
+        stream = self._stream.state_dict()
+        if not self._by_sample:
+            return stream
+        turns = self._turns or {"batches": 0, "batch_size": None, "num_workers": None}
+        return {"stream": stream, "world_size": self._stream.spec.world_size, "block": _BLOCK, **turns}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Start from `state` at the next iteration, in persistent workers too.
+
+        Raises:
+            StateError: the state is of another query, order or mode, or (sample-wise) of another world size.
+        """
+        self._load(state)
+        self._post()
+
+    def advance(self, state: Mapping[str, Any], batches: int, loader: Any) -> dict[str, Any]:
+        """The state after a loop received `batches` more batches from `loader`; changes nothing.
+
+        Args:
+            state: from `state_dict` or `advance`.
+            batches: received by the loop since then, in this process: what workers have prefetched does not count.
+            loader: the DataLoader over this dataset.
+
+        Raises:
+            StateError: the loader delivers out of order, or does not fit the state (sample-wise mode is exact for the
+                same batch size and number of workers only).
+        """
+        if loader.num_workers > 1 and not getattr(loader, "in_order", True):
+            raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
+        if not self._by_sample:
+            if loader.batch_size is not None:
+                raise StateError(_twice(self._stream.spec.batch_size))
+            return self._stream.advance(state, batches)
+        turns = {"batch_size": loader.batch_size or 1, "num_workers": max(1, loader.num_workers)}
+        if state["batches"]:
+            for name, value in turns.items():
+                if state[name] != value:
+                    raise StateError(_inexact(name, state[name], value))
+        return {**state, **turns, "batches": state["batches"] + batches}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start with epoch `epoch` (0, 1, …) at the next iteration: with finite `passes` each epoch is that many
+        passes, each in its own order. A start state that lies within this epoch is kept, so that a resumed run can
+        call `set_epoch` as the first run did.
+        """
+        length = self._stream.spec.passes or 1
+        state = self.state_dict()
+        stream = state["stream"] if self._by_sample else state
+        resumed = self._turns is not None and stream["pass"] == epoch * length
+        if resumed or (self._turns is None and stream["pass"] // length == epoch):
+            return
+        self._turns = None
+        self._stream.load_state_dict(_at(self._stream, epoch * length, 0))
+        self._post()
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if self._by_sample != ("stream" in state):
+            made, this = ("batch", "sample") if self._by_sample else ("sample", "batch")
+            raise StateError(
+                f"the state was taken {made}-wise, and this dataset is {this}-wise: give QueryDataset a `batch_size`"
+                " for batch-wise mode, none for sample-wise"
+            )
+        if not self._by_sample:
+            self._stream.load_state_dict(state)
+            return
+        for name, value in {"world_size": self._stream.spec.world_size, "block": _BLOCK}.items():
+            if state["batches"] and state[name] != value:
+                raise StateError(_inexact(name, state[name], value))
+        self._stream.load_state_dict(state["stream"])
+        turns = {name: state[name] for name in ("batches", "batch_size", "num_workers")}
+        self._turns = turns if state["batches"] else None
+
+    def _post(self) -> None:
+        self._mailbox.post(self.state_dict())
+        self._read = self._mailbox.version
+
+    # --- iteration --------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
+        # A DataLoader hides from its dataset whether it will collate. Its fetcher, which called us, knows.
+        if not self._by_sample and sys._getframe(1).f_locals.get("auto_collation") is True:
+            raise QueryError(_twice(self._stream.spec.batch_size))
+        if info is not None:
+            # The first time, the start state came with the process: the parent may have posted a newer one since.
+            if self._restarted and self._mailbox.version > self._read:
+                self._read = self._mailbox.version
+                self._load(self._mailbox.read())
+            self._restarted = True
+        return self._samples(worker, workers) if self._by_sample else self._batches(worker, workers)
+
+    def _batches(self, worker: int, workers: int) -> Generator[dict[str, Any], None, None]:
+        stream = self._stream.worker(worker, workers)
+        with closing(cast(Generator[dict[str, Any], None, None], iter(stream))) as batches:
+            for batch in batches:
+                yield to_tensors(batch)
+
+    def _samples(self, worker: int, workers: int) -> Generator[dict[str, Any], None, None]:
+        share = self._share(worker, workers)
+        if share is None:
+            return
+        stream, drop = share
+        with closing(cast(Generator[dict[str, Any], None, None], iter(stream))) as batches:
+            for batch in batches:
+                for sample in to_samples(to_tensors(batch)):
+                    if drop:
+                        drop -= 1
+                        continue
+                    yield sample
+
+    def _share(self, worker: int, workers: int) -> tuple[Stream, int] | None:
+        """This worker's part of the stream, and how many of its first samples were delivered before."""
+        spec = self._stream.spec
+        start = self._stream.advance(self._stream.state_dict(), 0)
+        resumed = self._turns or {"batches": 0, "batch_size": 1, "num_workers": workers}
+        if resumed["num_workers"] != workers:
+            raise StateError(_inexact("num_workers", resumed["num_workers"], workers))
+        turns = Turns(start["n"], workers, spec.world_size, resumed["batches"], resumed["batch_size"])
+        role = turns.role(worker)
+        if role is None:
+            return None
+        rank, parts = role * spec.world_size + spec.rank, turns.roles * spec.world_size
+        layout = pass_layout(turns.n, spec.batch_size, parts, spec.end)
+        here = place(layout, rank, start["pass"], turns.delivered(role))
+        passes = None if spec.passes is None else start["pass"] + spec.passes - here.number
+        if passes is not None and passes <= 0:
+            return None
+        stream = _reshaped(self._stream, replace(spec, rank=rank, world_size=parts, passes=passes))
+        stream.load_state_dict(_at(self._stream, here.number, here.position))
+        return stream, here.drop
+
+
+def _reshaped(stream: Stream, spec: StreamSpec) -> Stream:
+    """A stream over the same data with other options; in this process it shares the plan."""
+    other = Stream(stream.db, spec)
+    other._pinned = stream._pinned
+    other._source._plan = stream._source._plan
+    return other
+
+
+def _at(stream: Stream, number: int, position: int) -> dict[str, Any]:
+    state = stream.advance(stream.state_dict(), 0)
+    return {**state, "pass": number, "position": position, "after": None}
+
+
+def _twice(batch_size: int) -> str:
+    return (
+        f"these samples would be batched twice: the dataset makes batches of {batch_size} already. Give the DataLoader"
+        " batch_size=None, or make the QueryDataset without batch_size"
+    )
+
+
+def _inexact(name: str, then: Any, now: Any) -> str:
+    return (
+        f"sample by sample, a run resumes exactly only with the same `{name}`: it was {then}, and is {now}. Use"
+        f" {name}={then}, or batch-wise mode (batch_size in QueryDataset, batch_size=None in the DataLoader), which"
+        " resumes with any number of workers"
+    )

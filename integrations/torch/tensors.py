@@ -1,0 +1,50 @@
+"""Tensors: the batches of a stream as PyTorch receives them, without copying."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from tensordb_data.errors import SampleError
+
+_PLAIN = (torch.int64, torch.float64, torch.bool)
+"""Columns that come back in the same dtype when a DataLoader collates Python numbers, which is faster."""
+
+
+def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
+    """Arrays become tensors over the same memory; lists stay lists, the arrays in them become tensors.
+
+    Raises:
+        SampleError: PyTorch has no such dtype; names the field.
+    """
+    return {name: _convert(name, value) for name, value in batch.items()}
+
+
+def to_samples(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One dict per sample: tensors (views of the batch), Python numbers for scalars, other values as they are."""
+    names = tuple(batch)
+    for values in zip(*map(_rows, batch.values()), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _convert(name: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        try:
+            return torch.from_numpy(value if value.flags.writeable else value.copy())
+        except TypeError as error:
+            raise SampleError(
+                f"field {name!r}: PyTorch has no dtype for {value.dtype}; convert it in a transform, or leave it out"
+                " with `fields`"
+            ) from error
+    if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
+        return [_convert(name, item) if isinstance(item, np.ndarray) else item for item in value]
+    return value
+
+
+def _rows(column: Any) -> Any:
+    if not isinstance(column, torch.Tensor):
+        return column
+    return column.tolist() if column.ndim == 1 and column.dtype in _PLAIN else column.unbind(0)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from tensordb_data.errors import SampleError
+from tensordb_data.torch.tensors import to_samples, to_tensors
+
+DTYPES = [
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "float16", "float32", "float64", "complex64", "complex128",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_without_a_copy(dtype: str) -> None:
+    array = np.ones((3, 2), dtype)
+    tensor = to_tensors({"x": array})["x"]
+    assert tensor.numpy().dtype == array.dtype and tensor.data_ptr() == array.ctypes.data
+
+
+def test_an_array_that_cannot_be_written_is_copied_without_a_warning() -> None:
+    array = np.arange(3)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_tensors({"x": array})["x"][0] = 7
+    assert array.tolist() == [0, 1, 2]
+
+
+def test_lists_stay_lists_and_their_arrays_become_tensors() -> None:
+    batch = to_tensors({"name": ["a", "b"], "ragged": [np.zeros(2), np.zeros(3)], "meta": [{"a": 1}, None]})
+    assert batch["name"] == ["a", "b"] and batch["meta"] == [{"a": 1}, None]
+    assert [tuple(item.shape) for item in batch["ragged"]] == [(2,), (3,)]
+
+
+def test_a_dtype_that_torch_lacks_names_the_field() -> None:
+    with pytest.raises(SampleError, match="'x': PyTorch has no dtype for datetime64"):
+        to_tensors({"x": np.zeros(2, "datetime64[s]")})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_samples_collate_to_the_batch_they_came_from(dtype: str) -> None:
+    batch = to_tensors({"x": np.arange(6).reshape(3, 2).astype(dtype), "y": np.arange(3).astype(dtype), "name": list("abc")})
+    again = torch.utils.data.default_collate(list(to_samples(batch)))
+    assert again["name"] == ["a", "b", "c"]
+    for name in "xy":
+        assert again[name].dtype == batch[name].dtype and torch.equal(again[name], batch[name])
