@@ -1,0 +1,52 @@
+"""TensorDB: a machine-learning data warehouse on MongoDB.
+
+Everything is data, everything is identified by a query, and the training side pulls an endless stream.
+"""
+
+from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
+from tensordb_data.errors import (
+    CheckpointError,
+    ConnectError,
+    CorruptBlobError,
+    DuplicateError,
+    EmbeddedServerError,
+    MissingExtraError,
+    NotFoundError,
+    QueryError,
+    SampleError,
+    ScanWarning,
+    SchemaError,
+    StateError,
+    StorageError,
+    TensorDBError,
+    UnsupportedError,
+)
+from tensordb_data.query import Query
+from tensordb_data.selection import Selection
+from tensordb_data.warehouse import TensorDB
+
+__all__ = [
+    "Array",
+    "Bytes",
+    "CheckpointError",
+    "ConnectError",
+    "CorruptBlobError",
+    "DuplicateError",
+    "EmbeddedServerError",
+    "Image",
+    "MissingExtraError",
+    "NotFoundError",
+    "Query",
+    "QueryError",
+    "SampleError",
+    "ScanWarning",
+    "Scalar",
+    "SchemaError",
+    "Selection",
+    "StateError",
+    "StorageError",
+    "TensorDB",
+    "TensorDBError",
+    "Text",
+    "UnsupportedError",
+]

@@ -1,0 +1,125 @@
+"""What a warehouse says of itself in its database: format, blob roots, indexes, datasets."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from bson import ObjectId
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import DuplicateKeyError, OperationFailure
+
+from tensordb_data.errors import ConnectError, StorageError
+
+FORMAT = 1
+
+_UP, _DOWN = ASCENDING, DESCENDING
+INDEXES: dict[str, list[IndexModel]] = {
+    "data": [
+        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], unique=True),
+        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("label", _UP), ("_tdb.s", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+    ],
+    "params": [
+        IndexModel([("_tdb.p", _UP), ("run", _UP), ("step", _DOWN), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+    ],
+    "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
+    "architectures": [IndexModel([("_tdb.p", _UP), ("name", _UP), ("_id", _UP)])],
+    "jobs": [IndexModel([("_tdb.p", _UP), ("_id", _UP)])],
+    "segments": [IndexModel([("p", _UP), ("dataset", _UP)]), IndexModel([("state", _UP), ("created", _UP)])],
+}
+_UNAUTHORIZED = 13
+
+
+def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str, Any]]:
+    """Make the database a warehouse, or check that it is one.
+
+    Args:
+        mongo: The database.
+        default_blobs: The first blob root of a new warehouse when `blobs` is None.
+        blobs: The blob root for new segments, registered when it is new.
+
+    Returns:
+        The blob roots, `{id, url}` each, with the one for new segments first.
+
+    Raises:
+        ConnectError: The warehouse was written by a newer version.
+    """
+    try:
+        doc = _warehouse(mongo, default_blobs if blobs is None else blobs)
+        chosen = doc["roots"][0] if blobs is None else _registered(mongo, doc, blobs)
+        for name, indexes in INDEXES.items():
+            mongo[name].create_indexes(indexes)
+    except OperationFailure as error:
+        # A reader without the right to write can still use a warehouse that is ready.
+        found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == _UNAUTHORIZED else None
+        if found is None or blobs is not None:
+            raise
+        doc = _checked(found)
+        chosen = doc["roots"][0]
+    return [chosen, *(root for root in doc["roots"] if root["id"] != chosen["id"])]
+
+
+def _warehouse(mongo: Any, url: str) -> dict[str, Any]:
+    new = {"format": FORMAT, "roots": [{"id": 0, "url": _named(url)}]}
+    found = mongo["warehouse"].find_one({"_id": "warehouse"})
+    if found is None:
+        with contextlib.suppress(DuplicateKeyError):  # someone else was first
+            mongo["warehouse"].update_one({"_id": "warehouse"}, {"$setOnInsert": new}, upsert=True)
+        found = mongo["warehouse"].find_one({"_id": "warehouse"})
+    return _checked(found)
+
+
+def _checked(doc: Mapping[str, Any]) -> dict[str, Any]:
+    if doc.get("format") != FORMAT:
+        raise ConnectError(f"this warehouse has format {doc.get('format')!r}, this version of tensordb-data reads "
+                           f"format {FORMAT}: pip install --upgrade tensordb-data, or use another database")  # fmt: skip
+    return dict(doc)
+
+
+def _registered(mongo: Any, doc: dict[str, Any], url: str) -> dict[str, Any]:
+    while True:
+        for root in doc["roots"]:
+            if root["url"] == url or (url == "memory://" and root["url"].startswith("memory://")):
+                return dict(root)
+        root = {"id": 1 + max(root["id"] for root in doc["roots"]), "url": _named(url)}
+        mongo["warehouse"].update_one(
+            {"_id": "warehouse", "roots": {"$size": len(doc["roots"])}}, {"$push": {"roots": root}}
+        )
+        doc.update(mongo["warehouse"].find_one({"_id": "warehouse"}))
+
+
+def _named(url: str) -> str:
+    """A `memory://` of its own for each warehouse that asks for an anonymous one."""
+    return f"memory://{ObjectId()}" if url == "memory://" else url
+
+
+def resolve_blobs(url: str | Path, folder: Path | None) -> str:
+    """A `blobs=` argument in the form in which it is recorded.
+
+    A path is taken from the working directory, as paths are; inside the warehouse's folder it is recorded
+    relative to it, so that the folder can move.
+
+    Raises:
+        StorageError: It is not a URL that a blob store can have, or holds credentials.
+    """
+    text = str(url)
+    if not text:
+        raise StorageError("blobs= is a folder or a URL such as s3://bucket/prefix; found an empty string")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "file":
+        if "@" in rest.split("/")[0] or "?" in rest:
+            raise StorageError(f"blobs=: a {scheme}:// URL that is recorded must hold no credentials or options; "
+                               "give them in the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
+        if scheme not in ("s3", "gs", "az", "memory", "gridfs"):
+            raise StorageError(f"blobs=: no store for {scheme}://; there are file://, s3://, gs://, az://, memory:// and gridfs://")  # fmt: skip
+        return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
+    path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
+    path = path.resolve()
+    if folder is not None and path.is_relative_to(folder.resolve()):
+        return f"./{path.relative_to(folder.resolve()).as_posix()}"
+    return path.as_uri()

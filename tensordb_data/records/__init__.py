@@ -1,0 +1,1 @@
+"""What can be stored: samples, architectures, parameters, jobs and logs."""

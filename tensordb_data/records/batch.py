@@ -1,0 +1,160 @@
+"""Samples on their way in: checked, encoded, their blobs in one segment, their documents ready to insert."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import bson
+import numpy as np
+from bson import ObjectId
+
+from tensordb_data.blobs.segments import SegmentBuilder
+from tensordb_data.codecs import Array, BlobField, Bytes, Scalar, Text
+from tensordb_data.errors import SchemaError
+from tensordb_data.records.columns import Column
+from tensordb_data.records.schema import Schema, located, missing_field
+from tensordb_data.values import MAX_DOCUMENT
+
+SEGMENT_BYTES = 32 * 2**20
+BATCH_SAMPLES = 50_000
+DOCUMENT_BYTES = 32 * 2**20
+
+_SLACK = 64 * 1024  # what the sequence and later tags may add to a document
+_PLAIN_DOCUMENT = 300
+_COMPRESSED = (Array, Bytes, Text)
+
+
+class Batch:
+    """The samples of one commit.
+
+    Args:
+        project: The project that they belong to.
+        dataset: Their dataset.
+        schema: Its schema.
+        level: The zstd level for arrays, bytes and text; None for none.
+    """
+
+    def __init__(self, project: str, dataset: str, schema: Schema, level: int | None) -> None:
+        self.segment_id = ObjectId()
+        self.docs: list[dict[str, Any]] = []
+        self.builder = SegmentBuilder(project, dataset, schema.to_doc())
+        self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
+        self._document_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.docs)
+
+    @property
+    def has_blobs(self) -> bool:
+        """Whether any sample has a blob, an empty one included."""
+        return any(doc["_tdb"].get("b") for doc in self.docs)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to commit."""
+        return (
+            len(self.docs) >= BATCH_SAMPLES
+            or self.builder.nbytes >= SEGMENT_BYTES
+            or self._document_bytes >= DOCUMENT_BYTES
+        )
+
+    def add(self, id: ObjectId, tags: Sequence[str], sample: Mapping[str, Any]) -> None:
+        """Add one sample, whose names were checked: all of it, or nothing and an error."""
+        doc: dict[str, Any] = {"_id": id, "dataset": self._dataset, "tags": list(tags)}
+        blobs: list[tuple[str, BlobField, Any]] = []
+        for name, field in self._schema.items():
+            value = sample.get(name)
+            if value is None and field.optional:
+                continue
+            if name not in sample:
+                raise missing_field(self._dataset, name, field)
+            try:
+                encoded = cast(Any, field).encode(value)
+            except SchemaError as error:
+                raise SchemaError(located(self._dataset, name, field, error)) from None
+            if isinstance(field, BlobField):
+                blobs.append((name, field, encoded))
+            else:
+                doc[name] = encoded
+        self._document_bytes += self._measured(doc)
+        references = {name: self._put(field, data) for name, field, data in blobs}
+        doc["_tdb"] = self._internal(references)
+        self.docs.append(doc)
+
+    def add_columns(self, ids: Sequence[ObjectId], tags: Iterable[list[str]], columns: Mapping[str, Column]) -> None:
+        """Add samples whose columns were encoded by `encode_columns`."""
+        n = len(ids)
+        scalars = {name: column for name, column in columns.items() if not isinstance(column.field, BlobField)}
+        keys = ("_id", "dataset", "tags", *scalars)
+        rows = zip(ids, itertools.repeat(self._dataset), tags, *(column.values for column in scalars.values()))
+        docs = [dict(zip(keys, row)) for row in rows]
+        for name, column in scalars.items():
+            if column.field.optional:
+                for doc in docs:
+                    if doc[name] is None:
+                        del doc[name]
+        if any(cast(Scalar, column.field).kind in ("str", "json") for column in scalars.values()):
+            self._document_bytes += sum(map(self._measured, docs))
+        else:
+            self._document_bytes += _PLAIN_DOCUMENT * n
+        names = [name for name in columns if name not in scalars]
+        references = [self._put_column(columns[name]) for name in names]
+        if not names:
+            internals: Iterable[dict[str, Any]] = (self._internal({}) for _ in range(n))
+        elif any(columns[name].field.optional for name in names):
+            rows = zip(*references)
+            internals = (self._internal({k: v for k, v in zip(names, row) if v is not None}) for row in rows)
+        else:
+            internals = [{"p": self._project, "s": 0, "b": dict(zip(names, row))} for row in zip(*references)]
+        for doc, internal in zip(docs, internals):
+            doc["_tdb"] = internal
+        self.docs += docs
+
+    def room(self, columns: Mapping[str, Column]) -> int:
+        """How many rows of these columns still fit."""
+        fields = [column.field for column in columns.values() if isinstance(column.field, BlobField)]
+        sizes = [field.fixed_nbytes for field in fields]
+        rows = BATCH_SAMPLES - len(self.docs)
+        if any(size is None for size in sizes):
+            return min(rows, 256)
+        each = sum(size for size in sizes if size is not None)
+        return max(1, min(rows, (SEGMENT_BYTES - self.builder.nbytes) // each + 1)) if each else rows
+
+    def _put(self, field: BlobField, data: Any) -> dict[str, Any]:
+        level = self._level if isinstance(field, _COMPRESSED) else None
+        offset, stored, compressed = self.builder.add(data, level)
+        reference: dict[str, Any] = {"k": self.segment_id, "o": offset, "n": stored}
+        if compressed:
+            reference["z"] = True
+        return reference
+
+    def _put_column(self, column: Column) -> list[dict[str, Any] | None]:
+        field = cast(BlobField, column.field)
+        values = column.values
+        if isinstance(values, np.ndarray) and self._level is None:
+            segment, size = self.segment_id, values.shape[1]
+            return [{"k": segment, "o": offset, "n": size} for offset in self.builder.add_rows(values).tolist()]
+        if isinstance(values, np.ndarray):
+            return [self._put(field, row.data) for row in values]
+        return [None if value is None else self._put(field, value) for value in values]
+
+    def _internal(self, references: Mapping[str, Any]) -> dict[str, Any]:
+        return {"p": self._project, "s": 0, "b": dict(references)} if references else {"p": self._project, "s": 0}
+
+    def _measured(self, doc: Mapping[str, Any]) -> int:
+        try:
+            size = len(bson.encode(doc))
+        except (bson.errors.InvalidDocument, bson.errors.InvalidStringData, OverflowError) as error:
+            raise SchemaError(f"dataset {self._dataset!r}: this sample cannot be stored in the index: {error}") from None
+        if size > MAX_DOCUMENT - _SLACK:
+            name, bytes_ = max(
+                ((name, len(bson.encode({"": value}))) for name, value in doc.items()), key=lambda pair: pair[1]
+            )
+            raise SchemaError(
+                f"dataset {self._dataset!r}, field {name!r}: expected at most 16 MB a sample in the index, found "
+                f"{size / 2**20:.1f} MB, {bytes_ / 2**20:.1f} of them in this field; store it as a blob: declare it as "
+                "Text(), Bytes() or Array(...) in schema="
+            )
+        return size

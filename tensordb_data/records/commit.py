@@ -1,0 +1,169 @@
+"""Commit: a segment made durable, then one transaction that makes its samples visible."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import random
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+
+from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
+from tensordb_data.records.batch import Batch
+from tensordb_data.records.schema import Schema
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+_DUPLICATE = 11000
+_LONGEST_WAIT = 0.25
+
+
+def register(db: TensorDB, dataset: str) -> None:
+    """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
+    new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
+    with contextlib.suppress(DuplicateKeyError):  # another writer was first
+        db._mongo()["datasets"].update_one({"_id": _key(db, dataset)}, {"$setOnInsert": new}, upsert=True)
+
+
+def is_empty(db: TensorDB, dataset: str, session: Any = None) -> bool:
+    """Whether the dataset has no samples (left)."""
+    return db._mongo()["data"].find_one({"_tdb.p": db.project, "dataset": dataset}, {"_id": 1}, session=session) is None
+
+
+def agree(db: TensorDB, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
+    """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
+    where no samples stand against it.
+
+    Raises:
+        SchemaError: They do not fit.
+    """
+    if stored is None or stored == given:
+        return given
+    try:
+        return Schema({**stored, **stored.missing(given, dataset)})
+    except SchemaError:
+        if is_empty(db, dataset, session):
+            return given
+        raise
+
+
+def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
+    """Make a batch durable and visible, all of it or nothing.
+
+    Returns:
+        The dataset's schema, which may have fields of other writers by now.
+
+    Raises:
+        DuplicateError: A sample's `_id` exists already.
+        SchemaError: The dataset has been given another schema meanwhile.
+        StorageError: The blob store failed.
+    """
+    segment = batch.segment_id if batch.has_blobs else None
+    if segment is not None:
+        _put_segment(db, dataset, batch)
+    try:
+        return db._transaction(_Body(db, dataset, schema, batch))
+    except (DuplicateError, SchemaError):
+        if segment is not None:  # certainly not committed, so nothing refers to it
+            _drop_segment(db, batch)
+        raise
+
+
+def landed(db: TensorDB, batch: Batch) -> bool | None:
+    """Whether an interrupted commit took place after all; None when the database cannot say."""
+    try:
+        return db._mongo()["data"].find_one({"_id": batch.docs[0]["_id"], **_mine(batch)}, {"_id": 1}) is not None
+    except (PyMongoError, TensorDBError):
+        return None
+
+
+class _Body:
+    """What happens in the transaction. It may run several times."""
+
+    def __init__(self, db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> None:
+        self._db, self._dataset, self._schema, self._batch = db, dataset, schema, batch
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> Schema:
+        self._give_way()
+        db, mongo, docs = self._db, self._db._mongo(), self._batch.docs
+        # First of all, so that of two writers one stops here, before the work.
+        counter = mongo["datasets"].find_one_and_update(
+            {"_id": _key(db, self._dataset)},
+            {"$inc": {"seq": len(docs)}},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if counter is None:
+            raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
+        schema = self._agreed(counter, session)
+        for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
+            doc["_tdb"]["s"] = sequence
+        try:
+            mongo["data"].insert_many(docs, session=session)
+        except BulkWriteError as error:
+            raise _duplicate(self._dataset, error) from None
+        if self._batch.has_blobs:
+            mongo["segments"].update_one(
+                {"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session
+            )
+        return schema
+
+    def _give_way(self) -> None:
+        if self._attempts:
+            time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**self._attempts))
+        self._attempts += 1
+
+    def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
+        stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
+        schema = agree(self._db, self._dataset, stored, self._schema, session)
+        if schema != stored:
+            self._db._mongo()["datasets"].update_one(
+                {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
+            )
+        return schema
+
+
+def _put_segment(db: TensorDB, dataset: str, batch: Batch) -> None:
+    packed = batch.builder.finish(batch.docs)
+    root, key = db._root, f"segments/{batch.segment_id}"
+    doc = {
+        "_id": batch.segment_id, "p": db.project, "dataset": dataset, "root": root, "key": key,
+        "bytes": packed.nbytes, "index": list(packed.index), "n": len(batch), "state": "writing",
+        "created": dt.datetime.now(dt.timezone.utc),
+    }  # fmt: skip
+    # Known before it exists, so that one without samples can be found and removed.
+    db._mongo()["segments"].insert_one(doc)
+    try:
+        db._store(root).put(key, packed.parts)
+    except StorageError:
+        _drop_segment(db, batch)
+        raise
+
+
+def _drop_segment(db: TensorDB, batch: Batch) -> None:
+    with contextlib.suppress(StorageError, PyMongoError):
+        db._store(db._root).delete(f"segments/{batch.segment_id}")
+        db._mongo()["segments"].delete_one({"_id": batch.segment_id, "state": "writing"})
+
+
+def _mine(batch: Batch) -> dict[str, Any]:
+    """What only this batch's first sample has, where a sample of that `_id` may have existed before."""
+    return {"_tdb.s": batch.docs[0]["_tdb"]["s"], "dataset": batch.docs[0]["dataset"]}
+
+
+def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
+    for failure in (error.details or {}).get("writeErrors", ()):
+        if failure.get("code") == _DUPLICATE:
+            id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
+            return DuplicateError(f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this flush was written")
+    return error
+
+
+def _key(db: TensorDB, dataset: str) -> dict[str, str]:
+    return {"p": db.project, "d": dataset}

@@ -1,0 +1,76 @@
+"""Data: samples in datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.query import datasets
+from tensordb_data.records.base import Collection
+from tensordb_data.records.sample import Sample, make_samples
+from tensordb_data.records.writer import Writer
+
+if TYPE_CHECKING:
+    from tensordb_data.codecs import Field
+    from tensordb_data.selection import Selection
+    from tensordb_data.warehouse import TensorDB
+
+
+class Data(Collection[Sample]):
+    """`db.data`: samples, each in a dataset, which has a schema."""
+
+    def __init__(self, db: TensorDB) -> None:
+        super().__init__(db, "data", Sample)
+
+    def writer(
+        self,
+        dataset: str,
+        *,
+        schema: Mapping[str, Field | type] | None = None,
+        compression: str | None = None,
+        flush_every: float | None = 10.0,
+    ) -> Writer:
+        """Open a writer of a dataset, which is made when it does not exist.
+
+        Args:
+            dataset: Its name.
+            schema: Field by name; inferred from the first sample of a new dataset when None. For a dataset with
+                samples it must be the stored one, at most with further optional fields.
+            compression: `"zstd"` or `"zstd:LEVEL"` for arrays, bytes and text, blob by blob where it pays.
+            flush_every: Commit what is pending so many seconds after it was added; None for never.
+
+        Raises:
+            SchemaError: `schema` does not fit the stored one.
+        """
+        return Writer(self._db, dataset, schema=schema, compression=compression, flush_every=flush_every)
+
+    def schema(self, dataset: str) -> Mapping[str, Field] | None:
+        """The schema of a dataset; None when there is no such dataset, or it never had a sample."""
+        return self._db._schemas([dataset]).get(dataset)
+
+    def _entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
+        return make_samples(self._db, docs)
+
+    def _order(self) -> list[tuple[str, int]]:
+        return [("dataset", 1), ("_tdb.s", 1)]
+
+    def _projection(self, fields: Sequence[str] | None) -> dict[str, Any] | None:
+        if fields is None:
+            return None
+        blobs = (f"_tdb.b.{name}" for name in fields)
+        return dict.fromkeys(("tags", "dataset", "_tdb.p", "_tdb.s", *fields, *blobs), 1)
+
+    def _update(self, selection: Selection[Sample], update: Mapping[str, Any]) -> int:
+        from tensordb_data.records.relabel import prepare_update
+
+        return self._write(selection, prepare_update(selection, update))
+
+    def _write(self, selection: Selection[Sample], update: Mapping[str, Any] | None) -> int:
+        names = datasets(selection.query.filter)
+        # Before, so that no plan made from here on passes for one of the old data; after, so that none made
+        # in between passes for one of the new.
+        self._db._mutated(names)
+        try:
+            return super()._write(selection, update)
+        finally:
+            self._db._mutated(names)

@@ -1,0 +1,321 @@
+"""Writer: samples into a dataset."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
+from tensordb_data.records.base import new_id
+from tensordb_data.records.batch import Batch
+from tensordb_data.records.columns import count_rows, encode_columns, first_row, make_ids
+from tensordb_data.records.commit import agree, commit, landed, register
+from tensordb_data.records.schema import Schema, check_names
+from tensordb_data.selection import clean_tags
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+_log = logging.getLogger("tensordb_data")
+
+
+class Writer:
+    """Writes samples into one dataset; use it as a context manager. Made by `db.data.writer(...)`.
+
+    Samples are checked and encoded when they are added, and become visible to readers together, in commits:
+    at `flush()`, every `flush_every` seconds, when about 32 MB or 50,000 samples are pending, and at the end of the
+    `with` block. A commit takes place whole or not at all. After an exception in the block, or Ctrl-C, what was
+    committed stays and what was pending is dropped; a note on the exception says how much.
+
+    Threads may share a writer. Processes may write to one dataset at the same time, each with its own.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        dataset: str,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        flush_every: float | None = 10.0,
+    ) -> None:
+        if not isinstance(dataset, str) or not dataset or "\0" in dataset:
+            raise QueryError(f"a dataset is named by a non-empty string; found {dataset!r}")
+        self._db, self._dataset = db, dataset
+        self._level = _level(compression)
+        if flush_every is not None and not flush_every > 0:
+            raise ValueError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
+        self._flush_every = flush_every
+        self._pid = os.getpid()
+        self._changed = threading.Condition(threading.RLock())
+        self._closed = False
+        self._written = 0
+        self._batch: Batch | None = None
+        self._since = 0.0
+        self._failure: BaseException | None = None
+        self._timer: threading.Thread | None = None
+        register(db, dataset)
+        stored = db._schemas([dataset]).get(dataset)
+        given = None if schema is None else Schema.declared(dataset, schema)
+        self._schema = stored if given is None else agree(db, dataset, stored, given)
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self._dataset
+
+    @property
+    def schema(self) -> Schema | None:
+        """The dataset's schema; None until the first sample of a new dataset says what it is."""
+        return self._schema
+
+    @property
+    def written(self) -> int:
+        """Samples committed by this writer."""
+        return self._written
+
+    @property
+    def pending(self) -> int:
+        """Samples added and not yet committed."""
+        batch = self._batch
+        return 0 if batch is None else len(batch)
+
+    def add(self, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
+        """Add one sample.
+
+        Args:
+            tags: Its tags.
+            _id: Its identity; a fresh one when None.
+            **fields: Its fields: arrays, encoded images and bytes become blobs, the rest can be queried. Names that
+                are no Python identifiers go in as `add(**{"größe (mm)": 3})`.
+
+        Returns:
+            The sample's `_id`.
+
+        Raises:
+            SchemaError: A field does not fit the dataset's schema. The sample is not added; the writer goes on.
+            DuplicateError: At the commit that this call set off: an `_id` exists already.
+        """
+        id, tags = new_id(_id), _tags(tags)
+        with self._changed:
+            self._ready()
+            schema = self._schema_for(fields)
+            batch = self._room(schema)
+            batch.add(id, tags, fields)
+            self._schema = schema
+            self._added(batch)
+        return id
+
+    def add_many(
+        self, *, tags: str | Sequence[str] | Sequence[Sequence[str]] = (), _id: Iterable[ObjectId] | None = None,
+        **columns: Any,
+    ) -> list[ObjectId]:
+        """Add n samples given as columns: the fast way in.
+
+        Args:
+            tags: Tags of all of them, or a list of n lists.
+            _id: Their n identities; fresh ones when None.
+            **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string
+                is the same for all.
+
+        Returns:
+            The samples' `_id`s.
+
+        Raises:
+            SchemaError: A column does not fit; the message names field and row. Samples before the faulty row's run
+                may have been added; see `written` and `pending`.
+        """
+        n = count_rows(self._dataset, columns)
+        ids = make_ids(n, _id)
+        each = _tags_of_many(tags, n)
+        if n == 0:
+            return ids
+        with self._changed:
+            self._ready()
+            schema = self._schema_for(columns, many=True)
+            encoded = encode_columns(self._dataset, schema, n, columns)
+            start = 0
+            while start < n:
+                batch = self._room(schema)
+                rows = slice(start, min(n, start + batch.room(encoded)))
+                run = {name: column[rows] for name, column in encoded.items()}
+                batch.add_columns(ids[rows], itertools.islice(each, rows.stop - rows.start), run)
+                self._schema = schema
+                self._added(batch)
+                start = rows.stop
+        return ids
+
+    def flush(self) -> None:
+        """Commit what is pending; on return it is durable and visible to readers."""
+        with self._changed:
+            self._ready()
+            self._commit()
+
+    def close(self) -> None:
+        """Commit what is pending and end. Calling it twice does nothing."""
+        with self._changed:
+            if self._closed:
+                return
+            try:
+                self._ready()
+                self._commit()
+            finally:
+                self._end()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with self._changed:
+            dropped = self.pending
+            self._batch = None
+            self._end()
+        _note(error, f"writer of dataset {self._dataset!r}: {self._written} samples were committed and stay, "
+                     f"{dropped} pending ones were dropped")  # fmt: skip
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.pending} pending"
+        return f"<Writer of dataset {self._dataset!r}: {self._written} written, {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_batch", None) is not None and not self._closed and self.pending and os.getpid() == self._pid:
+            _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block, or close it",
+                         self._dataset, self.pending)  # fmt: skip
+
+    # All of these hold the lock
+
+    def _ready(self) -> None:
+        if os.getpid() != self._pid:
+            raise TensorDBError("a writer cannot be used in a forked process; open one there")
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self._closed:
+            raise TensorDBError(f"this writer of dataset {self._dataset!r} is closed; open a new one")
+
+    def _schema_for(self, given: Mapping[str, Any], many: bool = False) -> Schema:
+        if self._schema is None:
+            sample = first_row(given) if many else given
+            if not sample:
+                raise SchemaError(f"dataset {self._dataset!r}: the first sample has no fields; give it at least one")
+            return Schema.inferred(self._dataset, sample)
+        check_names(self._dataset, self._schema, given)
+        return self._schema
+
+    def _room(self, schema: Schema) -> Batch:
+        if self._batch is None:
+            self._batch = Batch(self._db.project, self._dataset, schema, self._level)
+        return self._batch
+
+    def _added(self, batch: Batch) -> None:
+        now = time.monotonic()
+        if self._since == 0.0:
+            self._since = now
+            if self._flush_every is not None:
+                self._start_timer()
+        late = self._flush_every is not None and now - self._since >= self._flush_every
+        if batch.full or late:
+            self._commit()
+
+    def _commit(self) -> None:
+        batch, self._batch, self._since = self._batch, None, 0.0
+        if batch is None or not len(batch) or self._schema is None:
+            return
+        try:
+            self._schema = commit(self._db, self._dataset, self._schema, batch)
+        except (SchemaError, DuplicateError):
+            raise
+        except BaseException as error:
+            done = landed(self._db, batch)
+            if done:
+                self._written += len(batch)
+            outcome = {True: "was committed all the same", False: "was not committed", None: "may have been committed"}[done]
+            _note(error, f"writer of dataset {self._dataset!r}: a flush of {len(batch)} samples was interrupted and {outcome}")
+            raise
+        self._written += len(batch)
+
+    def _end(self) -> None:
+        self._closed = True
+        self._changed.notify_all()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Thread(
+                target=_flush_in_time, args=(weakref.ref(self), self._changed), name="tensordb-writer", daemon=True
+            )
+            self._timer.start()
+        else:
+            self._changed.notify_all()
+
+    def _flush_if_late(self) -> float | None:
+        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for."""
+        if self._closed or self._flush_every is None or os.getpid() != self._pid:
+            return 0.0
+        if not self._since:
+            return None
+        wait = self._since + self._flush_every - time.monotonic()
+        if wait > 0:
+            return wait
+        try:
+            self._commit()
+        except BaseException as error:
+            self._failure = error  # for the next call
+        return None
+
+
+def _flush_in_time(writer: weakref.ref[Writer], changed: threading.Condition) -> None:
+    while True:
+        with changed:
+            alive = writer()
+            wait = 0.0 if alive is None else alive._flush_if_late()
+            del alive
+            if wait == 0.0:
+                return
+            # Bounded, so that the thread of a writer that was dropped ends too.
+            changed.wait(60.0 if wait is None else min(wait, 60.0))
+
+
+def _level(compression: object) -> int | None:
+    if compression is None:
+        return None
+    match = re.fullmatch(r"zstd(?::(-?\d+))?", compression) if isinstance(compression, str) else None
+    level = int(match[1] or 3) if match else 0
+    if match is None or not (-50 <= level <= 22) or level == 0:
+        raise ValueError(f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}')
+    return level
+
+
+def _tags(tags: str | Sequence[str]) -> list[str]:
+    given = [tags] if isinstance(tags, str) else list(tags)
+    return clean_tags(given) if given else []
+
+
+def _tags_of_many(tags: Any, n: int) -> Any:
+    if not isinstance(tags, str) and any(not isinstance(tag, str) for tag in tags):
+        if len(tags) != n:
+            raise QueryError(f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items")
+        return iter([_tags(each) for each in tags])
+    return itertools.repeat(_tags(tags))
+
+
+def _note(error: BaseException, text: str) -> None:
+    add = getattr(error, "add_note", None)
+    if add is not None:
+        add(text)
+    else:  # Python 3.10
+        _log.warning("%s", text)

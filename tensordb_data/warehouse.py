@@ -1,0 +1,264 @@
+"""TensorDB: a connection to one project of a warehouse, and its five collections."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tensordb_data import catalog
+from tensordb_data.address import parse
+from tensordb_data.connection import Connections
+from tensordb_data.errors import QueryError, UnsupportedError
+from tensordb_data.query import Query
+from tensordb_data.records.architectures import Architectures
+from tensordb_data.records.base import Collection
+from tensordb_data.records.data import Data
+from tensordb_data.records.jobs import Jobs
+from tensordb_data.records.schema import Schema
+from tensordb_data.selection import Selection
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.database import Database
+
+    from tensordb_data.blobs.reader import BlobReader
+    from tensordb_data.blobs.store import Store
+    from tensordb_data.records.logs import Logs
+    from tensordb_data.records.params import Params
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+class TensorDB:
+    """A warehouse: five collections of one project, in MongoDB, with their blobs in files or an object store.
+
+    Args:
+        address: A folder, for which a MongoDB server is started or joined; or a `mongodb://` or `mongodb+srv://`
+            address of a replica set or sharded cluster, whose path names the database.
+        project: Scopes every entity; projects do not see each other.
+        blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. It is
+            recorded in the warehouse, and the recorded one is used when this is None. A new warehouse begins with
+            a folder in its own, or with `gridfs://` on a server.
+        cache: A folder for a disk cache of remote blobs. Checked and kept, but remote blobs are not cached on
+            disk yet; a warning says so where it matters.
+        cache_bytes: The cap of that cache, a number or a size such as `"200GB"`.
+        client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. Closing
+            it stays with the caller.
+        ip: Host of a server, in place of an address.
+        port: Its port.
+        db_name: The database, `"tensordb"` when neither this nor the address names one.
+        user_name: User, for `ip=`.
+        password: Password, for `ip=`.
+        studyID: Another name of `project`.
+
+    Raises:
+        ConnectError: The server cannot be reached, refused the credentials, or is of a kind that cannot be used.
+        EmbeddedServerError: The server of the folder cannot be found or started.
+        StorageError: `blobs` is not a place for blobs.
+    """
+
+    def __init__(
+        self,
+        address: str | Path | None = None,
+        *,
+        project: str | None = None,
+        blobs: str | Path | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
+        client: Any = None,
+        ip: str | None = None,
+        port: int | None = None,
+        db_name: str | None = None,
+        user_name: str | None = None,
+        password: str | None = None,
+        studyID: str | int | None = None,  # noqa: N803  the original signature
+    ) -> None:
+        where = parse(
+            address, ip=ip, port=port, db_name=db_name, user_name=user_name, password=password, studyID=studyID,
+            client=client, project=project,
+        )  # fmt: skip
+        self.project = where.project
+        self.cache = None if cache is None else Path(cache).expanduser()
+        self.cache_bytes = None if cache_bytes is None else parse_size(cache_bytes)
+        recorded = None if blobs is None else catalog.resolve_blobs(blobs, where.folder)
+        self._connections = Connections(where)
+        default = "./blobs" if where.folder is not None else "gridfs://" if self._full else "memory://"
+        try:
+            self._roots = catalog.prepare(self._mongo(), default, recorded)
+        except BaseException:
+            self.close()
+            raise
+        self._collections: dict[str, Collection[Any]] = {}
+        if (cache is not None or cache_bytes is not None) and not _is_local(self._roots[0]["url"]):
+            warnings.warn("remote blobs are not cached on disk yet: cache= and cache_bytes= have no effect", stacklevel=2)
+
+    @property
+    def data(self) -> Data:
+        """Samples, in datasets."""
+        return self._collection("data")  # type: ignore[return-value]
+
+    @property
+    def architectures(self) -> Architectures:
+        """Model architectures."""
+        return self._collection("architectures")  # type: ignore[return-value]
+
+    @property
+    def params(self) -> Params:
+        """Saved parameters."""
+        return self._collection("params")  # type: ignore[return-value]
+
+    @property
+    def jobs(self) -> Jobs:
+        """Jobs."""
+        return self._collection("jobs")  # type: ignore[return-value]
+
+    @property
+    def logs(self) -> Logs:
+        """Logs of runs."""
+        return self._collection("logs")  # type: ignore[return-value]
+
+    def select(self, query: Query) -> Selection[Any]:
+        """The Selection of a stored query.
+
+        Raises:
+            QueryError: `query` is not a Query; one in JSON is read by `Query.from_json`.
+        """
+        if not isinstance(query, Query):
+            raise QueryError(f"select takes a Query (sel.query, or Query.from_json(text)); found {type(query).__name__}")
+        return Selection(self, query)
+
+    def touch(self, dataset: str) -> None:
+        """Say that a dataset's index was edited by other tools, so that streams and plans look again."""
+        self._mutated([dataset])
+
+    def close(self) -> None:
+        """Let go of the server and the blobs. Calling it twice does nothing."""
+        self._connections.close()
+
+    def __enter__(self) -> TensorDB:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorDB):
+            return NotImplemented
+        return self._connections.address == other._connections.address
+
+    def __hash__(self) -> int:
+        address = self._connections.address
+        return hash((address.folder, address.uri, address.database, address.project))
+
+    def __repr__(self) -> str:
+        return f"TensorDB({str(self._connections.address)!r}, project={self.project!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        address = self._connections.address
+        if address.client is not None:
+            raise UnsupportedError("a TensorDB made with client=... cannot go to another process; give it an address")
+        keep = {name: value for name, value in vars(self).items() if name not in ("_connections", "_collections")}
+        return {**keep, "address": address}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._connections = Connections(state.pop("address"))
+        self._collections = {}
+        vars(self).update(state)
+
+    # For the rest of the package
+
+    @property
+    def _full(self) -> bool:
+        """Whether the server has sessions, change streams and raw batches."""
+        return self._connections.get().full
+
+    def _mongo(self) -> Database[Any]:
+        """The database, connected by this process."""
+        mongo: Database[Any] = self._connections.get().mongo
+        return mongo
+
+    def _transaction(self, fn: Callable[[ClientSession | None], T]) -> T:
+        """Run `fn` in one transaction, retried on conflicts; without one on mongomock."""
+        return self._connections.get().transaction(fn)
+
+    def _store(self, root: int = 0) -> Store:
+        return self._connections.get().store(root)
+
+    def _reader(self) -> BlobReader:
+        return self._connections.get().reader()
+
+    @property
+    def _root(self) -> int:
+        """The blob root for new segments."""
+        return int(self._roots[0]["id"])
+
+    def _collection(self, name: str) -> Collection[Any]:
+        found = self._collections.get(name)
+        if found is None:
+            found = self._collections[name] = _KINDS[name](self)
+        return found
+
+    def _schemas(self, datasets: Sequence[str]) -> dict[str, Schema]:
+        """The schemas of those datasets that exist."""
+        ids = [{"p": self.project, "d": name} for name in datasets]
+        docs = self._mongo()["datasets"].find({"_id": {"$in": ids}, "schema": {"$ne": None}}, {"schema": 1})
+        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"]) for doc in docs}
+
+    def _data_version(self, datasets: Sequence[str] | None = None) -> dict[str, tuple[int, int]]:
+        """Sequence and mutation counter of each dataset."""
+        found: Mapping[str, Any] = {"_id.p": self.project}
+        if datasets is not None:
+            found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
+        docs = self._mongo()["datasets"].find(found, {"seq": 1, "mut": 1})
+        return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
+
+    def _mutated(self, datasets: Sequence[str] | None) -> None:
+        """Count a change of existing samples in those datasets, or in every one."""
+        found: Mapping[str, Any] = {"_id.p": self.project}
+        if datasets is not None:
+            found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
+        self._mongo()["datasets"].update_many(found, {"$inc": {"mut": 1}})
+
+
+def _params(db: TensorDB) -> Collection[Any]:
+    from tensordb_data.records.params import Params
+
+    return Params(db)
+
+
+def _logs(db: TensorDB) -> Collection[Any]:
+    from tensordb_data.records.logs import Logs
+
+    return Logs(db)
+
+
+_KINDS: dict[str, Callable[[TensorDB], Collection[Any]]] = {
+    "data": Data, "architectures": Architectures, "params": _params, "jobs": Jobs, "logs": _logs,
+}  # fmt: skip
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes in a size such as `"200GB"`, `"1.5 GiB"` or a number.
+
+    Raises:
+        ValueError: It is not one, or not positive.
+    """
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    found = 0
+    if match is not None:
+        unit = (match[2] or "").lower()
+        found = int(float(match[1]) * _UNITS[f"{unit}b" if unit else ""])
+    if found < 1:
+        raise ValueError(f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}')
+    return found
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("./", "file://", "memory://"))
