@@ -13,7 +13,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
-from tensordb_data.blobs.store import Buffer, check_key, check_range
+from tensordb_data.blobs.store import Buffer, check_key, check_range, without_secrets
 from tensordb_data.errors import StorageError
 
 if TYPE_CHECKING:
@@ -72,9 +72,8 @@ class ObjectStore:
     def get_ranges(self, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[memoryview]:
         check_key(key)
         self._reach("read", key)
-        for offset, length in zip(offsets, lengths, strict=True):
-            if offset < 0 or length < 0:
-                check_range(key, self.size(key), int(offset), int(length))
+        if any(offset < 0 for offset in offsets) or any(length < 0 for length in lengths):
+            self._check_ranges(key, offsets, lengths)
         # An empty range cannot be asked for over HTTP.
         asked = [i for i, length in enumerate(lengths) if length]
         found = [memoryview(b"")] * len(lengths)
@@ -86,14 +85,11 @@ class ObjectStore:
                 for i, answer in zip(asked, answers, strict=True):
                     found[i] = memoryview(answer)
         except Exception as error:
+            if not isinstance(error, FileNotFoundError):
+                self._check_ranges(key, offsets, lengths)  # a range past the end deserves a better message
             raise self._error("read", key, error) from None
-        if len(asked) < len(lengths):
-            size = self.size(key)
-            for offset, length in zip(offsets, lengths, strict=True):
-                check_range(f"{self.url}/{key}", size, int(offset), int(length))
-        for i in asked:
-            if len(found[i]) != lengths[i]:
-                check_range(f"{self.url}/{key}", self.size(key), int(offsets[i]), int(lengths[i]))
+        if len(asked) < len(lengths) or any(len(found[i]) != lengths[i] for i in asked):
+            self._check_ranges(key, offsets, lengths)
         return found
 
     def size(self, key: str) -> int:
@@ -132,6 +128,11 @@ class ObjectStore:
     def close(self) -> None:
         """Connections are shared by the process, and close when idle."""
 
+    def _check_ranges(self, key: str, offsets: Sequence[int], lengths: Sequence[int]) -> None:
+        size = self.size(key)
+        for offset, length in zip(offsets, lengths, strict=True):
+            check_range(f"{self.url}/{key}", size, int(offset), int(length))
+
     def _reach(self, action: str, key: str) -> None:
         """Refuse a forked process, and find out with little patience whether anyone is there at all."""
         self._check_process(action, key)
@@ -160,31 +161,59 @@ class ObjectStore:
     def _client(self, client: ClientConfig, retry: RetryConfig) -> Any:
         if not re.fullmatch(r"\w+://[^/]+(/.*)?", self.url):
             raise StorageError(f"expected a URL such as s3://bucket/prefix, found {self.url!r}")
+        options = {**client, **_environment_options(self.url)}
         try:
-            return from_url(self.url, client_options=client, retry_config=retry)  # type: ignore[call-overload]
+            return from_url(self.url, client_options=options, retry_config=retry)
         except Exception as error:
             raise self._error("open", "", error) from None
 
     def _error(self, action: str, key: str, error: Exception) -> StorageError:
+        if not isinstance(error, (BaseError, OSError, ValueError)):
+            raise error
         place = f"{self.url}/{key}".rstrip("/")
         if isinstance(error, FileNotFoundError) and action == "read":
             return StorageError(
                 f"expected a blob at {place}, found none: was it deleted, or is the bucket another one?"
             )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL") if self.url.startswith("s3:") else None
-        where = f" (endpoint {_plain(endpoint)})" if endpoint else ""
-        if not isinstance(error, (BaseError, OSError, ValueError)):
-            raise error
-        return StorageError(f"cannot {action} {place}{where}: {_reason(error)}")
+        return StorageError(f"cannot {action} {place}{_at_endpoint(self.url)}: {_reason(error)}")
+
+
+def _environment_options(url: str) -> dict[str, Any]:
+    """What the environment says about connections; obstore forgets it once it is given options of ours."""
+    prefix = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}[url.partition(":")[0]]
+    options: dict[str, Any] = {}
+    for name in ("allow_http", "allow_invalid_certificates"):
+        options[name] = os.environ.get(f"{prefix}_{name.upper()}", "").lower() in ("1", "true", "yes", "on")
+    for name in ("proxy_url", "proxy_excludes"):
+        value = os.environ.get(f"{prefix}_{name.upper()}")
+        if value:
+            options[name] = value
+    endpoint = _endpoint(url)
+    if endpoint.startswith("http://") and not options["allow_http"]:
+        raise StorageError(
+            f"{url}: the endpoint {endpoint} has no encryption: set AWS_ALLOW_HTTP=true to use it all the same"
+        )
+    return options
+
+
+def _endpoint(url: str) -> str:
+    found = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    return without_secrets(found) if url.startswith("s3:") else ""
+
+
+def _at_endpoint(url: str) -> str:
+    endpoint = _endpoint(url)
+    return f" at {endpoint}" if endpoint else ""
 
 
 def _reason(error: Exception) -> str:
     """The cause, in one line and without what a signed request would give away."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    text = re.sub(r"\?[^\s\"')]*", "", text)
-    text = text.split("Debug source:")[0].strip()
-    return text[:400] or type(error).__name__
-
-
-def _plain(url: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "", url).split("?", 1)[0]
+    text = re.sub(r"\s+", " ", str(error).split("Debug source:")[0]).strip()
+    told = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text)
+    if told:
+        return f"{told[1]}: {told[2]}"
+    if "error sending request" in text or "error trying to connect" in text:
+        return "no answer: is the address right, and the server up?"
+    if "status code: 403" in text or "status code: 401" in text:
+        return "access denied: are the credentials in the environment right, and allowed to do this?"
+    return re.sub(r"\?[^\s\"')]*", "", text)[:300] or type(error).__name__
