@@ -1,0 +1,245 @@
+"""StepCheckpointer: the parameters, optimizer, RNG and data position of a torch loop, saved every N steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.apply import check_torch, into_torch
+from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.load import describe
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.torch.position import position_of
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+
+class StepCheckpointer:
+    """Saves a training loop every N steps in the background, and resumes it where it was.
+
+    The step number is the number of batches that the loop has received from `stream`, in this process: what worker
+    processes have prefetched does not count, nor do calls of `step()`, so with gradient accumulation call `step()` once
+    per optimizer step. Without a stream, calls of `step()` are counted.
+
+    A save copies model, optimizer, scheduler, scaler, RNG states (Python, NumPy, torch, CUDA) and position at one
+    instant; the loop waits for that copy only. Every save that is due becomes durable: if both buffers are still being
+    stored, the next save waits for one (`stats()["waited"]`). An error in the background is raised by the next `step()`
+    or by `close()`.
+
+    SIGTERM and Ctrl-C save the last complete step and then end the process as they would have ended it. They are served
+    when a step ends or the loop waits for data; if a step takes longer than `grace` seconds, the process ends with what
+    was saved before. A second signal does not wait.
+
+    A run that resumes continues exactly as it would have without the interruption, as far as its own computation is
+    deterministic: on the CPU the same losses, bit for bit. Gradients are not saved. What a transform draws from global
+    RNGs in worker processes is not restored; draw from the `rng` it is given.
+
+    Use it as a context manager, or call `close()`; a process that ends without still stores what was taken.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; `restore()` continues the run of this name.
+        model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
+        optimizer: The optimizer, or None.
+        every: Steps between saves.
+        stream: What the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader. Its
+            class is replaced by a counting subclass until `close()`.
+        scheduler: Anything with `state_dict` and `load_state_dict`, such as a learning-rate scheduler.
+        scaler: A `torch.amp.GradScaler`.
+        extra: More such objects by name, an EMA of the model say.
+        tags: Tags of every set and log row.
+        buffers: Copies of the state in host memory; 1 halves the memory, and a save then waits for the one before.
+        signals: Whether SIGTERM and Ctrl-C are handled.
+        grace: See above.
+
+    Raises:
+        CheckpointError: An argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        every: int,
+        stream: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        extra: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        buffers: int = 2,
+        signals: bool = True,
+        grace: float = 10.0,
+    ) -> None:
+        self.run = run
+        self._model = model
+        named = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, **(extra or {})}
+        self._stateful = {name: value for name, value in named.items() if value is not None}
+        for name, value in self._stateful.items():
+            if not (callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))):
+                raise CheckpointError(f"{name}= needs state_dict() and load_state_dict(); found a {type(value).__name__}")
+            if name in _OWN:
+                raise CheckpointError(f"extra= has {name!r}, which is a name of ours; name it otherwise")
+        self._deliveries = None if stream is None else Deliveries(stream)
+        try:
+            self._position = None if self._deliveries is None else position_of(stream, self._deliveries)
+            self._core = Checkpointer(
+                db, run, self._state, every=every, tags=tags, buffers=buffers, deliveries=self._deliveries,
+                signals=signals, grace=grace,
+            )  # fmt: skip
+        except BaseException:
+            if self._deliveries is not None:
+                self._deliveries.close()
+            raise
+        self._start = 0
+        self._calls = 0
+        self._rng: dict[str, Any] | None = None  # to be put back once more, when the loop begins
+        if self._deliveries is not None:
+            self._deliveries.on_iterate = self._settle_rng
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has ended, or that was restored."""
+        return self._core.last_step
+
+    def restore(self, step: int | None = None) -> int:
+        """Continues the run: loads the set of it that was saved last. To be called before the loop begins.
+
+        Args:
+            step: Go back to the set of this step. Sets saved from there on are then the newest.
+
+        Returns:
+            The step to continue from, 0 if nothing has been saved.
+
+        Raises:
+            StateError: Model, optimizer or stream do not fit what was saved; nothing was changed.
+            CorruptBlobError: Stored bytes are damaged; says which set is intact. An older one is never taken silently.
+            NotFoundError: There is no set of that step.
+        """
+        if self._deliveries is not None and self._deliveries.count:
+            raise CheckpointError("restore() comes before the loop: it has received batches already.")
+        found = self._core.load(step)
+        if found is None:
+            return 0
+        document, parts = found
+        label = describe(document)
+        self._check(label, parts)
+        if self._position is not None:  # what may be refused comes first
+            self._position.load(parts["stream"])
+        into_torch(self._model, parts["model"], label)
+        for name, value in self._stateful.items():
+            value.load_state_dict(parts[name])
+        rng.apply(parts["rng"])
+        self._rng = parts["rng"]
+        self._start = int(parts["training"]["step"])
+        self._calls = 0
+        self._core.start_at(self._start)
+        return self._start
+
+    def step(self, **metrics: Any) -> None:
+        """To be called when an optimizer step has ended. Saves when due, and returns at once.
+
+        Args:
+            metrics: Numbers and short texts, such as `loss=loss`: logged as a row of kind "train", and stored with the set
+                when one is saved.
+
+        Raises:
+            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
+        """
+        self._calls += 1
+        if self._deliveries is not None and self._deliveries.count == 0:
+            raise CheckpointError(
+                "step() was called, but no batch came from the object given as stream=. Give the checkpointer the very object "
+                "that the loop iterates, before the loop begins."
+            )
+        self._core.end_step(self._step_now(), metrics)
+
+    def save(self) -> None:
+        """Saves the last step that has ended, due or not."""
+        self._core.save_now()
+
+    def drain(self) -> None:
+        """Waits until every save so far is durable; raises if one failed."""
+        self._core.drain()
+
+    def stats(self) -> dict[str, Any]:
+        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Waits until every save is durable and lets go of everything. Twice is fine.
+
+        Raises:
+            CheckpointError: A save failed.
+        """
+        self._core.close()
+
+    def __enter__(self) -> StepCheckpointer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except Exception as failed:
+            if error is None:
+                raise
+            warnings.warn(f"while leaving on {type(error).__name__}: {failed}", stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"StepCheckpointer(run={self.run!r}, every={self._core.every}, last_step={self.last_step})"
+
+    def _step_now(self) -> int:
+        return self._start + (self._calls if self._deliveries is None else self._deliveries.count)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        state: dict[str, Any] = {name: value.state_dict() for name, value in self._stateful.items()}
+        state["model"] = self._model.state_dict()
+        state["rng"] = rng.capture()
+        state["training"] = {"step": step, "framework": "torch", "torch": str(torch.__version__)}
+        if self._position is not None:
+            state["stream"] = self._position.state()
+        return state
+
+    def _check(self, label: str, parts: Mapping[str, Any]) -> None:
+        """Refuses a set that does not fit, before anything is changed."""
+        if (framework := parts["training"].get("framework")) != "torch":
+            raise StateError(f"{label} is a training state of {framework}, not of torch. Use another run name.")
+        ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
+        if missing := sorted(ours - set(parts)):
+            raise StateError(
+                f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as it was made then, or begin another run."
+            )
+        if ignored := sorted(set(parts) - ours - {"model", "rng", "training"}):
+            warnings.warn(f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.", stacklevel=3)
+        check_torch(self._model, parts["model"], label)
+        optimizer = self._stateful.get("optimizer")
+        if optimizer is not None:
+            _check_optimizer(optimizer, parts["optimizer"], label)
+
+    def _settle_rng(self) -> None:
+        # Making a DataLoader's iterator draws from torch's generator. The run that was interrupted drew before its
+        # save, so the one that continues must be put back after its own draw.
+        if self._rng is not None:
+            rng.apply(self._rng)
+            self._rng = None
+
+
+_OWN = frozenset(("model", "rng", "stream", "training"))
+
+
+def _check_optimizer(optimizer: Any, state: Mapping[str, Any], label: str) -> None:
+    saved = [len(group["params"]) for group in state["param_groups"]]
+    own = [len(group["params"]) for group in optimizer.param_groups]
+    if saved != own:
+        raise StateError(
+            f"{label} does not fit this {type(optimizer).__name__}: its parameter groups have {saved} parameters, those here {own}."
+        )

@@ -1,0 +1,87 @@
+"""Position: where in its data a loop is, as state that its stream can be put back to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from torch.utils.data import DataLoader
+
+from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.errors import CheckpointError
+from tensordb_data.torch.dataset import QueryDataset
+
+
+class Position(Protocol):
+    """State after the batches that the loop has received."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain data."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Puts the next iteration there. Changes nothing if it raises."""
+
+
+def position_of(stream: Any, deliveries: Deliveries) -> Position:
+    """The position of a DataLoader over a QueryDataset, a QueryDataset, or whatever has `state_dict` itself.
+
+    Raises:
+        CheckpointError: It is none of these.
+    """
+    if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
+        return _OfDataset(stream.dataset, stream, deliveries)
+    if isinstance(stream, QueryDataset):
+        return _OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
+    if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
+        return _OfStream(stream)
+    found = f"a DataLoader over a {type(stream.dataset).__name__}" if isinstance(stream, DataLoader) else f"a {type(stream).__name__}"
+    raise CheckpointError(
+        "stream= is what the loop iterates: a DataLoader over a QueryDataset, a Stream, or a torchdata StatefulDataLoader. "
+        f"Found {found}, which cannot say where it stands."
+    )
+
+
+class _OfStream:
+    """A Stream, or a StatefulDataLoader: it knows what it has delivered."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def state(self) -> dict[str, Any]:
+        return dict(self._stream.state_dict())
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._stream.load_state_dict(state)
+
+
+class _OfDataset:
+    """A QueryDataset, perhaps behind workers that are ahead of the loop: its start state and the batches since."""
+
+    def __init__(self, dataset: QueryDataset, loader: Any, deliveries: Deliveries) -> None:
+        self._dataset = dataset
+        self._loader = loader
+        self._deliveries = deliveries
+        self._first = dataset.state_dict()
+        self._resumed: dict[str, Any] | None = None
+        deliveries.before_iterate = self._next_iteration
+
+    def state(self) -> dict[str, Any]:
+        return self._dataset.advance(self._dataset.state_dict(), self._deliveries.in_iteration, self._loader)
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._dataset.load_state_dict(state)
+        self._resumed = self._dataset.state_dict()
+        self._deliveries.in_iteration = 0
+
+    def _next_iteration(self) -> None:
+        # Each iteration begins at the start state. The resumed position is that of the first one only; those after it
+        # begin where they would have begun without the interruption, unless set_epoch has said otherwise.
+        if self._resumed is None:
+            return
+        if self._deliveries.iterations > 0 and self._dataset.state_dict() == self._resumed:
+            self._dataset.load_state_dict(self._first)
+            self._resumed = None
+
+

@@ -1,0 +1,125 @@
+"""Deliveries: how many batches a loop has received, counted where it receives them.
+
+Whatever fetches ahead (worker processes, prefetch threads) knows what was produced, not what was used. Only the
+iterator that the loop itself pulls from does. So the object that the loop iterates gets a subclass of its own class whose
+iterator counts; the loop is not changed.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tensordb_data.errors import CheckpointError
+
+
+class Deliveries:
+    """Counts the batches that the loop has received from `source`.
+
+    Attributes:
+        count: Since this was made.
+        in_iteration: Since the newest iterator was made.
+        iterations: Iterators made.
+        lock: Held while the loop passes from waiting to having a batch; who holds it keeps the loop where it is.
+        waiting: The loop is asking for a batch: nothing of the previous one is under way.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.count = 0
+        self.in_iteration = 0
+        self.iterations = 0
+        self.lock = threading.RLock()
+        self.waiting = False
+        self.before_iterate: Callable[[], None] = _nothing
+        self.on_iterate: Callable[[], None] = _nothing  # after an iterator was made
+        self.on_ask: Callable[[], None] = _nothing  # before each batch, in the loop's thread
+        self._restore = type(source)
+        self._source = source
+        _adopt(source, self)
+
+    def close(self) -> None:
+        """Gives the object its own class back. Iterators in use go on, uncounted."""
+        self.before_iterate = self.on_iterate = self.on_ask = _nothing
+        if self._source is not None:
+            self._source.__class__ = self._restore
+            self._source = None
+
+
+class _Counting:
+    """An iterator that counts what it hands out; everything else is the iterator behind it."""
+
+    def __init__(self, inner: Iterator[Any], deliveries: Deliveries) -> None:
+        self._inner = inner
+        self._deliveries = deliveries
+
+    def __iter__(self) -> _Counting:
+        return self
+
+    def __next__(self) -> Any:
+        deliveries = self._deliveries
+        deliveries.on_ask()
+        deliveries.waiting = True
+        try:
+            batch = next(self._inner)
+        except BaseException:
+            with deliveries.lock:
+                deliveries.waiting = False
+            raise
+        with deliveries.lock:
+            deliveries.waiting = False
+            deliveries.count += 1
+            deliveries.in_iteration += 1
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._inner)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _adopt(source: Any, deliveries: Deliveries) -> None:
+    own = type(source)
+    if getattr(own, "_tdb_counted", False):
+        raise CheckpointError(
+            "The stream is counted by another checkpointer already. Close that one first, or give each its own loader."
+        )
+
+    def __iter__(self: Any) -> Iterator[Any]:
+        if self is not source:  # a copy
+            return own.__iter__(self)  # type: ignore[no-any-return]
+        deliveries.before_iterate()
+        inner = own.__iter__(self)
+        deliveries.in_iteration = 0
+        deliveries.iterations += 1
+        deliveries.on_iterate()
+        return _Counting(inner, deliveries)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # the copy in another process is an ordinary one
+        self.__class__ = own
+        try:
+            reduced = self.__reduce_ex__(protocol)
+        finally:
+            self.__class__ = counted
+        # pickle insists that this very function is given the class of the object at hand
+        return (_new, *reduced[1:]) if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__ else reduced  # type: ignore[attr-defined]
+
+    names = {"__iter__": __iter__, "__reduce_ex__": __reduce_ex__, "__module__": own.__module__, "_tdb_counted": True}
+    counted: Any = type(own.__name__, (own,), {**names, "__doc__": own.__doc__, "__qualname__": own.__qualname__})
+    try:
+        source.__class__ = counted
+    except TypeError:
+        raise CheckpointError(
+            f"Cannot count what a {own.__module__}.{own.__qualname__} delivers. Pass the DataLoader or Stream that the loop iterates."
+        ) from None
+
+
+def _nothing() -> None:
+    """No listener."""
+
+
+def _new(own: Any, *args: Any) -> Any:
+    return own.__new__(own, *args)

@@ -1,0 +1,180 @@
+"""One tensor of a state: what it is, its bytes on the host, and how to build it again from bytes.
+
+torch is never imported here: if a state holds torch tensors, the caller has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tensordb_data.errors import CheckpointError, MissingExtraError
+
+Kind = Literal["torch", "numpy", "scalar", "bytes"]
+Framework = Literal["auto", "numpy", "torch"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor, array, numpy scalar or byte string found in a state.
+
+    Attributes:
+        name: Its place, unique within the state: ``"model/fc.weight"``.
+        kind: What it was: ``"torch"``, ``"numpy"``, ``"scalar"`` (a numpy scalar) or ``"bytes"``.
+        dtype: ``"float32"`` and so on for torch, numpy's ``dtype.str`` (``"<f4"``) otherwise.
+        shape: Its shape; ``(n,)`` for bytes.
+        nbytes: Its size in C order.
+        value: The tensor itself, not a copy.
+        identity: Equal for two leaves that are the same memory; None if that does not matter.
+    """
+
+    name: str
+    kind: Kind
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    value: Any
+    identity: Any = None
+
+    @property
+    def signature(self) -> tuple[Kind, str, tuple[int, ...]]:
+        """What decides how its copy is laid out."""
+        return (self.kind, self.dtype, self.shape)
+
+
+def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
+    """Describes a value as a leaf; None if it is not one.
+
+    Raises:
+        CheckpointError: A tensor that has no bytes of its own to save: meta, sparse, distributed, quantized, object dtype.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _torch_leaf(torch, value, name, where)
+    if isinstance(value, (bytes, bytearray)):
+        return Leaf(name, "bytes", "|u1", (len(value),), len(value), bytes(value))
+    if isinstance(value, np.generic):
+        return _numpy_leaf(np.asarray(value), name, where, "scalar")
+    if isinstance(value, np.ndarray):
+        return _numpy_leaf(value, name, where, "numpy")
+    if hasattr(value, "__array__") and not isinstance(value, type):
+        return _numpy_leaf(np.asarray(value), name, where, "numpy")
+    return None
+
+
+def host_bytes(leaf: Leaf) -> memoryview:
+    """The bytes of a leaf in C order, on the host; copied only if they do not lie there so."""
+    if leaf.nbytes == 0:
+        return memoryview(b"")
+    if leaf.kind == "bytes":
+        return memoryview(leaf.value)
+    if leaf.kind == "torch":
+        torch = sys.modules["torch"]
+        tensor = leaf.value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()).cast("B")
+    return memoryview(np.ascontiguousarray(leaf.value).reshape(-1).view(np.uint8)).cast("B")
+
+
+def copy_into(leaf: Leaf, target: Any) -> None:
+    """Copies a torch or numpy leaf into the view of host memory that `target_view` made for it."""
+    if leaf.kind == "torch":
+        target.copy_(leaf.value.detach(), non_blocking=True)  # asynchronous only into pinned memory: the caller waits
+    else:
+        np.copyto(target, leaf.value)
+
+
+def target_view(leaf: Leaf, memory: np.ndarray[Any, Any]) -> Any:
+    """A torch tensor or numpy array of the leaf's dtype and shape over `memory` (uint8, its size, aligned)."""
+    return build(leaf.kind if leaf.kind != "scalar" else "numpy", leaf.dtype, leaf.shape, memory, "auto", leaf.name)
+
+
+def build(kind: Kind, dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any], framework: Framework, name: str) -> Any:
+    """A value over `memory` (uint8, owned, writable), as the kind it was saved from or for the framework asked for.
+
+    Raises:
+        CheckpointError: The dtype does not exist in the framework asked for.
+        MissingExtraError: `framework` is ``"torch"`` and torch is not installed.
+    """
+    if kind == "bytes":
+        return memory.tobytes()
+    if kind == "torch" and framework != "numpy" and (framework == "torch" or "torch" in sys.modules):
+        return _build_torch(dtype, shape, memory, name)
+    array = memory.view(_numpy_dtype(dtype, name)).reshape(shape) if memory.size else np.empty(shape, _numpy_dtype(dtype, name))
+    if kind == "scalar":
+        return array[()]
+    if framework == "torch":
+        return import_torch().from_numpy(array)
+    return array
+
+
+def import_torch() -> Any:
+    """torch, or an error that says how to get it."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("This needs PyTorch: pip install 'tensordb-data[torch]'.") from None
+    return torch
+
+
+def _build_torch(dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any], name: str) -> Any:
+    torch = import_torch()
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise CheckpointError(f"Tensor {name!r} has the dtype torch.{dtype}, which torch {torch.__version__} does not know.")
+    if not memory.size:
+        return torch.empty(shape, dtype=kind)
+    return torch.from_numpy(memory).view(kind).reshape(shape)
+
+
+def _numpy_dtype(dtype: str, name: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        pass
+    try:
+        import ml_dtypes
+    except ImportError:
+        ml_dtypes = None
+    if (found := getattr(ml_dtypes, dtype, None)) is None:
+        raise CheckpointError(
+            f"Tensor {name!r} has the dtype {dtype}, which numpy does not have. Import torch before loading, "
+            "pass load(framework='torch'), or install ml_dtypes."
+        )
+    return np.dtype(found)
+
+
+def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> Leaf:
+    if type(value).__module__.startswith("torch.distributed"):
+        raise CheckpointError(
+            f"{where()} is a distributed tensor ({type(value).__name__}). Gather it first: "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))."
+        )
+    if value.is_meta:
+        raise CheckpointError(f"{where()} is on the meta device and has no values to save. Materialise the model first.")
+    if value.layout is not torch.strided:
+        raise CheckpointError(f"{where()} is a {value.layout} tensor. Pass its to_dense(), or its indices and values.")
+    if value.is_quantized:
+        raise CheckpointError(f"{where()} is a quantized tensor. Pass its int_repr() and its scales.")
+    nbytes = value.numel() * value.element_size()
+    identity = None
+    if nbytes:
+        identity = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), str(value.device))
+    return Leaf(name, "torch", str(value.dtype).removeprefix("torch."), tuple(value.shape), nbytes, value, identity)
+
+
+def _numpy_leaf(value: np.ndarray[Any, Any], name: str, where: Callable[[], str], kind: Kind) -> Leaf:
+    dtype = value.dtype
+    text = dtype.str
+    if dtype.kind in "OV":
+        # bfloat16 and float8 of ml_dtypes (Keras, JAX) are void types to numpy, but have names of their own
+        if dtype.kind == "O" or dtype.names is not None or dtype.type.__module__ != "ml_dtypes":
+            raise CheckpointError(f"{where()} is a numpy array of dtype {dtype}: only numbers, bool, dates and text can be saved.")
+        text = dtype.name
+    identity = None
+    if value.nbytes and kind == "numpy":
+        identity = (value.__array_interface__["data"][0], text, value.shape, value.strides)
+    return Leaf(name, kind, text, value.shape, value.nbytes, value, identity)

@@ -1,0 +1,182 @@
+"""Load: from the document of a parameter set back to the state, every tensor checked against its digest."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
+from tensordb_data.checkpoint.leaves import Framework, build
+from tensordb_data.checkpoint.persist import FORMAT, chunks, tensor_id
+from tensordb_data.checkpoint.tree import from_json, leaf_numbers, parts, unflatten
+
+if TYPE_CHECKING:
+    from tensordb_data.blobs.store import Store
+    from tensordb_data.warehouse import TensorDB
+
+_PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
+_ROUND = 256 << 20  # bytes asked of a remote store at once
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Place:
+    name: str
+    content: bytes
+    root: int
+    key: str
+    offset: int
+    nbytes: int
+
+
+def load_parts(db: TensorDB, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework) -> dict[str, Any]:
+    """Loads some of the parts of a set, or all of them; only their tensors are read.
+
+    Args:
+        db: The warehouse.
+        document: Of the collection ``params``.
+        names: The parts; None for all.
+        framework: What tensors become: see `records.params.ParameterSet.load`.
+
+    Raises:
+        CheckpointError: No such part, or a tensor document is missing.
+        CorruptBlobError: Stored bytes do not match their digest; names the tensor.
+        StorageError: The blob store failed.
+    """
+    label = describe(document)
+    about = document["_tdb"]
+    raw = _read(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
+    whole = from_json(memoryview(raw))
+    if whole.get("format") != FORMAT:
+        raise CheckpointError(f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it.")
+    trees, table = parts(whole["tree"]), whole["leaves"]
+    wanted = list(trees) if names is None else list(names)
+    for name in wanted:
+        if name not in trees:
+            raise CheckpointError(f"{label} has no part {name!r}; it has {', '.join(sorted(trees))}.")
+    numbers = set().union(*(leaf_numbers(trees[name]) for name in wanted))
+    memory: dict[int, np.ndarray[Any, Any]] = {}
+    stored: dict[int, tuple[str, bytes]] = {}
+    for number in numbers:
+        name, _, _, _, content, inline = table[number]
+        if content is None:
+            memory[number] = np.frombuffer(bytearray(base64.b64decode(inline)), np.uint8)
+        else:
+            stored[number] = (name, bytes.fromhex(content))
+    memory.update(_read(db, stored, label))
+    leaves = {n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers}
+    return {name: unflatten(trees[name], leaves) for name in wanted}
+
+
+def verify(db: TensorDB, document: Mapping[str, Any]) -> bool:
+    """Whether the whole set is there and every byte is right."""
+    try:
+        load_parts(db, document, None, "numpy")
+    except (StorageError, CheckpointError):
+        return False
+    return True
+
+
+def describe(document: Mapping[str, Any]) -> str:
+    """A set in words, for messages."""
+    text = f"parameter set {document['_id']}"
+    if document.get("run") is not None:
+        text += f" of run {document['run']!r}"
+    if document.get("step") is not None:
+        text += f" at step {document['step']}"
+    return text
+
+
+def _read(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, np.ndarray[Any, Any]]:
+    places = _places(db, stored, label)
+    objects: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for number, place in places.items():
+        objects[place.root, place.key].append(number)
+    memory = {number: np.empty(place.nbytes, np.uint8) for number, place in places.items()}
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="tensordb-load") as pool:
+        for (root, key), numbers in objects.items():
+            store = db._store(root)
+            fill = _fill_local if store.local_path(key) is not None else _fill_remote
+            fill(pool, store, key, [places[n] for n in numbers], [memory[n] for n in numbers], label)
+    return memory
+
+
+def _places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, _Place]:
+    rows: dict[bytes, Mapping[str, Any]] = {}
+    contents = list({content for _, content in stored.values()})
+    for chunk in chunks(contents):
+        ids = [tensor_id(db.project, content) for content in chunk]
+        rows.update((bytes(row["_id"]["h"]), row) for row in db._mongo()["tensors"].find({"_id": {"$in": ids}}))
+    places = {}
+    for number, (name, content) in stored.items():
+        if (row := rows.get(content)) is None:
+            raise CheckpointError(f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete.")
+        places[number] = _Place(name, content, row["root"], row["key"], row["o"], row["n"])
+    return places
+
+
+def _fill_local(
+    pool: ThreadPoolExecutor, store: Store, key: str, places: list[_Place], memory: list[np.ndarray[Any, Any]], label: str
+) -> None:
+    path = store.local_path(key)
+    assert path is not None
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise StorageError(f"The object {key} that holds tensors of {label} is gone from {store.url}.") from None
+    try:
+        # threads split the work by tensor: reading and hashing both release the GIL
+        for _ in pool.map(lambda pair: _pread(file, pair[0], pair[1], label), zip(places, memory, strict=True)):
+            pass
+    finally:
+        os.close(file)
+
+
+def _pread(file: int, place: _Place, memory: np.ndarray[Any, Any], label: str) -> None:
+    target, hasher, done = memoryview(memory), xxhash.xxh3_128(), 0
+    while done < place.nbytes:
+        got = os.preadv(file, [target[done : done + _PIECE]], place.offset + done)
+        if got == 0:
+            raise _corrupt(place, label, f"the object ends {place.nbytes - done} bytes too early")
+        hasher.update(target[done : done + got])
+        done += got
+    if hasher.digest() != place.content:
+        raise _corrupt(place, label, "its bytes do not match their checksum")
+
+
+def _fill_remote(
+    pool: ThreadPoolExecutor, store: Store, key: str, places: list[_Place], memory: list[np.ndarray[Any, Any]], label: str
+) -> None:
+    for group in _rounds(places):
+        got = store.get_ranges(key, [places[i].offset for i in group], [places[i].nbytes for i in group])
+        for i, data in zip(group, got, strict=True):
+            if len(data) != places[i].nbytes:
+                raise _corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
+            memory[i][:] = np.frombuffer(data, np.uint8)
+            if xxhash.xxh3_128_digest(memory[i]) != places[i].content:
+                raise _corrupt(places[i], label, "its bytes do not match their checksum")
+
+
+def _rounds(places: list[_Place]) -> list[list[int]]:
+    rounds: list[list[int]] = []
+    size = _ROUND
+    for i, place in enumerate(places):
+        if size + place.nbytes > _ROUND:
+            rounds.append([])
+            size = 0
+        rounds[-1].append(i)
+        size += place.nbytes
+    return rounds
+
+
+def _corrupt(place: _Place, label: str, what: str) -> CorruptBlobError:
+    return CorruptBlobError(f"Tensor {place.name!r} of {label} is damaged: {what} (object {place.key}, offset {place.offset}).")

@@ -1,0 +1,213 @@
+"""Persist: from a snapshot to a parameter set that a query finds.
+
+Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
+stored again. The new ones of a set go into one object in safetensors layout. The object is durable before any document
+names it, and the document of the set is written last: a process killed at any point leaves a whole set or none.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+from bson import ObjectId
+from pymongo import UpdateOne
+
+from tensordb_data.errors import CheckpointError
+from tensordb_data.checkpoint import layout
+from tensordb_data.checkpoint.leaves import Leaf
+from tensordb_data.checkpoint.snapshot import Snapshot
+from tensordb_data.checkpoint.tree import parts, to_json
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.database import Database
+
+    from tensordb_data.warehouse import TensorDB
+
+FORMAT = 1
+INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
+_CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a save did.
+
+    Attributes:
+        id: The set.
+        nbytes: Bytes of its tensors.
+        stored: Bytes written to the blob store; the rest was there already.
+        seconds: Time it took.
+    """
+
+    id: ObjectId
+    nbytes: int
+    stored: int
+    seconds: float
+
+
+def digest(data: memoryview) -> bytes:
+    """The content address of a tensor: xxh3-128 of its bytes."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def tensor_id(project: str, content: bytes) -> dict[str, Any]:
+    """The `_id` of a tensor document."""
+    return {"p": project, "h": content}
+
+
+def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Written:
+    """Stores a snapshot and commits its document.
+
+    Args:
+        db: The warehouse.
+        snapshot: A state whose root is a dict: the parts of the set.
+        fields: The user's fields of the document, checked already.
+
+    Raises:
+        StorageError: The blob store refused or failed.
+        CheckpointError: The set could not be committed.
+    """
+    began = time.perf_counter()
+    id = ObjectId()
+    table, contents = _table(snapshot)
+    structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table})
+    about = Leaf("structure.json", "bytes", "|u1", (len(structure),), len(structure), structure)
+    about_digest = digest(memoryview(structure))
+    tensors = {
+        content: (leaf, data)
+        for content, leaf, data in zip(contents, snapshot.leaves, snapshot.data, strict=True)
+        if content is not None
+    }
+    references = [*tensors, about_digest]
+    tensors[about_digest] = (about, memoryview(structure))
+    document = {
+        "_id": id,
+        **fields,
+        "created": dt.datetime.now(dt.timezone.utc),
+        "_tdb": {
+            "p": db.project,
+            "s": 0,
+            "parts": sorted(parts(snapshot.structure)),
+            "structure": about_digest,
+            "tensors": references,
+            "bytes": snapshot.nbytes,
+        },
+    }
+    stored = 0
+    placed: dict[bytes, dict[str, Any]] = {}
+    for attempt in range(_ATTEMPTS):
+        missing = _missing(db, [content for content in references if content not in placed])
+        if missing:
+            batch = {content: tensors[content] for content in missing}
+            placed.update(_put(db, f"params/{id}-{attempt}.safetensors" if attempt else f"params/{id}.safetensors", batch))
+            stored += sum(leaf.nbytes for leaf, _ in batch.values())
+        try:
+            db._transaction(_commit(db, document, placed, references))
+        except _TensorGone:
+            continue  # collected between the look and the commit: store it again
+        return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    raise CheckpointError(
+        f"The set {id} could not be committed: its tensors were removed {_ATTEMPTS} times while it was written. "
+        "Is a gc without grace period running?"
+    )
+
+
+class _TensorGone(Exception):
+    """A tensor that the set refers to is not live any more."""
+
+
+def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
+    """One row per leaf: name, kind, dtype, shape, and its digest or, for a small one, its bytes."""
+    table: list[list[Any]] = []
+    contents: list[bytes | None] = []
+    for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True):
+        row: list[Any] = [leaf.name, leaf.kind, leaf.dtype, list(leaf.shape)]
+        if leaf.nbytes <= INLINE:
+            table.append([*row, None, base64.b64encode(data).decode()])
+            contents.append(None)
+        else:
+            content = digest(data)
+            table.append([*row, content.hex(), None])
+            contents.append(content)
+    return table, contents
+
+
+def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """The items in pieces that fit a message to the server."""
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+
+
+def _missing(db: TensorDB, contents: Sequence[bytes]) -> list[bytes]:
+    collection = db._mongo()["tensors"]
+    found: set[bytes] = set()
+    for chunk in chunks(contents):
+        ids = [tensor_id(db.project, content) for content in chunk]
+        found.update(bytes(row["_id"]["h"]) for row in collection.find({"_id": {"$in": ids}, "state": "live"}, {"_id": 1}))
+    return [content for content in contents if content not in found]
+
+
+def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]]) -> dict[bytes, dict[str, Any]]:
+    """Writes one object; returns the documents of its tensors."""
+    names: set[str] = set()
+    leaves = []
+    for content, (leaf, _) in batch.items():
+        leaves.append(leaf if leaf.name not in names else replace(leaf, name=f"{leaf.name}#{content.hex()}"))
+        names.add(leaf.name)
+    front, offsets = layout.header(leaves, {"format": "tensordb", "project": db.project})
+    db._store(db._root).put(key, [front, *(data for _, data in batch.values())])
+    now = dt.datetime.now(dt.timezone.utc)
+    return {
+        content: {
+            "_id": tensor_id(db.project, content),
+            "root": db._root,
+            "key": key,
+            "o": offset,
+            "n": leaf.nbytes,
+            "state": "live",
+            "created": now,
+        }
+        for (content, (leaf, _)), offset in zip(batch.items(), offsets, strict=True)
+    }
+
+
+def _commit(
+    db: TensorDB, document: dict[str, Any], placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]
+) -> Callable[[ClientSession | None], None]:
+    def work(session: ClientSession | None) -> None:
+        mongo = db._mongo()
+        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
+        for chunk in chunks(list(placed.values())):
+            rows = [{key: value for key, value in row.items() if key != "_id"} for row in chunk]
+            upserts = [
+                UpdateOne({"_id": row["_id"]}, {"$setOnInsert": rest}, upsert=True) for row, rest in zip(chunk, rows, strict=True)
+            ]
+            mongo["tensors"].bulk_write(upserts, ordered=False, session=session)
+        if _live(mongo, db.project, references, session) < len(references):
+            for row in placed.values():  # one that is being collected lives on, in our object
+                mongo["tensors"].update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row}, session=session)
+            if _live(mongo, db.project, references, session) < len(references):
+                raise _TensorGone
+        scope = {"_tdb.p": db.project, "run": document.get("run")}
+        last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
+        document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
+        mongo["params"].insert_one(document, session=session)
+
+    return work
+
+
+
+def _live(mongo: Database[dict[str, Any]], project: str, contents: Sequence[bytes], session: ClientSession | None) -> int:
+    return sum(
+        mongo["tensors"].count_documents(
+            {"_id": {"$in": [tensor_id(project, content) for content in chunk]}, "state": "live"}, session=session
+        )
+        for chunk in chunks(contents)
+    )

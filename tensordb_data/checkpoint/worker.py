@@ -1,0 +1,200 @@
+"""The saver: snapshots on the caller's side, persists in one background thread, and keeps its errors for the caller."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import statistics
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.checkpoint.persist import Written, write_set
+from tensordb_data.checkpoint.snapshot import Arena, Snapshot
+from tensordb_data.checkpoint.tree import flatten
+from tensordb_data.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+_KEPT = 10_000  # stalls remembered for the median
+
+
+class Saver:
+    """Saves states in the background; every save that was accepted becomes durable, or its error is raised.
+
+    One save persists while the next is taken. A save due while all buffers hold earlier ones waits until one is free:
+    nothing that is due is left out. `stats()` counts those waits.
+
+    Args:
+        db: The warehouse.
+        buffers: Host copies of the state that may exist at once, at least 1.
+    """
+
+    def __init__(self, db: TensorDB, buffers: int = 2) -> None:
+        if buffers < 1:
+            raise CheckpointError(f"`buffers` must be at least 1. Found: {buffers}")
+        self._db = db
+        self._free = deque(Arena() for _ in range(buffers))
+        self._jobs: deque[tuple[Arena, Snapshot | None, Any]] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] | None = None
+        self._preparing = 0  # buffers that are being made ready
+        self._pid = os.getpid()
+        self._stalls: deque[float] = deque(maxlen=_KEPT)
+        self._done: deque[Written] = deque(maxlen=_KEPT)
+        self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0}
+        self._bytes = {"bytes": 0, "bytes_stored": 0}
+        self._waited = 0.0
+
+    def prepare(self, state: Any) -> None:
+        """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
+        flat = flatten(state)
+        with self._changed:
+            self._preparing += len(self._free)
+            self._jobs.extend((arena, None, flat) for arena in self._free)
+            self._free.clear()
+            self._start()
+
+    def save(self, state: Any, fields: Mapping[str, Any]) -> None:
+        """Copies the state and returns; it is stored in the background.
+
+        Raises:
+            CheckpointError: An earlier save failed (that one is lost, this one was not taken), or the state holds
+                something that cannot be saved.
+        """
+        self.check()
+        began = time.perf_counter()
+        flat = flatten(state)
+        with self._changed:
+            if self._closed:
+                raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
+            if not self._free:
+                self._counts["waited"] += not self._preparing
+                self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
+                self._waited += time.perf_counter() - began
+            self.check()
+            arena = self._free.popleft()
+        try:
+            snapshot = arena.take(flat)
+        except BaseException:
+            with self._changed:
+                self._free.append(arena)
+            raise
+        with self._changed:
+            self._jobs.append((arena, snapshot, dict(fields)))
+            self._counts["saves"] += 1
+            self._start()
+        self._stalls.append(time.perf_counter() - began)
+
+    def check(self) -> None:
+        """Raises what went wrong in the background since the last look; each error once."""
+        if os.getpid() != self._pid:
+            raise CheckpointError("A checkpointer cannot be used in a forked child: save in the process that made it.")
+        if self._error is None:
+            return
+        with self._changed:
+            error, self._error = self._error, None
+        if error is not None:
+            raise CheckpointError(f"A save in the background failed: {type(error).__name__}: {error}") from error
+
+    def drain(self) -> None:
+        """Waits until every accepted save is durable, then raises what went wrong."""
+        if os.getpid() == self._pid:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._jobs and not self._busy)
+        self.check()
+
+    def close(self) -> None:
+        """Drains, ends the thread and lets go of the memory. Twice is fine."""
+        if os.getpid() != self._pid:
+            return
+        self.retire()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+        self._free.clear()
+        self.check()
+
+    def retire(self) -> None:
+        """Takes no more saves; the thread stores what it has and ends. Does not wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and times since the start; see `Checkpointer.stats`."""
+        with self._changed:
+            stalls, done = list(self._stalls), list(self._done)
+            return {
+                **self._counts,
+                "waited_seconds": self._waited,
+                "stall_seconds": statistics.median(stalls) if stalls else 0.0,
+                "stall_seconds_max": max(stalls, default=0.0),
+                "persist_seconds": statistics.median(w.seconds for w in done) if done else 0.0,
+                **self._bytes,
+            }
+
+    def _start(self) -> None:
+        """With the lock held: wakes the thread, or makes it."""
+        if self._thread is None:
+            self._at_exit = _drain_at_exit(self)
+            self._thread = threading.Thread(target=self._run, name="tensordb-save", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._jobs) or self._closed)
+                if not self._jobs:
+                    return
+                arena, snapshot, about = self._jobs.popleft()
+                self._busy = True
+            error: BaseException | None = None
+            written: Written | None = None
+            preparing = snapshot is None
+            try:
+                if snapshot is None:
+                    arena.reserve(about)
+                else:
+                    written = write_set(self._db, snapshot, about)
+            except BaseException as caught:  # whatever it is, the training loop must hear of it
+                error = caught
+            del snapshot, about
+            with self._changed:
+                self._busy = False
+                self._free.append(arena)
+                self._preparing -= preparing
+                if error is not None:
+                    self._counts["failed"] += 1
+                    self._error = self._error or error
+                if written is not None:
+                    self._counts["durable"] += 1
+                    self._bytes["bytes"] += written.nbytes
+                    self._bytes["bytes_stored"] += written.stored
+                    self._done.append(written)
+                self._changed.notify_all()
+            error = None
+
+
+def _drain_at_exit(saver: Saver) -> Callable[[], None]:
+    """Registers the end of a loop that forgot to close: what was accepted still becomes durable."""
+    reference = weakref.ref(saver)
+
+    def at_exit() -> None:
+        if (found := reference()) is not None:
+            found.close()
+
+    # registered after the warehouse's own handler, so it runs before the connection is closed
+    atexit.register(at_exit)
+    return at_exit
