@@ -28,6 +28,7 @@ FORMS = (
 )
 
 _SCHEMES = ("mongodb://", "mongodb+srv://")
+_BLOB_SCHEMES = ("s3", "gs", "az", "gridfs", "memory", "file")
 # Up to the last @ of the word: in a malformed URI the password itself may hold @, / and :.
 _CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^\s:/@]*):\S*@")
 _SECRET_OPTION = re.compile(
@@ -42,9 +43,17 @@ def redact(text: str) -> str:
     return _SECRET_OPTION.sub(r"\g<name>***", _CREDENTIALS.sub(r"\g<scheme>\g<user>:***@", text))
 
 
+def _redact_uri(uri: str) -> str:
+    """A whole URI without its secrets, be it malformed: up to the last @, anything may belong to a password."""
+    scheme, _, rest = uri.partition("://")
+    login, at, hosts = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return redact(f"{scheme}://{user}{colon and ':***'}{at}{hosts}")
+
+
 @dataclass(frozen=True, repr=False)
 class Address:
-    """Where a warehouse is: a folder, a URI, or a client that the user made. Its repr and text never show a password."""
+    """Where a warehouse is: a folder, a URI, or a client that the user made. Never shows a password."""
 
     folder: Path | None = None
     """The warehouse folder of an embedded server, absolute."""
@@ -61,7 +70,7 @@ class Address:
         if self.folder is not None:
             return str(self.folder)
         if self.uri is not None:
-            return redact(self.uri)
+            return _redact_uri(self.uri)
         return f"the given {type(self.client).__name__}"
 
     def __repr__(self) -> str:
@@ -90,7 +99,7 @@ def parse(
     db_name: str | None = None,
     user_name: str | None = None,
     password: str | None = None,
-    studyID: str | int | None = None,  # noqa: N803  the original signature
+    studyID: str | int | None = None,
     client: Any = None,
     project: str | None = None,
 ) -> Address:
@@ -116,9 +125,10 @@ def parse(
     server_given = any(part is not None for part in (ip, port, user_name, password))
     if location is None and client is None and not server_given and db_name is None and os.environ.get("TENSORDB"):
         location = os.environ["TENSORDB"]
-    given = [name for name, there in (("a location", location is not None), ("ip/port/user_name", server_given), ("client", client is not None)) if there]  # fmt: skip
+    ways = {"a location": location is not None, "ip/port/user_name": server_given, "client": client is not None}
+    given = [name for name, there in ways.items() if there]
     if len(given) > 1:
-        raise ConnectError(f"{' and '.join(given)} are given, and only one of them can say where the warehouse is: {FORMS}")
+        raise ConnectError(f"{' and '.join(given)} are given, and one of them says where the warehouse is: {FORMS}")
     project = _project(project, studyID)
     if client is not None:
         return Address(client=client, database=_database(db_name or DATABASE), project=project)
@@ -139,7 +149,7 @@ def parse(
         return Address(uri=text, database=_database(named or db_name or DATABASE), project=project)
     scheme = re.match(r"([A-Za-z][\w+.-]*)://", text)
     if isinstance(location, str) and scheme:
-        hint = "; where blobs go is said by blobs=" if scheme[1] in ("s3", "gs", "az", "gridfs", "memory", "file") else ""
+        hint = "; where blobs go is said by blobs=" if scheme[1] in _BLOB_SCHEMES else ""
         raise ConnectError(f"{scheme[1]}:// is not an address of a MongoDB{hint}. Expected: {FORMS}")
     folder = Path(os.path.abspath(os.path.expanduser(text)))
     return Address(folder=folder, database=_database(db_name or DATABASE), project=project)
@@ -147,7 +157,7 @@ def parse(
 
 def _project(project: str | None, study: str | int | None) -> str:
     if project is not None and study is not None and str(study) != project:
-        raise ConnectError(f"project is {project!r} and studyID is {study!r}: they are two names of one thing, give one")
+        raise ConnectError(f"project is {project!r} and studyID is {study!r}: two names of one thing, give one")
     name = project if project is not None else PROJECT if study is None else str(study)
     if not isinstance(name, str) or not name or "\0" in name:
         raise ConnectError(f"the project is {name!r}, and a name was expected")
@@ -157,7 +167,7 @@ def _project(project: str | None, study: str | int | None) -> str:
 def _database(name: str) -> str:
     if not isinstance(name, str) or not name or len(name.encode()) > 63 or _FORBIDDEN_IN_NAME & set(name):
         raise ConnectError(
-            f"the database name is {name!r}: expected 1 to 63 bytes, without spaces and without any of / \\ . \" $ * < > : | ?"
+            f"the database name is {name!r}: expected 1 to 63 bytes, without space or any of / \\ . \" $ * < > : | ?"
         )
     return name
 
@@ -165,7 +175,7 @@ def _database(name: str) -> str:
 def _server_uri(ip: str | None, port: int | None, user: str | None, password: str | None) -> str:
     host = "localhost" if ip is None else ip
     if not isinstance(host, str) or not host or re.search(r"[/@?#\s]", host):
-        raise ConnectError(f"ip is {redact(str(host))!r}: expected a host name or number, such as '146.169.15.140' (a URI goes first: {FORMS})")
+        raise ConnectError(f"ip is {redact(str(host))!r}: a host name or number is expected; otherwise: {FORMS}")
     if port is None:
         port = 27017
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
@@ -200,12 +210,12 @@ def _check_uri(uri: str) -> str | None:
     try:
         found = parse_uri(plain, validate=True, warn=False)
     except (PyMongoError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        for secret in _passwords(uri):
-            reason = reason.replace(secret, "***")
+        # With credentials, what the parser quotes may be a piece of a password that was not encoded.
+        reason = "" if "@" in uri else f" ({str(error).rstrip('.')})"
         raise ConnectError(
-            f"{redact(uri)} is not a MongoDB address: {redact(reason)}. Expected mongodb://user:password@host:port/database?options, "
-            "with user and password percent-encoded (urllib.parse.quote_plus)"
+            f"{_redact_uri(uri)} is not a MongoDB address{reason}. Expected "
+            "mongodb://user:password@host:port/database?options, with user and password percent-encoded "
+            "(urllib.parse.quote_plus)"
         ) from None
     database = found["database"]
     return str(database) if database else None

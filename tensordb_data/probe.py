@@ -6,13 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pymongo
-from pymongo.errors import (
-    ConfigurationError,
-    NetworkTimeout,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-)
+from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from tensordb_data.address import CONNECT_SECONDS, OLDEST_WIRE_VERSION
 from tensordb_data.errors import ConnectError
@@ -54,7 +48,7 @@ def _check_kind(client: MongoClient[dict[str, Any]], hello: dict[str, Any], addr
             "mongosh --eval 'rs.initiate()' on it"
         )
     raise ConnectError(
-        f"{address.hosts} is a standalone server, and TensorDB needs a replica set (of one node is enough) for transactions: "
+        f"{address.hosts} is a standalone server, and TensorDB needs a replica set (of one node, say) for transactions: "
         "start it with `mongod --replSet rs0 …` (or replication.replSetName: rs0 in mongod.conf), then run once "
         "mongosh --eval 'rs.initiate()'"
     )
@@ -64,22 +58,19 @@ def explain(error: Exception, address: Address) -> str:
     """One line that says what went wrong with an address, without its password."""
     reason = address.redact(" ".join(str(error).split()))
     if isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED:
-        return f"{address.hosts} refused the user name or password: check both, and authSource if the user is of another database"
+        return f"{address.hosts} refused the user name or password: check both, and authSource, the user's database"
     if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
         return (
-            f"{address.hosts} does not let this user read the database {address.database!r}: give user_name and password (or "
-            "mongodb://user:password@…), or ask its administrator for the role readWrite"
+            f"{address.hosts} does not let this user read the database {address.database!r}: give user_name and "
+            "password (or mongodb://user:password@…), or ask its administrator for the role readWrite"
         )
-    if isinstance(error, ServerSelectionTimeoutError | NetworkTimeout) or error_is_timeout(error):
-        return f"no MongoDB answers at {address.hosts} within {CONNECT_SECONDS:.0f} s ({_shorten(reason)}): is it running, and is the address right?"
+    where, why = address.hosts, _shorten(reason)
+    if isinstance(error, ServerSelectionTimeoutError) or getattr(error, "timeout", False):
+        seconds = f"{CONNECT_SECONDS:.0f} s"
+        return f"no MongoDB answers at {where} within {seconds} ({why}): is it running, and is the address right?"
     if isinstance(error, ConfigurationError) and "wire version" in reason:
-        return f"{address.hosts} is too old, and MongoDB 5.0 or newer is needed: upgrade the server ({_shorten(reason)})"
-    return f"cannot connect to {address.hosts}: {_shorten(reason)}"
-
-
-def error_is_timeout(error: Exception) -> bool:
-    """Whether pymongo calls this error a timeout."""
-    return bool(getattr(error, "timeout", False))
+        return f"{where} is too old, and MongoDB 5.0 or newer is needed: upgrade the server ({why})"
+    return f"cannot connect to {where}: {why}"
 
 
 def _shorten(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""The embedded server: a real mongod for a warehouse folder, shared by the processes that use it, gone with the last of them."""
+"""The embedded server: a real mongod for a warehouse folder, shared by its processes, gone with the last of them."""
 
 from tensordb_data.embedded.session import Session, join
 

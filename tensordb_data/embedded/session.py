@@ -10,7 +10,6 @@ import select
 import threading
 import weakref
 from pathlib import Path
-from types import TracebackType
 
 from tensordb_data.embedded import locks
 from tensordb_data.embedded.layout import Layout, locate, socket_uri
@@ -40,8 +39,8 @@ def join(folder: str | os.PathLike[str]) -> Session:
 class Session:
     """A share in the running server of a folder; made by `join`.
 
-    A thread of the session watches the supervisor. When that dies, and mongod with it, the thread starts the server again, at
-    the same address, while operations of this process wait for it.
+    A thread of the session watches the supervisor. When that dies, and mongod with it, the thread starts the server
+    again, at the same address, while operations of this process wait for it.
 
     A forked child has no part in it: `close` does nothing there, and the child joins for itself.
     """
@@ -84,7 +83,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -139,7 +138,7 @@ class Session:
                 self._error, patience = None, 1.0
             except TensorDBError as error:
                 self._error, patience = error, min(60.0, patience * 2)
-            except Exception as error:  # the thread must live: the folder may have gone, or memory be short for a moment
+            except Exception as error:  # the thread must live: memory may be short for a moment
                 self._error = EmbeddedServerError(f"cannot start the server of {self.folder} again: {error}")
                 patience = min(60.0, patience * 2)
 

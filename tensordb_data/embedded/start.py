@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -25,31 +26,40 @@ ALREADY_INITIALIZED = 23
 
 
 def bring_up(layout: Layout) -> dict[str, Any]:
-    """Start the folder's server unless it runs; returns its state. The caller holds start.lock and a share of server.lock."""
-    deadline = time.monotonic() + START_SECONDS
+    """Start the folder's server unless it runs; returns its state.
+
+    The caller holds start.lock and a share of server.lock.
+    """
+    started = time.monotonic()
     while True:
         if not locks.is_held(layout.supervisor_lock):
             spawn(layout)
         state = layout.state()
         if state is None:
-            _refuse_foreign(layout)
+            _refuse_foreign(layout, waited=time.monotonic() - started)
         elif take_writes(layout, state):
             _write_manifest(layout, str(state["version"]))
             return state
-        if time.monotonic() > deadline:
-            raise EmbeddedServerError(f"the server of {layout.folder} takes no writes after {START_SECONDS:.0f} s; see {layout.log}")
+        if time.monotonic() - started > START_SECONDS:
+            raise EmbeddedServerError(f"no writes on {layout.folder} after {START_SECONDS:.0f} s; see {layout.log}")
         time.sleep(0.05)  # its supervisor is starting mongod again, or about to end
 
 
-def _refuse_foreign(layout: Layout) -> None:
+def _refuse_foreign(layout: Layout, waited: float) -> None:
+    """Say who serves the folder when it is not for us; a supervisor has a moment to write its state."""
     found = read_json(layout.folder / "server.json")
-    identity = (found or {}).get("identity", {})
-    here = layout.identity()
-    if identity and identity.get("host") != here["host"] and locks.is_held(layout.supervisor_lock):
+    if waited < 5 or not found or not locks.is_held(layout.supervisor_lock):
+        return
+    was, here = found["identity"], layout.identity()
+    if was.get("boot") != here["boot"]:
         raise EmbeddedServerError(
-            f"{layout.folder} is being served by the machine {identity.get('host')!r}: use it there, or give both machines "
-            "a MongoDB with an address (mongodb://…)"
+            f"{layout.folder} is being served by another machine or container ({found.get('host')}): use it there, or "
+            "give both a MongoDB with an address (mongodb://…)"
         )
+    raise EmbeddedServerError(
+        f"{layout.folder} was moved from {was.get('path')} while its server ran: close the programs that use it, then "
+        "connect again"
+    )
 
 
 def spawn(layout: Layout) -> None:
@@ -70,6 +80,7 @@ def spawn(layout: Layout) -> None:
         "folder": str(layout.folder),
         "run": run,
         "identity": layout.identity(),
+        "host": platform.node(),
         "version": version,
         "port": port,
         "command": _command(layout, mongod, run, port),
@@ -78,7 +89,8 @@ def spawn(layout: Layout) -> None:
     if not answer.get("ok") and not answer.get("busy"):
         if port is not None:
             layout.keep.unlink(missing_ok=True)  # or nobody could open the folder until the port is free
-        raise EmbeddedServerError(str(answer.get("error") or f"the supervisor of {layout.folder} ended; see {layout.log}"))
+        reason = answer.get("error") or f"the supervisor of {layout.folder} ended; see {layout.log}"
+        raise EmbeddedServerError(str(reason))
 
 
 def _run_supervisor(config: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +150,8 @@ def credentials(layout: Layout, state: dict[str, Any]) -> dict[str, str] | None:
     found = read_json(layout.credentials)
     if not found:
         raise EmbeddedServerError(
-            f"the server of {layout.folder} asks for the credentials that were in {layout.credentials}, and that file is gone: "
-            "run `tensordb down`, then `tensordb up --port N`, which makes new ones"
+            f"the server of {layout.folder} asks for the credentials that were in {layout.credentials}, and that file "
+            "is gone: run `tensordb down`, then `tensordb up --port N`, which makes new ones"
         )
     return {"user": str(found["user"]), "password": str(found["password"])}
 
@@ -167,7 +179,7 @@ def take_writes(layout: Layout, state: dict[str, Any]) -> bool:
 def _make_member(client: MongoClient[dict[str, Any]], socket: str) -> None:
     """Make the server the one member of its replica set.
 
-    A folder that was moved or copied has a set whose member has the old path, and no member may change it: hence `force`.
+    A folder that was moved or copied has a set whose member has the old path, so nobody may change it: hence `force`.
     """
     members = [{"_id": 0, "host": socket}]
     try:

@@ -1,15 +1,15 @@
 """The process that owns a folder's mongod: starts it, restarts it, and stops it when no client is left.
 
-It is run by file path, as ``python -I -S supervisor.py CONFIG``, so it may import nothing but the standard library: it starts
-in a few milliseconds and does not care what the client's environment or import path looks like. CONFIG is JSON, written by
+It is run by file path, as ``python -I -S supervisor.py CONFIG``, and imports nothing but the standard library: it
+starts in a few milliseconds, whatever the client's environment and import path look like. CONFIG is JSON, written by
 `tensordb_data.embedded.start`.
 
 Three things keep the promise that mongod never outlives its clients and never dies before them:
 
-- mongod is spawned from the main thread with PR_SET_PDEATHSIG, so the kernel kills it when this process is killed; its journal
-  makes that safe.
-- A second thread waits for the exclusive lock on ``server.lock``, of which each client holds a share. The kernel grants it when
-  the last client has gone, however it went.
+- mongod is spawned from the main thread with PR_SET_PDEATHSIG, so the kernel kills it when this process is killed;
+  its journal makes that safe.
+- A second thread waits for the exclusive lock on ``server.lock``, of which each client holds a share. The kernel grants
+  it when the last client has gone, however it went.
 - Whether to stop is decided under ``start.lock``, where clients decide whether to start, so the two never cross.
 """
 
@@ -56,8 +56,8 @@ def explain(status: int, tail: list[str], config: dict[str, object]) -> str:
         return f"port {port} on 127.0.0.1 is taken by another program: choose another with `tensordb up --port N`"
     if status == 62 or "featureCompatibilityVersion document" in text or "Wrong mongod version" in text:
         return (
-            f"{folder} was written by an incompatible MongoDB version: set TENSORDB_MONGOD to a mongod of the version that "
-            "wrote it (see tensordb.json in the folder)"
+            f"{folder} was written by an incompatible MongoDB version: set TENSORDB_MONGOD to a mongod of the version "
+            "that wrote it (see tensordb.json in the folder)"
         )
     if "Permission denied" in text or "Operation not permitted" in text or "Read-only file system" in text:
         return f"mongod may not write to {folder}/mongo: check its owner and permissions"
@@ -114,8 +114,8 @@ class Supervisor:
         self.log = Log(os.path.join(self.folder, "mongod.log"))
         self.child: subprocess.Popen[bytes] | None = None
         self.stopping = False
-        self.forget = False  # set when no client is left: then nothing of this run needs to stay behind
         self.wake = threading.Event()
+        self.reconsider = threading.Event()
         self.pid = os.getpid()
 
     # -- what clients see
@@ -130,7 +130,7 @@ class Supervisor:
 
     def write_state(self, **more: object) -> None:
         """Write server.json: where the sockets are and how the server was started. Never a secret."""
-        keys = ("identity", "run", "port", "version")
+        keys = ("identity", "host", "run", "port", "version")
         state = {key: self.config[key] for key in keys} | {"supervisor": self.pid} | more
         path = os.path.join(self.folder, "server.json")
         with contextlib.suppress(OSError):
@@ -160,16 +160,13 @@ class Supervisor:
                 time.sleep(0.02)
         return False
 
-    def make_pipes(self) -> int:
-        """Make the FIFOs: `alive`, which clients watch for our death, and `control`, which wakes us. Returns control."""
-        fds = []
-        for name in ("alive", "control"):
-            path = os.path.join(self.run, name)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            os.mkfifo(path, 0o600)
-            fds.append(os.open(path, os.O_RDWR))
-        return fds[1]
+    def hold_pipe(self) -> None:
+        """Make the FIFO whose end tells clients that this process died, however it died."""
+        path = os.path.join(self.run, "alive")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.mkfifo(path, 0o600)
+        os.open(path, os.O_RDWR)  # never closed
 
     def spawn(self) -> subprocess.Popen[bytes]:
         def die_with_parent() -> None:
@@ -251,7 +248,7 @@ class Supervisor:
 
     # -- the watch on the clients
 
-    def watch(self, control: int) -> None:
+    def watch(self) -> None:
         """Stop mongod when no client holds a share of server.lock and nobody asked to keep it running."""
         while True:
             fd = self._lock("server.lock", fcntl.LOCK_EX)
@@ -263,12 +260,12 @@ class Supervisor:
                 os.close(start)
                 continue
             if not os.path.exists(os.path.join(self.folder, "keep.json")):
-                self.forget = True
                 self.stop()
                 return  # both locks stay held until this process ends
+            self.reconsider.clear()
             os.close(fd)
             os.close(start)
-            os.read(control, 4096)  # kept running without clients: `tensordb down` writes here
+            self.reconsider.wait()  # kept running without clients: `tensordb down` sends SIGUSR1
 
     def _lock(self, name: str, operation: int) -> int:
         fd = os.open(os.path.join(self.folder, name), os.O_RDWR | os.O_CREAT, 0o600)
@@ -280,8 +277,8 @@ class Supervisor:
         return fd
 
     def clean_up(self) -> None:
-        """Leave a folder that any tool can copy: no sockets, no FIFOs, no state."""
-        names = ["mongod.sock", "server.sock", "alive", "control"]
+        """Leave a folder that any tool can copy: no sockets, no FIFO, no state."""
+        names = ["mongod.sock", "server.sock", "alive"]
         for path in [os.path.join(self.run, name) for name in names] + [os.path.join(self.folder, "server.json")]:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -293,25 +290,35 @@ class Supervisor:
             self.report(ok=False, busy=True, error="another supervisor serves this folder")
             return 1
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        signal.signal(signal.SIGUSR1, lambda *_: self.reconsider.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _raise_limits()
         try:
             self.unpublish()  # left by a supervisor that was killed
-            control = self.make_pipes()
+            self.hold_pipe()
             self.write_state()
-            threading.Thread(target=self.watch, args=(control,), daemon=True).start()
+            watch = threading.Thread(target=self.watch, daemon=True)
+            watch.start()
             status = self.serve()
         except OSError as error:
             self.report(ok=False, error=f"cannot start mongod for {self.folder}: {error}")
             return 1
-        if self.forget:
+        if self.stopping and (not watch.is_alive() or self.unused()):
             self.clean_up()
         return status
 
+    def unused(self) -> bool:
+        """Whether no client is connected; true until this process ends."""
+        try:
+            self._lock("server.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
 
 def _raise_limits() -> None:
-    """mongod wants many file descriptors; take what the hard limit allows."""
+    """Take the file descriptors that the hard limit allows: mongod wants many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 64000 if hard == resource.RLIM_INFINITY else min(64000, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -320,6 +327,7 @@ def _raise_limits() -> None:
 
 
 def main() -> None:
+    """Leave the client that started this process, and serve."""
     config = json.loads(sys.argv[1])
     if os.fork():
         os._exit(0)  # the client reaps this one at once, and init the other: nobody is left with a zombie

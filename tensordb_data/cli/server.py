@@ -1,0 +1,120 @@
+"""`tensordb up`, `down`, `uri` and `status`: the embedded server of a warehouse folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tensordb_data.address import parse
+from tensordb_data.embedded import control
+from tensordb_data.errors import TensorDBError
+
+Db = Annotated[
+    str | None,
+    typer.Option("--db", envvar="TENSORDB", metavar="FOLDER", help="The warehouse folder.", show_envvar=True),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (up, down, uri, status):
+        app.command()(command)
+
+
+def up(
+    db: Db = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Listen on this port of 127.0.0.1 too, with generated credentials."),
+    ] = None,
+) -> None:
+    """Start the server of a warehouse folder and keep it running without clients."""
+    folder = _folder(db)
+    with _errors():
+        control.up(folder, port)
+        now = control.status(folder)
+        where = f" and on 127.0.0.1:{now.port}" if now.port else ""
+        typer.echo(f"MongoDB {now.version} runs for {now.folder}{where}, until `tensordb down`")
+        typer.echo("`tensordb uri` prints the address for other tools")
+
+
+def down(db: Db = None) -> None:
+    """Stop keeping the server: it ends now, or with the last process that uses it."""
+    folder = _folder(db)
+    with _errors():
+        was_running = control.status(folder).running
+        clients = control.down(folder)
+        if clients:
+            users = "1 process" if len(clients) == 1 else f"{len(clients)} processes"
+            pids = ", ".join(map(str, clients))
+            typer.echo(f"{users} still connected (pid {pids}): the server of {folder} ends with the last one")
+        else:
+            typer.echo(f"the server of {folder} {'has ended' if was_running else 'was not running'}")
+
+
+def uri(db: Db = None) -> None:
+    """Print the address of the running server, to paste into another tool. It may hold the password."""
+    folder = _folder(db)
+    with _errors():
+        typer.echo(control.uri(folder))
+
+
+def status(
+    db: Db = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say whether the server runs, and for whom. Exit status 1 when it does not."""
+    folder = _folder(db)
+    with _errors():
+        now = control.status(folder)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(now) | {"folder": str(now.folder)}))
+    else:
+        for line in _lines(now):
+            typer.echo(line)
+    if not now.running:
+        raise typer.Exit(1)
+
+
+def _lines(now: control.Status) -> Iterator[str]:
+    yield f"folder   {now.folder}"
+    if not now.running:
+        yield "server   not running; it starts with the first client, or by `tensordb up`"
+        if now.error:
+            yield f"error    {now.error}"
+        return
+    life = "kept running until `tensordb down`" if now.kept else "ends with its last client"
+    yield f"server   MongoDB {now.version}, pid {now.mongod}, {life}"
+    yield f"tcp      {f'127.0.0.1:{now.port}, with credentials' if now.port else 'closed; Unix socket only'}"
+    yield f"clients  {', '.join(f'pid {pid}' for pid in now.clients) or 'none'}"
+
+
+def _folder(db: str | None) -> Path:
+    """The folder that the option names; anything else is a mistake in the command line."""
+    if not db:
+        raise typer.BadParameter("name the warehouse folder, or set TENSORDB", param_hint="--db")
+    try:
+        folder = parse(db).folder
+    except TensorDBError as error:
+        raise typer.BadParameter(str(error), param_hint="--db") from None
+    if folder is None:
+        raise typer.BadParameter(
+            "a folder is expected here: a MongoDB with an address is not ours to start or stop", param_hint="--db"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Errors that a user can act on become one line and exit status 1."""
+    try:
+        yield
+    except TensorDBError as error:
+        typer.echo(f"tensordb: {error}", err=True)
+        raise typer.Exit(1) from None
