@@ -25,7 +25,11 @@ def explain(selection: Selection[Any]) -> dict[str, Any]:
     raw = _explain(selection, "executionStats")
     stats = raw["executionStats"]
     stages = list(_stages(raw["queryPlanner"]["winningPlan"]))
-    scans = [stage for stage in stages if stage.get("stage") in ("IXSCAN", "IDHACK", "COLLSCAN", "COUNT_SCAN", "DISTINCT_SCAN")]
+    scans = [
+        stage
+        for stage in stages
+        if stage.get("stage") in ("IXSCAN", "IDHACK", "COLLSCAN", "COUNT_SCAN", "DISTINCT_SCAN")
+    ]
     first: Mapping[str, Any] = scans[0] if scans else {}
     return {
         "collection": selection.query.collection,
@@ -53,14 +57,16 @@ def warn_of_scan(selection: Selection[Any]) -> None:
         return
     _seen.add(shape)
     wanted = sorted(asked - {"dataset", "_id"})
-    if any(_served(stage, wanted) for stage in _stages(_explain(selection, "queryPlanner")["queryPlanner"]["winningPlan"])):
+    if any(
+        _served(stage, wanted) for stage in _stages(_explain(selection, "queryPlanner")["queryPlanner"]["winningPlan"])
+    ):
         return
     bound = size // _SELECTIVE
     if selection._mongo.count_documents(selection._filter(), limit=bound) >= bound:
         return
     fields = (["dataset"] if "dataset" in asked and query.collection == "data" else []) + wanted
     warnings.warn(
-        f"{query!r} reads about {size:,} documents of {query.collection!r} to find fewer than {bound:,}, because no index "
+        f"{query!r} reads about {size:,} documents of {query.collection!r} to find fewer than {bound:,}: no index "
         f"has {' or '.join(map(repr, wanted))}; db.{query.collection}.create_index({fields!r}) would help",
         ScanWarning,
         stacklevel=4,

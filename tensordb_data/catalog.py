@@ -77,7 +77,7 @@ def _warehouse(mongo: Any, url: str) -> dict[str, Any]:
 def _checked(doc: Mapping[str, Any]) -> dict[str, Any]:
     if doc.get("format") != FORMAT:
         raise ConnectError(f"this warehouse has format {doc.get('format')!r}, this version of tensordb-data reads "
-                           f"format {FORMAT}: pip install --upgrade tensordb-data, or use another database")  # fmt: skip
+                           f"format {FORMAT}: upgrade tensordb-data, or use another database")  # fmt: skip
     return dict(doc)
 
 
@@ -116,7 +116,7 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
             raise StorageError(f"blobs=: a {scheme}:// URL that is recorded must hold no credentials or options; "
                                "give them in the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
         if scheme not in ("s3", "gs", "az", "memory", "gridfs"):
-            raise StorageError(f"blobs=: no store for {scheme}://; there are file://, s3://, gs://, az://, memory:// and gridfs://")  # fmt: skip
+            raise StorageError(f"blobs=: no store for {scheme}://; there are file, s3, gs, az, memory and gridfs")
         return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
     path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
     path = path.resolve()

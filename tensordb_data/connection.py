@@ -15,6 +15,8 @@ from tensordb_data.address import Address, open_client
 from tensordb_data.errors import ConnectError, StorageError
 
 if TYPE_CHECKING:
+    from pymongo.database import Database
+
     from tensordb_data.blobs.reader import BlobReader
     from tensordb_data.blobs.store import Store
 
@@ -33,8 +35,8 @@ class Connection:
         self._reader: BlobReader | None = None
         self._owned = address.client is None
         self.client: Any = open_client(address)
-        options = {"write_concern": WriteConcern("majority")} if self.full else {}
-        self.mongo = self.client.get_database(address.database, **options)
+        concern = WriteConcern("majority") if self.full else None
+        self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
         """Run `fn(session)` in a transaction, retried while the server says that it is worth it."""

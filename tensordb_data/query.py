@@ -231,7 +231,9 @@ def _clean_sort(sort: Any) -> tuple[tuple[str, int], ...] | None:
     for pair in pairs:
         name, direction = (pair, 1) if isinstance(pair, str) else _pair(pair)
         if isinstance(direction, bool) or direction not in (1, -1):
-            raise QueryError(f"sort by {name!r}: the direction is 1 (ascending) or -1 (descending); found {direction!r}")
+            raise QueryError(
+                f"sort by {name!r}: the direction is 1 (ascending) or -1 (descending); found {direction!r}"
+            )
         out.append((check_name(name, "sort"), int(direction)))
     if len({name for name, _ in out}) < len(out):
         raise QueryError(f"sort names a field twice: {out}")

@@ -15,6 +15,7 @@ from tensordb_data.records.base import Record
 if TYPE_CHECKING:
     from tensordb_data.records.base import Collection
     from tensordb_data.stream import Stream
+    from tensordb_data.stream.spec import End, Ragged
     from tensordb_data.warehouse import TensorDB
     from tensordb_data.watch import Watch
 
@@ -129,10 +130,10 @@ class Selection(Generic[R]):
         seed: int = 0,
         passes: int | None = None,
         transform: Callable[..., Any] | None = None,
-        ragged: str = "list",
+        ragged: Ragged = "list",
         rank: int | None = None,
         world_size: int | None = None,
-        end: str = "short",
+        end: End = "short",
     ) -> Stream:
         """An endless stream of batches of these samples; only for `db.data`.
 

@@ -104,9 +104,7 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
                "use numbers, strings, booleans, None, datetimes, bytes, lists and dicts")  # fmt: skip
 
 
-def _mapping(
-    value: Mapping[Any, Any], fail: Callable[[str], Exception], filter: bool, path: str, depth: int
-) -> Any:
+def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:
     out: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {
+    "": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 
 
 class TensorDB:
@@ -76,7 +86,7 @@ class TensorDB:
         db_name: str | None = None,
         user_name: str | None = None,
         password: str | None = None,
-        studyID: str | int | None = None,  # noqa: N803  the original signature
+        studyID: str | int | None = None,
     ) -> None:
         where = parse(
             address, ip=ip, port=port, db_name=db_name, user_name=user_name, password=password, studyID=studyID,
@@ -95,7 +105,9 @@ class TensorDB:
             raise
         self._collections: dict[str, Collection[Any]] = {}
         if (cache is not None or cache_bytes is not None) and not _is_local(self._roots[0]["url"]):
-            warnings.warn("remote blobs are not cached on disk yet: cache= and cache_bytes= have no effect", stacklevel=2)
+            warnings.warn(
+                "remote blobs are not cached on disk yet: cache= and cache_bytes= have no effect", stacklevel=2
+            )
 
     @property
     def data(self) -> Data:
@@ -129,7 +141,9 @@ class TensorDB:
             QueryError: `query` is not a Query; one in JSON is read by `Query.from_json`.
         """
         if not isinstance(query, Query):
-            raise QueryError(f"select takes a Query (sel.query, or Query.from_json(text)); found {type(query).__name__}")
+            raise QueryError(
+                f"select takes a Query (sel.query, or Query.from_json(text)); found {type(query).__name__}"
+            )
         return Selection(self, query)
 
     def touch(self, dataset: str) -> None:
@@ -250,13 +264,17 @@ def parse_size(size: int | str) -> int:
     """
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    match = (
+        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", size, re.IGNORECASE) if isinstance(size, str) else None
+    )
     found = 0
     if match is not None:
         unit = (match[2] or "").lower()
         found = int(float(match[1]) * _UNITS[f"{unit}b" if unit else ""])
     if found < 1:
-        raise ValueError(f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}')
+        raise ValueError(
+            f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}'
+        )
     return found
 
 

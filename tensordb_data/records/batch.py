@@ -11,7 +11,7 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.blobs.segments import SegmentBuilder
-from tensordb_data.codecs import Array, BlobField, Bytes, Scalar, Text
+from tensordb_data.codecs import Array, BlobField, Bytes, Text
 from tensordb_data.errors import SchemaError
 from tensordb_data.records.columns import Column
 from tensordb_data.records.schema import Schema, located, missing_field
@@ -88,14 +88,14 @@ class Batch:
         n = len(ids)
         scalars = {name: column for name, column in columns.items() if not isinstance(column.field, BlobField)}
         keys = ("_id", "dataset", "tags", *scalars)
-        rows = zip(ids, itertools.repeat(self._dataset), tags, *(column.values for column in scalars.values()))
-        docs = [dict(zip(keys, row)) for row in rows]
+        rows = zip(ids, itertools.repeat(self._dataset), tags, *(c.values for c in scalars.values()), strict=False)
+        docs = [dict(zip(keys, row, strict=True)) for row in rows]
         for name, column in scalars.items():
             if column.field.optional:
                 for doc in docs:
                     if doc[name] is None:
                         del doc[name]
-        if any(cast(Scalar, column.field).kind in ("str", "json") for column in scalars.values()):
+        if any(column.varies for column in scalars.values()):
             self._document_bytes += sum(map(self._measured, docs))
         else:
             self._document_bytes += _PLAIN_DOCUMENT * n
@@ -104,11 +104,14 @@ class Batch:
         if not names:
             internals: Iterable[dict[str, Any]] = (self._internal({}) for _ in range(n))
         elif any(columns[name].field.optional for name in names):
-            rows = zip(*references)
-            internals = (self._internal({k: v for k, v in zip(names, row) if v is not None}) for row in rows)
+            internals = (
+                self._internal({k: v for k, v in zip(names, row, strict=True) if v is not None})
+                for row in zip(*references, strict=True)
+            )
         else:
-            internals = [{"p": self._project, "s": 0, "b": dict(zip(names, row))} for row in zip(*references)]
-        for doc, internal in zip(docs, internals):
+            rows = zip(*references, strict=True)
+            internals = [{"p": self._project, "s": 0, "b": dict(zip(names, row, strict=True))} for row in rows]
+        for doc, internal in zip(docs, internals, strict=True):
             doc["_tdb"] = internal
         self.docs += docs
 
@@ -147,7 +150,9 @@ class Batch:
         try:
             size = len(bson.encode(doc))
         except (bson.errors.InvalidDocument, bson.errors.InvalidStringData, OverflowError) as error:
-            raise SchemaError(f"dataset {self._dataset!r}: this sample cannot be stored in the index: {error}") from None
+            raise SchemaError(
+                f"dataset {self._dataset!r}: this sample cannot be stored in the index: {error}"
+            ) from None
         if size > MAX_DOCUMENT - _SLACK:
             name, bytes_ = max(
                 ((name, len(bson.encode({"": value}))) for name, value in doc.items()), key=lambda pair: pair[1]

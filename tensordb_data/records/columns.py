@@ -12,6 +12,7 @@ from tensordb_data.codecs import BlobField, Field, Scalar
 from tensordb_data.errors import SchemaError
 from tensordb_data.records.schema import Schema, located, missing_field
 
+_SHORT = 1000
 _BROADCAST = (str, bool, int, float, np.generic)
 
 
@@ -23,18 +24,27 @@ class Column:
         name: The field's name.
         field: The field.
         values: Index values as a list, blobs of one size as encoded rows uint8[n, size], other blobs as given.
+        repeated: Whether all are one short value.
         start: The row of the first value in what the user gave.
     """
 
-    def __init__(self, dataset: str, name: str, field: Field, values: Any, start: int = 0) -> None:
-        self.dataset, self.name, self.field, self.values, self.start = dataset, name, field, values, start
+    def __init__(
+        self, dataset: str, name: str, field: Field, values: Any, *, repeated: bool = False, start: int = 0
+    ) -> None:
+        self.dataset, self.name, self.field, self.values = dataset, name, field, values
+        self.repeated, self.start = repeated, start
+
+    @property
+    def varies(self) -> bool:
+        """Whether the values take different room in the index, so that documents must be measured."""
+        return not self.repeated and isinstance(self.field, Scalar) and self.field.kind in ("str", "json")
 
     def __getitem__(self, rows: slice) -> Column:
         """A run of rows, blobs of varying size encoded: only here, so that few of them are in memory at once."""
         values, start = self.values[rows], self.start + rows.start
         if isinstance(self.field, BlobField) and not isinstance(values, np.ndarray):
             values = _encode_each(self.dataset, self.name, self.field, values, start)
-        return Column(self.dataset, self.name, self.field, values, start)
+        return Column(self.dataset, self.name, self.field, values, repeated=self.repeated, start=start)
 
 
 def first_row(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,9 +62,15 @@ def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
     for name, value in columns.items():
         if _is_one(value):
             continue
-        if isinstance(value, (bytes, bytearray, dict)) or not isinstance(value, Sized) or getattr(value, "shape", None) == ():
-            raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected a column, an array (n, ...) or a list of n "
-                              f"values, found {type(value).__name__}; only numbers and strings are repeated")  # fmt: skip
+        if (
+            isinstance(value, (bytes, bytearray, dict))
+            or not isinstance(value, Sized)
+            or getattr(value, "shape", None) == ()
+        ):
+            raise SchemaError(
+                f"dataset {dataset!r}, field {name!r}: expected a column, an array (n, ...) or a list of n values, "
+                f"found {type(value).__name__}; only numbers and strings are repeated"
+            )
         lengths[name] = len(value)
     if not lengths:
         raise SchemaError(f"dataset {dataset!r}: add_many needs at least one column, an array (n, ...) or a list; "
@@ -77,7 +93,8 @@ def encode_columns(dataset: str, schema: Schema, n: int, given: Mapping[str, Any
             continue
         if name not in given:
             raise missing_field(dataset, name, field)
-        columns[name] = Column(dataset, name, field, _encode(dataset, name, field, n, value))
+        short = _is_one(value) and not (isinstance(value, str) and len(value) > _SHORT)
+        columns[name] = Column(dataset, name, field, _encode(dataset, name, field, n, value), repeated=short)
     return columns
 
 

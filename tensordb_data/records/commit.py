@@ -109,9 +109,7 @@ class _Body:
         except BulkWriteError as error:
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_blobs:
-            mongo["segments"].update_one(
-                {"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session
-            )
+            mongo["segments"].update_one({"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session)
         return schema
 
     def _give_way(self) -> None:
@@ -161,7 +159,9 @@ def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
     for failure in (error.details or {}).get("writeErrors", ()):
         if failure.get("code") == _DUPLICATE:
             id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
-            return DuplicateError(f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this flush was written")
+            return DuplicateError(
+                f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this flush was written"
+            )
     return error
 
 

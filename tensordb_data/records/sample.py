@@ -95,7 +95,7 @@ def _load(sample: Sample, name: str) -> None:
             raise
         batch = [sample]  # a damaged neighbour is not this sample's trouble
         buffers = sample._db._reader().read(BlobRefs.from_docs([sample._references[name]]))
-    for one, buffer in zip(batch, buffers):
+    for one, buffer in zip(batch, buffers, strict=True):
         field = one._schema.get(name)
         if not isinstance(field, BlobField):
             raise SampleError(f"sample {one.id}: the schema of {one.dataset!r} has no blob field {name!r}")

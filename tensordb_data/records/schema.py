@@ -99,17 +99,17 @@ class Schema(Mapping[str, Field]):
             if stored is None:
                 if not field.optional:
                     raise SchemaError(
-                        f"dataset {dataset!r}, field {name!r}: expected one of the stored fields {list(self)}, found a new "
-                        f"one; samples without it exist, so declare it with optional=True: {field!r}"
+                        f"dataset {dataset!r}, field {name!r}: expected one of the stored fields {list(self)}, found "
+                        f"a new one; samples without it exist, so declare it with optional=True: {field!r}"
                     )
                 added[name] = field
             elif stored != field and stored != dataclasses.replace(field, optional=True):
-                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as stored, found {field!r}; "
-                                  "use the stored schema, or write to another dataset")  # fmt: skip
+                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as stored, found "
+                                  f"{field!r}; use the stored schema, or write to another dataset")  # fmt: skip
         for name, stored in self.items():
             if name not in given and not stored.optional:
-                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as stored, found no such field "
-                                  "in the schema given; leave schema= out to use the stored one")  # fmt: skip
+                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as stored, found no "
+                                  "such field in the schema; leave schema= out to use the stored one")  # fmt: skip
         return added
 
 
@@ -126,7 +126,9 @@ def check_field_name(dataset: str, name: object) -> str:
         advice = {"tags": "tags= takes a list of strings and has no place in a schema"}
         raise SchemaError(f"{where}: this name is taken; {advice.get(name, 'choose another')}")
     if name.startswith("$") or "." in name or "\0" in name:
-        raise SchemaError(f"{where}: a name must not begin with '$' or hold '.' or NUL, which MongoDB gives a meaning; rename it")
+        raise SchemaError(
+            f"{where}: a name must not begin with '$' or hold '.' or NUL, which MongoDB gives a meaning; rename it"
+        )
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -145,8 +147,8 @@ def check_names(dataset: str, schema: Schema, given: Iterable[str]) -> None:
 def unknown_field(dataset: str, name: str, schema: Schema) -> SchemaError:
     """The error for a field that the schema does not have."""
     return SchemaError(
-        f"dataset {dataset!r}, field {name!r}: expected the fields {', '.join(schema)}, found a new one; to add it, open "
-        f"the writer with schema={{..., {name!r}: <field>(..., optional=True)}}"
+        f"dataset {dataset!r}, field {name!r}: expected the fields {', '.join(schema)}, found a new one; to add it, "
+        f"open the writer with schema={{..., {name!r}: <field>(..., optional=True)}}"
     )
 
 

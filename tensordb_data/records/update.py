@@ -19,7 +19,7 @@ _ADVICE = {
 }
 
 
-def clean_update(update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def clean_update(update: object) -> dict[str, dict[str, Any]]:
     """A checked deep copy of an update document.
 
     Raises:

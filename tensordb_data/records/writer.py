@@ -117,7 +117,10 @@ class Writer:
         return id
 
     def add_many(
-        self, *, tags: str | Sequence[str] | Sequence[Sequence[str]] = (), _id: Iterable[ObjectId] | None = None,
+        self,
+        *,
+        tags: str | Sequence[str] | Sequence[Sequence[str]] = (),
+        _id: Iterable[ObjectId] | None = None,
         **columns: Any,
     ) -> list[ObjectId]:
         """Add n samples given as columns: the fast way in.
@@ -194,7 +197,7 @@ class Writer:
 
     def __del__(self) -> None:
         if getattr(self, "_batch", None) is not None and not self._closed and self.pending and os.getpid() == self._pid:
-            _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block, or close it",
+            _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
                          self._dataset, self.pending)  # fmt: skip
 
     # All of these hold the lock
@@ -244,8 +247,13 @@ class Writer:
             done = landed(self._db, batch)
             if done:
                 self._written += len(batch)
-            outcome = {True: "was committed all the same", False: "was not committed", None: "may have been committed"}[done]
-            _note(error, f"writer of dataset {self._dataset!r}: a flush of {len(batch)} samples was interrupted and {outcome}")
+            outcome = {True: "was committed all the same", False: "was not committed", None: "may have been committed"}[
+                done
+            ]
+            _note(
+                error,
+                f"writer of dataset {self._dataset!r}: a flush of {len(batch)} samples was interrupted and {outcome}",
+            )
             raise
         self._written += len(batch)
 
@@ -296,7 +304,9 @@ def _level(compression: object) -> int | None:
     match = re.fullmatch(r"zstd(?::(-?\d+))?", compression) if isinstance(compression, str) else None
     level = int(match[1] or 3) if match else 0
     if match is None or not (-50 <= level <= 22) or level == 0:
-        raise ValueError(f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}')
+        raise ValueError(
+            f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}'
+        )
     return level
 
 
@@ -308,7 +318,9 @@ def _tags(tags: str | Sequence[str]) -> list[str]:
 def _tags_of_many(tags: Any, n: int) -> Any:
     if not isinstance(tags, str) and any(not isinstance(tag, str) for tag in tags):
         if len(tags) != n:
-            raise QueryError(f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items")
+            raise QueryError(
+                f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"
+            )
         return iter([_tags(each) for each in tags])
     return itertools.repeat(_tags(tags))
 
