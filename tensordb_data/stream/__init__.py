@@ -9,13 +9,13 @@ from tensordb_data.stream.spec import End, Ragged, StreamSpec, distributed_rank,
 from tensordb_data.stream.stream import Stream
 
 if TYPE_CHECKING:
-    from tensordb_data.query import Selection
+    from tensordb_data.selection import Selection
 
 __all__ = ["Stream", "StreamSpec", "open_stream"]
 
 
 def open_stream(
-    selection: Selection,
+    selection: Selection[Any],
     batch_size: int,
     fields: Sequence[str] | None = None,
     *,

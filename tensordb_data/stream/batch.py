@@ -24,7 +24,10 @@ def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: C
     batch: Batch = {}
     for field, column in columns.items():
         part = column[low:high]
-        batch[field] = part if isinstance(part, np.ndarray) else _stack(field, part, ragged, lambda row: name(low + row))
+        if isinstance(part, list):
+            batch[field] = _stack(field, part, ragged, lambda row: name(low + row))
+        else:
+            batch[field] = part
     return batch
 
 
@@ -63,7 +66,7 @@ def to_columns(samples: Sequence[Batch], name: Callable[[int], str]) -> dict[str
 
 def to_samples(columns: dict[str, Column]) -> list[Batch]:
     """One dict of fields per row."""
-    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _plain(value: Any) -> Any:

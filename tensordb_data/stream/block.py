@@ -34,11 +34,9 @@ class Layouts:
         Raises:
             QueryError: a field that no dataset has, or one that is a blob in one dataset and a value in another.
         """
-        known = {name: field for schema in schemas.values() for name, field in schema.fields.items()}
+        known = {name: field for schema in schemas.values() for name, field in schema.items()}
         if fields is None:
-            required = [
-                {name for name, field in schema.fields.items() if not field.optional} for schema in schemas.values()
-            ]
+            required = [{name for name, field in schema.items() if not field.optional} for schema in schemas.values()]
             common = set.intersection(*required) if required else set()
             fields = tuple(name for name in known if name in common)
         for name in fields:
@@ -48,7 +46,7 @@ class Layouts:
                 raise QueryError(
                     f"no field {name!r} in {_names(schemas)}; known fields: {', '.join([*known, *INTERNAL])}"
                 )
-            kinds = {schema.fields[name].is_blob for schema in schemas.values() if name in schema.fields}
+            kinds = {schema[name].is_blob for schema in schemas.values() if name in schema}
             if len(kinds) > 1:
                 raise QueryError(
                     f"field {name!r} is stored as a blob in one dataset and as a value in another of {_names(schemas)};"
@@ -58,7 +56,7 @@ class Layouts:
 
     def is_blob(self, name: str) -> bool:
         """Whether the field's bytes live in a segment."""
-        return any(name in schema.fields and schema.fields[name].is_blob for schema in self.schemas.values())
+        return any(name in schema and schema[name].is_blob for schema in self.schemas.values())
 
     def projection(self) -> dict[str, int]:
         """What a query must return for these fields."""
@@ -108,7 +106,7 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Memory held by the columns."""
-        columns = [self.ids, self.dataset, *self.values.values()]
+        columns: list[NDArray[Any]] = [self.ids, self.dataset, *self.values.values()]
         for refs in self.refs.values():
             columns += [refs.segment, refs.offset, refs.length]
         return sum(column.nbytes for column in columns)
@@ -123,7 +121,7 @@ def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Bloc
     values: dict[str, NDArray[Any]] = {}
     for name in layouts.fields:
         if layouts.is_blob(name):
-            refs[name] = BlobRefs.from_docs([doc["_tdb"].get("b", {}).get(name) for doc in docs])
+            refs[name] = _refs([doc["_tdb"].get("b", {}).get(name) for doc in docs])
         elif name == "_id":
             values[name] = objects([doc["_id"] for doc in docs])
         else:
@@ -138,9 +136,33 @@ def objects(items: Sequence[Any]) -> NDArray[Any]:
     return column
 
 
+def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
+    """References in which a sample without the blob has the length -1."""
+    if None not in found:
+        return BlobRefs.from_docs(found)  # type: ignore[arg-type]
+    some = next((doc["k"] for doc in found if doc is not None), ObjectId("0" * 24))
+    return BlobRefs.from_docs([doc or {"k": some, "o": 0, "n": -1} for doc in found])
+
+
+def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
+    numbers: dict[ObjectId, int] = {}
+    segment = [
+        np.array([numbers.setdefault(id_, len(numbers)) for id_ in part.segments], np.uint32)[part.segment]
+        for part in parts
+    ]
+    flags = [np.zeros(len(part), np.bool_) if part.compressed is None else part.compressed for part in parts]
+    return BlobRefs(
+        tuple(numbers),
+        np.concatenate(segment),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        None if all(part.compressed is None for part in parts) else np.concatenate(flags),
+    )
+
+
 def _column(layouts: Layouts, name: str, items: list[Any]) -> NDArray[Any]:
-    kinds = {schema.fields[name].kind for schema in layouts.schemas.values() if name in schema.fields}
-    dtype = _DTYPES.get(kinds.pop()) if len(kinds) == 1 else None
+    kinds = {getattr(schema[name], "kind", None) for schema in layouts.schemas.values() if name in schema}
+    dtype = _DTYPES.get(str(kinds.pop())) if len(kinds) == 1 else None
     if dtype is None or None in items:
         return objects(items)
     return np.array(items, dtype=dtype)
@@ -171,6 +193,6 @@ def concatenate(layouts: Layouts, blocks: Sequence[Block]) -> Block:
         np.concatenate([block.ids for block in blocks]),
         tuple(names),
         np.concatenate(dataset),
-        {name: BlobRefs.concatenate([block.refs[name] for block in blocks]) for name in blocks[0].refs},
+        {name: _joined([block.refs[name] for block in blocks]) for name in blocks[0].refs},
         values,
     )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
+from tensordb_data.selection import Selection, reported
 from tensordb_data.stream.block import Layouts
-
-if TYPE_CHECKING:
-    from tensordb_data.query import Selection
 
 Versions = Mapping[str, tuple[int, int]]
 """Dataset name to (sequence, mutation counter): which state of the data is read."""
@@ -55,7 +53,12 @@ class Pages:
     """
 
     def __init__(
-        self, selection: Selection, layouts: Layouts, versions: Versions, rows: int, after: After | None = None,
+        self,
+        selection: Selection[Any],
+        layouts: Layouts,
+        versions: Versions,
+        rows: int,
+        after: After | None = None,
         limit: int | None = None,
     ) -> None:
         self._selection, self._layouts, self._versions, self._rows = selection, layouts, versions, rows
@@ -83,6 +86,10 @@ class Pages:
         return [self._ahead, *self._take(self._rows - 1)]
 
     def _take(self, count: int) -> list[dict[str, Any]]:
+        with reported(self._selection.query):
+            return self._read_on(count)
+
+    def _read_on(self, count: int) -> list[dict[str, Any]]:
         taken: list[dict[str, Any]] = []
         failures = 0
         while True:
@@ -111,10 +118,14 @@ class Pages:
         found = self._selection.db._mongo()["data"].find(
             self._selection._filter({"$and": extra}), self._layouts.projection(), batch_size=max(self._rows, 1000)
         )
-        found = found.sort([*query.sort, ("_id", 1)] if query.sort else [("dataset", 1), ("_tdb.s", 1)])
+        found = found.sort(self._selection._sort())
+        if self._selection.db._full:
+            found = found.allow_disk_use(True)
         if query.sort and self._read:
             found = found.skip(self._read)
-        return found.limit(self._limit - self._read) if self._limit is not None else found
+        if self._limit is not None:
+            found = found.limit(self._limit - self._read)
+        return cast(Cursor[dict[str, Any]], found)
 
 
 def _lost_cursor(error: Exception) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.reader import BlobReader
-from tensordb_data.codecs.fields import Field
+from tensordb_data.codecs import BlobField
 from tensordb_data.errors import SampleError, StorageError, TensorDBError
 from tensordb_data.stream.block import Block
 from tensordb_data.stream.stats import Clock
@@ -44,7 +44,7 @@ def _values(block: Block, name: str) -> Column:
 
 
 def _numeric(block: Block, name: str) -> bool:
-    fields = [block.layouts.schemas[dataset].fields.get(name) for dataset in block.datasets]
+    fields = [block.layouts.schemas[dataset].get(name) for dataset in block.datasets]
     return any(getattr(field, "kind", None) in ("int", "float", "bool") for field in fields)
 
 
@@ -55,18 +55,18 @@ def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Column:
             f"{block.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
             " of `fields`"
         )
-    fields = [block.layouts.schemas[dataset].fields[name] for dataset in block.datasets]
+    fields = [cast(BlobField, block.layouts.schemas[dataset][name]) for dataset in block.datasets]
     if all(field == fields[0] for field in fields[1:]):
         return _decode(block, name, fields[0], reader, clock)
     items: list[Any] = [None] * len(block)
     for index, field in enumerate(fields):
         rows = np.flatnonzero(block.dataset == index)
-        for row, item in zip(rows, _decode(block.take(rows), name, field, reader, clock)):
+        for row, item in zip(rows, _decode(block.take(rows), name, field, reader, clock), strict=True):
             items[row] = item
     return items
 
 
-def _decode(block: Block, name: str, field: Field, reader: BlobReader, clock: Clock) -> Column:
+def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Column:
     refs = block.refs[name]
     try:
         if field.fixed_nbytes is not None:

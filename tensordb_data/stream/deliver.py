@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.errors import NotFoundError, QueryError, SampleError
 from tensordb_data.stream.batch import Batch, cut, to_columns, to_samples
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
-from tensordb_data.stream.cursor import Pages
+from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import load
 from tensordb_data.stream.order import Layout, Run, pass_key, runs, shuffled
 from tensordb_data.stream.pipeline import ordered
@@ -34,35 +37,44 @@ class Delivery:
     batch: Batch
     samples: int
     then: State
+    opens: Versions | None
+    """The data that the pass was opened on, for the first batch of a pass that was opened ahead of time."""
 
 
-Task = Callable[[], list[Delivery]]
+Deliveries = list[Delivery | SampleError]
+Task = Callable[[], Deliveries]
 
 
 class Deliverer:
     """One iteration of a stream, from `start` on.
 
     `pinned` is the state of the data for all passes after the one in progress, if it is fixed; `worker` is
-    (index, count) among the readers that share this rank's batches.
+    (index, count) among the readers that share this rank's batches; `last` is the number of the pass to end before.
     """
 
     def __init__(
-        self, source: Source, start: State, pinned: State | None, worker: tuple[int, int], threads: int, stats: Stats
+        self,
+        source: Source,
+        start: State,
+        pinned: State | None,
+        worker: tuple[int, int],
+        last: int | None,
+        threads: int,
+        stats: Stats,
     ) -> None:
         self._source, self._spec = source, source.spec
-        self._start, self._pinned, self._worker = start, pinned, worker
+        self._start, self._pinned, self._worker, self._last = start, pinned, worker, last
         self._threads, self._stats = threads, stats
         self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
         self._reader = source.db._reader()
 
-    def run(self) -> Generator[list[Delivery], None, None]:
+    def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
         return ordered(self._tasks(), self._threads, self._threads + 1)
 
     def _tasks(self) -> Generator[Task, None, None]:
         at, first = self._start.at, 0
-        last = None if self._spec.passes is None else at.number + self._spec.passes
-        while last is None or at.number < last:
+        while self._last is None or at.number < self._last:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
             else:
@@ -76,7 +88,7 @@ class Deliverer:
                 yield from self._by_plan(plan, layout, at.number, first)
                 first += layout.rounds
                 empty = len(plan) == 0
-            if empty and last is None:
+            if empty and self._last is None:
                 raise NotFoundError(f"an endless stream needs samples, and none matches {self._spec.query!r}")
             at = Position(at.number + 1)
 
@@ -97,23 +109,21 @@ class Deliverer:
         rows = spec.batch_size * self._batches_a_task(layouts, None)
         read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit))
         position, seen = at.position, False
-        with closing(ordered(_repeat(lambda: next(read, None)), 1, 1)) as pages:
+        with closing(ordered(repeat(lambda: next(read, None)), 1, 1)) as pages:
             for page in pages:
                 if page is None:
                     break
                 docs, is_last = page
                 seen = True
 
-                def work(docs=docs, is_last=is_last, low=position):  # type: ignore[no-untyped-def]
-                    return self._page_batches(layouts, docs, is_last, State(versions=versions), at.number, low)
-
-                yield work
+                data = State(versions=versions)
+                yield partial(self._page_batches, layouts, docs, is_last, data, at.number, position)
                 position += len(docs)
         return not seen and at.position == 0
 
     def _page_batches(
-        self, layouts: Layouts, docs: list[dict[str, object]], is_last: bool, data: State, number: int, base: int
-    ) -> list[Delivery]:
+        self, layouts: Layouts, docs: list[dict[str, Any]], is_last: bool, data: State, number: int, base: int
+    ) -> Deliveries:
         clock = Clock()
         with clock("index"):
             block = block_from_docs(layouts, docs)
@@ -123,7 +133,7 @@ class Deliverer:
         for low in range(0, stop, size):
             high = min(low + size, stop)
             last = docs[high - 1]
-            then = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))  # type: ignore[arg-type, index]
+            then = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))
             if is_last and high == stop:
                 then = Position(number + 1)
             group.append(Run(number, base + low, base + high, then))
@@ -135,12 +145,12 @@ class Deliverer:
         for run in runs(layout, number, self._spec.rank, *self._worker, first):
             group.append(run)
             if len(group) == size:
-                yield lambda group=group: self._plan_batches(plan, group)  # type: ignore[misc]
+                yield partial(self._plan_batches, plan, group)
                 group = []
         if group:
-            yield lambda: self._plan_batches(plan, group)
+            yield partial(self._plan_batches, plan, group)
 
-    def _plan_batches(self, plan: Plan, group: list[Run]) -> list[Delivery]:
+    def _plan_batches(self, plan: Plan, group: list[Run]) -> Deliveries:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
@@ -152,7 +162,26 @@ class Deliverer:
 
     def _batches(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
-    ) -> list[Delivery]:
+    ) -> Deliveries:
+        """The batches of a task. After the first that fails come no more, and those before it are delivered."""
+        try:
+            return self._made(block, group, positions, data, clock)
+        except SampleError as error:
+            if len(group) == 1:
+                return [error]
+        deliveries: Deliveries = []
+        low = 0
+        for run in group:
+            rows = np.arange(low, low + run.high - run.low)
+            deliveries += self._batches(block.take(rows), [run], positions[rows], data, clock)
+            if isinstance(deliveries[-1], SampleError):
+                break
+            low += len(rows)
+        return deliveries
+
+    def _made(
+        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
+    ) -> Deliveries:
         columns = load(block, self._reader, clock) if group else {}
         if self._transform is not None and group:
             key = pass_key(self._spec.seed, group[0].number)
@@ -162,28 +191,26 @@ class Deliverer:
                     for row, sample in enumerate(to_samples(columns))
                 ]
                 columns = to_columns(samples, block.name)
-        deliveries, low = [], 0
+        deliveries: Deliveries = []
+        low = 0
         with clock("batch"):
             for run in group:
                 high = low + run.high - run.low
                 batch = cut(columns, low, high, self._spec.ragged, block.name)
                 then = State(run.then, data.versions, data.ids, data.n) if run.then.position else State(run.then)
-                deliveries.append(Delivery(batch, high - low, then))
+                ahead = run.low == 0 and run.number > self._start.at.number
+                deliveries.append(Delivery(batch, high - low, then, data.versions if ahead else None))
                 low = high
         self._stats.worked(clock)
         return deliveries
 
     def _batches_a_task(self, layouts: Layouts, block: Block | None) -> int:
         """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
-        work of its own."""
-        fields = [s.fields[name] for s in layouts.schemas.values() for name in layouts.fields if name in s.fields]
+        work of its own.
+        """
+        fields = [s[name] for s in layouts.schemas.values() for name in layouts.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]
         if self._transform is not None or None in sizes:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
         sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
         return int(min(max(_TASK_BYTES // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
-
-
-def _repeat(task: Callable[[], tuple[list[dict[str, object]], bool] | None]) -> Iterator[Callable[[], tuple[list[dict[str, object]], bool] | None]]:
-    while True:
-        yield task

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.stream.spec import End
 from tensordb_data.stream.state import Position
+
+Unsigned = NDArray[np.unsignedinteger[Any]]
 
 _ROUNDS = 6
 _TABLE = 1 << 20
@@ -71,7 +74,7 @@ def _table(n: int, key: int) -> NDArray[np.int64]:
     return permute(np.arange(n), n, key)
 
 
-def _feistel(values: NDArray[np.unsignedinteger], low: int, high: int, keys: list[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+def _feistel(values: Unsigned, low: int, high: int, keys: list[np.unsignedinteger[Any]]) -> Unsigned:
     dtype = values.dtype.type
     wide = dtype is np.uint64
     multiplier = dtype(0xD6E8FEB86659FD93 if wide else 0x85EBCA6B)
@@ -88,7 +91,8 @@ def _feistel(values: NDArray[np.unsignedinteger], low: int, high: int, keys: lis
             left = left ^ (mixed & left_mask)
         else:
             right = right ^ (mixed & right_mask)
-    return (left << dtype(low)) | right
+    joined: Unsigned = (left << dtype(low)) | right
+    return joined
 
 
 @dataclass(frozen=True)

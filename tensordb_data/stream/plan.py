@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -12,7 +12,7 @@ from tensordb_data.stream.block import Block, Layouts, block_from_docs, concaten
 from tensordb_data.stream.cursor import Pages, Versions
 
 if TYPE_CHECKING:
-    from tensordb_data.query import Selection
+    from tensordb_data.selection import Selection
 
 _PAGE = 20_000
 
@@ -29,7 +29,7 @@ class Plan:
         return len(self.block)
 
 
-def read_plan(selection: Selection, layouts: Layouts, versions: Versions) -> Plan:
+def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
     """Read the references and values of every sample that matches at `versions`, in the order of the query."""
     pages = Pages(selection, layouts, versions, _PAGE, limit=selection.query.limit)
     block = concatenate(layouts, [block_from_docs(layouts, docs) for docs, _ in pages])

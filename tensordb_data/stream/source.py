@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import NotFoundError, StateError
 from tensordb_data.stream.block import Layouts
@@ -13,19 +13,19 @@ from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
 
 if TYPE_CHECKING:
-    from tensordb_data.query import Selection
+    from tensordb_data.selection import Selection
     from tensordb_data.warehouse import TensorDB
 
 
 class Source:
-    """The selection of a stream: its state of the data now, its layouts, and its newest plan, kept for the next pass."""
+    """The selection of a stream: the state of its data, its layouts, and its newest plan, kept for the next pass."""
 
     def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
         self.db, self.spec = db, spec
         self._plan: Plan | None = None
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> Selection[Any]:
         """The bound query."""
         return self.db.select(self.spec.query)
 
@@ -62,8 +62,8 @@ class Source:
             plan = read_plan(self.selection, self.layouts(versions), versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
-                f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that time"
-                ' match now; load_state_dict(state, on_change="replan") begins the next pass on today\'s data'
+                f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
+                ' time match now; load_state_dict(state, on_change="replan") begins the next pass on today\'s data'
             )
         self._plan = plan
         return plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tensordb_data.errors import StateError
@@ -60,7 +60,7 @@ class State:
         """
         if not isinstance(doc, Mapping) or doc.get("format") != _FORMAT:
             found = doc.get("format") if isinstance(doc, Mapping) else type(doc).__name__
-            raise StateError(f"not a stream state: expected what `state_dict()` returned, of format {_FORMAT}. Found: {found}")
+            raise StateError(f"expected what `state_dict()` of a stream returned, of format {_FORMAT}. Found: {found}")
         own = {"query": _fingerprint(spec), "shuffle": spec.shuffle, "seed": spec.seed}
         for name, value in own.items():
             if doc.get(name) != value:
@@ -70,8 +70,9 @@ class State:
                 )
         try:
             versions = doc["versions"]
+            after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(
-                Position(int(doc["pass"]), int(doc["position"]), doc["after"] and (doc["after"][0], int(doc["after"][1]))),
+                Position(int(doc["pass"]), int(doc["position"]), after),
                 None if versions is None else {name: (int(pair[0]), int(pair[1])) for name, pair in versions.items()},
                 doc["ids"],
                 doc["n"],
@@ -81,4 +82,4 @@ class State:
 
 
 def _fingerprint(spec: StreamSpec) -> str:
-    return replace(spec.query, fields=None).fingerprint
+    return spec.query.replace(fields=None).fingerprint

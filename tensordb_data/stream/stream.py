@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensordb_data.errors import QueryError, StateError
+from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.batch import Batch
-from tensordb_data.stream.deliver import Deliverer
+from tensordb_data.stream.deliver import Deliverer, Delivery
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.spec import StreamSpec
@@ -56,7 +55,8 @@ class Stream:
 
     def __repr__(self) -> str:
         at = self._state.at
-        return f"Stream({self.spec.query!r}, batch_size={self.spec.batch_size}, pass={at.number}, position={at.position})"
+        spec = self.spec
+        return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("db", "spec", "_worker", "_state", "_pinned")
@@ -86,16 +86,21 @@ class Stream:
         return iteration
 
     def _deliver(self, token: int) -> Generator[Batch, None, None]:
-        deliverer = Deliverer(self._source, self._state, self._pinned, self._worker, self._threads, self._stats)
+        passes = self.spec.passes
+        last = None if passes is None else self._state.at.number + passes
         asked = left = time.perf_counter()
-        with closing(deliverer.run()) as tasks:
-            for deliveries in tasks:
-                queue = deque(deliveries)
-                deliveries.clear()
-                while queue:
+        while True:
+            deliverer = Deliverer(
+                self._source, self._state, self._pinned, self._worker, last, self._threads, self._stats
+            )
+            with closing(deliverer.run()) as tasks:
+                for delivery in _in_turn(tasks):
+                    if isinstance(delivery, SampleError):
+                        raise delivery
                     if token != self._token:
                         raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
-                    delivery = queue.popleft()
+                    if self._begins_stale(delivery):
+                        break
                     self._state = delivery.then
                     now = time.perf_counter()
                     self._stats.delivered(delivery.samples, now - asked, asked - left)
@@ -105,10 +110,17 @@ class Stream:
                     yield batch
                     del batch
                     asked = time.perf_counter()
+                else:
+                    return
+
+    def _begins_stale(self, delivery: Delivery) -> bool:
+        """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile."""
+        return delivery.opens is not None and self._pinned is None and self._source.versions() != delivery.opens
 
     def close(self) -> None:
         """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
-        freed. The position stays: the stream can be iterated again."""
+        freed. The position stays: the stream can be iterated again.
+        """
         iteration = self._live()
         if iteration is not None:
             iteration.close()
@@ -116,7 +128,8 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream with the
-        same query, shuffle and seed. Batch size, fields, transform, rank and world size may differ."""
+        same query, shuffle and seed. Batch size, fields, transform, rank and world size may differ.
+        """
         return self._state.to_doc(self.spec)
 
     def load_state_dict(self, state: Mapping[str, Any], *, on_change: OnChange = "error") -> None:
@@ -183,7 +196,8 @@ class Stream:
 
     def worker(self, index: int, count: int) -> Stream:
         """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
-        that takes turns between the workers gets the batches of this stream, in order. Pin the stream first."""
+        that takes turns between the workers gets the batches of this stream, in order. Pin the stream first.
+        """
         part = Stream(self.db, self.spec)
         part._source, part._state, part._pinned = self._source, self._state, self._pinned
         part._worker = (index, count)
@@ -193,20 +207,22 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
         `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
-        `loop` (the loop was busy elsewhere), and the `bottleneck`: a stage, or "loop"."""
+        `loop` (the loop was busy elsewhere), and the `bottleneck`: a stage, or "loop".
+        """
         return self._stats.report()
 
     def element_spec(self) -> dict[str, Element]:
         """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
         dtype of `None` means that batches hold a list of Python objects. With a transform, learnt from a first batch,
-        in which case a later sample may differ."""
+        in which case a later sample may differ.
+        """
         if self.spec.transform is not None:
             return self._observed()
         versions = self._pinned.versions if self._pinned is not None else None
         layouts = self._source.layouts(versions if versions is not None else self._source.versions())
         spec: dict[str, Element] = {}
         for name in layouts.fields:
-            elements = {s.fields[name].element for s in layouts.schemas.values() if name in s.fields}
+            elements = {s[name].element for s in layouts.schemas.values() if name in s}
             dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
             spec[name] = (None, ()) if shape is None else (dtype, shape)
         return spec
@@ -216,6 +232,14 @@ class Stream:
         with closing(probe._deliver(0)) as batches:
             first = next(batches)
         return {
-            name: (value.dtype.str, value.shape[1:]) if isinstance(value, np.ndarray) else (None, ())
+            name: (value.dtype.name, value.shape[1:]) if isinstance(value, np.ndarray) else (None, ())
             for name, value in first.items()
         }
+
+
+def _in_turn(tasks: Iterator[list[Delivery | SampleError]]) -> Iterator[Delivery | SampleError]:
+    """The deliveries of all tasks, each let go of as it is handed on."""
+    for deliveries in tasks:
+        deliveries.reverse()
+        while deliveries:
+            yield deliveries.pop()

@@ -56,13 +56,16 @@ class Transform:
         except QueryError:
             raise
         except Exception as error:
-            raise SampleError(f"{block.name(row)}: the transform raised {type(error).__name__}: {error}") from error
+            cause = f"{type(error).__name__}: {error}"
+            raise SampleError(f"{block.name(row)}: the transform raised {cause}") from error
         if not isinstance(result, Mapping):
-            raise SampleError(f"{block.name(row)}: a transform must return a dict of fields. Found: {type(result).__name__}")
+            raise SampleError(
+                f"{block.name(row)}: a transform must return a dict of fields. Found: {type(result).__name__}"
+            )
         return dict(result)
 
     @contextmanager
-    def _copy(self) -> Iterator[Callable[..., Any]]:
+    def _copy(self) -> Iterator[Any]:
         if not hasattr(self._local, "function"):
             try:
                 self._local.function = copy.deepcopy(self._function)

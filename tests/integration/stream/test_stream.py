@@ -105,7 +105,7 @@ def test_elastic_resume_over_ranks_and_batch_sizes(digits: TensorDB) -> None:
     rest = stream(digits, shuffle=True, passes=1, batch_size=7)
     rest.load_state_dict(state)
     remaining = numbers(rest)
-    assert sorted(sum(parts, []) + remaining) == list(range(N))
+    assert sorted([*itertools.chain(*parts), *remaining]) == list(range(N))
     order = numbers(stream(digits, shuffle=True, passes=1))
     assert remaining == order[60:]
 
@@ -114,7 +114,7 @@ def test_elastic_resume_over_ranks_and_batch_sizes(digits: TensorDB) -> None:
 def test_every_rank_gets_equally_many_batches(digits: TensorDB, end: Any) -> None:
     parts = [list(stream(digits, passes=1, rank=rank, world_size=3, batch_size=7, end=end)) for rank in range(3)]
     assert len({len(part) for part in parts}) == 1
-    seen = sorted(sum((numbers(part) for part in parts), []))
+    seen = sorted(itertools.chain(*map(numbers, parts)))
     if end == "short":
         assert seen == list(range(N))
     elif end == "drop":
@@ -134,17 +134,18 @@ def test_workers_in_turn_and_advance(digits: TensorDB) -> None:
     assert numbers(itertools.islice(counted, 23)) == numbers(turns[17:])
 
 
-def test_a_pass_sees_the_data_of_its_beginning_and_the_next_pass_what_came_since(digits: TensorDB) -> None:
-    for shuffle in (False, True):
-        batches = iter(stream(digits, shuffle=shuffle, batch_size=10))
-        head = numbers(itertools.islice(batches, 3))
-        before = digits.data.find({"dataset": "digits"}).count()
-        with digits.data.writer("digits") as writer:
-            writer.add(image=np.full((3, 4), before * 12, np.uint16), label=1, name="late")
-        rest = numbers(itertools.islice(batches, (before - 21) // 10))
-        assert sorted(head + rest) == list(range(before)) if before % 10 == 0 else len(rest) > 0
-        upcoming = numbers(itertools.islice(batches, before // 10 + 2))
-        assert before in upcoming
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pass_sees_the_data_of_its_beginning_and_the_next_what_came_since(digits: TensorDB, shuffle: bool) -> None:
+    batches = iter(stream(digits, shuffle=shuffle, batch_size=10))
+    head = numbers(itertools.islice(batches, 3))
+    with digits.data.writer("digits") as writer:
+        writer.add(image=np.full((3, 4), N * 12, np.uint16), label=1, name="late")
+    digits.data.find({"dataset": "digits", "name": "n0"}).update({"$set": {"label": 77}})
+    rest = list(itertools.islice(batches, 7))
+    assert sorted(head + numbers(rest)) == list(range(N))
+    second = list(itertools.islice(batches, 11))
+    assert sorted(numbers(second)) == list(range(N + 1))
+    assert 77 in np.concatenate([batch["label"] for batch in second])
 
 
 def test_resume_in_mid_pass_ignores_samples_added_since(digits: TensorDB) -> None:
@@ -167,7 +168,7 @@ def test_resume_in_mid_pass_after_a_deletion_says_so(digits: TensorDB) -> None:
     with pytest.raises(StateError, match="100 samples, and 90 of that time"):
         two.load_state_dict(state)
     two.load_state_dict(state, on_change="replan")
-    assert len(numbers(itertools.islice(two, 12))) == 90 + 8 - 2
+    assert len(numbers(itertools.islice(two, 12))) == 90
 
 
 def test_states_of_other_streams_are_refused(digits: TensorDB) -> None:
@@ -190,9 +191,10 @@ def test_transform_with_and_without_rng(digits: TensorDB) -> None:
         return {"image": sample["image"], "noise": rng.random(2)}
 
     whole = list(itertools.islice(stream(digits, transform=noisy, shuffle=True), 26))
-    by_sample = {number: noise for number, noise in zip(numbers(whole[:13]), np.concatenate([b["noise"] for b in whole]))}
+    by_sample = dict(zip(numbers(whole[:13]), np.concatenate([batch["noise"] for batch in whole]), strict=False))
     again = stream(digits, transform=noisy, shuffle=True, batch_size=9)
-    for number, noise in zip(*[(numbers(b), np.concatenate([c["noise"] for c in b])) for b in [list(itertools.islice(again, 11))]][0]):
+    batches = list(itertools.islice(again, 11))
+    for number, noise in zip(numbers(batches), np.concatenate([batch["noise"] for batch in batches]), strict=True):
         assert np.array_equal(noise, by_sample[number])
     assert not np.array_equal(whole[0]["noise"], whole[13]["noise"])
 
@@ -216,8 +218,17 @@ def test_errors_name_sample_and_cause(digits: TensorDB) -> None:
 
 def test_bad_options(digits: TensorDB) -> None:
     for options in (
-        {"batch_size": 0}, {"batch_size": 2.5}, {"seed": -1}, {"passes": 0}, {"end": "wrap"}, {"ragged": "no"},
-        {"rank": 1}, {"rank": 4, "world_size": 4}, {"fields": "image"}, {"fields": []}, {"fields": ["label", "label"]},
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"seed": -1},
+        {"passes": 0},
+        {"end": "wrap"},
+        {"ragged": "no"},
+        {"rank": 1},
+        {"rank": 4, "world_size": 4},
+        {"fields": "image"},
+        {"fields": []},
+        {"fields": ["label", "label"]},
         {"transform": 3},
     ):
         with pytest.raises(QueryError):
@@ -231,7 +242,8 @@ def test_bad_options(digits: TensorDB) -> None:
         next(iter(nothing.stream(batch_size=2)))
     with pytest.raises(NotFoundError, match="needs samples"):
         next(iter(nothing.stream(batch_size=2, shuffle=True)))
-    assert list(nothing.stream(batch_size=2, passes=1)) == list(nothing.stream(batch_size=2, passes=1, shuffle=True)) == []
+    for shuffle in (False, True):
+        assert list(nothing.stream(batch_size=2, passes=1, shuffle=shuffle)) == []
     with pytest.raises(QueryError, match="drops everything"):
         next(iter(stream(digits, batch_size=101, end="drop", shuffle=True)))
 
@@ -287,11 +299,11 @@ def test_an_abandoned_iteration_leaves_no_thread(digits: TensorDB) -> None:
         next(batches)
         del batches
         gc.collect()
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before
         running = stream(digits, shuffle=shuffle)
         for _ in running:
             running.close()
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before
 
 
 def test_the_older_of_two_iterations_says_that_it_is_over(digits: TensorDB) -> None:
