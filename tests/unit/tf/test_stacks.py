@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensordb_data.tf.dataset import _stacks
 
 from tensordb_data.errors import QueryError, SampleError
-from tensordb_data.tf.dataset import _stacks
 
 SPEC = {"x": tf.TensorSpec([None, 2], tf.float32)}
 

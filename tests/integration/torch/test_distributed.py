@@ -1,0 +1,54 @@
+"""Ranks come from torch.distributed: a process each, and equal numbers of batches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tensordb_data import TensorDB
+
+SCRIPT = """
+import json, sys
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from tensordb_data import TensorDB
+from tensordb_data.torch import QueryDataset
+
+if __name__ == "__main__":
+    uri, rank, store, context = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
+    db = TensorDB(uri, blobs=sys.argv[5])
+    dataset = QueryDataset(db.data.find({"dataset": "numbers"}), batch_size=16, shuffle=True, passes=1)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context)
+    print(json.dumps([batch["label"].tolist() for batch in loader]))
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(
+    mongo_uri: str, tmp_path: Path, context: str
+) -> None:
+    blobs = (tmp_path / "blobs").as_uri()
+    with TensorDB(mongo_uri, blobs=blobs) as db, db.data.writer("numbers") as writer:
+        writer.add_many(label=list(range(301)))
+    script = tmp_path / "rank.py"
+    script.write_text(SCRIPT)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), mongo_uri, str(rank), str(tmp_path / "store"), context, blobs],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    each: list[Any] = [json.loads(rank.communicate(timeout=100)[0]) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    assert len({len(batches) for batches in each}) == 1
+    assert sorted(label for batches in each for batch in batches for label in batch) == list(range(301))

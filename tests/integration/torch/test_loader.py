@@ -1,0 +1,248 @@
+"""QueryDataset under a DataLoader: the right samples, in every way that a DataLoader can run."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordb_data.torch import QueryDataset
+from torch.utils.data import DataLoader
+
+from tensordb_data import TensorDB
+from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.selection import Selection
+
+N = 301
+CONTEXTS = ["fork", "spawn", "forkserver"]
+MODES = ["batch", "sample"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+def make(sel: Selection[Any], mode: str, workers: int = 0, size: int = 16, **options: Any) -> DataLoader[Any]:
+    """A loader of batches of `size` in either mode; options of the DataLoader by their names, others of the dataset."""
+    names = ("multiprocessing_context", "persistent_workers", "pin_memory", "prefetch_factor", "in_order", "drop_last")
+    given = {name: options.pop(name) for name in names if name in options}
+    if mode == "batch":
+        return DataLoader(QueryDataset(sel, batch_size=size, **options), batch_size=None, num_workers=workers, **given)
+    return DataLoader(QueryDataset(sel, **options), batch_size=size, num_workers=workers, **given)
+
+
+def labels(batches: Iterable[dict[str, Any]]) -> list[list[int]]:
+    return [batch["label"].tolist() for batch in batches]
+
+
+def flat(batches: Iterable[dict[str, Any]]) -> list[int]:
+    return [label for batch in labels(batches) for label in batch]
+
+
+def test_batches_are_tensors_of_the_stored_dtypes(sel: Selection[Any]) -> None:
+    batch = next(iter(make(sel, "batch")))
+    assert batch["image"].dtype == torch.uint16 and batch["image"].shape == (16, 2, 3)
+    assert batch["label"].dtype == torch.int64 and batch["name"] == [f"n{i}" for i in range(16)]
+    assert torch.equal(batch["image"].long(), torch.arange(16 * 6).reshape(16, 2, 3))
+    sample = next(iter(QueryDataset(sel)))
+    assert sample["label"] == 0 and sample["name"] == "n0" and sample["image"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_one_process_delivers_what_the_stream_delivers(sel: Selection[Any], mode: str, shuffle: bool) -> None:
+    stream = sel.stream(batch_size=16, shuffle=shuffle, seed=3, passes=2)
+    if mode == "batch":
+        assert labels(make(sel, mode, shuffle=shuffle, seed=3, passes=2)) == labels(stream)
+    else:
+        assert flat(make(sel, mode, shuffle=shuffle, seed=3, passes=2)) == flat(stream)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_workers_deliver_the_batches_of_one_process_in_order(sel: Selection[Any], workers: int) -> None:
+    options: dict[str, Any] = {"shuffle": True, "seed": 1, "passes": 3}
+    assert labels(make(sel, "batch", workers, **options)) == labels(make(sel, "batch", **options))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_each_sample_once_however_workers_start(sel: Selection[Any], mode: str, context: str) -> None:
+    loader = make(sel, mode, 2, shuffle=True, passes=1, multiprocessing_context=context)
+    assert sorted(flat(loader)) == list(range(N))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_sample_once_over_workers_and_ranks(sel: Selection[Any], mode: str, workers: int) -> None:
+    each = [
+        labels(make(sel, mode, workers, shuffle=True, passes=1, rank=rank, world_size=3)) for rank in range(3)
+    ]
+    assert sorted(itertools.chain.from_iterable(itertools.chain(*each))) == list(range(N))
+    assert len({len(batches) for batches in each}) == 1
+
+
+def test_more_workers_than_samples(sel: Selection[Any]) -> None:
+    few = sel & {"label": {"$lt": 2}}
+    assert sorted(flat(make(few, "sample", 3, passes=1))) == [0, 1]
+    assert sorted(flat(make(few, "batch", 3, passes=1))) == [0, 1]
+
+
+def test_an_empty_selection_ends_at_once(sel: Selection[Any]) -> None:
+    none = sel & {"label": -1}
+    assert [labels(make(none, mode, workers, passes=1)) for mode in MODES for workers in (0, 2)] == [[]] * 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_breaking_off_loses_and_doubles_nothing(sel: Selection[Any], mode: str, workers: int) -> None:
+    loader = make(sel, mode, workers, shuffle=True, passes=1)
+    first = labels(itertools.islice(loader, 3))
+    again = labels(loader)
+    assert again[:3] == first
+    assert sorted(itertools.chain(*again)) == list(range(N))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("persistent", [False, True])
+def test_epochs_are_passes(sel: Selection[Any], mode: str, persistent: bool) -> None:
+    loader = make(sel, mode, 2, shuffle=True, passes=1, persistent_workers=persistent)
+    epochs = []
+    for epoch in (0, 1, 1, 0):
+        loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        epochs.append(flat(loader))
+    assert all(sorted(each) == list(range(N)) for each in epochs)
+    assert epochs[0] == epochs[3] != epochs[1] == epochs[2]
+    alone = make(sel, mode, 2, shuffle=True, passes=2)
+    if mode == "batch":
+        assert flat(alone) == epochs[0] + epochs[1]
+    del loader
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (3, 2), (2, 2)])
+def test_batches_resume_exactly_with_other_workers(
+    sel: Selection[Any], before: int, after: int, persistent: bool
+) -> None:
+    whole = labels(make(sel, "batch", shuffle=True, passes=3))
+    for received in (1, 18, 19, 30):
+        first = make(sel, "batch", before, shuffle=True)
+        assert labels(itertools.islice(first, received)) == whole[:received]
+        state = first.dataset.advance(first.dataset.state_dict(), received, first)  # type: ignore[attr-defined]
+        second = make(sel, "batch", after, shuffle=True, persistent_workers=persistent and after > 0)
+        if persistent:
+            next(iter(second))  # the workers run before the state is loaded
+        second.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+        rest = whole[received:40]
+        assert labels(itertools.islice(second, len(rest))) == rest
+        del first, second
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_samples_resume_exactly_with_the_same_workers(sel: Selection[Any], workers: int) -> None:
+    whole = labels(make(sel, "sample", workers, shuffle=True, passes=2))
+    for received in (1, 10, 20, len(whole) - 1, len(whole)):
+        first = make(sel, "sample", workers, shuffle=True, passes=2)
+        state: Any = first.dataset.state_dict()  # type: ignore[attr-defined]
+        state = first.dataset.advance(state, received - 1, first)  # type: ignore[attr-defined]
+        state = first.dataset.advance(state, 1, first)  # type: ignore[attr-defined]
+        second = make(sel, "sample", workers, shuffle=True, passes=2)
+        second.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+        assert labels(second) == whole[received:]
+
+
+def test_samples_say_when_a_resume_would_not_be_exact(sel: Selection[Any]) -> None:
+    first = make(sel, "sample", 2, shuffle=True)
+    state = first.dataset.advance(first.dataset.state_dict(), 3, first)  # type: ignore[attr-defined]
+    other = make(sel, "sample", 0, shuffle=True)
+    other.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+    with pytest.raises(StateError, match="the same `num_workers`: it was 2, and is 1"):
+        next(iter(other))
+    for changed, message in [
+        (make(sel, "sample", 3, shuffle=True), "the same `num_workers`: it was 2, and is 3"),
+        (make(sel, "sample", 2, size=8, shuffle=True), "the same `batch_size`: it was 16, and is 8"),
+    ]:
+        with pytest.raises(StateError, match=message):
+            changed.dataset.advance(state, 1, changed)  # type: ignore[attr-defined]
+    with pytest.raises(StateError, match="the same `world_size`: it was 1, and is 2"):
+        QueryDataset(sel, shuffle=True, rank=0, world_size=2).load_state_dict(state)
+    with pytest.raises(StateError, match="taken sample-wise, and this dataset is batch-wise"):
+        QueryDataset(sel, batch_size=16, shuffle=True).load_state_dict(state)
+
+
+def test_a_resumed_epoch_is_finished_first(sel: Selection[Any]) -> None:
+    for mode in MODES:
+        loader = make(sel, mode, shuffle=True, passes=1)
+        loader.dataset.set_epoch(1)  # type: ignore[attr-defined]
+        whole = labels(loader)
+        state = loader.dataset.advance(loader.dataset.state_dict(), 4, loader)  # type: ignore[attr-defined]
+        resumed = make(sel, mode, shuffle=True, passes=1)
+        resumed.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+        resumed.dataset.set_epoch(1)  # type: ignore[attr-defined]
+        assert labels(resumed) == whole[4:]
+        resumed.dataset.set_epoch(0)  # type: ignore[attr-defined]
+        assert labels(resumed) != whole and sorted(flat(resumed)) == list(range(N))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batching_twice_is_refused(sel: Selection[Any], workers: int) -> None:
+    loader = DataLoader(QueryDataset(sel, batch_size=16), num_workers=workers)
+    with pytest.raises(QueryError, match="batched twice: the dataset makes batches of 16 already"):
+        next(iter(loader))
+    with pytest.raises(StateError, match="batched twice"):
+        loader.dataset.advance(loader.dataset.state_dict(), 1, loader)  # type: ignore[attr-defined]
+
+
+def test_delivery_out_of_order_cannot_be_counted(sel: Selection[Any]) -> None:
+    loader = make(sel, "batch", 2, in_order=False)
+    with pytest.raises(StateError, match="in_order=True"):
+        loader.dataset.advance(loader.dataset.state_dict(), 1, loader)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_pinned_memory_and_prefetch(sel: Selection[Any], mode: str) -> None:
+    loader = make(sel, mode, 2, passes=1, pin_memory=True, prefetch_factor=4)
+    assert Counter(flat(loader)) == Counter(range(N))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_dataset_over_a_stream_starts_where_the_stream_stands(sel: Selection[Any], mode: str) -> None:
+    stream = sel.stream(batch_size=16, shuffle=True)
+    whole = labels(itertools.islice(iter(stream), 2)) + labels(itertools.islice(stream, 3))
+    stream = sel.stream(batch_size=16, shuffle=True)
+    loader: DataLoader[Any] = DataLoader(QueryDataset(stream), batch_size=None, num_workers=2)
+    assert labels(itertools.islice(loader, 5)) == whole
+    list(itertools.islice(stream, 2))
+    assert labels(itertools.islice(loader, 3)) == whole[2:]
+    with pytest.raises(QueryError, match="a stream has its own options: give batch_size, seed to"):
+        QueryDataset(stream, batch_size=3, seed=4)
+
+
+def test_an_error_in_a_worker_keeps_its_type_and_message(db: TensorDB, sel: Selection[Any]) -> None:
+    def fail(sample: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError("no such colour")
+
+    for mode in MODES:
+        with pytest.raises(SampleError, match="no such colour"):
+            next(iter(make(sel, mode, 2, transform=fail)))
+
+
+def test_ragged_values_and_transforms_in_workers(db: TensorDB) -> None:
+    with db.data.writer("ragged", schema={"x": _array(), "label": int}) as writer:
+        for i in range(20):
+            writer.add(x=np.full((i % 3 + 1, 2), i, np.float32), label=i)
+    sel = db.data.find({"dataset": "ragged"})
+    loader = make(sel, "batch", 2, size=4, passes=1)
+    for batch in loader:
+        assert isinstance(batch["x"], list)
+        assert [int(x[0, 0]) for x in batch["x"]] == batch["label"].tolist()
+    pad = make(sel, "sample", 2, size=4, passes=1, transform=lambda s: {"x": np.resize(s["x"], (3, 2)), "label": s["label"]})
+    assert {tuple(batch["x"].shape[1:]) for batch in pad} == {(3, 2)}
+
+
+def _array() -> Any:
+    from tensordb_data import Array
+
+    return Array("float32", (None, 2))
