@@ -55,6 +55,7 @@ def mongo_uri(_server_uri: str) -> Iterator[str]:
     name = f"t{uuid.uuid4().hex[:12]}"
     server, options = _server_uri.rsplit("/?", 1)
     yield f"{server}/{name}?{options}"
+    client: pymongo.MongoClient[dict[str, object]]
     with pymongo.MongoClient(_server_uri) as client:
         client.drop_database(name)
 

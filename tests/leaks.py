@@ -36,7 +36,8 @@ class Census:
             with contextlib.suppress(OSError):
                 names.append(os.readlink(entry))
         temporary = tempfile.gettempdir() + os.sep
-        mapped = {line.split(maxsplit=5)[-1].rstrip() for line in open("/proc/self/maps") if temporary in line}
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        mapped = {line.split(maxsplit=5)[-1] for line in maps if temporary in line}
         children: Counter[str] = Counter()
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
