@@ -45,7 +45,8 @@ class Census:
                 if command and not any(kept in command for kept in _KEPT):
                     children[f"process {child.pid}: {command[:120]}"] += 1
         return Census(
-            threads=frozenset(threading.enumerate()),
+            # A dummy stands for a thread of TensorFlow's own pool that has called Python once.
+            threads=frozenset(t for t in threading.enumerate() if not isinstance(t, threading._DummyThread)),
             children=children,
             files=Counter(name for name in [*names, *mapped] if name.startswith(temporary)),
             others=sum(not name.startswith(temporary) for name in names),

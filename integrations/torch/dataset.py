@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, cast
 
-from tensordb_data.torch.mailbox import Mailbox
-from tensordb_data.torch.shares import Turns, pass_layout, place
-from tensordb_data.torch.tensors import to_samples, to_tensors
+from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream, StreamSpec
-from torch.utils.data import IterableDataset, get_worker_info
+from tensordb_data.torch.mailbox import Mailbox
+from tensordb_data.torch.shares import Turns, pass_layout, place
+from tensordb_data.torch.tensors import to_samples, to_tensors
 
 _BLOCK = 64
 """Samples that a worker reads at once in sample-wise mode."""

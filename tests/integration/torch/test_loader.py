@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensordb_data.torch import QueryDataset
 from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.selection import Selection
+from tensordb_data.torch import QueryDataset
 
 N = 301
 CONTEXTS = ["fork", "spawn", "forkserver"]
@@ -238,8 +238,8 @@ def test_ragged_values_and_transforms_in_workers(db: TensorDB) -> None:
     for batch in loader:
         assert isinstance(batch["x"], list)
         assert [int(x[0, 0]) for x in batch["x"]] == batch["label"].tolist()
-    pad = make(sel, "sample", 2, size=4, passes=1, transform=lambda s: {"x": np.resize(s["x"], (3, 2)), "label": s["label"]})
-    assert {tuple(batch["x"].shape[1:]) for batch in pad} == {(3, 2)}
+    padded = make(sel, "sample", 2, size=4, passes=1, transform=lambda sample: {"x": np.resize(sample["x"], (3, 2))})
+    assert {tuple(batch["x"].shape[1:]) for batch in padded} == {(3, 2)}
 
 
 def _array() -> Any:

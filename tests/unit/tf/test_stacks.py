@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensordb_data.tf.dataset import _stacks
 
 from tensordb_data.errors import QueryError, SampleError
+from tensordb_data.tf.dataset import _stacks
 
 SPEC = {"x": tf.TensorSpec([None, 2], tf.float32)}
 
@@ -59,5 +59,5 @@ def test_a_transform_that_changes_its_shape_names_the_field() -> None:
 
 @pytest.mark.parametrize("values", [[{"a": 1}], [None, "a"]])
 def test_values_without_a_tensor_form_name_the_field(values: list[Any]) -> None:
-    with pytest.raises(QueryError, match="'x': .* values have no tensor form"):
+    with pytest.raises(QueryError, match=r"'x': .* values have no tensor form"):
         list(_stacks(iter([{"x": values}]), SPEC))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch.multiprocessing as mp
-from tensordb_data.torch.mailbox import Mailbox
 
 from tensordb_data.errors import StateError
+from tensordb_data.torch.mailbox import Mailbox
 
 
 def _serve(mailbox: Mailbox, asked: Any, answers: Any) -> None:

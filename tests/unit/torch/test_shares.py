@@ -6,9 +6,9 @@ from itertools import chain, islice
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tensordb_data.torch.shares import Turns, pass_layout, place
 
 from tensordb_data.stream.order import Layout, runs
+from tensordb_data.torch.shares import Turns, pass_layout, place
 
 BLOCK = 4
 

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tensordb_data.torch.tensors import to_samples, to_tensors
 
 from tensordb_data.errors import SampleError
+from tensordb_data.torch.tensors import to_samples, to_tensors
 
 DTYPES = [
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -44,7 +44,8 @@ def test_a_dtype_that_torch_lacks_names_the_field() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_samples_collate_to_the_batch_they_came_from(dtype: str) -> None:
-    batch = to_tensors({"x": np.arange(6).reshape(3, 2).astype(dtype), "y": np.arange(3).astype(dtype), "name": list("abc")})
+    rows = np.arange(6).reshape(3, 2).astype(dtype)
+    batch = to_tensors({"x": rows, "y": np.arange(3).astype(dtype), "name": list("abc")})
     again = torch.utils.data.default_collate(list(to_samples(batch)))
     assert again["name"] == ["a", "b", "c"]
     for name in "xy":

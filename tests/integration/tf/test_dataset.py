@@ -1,0 +1,156 @@
+"""query_dataset: the batches of the stream, with static specs, wherever tf.data and Keras take a dataset."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tensordb_data import Array, TensorDB
+from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.selection import Selection
+from tensordb_data.tf import query_dataset
+
+N = 301
+
+
+@pytest.fixture
+def sel(db: TensorDB) -> Selection[Any]:
+    images = np.arange(N * 6, dtype=np.uint16).reshape(N, 2, 3)
+    with db.data.writer("numbers") as writer:
+        writer.add_many(image=images, label=np.arange(N), name=[f"é{i}" for i in range(N)])
+    return db.data.find({"dataset": "numbers"})
+
+
+def labels(batches: Iterable[dict[str, Any]]) -> list[list[int]]:
+    return [np.asarray(batch["label"]).tolist() for batch in batches]
+
+
+def test_specs_are_static_and_values_are_those_of_the_stream(sel: Selection[Any]) -> None:
+    stream = sel.stream(batch_size=16, shuffle=True, passes=2)
+    dataset = query_dataset(stream)
+    assert dataset.element_spec == {
+        "image": tf.TensorSpec([None, 2, 3], tf.uint16),
+        "label": tf.TensorSpec([None], tf.int64),
+        "name": tf.TensorSpec([None], tf.string),
+    }
+    found, expected = list(dataset), list(stream)
+    assert len(found) == len(expected) == 38
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.array_equal(ours["image"], theirs["image"]) and np.array_equal(ours["label"], theirs["label"])
+        assert [name.decode() for name in ours["name"].numpy()] == theirs["name"]
+
+
+def test_the_batch_dimension_is_known_when_every_batch_is_full(sel: Selection[Any]) -> None:
+    for end, batches in (("drop", 18), ("pad", 19)):
+        dataset = query_dataset(sel, batch_size=16, fields=["label"], passes=1, end=end)
+        assert dataset.element_spec == {"label": tf.TensorSpec([16], tf.int64)}
+        assert [len(batch) for batch in labels(dataset)] == [16] * batches
+
+
+def test_iterations_start_where_the_stream_stands_and_do_not_move_it(sel: Selection[Any]) -> None:
+    stream = sel.stream(batch_size=16, fields=["label"], shuffle=True)
+    dataset = query_dataset(stream)
+    first = labels(dataset.take(40))
+    assert labels(dataset.take(40)) == first
+    assert labels(itertools.islice(stream, 5)) == first[:5]
+    assert labels(dataset.take(35)) == first[5:]
+    state = stream.advance(stream.state_dict(), 20)
+    stream.load_state_dict(state)
+    assert labels(dataset.take(15)) == first[25:]
+
+
+def test_two_iterators_at_once(sel: Selection[Any]) -> None:
+    dataset = query_dataset(sel, batch_size=16, fields=["label"], shuffle=True)
+    assert all(a == b for a, b in zip(labels(dataset.take(30)), labels(dataset.take(30)), strict=True))
+    pairs = tf.data.Dataset.zip((dataset, dataset)).take(30)
+    assert all(np.array_equal(a["label"], b["label"]) for a, b in pairs)
+
+
+def test_an_abandoned_iterator_stops_its_threads(sel: Selection[Any]) -> None:
+    before = set(threading.enumerate())
+    iterator = iter(query_dataset(sel, batch_size=16))
+    next(iterator)
+    del iterator
+    gc.collect()
+    ours = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("tensordb")]
+    for thread in ours:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in ours)
+
+
+def test_dimensions_that_vary_are_unknown(db: TensorDB) -> None:
+    with db.data.writer("waves", schema={"wave": Array("float32", (None, 2)), "any": Array("uint8")}) as writer:
+        for i in range(8):
+            writer.add(wave=np.full((1 + i // 4, 2), i), any=np.zeros((i // 4, 3), np.uint8))
+    sel = db.data.find({"dataset": "waves"})
+    dataset = query_dataset(sel, batch_size=4, passes=1)
+    assert dataset.element_spec["wave"] == tf.TensorSpec([None, None, 2], tf.float32)
+    assert dataset.element_spec["any"] == tf.TensorSpec([None, None, None], tf.uint8)
+    assert [tuple(batch["wave"].shape) for batch in dataset] == [(4, 1, 2), (4, 2, 2)]
+    with pytest.raises(tf.errors.OpError, match="'wave': the arrays of one batch differ in shape"):
+        list(query_dataset(sel, batch_size=8, passes=1))
+    with pytest.raises(QueryError, match="'any': the arrays of one batch differ in shape"):
+        query_dataset(sel, batch_size=8, fields=["any"])
+
+
+def test_a_transform_decides_the_spec(sel: Selection[Any]) -> None:
+    def halved(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"x": sample["image"].astype(np.float32) / 2, "label": sample["label"]}
+
+    dataset = query_dataset(sel, batch_size=8, transform=halved)
+    assert dataset.element_spec["x"] == tf.TensorSpec([None, 2, 3], tf.float32)
+    assert float(next(iter(dataset))["x"][0, 0, 1]) == 0.5
+
+
+def test_values_without_a_tensor_form(db: TensorDB) -> None:
+    with db.data.writer("meta") as writer:
+        writer.add(meta={"a": 1}, label=1)
+    sel = db.data.find({"dataset": "meta"})
+    with pytest.raises(QueryError, match="'meta': dict values have no tensor form"):
+        query_dataset(sel, batch_size=2)
+    with pytest.raises(NotFoundError, match="nothing matches"):
+        query_dataset(sel & {"label": 0}, batch_size=2, passes=1)
+    assert labels(query_dataset(sel, batch_size=2, fields=["label"], passes=1)) == [[1]]
+
+
+def test_options_belong_to_one_side(sel: Selection[Any]) -> None:
+    with pytest.raises(QueryError, match="needs a `batch_size` with a Selection"):
+        query_dataset(sel)
+    with pytest.raises(QueryError, match="a stream has its own options: give batch_size, seed to"):
+        query_dataset(sel.stream(batch_size=2), batch_size=2, seed=1)
+
+
+def _model() -> Any:
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_keras_fits_on_it(sel: Selection[Any]) -> None:
+    seen: list[list[int]] = []
+
+    def pair(batch: dict[str, Any]) -> tuple[Any, Any]:
+        tf.numpy_function(lambda label: seen.append(label.tolist()), [batch["label"]], [])
+        return tf.cast(batch["image"], tf.float32) / 2000.0, batch["label"] % 4
+
+    dataset = query_dataset(sel, batch_size=16, shuffle=True).map(pair).prefetch(2)
+    history = _model().fit(dataset, steps_per_epoch=8, epochs=3, verbose=0)
+    assert len(history.history["loss"]) == 3
+    # One sequence over all epochs: nothing is repeated before the pass is through.
+    assert seen[:24] == labels(query_dataset(sel, batch_size=16, shuffle=True).take(24))
+    finite = query_dataset(sel, batch_size=16, passes=1).map(pair)
+    assert _model().fit(finite, epochs=2, verbose=0).params["epochs"] == 2
+
+
+def test_keras_asks_for_steps_when_there_is_no_end(sel: Selection[Any]) -> None:
+    dataset = query_dataset(sel, batch_size=16, fields=["image", "label"]).map(lambda b: (b["image"], b["label"]))
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        _model().fit(dataset, verbose=0)
