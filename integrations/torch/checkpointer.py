@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import torch
+from tensordb_data.torch.position import position_of
 
+import torch
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import check_torch, into_torch
 from tensordb_data.checkpoint.core import Checkpointer
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
-from tensordb_data.torch.position import position_of
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -86,7 +86,9 @@ class StepCheckpointer:
         self._stateful = {name: value for name, value in named.items() if value is not None}
         for name, value in self._stateful.items():
             if not (callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))):
-                raise CheckpointError(f"{name}= needs state_dict() and load_state_dict(); found a {type(value).__name__}")
+                raise CheckpointError(
+                    f"{name}= needs state_dict() and load_state_dict(); found a {type(value).__name__}"
+                )
             if name in _OWN:
                 raise CheckpointError(f"extra= has {name!r}, which is a name of ours; name it otherwise")
         self._deliveries = None if stream is None else Deliveries(stream)
@@ -149,8 +151,8 @@ class StepCheckpointer:
         """To be called when an optimizer step has ended. Saves when due, and returns at once.
 
         Args:
-            metrics: Numbers and short texts, such as `loss=loss`: logged as a row of kind "train", and stored with the set
-                when one is saved.
+            metrics: Numbers and short texts, such as `loss=loss`: logged as a row of kind "train", and stored with
+                the set when one is saved.
 
         Raises:
             CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
@@ -158,7 +160,8 @@ class StepCheckpointer:
         self._calls += 1
         if self._deliveries is not None and self._deliveries.count == 0:
             raise CheckpointError(
-                "step() was called, but no batch came from the object given as stream=. Give the checkpointer the very object "
+                "step() was called, but no batch came from the object given as stream=. Give the "
+                "checkpointer the very object "
                 "that the loop iterates, before the loop begins."
             )
         self._core.end_step(self._step_now(), metrics)
@@ -186,7 +189,9 @@ class StepCheckpointer:
     def __enter__(self) -> StepCheckpointer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.close()
         except Exception as failed:
@@ -204,7 +209,7 @@ class StepCheckpointer:
         state: dict[str, Any] = {name: value.state_dict() for name, value in self._stateful.items()}
         state["model"] = self._model.state_dict()
         state["rng"] = rng.capture()
-        state["training"] = {"step": step, "framework": "torch", "torch": str(torch.__version__)}
+        state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
         if self._position is not None:
             state["stream"] = self._position.state()
         return state
@@ -216,10 +221,14 @@ class StepCheckpointer:
         ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
         if missing := sorted(ours - set(parts)):
             raise StateError(
-                f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as it was made then, or begin another run."
+                f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as "
+                "it was made then, or begin another run."
             )
         if ignored := sorted(set(parts) - ours - {"model", "rng", "training"}):
-            warnings.warn(f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.", stacklevel=3)
+            warnings.warn(
+                f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.",
+                stacklevel=3,
+            )
         check_torch(self._model, parts["model"], label)
         optimizer = self._stateful.get("optimizer")
         if optimizer is not None:
@@ -241,5 +250,6 @@ def _check_optimizer(optimizer: Any, state: Mapping[str, Any], label: str) -> No
     own = [len(group["params"]) for group in optimizer.param_groups]
     if saved != own:
         raise StateError(
-            f"{label} does not fit this {type(optimizer).__name__}: its parameter groups have {saved} parameters, those here {own}."
+            f"{label} does not fit this {type(optimizer).__name__}: its parameter groups have {saved} "
+            f"parameters, those here {own}."
         )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from torch.utils.data import DataLoader
+from tensordb_data.torch.dataset import QueryDataset
 
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.errors import CheckpointError
-from tensordb_data.torch.dataset import QueryDataset
+from torch.utils.data import DataLoader
 
 
 class Position(Protocol):
@@ -36,9 +36,14 @@ def position_of(stream: Any, deliveries: Deliveries) -> Position:
         return _OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
         return _OfStream(stream)
-    found = f"a DataLoader over a {type(stream.dataset).__name__}" if isinstance(stream, DataLoader) else f"a {type(stream).__name__}"
+    found = (
+        f"a DataLoader over a {type(stream.dataset).__name__}"
+        if isinstance(stream, DataLoader)
+        else f"a {type(stream).__name__}"
+    )
     raise CheckpointError(
-        "stream= is what the loop iterates: a DataLoader over a QueryDataset, a Stream, or a torchdata StatefulDataLoader. "
+        "stream= is what the loop iterates: a DataLoader over a QueryDataset, a Stream, or a "
+        "torchdata StatefulDataLoader. "
         f"Found {found}, which cannot say where it stands."
     )
 
@@ -83,5 +88,3 @@ class _OfDataset:
         if self._deliveries.iterations > 0 and self._dataset.state_dict() == self._resumed:
             self._dataset.load_state_dict(self._first)
             self._resumed = None
-
-

@@ -35,12 +35,16 @@ def apply_to(model: Any, state: Any, label: str) -> None:
 def check_torch(model: Any, state: Any, label: str) -> None:
     """Refuses a state that does not fit a torch module, before anything is changed."""
     if not isinstance(state, Mapping):
-        raise StateError(f"{label} is a {type(state).__name__}, not a dict of tensors: it was not saved from a state_dict()")
+        raise StateError(
+            f"{label} is a {type(state).__name__}, not a dict of tensors: it was not saved from a state_dict()"
+        )
     expected = model.state_dict()
     shapes = [
         f"{name}: expected {tuple(expected[name].shape)}, found {tuple(np.shape(state[name]))}"
         for name in expected
-        if name in state and hasattr(expected[name], "shape") and tuple(np.shape(state[name])) != tuple(expected[name].shape)
+        if name in state
+        and hasattr(expected[name], "shape")
+        and tuple(np.shape(state[name])) != tuple(expected[name].shape)
     ]
     _report(model, label, [n for n in expected if n not in state], [str(n) for n in state if n not in expected], shapes)
 
@@ -50,7 +54,9 @@ def into_torch(model: Any, state: Any, label: str) -> None:
     check_torch(model, state, label)
     torch = import_torch()
     tensors = {
-        name: torch.as_tensor(np.asarray(value)) if hasattr(value, "__array__") and not torch.is_tensor(value) else value
+        name: torch.as_tensor(np.asarray(value))
+        if hasattr(value, "__array__") and not torch.is_tensor(value)
+        else value
         for name, value in state.items()
     }
     try:
@@ -63,7 +69,9 @@ def into_keras(model: Any, state: Any, label: str) -> None:
     """`model.set_weights`: by order and shape, since Keras numbers the names of layers anew in each process."""
     values = list(state.values()) if isinstance(state, Mapping) else state
     if not isinstance(values, Sequence):
-        raise StateError(f"{label} is a {type(state).__name__}, not a list of arrays: it was not saved from get_weights()")
+        raise StateError(
+            f"{label} is a {type(state).__name__}, not a list of arrays: it was not saved from get_weights()"
+        )
     assign(model, model.weights, values, label)
 
 

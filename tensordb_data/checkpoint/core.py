@@ -1,4 +1,4 @@
-"""Checkpointer: parameters every N steps, whatever the framework. The hooks in `integrations/` say what the state is."""
+"""Checkpointer: parameters every N steps, in any framework. The hooks in `integrations/` say what a state is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from tensordb_data.checkpoint.load import describe, load_parts, verify
 from tensordb_data.checkpoint.stop import StopGuard
 from tensordb_data.checkpoint.worker import Saver
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
+from tensordb_data.records.logs import RESERVED
 from tensordb_data.records.params import set_fields
+from tensordb_data.records.scalars import check_names
 
 if TYPE_CHECKING:
     from tensordb_data.records.logs import RunLog
@@ -78,6 +80,11 @@ class Checkpointer:
         """Continues the count after a restore."""
         self._step = self._saved = step
 
+    def begin_at(self, step: int) -> None:
+        """A loop begins at a step that the framework counts: what it crosses counts from there."""
+        self._step = step
+        self._saved = min(self._saved, step)
+
     def end_step(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """To be called when a step has ended: logs, saves when due, and leaves if a signal asks for it.
 
@@ -101,7 +108,7 @@ class Checkpointer:
         if self._deliveries is not None:
             self._batches = self._deliveries.count
         if metrics:
-            self._write_log(step, metrics)
+            self.log(step, "train", metrics)
         if due:
             self.save_now()
         elif not self._prepared:
@@ -114,6 +121,26 @@ class Checkpointer:
         """Saves the last step that has ended, due or not."""
         self._saver.save(self._collect(self._step), set_fields(self.run, self._step, self.tags, self._metrics))
         self._saved = self._step
+
+    def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        """Adds a row to the log of the run."""
+        if self._log is None:
+            self._log = self.db.logs.run(self.run, tags=self.tags)
+        if "kind" in metrics:
+            check_names(metrics, RESERVED)
+        self._log.write(step, kind, **metrics)
+
+    def settle(self) -> None:
+        """Waits until everything is durable and leaves the signals alone until the next step.
+
+        Raises:
+            CheckpointError: A save failed.
+        """
+        if self._guard is not None:
+            self._guard.remove()
+        self._saver.drain()
+        if self._log is not None:
+            self._log.flush()
 
     def drain(self) -> None:
         """Waits until all saves so far are durable.
@@ -170,11 +197,6 @@ class Checkpointer:
         except (CorruptBlobError, StorageError, CheckpointError) as error:
             raise type(error)(f"{error} {_offer(self.db, document)}") from error
 
-    def _write_log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        if self._log is None:
-            self._log = self.db.logs.run(self.run, tags=self.tags)
-        self._log.write(step, **{"kind": "train", **metrics})
-
     # Signals
 
     def _serve_signal(self) -> None:
@@ -207,14 +229,14 @@ class Checkpointer:
             try:
                 self._save_rest()
             except Exception as error:  # the process is leaving: nobody would raise it
-                print(f"tensordb: the last save failed: {error}", file=sys.stderr, flush=True)
+                sys.stderr.write(f"tensordb: the last save failed: {error}\n")
         return True
 
     def _give_up(self) -> None:
         try:
             self._saver.drain()
         except Exception as error:
-            print(f"tensordb: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"tensordb: {error}\n")
 
 
 def newest_set(db: TensorDB, run: str, step: int | None = None) -> Mapping[str, Any] | None:
@@ -236,7 +258,9 @@ def _offer(db: TensorDB, damaged: Mapping[str, Any]) -> str:
     )
     for document in older:
         if verify(db, document):
-            return f"The newest intact one is {describe(document)}: restore(step={document['step']}) continues from there."
+            return (
+                f"The newest intact one is {describe(document)}: restore(step={document['step']}) continues from there."
+            )
     return "No other set of this run is intact."
 
 

@@ -1,8 +1,8 @@
 """Deliveries: how many batches a loop has received, counted where it receives them.
 
 Whatever fetches ahead (worker processes, prefetch threads) knows what was produced, not what was used. Only the
-iterator that the loop itself pulls from does. So the object that the loop iterates gets a subclass of its own class whose
-iterator counts; the loop is not changed.
+iterator that the loop itself pulls from does. So the object that the loop iterates gets a subclass of its own class
+whose iterator counts; the loop is not changed.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def _adopt(source: Any, deliveries: Deliveries) -> None:
         source.__class__ = counted
     except TypeError:
         raise CheckpointError(
-            f"Cannot count what a {own.__module__}.{own.__qualname__} delivers. Pass the DataLoader or Stream that the loop iterates."
+            f"Cannot count what a {own.__module__}.{own.__qualname__} delivers. Pass the DataLoader "
+            "or Stream that the loop iterates."
         ) from None
 
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from tensordb_data.checkpoint.leaves import Leaf
 
-# torch and numpy names to those of safetensors; what it does not have travels as bytes, and our own structure knows better.
+# torch and numpy names to those of safetensors; what it does not have travels as bytes, our own structure knows better.
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
     "int64": "I64", "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
     "complex64": "C64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<i2": "I16", "<u2": "U16", "<i4": "I32", "<u4": "U32", "<i8": "I64", "<u8": "U64",
-    "<f2": "F16", "<f4": "F32", "<f8": "F64", "<c8": "C64",
+    "|b1": "BOOL", "|u1": "U8", "|i1": "I8", "<i2": "I16", "<u2": "U16", "<i4": "I32", "<u4": "U32", "<i8": "I64",
+    "<u8": "U64", "<f2": "F16", "<f4": "F32", "<f8": "F64", "<c8": "C64",
 }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
     """Describes a value as a leaf; None if it is not one.
 
     Raises:
-        CheckpointError: A tensor that has no bytes of its own to save: meta, sparse, distributed, quantized, object dtype.
+        CheckpointError: A tensor without bytes of its own: meta, sparse, distributed, quantized, object dtype.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -75,8 +75,9 @@ def host_bytes(leaf: Leaf) -> memoryview:
     if leaf.kind == "torch":
         torch = sys.modules["torch"]
         tensor = leaf.value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()).cast("B")
-    return memoryview(np.ascontiguousarray(leaf.value).reshape(-1).view(np.uint8)).cast("B")
+        data: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+        return data
+    return np.ascontiguousarray(leaf.value).reshape(-1).view(np.uint8).data
 
 
 def copy_into(leaf: Leaf, target: Any) -> None:
@@ -92,7 +93,9 @@ def target_view(leaf: Leaf, memory: np.ndarray[Any, Any]) -> Any:
     return build(leaf.kind if leaf.kind != "scalar" else "numpy", leaf.dtype, leaf.shape, memory, "auto", leaf.name)
 
 
-def build(kind: Kind, dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any], framework: Framework, name: str) -> Any:
+def build(
+    kind: Kind, dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any], framework: Framework, name: str
+) -> Any:
     """A value over `memory` (uint8, owned, writable), as the kind it was saved from or for the framework asked for.
 
     Raises:
@@ -103,7 +106,11 @@ def build(kind: Kind, dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any
         return memory.tobytes()
     if kind == "torch" and framework != "numpy" and (framework == "torch" or "torch" in sys.modules):
         return _build_torch(dtype, shape, memory, name)
-    array = memory.view(_numpy_dtype(dtype, name)).reshape(shape) if memory.size else np.empty(shape, _numpy_dtype(dtype, name))
+    array = (
+        memory.view(_numpy_dtype(dtype, name)).reshape(shape)
+        if memory.size
+        else np.empty(shape, _numpy_dtype(dtype, name))
+    )
     if kind == "scalar":
         return array[()]
     if framework == "torch":
@@ -124,7 +131,9 @@ def _build_torch(dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any
     torch = import_torch()
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise CheckpointError(f"Tensor {name!r} has the dtype torch.{dtype}, which torch {torch.__version__} does not know.")
+        raise CheckpointError(
+            f"Tensor {name!r} has the dtype torch.{dtype}, which torch {torch.__version__} does not know."
+        )
     if not memory.size:
         return torch.empty(shape, dtype=kind)
     return torch.from_numpy(memory).view(kind).reshape(shape)
@@ -135,26 +144,34 @@ def _numpy_dtype(dtype: str, name: str) -> np.dtype[Any]:
         return np.dtype(dtype)
     except TypeError:
         pass
-    try:
-        import ml_dtypes
-    except ImportError:
-        ml_dtypes = None
-    if (found := getattr(ml_dtypes, dtype, None)) is None:
+    found = getattr(_ml_dtypes(), dtype, None)
+    if found is None:
         raise CheckpointError(
             f"Tensor {name!r} has the dtype {dtype}, which numpy does not have. Import torch before loading, "
             "pass load(framework='torch'), or install ml_dtypes."
         )
-    return np.dtype(found)
+    return np.dtype(found)  # type: ignore[no-any-return]
+
+
+def _ml_dtypes() -> Any:
+    try:
+        import ml_dtypes
+    except ImportError:
+        return None
+    return ml_dtypes
 
 
 def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> Leaf:
     if type(value).__module__.startswith("torch.distributed"):
         raise CheckpointError(
             f"{where()} is a distributed tensor ({type(value).__name__}). Gather it first: "
-            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))."
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True))."
         )
     if value.is_meta:
-        raise CheckpointError(f"{where()} is on the meta device and has no values to save. Materialise the model first.")
+        raise CheckpointError(
+            f"{where()} is on the meta device and has no values to save. Materialise the model first."
+        )
     if value.layout is not torch.strided:
         raise CheckpointError(f"{where()} is a {value.layout} tensor. Pass its to_dense(), or its indices and values.")
     if value.is_quantized:
@@ -172,7 +189,9 @@ def _numpy_leaf(value: np.ndarray[Any, Any], name: str, where: Callable[[], str]
     if dtype.kind in "OV":
         # bfloat16 and float8 of ml_dtypes (Keras, JAX) are void types to numpy, but have names of their own
         if dtype.kind == "O" or dtype.names is not None or dtype.type.__module__ != "ml_dtypes":
-            raise CheckpointError(f"{where()} is a numpy array of dtype {dtype}: only numbers, bool, dates and text can be saved.")
+            raise CheckpointError(
+                f"{where()} is a numpy array of dtype {dtype}: only numbers, bool, dates and text can be saved."
+            )
         text = dtype.name
     identity = None
     if value.nbytes and kind == "numpy":

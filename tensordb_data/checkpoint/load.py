@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.checkpoint.leaves import Framework, build
 from tensordb_data.checkpoint.persist import FORMAT, chunks, tensor_id
 from tensordb_data.checkpoint.tree import from_json, leaf_numbers, parts, unflatten
+from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.store import Store
@@ -37,7 +37,9 @@ class _Place:
     nbytes: int
 
 
-def load_parts(db: TensorDB, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework) -> dict[str, Any]:
+def load_parts(
+    db: TensorDB, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework
+) -> dict[str, Any]:
     """Loads some of the parts of a set, or all of them; only their tensors are read.
 
     Args:
@@ -54,9 +56,11 @@ def load_parts(db: TensorDB, document: Mapping[str, Any], names: Iterable[str] |
     label = describe(document)
     about = document["_tdb"]
     raw = _read(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
-    whole = from_json(memoryview(raw))
+    whole = from_json(raw.data)
     if whole.get("format") != FORMAT:
-        raise CheckpointError(f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it.")
+        raise CheckpointError(
+            f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
+        )
     trees, table = parts(whole["tree"]), whole["leaves"]
     wanted = list(trees) if names is None else list(names)
     for name in wanted:
@@ -72,7 +76,9 @@ def load_parts(db: TensorDB, document: Mapping[str, Any], names: Iterable[str] |
         else:
             stored[number] = (name, bytes.fromhex(content))
     memory.update(_read(db, stored, label))
-    leaves = {n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers}
+    leaves = {
+        n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers
+    }
     return {name: unflatten(trees[name], leaves) for name in wanted}
 
 
@@ -119,13 +125,20 @@ def _places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -
     places = {}
     for number, (name, content) in stored.items():
         if (row := rows.get(content)) is None:
-            raise CheckpointError(f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete.")
+            raise CheckpointError(
+                f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete."
+            )
         places[number] = _Place(name, content, row["root"], row["key"], row["o"], row["n"])
     return places
 
 
 def _fill_local(
-    pool: ThreadPoolExecutor, store: Store, key: str, places: list[_Place], memory: list[np.ndarray[Any, Any]], label: str
+    pool: ThreadPoolExecutor,
+    store: Store,
+    key: str,
+    places: list[_Place],
+    memory: list[np.ndarray[Any, Any]],
+    label: str,
 ) -> None:
     path = store.local_path(key)
     assert path is not None
@@ -142,7 +155,7 @@ def _fill_local(
 
 
 def _pread(file: int, place: _Place, memory: np.ndarray[Any, Any], label: str) -> None:
-    target, hasher, done = memoryview(memory), xxhash.xxh3_128(), 0
+    target, hasher, done = memory.data, xxhash.xxh3_128(), 0
     while done < place.nbytes:
         got = os.preadv(file, [target[done : done + _PIECE]], place.offset + done)
         if got == 0:
@@ -154,7 +167,12 @@ def _pread(file: int, place: _Place, memory: np.ndarray[Any, Any], label: str) -
 
 
 def _fill_remote(
-    pool: ThreadPoolExecutor, store: Store, key: str, places: list[_Place], memory: list[np.ndarray[Any, Any]], label: str
+    pool: ThreadPoolExecutor,
+    store: Store,
+    key: str,
+    places: list[_Place],
+    memory: list[np.ndarray[Any, Any]],
+    label: str,
 ) -> None:
     for group in _rounds(places):
         got = store.get_ranges(key, [places[i].offset for i in group], [places[i].nbytes for i in group])
@@ -162,7 +180,7 @@ def _fill_remote(
             if len(data) != places[i].nbytes:
                 raise _corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
             memory[i][:] = np.frombuffer(data, np.uint8)
-            if xxhash.xxh3_128_digest(memory[i]) != places[i].content:
+            if xxhash.xxh3_128_digest(memory[i].data) != places[i].content:
                 raise _corrupt(places[i], label, "its bytes do not match their checksum")
 
 
@@ -179,4 +197,6 @@ def _rounds(places: list[_Place]) -> list[list[int]]:
 
 
 def _corrupt(place: _Place, label: str, what: str) -> CorruptBlobError:
-    return CorruptBlobError(f"Tensor {place.name!r} of {label} is damaged: {what} (object {place.key}, offset {place.offset}).")
+    return CorruptBlobError(
+        f"Tensor {place.name!r} of {label} is damaged: {what} (object {place.key}, offset {place.offset})."
+    )

@@ -18,11 +18,11 @@ import xxhash
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from tensordb_data.errors import CheckpointError
 from tensordb_data.checkpoint import layout
 from tensordb_data.checkpoint.leaves import Leaf
 from tensordb_data.checkpoint.snapshot import Snapshot
 from tensordb_data.checkpoint.tree import parts, to_json
+from tensordb_data.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -107,7 +107,9 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Wr
         missing = _missing(db, [content for content in references if content not in placed])
         if missing:
             batch = {content: tensors[content] for content in missing}
-            placed.update(_put(db, f"params/{id}-{attempt}.safetensors" if attempt else f"params/{id}.safetensors", batch))
+            placed.update(
+                _put(db, f"params/{id}-{attempt}.safetensors" if attempt else f"params/{id}.safetensors", batch)
+            )
             stored += sum(leaf.nbytes for leaf, _ in batch.values())
         try:
             db._transaction(_commit(db, document, placed, references))
@@ -150,7 +152,9 @@ def _missing(db: TensorDB, contents: Sequence[bytes]) -> list[bytes]:
     found: set[bytes] = set()
     for chunk in chunks(contents):
         ids = [tensor_id(db.project, content) for content in chunk]
-        found.update(bytes(row["_id"]["h"]) for row in collection.find({"_id": {"$in": ids}, "state": "live"}, {"_id": 1}))
+        found.update(
+            bytes(row["_id"]["h"]) for row in collection.find({"_id": {"$in": ids}, "state": "live"}, {"_id": 1})
+        )
     return [content for content in contents if content not in found]
 
 
@@ -185,14 +189,21 @@ def _commit(
         mongo = db._mongo()
         # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
         for chunk in chunks(list(placed.values())):
-            rows = [{key: value for key, value in row.items() if key != "_id"} for row in chunk]
             upserts = [
-                UpdateOne({"_id": row["_id"]}, {"$setOnInsert": rest}, upsert=True) for row, rest in zip(chunk, rows, strict=True)
+                ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
+                for row in chunk
             ]
-            mongo["tensors"].bulk_write(upserts, ordered=False, session=session)
+            if db._full:
+                updates = [UpdateOne(filter, update, upsert=True) for filter, update in upserts]
+                mongo["tensors"].bulk_write(updates, ordered=False, session=session)
+            else:  # mongomock cannot read pymongo's bulk operations
+                for filter, update in upserts:
+                    mongo["tensors"].update_one(filter, update, upsert=True)
         if _live(mongo, db.project, references, session) < len(references):
             for row in placed.values():  # one that is being collected lives on, in our object
-                mongo["tensors"].update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row}, session=session)
+                mongo["tensors"].update_one(
+                    {"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row}, session=session
+                )
             if _live(mongo, db.project, references, session) < len(references):
                 raise _TensorGone
         scope = {"_tdb.p": db.project, "run": document.get("run")}
@@ -203,8 +214,9 @@ def _commit(
     return work
 
 
-
-def _live(mongo: Database[dict[str, Any]], project: str, contents: Sequence[bytes], session: ClientSession | None) -> int:
+def _live(
+    mongo: Database[dict[str, Any]], project: str, contents: Sequence[bytes], session: ClientSession | None
+) -> int:
     return sum(
         mongo["tensors"].count_documents(
             {"_id": {"$in": [tensor_id(project, content) for content in chunk]}, "state": "live"}, session=session

@@ -75,7 +75,7 @@ class Arena:
         if on_device:
             sys.modules["torch"].cuda.synchronize()
         data = tuple(
-            host_bytes(leaf) if target is None else memoryview(self._memory)[offset : offset + leaf.nbytes]
+            host_bytes(leaf) if target is None else self._memory.data[offset : offset + leaf.nbytes]
             for leaf, target, offset in zip(flat.leaves, self._views, self._offsets, strict=True)
         )
         return Snapshot(flat.structure, flat.leaves, data)
@@ -94,7 +94,9 @@ class Arena:
             self._allocate(end, pin)
         self._views = [
             # bytes never change, and what has no bytes needs no copy
-            target_view(leaf, self._memory[offset : offset + leaf.nbytes]) if leaf.nbytes and leaf.kind != "bytes" else None
+            target_view(leaf, self._memory[offset : offset + leaf.nbytes])
+            if leaf.nbytes and leaf.kind != "bytes"
+            else None
             for leaf, offset in zip(leaves, self._offsets, strict=True)
         ]
         self._signatures = signatures

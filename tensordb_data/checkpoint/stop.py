@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C while training: save what has been trained, then let the process end as it would have.
 
-A signal may arrive in the middle of an optimizer step, where the parameters belong to no step at all. So the handler only
-takes note of it, and it is served at the first of these:
+A signal may arrive in the middle of an optimizer step, where the parameters belong to no step at all. So the
+handler only takes note of it, and it is served at the first of these:
 
 1. the next boundary of the loop: `step()`, or the loop asking for its next batch. The state is saved there, in the
    loop's own thread;
@@ -134,4 +134,4 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def _say(text: str) -> None:
-    print(f"tensordb: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"tensordb: {text}\n")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensordb_data.errors import CheckpointError
 from tensordb_data.checkpoint.leaves import Leaf, as_leaf
+from tensordb_data.errors import CheckpointError
 
 Path = tuple[str | int, ...]
 
@@ -52,7 +52,8 @@ def flatten(state: Any) -> Flat:
         structure = flattener.node(state, ())
     except RecursionError:
         raise CheckpointError(
-            "The state is nested too deeply to be saved, or contains itself. Pass a plain tree of dicts, lists and tensors."
+            "The state is nested too deeply to be saved, or contains itself. Pass a plain tree of "
+            "dicts, lists and tensors."
         ) from None
     return Flat(structure, tuple(flattener.leaves))
 
@@ -72,7 +73,9 @@ def unflatten(structure: Any, leaves: Mapping[int, Any] | Sequence[Any]) -> Any:
         return float(content)
     if kind in _DICTS:
         return _DICTS[kind]([(key, unflatten(node, leaves)) for key, node in content])
-    raise CheckpointError(f"The set was written by a newer version of the library: its structure has {kind!r}. Upgrade to load it.")
+    raise CheckpointError(
+        f"The set was written by a newer version of the library: its structure has {kind!r}. Upgrade to load it."
+    )
 
 
 def leaf_numbers(structure: Any) -> set[int]:
@@ -137,8 +140,10 @@ class _Flattener:
         leaf = as_leaf(value, self._name(path), lambda: show(path))
         if leaf is None:
             raise CheckpointError(
-                f"{show(path)}: cannot save {kind.__module__}.{kind.__qualname__}. A state may hold dicts, lists, tuples, None, "
-                "bool, int, float, str, bytes, numpy arrays and torch tensors: turn the object into those (its state_dict(), say)."
+                f"{show(path)}: cannot save {kind.__module__}.{kind.__qualname__}. A state may hold "
+                "dicts, lists, tuples, None, "
+                "bool, int, float, str, bytes, numpy arrays and torch tensors: turn the object into "
+                "those (its state_dict(), say)."
             )
         return {_LEAF: self._add(leaf)}
 
@@ -147,7 +152,8 @@ class _Flattener:
         for key, item in value.items():
             if type(key) not in (str, int):
                 raise CheckpointError(
-                    f"{show(path)} has the key {key!r} of type {type(key).__name__}: only str and int keys can be saved."
+                    f"{show(path)} has the key {key!r} of type {type(key).__name__}: only str and int "
+                    "keys can be saved."
                 )
             items.append([key, self.node(item, (*path, key))])
         kind = "counter" if isinstance(value, Counter) else "ordered" if isinstance(value, OrderedDict) else "dict"

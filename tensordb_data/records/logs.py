@@ -101,8 +101,9 @@ class Logs(Collection[LogRow]):
 class RunLog:
     """Writes rows: buffered, in order, never waiting for the server. Also a context manager.
 
-    Rows become visible within about a second, at `flush()` and at `close()`. While the server is away they are kept, up
-    to 200,000 of them; then further ones are dropped: a warning says so at once, `dropped` counts, and `close()` raises.
+    Rows become visible within about a second, at `flush()` and at `close()`. While the server is away they are
+    kept, up to 200,000 of them; then further ones are dropped: a warning says so at once, `dropped` counts, and
+    `close()` raises.
     """
 
     def __init__(self, db: TensorDB, name: str, tags: Sequence[str] = ()) -> None:
@@ -227,7 +228,9 @@ class _Writer:
                 elif len(self._rows) in (1, _BATCH):
                     self._changed.notify_all()
         if first:
-            warnings.warn(f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4)
+            warnings.warn(
+                f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4
+            )
 
     def flush(self) -> None:
         with self._changed:
@@ -236,10 +239,14 @@ class _Writer:
             self._hurry = True
             self._changed.notify_all()
             attempts = self._attempts
-            self._changed.wait_for(lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1))
+            self._changed.wait_for(
+                lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
+            )
             self._hurry = False
             if not self._empty():
-                raise StorageError(f"{self._what()}: the server does not take the rows yet: {_line(self._failure)}") from self._failure
+                raise StorageError(
+                    f"{self._what()}: the server does not take the rows yet: {_line(self._failure)}"
+                ) from self._failure
 
     def close(self) -> None:
         if os.getpid() != self._pid:
@@ -278,7 +285,9 @@ class _Writer:
                 if self._failure is not None:
                     self._changed.wait_for(lambda: self._closed or self._hurry, timeout=wait)
                 else:
-                    self._changed.wait_for(lambda: self._closed or self._hurry or len(self._rows) >= _BATCH, timeout=_INTERVAL)
+                    self._changed.wait_for(
+                        lambda: self._closed or self._hurry or len(self._rows) >= _BATCH, timeout=_INTERVAL
+                    )
                 taken = [self._rows.popleft() for _ in range(min(len(self._rows), _BATCH - len(self._sent)))]
                 last = self._closed
             failure: Exception | None = None
@@ -330,7 +339,7 @@ def _flush_at_exit(writer: _Writer) -> Callable[[], None]:
         try:
             found.close()
         except StorageError as error:
-            print(f"tensordb: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"tensordb: {error}\n")
 
     atexit.register(at_exit)
     return at_exit

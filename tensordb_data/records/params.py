@@ -93,7 +93,7 @@ class Params(Collection[ParameterSet]):
     def save(
         self, state: Any, *, run: str | None = None, step: int | None = None, tags: Sequence[str] = (), **metrics: Any
     ) -> ObjectId:
-        """Saves a state; durable and visible on return. Tensors that the project has stored before are not stored again.
+        """Saves a state; durable and visible on return. What the project has stored already is not stored again.
 
         Args:
             state: Arrays and tensors in nested dicts, lists and tuples, with plain values among them: a torch

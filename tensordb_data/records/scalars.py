@@ -57,4 +57,6 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _refusal(name: str, what: str) -> SchemaError:
-    return SchemaError(f"metric {name!r}: expected a number, text, boolean, None, datetime or a list of those, found {what}")
+    return SchemaError(
+        f"metric {name!r}: expected a number, text, boolean, None, datetime or a list of those, found {what}"
+    )

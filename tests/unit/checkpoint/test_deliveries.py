@@ -4,9 +4,9 @@ import copy
 import pickle
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-import torch
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.errors import CheckpointError
 
@@ -65,6 +65,6 @@ class Numbers:
 def test_a_copy_is_an_ordinary_one():
     numbers = Numbers()
     deliveries = Deliveries(numbers)
-    for other in (pickle.loads(pickle.dumps(numbers)), copy.copy(numbers)):
+    for other in (pickle.loads(pickle.dumps(numbers)), copy.copy(numbers)):  # noqa: S301
         assert type(other) is Numbers and list(other) == [1, 2, 3]
     assert deliveries.count == 0 and list(numbers) == [1, 2, 3] and deliveries.count == 3

@@ -20,7 +20,14 @@ def round_trip(state, framework="auto"):
     flat = flatten(state)
     structure = from_json(to_json(flat.structure))
     leaves = [
-        build(leaf.kind, leaf.dtype, leaf.shape, np.frombuffer(bytearray(host_bytes(leaf)), np.uint8), framework, leaf.name)
+        build(
+            leaf.kind,
+            leaf.dtype,
+            leaf.shape,
+            np.frombuffer(bytearray(host_bytes(leaf)), np.uint8),
+            framework,
+            leaf.name,
+        )
         for leaf in flat.leaves
     ]
     assert leaf_numbers(structure) == set(range(len(leaves)))
@@ -78,7 +85,9 @@ def test_every_torch_dtype(dtype):
         with pytest.raises(CheckpointError, match="quantized"):
             flatten(tensor)
         return
-    assert same(round_trip([tensor, tensor[0, 0], tensor[:0], tensor.t()]), [tensor, tensor[0, 0], tensor[:0], tensor.t()])
+    assert same(
+        round_trip([tensor, tensor[0, 0], tensor[:0], tensor.t()]), [tensor, tensor[0, 0], tensor[:0], tensor.t()]
+    )
 
 
 def test_values_survive():
@@ -126,7 +135,10 @@ def test_numpy_for_what_was_torch_and_back():
 
 
 def test_names_are_unique():
-    names = [leaf.name for leaf in flatten({0: np.ones(1), "0": np.ones(1), "a": {"b": np.ones(1)}, "a/b": np.ones(1)}).leaves]
+    names = [
+        leaf.name
+        for leaf in flatten({0: np.ones(1), "0": np.ones(1), "a": {"b": np.ones(1)}, "a/b": np.ones(1)}).leaves
+    ]
     assert len(set(names)) == 4
 
 

@@ -1,0 +1,234 @@
+"""StepCheckpoint: a Keras callback that saves every N optimizer steps, and resumes `fit` where it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.apply import assign
+from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.load import describe
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.stream import Stream
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+
+class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
+
+    Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only; a
+    save is then made at the first call at or after a multiple of `every`. The metrics that Keras gives are logged
+    as rows of kind "train" and stored with the set; they are Keras's own, means since the epoch began. At the end
+    of an epoch a row of kind "epoch" follows, with the validation metrics.
+
+    tf.data fetches ahead, so the stream itself does not know what `fit` has used: the callback counts it. A resumed
+    `fit` gets the batches that the interrupted one would have got next, if the dataset is `query_dataset(stream)`
+    with only deterministic steps of one batch to one batch after it (`map`, `prefetch`), of an endless stream, or
+    of a finite one without `steps_per_epoch`.
+
+    What Keras allows: weights, optimizer variables, and the seeds of Dropout and other random layers are restored,
+    so that on the CPU a resumed run gives the same weights. Not restored: metrics summed up within the epoch, the
+    number of the epoch (pass `initial_epoch` to `fit`; an interrupted epoch is begun again, in its full length),
+    other callbacks, and the generators inside TensorFlow that have no seed in the model.
+
+    SIGTERM and Ctrl-C save at the end of the step and then end the process; see `checkpoint.stop`.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; `restore` continues the run of this name.
+        every: Optimizer steps between saves.
+        stream: The Stream behind the dataset given to `fit`.
+        tags: Tags of every set and log row.
+        buffers: Copies of the state in host memory; 1 halves the memory, and a save then waits for the one before.
+        signals: Whether SIGTERM and Ctrl-C are handled.
+        grace: Seconds that a step may still take after a SIGTERM.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        *,
+        every: int,
+        stream: Stream | None = None,
+        tags: Sequence[str] = (),
+        buffers: int = 2,
+        signals: bool = True,
+        grace: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.run = run
+        if stream is not None and not hasattr(stream, "advance"):
+            raise CheckpointError(f"stream= is the Stream given to query_dataset; found a {type(stream).__name__}")
+        self._stream = None if stream is None else stream.pin()
+        self._first = None if stream is None else stream.state_dict()
+        self._resumed: dict[str, Any] | None = None
+        self._batches = 0  # that this iteration of the dataset has given to fit
+        self._begin = 0
+        self._iterated = False
+        self._core = Checkpointer(
+            db, run, self._state, every=every, tags=tags, buffers=buffers, signals=signals, grace=grace
+        )
+
+    def restore(self, model: keras.Model, step: int | None = None) -> int:
+        """Continues the run: loads the set of it that was saved last. Call it before `fit`, with the model compiled.
+
+        Args:
+            model: The model that `fit` will train.
+            step: Go back to the set of this step. Sets saved from there on are then the newest.
+
+        Returns:
+            The step to continue from, 0 if nothing has been saved.
+
+        Raises:
+            StateError: Model, optimizer or stream do not fit what was saved.
+            CorruptBlobError: Stored bytes are damaged; says which set is intact.
+            NotFoundError: There is no set of that step.
+        """
+        found = self._core.load(step)
+        if found is None:
+            return 0
+        document, parts = found
+        label = describe(document)
+        if (framework := parts["training"].get("framework")) != "keras":
+            raise StateError(f"{label} is a training state of {framework}, not of Keras. Use another run name.")
+        if ("stream" in parts) != (self._stream is not None):
+            if self._stream is not None:
+                raise StateError(
+                    f"{label} was saved without a stream: make the callback without stream=, or begin another run."
+                )
+            warnings.warn(f"{label} has a stream position too, and stream= was not given: not restored.", stacklevel=2)
+        optimizer = _built(model)
+        variables = [*model.weights, *_seeds(model), *optimizer.variables]
+        values = [*parts["model"].values(), *parts["seeds"], *parts["optimizer"].values()]
+        _same_kind(optimizer, parts["training"], label)
+        if self._stream is not None:
+            self._stream.load_state_dict(parts["stream"])
+            self._resumed = self._stream.state_dict()
+        assign(model, variables, values, label)
+        rng.apply(parts["rng"])
+        self._iterated, self._batches = False, 0
+        found_step = int(parts["training"]["step"])
+        self._core.start_at(found_step)
+        return found_step
+
+    def save(self) -> None:
+        """Saves the last step that has ended, due or not."""
+        self._core.save_now()
+
+    def drain(self) -> None:
+        """Waits until every save so far is durable; raises if one failed."""
+        self._core.drain()
+
+    def stats(self) -> dict[str, Any]:
+        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Waits until every save is durable and ends the threads. Needed only to free the memory at once."""
+        self._core.close()
+
+    # What Keras calls
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """A fit begins, and with it an iteration of the dataset."""
+        self._core.begin_at(int(_optimizer(self.model).iterations))
+        self._iteration()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Keras iterates a finite dataset anew for each epoch."""
+        if self._stream is not None and self._stream.spec.passes is not None and self._batches:
+            self._iteration()
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Remembers the first of the batches of this execution."""
+        self._begin = batch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """One or more steps have ended."""
+        self._batches += batch - self._begin + 1
+        self._core.end_step(int(_optimizer(self.model).iterations), _plain(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Logs what Keras says about the epoch."""
+        if logs:
+            self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **_plain(logs)})
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Returns when everything that was saved is durable."""
+        self._core.settle()
+
+    def _iteration(self) -> None:
+        if self._resumed is not None and self._iterated and self._stream is not None and self._first is not None:
+            self._stream.load_state_dict(self._first)  # only the first iteration is that of the resumed position
+            self._resumed = None
+        self._iterated, self._batches = True, 0
+
+    def _state(self, step: int) -> dict[str, Any]:
+        optimizer = _optimizer(self.model)
+        state: dict[str, Any] = {
+            "model": _named(self.model.weights),
+            "seeds": [np.asarray(variable) for variable in _seeds(self.model)],
+            "optimizer": _named(optimizer.variables),
+            "rng": rng.capture(),
+            "training": {
+                "step": step,
+                "framework": "keras",
+                "keras": keras.__version__,
+                "optimizer": type(optimizer).__name__,
+            },
+        }
+        if self._stream is not None:
+            state["stream"] = self._stream.advance(self._stream.state_dict(), self._batches)
+        return state
+
+
+def _optimizer(model: Any) -> Any:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise CheckpointError("the model has no optimizer: compile it first")
+    return optimizer
+
+
+def _built(model: Any) -> Any:
+    optimizer = _optimizer(model)
+    if not model.built:
+        raise StateError(
+            "the model has no variables yet: give it an Input, or call model.build(input_shape), before restore"
+        )
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def _seeds(model: Any) -> list[Any]:
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _named(variables: Sequence[Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for number, variable in enumerate(variables):
+        name = variable.path if variable.path not in named else f"{variable.path}#{number}"
+        named[name] = np.asarray(variable)
+    return named
+
+
+def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:
+    if training.get("optimizer") != type(optimizer).__name__:
+        raise StateError(
+            f"{label} was saved with the optimizer {training.get('optimizer')}; this model has "
+            f"{type(optimizer).__name__}."
+        )
+
+
+def _plain(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    # names of outputs and metrics may hold dots, which a field must not
+    return {name.replace(".", "_"): value for name, value in (logs or {}).items()}
