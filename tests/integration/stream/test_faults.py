@@ -1,0 +1,108 @@
+"""Streams through faults: killed cursors, other processes, damaged and missing segments."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from pathlib import Path
+from typing import Any
+
+import mongomock
+import numpy as np
+import pytest
+
+from tensordb_data import TensorDB
+from tensordb_data.errors import SampleError
+from tensordb_data.stream import Stream
+from tensordb_data.stream.cursor import Pages
+from tensordb_data.stream.source import Source
+
+N = 3000
+
+
+@pytest.fixture
+def numbered(db: TensorDB) -> TensorDB:
+    with db.data.writer("numbers") as writer:
+        writer.add_many(x=np.arange(N, dtype=np.uint32).reshape(N, 1), label=np.arange(N))
+    return db
+
+
+def open_stream(db: TensorDB, **options: Any) -> Stream:
+    return db.data.find({"dataset": "numbers"}).stream(batch_size=100, **options)
+
+
+@pytest.mark.parametrize("sort", [None, [("label", -1)]])
+def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: TensorDB, sort: Any) -> None:
+    stream = numbered.data.find({"dataset": "numbers"}, sort=sort).stream(batch_size=100)
+    source = Source(numbered, stream.spec)
+    versions = source.versions()
+    pages = Pages(source.selection, source.layouts(versions), versions, 100)
+    labels = []
+    for page, (docs, _) in enumerate(pages):
+        labels += [doc["label"] for doc in docs]
+        if page % 5 == 0:
+            cursor = pages._cursor
+            assert cursor is not None
+            numbered._mongo().command("killCursors", "data", cursors=[cursor.cursor_id])
+    assert labels == (list(range(N)) if sort is None else list(range(N))[::-1])
+
+
+def test_a_stream_travels_to_another_process(numbered: TensorDB) -> None:
+    stream = open_stream(numbered, shuffle=True).pin()
+    expected = [next(batches)["label"].tolist() for batches in [iter(open_stream(numbered, shuffle=True))] for _ in "12"]
+    copy: Stream = pickle.loads(pickle.dumps(stream))
+    assert len(pickle.dumps(stream)) < 4000
+    batches = iter(copy)
+    assert [next(batches)["label"].tolist() for _ in "12"] == expected
+    copy.close()
+    copy.db.close()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(first_labels, (stream,)) == expected[0]
+
+
+def first_labels(stream: Stream) -> list[int]:
+    labels: list[int] = next(iter(stream))["label"].tolist()
+    stream.close()
+    return labels
+
+
+def segment_files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "blobs").rglob("*") if path.is_file()]
+
+
+def test_a_damaged_blob_names_the_sample_and_spares_the_batches_before(warehouse_dir: Path) -> None:
+    with TensorDB(warehouse_dir) as db:
+        with db.data.writer("numbers") as writer:
+            writer.add_many(x=np.arange(N * 64, dtype=np.uint8).reshape(N, 64), label=np.arange(N))
+        (path,) = segment_files(warehouse_dir)
+        data = bytearray(path.read_bytes())
+        doc = db._mongo()["data"].find_one({"label": 250})
+        assert doc is not None
+        data[doc["_tdb"]["b"]["x"]["o"] + 5] ^= 1
+        path.write_bytes(data)
+        for shuffle in (False, True):
+            labels: list[int] = []
+            with pytest.raises(SampleError, match=f"sample {doc['_id']}, field 'x'.*checksum"):
+                for batch in open_stream(db, shuffle=shuffle):
+                    labels += batch["label"].tolist()
+            assert 250 not in labels and (shuffle or labels == list(range(200)))
+
+
+def test_a_missing_segment_is_one_clear_error(warehouse_dir: Path) -> None:
+    with TensorDB(warehouse_dir) as db:
+        with db.data.writer("numbers") as writer:
+            writer.add_many(x=np.zeros((N, 4), np.uint8), label=np.arange(N))
+        (path,) = segment_files(warehouse_dir)
+        path.unlink()
+        with pytest.raises(SampleError, match="field 'x'.*found none"):
+            next(iter(open_stream(db)))
+
+
+def test_streams_work_on_mongomock() -> None:
+    db = TensorDB(client=mongomock.MongoClient(), blobs="memory://")
+    with db.data.writer("numbers") as writer:
+        writer.add_many(x=np.arange(10), label=np.arange(10))
+    for shuffle in (False, True):
+        batches = db.data.find({"dataset": "numbers"}).stream(batch_size=4, passes=1, shuffle=shuffle)
+        assert sorted(value for batch in batches for value in batch["x"].tolist()) == list(range(10))
+    db.close()
