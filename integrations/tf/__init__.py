@@ -7,8 +7,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("tensordb_data.tf needs TensorFlow: pip install 'tensordb-data[tf]'") from error
 
+from tensordb_data.tf.checkpoint import StepCheckpoint
 from tensordb_data.tf.dataset import query_dataset
 
-__all__ = ["query_dataset"]
+__all__ = ["StepCheckpoint", "query_dataset"]
 
 del tensorflow

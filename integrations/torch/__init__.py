@@ -7,8 +7,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("tensordb_data.torch needs PyTorch: pip install 'tensordb-data[torch]'") from error
 
+from tensordb_data.torch.checkpointer import StepCheckpointer
 from tensordb_data.torch.dataset import QueryDataset
 
-__all__ = ["QueryDataset"]
+__all__ = ["QueryDataset", "StepCheckpointer"]
 
 del torch
