@@ -45,7 +45,7 @@ def map_file(path: Path, nbytes: int) -> Bytes1D:
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
     # Not at exit: a daemon thread may still be reading, and the system unmaps anyway.
     weakref.finalize(memory, _munmap, address, nbytes).atexit = False
-    array = np.frombuffer(memory, np.uint8)
+    array: Bytes1D = np.ctypeslib.as_array(memory)
     array.flags.writeable = False
     return array
 
@@ -53,5 +53,10 @@ def map_file(path: Path, nbytes: int) -> Bytes1D:
 def array_at(address: int, nbytes: int, owner: Any) -> Bytes1D:
     """Memory that `owner` keeps alive, as a writable array that keeps `owner` alive."""
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
-    memory._owner = owner
-    return np.frombuffer(memory, np.uint8)
+    weakref.finalize(memory, _let_go, owner).atexit = False
+    array: Bytes1D = np.ctypeslib.as_array(memory)
+    return array
+
+
+def _let_go(owner: Any) -> None:
+    """Being held by the finalizer until now was all that `owner` had to do."""

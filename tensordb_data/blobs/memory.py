@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,14 +53,11 @@ class MemoryStore:
         """The objects stay for whoever else holds the store."""
 
 
-_lock = threading.Lock()
 _stores: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
 
 
 def memory_store(name: str) -> MemoryStore:
     """The one store of that name in this process, made when nobody holds it."""
-    with _lock:
-        store = _stores.get(name)
-        if store is None:
-            store = _stores[name] = MemoryStore(name)
-        return store
+    made = MemoryStore(name)
+    # One step, for threads that ask at the same time.
+    return _stores.setdefault(name, made)

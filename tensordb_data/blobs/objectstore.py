@@ -161,7 +161,7 @@ class ObjectStore:
     def _client(self, client: ClientConfig, retry: RetryConfig) -> Any:
         if not re.fullmatch(r"\w+://[^/]+(/.*)?", self.url):
             raise StorageError(f"expected a URL such as s3://bucket/prefix, found {self.url!r}")
-        options = {**client, **_environment_options(self.url)}
+        options: Any = {**client, **_environment_options(self.url)}
         try:
             return from_url(self.url, client_options=options, retry_config=retry)
         except Exception as error:

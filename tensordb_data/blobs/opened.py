@@ -169,10 +169,9 @@ class Table:
         self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
         self.complete = bool(self.is_open.all())
         self.is_local: Bools = np.array([m is not None for m in mapped], np.bool_)
-        self.local = bool(self.is_local.all())
+        self.local = not (self.is_open & ~self.is_local).any()
         self.ends: Int64s = np.array([0 if s is None else s.end for s in self.opened], np.int64)
         self.verified: Bools = np.array([s is not None and s.verified for s in self.opened], np.bool_)
-        self.all_verified = bool(self.verified.all())
         at = [i for i, m in enumerate(mapped) if m is not None]
         low = min(at, key=addresses.__getitem__, default=-1)
         self._lowest = mapped[low] if at else None

@@ -77,19 +77,26 @@ class BlobReader:
             CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
             StorageError: a store cannot be reached or lacks a segment.
         """
-        if not len(refs):
+        if not len(refs.offset):
             return np.empty((0, 0), np.uint8)
         if refs.compressed is not None and refs.compressed.any():
             return self._gather_compressed(refs)
-        size = int(refs.length[0])
-        if not (refs.length == size).all():
-            return None
+        # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
+        # little else.
+        checks = refs.checks
+        known = checks is not None and checks.complete
+        size = checks.size if checks is not None and known else None
+        if size is None:
+            size = int(refs.length[0])
+            if np.count_nonzero(refs.length == size) < len(refs):
+                return None
         table = self._table(refs)
         if not table.local:
             return self._gather_pieces(self._pieces(table, refs), len(refs), size)
-        starts = self._starts(table, refs, size)
-        if not table.all_verified:
-            self._verify(table, refs)
+        if not known:
+            self._check(table, refs, size)
+        starts = table.bases.take(refs.segment)
+        starts += refs.offset
         rows: Batch = table.window(size)[starts]
         return rows
 
@@ -160,9 +167,7 @@ class BlobReader:
         local = rows[table.is_local[refs.segment]]
         pieces = []
         if len(local):
-            some = refs.take(local)
-            self._starts(table, some, some.length, local)
-            self._verify(table, some, local)
+            self._check(table, refs.take(local), rows=local)
             for number, group in table.groups(refs.segment, local):
                 mapped = _open(table, number).mapped
                 assert mapped is not None
@@ -194,40 +199,27 @@ class BlobReader:
             pieces.append(piece)
         return pieces
 
-    def _starts(self, table: Table, refs: BlobRefs, size: int | Int64s, rows: Int64s | None = None) -> Int64s:
-        """Where each blob is in the table's window; every one is inside its segment."""
-        segment, offset = refs.segment, refs.offset
-        # One sign bit for both: an offset below zero, and a blob that ends after the segment's last one.
-        slack = table.ends.take(segment)
-        slack -= size
-        slack -= offset
-        slack |= offset
-        if slack.min() < 0:
-            i = int(np.argmin(slack))
-            row = i if rows is None else int(rows[i])
-            found = _open(table, int(segment[i]))
-            raise at_row(
-                CorruptBlobError(
-                    f"{found.name}: expected a blob within {found.end} bytes, found a reference to "
-                    f"{int(refs.length[i])} bytes at {int(offset[i])}"
-                ),
-                row,
-            )
-        starts: Int64s = table.bases.take(segment)
-        starts += offset
-        return starts
-
-    def _verify(self, table: Table, refs: BlobRefs, rows: Int64s | None = None) -> None:
-        todo = np.flatnonzero(~table.verified[refs.segment])
-        if not len(todo):
+    def _check(self, table: Table, refs: BlobRefs, size: int | None = None, rows: Int64s | None = None) -> None:
+        """Check local blobs that have not been: that they are inside their segment, and match their checksums."""
+        if refs.checked:
             return
+        slack = table.ends[refs.segment] - refs.length - refs.offset
+        wrong = (slack < 0) | (refs.offset < 0) | (refs.length < 0)
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            found = _open(table, int(refs.segment[i]))
+            error = CorruptBlobError(
+                f"{found.name}: expected a blob within {found.end} bytes, found a reference to "
+                f"{int(refs.length[i])} bytes at {int(refs.offset[i])}"
+            )
+            raise at_row(error, i if rows is None else int(rows[i]))
+        todo = np.flatnonzero(~table.verified[refs.segment])
         for number, group in table.groups(refs.segment, todo):
             found = _open(table, number)
             compressed = None if refs.compressed is None else refs.compressed[group]
             found.verify(refs.offset[group], refs.length[group], compressed, group if rows is None else rows[group])
-            if found.verified:
-                table.verified[number] = True
-        table.all_verified = bool(table.verified.all())
+            table.verified[number] = found.verified
+        refs.set_checked(size)
 
     def _table(self, refs: BlobRefs) -> Table:
         """A table in which every segment that the references use is open."""
@@ -317,13 +309,14 @@ class BlobReader:
             return []
         try:
             # One call for all: it holds the GIL only before and after.
-            return [memoryview(s) for s in decompressor.multi_decompress_to_buffer([stored[r] for r in rows])]
+            found = decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
+            return [memoryview(found[i]) for i in range(len(rows))]  # type: ignore[arg-type]
         except (zstandard.ZstdError, ValueError) as error:
             for row in rows:
                 try:
                     decompressor.decompress(stored[row])
-                except zstandard.ZstdError as found:
-                    raise self._bad_frame(refs, row, found) from None
+                except zstandard.ZstdError as reason:
+                    raise self._bad_frame(refs, row, reason) from None
             raise CorruptBlobError(f"expected zstd frames, found others: {error}") from None
 
     def _bad_frame(self, refs: BlobRefs, row: int, error: Exception) -> StorageError:

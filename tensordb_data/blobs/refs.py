@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,42 @@ import numpy.typing as npt
 from bson import ObjectId
 
 from tensordb_data.errors import StorageError
+
+
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# A thread of the parent may have held it at the fork.
+os.register_at_fork(after_in_child=_new_lock)
+
+
+class Checks:
+    """Which of some references have been checked by this process: their bounds, and their blobs' checksums.
+
+    It lets every batch of a plan after the first pass know all that without a look at its segments.
+    """
+
+    def __init__(self, m: int) -> None:
+        self.done = np.zeros(m, np.bool_)
+        self.complete = False
+        """Whether all have."""
+        self.size: int | None = None
+        """Stored bytes of each of those that have, where that is one number."""
+        self._sizes: set[int | None] = set()
+
+    def note(self, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+        """Note that those at some positions have been checked."""
+        with _lock:
+            if len(self._sizes) < 2:
+                self._sizes.add(size)
+            self.size = size if len(self._sizes) == 1 else None
+            self.done[at] = True
+            self.complete = bool(self.done.all())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,20 +70,52 @@ class BlobRefs:
     compressed: npt.NDArray[np.bool_] | None = None
     """bool[m]: whether the stored bytes are zstd; None when none are."""
 
+    checks: Checks | None = dataclasses.field(default=None, repr=False)
+    """What this process knows of the references that these were taken from."""
+
+    at: npt.NDArray[np.intp] | None = dataclasses.field(default=None, repr=False)
+    """Which of those these are; None when these are the ones."""
+
     def __len__(self) -> int:
         return len(self.offset)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlobRefs, (self.segments, self.segment, self.offset, self.length, self.compressed)
+
     def take(self, index: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice | Sequence[int]) -> BlobRefs:
         """The references at those positions, in that order (or in a mask or slice)."""
-        if not isinstance(index, (np.ndarray, slice)):
-            index = np.asarray(index, np.int64)
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        else:
+            index = np.asarray(index)
+            index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp, copy=False)
+        checks = self.checks
+        if checks is None:
+            checks = Checks(len(self))
+            object.__setattr__(self, "checks", checks)
         return BlobRefs(
             self.segments,
             self.segment[index],
             self.offset[index],
             self.length[index],
             None if self.compressed is None else self.compressed[index],
+            checks,
+            index if self.at is None else self.at[index],
         )
+
+    @property
+    def checked(self) -> bool:
+        """Whether this process is known to have checked all of these before."""
+        checks = self.checks
+        if checks is None:
+            return False
+        done = checks.done if self.at is None else checks.done[self.at]
+        return checks.complete or bool(done.all())
+
+    def set_checked(self, size: int | None) -> None:
+        """Note that this process has checked all of these, and their size where it is one."""
+        if self.checks is not None:
+            self.checks.note(slice(None) if self.at is None else self.at, size)
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:

@@ -128,7 +128,7 @@ class SegmentBuilder:
         data = rows.tobytes()
         view, digest = memoryview(data), xxhash.xxh3_64_intdigest
         checksums = np.fromiter((digest(view[i * size : (i + 1) * size]) for i in range(n)), np.uint64, n)
-        offsets = self.nbytes + size * np.arange(n, dtype=np.int64)
+        offsets: npt.NDArray[np.int64] = self.nbytes + size * np.arange(n, dtype=np.int64)
         self._parts.append(data)
         self._lengths.append(np.full(n, size, np.int64))
         self._checksums.append(checksums)

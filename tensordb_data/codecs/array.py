@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -196,10 +197,11 @@ def dtype_name(dtype: Any) -> str:
             f"expected a dtype of numbers, found {found}: objects, strings, times and records cannot be stored as "
             "arrays; store text and JSON-able values as they are, and a record's columns as fields of their own"
         )
-    return found.newbyteorder("=").name
+    name: str = found.newbyteorder("=").name
+    return name
 
 
-def numpy_dtype(name: str) -> np.dtype[Any]:
+def numpy_dtype(name: str) -> Any:
     """The dtype of that name in the machine's byte order.
 
     Raises:
@@ -212,14 +214,12 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return found
 
 
-_DTYPES: dict[str, np.dtype[Any]] = {}
+_DTYPES: dict[str, Any] = {}
 
 
-def _find_dtype(name: str) -> np.dtype[Any]:
-    try:
+def _find_dtype(name: str) -> Any:
+    with contextlib.suppress(TypeError, ValueError, SyntaxError):
         return np.dtype(name).newbyteorder("=")
-    except TypeError:
-        pass
     if not name.startswith(("bfloat", "float4_", "float6_", "float8_", "int2", "int4", "uint2", "uint4")):
         raise SchemaError(f"expected a numpy dtype, found {name!r}") from None
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tensordb_data.errors import SchemaError
 
-Buffer = Union[bytes, bytearray, memoryview]
+Buffer = bytes | bytearray | memoryview
 Rows = npt.NDArray[np.uint8]
 Element = tuple[str | None, tuple[int | None, ...] | None]
 
