@@ -1,0 +1,25 @@
+"""Every benchmark runs, as small as it goes, so that none of them rots. Its figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if "\ndef main" in path.read_text() and path.name != "plot.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_runs_and_writes_its_result(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / script), "--quick", "--peers", "none", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ, "COLUMNS": "120"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / f"{Path(script).stem}.json").read_text())
+    assert result["quick"] is True and result["question"] and result["machine"]["cores"] >= 1
+    assert not [name for name, rate in result.get("rates", {}).items() if "missing" in rate], result["rates"]
