@@ -17,6 +17,9 @@ from tensordb_data.records.schema import Schema
 INTERNAL = ("_id", "dataset", "tags")
 """What every sample has besides the fields of its schema; delivered when named in `fields`."""
 
+After = tuple[str, int]
+"""The (dataset, sequence) of the last sample read."""
+
 _DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 
 

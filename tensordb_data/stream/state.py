@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tensordb_data.errors import StateError
-from tensordb_data.stream.cursor import After, Versions
+from tensordb_data.stream.block import After
+from tensordb_data.stream.cursor import Versions
 from tensordb_data.stream.spec import StreamSpec
 
 OnChange = Literal["error", "replan"]

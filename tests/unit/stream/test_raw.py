@@ -1,0 +1,104 @@
+"""The fast reader of server replies gives what the ordinary one gives, or steps aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bson
+import numpy as np
+from bson import ObjectId
+from bson.int64 import Int64
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensordb_data.codecs import Array, Scalar
+from tensordb_data.records.schema import Schema
+from tensordb_data.stream.block import Block, Layouts, block_from_docs
+from tensordb_data.stream.raw import block_from_raw
+
+SCHEMA = Schema(
+    {
+        "image": Array("uint8", (2,)),
+        "mask": Array("uint8", (2,), optional=True),
+        "label": Scalar("int", optional=True),
+        "score": Scalar("float"),
+        "seen": Scalar("bool"),
+        "split": Scalar("str"),
+    }
+)
+LAYOUTS = Layouts.choose(("image", "mask", "label", "score", "seen", "split", "_id"), {"d": SCHEMA, "e": SCHEMA})
+
+segments = st.sampled_from([ObjectId(f"{number:024x}") for number in range(3)])
+refs = st.builds(
+    lambda k, o, n, z: {"k": k, "o": o, "n": n, **({"z": True} if z else {})},
+    segments, st.integers(0, 2**40), st.integers(0, 9), st.booleans(),
+)  # fmt: skip
+labels = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 9), st.integers(0, 9).map(Int64))
+documents = st.builds(
+    lambda id_, label, score, seen, split, dataset, blobs, sequence, drop: {
+        key: value
+        for key, value in {
+            "_id": id_, "dataset": dataset, "label": label, "score": score, "seen": seen, "split": split,
+            "_tdb": {"s": sequence, "b": blobs},
+        }.items()
+        if key != drop
+    },
+    st.binary(min_size=12, max_size=12).map(ObjectId), labels, st.floats(), st.booleans(), st.text(max_size=3),
+    st.sampled_from("de"), st.fixed_dictionaries({"image": refs}, optional={"mask": refs}), st.integers(1, 2**40),
+    st.sampled_from([None, None, None, "label"]),
+)  # fmt: skip
+
+
+def encoded(docs: list[dict[str, Any]]) -> bytes:
+    return b"".join(map(bson.encode, docs))
+
+
+def same(one: Block, two: Block) -> bool:
+    columns = [(one.ids, two.ids), *((one.values[name], two.values[name]) for name in one.values)]
+    for name in one.refs:
+        ours, theirs = one.refs[name], two.refs[name]
+        where = [[refs.segments[i] for i in refs.segment] for refs in (ours, theirs)]
+        flags = [np.zeros(len(refs)) if refs.compressed is None else refs.compressed for refs in (ours, theirs)]
+        columns += [
+            (ours.offset, theirs.offset),
+            (ours.length, theirs.length),
+            tuple(map(np.array, where)),
+            tuple(flags),
+        ]
+    sets = [[block.datasets[i] for i in block.dataset] for block in (one, two)]
+    return sets[0] == sets[1] and all(a.dtype == b.dtype and np.array_equal(_bits(a), _bits(b)) for a, b in columns)
+
+
+def _bits(column: Any) -> Any:
+    return column.view(np.int64) if column.dtype == np.float64 and column.flags.c_contiguous else column
+
+
+@given(st.lists(documents, min_size=1, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_any_documents(docs: list[dict[str, Any]]) -> None:
+    found = block_from_raw(LAYOUTS, encoded(docs))
+    if found is not None:
+        assert same(found[0], block_from_docs(LAYOUTS, docs))
+        assert found[1] == (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
+
+
+def test_documents_of_one_layout_take_the_fast_way() -> None:
+    docs = [
+        {
+            "_id": ObjectId(),
+            "dataset": "d",
+            "label": number,
+            "score": float("nan"),
+            "seen": number % 2 == 0,
+            "split": "train",
+            "_tdb": {
+                "s": number + 1,
+                "b": {name: {"k": ObjectId(f"{number // 40:024x}"), "o": number, "n": 2} for name in ("image", "mask")},
+            },
+        }
+        for number in range(100)
+    ]
+    found = block_from_raw(LAYOUTS, encoded(docs))
+    assert found is not None and same(found[0], block_from_docs(LAYOUTS, docs)) and found[1] == ("d", 100)
+    docs[50]["split"] = "tests"
+    assert block_from_raw(LAYOUTS, encoded(docs)) is None
