@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -13,12 +14,43 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream, StreamSpec
+from tensordb_data.stream.state import Position, State
 from tensordb_data.torch.mailbox import Mailbox
 from tensordb_data.torch.shares import Turns, pass_layout, place
 from tensordb_data.torch.tensors import to_samples, to_tensors
 
 _BLOCK = 64
 """Samples that a worker reads at once in sample-wise mode."""
+
+Items = Generator[dict[str, Any], None, None]
+
+
+class Turn(Iterator[dict[str, Any]]):
+    """One iteration in one worker. It knows how much it has yielded and can go on from there, for loaders that ask
+    their workers, such as torchdata's StatefulDataLoader.
+    """
+
+    def __init__(self, items: Callable[[int], Items]) -> None:
+        self._make = items
+        self._items, self._yielded = items(0), 0
+
+    def __next__(self) -> dict[str, Any]:
+        item = next(self._items)
+        self._yielded += 1
+        return item
+
+    def state_dict(self) -> dict[str, int]:
+        """How many items this iteration has yielded."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on behind the items that another iteration from the same start state has yielded."""
+        self._items.close()
+        self._items, self._yielded = self._make(state["yielded"]), state["yielded"]
+
+    def close(self) -> None:
+        """End the iteration and its threads."""
+        self._items.close()
 
 
 class QueryDataset(IterableDataset[dict[str, Any]]):
@@ -124,7 +156,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if resumed or (self._turns is None and stream["pass"] // length == epoch):
             return
         self._turns = None
-        self._stream.load_state_dict(_at(self._stream, epoch * length, 0))
+        self._stream.load_state_dict({**stream, "pass": epoch * length, "position": 0, "after": None})
         self._post()
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -135,14 +167,20 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 " for batch-wise mode, none for sample-wise"
             )
         if not self._by_sample:
-            self._stream.load_state_dict(state)
+            self._move(state)
             return
         for name, value in {"world_size": self._stream.spec.world_size, "block": _BLOCK}.items():
             if state["batches"] and state[name] != value:
                 raise StateError(_inexact(name, state[name], value))
-        self._stream.load_state_dict(state["stream"])
+        self._move(state["stream"])
         turns = {name: state[name] for name in ("batches", "batch_size", "num_workers")}
         self._turns = turns if state["batches"] else None
+
+    def _move(self, state: Mapping[str, Any]) -> None:
+        if get_worker_info() is None:
+            self._stream.load_state_dict(state)
+        else:
+            self._stream = _part(self._stream, state, self._stream.spec)
 
     def _post(self) -> None:
         self._mailbox.post(self.state_dict())
@@ -162,20 +200,29 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 self._read = self._mailbox.version
                 self._load(self._mailbox.read())
             self._restarted = True
-        return self._samples(worker, workers) if self._by_sample else self._batches(worker, workers)
+        return Turn(partial(self._samples if self._by_sample else self._batches, worker, workers))
 
-    def _batches(self, worker: int, workers: int) -> Generator[dict[str, Any], None, None]:
-        stream = self._stream.worker(worker, workers)
-        with closing(cast(Generator[dict[str, Any], None, None], iter(stream))) as batches:
+    def _batches(self, worker: int, workers: int, done: int) -> Items:
+        """The batches of one worker, behind the first `done` of them."""
+        spec, start = self._stream.spec, self._stream.state_dict()
+        state = self._stream.advance(start, done * workers) if done else start
+        passes = self._passes(start["pass"], state["pass"])
+        if passes == 0:
+            return
+        stream = self._stream if state is start and passes == spec.passes else _part(
+            self._stream, state, replace(spec, passes=passes)
+        )
+        with closing(cast(Items, iter(stream.worker(worker, workers)))) as batches:
             for batch in batches:
                 yield to_tensors(batch)
 
-    def _samples(self, worker: int, workers: int) -> Generator[dict[str, Any], None, None]:
-        share = self._share(worker, workers)
+    def _samples(self, worker: int, workers: int, done: int) -> Items:
+        """The samples of one worker, behind the first `done` of them."""
+        share = self._share(worker, workers, done)
         if share is None:
             return
         stream, drop = share
-        with closing(cast(Generator[dict[str, Any], None, None], iter(stream))) as batches:
+        with closing(cast(Items, iter(stream))) as batches:
             for batch in batches:
                 for sample in to_samples(to_tensors(batch)):
                     if drop:
@@ -183,7 +230,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                         continue
                     yield sample
 
-    def _share(self, worker: int, workers: int) -> tuple[Stream, int] | None:
+    def _share(self, worker: int, workers: int, done: int) -> tuple[Stream, int] | None:
         """This worker's part of the stream, and how many of its first samples were delivered before."""
         spec = self._stream.spec
         start = self._stream.advance(self._stream.state_dict(), 0)
@@ -196,26 +243,29 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             return None
         rank, parts = role * spec.world_size + spec.rank, turns.roles * spec.world_size
         layout = pass_layout(turns.n, spec.batch_size, parts, spec.end)
-        here = place(layout, rank, start["pass"], turns.delivered(role))
-        passes = None if spec.passes is None else start["pass"] + spec.passes - here.number
-        if passes is not None and passes <= 0:
+        here = place(layout, rank, start["pass"], turns.delivered(role) + done)
+        passes = self._passes(start["pass"], here.number)
+        if passes == 0:
             return None
-        stream = _reshaped(self._stream, replace(spec, rank=rank, world_size=parts, passes=passes))
-        stream.load_state_dict(_at(self._stream, here.number, here.position))
-        return stream, here.drop
+        state = {**start, "pass": here.number, "position": here.position}
+        part = _part(self._stream, state, replace(spec, rank=rank, world_size=parts, passes=passes))
+        return part, here.drop
+
+    def _passes(self, first: int, now: int) -> int | None:
+        """Passes from pass `now` to the end of the epoch in which pass `first` lies, `None` when there is no end."""
+        length = self._stream.spec.passes
+        return None if length is None else max(0, (first // length + 1) * length - now)
 
 
-def _reshaped(stream: Stream, spec: StreamSpec) -> Stream:
-    """A stream over the same data with other options; in this process it shares the plan."""
-    other = Stream(stream.db, spec)
-    other._pinned = stream._pinned
-    other._source._plan = stream._source._plan
-    return other
-
-
-def _at(stream: Stream, number: int, position: int) -> dict[str, Any]:
-    state = stream.advance(stream.state_dict(), 0)
-    return {**state, "pass": number, "position": position, "after": None}
+def _part(stream: Stream, state: Mapping[str, Any], spec: StreamSpec) -> Stream:
+    """A stream at `state`, over the same data with other options. It shares the plan, and asks no other rank: a worker
+    process must not take part in what its parent agrees on with other ranks.
+    """
+    part = Stream(stream.db, spec)
+    part._source._plan = stream._source._plan
+    part._state = State.from_doc(state, spec)
+    part._pinned = stream._pinned if part._state.ids is None else replace(part._state, at=Position())
+    return part
 
 
 def _twice(batch_size: int) -> str:

@@ -23,9 +23,17 @@ if __name__ == "__main__":
     uri, rank, store, context = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
     db = TensorDB(uri, blobs=sys.argv[5])
-    dataset = QueryDataset(db.data.find({"dataset": "numbers"}), batch_size=16, shuffle=True, passes=1)
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context)
-    print(json.dumps([batch["label"].tolist() for batch in loader]))
+    sel = db.data.find({"dataset": "numbers"})
+    options = {"num_workers": 2, "multiprocessing_context": context, "persistent_workers": True}
+    for dataset, size in [
+        (QueryDataset(sel, batch_size=16, shuffle=True, passes=1), None),
+        (QueryDataset(sel, shuffle=True, passes=1), 16),
+    ]:
+        loader = DataLoader(dataset, batch_size=size, **options)
+        whole = [batch["label"].tolist() for batch in loader]
+        dataset.load_state_dict(dataset.advance(dataset.state_dict(), 3, loader))
+        assert [batch["label"].tolist() for batch in loader] == whole[3:]
+        print(json.dumps(whole))
     dist.barrier()
     dist.destroy_process_group()
 """
@@ -48,7 +56,9 @@ def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(
         )
         for rank in range(3)
     ]
-    each: list[Any] = [json.loads(rank.communicate(timeout=100)[0]) for rank in ranks]
+    printed = [rank.communicate(timeout=100)[0].splitlines() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
-    assert len({len(batches) for batches in each}) == 1
-    assert sorted(label for batches in each for batch in batches for label in batch) == list(range(301))
+    for mode in (0, 1):
+        each: list[Any] = [json.loads(lines[mode]) for lines in printed]
+        assert len({len(batches) for batches in each}) == 1
+        assert sorted(label for batches in each for batch in batches for label in batch) == list(range(301))

@@ -139,6 +139,15 @@ def test_batches_resume_exactly_with_other_workers(
         del first, second
 
 
+def test_a_resumed_run_of_three_passes_ends_after_the_third(sel: Selection[Any]) -> None:
+    whole = labels(make(sel, "batch", shuffle=True, passes=3))
+    for received in (1, 25, 50):
+        loader = make(sel, "batch", 2, shuffle=True, passes=3)
+        state = loader.dataset.advance(loader.dataset.state_dict(), received, loader)  # type: ignore[attr-defined]
+        loader.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+        assert labels(loader) == whole[received:]
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_samples_resume_exactly_with_the_same_workers(sel: Selection[Any], workers: int) -> None:
     whole = labels(make(sel, "sample", workers, shuffle=True, passes=2))
