@@ -127,6 +127,8 @@ class Selection(Generic[R]):
         fields: Sequence[str] | None = None,
         *,
         shuffle: bool = False,
+        replacement: bool = False,
+        weights: str | Callable[[Mapping[str, Any]], float] | None = None,
         seed: int = 0,
         passes: int | None = None,
         transform: Callable[..., Any] | None = None,
@@ -141,6 +143,9 @@ class Selection(Generic[R]):
             batch_size: Samples a batch.
             fields: Fields in a batch; None for the query's own, or all.
             shuffle: A new order each pass, a function of `seed` and the pass only.
+            replacement: Draw each sample of a pass from all samples anew, so that some come twice and some not at all.
+            weights: With replacement, the chance of each sample, in proportion to a field or to what a function
+                returns for a dict of the sample's index fields.
             seed: For the order, and for the `rng` given to `transform`.
             passes: How many times over the data; None for ever.
             transform: Called for each sample: a callable of the sample, or of the sample and an `rng`, or an
@@ -161,8 +166,8 @@ class Selection(Generic[R]):
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         return open_stream(
-            self, batch_size=batch_size, fields=fields, shuffle=shuffle, seed=seed, passes=passes,
-            transform=transform, ragged=ragged, rank=rank, world_size=world_size, end=end,
+            self, batch_size=batch_size, fields=fields, shuffle=shuffle, replacement=replacement, weights=weights,
+            seed=seed, passes=passes, transform=transform, ragged=ragged, rank=rank, world_size=world_size, end=end,
         )  # fmt: skip
 
     # Writing

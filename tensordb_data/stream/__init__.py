@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.stream.spec import End, Ragged, StreamSpec, distributed_rank, field_names
+from tensordb_data.stream.spec import End, Ragged, StreamSpec, Weights, distributed_rank, field_names
 from tensordb_data.stream.stream import Stream
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ def open_stream(
     fields: Sequence[str] | None = None,
     *,
     shuffle: bool = False,
+    replacement: bool = False,
+    weights: Weights | None = None,
     seed: int = 0,
     passes: int | None = None,
     transform: Callable[..., Any] | None = None,
@@ -32,6 +34,18 @@ def open_stream(
     rank, world_size = distributed_rank(rank, world_size)
     chosen = field_names(fields if fields is not None else selection.query.fields)
     spec = StreamSpec(
-        selection.query, batch_size, chosen, shuffle, seed, passes, transform, ragged, rank, world_size, end
+        selection.query,
+        batch_size,
+        chosen,
+        shuffle=shuffle,
+        replacement=replacement,
+        weights=weights,
+        seed=seed,
+        passes=passes,
+        transform=transform,
+        ragged=ragged,
+        rank=rank,
+        world_size=world_size,
+        end=end,
     )
     return Stream(selection.db, spec)

@@ -57,6 +57,11 @@ class Layouts:
                 )
         return cls(fields, schemas)
 
+    def index_fields(self) -> Layouts:
+        """The fields that all samples have in the index, in place of those to deliver."""
+        required = Layouts.choose(None, self.schemas)
+        return Layouts(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
+
     def is_blob(self, name: str) -> bool:
         """Whether the field's bytes live in a segment."""
         return any(name in schema and schema[name].is_blob for schema in self.schemas.values())

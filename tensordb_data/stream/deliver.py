@@ -17,7 +17,7 @@ from tensordb_data.stream.batch import Batch, cut, to_columns, to_samples
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import load
-from tensordb_data.stream.order import Layout, Run, pass_key, runs, shuffled
+from tensordb_data.stream.order import Layout, Run, draw, pass_key, runs, shuffled
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.source import Source
@@ -95,7 +95,7 @@ class Deliverer:
     def _by_cursor(self, at: Position) -> bool:
         spec = self._spec
         alone = spec.world_size == 1 and self._worker == (0, 1) and self._pinned is None
-        in_order = not spec.shuffle and not spec.query.sort and spec.end != "pad"
+        in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and (at.position == 0 or at.after is not None)
 
     def _by_pages(self, at: Position) -> Generator[Task, None, bool]:
@@ -106,7 +106,7 @@ class Deliverer:
         limit = None if spec.query.limit is None else spec.query.limit - at.position
         if limit == 0:
             return False
-        rows = spec.batch_size * self._batches_a_task(layouts, None)
+        rows = spec.batch_size * self._batches_a_task(layouts)
         read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit))
         position, seen = at.position, False
         with closing(ordered(repeat(lambda: next(read, None)), 1, 1)) as pages:
@@ -140,22 +140,26 @@ class Deliverer:
         return self._batches(block, group, np.arange(base, base + len(docs)), data, clock)
 
     def _by_plan(self, plan: Plan, layout: Layout, number: int, first: int) -> Iterator[Task]:
-        size = self._batches_a_task(plan.block.layouts, plan.block)
+        size = self._batches_a_task(plan.block.layouts)
+        weights = self._source.cumulative(plan)
         group: list[Run] = []
         for run in runs(layout, number, self._spec.rank, *self._worker, first):
             group.append(run)
             if len(group) == size:
-                yield partial(self._plan_batches, plan, group)
+                yield partial(self._plan_batches, plan, weights, group)
                 group = []
         if group:
-            yield partial(self._plan_batches, plan, group)
+            yield partial(self._plan_batches, plan, weights, group)
 
-    def _plan_batches(self, plan: Plan, group: list[Run]) -> Deliveries:
+    def _plan_batches(self, plan: Plan, weights: NDArray[np.float64] | None, group: list[Run]) -> Deliveries:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
             rows = positions % len(plan)
-            if self._spec.shuffle:
+            if self._spec.replacement:
+                key = pass_key(~self._spec.seed, group[0].number)
+                rows = draw(positions, key, len(plan), weights)
+            elif self._spec.shuffle:
                 rows = shuffled(rows, len(plan), pass_key(self._spec.seed, group[0].number))
             block = plan.block.take(rows)
         return self._batches(block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock)
@@ -204,7 +208,7 @@ class Deliverer:
         self._stats.worked(clock)
         return deliveries
 
-    def _batches_a_task(self, layouts: Layouts, block: Block | None) -> int:
+    def _batches_a_task(self, layouts: Layouts) -> int:
         """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
         work of its own.
         """

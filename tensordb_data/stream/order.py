@@ -74,6 +74,29 @@ def _table(n: int, key: int) -> NDArray[np.int64]:
     return permute(np.arange(n), n, key)
 
 
+def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Rows drawn with replacement, for each position of a pass on its own.
+
+    Args:
+        positions: int64 [m].
+        key: of the pass, from `pass_key`.
+        n: samples in the pass.
+        cumulative: float64 [n], running sums of the weights; `None` gives every sample the same chance.
+
+    Returns:
+        int64 [m].
+    """
+    state = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = ((state ^ (state >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    if cumulative is None:
+        return np.asarray(uniform * n, np.int64)
+    rows = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    last = np.searchsorted(cumulative, cumulative[-1])  # rounding must not reach samples of weight 0 at the end
+    return np.asarray(np.minimum(rows, last), np.int64)
+
+
 def _feistel(values: Unsigned, low: int, high: int, keys: list[np.unsignedinteger[Any]]) -> Unsigned:
     dtype = values.dtype.type
     wide = dtype is np.uint64

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import NotFoundError, StateError
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.block import Layouts
 from tensordb_data.stream.cursor import Versions, selected_datasets
 from tensordb_data.stream.plan import Plan, read_plan
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
+from tensordb_data.stream.weigh import cumulative
 
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
@@ -23,6 +27,7 @@ class Source:
     def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
         self.db, self.spec = db, spec
         self._plan: Plan | None = None
+        self._weighed: tuple[Plan, NDArray[np.float64]] | None = None
 
     @property
     def selection(self) -> Selection[Any]:
@@ -68,9 +73,30 @@ class Source:
         self._plan = plan
         return plan
 
+    def cumulative(self, plan: Plan) -> NDArray[np.float64] | None:
+        """Running sums of the weights of a plan's samples, or `None` where all are alike.
+
+        Raises:
+            StateError: samples were deleted while the plan was read.
+            SampleError, QueryError: see `weigh.cumulative`.
+        """
+        weights = self.spec.weights
+        if weights is None or len(plan) == 0:
+            return None
+        if self._weighed is None or self._weighed[0] is not plan:
+            layouts = plan.block.layouts
+            named = Layouts.choose((weights,), layouts.schemas) if isinstance(weights, str) else layouts.index_fields()
+            if isinstance(weights, str) and named.is_blob(weights):
+                raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
+            values = read_plan(self.selection, named, plan.versions)
+            if values.ids != plan.ids:
+                raise StateError("samples were deleted or edited while the stream began; begin again")
+            self._weighed = (plan, cumulative(values.block, weights))
+        return self._weighed[1]
+
     def drop(self) -> None:
         """Forget the plan, to free its memory."""
-        self._plan = None
+        self._plan = self._weighed = None
 
     def agreed(self, wanted: State) -> Plan:
         """`plan(wanted)`, which under torch.distributed is of the data that rank 0 sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.query import Query
 
 End = Literal["short", "drop", "pad"]
+Weights = str | Callable[[Mapping[str, Any]], float]
 Ragged = Literal["list", "error", "pad"]
 
 
@@ -31,6 +32,10 @@ class StreamSpec:
     """Fields to deliver; `None`: every required field of the datasets."""
     shuffle: bool = False
     """A new order of the whole selection in each pass; otherwise the order of the query."""
+    replacement: bool = False
+    """Each sample of a pass is drawn from all samples anew."""
+    weights: Weights | None = None
+    """With replacement, the chance of each sample, in proportion: a field, or a function of a sample's index fields."""
     seed: int = 0
     """Decides the order and the random numbers that transforms receive."""
     passes: int | None = None
@@ -63,6 +68,10 @@ class StreamSpec:
             raise UnsupportedError('`ragged="pad"` is not built yet; use "list" or "error", or pad in a transform')
         if self.ragged not in get_args(Ragged):
             raise QueryError(f"`ragged` must be one of {', '.join(get_args(Ragged))}. Found: {self.ragged!r}")
+        if self.weights is not None and not (isinstance(self.weights, str) or callable(self.weights)):
+            raise QueryError(f"`weights` must be a field name or a function. Found: {type(self.weights).__name__}")
+        if self.weights is not None and not self.replacement:
+            raise QueryError("`weights` need `replacement=True`: without it every sample comes once a pass")
         if self.transform is not None and not callable(self.transform):
             raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
         if self.query.collection != "data":

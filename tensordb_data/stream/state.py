@@ -41,9 +41,7 @@ class State:
         versions = None if self.versions is None else {name: list(pair) for name, pair in self.versions.items()}
         return {
             "format": _FORMAT,
-            "query": _fingerprint(spec),
-            "shuffle": spec.shuffle,
-            "seed": spec.seed,
+            **_order(spec),
             "pass": self.at.number,
             "position": self.at.position,
             "after": None if self.at.after is None else list(self.at.after),
@@ -62,8 +60,7 @@ class State:
         if not isinstance(doc, Mapping) or doc.get("format") != _FORMAT:
             found = doc.get("format") if isinstance(doc, Mapping) else type(doc).__name__
             raise StateError(f"expected what `state_dict()` of a stream returned, of format {_FORMAT}. Found: {found}")
-        own = {"query": _fingerprint(spec), "shuffle": spec.shuffle, "seed": spec.seed}
-        for name, value in own.items():
+        for name, value in _order(spec).items():
             if doc.get(name) != value:
                 raise StateError(
                     f"the state is of a stream with another `{name}`: {doc.get(name)!r}, and this one has {value!r};"
@@ -82,5 +79,13 @@ class State:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error
 
 
-def _fingerprint(spec: StreamSpec) -> str:
-    return spec.query.replace(fields=None).fingerprint
+def _order(spec: StreamSpec) -> dict[str, Any]:
+    """What decides which sample comes when: a state fits no stream that differs in it."""
+    weights = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
+    return {
+        "query": spec.query.replace(fields=None).fingerprint,
+        "shuffle": spec.shuffle,
+        "replacement": spec.replacement,
+        "weights": weights,
+        "seed": spec.seed,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: Tensor
 
 def test_a_stream_travels_to_another_process(numbered: TensorDB) -> None:
     stream = open_stream(numbered, shuffle=True).pin()
-    expected = [next(batches)["label"].tolist() for batches in [iter(open_stream(numbered, shuffle=True))] for _ in "12"]
-    copy: Stream = pickle.loads(pickle.dumps(stream))
-    assert len(pickle.dumps(stream)) < 4000
+    expected = [
+        next(batches)["label"].tolist() for batches in [iter(open_stream(numbered, shuffle=True))] for _ in "12"
+    ]
+    copy: Stream = ForkingPickler.loads(ForkingPickler.dumps(stream))
+    assert len(ForkingPickler.dumps(stream)) < 4000
     batches = iter(copy)
     assert [next(batches)["label"].tolist() for _ in "12"] == expected
     copy.close()
@@ -94,7 +96,7 @@ def test_a_missing_segment_is_one_clear_error(warehouse_dir: Path) -> None:
             writer.add_many(x=np.zeros((N, 4), np.uint8), label=np.arange(N))
         (path,) = segment_files(warehouse_dir)
         path.unlink()
-        with pytest.raises(SampleError, match="field 'x'.*found none"):
+        with pytest.raises(SampleError, match=r"field 'x'.*found none"):
             next(iter(open_stream(db)))
 
 

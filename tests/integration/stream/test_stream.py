@@ -327,3 +327,35 @@ def test_element_spec(digits: TensorDB) -> None:
     assert stream(digits).element_spec() == {"image": ("uint16", (3, 4)), "label": ("int64", ()), "name": (None, ())}
     cropped = stream(digits, transform=lambda sample: {"image": sample["image"][:2].astype("f4")})
     assert cropped.element_spec() == {"image": ("float32", (2, 4))}
+
+
+def test_drawing_with_replacement_and_weights(digits: TensorDB) -> None:
+    drawn = numbers(itertools.islice(stream(digits, replacement=True), 26))
+    assert len(set(drawn)) < 2 * N and sorted(drawn[:N]) != list(range(N))
+    of_three = digits.data.find({"dataset": "digits"}).stream(
+        batch_size=50, replacement=True, weights=lambda sample: sample["label"] == 3
+    )
+    assert set(next(iter(of_three))["label"].tolist()) == {3}
+    by_field = stream(digits, batch_size=5000, replacement=True, weights="label", passes=1, fields=["label"])
+    labels = np.concatenate([batch["label"] for batch in by_field])
+    assert len(labels) == N and 0 not in labels
+    first = stream(digits, replacement=True, weights="label", fields=["name"])
+    head = [name for batch in itertools.islice(first, 9) for name in batch["name"]]
+    rest = stream(digits, replacement=True, weights="label", fields=["name"], batch_size=4)
+    rest.load_state_dict(first.state_dict())
+    whole = stream(digits, replacement=True, weights="label", fields=["name"], passes=1)
+    tail = [name for batch in itertools.islice(rest, 7) for name in batch["name"]]
+    assert head + tail == [name for batch in whole for name in batch["name"]]
+
+
+def test_bad_weights(digits: TensorDB) -> None:
+    with pytest.raises(QueryError, match="replacement=True"):
+        stream(digits, weights="label")
+    for weights, message in (("image", "stored as a blob"), ("colour", "no field"), (lambda s: 0, "all 100 samples")):
+        with pytest.raises(QueryError, match=message):
+            next(iter(stream(digits, replacement=True, weights=weights)))
+    for weights in ("name", lambda s: -1, lambda s: float("nan"), lambda s: s["nam"]):
+        with pytest.raises(SampleError, match="weight"):
+            next(iter(stream(digits, replacement=True, weights=weights)))
+    with pytest.raises(StateError, match="another `replacement`"):
+        stream(digits).load_state_dict(stream(digits, replacement=True).state_dict())

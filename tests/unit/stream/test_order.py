@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.stream.order import Layout, pass_key, permute, runs, shuffled
+from tensordb_data.stream.order import Layout, draw, pass_key, permute, runs, shuffled
 
 ENDS = st.sampled_from(["short", "drop", "pad"])
 SIZES = {"n": st.integers(1, 300), "batch_size": st.integers(1, 40), "world": st.integers(1, 7)}
@@ -130,3 +130,14 @@ def test_workers_in_turn_give_the_batches_of_one_reader(
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_smallest_passes(n: int) -> None:
     assert sorted(permute(np.arange(n), n, pass_key(0, 0))) == list(range(n))
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 0.0, 3.0, 0.5, 0.0]])
+def test_draws_follow_the_weights_and_depend_on_the_position_alone(weights: list[float] | None) -> None:
+    sums = None if weights is None else np.cumsum(weights)
+    rows = draw(np.arange(50_000), pass_key(5, 0), 5, sums)
+    chances = np.full(5, 0.2) if weights is None else np.array(weights) / sum(weights)
+    assert np.abs(np.bincount(rows, minlength=5) / 50_000 - chances).max() < 0.01
+    assert weights is None or not np.isin(rows, [1, 4]).any()
+    assert np.array_equal(rows[100:200], draw(np.arange(100, 200), pass_key(5, 0), 5, sums))
+    assert not np.array_equal(rows, draw(np.arange(50_000), pass_key(5, 1), 5, sums))
