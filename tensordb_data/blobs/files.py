@@ -28,7 +28,7 @@ class FileStore:
         self.url = self.folder.as_uri()
 
     def __repr__(self) -> str:
-        return f"FileStore({str(self.folder)!r})"
+        return f"FileStore({self.url!r})"
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         path = self._path(key)

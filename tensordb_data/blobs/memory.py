@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,11 +55,24 @@ class MemoryStore:
         """The objects stay for whoever else holds the store."""
 
 
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# A thread of the parent may have held it at the fork.
+os.register_at_fork(after_in_child=_new_lock)
+
 _stores: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
 
 
 def memory_store(name: str) -> MemoryStore:
     """The one store of that name in this process, made when nobody holds it."""
-    made = MemoryStore(name)
-    # One step, for threads that ask at the same time.
-    return _stores.setdefault(name, made)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            store = _stores[name] = MemoryStore(name)
+        return store

@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,7 @@ class BlobReader:
                 pieces.append(_Piece(mapped.data, group, refs.offset[group]))
         if len(local) < len(refs):
             groups = table.groups(refs.segment, rows[~table.is_local[refs.segment]])
-            pieces += self._each(lambda group: self._fetch(_open(table, group[0]), refs, group[1]), groups)
+            pieces += self._each(lambda group: self._fetch(_opened(table, group[0]), refs, group[1]), groups)
         return pieces
 
     def _fetch(self, segment: OpenSegment, refs: BlobRefs, rows: Int64s) -> list[_Piece]:
@@ -225,48 +225,52 @@ class BlobReader:
         """A table in which every segment that the references use is open."""
         table = self._tables.get(id(refs.segments))
         if table is None or table.ids is not refs.segments:
-            table = self._new_table(refs.segments)
+            table = self._new_table(refs.segments, {})
+        if table.complete and refs.checks is not None and refs.checks.complete:
+            return table
+        if int(refs.segment.max()) >= len(refs.segments):
+            found = int(refs.segment.max())
+            raise StorageError(f"expected references into {len(refs.segments)} segments, found one into number {found}")
         if table.complete:
             return table
-        try:
-            missing = np.unique(refs.segment[~table.is_open[refs.segment]])
-        except IndexError as error:
-            raise StorageError(
-                f"expected references into {len(refs.segments)} segments, found others: {error}"
-            ) from None
-        if len(missing):
-            try:
-                self._open([refs.segments[int(number)] for number in missing])
-            except StorageError as error:
-                if error.row is None:
-                    at_row(error, int(np.argmax(refs.segment == missing[0])))
-                raise
-            table = self._new_table(refs.segments)
-        return table
+        missing = np.unique(refs.segment[~table.is_open[refs.segment]])
+        if not len(missing):
+            return table
+        # Another thread may make room at any time: what this batch needs is held here until its table is made.
+        held = {table.ids[n]: _open(table, n) for n in np.unique(refs.segment).tolist() if table.opened[n] is not None}
+        for segment in self._open(refs, missing.tolist()):
+            held[segment.id] = segment
+        return self._new_table(refs.segments, held)
 
-    def _new_table(self, ids: tuple[ObjectId, ...]) -> Table:
+    def _new_table(self, ids: tuple[ObjectId, ...], held: Mapping[ObjectId, OpenSegment]) -> Table:
         with self._lock:
             if self._closed:
                 raise StorageError("the blob reader is closed: connect again")
+            for id_, segment in held.items():
+                self._opened.setdefault(id_, segment)
             table = Table(ids, self._opened)
+            self._make_room(held.keys())
             self._tables.pop(id(ids), None)
             self._tables[id(ids)] = table
             while len(self._tables) > _MAX_TABLES:
                 del self._tables[next(iter(self._tables))]
             return table
 
-    def _open(self, ids: Sequence[ObjectId]) -> None:
-        docs = {doc["_id"]: doc for doc in self._find_segments(ids)}
-        for id in ids:
-            if id not in docs:
-                raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-        made = self._each(lambda id: [OpenSegment(docs[id], self._store(docs[id].get("root", 0)))], ids)
-        with self._lock:
-            for segment in made:
-                self._opened.setdefault(segment.id, segment)
-            self._make_room(set(ids))
+    def _open(self, refs: BlobRefs, numbers: Sequence[int]) -> list[OpenSegment]:
+        docs = {doc["_id"]: doc for doc in self._find_segments([refs.segments[number] for number in numbers])}
 
-    def _make_room(self, keep: set[ObjectId]) -> None:
+        def work(number: int) -> list[OpenSegment]:
+            id = refs.segments[number]
+            try:
+                if id not in docs:
+                    raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
+                return [OpenSegment(docs[id], self._store(docs[id].get("root", 0)))]
+            except StorageError as error:
+                raise at_row(error, int(np.argmax(refs.segment == number))) from None
+
+        return self._each(work, numbers)
+
+    def _make_room(self, keep: Container[ObjectId]) -> None:
         """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""
         mapped = sum(segment.mapped is not None for segment in self._opened.values())
         indexes = sum(segment.index_bytes for segment in self._opened.values() if segment.mapped is None)
@@ -339,7 +343,7 @@ def _as_batch(blobs: Sequence[memoryview], m: int, size: int) -> Batch:
     return batch
 
 
-def _open(table: Table, number: int) -> OpenSegment:
+def _opened(table: Table, number: int) -> OpenSegment:
     found = table.opened[number]
     assert found is not None
     return found

@@ -14,7 +14,6 @@ from bson import ObjectId
 
 from tensordb_data.errors import StorageError
 
-
 _lock = threading.Lock()
 
 
