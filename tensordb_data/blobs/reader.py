@@ -169,7 +169,7 @@ class BlobReader:
         if len(local):
             self._check(table, refs.take(local), rows=local)
             for number, group in table.groups(refs.segment, local):
-                mapped = _open(table, number).mapped
+                mapped = _opened(table, number).mapped
                 assert mapped is not None
                 pieces.append(_Piece(mapped.data, group, refs.offset[group]))
         if len(local) < len(refs):
@@ -207,7 +207,7 @@ class BlobReader:
         wrong = (slack < 0) | (refs.offset < 0) | (refs.length < 0)
         if wrong.any():
             i = int(np.argmax(wrong))
-            found = _open(table, int(refs.segment[i]))
+            found = _opened(table, int(refs.segment[i]))
             error = CorruptBlobError(
                 f"{found.name}: expected a blob within {found.end} bytes, found a reference to "
                 f"{int(refs.length[i])} bytes at {int(refs.offset[i])}"
@@ -215,7 +215,7 @@ class BlobReader:
             raise at_row(error, i if rows is None else int(rows[i]))
         todo = np.flatnonzero(~table.verified[refs.segment])
         for number, group in table.groups(refs.segment, todo):
-            found = _open(table, number)
+            found = _opened(table, number)
             compressed = None if refs.compressed is None else refs.compressed[group]
             found.verify(refs.offset[group], refs.length[group], compressed, group if rows is None else rows[group])
             table.verified[number] = found.verified
@@ -237,7 +237,7 @@ class BlobReader:
         if not len(missing):
             return table
         # Another thread may make room at any time: what this batch needs is held here until its table is made.
-        held = {table.ids[n]: _open(table, n) for n in np.unique(refs.segment).tolist() if table.opened[n] is not None}
+        held = {table.ids[n]: _opened(table, n) for n in np.unique(refs.segment).tolist() if table.opened[n] is not None}
         for segment in self._open(refs, missing.tolist()):
             held[segment.id] = segment
         return self._new_table(refs.segments, held)
