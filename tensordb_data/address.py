@@ -258,7 +258,7 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
     options: dict[str, Any] = {"w": "majority", "appname": "tensordb", "uuidRepresentation": "standard"}
     client: MongoClient[dict[str, Any]]
     if address.folder is not None:
-        return FolderClient(address.folder, serverSelectionTimeoutMS=PATIENCE_MS, **options)
+        return FolderClient(address.folder, **options)
     uri = str(address.uri)
     given = uri.lower()
     if "serverselectiontimeoutms=" not in given:

@@ -48,7 +48,7 @@ def _check_kind(client: MongoClient[dict[str, Any]], hello: dict[str, Any], addr
             "mongosh --eval 'rs.initiate()' on it"
         )
     raise ConnectError(
-        f"{address.hosts} is a standalone server, and TensorDB needs a replica set (of one node, say) for transactions: "
+        f"{address.hosts} is a standalone server, and TensorDB needs a replica set (of one node, say) for its commits: "
         "start it with `mongod --replSet rs0 …` (or replication.replSetName: rs0 in mongod.conf), then run once "
         "mongosh --eval 'rs.initiate()'"
     )

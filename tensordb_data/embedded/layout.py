@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import re
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -122,8 +123,7 @@ class Layout:
         state = self.state()
         inside = self.folder / "run"
         run = str(state["run"]) if state else str(inside)
-        too_long = len(os.fsencode(inside / "server.sock")) > SOCKET_PATH_BYTES
-        if not state and (too_long or not _takes_fifos(self.folder)):
+        if not state and not (_fits_a_socket(inside) and _takes_fifos(self.folder)):
             return tempfile.mkdtemp(prefix="tensordb-", dir=_short_directory())
         private_directory(Path(run))
         return run
@@ -174,9 +174,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _short_directory() -> str:
     wanted = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")
     for path in wanted:
-        if path and len(os.fsencode(path)) < 70 and os.access(path, os.W_OK | os.X_OK):
+        if path and _fits_a_socket(Path(path, "tensordb-12345678")) and os.access(path, os.W_OK | os.X_OK):
             return path
     raise EmbeddedServerError(f"no short, writable directory for a socket among {wanted}: set XDG_RUNTIME_DIR to one")
+
+
+def _fits_a_socket(directory: Path) -> bool:
+    """Whether a socket in there has a path that the kernel takes, and that mongod does not read as a list or a port."""
+    path = str(directory / "server.sock")
+    return len(path) <= SOCKET_PATH_BYTES and re.fullmatch(r"[A-Za-z0-9_./+=-]+", path) is not None
 
 
 def _takes_fifos(folder: Path) -> bool:

@@ -16,6 +16,8 @@ from tensordb_data.embedded.layout import Layout, locate, socket_uri
 from tensordb_data.embedded.start import bring_up, credentials
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
 
+PATIENCE = 8.0  # seconds between attempts to start a server that does not start
+
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
@@ -137,10 +139,10 @@ class Session:
                 self._uri = self._enter()
                 self._error, patience = None, 1.0
             except TensorDBError as error:
-                self._error, patience = error, min(60.0, patience * 2)
+                self._error, patience = error, min(PATIENCE, patience * 2)
             except Exception as error:  # the thread must live: memory may be short for a moment
                 self._error = EmbeddedServerError(f"cannot start the server of {self.folder} again: {error}")
-                patience = min(60.0, patience * 2)
+                patience = min(PATIENCE, patience * 2)
 
 
 def _close_sessions() -> None:

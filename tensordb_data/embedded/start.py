@@ -23,6 +23,7 @@ from tensordb_data.errors import EmbeddedServerError
 START_SECONDS = 300.0  # recovery after a crash replays the journal, which may take minutes
 REPLICA_SET = "tensordb"
 ALREADY_INITIALIZED = 23
+SUPERVISOR = os.path.abspath(Path(__file__).with_name("supervisor.py"))
 
 
 def bring_up(layout: Layout) -> dict[str, Any]:
@@ -97,9 +98,8 @@ def _run_supervisor(config: dict[str, Any]) -> dict[str, Any]:
     """Run the supervisor in a session of its own; returns its one line of JSON."""
     reader, writer = os.pipe()
     try:
-        script = Path(__file__).with_name("supervisor.py")
         process = subprocess.Popen(
-            [sys.executable or "python3", "-I", "-S", str(script), json.dumps(config | {"ready": writer})],
+            [sys.executable or "python3", "-I", "-S", SUPERVISOR, json.dumps(config | {"ready": writer})],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=(writer,), start_new_session=True, cwd="/",
         )  # fmt: skip

@@ -133,10 +133,13 @@ class Supervisor:
         keys = ("identity", "host", "run", "port", "version")
         state = {key: self.config[key] for key in keys} | {"supervisor": self.pid} | more
         path = os.path.join(self.folder, "server.json")
-        with contextlib.suppress(OSError):
+        try:
             with open(path + ".new", "w", encoding="utf-8") as file:
                 json.dump(state, file)
             os.replace(path + ".new", path)
+        except OSError:  # a full disk: the reason is reported all the same
+            with contextlib.suppress(OSError):
+                os.unlink(path + ".new")
 
     def publish(self) -> None:
         """Give clients their socket, now that mongod takes writes: before that they would get 'not primary' errors."""
@@ -259,7 +262,7 @@ class Supervisor:
             except BlockingIOError:  # a client came in between
                 os.close(start)
                 continue
-            if not os.path.exists(os.path.join(self.folder, "keep.json")):
+            if not self.kept():
                 self.stop()
                 return  # both locks stay held until this process ends
             self.reconsider.clear()
@@ -275,6 +278,14 @@ class Supervisor:
             os.close(fd)
             raise
         return fd
+
+    def kept(self) -> bool:
+        """Whether `tensordb up` asked to run on without clients; what it asked of another folder does not count."""
+        try:
+            with open(os.path.join(self.folder, "keep.json"), encoding="utf-8") as file:
+                return bool(json.load(file)["identity"] == self.config["identity"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
 
     def clean_up(self) -> None:
         """Leave a folder that any tool can copy: no sockets, no FIFO, no state."""
@@ -293,7 +304,7 @@ class Supervisor:
         signal.signal(signal.SIGUSR1, lambda *_: self.reconsider.set())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _raise_limits()
+        _set_limits()
         try:
             self.unpublish()  # left by a supervisor that was killed
             self.hold_pipe()
@@ -317,8 +328,10 @@ class Supervisor:
         return True
 
 
-def _raise_limits() -> None:
-    """Take the file descriptors that the hard limit allows: mongod wants many."""
+def _set_limits() -> None:
+    """Take the file descriptors that the hard limit allows, for mongod wants many; and no core files of its size."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 64000 if hard == resource.RLIM_INFINITY else min(64000, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,0 +1,238 @@
+"""Folders that were moved, copied or have strange names; and those that cannot be used, with the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tensordb_data.address import open_client, parse
+from tensordb_data.embedded import join
+from tensordb_data.embedded.binary import find_mongod
+from tensordb_data.errors import EmbeddedServerError
+
+Ended = Callable[[Path], None]
+
+
+def insert(folder: Path, number: int) -> int:
+    """Insert a document; returns how many there are."""
+    client = open_client(parse(folder))
+    try:
+        client.test.things.insert_one({"_id": number})
+        return client.test.things.count_documents({})
+    finally:
+        client.close()
+
+
+def test_moved_folder_opens(folder: Path, ended: Ended) -> None:
+    insert(folder, 1)
+    ended(folder)
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    assert insert(moved, 2) == 2
+    ended(moved)
+    moved.rename(folder)
+    assert insert(folder, 3) == 3
+
+
+@pytest.mark.parametrize("symlinks", [True, False])
+def test_copy_lives_apart(symlinks: bool, folder: Path, ended: Ended) -> None:
+    insert(folder, 1)
+    ended(folder)
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy, symlinks=symlinks)
+    with join(folder), join(copy):
+        assert insert(folder, 2) == 2
+        assert insert(copy, 3) == 2
+        assert insert(copy, 4) == 3
+    ended(folder)
+    ended(copy)
+
+
+def test_copy_of_a_crashed_folder_ignores_its_state(folder: Path, ended: Ended) -> None:
+    """The state that a killed server left names sockets of another folder: a copy must not use them."""
+    copy = folder.with_name("copy")
+    with join(folder):
+        insert(folder, 1)
+        state = (folder / "server.json").read_text()
+    ended(folder)
+    shutil.copytree(folder, copy)
+    (copy / "server.json").write_text(state)
+    with join(copy) as session:
+        assert str(copy) in session.uri.replace("%2F", "/")
+    ended(copy)
+
+
+@pytest.mark.parametrize("name", ["x" * 120, "Ünï cödé, with:colon%20and 'quotes'"])
+def test_long_and_strange_paths(name: str, folder: Path, ended: Ended) -> None:
+    path = folder / name / "W"
+    with join(path):
+        run = Path(json.loads((path / "server.json").read_text())["run"])
+        assert path not in run.parents
+        assert stat.S_IMODE(run.stat().st_mode) == 0o700
+        assert insert(path, 1) == 1
+        assert insert(path, 2) == 2
+    ended(path)
+    assert not run.exists()
+    assert insert(path, 3) == 3
+    ended(path)
+
+
+def test_private(folder: Path) -> None:
+    with join(folder):
+        assert stat.S_IMODE((folder / "run").stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "run" / "server.sock").stat().st_mode) == 0o600
+        mongod = json.loads((folder / "server.json").read_text())["mongod"]
+        sockets = {os.readlink(path) for path in Path(f"/proc/{mongod}/fd").iterdir()}
+        inodes = {name[8:-1] for name in sockets if name.startswith("socket:")}
+        for table in ("tcp", "tcp6"):
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+            assert not inodes & {line.split()[9] for line in lines}, "mongod has a TCP socket"
+
+
+def test_relative_folder_and_link_are_the_same_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = folder.with_name("link")
+    with join(folder) as session:
+        link.symlink_to(folder)
+        monkeypatch.chdir(folder.parent)
+        for other in ("w", "./link", link):
+            with join(other) as same:
+                assert same.uri == session.uri
+
+
+def test_a_file_in_the_way(folder: Path) -> None:
+    folder.write_text("")
+    with pytest.raises(EmbeddedServerError, match=f"{folder} is a file: a folder was expected"):
+        join(folder)
+    with pytest.raises(EmbeddedServerError, match="is a file"):
+        join(folder / "below")
+
+
+def test_read_only_folder(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o500)
+    immutable = os.geteuid() == 0
+    if immutable and subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
+        pytest.skip("root may write everywhere, and this file system has no immutable folders")
+    try:
+        with pytest.raises(EmbeddedServerError, match="is not writable"):
+            join(folder)
+    finally:
+        if immutable:
+            subprocess.run(["chattr", "-i", str(folder)], check=True)
+        folder.chmod(0o700)
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 64 MB."""
+    folder.parent.joinpath("disk").mkdir()
+    disk = folder.parent / "disk"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_full_disk(small_disk: Path, ended: Ended) -> None:
+    folder, ballast = small_disk / "w", small_disk / "ballast"
+    client = open_client(parse(folder))
+    client.test.things.insert_one({"_id": 0})
+    with pytest.raises(EmbeddedServerError, match=f"the disk that holds {folder} is full: free some space"):
+        for number in range(1, 1000):
+            client.test.things.insert_one({"_id": number, "x": os.urandom(2_000_000)})
+    client.close()
+    ended(folder)
+    ballast.write_bytes(b"")
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(bytes(4096))
+    for path in (folder, small_disk / "new"):
+        with pytest.raises(EmbeddedServerError, match=r"full|No space left|not writable"):
+            join(path)
+    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    client = open_client(parse(folder))
+    assert client.test.things.find_one({"_id": 0}) == {"_id": 0}
+    client.close()
+    ended(folder)
+
+
+def test_incompatible_version(folder: Path, ended: Ended) -> None:
+    insert(folder, 1)
+    ended(folder)
+    manifest = folder / "tensordb.json"
+    found = json.loads(manifest.read_text())
+    version = found["mongod"]
+    manifest.write_text(json.dumps(found | {"release": "4.4"}))
+    with pytest.raises(EmbeddedServerError, match=rf"written by MongoDB 4\.4, and .* is {version}.*TENSORDB_MONGOD"):
+        join(folder)
+    manifest.write_text(json.dumps(found | {"format": 99}))
+    with pytest.raises(EmbeddedServerError, match="has format 99"):
+        join(folder)
+
+
+def test_another_mongod_uses_the_data(folder: Path) -> None:
+    (folder / "mongo").mkdir(parents=True)
+    socket = str(folder / "own.sock")
+    mongod = subprocess.Popen(
+        [str(find_mongod()), "--dbpath", str(folder / "mongo"), "--bind_ip", socket, "--nounixsocket"],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert mongod.stdout is not None
+        for line in mongod.stdout:
+            if b"Waiting for connections" in line:
+                break
+        with pytest.raises(EmbeddedServerError, match="in use by another mongod"):
+            join(folder)
+    finally:
+        mongod.kill()
+        mongod.communicate()
+
+
+VERSION = "import sys\nif '--version' in sys.argv:\n    print('db version v6.0.5'); sys.exit()\n"
+
+
+def mongod_that(folder: Path, script: str) -> str:
+    """A program that stands for a mongod which cannot run here."""
+    path = folder.with_name("mongod")
+    path.write_text(f"#!{sys.executable}\n{VERSION}{script}")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("sys.exit('mongod: error while loading shared libraries: libcurl.so.4: cannot open')", "library libcurl.so.4"),
+        ("print('{\"s\":\"F\",\"msg\":\"Boom\",\"attr\":{\"x\":1}}'); sys.exit(14)", r"status 14; .*Boom .*\"x\": 1"),
+        ("import os; os.kill(os.getpid(), 4)", "AVX"),
+        ("sys.exit(62)", "incompatible MongoDB version"),
+        ("sys.exit('Permission denied')", "may not write"),
+    ],
+)
+def test_mongod_that_does_not_start(script: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORDB_MONGOD", mongod_that(folder, script))
+    with pytest.raises(EmbeddedServerError, match=message) as caught:
+        join(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_supervisor_dies_with_the_folder_gone(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
+    """Somebody removes the folder while it is in use: an error with a reason, and nothing left running."""
+    client: Any = open_client(parse(folder))
+    _, mongod = pids()
+    shutil.rmtree(folder)
+    os.kill(mongod, 9)
+    with pytest.raises(EmbeddedServerError):
+        client.test.things.insert_one({})
+    client.close()
