@@ -111,8 +111,9 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Wr
                 _put(db, f"params/{id}-{attempt}.safetensors" if attempt else f"params/{id}.safetensors", batch)
             )
             stored += sum(leaf.nbytes for leaf, _ in batch.values())
+        _enter(db, placed, references)
         try:
-            db._transaction(_commit(db, document, placed, references))
+            db._transaction(_commit(db, document, references))
         except _TensorGone:
             continue  # collected between the look and the commit: store it again
         return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
@@ -182,30 +183,36 @@ def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]])
     }
 
 
+def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]) -> None:
+    """Enters the new tensors into the index.
+
+    Outside the transaction, so that a process killed in it leaves no lock on a tensor that the next one wants: without
+    a set that refers to them, they are only bytes that need not be stored again.
+    """
+    tensors = db._mongo()["tensors"]
+    for chunk in chunks(list(placed.values())):
+        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
+        upserts = [
+            ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
+            for row in chunk
+        ]
+        if db._full:
+            tensors.bulk_write([UpdateOne(filter, update, upsert=True) for filter, update in upserts], ordered=False)
+        else:  # mongomock cannot read pymongo's bulk operations
+            for filter, update in upserts:
+                tensors.update_one(filter, update, upsert=True)
+    if _live(db._mongo(), db.project, references, None) < len(references):
+        for row in placed.values():  # one that is being collected lives on, in our object
+            tensors.update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row})
+
+
 def _commit(
-    db: TensorDB, document: dict[str, Any], placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]
+    db: TensorDB, document: dict[str, Any], references: Sequence[bytes]
 ) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
         mongo = db._mongo()
-        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
-        for chunk in chunks(list(placed.values())):
-            upserts = [
-                ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
-                for row in chunk
-            ]
-            if db._full:
-                updates = [UpdateOne(filter, update, upsert=True) for filter, update in upserts]
-                mongo["tensors"].bulk_write(updates, ordered=False, session=session)
-            else:  # mongomock cannot read pymongo's bulk operations
-                for filter, update in upserts:
-                    mongo["tensors"].update_one(filter, update, upsert=True)
         if _live(mongo, db.project, references, session) < len(references):
-            for row in placed.values():  # one that is being collected lives on, in our object
-                mongo["tensors"].update_one(
-                    {"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row}, session=session
-                )
-            if _live(mongo, db.project, references, session) < len(references):
-                raise _TensorGone
+            raise _TensorGone
         scope = {"_tdb.p": db.project, "run": document.get("run")}
         last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)

@@ -1,0 +1,62 @@
+"""kill -9 at random moments: what is found is a whole set of one step, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import textwrap
+import time
+
+from tensordb_data.checkpoint.core import newest_set
+from tensordb_data.checkpoint.load import load_parts, verify
+
+SCRIPT = """
+import sys
+import numpy as np
+from tensordb_data import TensorDB
+from tensordb_data.checkpoint.core import Checkpointer
+
+db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+w = {name: np.zeros(20_000) for name in "abcdef"} | {"frozen": np.ones(50_000)}
+ckpt = Checkpointer(db, "r", lambda step: {"model": w, "training": {"step": step}}, every=1)
+found = ckpt.load(None)
+step = found[1]["training"]["step"] if found else 0
+ckpt.start_at(step)
+print(step, flush=True)
+while True:
+    step += 1
+    for name in "abcdef":
+        w[name].fill(step)
+    ckpt.end_step(step, {"loss": 1.0})
+    if step % 3 == 0:
+        ckpt.drain()
+        print(step, flush=True)
+"""
+
+
+def test_twenty_rounds(db, mongo_uri, warehouse_dir):
+    dice = random.Random(0)
+    acknowledged = 0
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), mongo_uri, f"file://{warehouse_dir}/blobs"]
+    for _ in range(20):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        began = int(process.stdout.readline())
+        assert began >= acknowledged
+        time.sleep(dice.uniform(0, 0.15))
+        process.kill()
+        out, _ = process.communicate(timeout=30)
+        acknowledged = max([began, *map(int, out.split())])
+        document = newest_set(db, "r")
+        if document is None:
+            assert acknowledged == 0
+            continue
+        assert document["step"] >= acknowledged
+        parts = load_parts(db, document, None, "auto")
+        values = {float(v) for name in "abcdef" for v in set(parts["model"][name])}
+        assert values == {float(document["step"])} and parts["training"]["step"] == document["step"]
+        assert (parts["model"]["frozen"] == 1).all()
+    assert acknowledged > 0
+    assert all(verify(db, row._doc) for row in db.params.find({"run": "r"}))
+    # the server keeps what a killed client had open for a minute; the database is to be dropped now
+    db._mongo().client.admin.command({"killAllSessions": []})
