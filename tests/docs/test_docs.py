@@ -1,0 +1,74 @@
+"""The README and the pages of docs/ do what they say: each page's blocks run in order, as one program, in an empty folder.
+
+Python blocks run as they are. In `bash` blocks the lines that begin with `tensordb` run; the others are for the reader.
+A block under the comment `<!-- not run: why -->` is only compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\s*$")
+LINK = re.compile(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, int, list[str], bool]]:
+    """Language, number of the first line, lines, and whether it is to run."""
+    lines = page.read_text().splitlines()
+    language, start, run = None, 0, True
+    for number, line in enumerate(lines):
+        found = FENCE.match(line)
+        if found and language is None:
+            language, start = found[1], number + 1
+            run = not (number and lines[number - 1].startswith("<!-- not run:"))
+        elif found:
+            assert language is not None
+            yield language, start, lines[start:number], run
+            language = None
+    assert language is None, f"{page.name}: the block from line {start} has no end"
+
+
+def program(page: Path) -> str:
+    """The blocks of a page as one script, each line at the number that it has on the page."""
+    script = [""] * len(page.read_text().splitlines())
+    for language, start, lines, run in blocks(page):
+        if not run:
+            continue
+        if language == "python":
+            script[start : start + len(lines)] = lines
+        elif language == "bash":
+            for number, line in enumerate(lines, start):
+                if line.startswith("tensordb "):
+                    script[number] = f"__import__('subprocess').run({line!r}, shell=True, check=True)"
+    return "\n".join(script)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", [page for page in PAGES if program(page).strip()], ids=lambda page: page.name)
+def test_code_runs(page: Path, warehouse_dir: Path) -> None:
+    script = warehouse_dir / page.with_suffix(".py").name
+    script.write_text(program(page))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=warehouse_dir, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{page.name}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_compile_and_links_lead_somewhere(page: Path) -> None:
+    for language, start, lines, _ in blocks(page):
+        if language == "python":
+            compile("\n" * start + "\n".join(lines), str(page), "exec")
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

@@ -1,0 +1,55 @@
+"""What is installed is what is in the tree, and importing the core stays light."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def listed() -> configparser.ConfigParser:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def test_every_package_is_listed() -> None:
+    packages = set(listed()["options"]["packages"].split())
+    core = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "tensordb_data").rglob("*.py")}
+    folders = {path.parent.relative_to(ROOT / "integrations") for path in (ROOT / "integrations").rglob("*.py")}
+    integrations = {".".join(("tensordb_data", *path.parts)) for path in folders}
+    assert packages == core | integrations, "list the packages of the tree in setup.cfg"
+
+
+def test_the_core_loads_no_framework() -> None:
+    code = (
+        "import tensordb_data, sys; "
+        "heavy = {'torch', 'tensorflow', 'keras', 'cv2', 'albumentations', 'pandas', 'pyarrow', 'matplotlib', 'typer'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_holds_all_modules_and_the_type_marker(tmp_path: Path) -> None:
+    # From a copy, so that nothing is built in the tree.
+    for name in ("tensordb_data", "integrations"):
+        for path in (ROOT / name).rglob("*"):
+            if path.suffix == ".py" or path.name == "py.typed":
+                copy = tmp_path / path.relative_to(ROOT)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "tensordb_data").rglob("*.py")}
+    wanted |= {f"tensordb_data/{path.relative_to(ROOT / 'integrations')}" for path in (ROOT / "integrations").rglob("*.py")}
+    assert wanted | {"tensordb_data/py.typed"} <= held
+    assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "examples/", "integrations/"))]
