@@ -237,9 +237,8 @@ class BlobReader:
         if not len(missing):
             return table
         # Another thread may make room at any time: what this batch needs is held here until its table is made.
-        held = {table.ids[n]: _opened(table, n) for n in np.unique(refs.segment).tolist() if table.opened[n] is not None}
-        for segment in self._open(refs, missing.tolist()):
-            held[segment.id] = segment
+        used = [table.opened[number] for number in np.unique(refs.segment).tolist()]
+        held = {segment.id: segment for segment in (*used, *self._open(refs, missing.tolist())) if segment is not None}
         return self._new_table(refs.segments, held)
 
     def _new_table(self, ids: tuple[ObjectId, ...], held: Mapping[ObjectId, OpenSegment]) -> Table:

@@ -20,7 +20,7 @@ from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaErro
 Shape = tuple[int | None, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Array(BlobField):
     """An array of one dtype.
 
@@ -169,12 +169,17 @@ def as_array(value: Any) -> npt.NDArray[Any]:
         SchemaError: it is not an array, or not one of numbers.
     """
     if not isinstance(value, (np.ndarray, np.generic)):
-        if not hasattr(value, "__array__"):
+        if not is_array(value):
             raise SchemaError(f"expected an array, found {describe(value)}")
         value = _from_foreign(value)
     array = np.asarray(value)
     dtype_name(array.dtype)
     return array
+
+
+def is_array(value: Any) -> bool:
+    """Whether numpy can take `value` as an array: arrays, tensors, PIL images, …"""
+    return hasattr(value, "__array__") or hasattr(value, "__array_interface__")
 
 
 def dtype_name(dtype: Any) -> str:

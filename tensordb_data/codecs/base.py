@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.uint8]
 Element = tuple[str | None, tuple[int | None, ...] | None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Field(abc.ABC):
     """One field of a dataset's schema: what values it takes and how they are stored.
 
@@ -29,6 +29,18 @@ class Field(abc.ABC):
 
     is_blob: ClassVar[bool]
     """True: values are stored as blobs. False: they live in the index, where queries see them."""
+
+    def __repr__(self) -> str:
+        # As one writes it: without defaults, and by name from the first that was left out.
+        shown: list[str] = []
+        own = [field for field in dataclasses.fields(self) if field.name != "optional"]
+        for i, field in enumerate(own):
+            value = getattr(self, field.name)
+            if value != field.default:
+                shown.append(f"{value!r}" if len(shown) == i else f"{field.name}={value!r}")
+        if self.optional:
+            shown.append("optional=True")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def fixed_nbytes(self) -> int | None:
@@ -62,7 +74,7 @@ class Field(abc.ABC):
         return {**parts, "optional": True} if self.optional else parts
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class BlobField(Field):
     """A field whose values are stored as blobs."""
 

@@ -17,7 +17,7 @@ _JPEG = b"\xff\xd8\xff"
 _MODES = ("unchanged", "rgb", "gray")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Image(BlobField):
     """A JPEG or PNG, given as its bytes or as a `pathlib.Path` to it, stored byte for byte.
 

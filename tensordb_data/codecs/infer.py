@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordb_data.codecs.array import Array, as_array
+from tensordb_data.codecs.array import Array, as_array, is_array
 from tensordb_data.codecs.base import Field, describe
 from tensordb_data.codecs.image import Image, image_bytes, is_deep, is_image
 from tensordb_data.codecs.plain import Bytes
@@ -48,7 +48,7 @@ def infer(value: Any) -> Field:
         if is_image(value):
             return Image(dtype="uint16" if is_deep(value) else "uint8")
         return Bytes()
-    if not hasattr(value, "__array__"):
+    if not is_array(value):
         raise SchemaError(
             f"cannot store {describe(value)}: expected an array, an encoded image, bytes, text, a number, a datetime, "
             "or a list or dict of such"

@@ -9,7 +9,7 @@ from tensordb_data.codecs.base import BlobField, Buffer, describe
 from tensordb_data.errors import CorruptBlobError, SchemaError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Bytes(BlobField):
     """Bytes, stored as they are."""
 
@@ -30,7 +30,7 @@ class Bytes(BlobField):
         return bytes(buf)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Text(BlobField):
     """Text too long for the index, stored as UTF-8. Queries do not see it; for that, use `Scalar("str")`."""
 

@@ -16,7 +16,7 @@ SCALAR_KINDS = ("bool", "int", "float", "str", "datetime", "json")
 _MAX_DEPTH = 90  # MongoDB refuses documents nested deeper than 100
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Scalar(Field):
     """A value in the index: mutable, and what filters are about.
 

@@ -47,7 +47,11 @@ def arrays(draw: st.DrawFn) -> npt.NDArray[np.generic]:
 def bits(array: npt.NDArray[np.generic]) -> bytes:
     """The bytes as native C order; equal for NaNs only when their payloads are."""
     native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    return native.tobytes()
+    if native.dtype.char not in "gG":
+        return native.tobytes()
+    # Of the 16 bytes of a long double 6 are padding, and hold anything.
+    parts = native.reshape(-1).view(np.longdouble).reshape(-1, 1).view(np.uint8)
+    return parts[:, :10].tobytes()
 
 
 @settings(max_examples=300, deadline=None)
@@ -75,7 +79,8 @@ def test_round_trip_of_a_column(array: npt.NDArray[np.generic]) -> None:
     assert rows is not None
     assert rows.dtype == np.uint8
     assert rows.shape == (len(array), field.fixed_nbytes)
-    assert [row.tobytes() for row in rows] == [bytes(field.encode(value)) for value in array]
+    for row, value in zip(rows, array, strict=True):
+        assert bits(field.decode(row.data)) == bits(np.asarray(value))
     found = field.decode_rows(rows.copy())
     assert found.dtype.isnative
     assert found.shape == array.shape
@@ -119,7 +124,10 @@ def test_torch_tensors() -> None:
 
 def test_python_numbers_and_lists_where_nothing_is_lost() -> None:
     assert Array("float32", (3,)).decode(Array("float32", (3,)).encode([1, 2.5, 3])).tolist() == [1, 2.5, 3]
-    assert Array("uint8", (2, 2)).decode(Array("uint8", (2, 2)).encode([[1, 2], [3, 255]])).tolist() == [[1, 2], [3, 255]]
+    assert Array("uint8", (2, 2)).decode(Array("uint8", (2, 2)).encode([[1, 2], [3, 255]])).tolist() == [
+        [1, 2],
+        [3, 255],
+    ]
     assert Array("int64", ()).decode(Array("int64", ()).encode(7)) == 7
     assert Array("float32", (None,)).decode(Array("float32", (None,)).encode([])).shape == (0,)
     for field, value in (
@@ -139,7 +147,11 @@ def test_python_numbers_and_lists_where_nothing_is_lost() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (Array("uint8", (28, 28)), np.zeros((28, 27), np.uint8), r"expected uint8 of shape \(28, 28\), found ndarray of uint8 \(28, 27\)"),
+        (
+            Array("uint8", (28, 28)),
+            np.zeros((28, 27), np.uint8),
+            r"expected uint8 of shape \(28, 28\), found ndarray of uint8 \(28, 27\)",
+        ),
         (Array("uint8", (28, 28)), np.zeros((28, 28)), r"expected uint8, found ndarray of float64 \(28, 28\)"),
         (Array("uint8", (None, 3)), np.zeros(3, np.uint8), r"expected uint8 of shape \(None, 3\)"),
         (Array("uint8"), "text", "expected an array, found str 'text'"),
@@ -150,7 +162,7 @@ def test_python_numbers_and_lists_where_nothing_is_lost() -> None:
         (Array("float32"), np.array(["2020-01-01"], "datetime64[D]"), "dtype of numbers"),
         (Array("float32"), np.zeros(2, "V4"), "dtype of numbers"),
     ],
-)  # fmt: skip
+)
 def test_values_that_do_not_fit(field: Array, value: object, message: str) -> None:
     with pytest.raises(SchemaError, match=message):
         field.check(value)
@@ -169,7 +181,10 @@ def test_columns_that_do_not_fit() -> None:
     assert Array("uint8").encode_rows(np.zeros((3, 2), np.uint8)) is None
 
 
-@pytest.mark.parametrize("dtype", ["object", "O", "str", "S5", "U3", "M8[s]", "timedelta64[s]", "i4,f4", "V8", "no such", "float3", "", "bfloat17"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["object", "O", "str", "S5", "U3", "M8[s]", "timedelta64[s]", "i4,f4", "V8", "no such", "float3", "", "bfloat17"],
+)
 def test_dtypes_that_hold_no_numbers(dtype: str) -> None:
     with pytest.raises(SchemaError, match="dtype"):
         Array(dtype)
@@ -221,5 +236,6 @@ def test_decode_shares_no_memory() -> None:
 def test_importing_codecs_brings_no_framework() -> None:
     import subprocess
 
-    code = "import tensordb_data.codecs, sys; assert not {'torch', 'tensorflow', 'cv2', 'ml_dtypes', 'PIL'} & set(sys.modules)"
+    names = {"torch", "tensorflow", "cv2", "ml_dtypes", "PIL"}
+    code = f"import tensordb_data.codecs, sys; assert not {names} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
