@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check install -c constraints.txt
-TYPES  := build/types/tensordb_data
+TYPES  := build/types
 # Narrow a test run: make test TESTS=tests/unit
 TESTS  ?= tests
 
@@ -44,11 +44,12 @@ test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=..
 lint: $(STAMP) ## ruff over everything
 	@$(BIN)/ruff check .
 
-# mypy sees the folders of integrations/ under the names that they are imported by.
-typecheck: $(STAMP) ## mypy --strict over the library
-	@rm -rf $(TYPES) && mkdir -p $(TYPES)
-	@ln -s ../../../tensordb_data/* ../../../integrations/torch ../../../integrations/tf $(TYPES)/
-	@cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p tensordb_data
+# mypy sees the folders of integrations/ under the names that they are imported by, and a user's program beside them.
+typecheck: $(STAMP) ## mypy --strict over the library, and over a program that uses it
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)/tensordb_data
+	@for path in tensordb_data/* integrations/torch integrations/tf; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
+	@ln -s ../../tests/typing/usage.py $(TYPES)/usage.py
+	@cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p tensordb_data -m usage
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
 	@for script in $$(grep -l '^def main' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
