@@ -21,6 +21,7 @@ from bson import (
     Timestamp,
     json_util,
 )
+from bson.errors import BSONError
 
 COLLECTIONS = ("data", "architectures", "params", "jobs", "logs")
 MAX_DEPTH = 90  # the server refuses documents nested deeper than 100
@@ -90,7 +91,7 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     if isinstance(value, re.Pattern):
-        return Regex.from_native(value)
+        return Regex(value.pattern, value.flags & ~re.UNICODE)
     if isinstance(value, _KEPT):
         return value
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
@@ -121,7 +122,7 @@ def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter:
     if filter and frozenset(out) in _WRAPPERS:
         try:
             decoded = json_util.object_hook(out, JSON)
-        except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        except (BSONError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise fail(f"{_at(path)}{out!r} is not valid extended JSON: {error}") from None
         if not isinstance(decoded, dict):
             return _plain(decoded, fail, filter, path, depth + 1)

@@ -37,7 +37,7 @@ class Schema(Mapping[str, Field]):
         return len(self._fields)
 
     def __eq__(self, other: object) -> bool:
-        return self._fields == other._fields if isinstance(other, Schema) else NotImplemented
+        return self._fields == dict(other) if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(frozenset(self._fields.items()))

@@ -106,6 +106,7 @@ class Writer:
             SchemaError: A field does not fit the dataset's schema. The sample is not added; the writer goes on.
             DuplicateError: At the commit that this call set off: an `_id` exists already.
         """
+        self._own()
         id, tags = new_id(_id), _tags(tags)
         with self._changed:
             self._ready()
@@ -138,6 +139,7 @@ class Writer:
             SchemaError: A column does not fit; the message names field and row. Samples before the faulty row's run
                 may have been added; see `written` and `pending`.
         """
+        self._own()
         n = count_rows(self._dataset, columns)
         ids = make_ids(n, _id)
         each = _tags_of_many(tags, n)
@@ -160,12 +162,14 @@ class Writer:
 
     def flush(self) -> None:
         """Commit what is pending; on return it is durable and visible to readers."""
+        self._own()
         with self._changed:
             self._ready()
             self._commit()
 
     def close(self) -> None:
         """Commit what is pending and end. Calling it twice does nothing."""
+        self._own()
         with self._changed:
             if self._closed:
                 return
@@ -184,6 +188,8 @@ class Writer:
         if error is None:
             self.close()
             return
+        if os.getpid() != self._pid:
+            return
         with self._changed:
             dropped = self.pending
             self._batch = None
@@ -200,11 +206,14 @@ class Writer:
             _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
                          self._dataset, self.pending)  # fmt: skip
 
+    def _own(self) -> None:
+        """Refuse a forked process: before the lock, which a thread of the parent may have held."""
+        if os.getpid() != self._pid:
+            raise TensorDBError("a writer cannot be used in a forked process; open one there")
+
     # All of these hold the lock
 
     def _ready(self) -> None:
-        if os.getpid() != self._pid:
-            raise TensorDBError("a writer cannot be used in a forked process; open one there")
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
