@@ -133,6 +133,7 @@ class Selection(Generic[R]):
         passes: int | None = None,
         transform: Callable[..., Any] | None = None,
         ragged: Ragged = "list",
+        max_failures: int | float = 0,
         rank: int | None = None,
         world_size: int | None = None,
         end: End = "short",
@@ -150,7 +151,10 @@ class Selection(Generic[R]):
             passes: How many times over the data; None for ever.
             transform: Called for each sample: a callable of the sample, or of the sample and an `rng`, or an
                 albumentations pipeline.
-            ragged: What to do where the shapes in a batch differ: `"list"`, or `"error"`.
+            ragged: What to do with arrays of different shapes: `"list"`, `"error"`, or `"pad"` with zeros, and the
+                true shapes as a field `<name>_lengths`.
+            max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
+                rate below 1. Each is logged with its `_id`.
             rank: This process's number among `world_size`; None reads torch.distributed when it is running.
             world_size: How many processes share the stream.
             end: What to do with a tail that does not divide: `"short"`, `"drop"` or `"pad"`.
@@ -167,7 +171,8 @@ class Selection(Generic[R]):
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         return open_stream(
             self, batch_size=batch_size, fields=fields, shuffle=shuffle, replacement=replacement, weights=weights,
-            seed=seed, passes=passes, transform=transform, ragged=ragged, rank=rank, world_size=world_size, end=end,
+            seed=seed, passes=passes, transform=transform, ragged=ragged,
+            max_failures=max_failures, rank=rank, world_size=world_size, end=end,
         )  # fmt: skip
 
     # Writing

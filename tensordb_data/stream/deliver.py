@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
 from tensordb_data.stream.batch import Batch, cut, to_columns, to_samples
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
+from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import load
 from tensordb_data.stream.order import Layout, Run, draw, pass_key, runs, shuffled
@@ -61,10 +62,11 @@ class Deliverer:
         last: int | None,
         threads: int,
         stats: Stats,
+        budget: Budget,
     ) -> None:
         self._source, self._spec = source, source.spec
         self._start, self._pinned, self._worker, self._last = start, pinned, worker, last
-        self._threads, self._stats = threads, stats
+        self._threads, self._stats, self._budget = threads, stats, budget
         self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
         self._reader = source.db._reader()
 
@@ -168,20 +170,41 @@ class Deliverer:
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
     ) -> Deliveries:
         """The batches of a task. After the first that fails come no more, and those before it are delivered."""
+        self._budget.tried(len(block))
         try:
             return self._made(block, group, positions, data, clock)
-        except SampleError as error:
-            if len(group) == 1:
-                return [error]
+        except SampleError:
+            pass
         deliveries: Deliveries = []
         low = 0
         for run in group:
             rows = np.arange(low, low + run.high - run.low)
-            deliveries += self._batches(block.take(rows), [run], positions[rows], data, clock)
-            if isinstance(deliveries[-1], SampleError):
-                break
             low += len(rows)
+            try:
+                rows = self._readable(block, rows, run, positions, data)
+                deliveries += self._made(block.take(rows), [run], positions[rows], data, clock)
+            except SampleError as error:
+                return [*deliveries, error]
         return deliveries
+
+    def _readable(
+        self, block: Block, rows: NDArray[np.int64], run: Run, positions: NDArray[np.int64], data: State
+    ) -> NDArray[np.int64]:
+        """Those of a batch's rows that are good, as far as the budget allows to skip the others."""
+        good = []
+        for row in rows:
+            one = np.array([row])
+            try:
+                self._made(block.take(one), [run], positions[one], data, Clock())
+                good.append(row)
+            except SampleError as error:
+                if not self._budget.forgives(error):
+                    raise
+                self._budget.skip(error)
+                last = error
+        if not good:
+            raise SampleError(f"{last} (and no other sample of this batch can be read)") from last
+        return np.array(good)
 
     def _made(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
@@ -199,7 +222,7 @@ class Deliverer:
         low = 0
         with clock("batch"):
             for run in group:
-                high = low + run.high - run.low
+                high = low + run.high - run.low if len(group) > 1 else len(block)
                 batch = cut(columns, low, high, self._spec.ragged, block.name)
                 then = State(run.then, data.versions, data.ids, data.n) if run.then.position else State(run.then)
                 ahead = run.low == 0 and run.number > self._start.at.number

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from tensordb_data.errors import QueryError, UnsupportedError
+from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
 
 End = Literal["short", "drop", "pad"]
@@ -21,7 +21,6 @@ class StreamSpec:
 
     Raises:
         QueryError: a value is outside its range; the message names the value found.
-        UnsupportedError: the option is known but not built yet.
     """
 
     query: Query
@@ -43,7 +42,10 @@ class StreamSpec:
     transform: Callable[..., Any] | None = None
     """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline."""
     ragged: Ragged = "list"
-    """A batch whose arrays differ in shape: a `list` of arrays, or an `error`."""
+    """What becomes of a field whose arrays may differ in shape: a `list` of arrays in batches where they do, an
+    `error` in that case, or always `pad`: zeros behind, and the true shapes as a field `<name>_lengths`."""
+    max_failures: int | float = 0
+    """Samples that may be skipped because they cannot be read, decoded or transformed: a number, or a rate below 1."""
     rank: int = 0
     """Which of `world_size` equal parts of each round of batches this stream delivers."""
     world_size: int = 1
@@ -64,14 +66,21 @@ class StreamSpec:
             raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {self.seed!r}")
         if self.end not in get_args(End):
             raise QueryError(f"`end` must be one of {', '.join(get_args(End))}. Found: {self.end!r}")
-        if self.ragged == "pad":
-            raise UnsupportedError('`ragged="pad"` is not built yet; use "list" or "error", or pad in a transform')
         if self.ragged not in get_args(Ragged):
             raise QueryError(f"`ragged` must be one of {', '.join(get_args(Ragged))}. Found: {self.ragged!r}")
         if self.weights is not None and not (isinstance(self.weights, str) or callable(self.weights)):
             raise QueryError(f"`weights` must be a field name or a function. Found: {type(self.weights).__name__}")
         if self.weights is not None and not self.replacement:
             raise QueryError("`weights` need `replacement=True`: without it every sample comes once a pass")
+        budget = self.max_failures
+        if (
+            isinstance(budget, bool)
+            or not isinstance(budget, (int, float))
+            or not (budget >= 0 if isinstance(budget, int) else 0 <= budget < 1)
+        ):
+            raise QueryError(
+                f"`max_failures` must be a whole number, or a rate of at least 0 and below 1. Found: {budget!r}"
+            )
         if self.transform is not None and not callable(self.transform):
             raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
         if self.query.collection != "data":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.batch import Batch
+from tensordb_data.stream.batch import Batch, lengths_field
+from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.deliver import Deliverer, Delivery
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.source import Source
@@ -52,6 +53,7 @@ class Stream:
         self._token = 0
         self._live: Callable[[], Generator[Batch, None, None] | None] = lambda: None
         self._stats = Stats(self._threads)
+        self._budget = Budget(spec.max_failures)
 
     def __repr__(self) -> str:
         at = self._state.at
@@ -91,7 +93,7 @@ class Stream:
         asked = left = time.perf_counter()
         while True:
             deliverer = Deliverer(
-                self._source, self._state, self._pinned, self._worker, last, self._threads, self._stats
+                self._source, self._state, self._pinned, self._worker, last, self._threads, self._stats, self._budget
             )
             with closing(deliverer.run()) as tasks:
                 for delivery in _in_turn(tasks):
@@ -207,9 +209,9 @@ class Stream:
     def stats(self) -> dict[str, Any]:
         """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
         `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
-        `loop` (the loop was busy elsewhere), and the `bottleneck`: a stage, or "loop".
+        `loop` (the loop was busy elsewhere), `skipped` bad samples, and the `bottleneck`: a stage, or "loop".
         """
-        return self._stats.report()
+        return {**self._stats.report(), "skipped": self._budget.skipped}
 
     def element_spec(self) -> dict[str, Element]:
         """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
@@ -225,6 +227,8 @@ class Stream:
             elements = {s[name].element for s in layouts.schemas.values() if name in s}
             dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
             spec[name] = (None, ()) if shape is None else (dtype, shape)
+            if self.spec.ragged == "pad" and shape is not None and None in shape:
+                spec[lengths_field(name)] = ("int64", () if len(shape) == 1 else (len(shape),))
         return spec
 
     def _observed(self) -> dict[str, Element]:

@@ -359,3 +359,47 @@ def test_bad_weights(digits: TensorDB) -> None:
             next(iter(stream(digits, replacement=True, weights=weights)))
     with pytest.raises(StateError, match="another `replacement`"):
         stream(digits).load_state_dict(stream(digits, replacement=True).state_dict())
+
+
+def test_padded_batches(db: TensorDB) -> None:
+    from tensordb_data import Array
+
+    with db.data.writer("ragged", schema={"x": Array("float32", (None,)), "y": Array("uint8", (None, 2))}) as writer:
+        for size in (3, 1, 2, 2):
+            writer.add(x=np.full(size, size, np.float32), y=np.full((size, 2), size, np.uint8))
+    padded = db.data.find({"dataset": "ragged"}).stream(batch_size=2, passes=1, ragged="pad")
+    spec = padded.element_spec()
+    one, two = padded
+    assert list(one) == list(two) == list(spec) == ["x", "x_lengths", "y", "y_lengths"]
+    assert one["x"].tolist() == [[3, 3, 3], [1, 0, 0]] and one["x_lengths"].tolist() == [3, 1]
+    assert two["x"].shape == (2, 2) and two["x_lengths"].tolist() == [2, 2]
+    assert one["y"].shape == (2, 3, 2) and one["y_lengths"].tolist() == [[3, 2], [1, 2]]
+    assert spec["x_lengths"] == ("int64", ()) and spec["y_lengths"] == ("int64", (2,))
+
+
+def test_bad_samples_within_the_budget_are_skipped_and_logged(
+    digits: TensorDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    def picky(sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["label"] == 5:
+            raise ValueError("too dark")
+        return sample
+
+    for shuffle in (False, True):
+        caplog.clear()
+        one = stream(digits, transform=picky, shuffle=shuffle, max_failures=10, passes=1)
+        batches = list(one)
+        assert len(batches) == 13 and sorted(numbers(batches)) == [i for i in range(N) if i % 10 != 5]
+        assert one.stats()["skipped"] == 10
+        fifth = str(digits.data.find({"dataset": "digits", "label": 5}).head(1)[0].id)
+        assert len(caplog.messages) == 10 and any(fifth in text and "too dark" in text for text in caplog.messages)
+    with pytest.raises(SampleError, match="bad sample number 10, and max_failures=9 is used up"):
+        list(stream(digits, transform=picky, max_failures=9, passes=1))
+    assert len(list(stream(digits, transform=picky, max_failures=0.01, passes=1))) == 13
+    with pytest.raises(SampleError, match=r"max_failures=0.005 is used up"):
+        list(stream(digits, transform=picky, max_failures=0.005, passes=1))
+    with pytest.raises(SampleError, match="no other sample"):
+        list(stream(digits, batch_size=1, transform=picky, max_failures=50, passes=1))
+    for budget in (-1, 1.5, True, "3"):
+        with pytest.raises(QueryError, match="max_failures"):
+            stream(digits, max_failures=budget)

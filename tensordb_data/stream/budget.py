@@ -1,0 +1,56 @@
+"""Budget: how many bad samples a stream may skip before it gives up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
+
+log = logging.getLogger("tensordb_data.stream")
+
+_PROBATION = 1000
+"""Samples over which a rate is counted at least, so that one bad sample among the first does not exceed it."""
+
+
+class Budget:
+    """Counts the skipped samples of one stream; thread-safe.
+
+    A rate is held against the samples tried so far, and at least against a thousand. A store that fails is no fault of
+    the sample: it is never skipped for that.
+    """
+
+    def __init__(self, allowed: int | float) -> None:
+        self._allowed = allowed
+        self._lock = threading.Lock()
+        self._tried = 0
+        self.skipped = 0
+
+    def forgives(self, error: SampleError) -> bool:
+        """Whether a sample with this error may be skipped at all."""
+        cause = error.__cause__
+        outage = isinstance(cause, StorageError) and not isinstance(cause, CorruptBlobError)
+        return bool(self._allowed) and not outage
+
+    def tried(self, samples: int) -> None:
+        """Count samples that a task has worked on."""
+        with self._lock:
+            self._tried += samples
+
+    def skip(self, error: SampleError) -> None:
+        """Count and log a bad sample.
+
+        Raises:
+            SampleError: the budget is used up.
+        """
+        with self._lock:
+            self.skipped += 1
+            skipped, allowed = self.skipped, self._allowed
+            if isinstance(allowed, float):
+                allowed = allowed * max(self._tried, _PROBATION)
+        if skipped > allowed:
+            raise SampleError(
+                f"{error} (this is bad sample number {skipped}, and max_failures={self._allowed} is used up; the others"
+                " are in the log of tensordb_data.stream)"
+            ) from error
+        log.warning("skipped a bad sample (%d so far): %s", skipped, error)
