@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import os
 import select
 import threading
-import weakref
 from pathlib import Path
 
 from tensordb_data.embedded import locks
@@ -17,8 +15,6 @@ from tensordb_data.embedded.start import bring_up, credentials
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
 
 PATIENCE = 8.0  # seconds between attempts to start a server that does not start
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
 def join(folder: str | os.PathLike[str]) -> Session:
@@ -44,7 +40,8 @@ class Session:
     A thread of the session watches the supervisor. When that dies, and mongod with it, the thread starts the server
     again, at the same address, while operations of this process wait for it.
 
-    A forked child has no part in it: `close` does nothing there, and the child joins for itself.
+    A forked child has no part in it: `close` does nothing there, and the child joins for itself. Nothing needs to be
+    done when the process exits: the kernel gives its share back.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -62,7 +59,6 @@ class Session:
             raise
         self._guardian = threading.Thread(target=self._guard, name="tensordb-guardian", daemon=True)
         self._guardian.start()
-        _sessions.add(self)
 
     @property
     def uri(self) -> str:
@@ -97,7 +93,6 @@ class Session:
         if self._guardian is not threading.current_thread():
             self._guardian.join()
         self._close_all()
-        _sessions.discard(self)
 
     def _close_all(self) -> None:
         for fd in (self._client, self._alive, self._wake_reader, self._wake_writer):
@@ -143,11 +138,3 @@ class Session:
             except Exception as error:  # the thread must live: memory may be short for a moment
                 self._error = EmbeddedServerError(f"cannot start the server of {self.folder} again: {error}")
                 patience = min(PATIENCE, patience * 2)
-
-
-def _close_sessions() -> None:
-    for session in list(_sessions):
-        session.close()
-
-
-atexit.register(_close_sessions)

@@ -86,7 +86,11 @@ def spawn(layout: Layout) -> None:
         "port": port,
         "command": _command(layout, mongod, run, port),
     }
-    answer = _run_supervisor(config)
+    answer: dict[str, Any] = {}
+    for _ in range(5):
+        answer = _run_supervisor(config)
+        if answer:  # else it was killed before it could say anything
+            break
     if not answer.get("ok") and not answer.get("busy"):
         if port is not None:
             layout.keep.unlink(missing_ok=True)  # or nobody could open the folder until the port is free

@@ -242,7 +242,8 @@ class Supervisor:
                 return 0
             reason = explain(status, list(tail), self.config)
             failures = 1 if ready and time.monotonic() - started > QUICK else failures + 1
-            if self.ready >= 0 or failures > QUICK_FAILURES:
+            hopeless = self.ready >= 0 and status != -signal.SIGKILL  # it never came up, by its own doing
+            if hopeless or failures > QUICK_FAILURES:
                 self.write_state(error=reason)
                 self.report(ok=False, error=reason)
                 return 1
