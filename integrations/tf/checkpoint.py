@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tensordb_data.checkpoint import rng
-from tensordb_data.checkpoint.apply import assign
+from tensordb_data.checkpoint.apply import assign, check_keras
 from tensordb_data.checkpoint.core import Checkpointer
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
@@ -30,8 +30,9 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     tf.data fetches ahead, so the stream itself does not know what `fit` has used: the callback counts it. A resumed
     `fit` gets the batches that the interrupted one would have got next, if the dataset is `query_dataset(stream)`
-    with only deterministic steps of one batch to one batch after it (`map`, `prefetch`), of an endless stream, or
-    of a finite one without `steps_per_epoch`.
+    with only deterministic steps of one batch to one batch after it (`map`, `prefetch`). The stream must be
+    endless, the default, and `fit` be given `steps_per_epoch`: Keras takes the length of the first epoch that it
+    sees for that of all, so that a finite dataset resumed in its middle would be cut short ever after.
 
     What Keras allows: weights, optimizer variables, and the seeds of Dropout and other random layers are restored,
     so that on the CPU a resumed run gives the same weights. Not restored: metrics summed up within the epoch, the
@@ -67,6 +68,11 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self.run = run
         if stream is not None and not hasattr(stream, "advance"):
             raise CheckpointError(f"stream= is the Stream given to query_dataset; found a {type(stream).__name__}")
+        if stream is not None and stream.spec.passes is not None:
+            raise CheckpointError(
+                f"stream= must be endless; this one ends after passes={stream.spec.passes}. Make it without passes, and "
+                "give fit() steps_per_epoch. Without stream= a resumed fit begins at the start of the data."
+            )
         self._stream = None if stream is None else stream.pin()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
@@ -109,6 +115,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         variables = [*model.weights, *_seeds(model), *optimizer.variables]
         values = [*parts["model"].values(), *parts["seeds"], *parts["optimizer"].values()]
         _same_kind(optimizer, parts["training"], label)
+        check_keras(model, variables, values, label)
         if self._stream is not None:
             self._stream.load_state_dict(parts["stream"])
             self._resumed = self._stream.state_dict()
@@ -141,11 +148,6 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """A fit begins, and with it an iteration of the dataset."""
         self._core.begin_at(int(_optimizer(self.model).iterations))
         self._iteration()
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Keras iterates a finite dataset anew for each epoch."""
-        if self._stream is not None and self._stream.spec.passes is not None and self._batches:
-            self._iteration()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Remembers the first of the batches of this execution."""

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.torch.position import position_of
-
 import torch
+
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import check_torch, into_torch
 from tensordb_data.checkpoint.core import Checkpointer
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.torch.position import position_of
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -141,7 +141,8 @@ class StepCheckpointer:
         for name, value in self._stateful.items():
             value.load_state_dict(parts[name])
         rng.apply(parts["rng"])
-        self._rng = parts["rng"]
+        # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
+        self._rng = None if parts["training"].get("at_end") else parts["rng"]
         self._start = int(parts["training"]["step"])
         self._calls = 0
         self._core.start_at(self._start)
@@ -212,6 +213,7 @@ class StepCheckpointer:
         state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
         if self._position is not None:
             state["stream"] = self._position.state()
+            state["training"]["at_end"] = self._position.at_end()
         return state
 
     def _check(self, label: str, parts: Mapping[str, Any]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from tensordb_data.torch.dataset import QueryDataset
+from torch.utils.data import DataLoader
 
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.errors import CheckpointError
-from torch.utils.data import DataLoader
+from tensordb_data.torch.dataset import QueryDataset
 
 
 class Position(Protocol):
@@ -18,6 +18,10 @@ class Position(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Plain data."""
+        ...
+
+    def at_end(self) -> bool:
+        """Whether the loop has received all of a finite iteration."""
         ...
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -57,6 +61,9 @@ class _OfStream:
     def state(self) -> dict[str, Any]:
         return dict(self._stream.state_dict())
 
+    def at_end(self) -> bool:
+        return False  # whether the loop begins another iteration is for the stream to know
+
     def load(self, state: Mapping[str, Any]) -> None:
         self._stream.load_state_dict(state)
 
@@ -69,10 +76,20 @@ class _OfDataset:
         self._loader = loader
         self._deliveries = deliveries
         self._first = dataset.state_dict()
+        self._passes = dataset._stream.spec.passes
         self._resumed: dict[str, Any] | None = None
         deliveries.before_iterate = self._next_iteration
+        deliveries.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
+        return self._first if self.at_end() else self._reached()
+
+    def at_end(self) -> bool:
+        # Sample by sample, only the loader knows that it is the end: see _begin_again.
+        reached = self._reached() if self._passes else {}
+        return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
+
+    def _reached(self) -> dict[str, Any]:
         return self._dataset.advance(self._dataset.state_dict(), self._deliveries.in_iteration, self._loader)
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -86,5 +103,15 @@ class _OfDataset:
         if self._resumed is None:
             return
         if self._deliveries.iterations > 0 and self._dataset.state_dict() == self._resumed:
-            self._dataset.load_state_dict(self._first)
-            self._resumed = None
+            self._reset()
+
+    def _begin_again(self) -> bool:
+        # Nothing was left to deliver after the resumed position.
+        if self._resumed is None or self._dataset.state_dict() != self._resumed or not self._passes:
+            return False
+        self._reset()
+        return True
+
+    def _reset(self) -> None:
+        self._dataset.load_state_dict(self._first)
+        self._resumed = None

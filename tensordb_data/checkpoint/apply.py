@@ -77,6 +77,13 @@ def into_keras(model: Any, state: Any, label: str) -> None:
 
 def assign(model: Any, variables: Sequence[Any], values: Sequence[Any], label: str) -> None:
     """Gives Keras variables their values, by order and shape, all or none."""
+    check_keras(model, variables, values, label)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(np.asarray(value))
+
+
+def check_keras(model: Any, variables: Sequence[Any], values: Sequence[Any], label: str) -> None:
+    """Refuses values that do not fit Keras variables, before anything is changed."""
     if any(value is None or not hasattr(value, "shape") for value in values):
         raise StateError(f"{label} holds more than arrays: it was not saved from get_weights()")
     names = [variable.path for variable in variables]
@@ -87,8 +94,6 @@ def assign(model: Any, variables: Sequence[Any], values: Sequence[Any], label: s
     ]
     extra = [f"array {i} of shape {tuple(value.shape)}" for i, value in enumerate(values) if i >= len(names)]
     _report(model, label, names[len(values) :], extra, shapes)
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(np.asarray(value))
 
 
 def _report(model: Any, label: str, missing: Sequence[str], unexpected: Sequence[str], shapes: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ class Deliveries:
         self.waiting = False
         self.before_iterate: Callable[[], None] = _nothing
         self.on_iterate: Callable[[], None] = _nothing  # after an iterator was made
+        self.renew: Callable[[], bool] = _no  # an iteration was empty: whether to begin another in its place
         self.on_ask: Callable[[], None] = _nothing  # before each batch, in the loop's thread
         self._restore = type(source)
         self._source = source
@@ -42,6 +43,7 @@ class Deliveries:
     def close(self) -> None:
         """Gives the object its own class back. Iterators in use go on, uncounted."""
         self.before_iterate = self.on_iterate = self.on_ask = _nothing
+        self.renew = _no
         if self._source is not None:
             self._source.__class__ = self._restore
             self._source = None
@@ -50,8 +52,9 @@ class Deliveries:
 class _Counting:
     """An iterator that counts what it hands out; everything else is the iterator behind it."""
 
-    def __init__(self, inner: Iterator[Any], deliveries: Deliveries) -> None:
+    def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], deliveries: Deliveries) -> None:
         self._inner = inner
+        self._again = again
         self._deliveries = deliveries
 
     def __iter__(self) -> _Counting:
@@ -62,7 +65,7 @@ class _Counting:
         deliveries.on_ask()
         deliveries.waiting = True
         try:
-            batch = next(self._inner)
+            batch = self._next()
         except BaseException:
             with deliveries.lock:
                 deliveries.waiting = False
@@ -72,6 +75,15 @@ class _Counting:
             deliveries.count += 1
             deliveries.in_iteration += 1
         return batch
+
+    def _next(self) -> Any:
+        try:
+            return next(self._inner)
+        except StopIteration:
+            if self._deliveries.in_iteration or not self._deliveries.renew():
+                raise
+        self._inner = self._again()
+        return next(self._inner)
 
     def __len__(self) -> int:
         return len(self._inner)  # type: ignore[arg-type]
@@ -95,7 +107,7 @@ def _adopt(source: Any, deliveries: Deliveries) -> None:
         deliveries.in_iteration = 0
         deliveries.iterations += 1
         deliveries.on_iterate()
-        return _Counting(inner, deliveries)
+        return _Counting(inner, lambda: own.__iter__(self), deliveries)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # the copy in another process is an ordinary one
@@ -120,6 +132,11 @@ def _adopt(source: Any, deliveries: Deliveries) -> None:
 
 def _nothing() -> None:
     """No listener."""
+
+
+def _no() -> bool:
+    """No listener."""
+    return False
 
 
 def _new(own: Any, *args: Any) -> Any:

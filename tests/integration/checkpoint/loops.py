@@ -43,8 +43,8 @@ def batchwise(db: TensorDB, workers: int = 0, **options: Any) -> DataLoader[Any]
     return DataLoader(dataset, batch_size=None, num_workers=workers)
 
 
-def samplewise(db: TensorDB, workers: int = 0) -> DataLoader[Any]:
-    dataset = QueryDataset(db.data.find({"dataset": "x"}), shuffle=True, seed=0, transform=augment)
+def samplewise(db: TensorDB, workers: int = 0, **options: Any) -> DataLoader[Any]:
+    dataset = QueryDataset(db.data.find({"dataset": "x"}), shuffle=True, seed=0, transform=augment, **options)
     return DataLoader(dataset, batch_size=16, num_workers=workers)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from tests.integration.checkpoint.loops import net
 
 from tensordb_data import Query, TensorDB
 from tensordb_data.errors import CheckpointError, SchemaError, StateError, StorageError
+from tests.integration.checkpoint.loops import net
 
 
 def test_saved_found_and_loaded(db):
@@ -17,7 +17,14 @@ def test_saved_found_and_loaded(db):
     id = db.params.save(model.state_dict(), run="cnn-1", step=400, tags=["cnn"], val_acc=np.float32(0.5))
     db.params.save(model.state_dict(), run="cnn-1", step=600, val_acc=torch.tensor(0.25))
     best = db.params.find({"run": "cnn-1"}, sort=[("val_acc", -1)]).one()
-    assert (best.id, best.run, best.step, best["val_acc"], best.tags, best.parts) == (id, "cnn-1", 400, 0.5, ["cnn"], ["model"])
+    assert (best.id, best.run, best.step, best["val_acc"], best.tags, best.parts) == (
+        id,
+        "cnn-1",
+        400,
+        0.5,
+        ["cnn"],
+        ["model"],
+    )
     assert db.select(Query.from_json(best.query.to_json())).one() == best
     other = net(16)
     torch.nn.init.zeros_(other[0].weight)
@@ -66,7 +73,11 @@ def test_an_object_is_an_ordinary_safetensors_file(db):
 
 
 def round_trip(db):
-    state = {"a": [torch.randn(50, 50), np.arange(5000)], "b": (b"x" * 1000, None, 1.5), 3: torch.ones(2, dtype=torch.bfloat16)}
+    state = {
+        "a": [torch.randn(50, 50), np.arange(5000)],
+        "b": (b"x" * 1000, None, 1.5),
+        3: torch.ones(2, dtype=torch.bfloat16),
+    }
     db.params.save(state, run="r")
     back = db.params.find({"run": "r"}).one().load()
     assert torch.equal(back["a"][0], state["a"][0]) and np.array_equal(back["a"][1], state["a"][1])

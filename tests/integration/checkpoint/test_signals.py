@@ -89,7 +89,7 @@ def test_a_loop_that_waits_for_data_is_saved_while_it_waits(db, mongo_uri, wareh
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=25)
+        out, _ = process.communicate(timeout=25)
     assert process.returncode == 143 and "too late" not in out
     assert saved(db) == [7]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.integration.checkpoint.loops import adamw, augment, batchwise, fill, net, one_step, samplewise, sgd, train
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StateError
 from tensordb_data.torch import QueryDataset, StepCheckpointer
+from tests.integration.checkpoint.loops import adamw, augment, batchwise, fill, net, one_step, samplewise, sgd, train
 
 
 @pytest.mark.parametrize("build", [sgd, adamw])
@@ -70,14 +70,16 @@ def test_resumed_twice_and_an_earlier_step(db):
         assert ckpt.restore() == 15  # the newest, not the 30 of the branch that was left
 
 
-def test_epochs_of_a_finite_dataset(db):
-    """The first epoch after a resume delivers the rest, the others everything."""
+@pytest.mark.parametrize("stop", [8, 10])
+@pytest.mark.parametrize("make", [batchwise, samplewise])
+def test_epochs_of_a_finite_dataset(db, make, stop):
+    """The first epoch after a resume delivers the rest, the others everything; also when nothing is left of it."""
     fill(db, 80)
 
-    def run(name, epochs, done, stop=None, restore=False):
-        loader, model, losses = batchwise(db, passes=1), net(), []
+    def run(name, epochs, done, every, stop=None, restore=False):
+        loader, model, losses = make(db, passes=1), net(), []
         optimizer, _ = sgd(model)
-        with StepCheckpointer(db, run=name, model=model, optimizer=optimizer, every=3, stream=loader) as ckpt:
+        with StepCheckpointer(db, run=name, model=model, optimizer=optimizer, every=every, stream=loader) as ckpt:
             step = ckpt.restore() if restore else 0
             for _ in range(epochs - done):
                 for batch in loader:
@@ -88,10 +90,11 @@ def test_epochs_of_a_finite_dataset(db):
                         return losses
         return losses
 
-    whole = run("whole", 4, 0)
+    whole = run("whole", 4, 0, 3)
     assert len(whole) == 20
-    run("cut", 4, 0, stop=8)
-    assert run("cut", 4, 1, restore=True) == whole[6:]
+    saved = {8: 6, 10: 10}[stop]
+    run("cut", 4, 0, saved, stop=stop)
+    assert run("cut", 4, saved // 5, saved, restore=True) == whole[saved:]
 
 
 def test_counts_batches_not_calls(db):

@@ -1,0 +1,114 @@
+"""A fit that was interrupted and resumed ends with the weights of one that was not."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.tf import StepCheckpoint, query_dataset
+from tests.integration.checkpoint.loops import fill
+
+
+def net(width=16, steps_per_execution=1):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((8,)),
+        keras.layers.Dense(width, activation="relu"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3),
+        keras.layers.Dense(3),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], steps_per_execution=steps_per_execution)
+    return model
+
+
+def fit(db, run, epochs, *, done=0, every=10, steps=20, restore=False, **options):
+    model = net(**options)
+    stream = db.data.find({"dataset": "x"}).stream(batch_size=16, shuffle=True, seed=0)
+    dataset = query_dataset(stream).map(lambda batch: (batch["image"], batch["label"])).prefetch(4)
+    ckpt = StepCheckpoint(db, run=run, every=every, stream=stream)
+    start = ckpt.restore(model) if restore else 0
+    model.fit(dataset, epochs=epochs, initial_epoch=done, steps_per_epoch=steps, callbacks=[ckpt], verbose=0)
+    return start, model
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 8])
+def test_weights_are_equal(db, steps_per_execution):
+    fill(db)
+    _, whole = fit(db, "whole", 3, steps=24, every=12, steps_per_execution=steps_per_execution)
+    fit(db, "cut", 2, steps=24, every=12, steps_per_execution=steps_per_execution)
+    start, resumed = fit(
+        db, "cut", 3, steps=24, every=12, done=2, restore=True, steps_per_execution=steps_per_execution
+    )
+    assert start == 48 and equal(whole, resumed)
+    steps = sorted(db.params.find({"run": "whole"}).distinct("step"))
+    assert steps == ([12, 24, 36, 48, 60, 72] if steps_per_execution == 1 else [16, 24, 40, 48, 64, 72])
+
+
+def test_in_the_middle_of_an_epoch_and_tf_data_ahead(db):
+    """The resumed fit begins its epoch anew, with the batches that come next."""
+    fill(db)
+    _, whole = fit(db, "whole", 1, steps=30)
+    fit(db, "cut", 1, steps=14)
+    start, resumed = fit(db, "cut", 1, steps=20, restore=True)
+    assert start == 10 and equal(whole, resumed)
+
+
+def test_a_finite_stream_is_refused(db):
+    fill(db)
+    stream = db.data.find({"dataset": "x"}).stream(batch_size=16, passes=1)
+    with pytest.raises(CheckpointError, match="passes=1"):
+        StepCheckpoint(db, run="r", every=1, stream=stream)
+
+
+def test_found_logged_and_loaded(db):
+    fill(db)
+    _, model = fit(db, "k", 2)
+    best = db.params.find({"run": "k"}, sort=[("accuracy", -1)]).one()
+    other = net()
+    best.load_into(other)
+    newest = db.params.find({"run": "k", "step": 40}).one()
+    newest.load_into(other)
+    assert equal(model, other)
+    other.set_weights(list(newest.load().values()))
+    id = db.params.save(model.get_weights())
+    db.params.find({"_id": id}).one().load_into(other)
+    assert db.logs.find({"run": "k", "kind": "train"}).count() == 40
+    assert db.logs.find({"run": "k", "kind": "epoch"}).count() == 2
+    with pytest.raises(StateError, match=r"of another shape: .*kernel: expected"):
+        best.load_into(net(width=17))
+
+
+def test_what_does_not_fit_is_refused(db):
+    fill(db)
+    fit(db, "k", 1)
+    model = net(width=17)
+    before = model.get_weights()
+    stream = db.data.find({"dataset": "x"}).stream(batch_size=16, shuffle=True, seed=0)
+    with pytest.raises(StateError, match="another shape"):
+        StepCheckpoint(db, run="k", every=1, stream=stream).restore(model)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert stream.state_dict()["position"] == 0
+    model = net()
+    model.compile("sgd", "mse")
+    with pytest.raises(StateError, match="optimizer Adam; this model has SGD"):
+        StepCheckpoint(db, run="k", every=1, stream=stream).restore(model)
+    unbuilt = keras.Sequential([keras.layers.Dense(3)])
+    unbuilt.compile("adam", "mse")
+    with pytest.raises(StateError, match="no variables yet"):
+        StepCheckpoint(db, run="k", every=1, stream=stream).restore(unbuilt)
+
+
+def test_any_tensorflow_value_is_saved(db):
+    db.params.save({"v": tf.Variable(tf.range(100)), "t": tf.ones((2, 3), tf.bfloat16)})
+    back = db.params.find().one().load(framework="numpy")
+    assert np.array_equal(back["v"], np.arange(100)) and back["t"].shape == (2, 3)
