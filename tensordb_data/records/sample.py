@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.blobs.refs import BlobRefs
-from tensordb_data.codecs import BlobField
+from tensordb_data.codecs import BlobField, Field
 from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
 from tensordb_data.records.base import Record
 
@@ -44,6 +44,11 @@ class Sample(Record):
     def _references(self) -> Mapping[str, Mapping[str, Any]]:
         found: Mapping[str, Mapping[str, Any]] = self._doc["_tdb"].get("b", {})
         return found
+
+    @property
+    def blobs(self) -> dict[str, Field]:
+        """The fields of this sample that are blobs, by name; nothing is read."""
+        return {name: self._schema[name] for name in self._references if name in self._schema}
 
     def __getitem__(self, key: str) -> Any:
         if key in self._blobs:

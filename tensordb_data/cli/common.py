@@ -1,0 +1,42 @@
+"""What the commands share: the warehouse, and errors as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from tensordb_data.errors import TensorDBError
+from tensordb_data.warehouse import TensorDB
+
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db", envvar="TENSORDB", metavar="WAREHOUSE", help="Folder or address of the warehouse.", show_envvar=True
+    ),
+]
+Project = Annotated[str | None, typer.Option("--project", help="The project; default: default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def warehouse(db: str | None, project: str | None = None) -> Iterator[TensorDB]:
+    """The warehouse that the options name. Errors that a user can act on become one line and exit status 1."""
+    if not db:
+        raise typer.BadParameter(
+            "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
+        )
+    try:
+        with TensorDB(db, project=project) as opened:
+            yield opened
+    except TensorDBError as error:
+        typer.echo(f"tensordb: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        raise typer.Exit(0) from None

@@ -1,0 +1,94 @@
+"""`tensordb find`: entities by query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from bson import json_util
+
+from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.errors import QueryError
+from tensordb_data.query import Query
+from tensordb_data.records.sample import Sample
+
+_ROWS = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(find)
+
+
+def find(
+    collection: Annotated[str, typer.Argument(help="data, architectures, params, jobs or logs.")],
+    filter: Annotated[str, typer.Argument(help="A filter in JSON, such as '{\"label\": 3}'.")] = "{}",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"At most so many; a table shows {_ROWS} unless told.")
+    ] = None,
+    sort: Annotated[
+        list[str] | None, typer.Option(help="Sort by a field; -field for descending order. May be repeated.")
+    ] = None,
+    fields: Annotated[str | None, typer.Option(help="Names of the fields to show, with commas between.")] = None,
+    count: Annotated[bool, typer.Option("--count", help="Print only how many match.")] = False,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Print the entities that match a filter, in MongoDB's query language."""
+    with warehouse(db, project) as opened:
+        order = [(name[1:], -1) if name.startswith("-") else (name, 1) for name in sort or ()]
+        names = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
+        query = Query(collection, _parse(filter), sort=order or None, limit=limit, fields=names)
+        selection = opened.select(query)
+        if count:
+            typer.echo(json.dumps(selection.count()) if as_json else f"{selection.count()}")
+        elif as_json:
+            for entity in selection:
+                typer.echo(json_util.dumps(_shown(entity), json_options=json_util.RELAXED_JSON_OPTIONS))
+        else:
+            _table([_shown(entity) for entity in selection.head(limit or _ROWS)])
+            matching = opened.select(query.replace(limit=None)).count()
+            typer.echo(f"{matching} match{'' if matching != 1 else 'es'}")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise QueryError(f"the filter is not JSON ({error}); write for example '{{\"label\": 3}}'") from None
+    if not isinstance(found, dict):
+        raise QueryError(f"the filter is a JSON object such as '{{\"label\": 3}}'; found {text}")
+    return found
+
+
+def _shown(entity: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an entity, with blobs named and not read."""
+    if isinstance(entity, Sample):
+        blobs = entity.blobs
+        return {name: repr(blobs[name]) if name in blobs else entity[name] for name in entity}
+    return dict(entity)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value not in (None, [])))
+    for name in names:
+        table.add_column(Text(name), no_wrap=name == "_id")
+    for row in rows:
+        table.add_row(*(Text(_cell(row[name])) if name in row else "" for name in names))
+    if rows:
+        Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,46 @@
+"""The command `tensordb`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tensordb_data.cli import find, ingest, server
+
+app = typer.Typer(
+    name="tensordb",
+    help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db or $TENSORDB.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (server, ingest, find):
+    module.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tensordb-data {version('tensordb-data')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; the entry point of `tensordb`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
