@@ -70,7 +70,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             raise CheckpointError(f"stream= is the Stream given to query_dataset; found a {type(stream).__name__}")
         if stream is not None and stream.spec.passes is not None:
             raise CheckpointError(
-                f"stream= must be endless; this one ends after passes={stream.spec.passes}. Make it without passes, and "
+                f"stream= must be endless; this one ends after passes={stream.spec.passes}. Leave passes out, and "
                 "give fit() steps_per_epoch. Without stream= a resumed fit begins at the start of the data."
             )
         self._stream = None if stream is None else stream.pin()
