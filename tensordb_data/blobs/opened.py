@@ -1,8 +1,9 @@
-"""Segments that a reader has opened: their index, and which of their blobs have been checked."""
+"""Segments that a reader has opened, singly and many at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import xxhash
 from bson import ObjectId
 
 from tensordb_data.blobs.mapping import Bytes1D, map_file
+from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.blobs.segments import (
+    ENTRY_BYTES,
     MAGIC,
     TRAILER_BYTES,
     SegmentIndex,
@@ -28,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class OpenSegment:
-    """One segment with its index, checked against its checksums.
+    """One segment: mapped where it is a file of this machine, and otherwise with its index in memory.
 
     Args:
         doc: its document in the `segments` collection.
@@ -46,86 +49,66 @@ class OpenSegment:
         self.nbytes = int(doc["bytes"])
         self.name = f"segment {self.id} ({store.url}/{self.key})"
         self.mapped: Bytes1D | None = None
+        self.index: SegmentIndex | None = None
         path = store.local_path(self.key)
         if path is not None:
             self.mapped = self._map(path)
-            trailer, index = self._describe(self.mapped.data)
+            trailer, _ = self._describe(self.mapped.data)
         else:
             start = int(doc["index"][0])
             if not 0 <= start <= self.nbytes:
                 raise CorruptBlobError(
-                    f"{self.name}: expected an index within {self.nbytes} bytes, found one at {start}"
+                    f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}"
                 )
-            size = store.size(self.key)
-            self._check_size(size)
-            trailer, index = self._describe(store.get_ranges(self.key, [start], [size - start])[0])
+            self._check_size(store.size(self.key))
+            tail = store.get_ranges(self.key, [start], [self.nbytes - start])[0]
+            trailer, self.index = self._describe(tail)
+        self.blobs = trailer.index[1] // ENTRY_BYTES
+        """How many there are."""
         self.end = trailer.documents[0]
-        self.index_bytes = 25 * len(index.lengths)
-        self._index: SegmentIndex | None = index
-        self._checked: Bools = np.zeros(len(index.lengths), np.bool_)
-        self.verified = False
+        """Where the last one ends."""
+        self.index_start = trailer.index[0]
+        self.compared = np.zeros(self.blobs if self.mapped is not None else 0, np.uint8)
+        """Of a mapped segment: 1 for each blob that has been compared with its checksum."""
 
-    def check(self, offsets: Int64s, lengths: Int64s, compressed: Bools | None, rows: Int64s) -> npt.NDArray[np.uint64]:
-        """Refuse references to what is no blob of this segment.
+    def checksums(self, offsets: Int64s, lengths: Int64s, compressed: Bools, rows: Int64s) -> npt.NDArray[np.uint64]:
+        """The checksums of some blobs of a segment that is not mapped.
 
-        Returns:
-            The checksum of each blob.
+        Raises:
+            CorruptBlobError: a reference is to what is no blob of this segment.
         """
-        index = self._index
-        if index is None:
-            return np.zeros(0, np.uint64)
-        at = self._positions(index, offsets, lengths, compressed, rows)
+        index = self.index
+        assert index is not None
+        at = np.searchsorted(index.offsets, offsets, "right") - 1
+        if not self.blobs:
+            self.refuse(offsets, lengths, np.ones(len(offsets), np.bool_), rows)
+        known = (index.offsets[at], index.lengths[at], index.compressed[at])
+        self.refuse(offsets, lengths, is_wrong(at, known, (offsets, lengths, compressed)), rows)
         return index.checksums[at]
 
-    def verify(self, offsets: Int64s, lengths: Int64s, compressed: Bools | None, rows: Int64s) -> None:
-        """Compare mapped blobs with their checksums, those that no call has compared before."""
-        index, mapped = self._index, self.mapped
-        if index is None or mapped is None:
-            return
-        at = self._positions(index, offsets, lengths, compressed, rows)
-        fresh = np.flatnonzero(~self._checked[at])
-        view = mapped.data
-        for i, position in zip(fresh.tolist(), at[fresh].tolist(), strict=True):
-            start = int(offsets[i])
-            self.compare(view[start : start + int(lengths[i])], int(index.checksums[position]), start, int(rows[i]))
-        self._checked[at[fresh]] = True
-        if self._checked.all():
-            self.verified = True
-            self._index = None  # nothing more to compare: let its memory go
-
     def compare(self, stored: memoryview, checksum: int, offset: int, row: int) -> None:
-        """Compare one blob with its checksum."""
+        """Compare one blob with its checksum.
+
+        Raises:
+            CorruptBlobError: they differ.
+        """
         found = xxhash.xxh3_64_intdigest(stored)
         if found != checksum and len(stored):
-            raise at_row(
-                CorruptBlobError(
-                    f"{self.name}: the {len(stored)} bytes at {offset} do not match their checksum "
-                    f"(expected {checksum:016x}, found {found:016x}): the stored blob is damaged"
-                ),
-                row,
+            error = CorruptBlobError(
+                f"{self.name}: the {len(stored)} bytes at {offset} do not match their checksum "
+                f"(expected {checksum:016x}, found {found:016x}): the stored blob is damaged"
             )
+            raise at_row(error, row)
 
-    def _positions(
-        self, index: SegmentIndex, offsets: Int64s, lengths: Int64s, compressed: Bools | None, rows: Int64s
-    ) -> npt.NDArray[np.intp]:
-        at = np.searchsorted(index.offsets, offsets, "right") - 1
-        if len(index.offsets) == 0:
-            wrong = np.ones(len(offsets), np.bool_)
-        else:
-            packed = np.zeros(len(offsets), np.bool_) if compressed is None else compressed
-            # An empty blob shares its offset with the one after it: there is nothing in it to compare.
-            wrong = (at < 0) | (index.offsets[at] != offsets)
-            wrong |= (lengths != 0) & ((index.lengths[at] != lengths) | (index.compressed[at] != packed))
+    def refuse(self, offsets: Int64s, lengths: Int64s, wrong: Bools, rows: Int64s) -> None:
+        """Raise for the first reference that is wrong, if one is."""
         if wrong.any():
             i = int(np.argmax(wrong))
-            raise at_row(
-                CorruptBlobError(
-                    f"{self.name}: expected a blob of {int(lengths[i])} bytes at {int(offsets[i])}, found none: "
-                    "the reference does not belong to this segment"
-                ),
-                int(rows[i]),
+            error = CorruptBlobError(
+                f"{self.name}: expected a blob of {int(lengths[i])} bytes at {int(offsets[i])}, found none: "
+                "the reference does not belong to this segment"
             )
-        return at
+            raise at_row(error, int(rows[i]))
 
     def _describe(self, tail: memoryview) -> tuple[Trailer, SegmentIndex]:
         trailer = read_trailer(tail, self.nbytes, self.name)
@@ -135,16 +118,14 @@ class OpenSegment:
             raise CorruptBlobError(f"{self.name}: expected its index at {self.nbytes - len(tail)}, found it at {at}")
         return trailer, read_index(tail[start : start + length], trailer, self.name)
 
-    def _map(self, path: Any) -> Bytes1D:
+    def _map(self, path: Path) -> Bytes1D:
         try:
             self._check_size(path.stat().st_size)
             mapped = map_file(path, self.nbytes)
         except StorageError:
             raise
         except FileNotFoundError:
-            raise StorageError(
-                f"{self.name}: expected a file at {path}, found none: was it deleted or moved?"
-            ) from None
+            raise StorageError(f"{self.name}: expected a file at {path}, found none: was it deleted?") from None
         except OSError as error:
             raise StorageError(f"{self.name}: cannot read {path}: {error.strerror}") from error
         check_magic(mapped[: len(MAGIC)].data, self.name)
@@ -158,35 +139,49 @@ class OpenSegment:
 class Table:
     """The open segments of one tuple of segment ids, as columns that a batch is looked up in.
 
-    A table never changes, but for `verified`, so whoever holds it may read from its mappings.
+    All mapped memory is one address space, counted from the lowest address: whatever the number of segments, a batch
+    is then one gather, and so is each step of its checks. A table never changes and holds what it refers to.
     """
 
     def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment]) -> None:
         self.ids = ids
         self.opened = [opened.get(id) for id in ids]
-        mapped = [None if s is None else s.mapped for s in self.opened]
-        addresses = [0 if m is None else m.ctypes.data for m in mapped]
         self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
         self.complete = bool(self.is_open.all())
-        self.is_local: Bools = np.array([m is not None for m in mapped], np.bool_)
+        self.is_local: Bools = np.array([s is not None and s.mapped is not None for s in self.opened], np.bool_)
         self.local = not (self.is_open & ~self.is_local).any()
-        self.ends: Int64s = np.array([0 if s is None else s.end for s in self.opened], np.int64)
-        self.verified: Bools = np.array([s is not None and s.verified for s in self.opened], np.bool_)
-        at = [i for i, m in enumerate(mapped) if m is not None]
-        low = min(at, key=addresses.__getitem__, default=-1)
-        self._lowest = mapped[low] if at else None
-        base = addresses[low] if at else 0
-        self.bases: Int64s = np.array([a - base for a in addresses], np.int64)
-        self._span = (
-            max((a + len(m) for a, m in zip(addresses, mapped, strict=True) if m is not None), default=0) - base
-        )
+        self.bases: Int64s = np.zeros(len(ids), np.int64)
+        self.ends: Int64s = np.zeros(len(ids), np.int64)
+        self._blobs: Int64s = np.zeros(len(ids), np.int64)
+        self._indexes: Int64s = np.zeros(len(ids), np.int64)
+        self._compared: Int64s = np.zeros(len(ids), np.int64)
+        self._lowest: Bytes1D | None = None
+        self._span = 0
         self._windows: dict[int, Bytes1D] = {}
+        self._map()
+
+    def _map(self) -> None:
+        spaces: list[Bytes1D] = []
+        for i, segment in enumerate(self.opened):
+            if segment is None or segment.mapped is None:
+                continue
+            spaces += [segment.mapped, segment.compared] if segment.blobs else [segment.mapped]
+            self.bases[i] = segment.mapped.ctypes.data
+            self.ends[i] = segment.end
+            self._blobs[i] = segment.blobs
+            self._indexes[i] = self.bases[i] + segment.index_start
+            self._compared[i] = segment.compared.ctypes.data
+        if spaces:
+            self._lowest = min(spaces, key=lambda space: space.ctypes.data)
+            low = self._lowest.ctypes.data
+            self._span = max(space.ctypes.data + len(space) for space in spaces) - low
+            for column in (self.bases, self._indexes, self._compared):
+                column -= low
 
     def window(self, size: int) -> Bytes1D:
-        """All mappings as one array of every run of `size` bytes, counted from the lowest address.
+        """The address space as an array of every run of `size` bytes in it.
 
-        Most of its rows are not memory of ours: index it only with bases + offsets that were checked. One gather
-        then reads from any number of segments.
+        Most of its rows are not memory of ours: index it only with addresses that were checked.
         """
         found = self._windows.get(size)
         if found is None:
@@ -199,14 +194,75 @@ class Table:
             self._windows[size] = found
         return found
 
-    def groups(self, segment: npt.NDArray[np.uint32], rows: Int64s) -> Sequence[tuple[int, Int64s]]:
-        """Those of the given rows that lie in each segment, in order."""
-        of = segment[rows]
-        order = np.argsort(of, kind="stable")
-        rows, of = rows[order], of[order]
-        cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
-        starts = [0, *cuts.tolist()] if len(rows) else []
-        return [(int(of[s]), part) for s, part in zip(starts, np.split(rows, cuts), strict=bool(starts))]
+    def verify(self, refs: BlobRefs, rows: Int64s) -> None:
+        """Check references to local blobs: that there are such blobs, and that each matches its checksum.
+
+        A blob is compared with its checksum once, as long as its segment stays open.
+
+        Args:
+            refs: the references.
+            rows: which of them, and how errors call them.
+        """
+        segment, offset, length = refs.segment[rows].astype(np.intp), refs.offset[rows], refs.length[rows]
+        packed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
+        index, blobs = self._indexes[segment], self._blobs[segment]
+        at = self._search(index, blobs, offset)
+        inside = np.maximum(at, 0)
+        start = self._int64s(index + 8 * inside)
+        last = inside + 1 >= blobs
+        end = np.where(last, self.ends[segment], self._int64s(index + 8 * np.where(last, 0, inside + 1)))
+        flag = self.window(1)[index + 16 * blobs + inside][:, 0] != 0
+        wrong = is_wrong(at, (start, end - start, flag), (offset, length, packed)) | (blobs == 0)
+        if wrong.any():
+            one = int(np.argmax(wrong))
+            self.at(segment[one]).refuse(offset, length, wrong, rows)
+        marks = self._compared[segment] + inside
+        fresh = np.flatnonzero(self.window(1)[marks][:, 0] == 0)
+        checksums = self._int64s(index + 8 * blobs + 8 * inside).view(np.uint64)[fresh]
+        columns = (segment[fresh], offset[fresh], length[fresh], checksums, rows[fresh], at[fresh])
+        for number, o, n, checksum, row, position in zip(*(column.tolist() for column in columns), strict=True):
+            found = self.at(number)
+            assert found.mapped is not None
+            found.compare(found.mapped.data[o : o + n], checksum, o, row)
+            found.compared[position] = 1
+
+    def at(self, number: int) -> OpenSegment:
+        """The open segment of that number."""
+        found = self.opened[number]
+        assert found is not None
+        return found
+
+    def _search(self, index: Int64s, blobs: Int64s, offset: Int64s) -> Int64s:
+        """The last blob of each row's segment that begins at or before `offset`, or -1: a binary search in all."""
+        low, high = np.zeros_like(blobs), blobs.copy()
+        for _ in range(int(blobs.max()).bit_length()):
+            middle = (low + high) >> 1
+            # Where the search has ended, `middle` may be one past the last: that reads the next column, and is unused.
+            right = (self._int64s(index + 8 * middle) <= offset) & (low < high)
+            low = np.where(right, middle + 1, low)
+            high = np.where(right, high, np.minimum(middle, high))
+        return low - 1
+
+    def _int64s(self, addresses: Int64s) -> Int64s:
+        return self.window(8)[addresses].view("<i8")[:, 0]
+
+
+def is_wrong(at: Int64s, known: tuple[Int64s, Int64s, Bools], asked: tuple[Int64s, Int64s, Bools]) -> Bools:
+    """Which references (offset, length, compressed) differ from the blobs that were found `at` their places."""
+    # An empty blob shares its offset with the one after it, and there is nothing in it to compare.
+    differs = (asked[1] != 0) & ((known[1] != asked[1]) | (known[2] != asked[2]))
+    wrong: Bools = (at < 0) | (known[0] != asked[0]) | differs
+    return wrong
+
+
+def groups(segment: npt.NDArray[np.uint32], rows: Int64s) -> Sequence[tuple[int, Int64s]]:
+    """Those of the given rows that lie in each segment, in order."""
+    of = segment[rows]
+    order = np.argsort(of, kind="stable")
+    rows, of = rows[order], of[order]
+    cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
+    starts = [0, *cuts.tolist()] if len(rows) else []
+    return [(int(of[s]), part) for s, part in zip(starts, np.split(rows, cuts), strict=bool(starts))]
 
 
 def at_row(error: StorageError, row: int) -> StorageError:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import os
 import threading
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,9 @@ import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.mapping import array_at
-from tensordb_data.blobs.opened import Int64s, OpenSegment, Table, at_row
+from tensordb_data.blobs.opened import Int64s, OpenSegment, Table, at_row, groups
 from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.segments import ENTRY_BYTES
 from tensordb_data.blobs.store import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
 
@@ -26,15 +26,7 @@ Batch = npt.NDArray[np.uint8]
 _GAP = 128 << 10  # bytes read in vain rather than asking a remote store twice
 _MAX_RANGE = 8 << 20  # so that one large segment arrives over several connections
 _MAX_TABLES = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Stored bytes of some rows, within one run of memory."""
-
-    data: memoryview
-    rows: Int64s
-    starts: Int64s
+_INDEX_BYTES = ENTRY_BYTES + 8  # of a remote segment's index in memory, for each blob
 
 
 class BlobReader:
@@ -92,9 +84,9 @@ class BlobReader:
                 return None
         table = self._table(refs)
         if not table.local:
-            return self._gather_pieces(self._pieces(table, refs), len(refs), size)
+            return np.frombuffer(bytearray().join(self._stored(refs)), np.uint8).reshape(len(refs), size)
         if not known:
-            self._check(table, refs, size)
+            self._check(table, refs, np.arange(len(refs)), size)
         starts = table.bases.take(refs.segment)
         starts += refs.offset
         rows: Batch = table.window(size)[starts]
@@ -108,10 +100,11 @@ class BlobReader:
             StorageError: a store cannot be reached or lacks a segment.
         """
         blobs = self._stored(refs)
-        if refs.compressed is not None:
+        if refs.compressed is not None and refs.compressed.any():
             rows = np.flatnonzero(refs.compressed).tolist()
-            for row, blob in zip(rows, self._decompress(refs, blobs, rows), strict=True):
-                blobs[row] = blob
+            unpacked = self._decompress(refs, blobs, rows)
+            for i, row in enumerate(rows):
+                blobs[row] = memoryview(unpacked[i])
         return blobs
 
     def close(self) -> None:
@@ -124,102 +117,76 @@ class BlobReader:
         if pool is not None and self._pool_pid == os.getpid():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _gather_pieces(self, pieces: Iterable[_Piece], m: int, size: int) -> Batch:
-        batch = np.empty((m, size), np.uint8)
-        for piece in pieces:
-            data = np.frombuffer(piece.data, np.uint8)
-            window = np.lib.stride_tricks.as_strided(
-                data, (max(len(data) - size + 1, 1), size), (1, 1), writeable=False
-            )
-            batch[piece.rows] = window[piece.starts]
-        return batch
-
     def _gather_compressed(self, refs: BlobRefs) -> Batch | None:
-        stored, m = self._stored(refs), len(refs)
         assert refs.compressed is not None
-        rows = np.flatnonzero(refs.compressed).tolist()
+        stored = self._stored(refs)
+        rows, plain = np.flatnonzero(refs.compressed).tolist(), np.flatnonzero(~refs.compressed).tolist()
         size = self._content_size(refs, stored[rows[0]], rows[0])
         if any(self._content_size(refs, stored[row], row) != size for row in rows):
             return None
-        if len(rows) == m:
-            return _as_batch(self._decompress(refs, stored, rows), m, size)
-        if (refs.length[~refs.compressed] != size).any():
+        if any(len(stored[row]) != size for row in plain):
             return None
-        batch = np.empty((m, size), np.uint8)
-        for row in np.flatnonzero(~refs.compressed).tolist():
+        unpacked = self._decompress(refs, stored, rows)
+        if not plain:
+            return _as_batch(unpacked, size)
+        batch = np.empty((len(refs), size), np.uint8)
+        batch[rows] = _as_batch(unpacked, size)
+        for row in plain:
             batch[row] = np.frombuffer(stored[row], np.uint8)
-        for row, blob in zip(rows, self._decompress(refs, stored, rows), strict=True):
-            batch[row] = np.frombuffer(blob, np.uint8)
         return batch
 
     def _stored(self, refs: BlobRefs) -> list[Blob]:
+        """The stored bytes of all references, checked."""
         blobs: list[Blob] = [b""] * len(refs)
-        if len(refs):
-            lengths = refs.length.tolist()
-            for piece in self._pieces(self._table(refs), refs):
-                for row, start in zip(piece.rows.tolist(), piece.starts.tolist(), strict=True):
-                    blobs[row] = piece.data[start : start + lengths[row]]
+        if not len(refs):
+            return blobs
+        table = self._table(refs)
+        rows = np.arange(len(refs))
+        local = rows if table.local else rows[table.is_local[refs.segment]]
+        if len(local):
+            self._check(table, refs, local)
+            views = [None if s is None or s.mapped is None else s.mapped.data for s in table.opened]
+            columns = (local, refs.segment[local], refs.offset[local], refs.length[local])
+            for row, number, start, length in zip(*(column.tolist() for column in columns), strict=True):
+                view = views[number]
+                assert view is not None
+                blobs[row] = view[start : start + length]
+        if len(local) < len(refs):
+            remote = groups(refs.segment, rows[~table.is_local[refs.segment]])
+            for row, blob in self._each(lambda group: self._fetch(table.at(group[0]), refs, group[1]), remote):
+                blobs[row] = blob
         return blobs
 
-    def _pieces(self, table: Table, refs: BlobRefs) -> list[_Piece]:
-        """The stored bytes of all references, compared with their checksums."""
-        rows = np.arange(len(refs))
-        local = rows[table.is_local[refs.segment]]
-        pieces = []
-        if len(local):
-            self._check(table, refs.take(local), rows=local)
-            for number, group in table.groups(refs.segment, local):
-                mapped = _opened(table, number).mapped
-                assert mapped is not None
-                pieces.append(_Piece(mapped.data, group, refs.offset[group]))
-        if len(local) < len(refs):
-            groups = table.groups(refs.segment, rows[~table.is_local[refs.segment]])
-            pieces += self._each(lambda group: self._fetch(_opened(table, group[0]), refs, group[1]), groups)
-        return pieces
-
-    def _fetch(self, segment: OpenSegment, refs: BlobRefs, rows: Int64s) -> list[_Piece]:
+    def _fetch(self, segment: OpenSegment, refs: BlobRefs, rows: Int64s) -> list[tuple[int, memoryview]]:
+        """The stored bytes of some rows, all of one segment, from its store."""
         rows = rows[np.argsort(refs.offset[rows], kind="stable")]
         starts, lengths = refs.offset[rows], refs.length[rows]
-        compressed = None if refs.compressed is None else refs.compressed[rows]
-        checksums = segment.check(starts, lengths, compressed, rows)
+        compressed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
+        checksums = segment.checksums(starts, lengths, compressed, rows)
         cuts = _runs(starts, starts + lengths)
         froms = starts[cuts[:-1]]
-        ends = np.maximum.reduceat(starts + lengths, cuts[:-1])
+        sizes = np.maximum.reduceat(starts + lengths, cuts[:-1]) - froms
         try:
-            chunks = segment.store.get_ranges(segment.key, froms.tolist(), (ends - froms).tolist())
+            chunks = segment.store.get_ranges(segment.key, froms.tolist(), sizes.tolist())
         except StorageError as error:
             raise at_row(error, int(rows[0])) from error
-        pieces = []
-        for i, chunk in enumerate(chunks):
-            within = slice(cuts[i], cuts[i + 1])
-            piece = _Piece(chunk, rows[within], starts[within] - froms[i])
-            some = zip(piece.starts.tolist(), lengths[within].tolist(), checksums[within].tolist(), strict=True)
-            for row, (start, length, checksum) in zip(piece.rows.tolist(), some, strict=True):
-                segment.compare(chunk[start : start + length], checksum, int(froms[i]) + start, row)
-            pieces.append(piece)
-        return pieces
+        chunk = np.repeat(np.arange(len(chunks)), np.diff(cuts))
+        columns = (rows, chunk, starts, starts - froms[chunk], lengths, checksums)
+        found = []
+        for row, i, start, within, length, checksum in zip(*(column.tolist() for column in columns), strict=True):
+            stored = chunks[i][within : within + length]
+            segment.compare(stored, checksum, start, row)
+            found.append((row, stored))
+        return found
 
-    def _check(self, table: Table, refs: BlobRefs, size: int | None = None, rows: Int64s | None = None) -> None:
-        """Check local blobs that have not been: that they are inside their segment, and match their checksums."""
-        if refs.checked:
+    def _check(self, table: Table, refs: BlobRefs, rows: Int64s, size: int | None = None) -> None:
+        """Check references to local segments that have not been checked before."""
+        every = len(rows) == len(refs)
+        if every and refs.checked:
             return
-        slack = table.ends[refs.segment] - refs.length - refs.offset
-        wrong = (slack < 0) | (refs.offset < 0) | (refs.length < 0)
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            found = _opened(table, int(refs.segment[i]))
-            error = CorruptBlobError(
-                f"{found.name}: expected a blob within {found.end} bytes, found a reference to "
-                f"{int(refs.length[i])} bytes at {int(refs.offset[i])}"
-            )
-            raise at_row(error, i if rows is None else int(rows[i]))
-        todo = np.flatnonzero(~table.verified[refs.segment])
-        for number, group in table.groups(refs.segment, todo):
-            found = _opened(table, number)
-            compressed = None if refs.compressed is None else refs.compressed[group]
-            found.verify(refs.offset[group], refs.length[group], compressed, group if rows is None else rows[group])
-            table.verified[number] = found.verified
-        refs.set_checked(size)
+        table.verify(refs, rows)
+        if every:
+            refs.set_checked(size)
 
     def _table(self, refs: BlobRefs) -> Table:
         """A table in which every segment that the references use is open."""
@@ -272,14 +239,14 @@ class BlobReader:
     def _make_room(self, keep: Container[ObjectId]) -> None:
         """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""
         mapped = sum(segment.mapped is not None for segment in self._opened.values())
-        indexes = sum(segment.index_bytes for segment in self._opened.values() if segment.mapped is None)
+        indexes = sum(_INDEX_BYTES * segment.blobs for segment in self._opened.values() if segment.mapped is None)
         for id, segment in list(self._opened.items()):
             local = segment.mapped is not None
             if id not in keep and (mapped > self._max_open if local else indexes > self._max_index_bytes):
                 del self._opened[id]
                 self._tables.clear()
                 mapped -= local
-                indexes -= 0 if local else segment.index_bytes
+                indexes -= 0 if local else _INDEX_BYTES * segment.blobs
 
     def _each(self, work: Callable[[Any], list[Any]], items: Sequence[Any]) -> list[Any]:
         """The joined results of `work` on every item, a few at a time."""
@@ -304,16 +271,14 @@ class BlobReader:
         except zstandard.ZstdError as error:
             raise self._bad_frame(refs, row, error) from None
 
-    def _decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Sequence[Any]:
+    def _decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
+        """Those rows decompressed, as a sequence of buffers."""
         decompressor = getattr(self._local, "decompressor", None)
         if decompressor is None:
             decompressor = self._local.decompressor = zstandard.ZstdDecompressor()
-        if not rows:
-            return []
         try:
             # One call for all: it holds the GIL only before and after.
-            found = decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
-            return [memoryview(found[i]) for i in range(len(rows))]  # type: ignore[arg-type]
+            return decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
         except (zstandard.ZstdError, ValueError) as error:
             for row in rows:
                 try:
@@ -329,23 +294,18 @@ class BlobReader:
         )
 
 
-def _as_batch(blobs: Sequence[memoryview], m: int, size: int) -> Batch:
+def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch:
     """Decompressed blobs of one size as one array; without a copy where they lie back to back already."""
-    if size == 0:
-        return np.empty((m, 0), np.uint8)
-    addresses = [np.frombuffer(blob, np.uint8).ctypes.data for blob in blobs]
-    if addresses == list(range(addresses[0], addresses[0] + m * size, size)):
-        return array_at(addresses[0], m * size, blobs).reshape(m, size)
+    m = len(blobs)
+    if not m * size:
+        return np.empty((m, size), np.uint8)
+    if blobs[m - 1].offset == (m - 1) * size:
+        first = np.frombuffer(blobs[0], np.uint8)  # type: ignore[call-overload]
+        return array_at(first.ctypes.data, m * size, blobs).reshape(m, size)
     batch = np.empty((m, size), np.uint8)
-    for row, blob in enumerate(blobs):
-        batch[row] = np.frombuffer(blob, np.uint8)
+    for row in range(m):
+        batch[row] = np.frombuffer(blobs[row], np.uint8)  # type: ignore[call-overload]
     return batch
-
-
-def _opened(table: Table, number: int) -> OpenSegment:
-    found = table.opened[number]
-    assert found is not None
-    return found
 
 
 def _runs(starts: Int64s, ends: Int64s) -> Int64s:

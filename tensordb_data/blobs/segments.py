@@ -3,8 +3,9 @@
     magic | blobs | documents | index | trailer
 
 The documents part is zstd over BSON: one header (project, dataset, schema) and then every sample as written. The
-index part holds, for each blob in order, its stored length, the xxh3 checksum of its stored bytes, and whether they
-are zstd; offsets follow from the lengths. The trailer has place and checksum of both parts, and one of itself.
+index part holds three columns, for each blob in order: its offset, the xxh3 checksum of its stored bytes, and whether
+they are zstd; each blob ends where the next one begins. The trailer has place and checksum of both parts, and a
+checksum of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ VERSION = 1
 
 _TRAILER = struct.Struct("<QQQQQQQI8s")
 _OWN_CHECKSUM = struct.Struct("<QI8s").size  # the end of the trailer, which its checksum does not cover
-_ENTRY_BYTES = 17
+ENTRY_BYTES = 17  # of the index part, for each blob
 _WORTH = 0.95  # zstd is kept where it saves more than this leaves
 _DOCUMENTS_LEVEL = 3
 
@@ -139,9 +140,10 @@ class SegmentBuilder:
     def finish(self, samples: Sequence[Mapping[str, Any]]) -> SegmentBytes:
         """End the segment with the samples' documents as written, in order."""
         documents = _pack_documents([self._head, *samples])
+        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         index = b"".join(
             (
-                _join(self._lengths, "<i8"),
+                (len(MAGIC) + np.cumsum(lengths) - lengths).astype("<i8").tobytes(),
                 _join(self._checksums, "<u8"),
                 _join(self._compressed, "<u1"),
             )
@@ -190,7 +192,7 @@ def read_trailer(tail: Buffer, nbytes: int, name: str) -> Trailer:
         raise CorruptBlobError(f"{name}: the trailer does not match its checksum: damaged")
     trailer = Trailer((places[0], places[1]), places[2], (places[3], places[4]), places[5])
     at, length = trailer.index
-    if at + length + _TRAILER.size != nbytes or sum(trailer.documents) != at or length % _ENTRY_BYTES:
+    if at + length + _TRAILER.size != nbytes or sum(trailer.documents) != at or length % ENTRY_BYTES:
         raise CorruptBlobError(f"{name}: expected a segment of {at + length + _TRAILER.size} bytes, found {nbytes}")
     return trailer
 
@@ -203,16 +205,12 @@ def read_index(part: Buffer, trailer: Trailer, name: str) -> SegmentIndex:
     """
     if len(part) != trailer.index[1] or _checksum(part) != trailer.index_checksum:
         raise CorruptBlobError(f"{name}: the index part does not match its checksum: damaged")
-    n = len(part) // _ENTRY_BYTES
-    lengths = np.frombuffer(part, "<i8", n).astype(np.int64, copy=False)
-    offsets = np.empty(n, np.int64)
-    if n:
-        offsets[0] = len(MAGIC)
-        np.cumsum(lengths[:-1], out=offsets[1:])
-        offsets[1:] += len(MAGIC)
-    end = int(offsets[-1] + lengths[-1]) if n else len(MAGIC)
-    if end != trailer.documents[0] or (n and int(lengths.min()) < 0):
-        raise CorruptBlobError(f"{name}: expected {trailer.documents[0]} bytes of blobs, found {end} in the index")
+    n = len(part) // ENTRY_BYTES
+    offsets = np.frombuffer(part, "<i8", n).astype(np.int64, copy=False)
+    ends = np.append(offsets, trailer.documents[0])
+    lengths = ends[1:] - ends[:-1]
+    if ends[0] != len(MAGIC) or (n and int(lengths.min()) < 0):
+        raise CorruptBlobError(f"{name}: expected blobs that lie back to back, found others in the index: damaged")
     checksums = np.frombuffer(part, "<u8", n, 8 * n).astype(np.uint64, copy=False)
     return SegmentIndex(offsets, lengths, checksums, np.frombuffer(part, np.bool_, n, 16 * n))
 
