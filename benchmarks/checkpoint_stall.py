@@ -1,0 +1,365 @@
+"""B9: how long does training wait for a save, how much slower is the whole run, and how fast does it come back?
+
+A plain loop over an MLP of 10M and of 100M fp32 parameters saves every 10 and every 50 steps; each step changes every
+parameter. The yardstick is a warm copy of the parameters into memory that was used before. A stall is the time from the
+call that saves to its return; the slowdown compares the loop's steps with those of the same loop that saves nothing, in
+the same round. Ours is durable (fsync) and in a queryable warehouse; the peers write files without fsync.
+
+Then: the bytes that a second save stores when 90% of the tensors have not changed, and a restore beside reading the
+same bytes.
+
+    python benchmarks/checkpoint_stall.py --sizes 100 --every 10,50 --peers torch.save,dcp
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import harness
+from rich.console import Console
+from rich.table import Table
+
+LAYERS = 25
+BATCH = 8
+PACKAGES = ["tensordb-data", "torch", "safetensors", "orbax-checkpoint", "xxhash", "numpy"]
+NOTHING, MEMCPY, OURS = "no saves", "memcpy (yardstick)", "TensorDB"
+PEERS = ["torch.save", "safetensors", "dcp", "orbax"]
+
+
+@dataclass
+class Saver:
+    """One way to save: `open(model, every)` gives the function to call; leaving it waits until all is written."""
+
+    name: str
+    open: Callable[[Any, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+    failure: str = ""
+    stalls: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    loops: list[float] = field(default_factory=list)
+    rest: list[float] = field(default_factory=list)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = arguments(argv)
+    harness.quiet()
+    results = []
+    with (
+        tempfile.TemporaryDirectory(prefix="tdbb", dir=options.folder) as folder,
+        harness.warehouse(Path(folder)) as db,
+    ):
+        for millions in options.sizes:
+            for every in options.every:
+                results.append(stalls(db, Path(folder), millions, every, options))
+            results[-1] |= {"frozen": frozen(db, millions), "restore": restore(db, millions, options.rounds)}
+            summary = results[-1]
+            print(
+                f"frozen 90%: {summary['frozen']:.3f} of the bytes (target 0.12); "
+                f"restore: {summary['restore']['ratio']:.2f} × reading the bytes (target 1.2)"
+            )
+            forget(db)
+    result = {
+        "question": "B9 saves: what training waits for",
+        "quick": options.quick,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": harness.machine(),
+        "packages": harness.versions(PACKAGES),
+        "results": results,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "checkpoint_stall.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
+    return result
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a small model and one short round: does it run at all")
+    parser.add_argument("--sizes", default="10,100", help="millions of parameters")
+    parser.add_argument("--every", default="10,50", help="steps between saves")
+    parser.add_argument("--peers", default=",".join(PEERS), help="of: " + ", ".join(PEERS) + "; or none")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds")
+    parser.add_argument("--saves", type=int, default=2, help="saves a round")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; the temporary folder if not given")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON result")
+    options = parser.parse_args(argv)
+    options.sizes = [float(size) for size in options.sizes.split(",")]
+    options.every = [int(every) for every in options.every.split(",")]
+    options.peers = [peer for peer in PEERS if peer in options.peers.split(",")]
+    if options.quick:
+        options.sizes, options.every, options.rounds = [0.2], [5], 1
+    return options
+
+
+def network(millions: float) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    width = round((millions * 1e6 / LAYERS) ** 0.5)
+    return torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(LAYERS)])
+
+
+def stalls(db: Any, folder: Path, millions: float, every: int, options: argparse.Namespace) -> dict[str, Any]:
+    model = network(millions)
+    savers = [Saver(NOTHING, nothing), Saver(MEMCPY, memcpy), Saver(OURS, ours(db))]
+    savers += [Saver(name, peer(name, folder / name)) for name in options.peers]
+    console = Console(stderr=True)
+    for round_ in range(-1, options.rounds):
+        turn = round_ % len(savers)
+        measured: dict[str, tuple[list[float], float, float]] = {}
+        for saver in [*savers[turn:], *savers[:turn]]:
+            console.print(f"[dim]{millions:g}M every {every}, round {max(0, round_ + 1)}: {saver.name:<40}", end="\r")
+            if saver.failure:
+                continue
+            try:
+                measured[saver.name] = run(saver, model, every, options.saves)
+            except ImportError as error:
+                saver.failure = f"missing: {error}"
+            except Exception as error:
+                saver.failure = f"failed: {type(error).__name__}: {error}"[:160]
+            forget(db)
+        if round_ >= 0:
+            collect(savers, measured)
+    console.print(" " * 90, end="\r")
+    return report(savers, millions, every, options)
+
+
+def collect(savers: Sequence[Saver], measured: dict[str, tuple[list[float], float, float]]) -> None:
+    copy = statistics.median(measured[MEMCPY][0])
+    for saver in savers:
+        if saver.name not in measured:
+            continue
+        stall, loop, rest = measured[saver.name]
+        if stall:
+            saver.stalls.extend(stall)
+            saver.ratios.append(statistics.median(stall) / copy)
+        saver.loops.append(loop / measured[NOTHING][1])
+        saver.rest.append(rest)
+
+
+def run(saver: Saver, model: Any, every: int, saves: int) -> tuple[list[float], float, float]:
+    """Stalls of the saves, seconds of the whole loop, seconds until all was written after it.
+
+    One save and some steps come first, off the clock: that is where buffers are made.
+    """
+    import torch
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    data = torch.randn(BATCH, model[0].in_features)
+    stall: list[float] = []
+    began = 0.0
+    with saver.open(model, every) as save:
+        for number in range(1, (saves + 1) * every + 1):
+            if number == every + 1:
+                began = time.perf_counter()
+            model(data).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number % every == 0:
+                before = time.perf_counter()
+                save(number)
+                if number > every:
+                    stall.append(time.perf_counter() - before)
+            elif saver.name == OURS:
+                save(number)  # its step() is called at every step, and what that costs is in the loop's time
+        loop = time.perf_counter() - began
+        ended = time.perf_counter()
+    return ([] if saver.name == NOTHING else stall), loop, time.perf_counter() - ended
+
+
+@contextlib.contextmanager
+def nothing(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+    yield lambda number: None
+
+
+@contextlib.contextmanager
+def memcpy(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+    import torch
+
+    targets = [torch.zeros_like(value) for value in model.state_dict().values()]
+
+    def copy(number: int) -> None:
+        for target, value in zip(targets, model.state_dict().values(), strict=True):
+            target.copy_(value)
+
+    yield copy
+
+
+def ours(db: Any) -> Callable[[Any, int], Any]:
+    @contextlib.contextmanager
+    def open_(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+        from tensordb_data.torch import StepCheckpointer
+
+        with StepCheckpointer(db, run="bench", model=model, every=every, signals=False) as ckpt:
+            yield lambda number: ckpt.step()
+
+    return open_
+
+
+def peer(name: str, folder: Path) -> Callable[[Any, int], Any]:
+    @contextlib.contextmanager
+    def open_(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            with _PEERS[name](model, folder) as save:
+                yield save
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return open_
+
+
+@contextlib.contextmanager
+def torch_save(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+    import torch
+
+    yield lambda number: torch.save(model.state_dict(), folder / f"{number}.pt")
+
+
+@contextlib.contextmanager
+def safetensors_file(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+    from safetensors.torch import save_file
+
+    yield lambda number: save_file(model.state_dict(), folder / f"{number}.safetensors")
+
+
+@contextlib.contextmanager
+def dcp(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+    """torch's asynchronous save with its staging buffers kept; one save at a time, as it demands."""
+    import torch.distributed as dist
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+    from torch.distributed.checkpoint.state_dict_saver import async_save
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    # pinned memory and asynchronous staging need CUDA
+    stager = DefaultStager(StagingOptions(False, True, False, False))
+    pending: list[Any] = []
+    try:
+
+        def save(number: int) -> None:
+            while pending:
+                pending.pop().result()
+            writer = FileSystemWriter(folder / str(number), sync_files=False)
+            pending.append(async_save({"model": model.state_dict()}, storage_writer=writer, async_stager=stager))
+
+        yield save
+        while pending:
+            pending.pop().result()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def orbax(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+    import orbax.checkpoint as ocp  # type: ignore[import-not-found]
+
+    with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+
+        def save(number: int) -> None:
+            state = {name: value.numpy() for name, value in model.state_dict().items()}
+            checkpointer.save(folder / str(number), args=ocp.args.StandardSave(state))
+
+        yield save
+
+
+_PEERS: dict[str, Callable[[Any, Path], Any]] = {
+    "torch.save": torch_save,
+    "safetensors": safetensors_file,
+    "dcp": dcp,
+    "orbax": orbax,
+}
+
+
+def frozen(db: Any, millions: float) -> float:
+    """The part of its bytes that a second save stores when 90% of the tensors are as they were."""
+    import torch
+
+    from tensordb_data.torch import StepCheckpointer
+
+    model = network(millions)
+    with StepCheckpointer(db, run="frozen", model=model, every=1, signals=False) as ckpt:
+        ckpt.step()
+        ckpt.drain()
+        first = ckpt.stats()["bytes_stored"]
+        with torch.no_grad():
+            for layer in model[: round(LAYERS * 0.1)]:
+                layer.weight.add_(1.0)
+        ckpt.step()
+        ckpt.drain()
+        return float((ckpt.stats()["bytes_stored"] - first) / first)
+
+
+def restore(db: Any, millions: float, rounds: int) -> dict[str, Any]:
+    """Seconds to load a model from a set, beside reading the bytes of its object into memory."""
+    model = network(millions)
+    id = db.params.save(model.state_dict(), run="restore")
+    path = db._store(db._root).local_path(f"params/{id}.safetensors")
+    found, loads, reads = db.params.find({"_id": id}).one(), [], []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        found.load_into(model)
+        loads.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with open(path, "rb", buffering=0) as file:
+            held = bytearray(os.fstat(file.fileno()).st_size)
+            file.readinto(held)
+        reads.append(time.perf_counter() - began)
+        del held
+    ratios = [load / read for load, read in zip(loads[1:], reads[1:], strict=True)]
+    return {"load_s": loads[1:], "read_s": reads[1:], "ratio": statistics.median(ratios), "target": 1.2}
+
+
+def forget(db: Any) -> None:
+    """Makes room on the disk. Nothing else uses this warehouse."""
+    store = db._store(db._root)
+    for key, _ in list(store.list("params/")):
+        store.delete(key)
+    for name in ("params", "tensors", "logs"):
+        db._mongo()[name].delete_many({})
+
+
+def report(savers: Sequence[Saver], millions: float, every: int, options: argparse.Namespace) -> dict[str, Any]:
+    console = Console(width=120)
+    table = Table(title=f"{millions:g}M parameters, a save every {every} steps", title_justify="left")
+    for column in ("saver", "stall, ms", "spread", "× memcpy", "loop", "spread", "written after, s"):
+        table.add_column(column, justify="left" if column == "saver" else "right")
+    found: dict[str, Any] = {}
+    for saver in savers:
+        if saver.failure or not saver.loops:
+            console.print(f"{saver.name}: {saver.failure}")
+            found[saver.name] = {"missing": saver.failure}
+            continue
+        slower, rest = statistics.median(saver.loops) - 1, statistics.median(saver.rest)
+        spread = f"{min(saver.loops) - 1:+.1%} – {max(saver.loops) - 1:+.1%}"
+        found[saver.name] = {"slowdown": [loop - 1 for loop in saver.loops], "written_after_s": saver.rest}
+        if saver.stalls:
+            ms = [1e3 * stall for stall in saver.stalls]
+            found[saver.name] |= {"stall_ms": ms, "ratios": saver.ratios, "ratio": statistics.median(saver.ratios)}
+            table.add_row(
+                saver.name, f"{statistics.median(ms):,.1f}", f"{min(ms):,.1f} – {max(ms):,.1f}",
+                f"{statistics.median(saver.ratios):.2f}", f"{slower:+.1%}", spread, f"{rest:.2f}",
+            )  # fmt: skip
+        else:
+            table.add_row(saver.name, "–", "–", "–", f"{slower:+.1%}", spread, "–")
+    console.print(table)
+    return {"parameters": int(millions * 1e6), "every": every, "rounds": options.rounds, "savers": found}
+
+
+if __name__ == "__main__":
+    main()
