@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -16,7 +18,8 @@ from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream, StreamSpec
 from tensordb_data.stream.state import Position, State
 from tensordb_data.torch.mailbox import Mailbox
-from tensordb_data.torch.shares import Turns, pass_layout, place
+from tensordb_data.torch.orphans import exit_with
+from tensordb_data.torch.shares import Share, Turns
 from tensordb_data.torch.tensors import to_samples, to_tensors
 
 _BLOCK = 64
@@ -66,8 +69,9 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     Each sample is delivered once per pass over all workers and ranks. Each `iter(loader)` begins at the dataset's
     start state, whatever an earlier iteration delivered: the start of pass 0, or where `load_state_dict` or
     `set_epoch` put it. Ranks and world size are those of `torch.distributed` if it is running when the dataset is
-    made. Under it, batch-wise mode gives all ranks the same number of batches; in sample-wise mode with finite
-    `passes` a rank can have one sample less than another: use `drop_last=True` and equal steps, or batch-wise mode.
+    made. In batch-wise mode all ranks receive the same number of batches. In sample-wise mode with finite `passes` one
+    rank can receive a sample less than another, and so, by chance, a batch less; `end="drop"` or `end="pad"` make them
+    equal, by leaving out or giving twice one sample of some shares of a pass.
 
     The dataset sees the data as it is when the dataset is made (`Stream.pin`): workers and ranks agree on it.
 
@@ -96,6 +100,13 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._mailbox = Mailbox()
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
+        self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sent_by": os.getpid()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _received_by=os.getpid())
 
     def __repr__(self) -> str:
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
@@ -195,6 +206,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if not self._by_sample and sys._getframe(1).f_locals.get("auto_collation") is True:
             raise QueryError(_twice(self._stream.spec.batch_size))
         if info is not None:
+            if self._received_by == os.getpid() != self._sent_by != os.getppid():
+                exit_with(self._sent_by)
             # The first time, the start state came with the process: the parent may have posted a newer one since.
             if self._restarted and self._mailbox.version > self._read:
                 self._read = self._mailbox.version
@@ -218,20 +231,6 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def _samples(self, worker: int, workers: int, done: int) -> Items:
         """The samples of one worker, behind the first `done` of them."""
-        share = self._share(worker, workers, done)
-        if share is None:
-            return
-        stream, drop = share
-        with closing(cast(Items, iter(stream))) as batches:
-            for batch in batches:
-                for sample in to_samples(to_tensors(batch)):
-                    if drop:
-                        drop -= 1
-                        continue
-                    yield sample
-
-    def _share(self, worker: int, workers: int, done: int) -> tuple[Stream, int] | None:
-        """This worker's part of the stream, and how many of its first samples were delivered before."""
         spec = self._stream.spec
         start = self._stream.advance(self._stream.state_dict(), 0)
         resumed = self._turns or {"batches": 0, "batch_size": 1, "num_workers": workers}
@@ -240,16 +239,18 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         turns = Turns(start["n"], workers, spec.world_size, resumed["batches"], resumed["batch_size"])
         role = turns.role(worker)
         if role is None:
-            return None
-        rank, parts = role * spec.world_size + spec.rank, turns.roles * spec.world_size
-        layout = pass_layout(turns.n, spec.batch_size, parts, spec.end)
-        here = place(layout, rank, start["pass"], turns.delivered(role) + done)
+            return
+        parts = turns.roles * spec.world_size
+        share = Share(turns.n, spec.batch_size, parts, role * spec.world_size + spec.rank, spec.end)
+        here = share.place(start["pass"], turns.delivered(role) + done)
         passes = self._passes(start["pass"], here.number)
-        if passes == 0:
-            return None
+        if passes == 0 or share.given == 0:
+            return
         state = {**start, "pass": here.number, "position": here.position}
-        part = _part(self._stream, state, replace(spec, rank=rank, world_size=parts, passes=passes))
-        return part, here.drop
+        options = replace(spec, rank=share.rank, world_size=parts, passes=passes, end="short")
+        with closing(cast(Items, iter(_part(self._stream, state, options)))) as batches:
+            samples = chain.from_iterable(to_samples(to_tensors(batch)) for batch in batches)
+            yield from islice(share.even(samples, here.position), here.drop, None)
 
     def _passes(self, first: int, now: int) -> int | None:
         """Passes from pass `now` to the end of the epoch in which pass `first` lies, `None` when there is no end."""

@@ -7,10 +7,14 @@ role whose batch is due, because a DataLoader always asks its first worker first
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.spec import End
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,59 @@ class Place:
     drop: int
 
 
-def place(layout: Layout, rank: int, number: int, delivered: int) -> Place:
-    """Where a share stands once `delivered` of its samples were, counted from the start of pass `number`.
+@dataclass(frozen=True)
+class Share:
+    """What one (role, rank) receives of each pass of `n` samples."""
 
-    Args:
-        layout: of a whole pass.
-        rank: of the share, among the `layout.world` shares.
-        number: the pass in which counting begins.
-        delivered: samples of this share.
-    """
-    whole = max(0, layout.rounds - 2)
-    tail = [layout.batch(round_, rank) for round_ in range(whole, layout.rounds)]
-    in_pass = whole * layout.batch_size + sum(high - low for low, high in tail)
-    if in_pass:
-        number += delivered // in_pass
-        delivered %= in_pass
-    rounds = min(delivered // layout.batch_size, whole)
-    return Place(number, layout.position(rounds), delivered - rounds * layout.batch_size)
+    n: int
+    block: int
+    """Samples that are read at once."""
+    parts: int
+    rank: int
+    end: End
+    """Shares of a pass that does not divide: `short`, some have a sample more than others; `drop` or `pad`, all have
+    the same number, by leaving one sample out or giving one twice."""
 
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.n, 0, self.block, self.parts, "short")
 
-def pass_layout(n: int, block: int, parts: int, end: End) -> Layout:
-    """The layout of a whole pass in blocks of samples for `parts` shares."""
-    return Layout(n, 0, block, parts, end)
+    @property
+    def _whole(self) -> int:
+        """Rounds that are whole for sure: only the last two can be short."""
+        return max(0, self._layout.rounds - 2)
+
+    @property
+    def received(self) -> int:
+        """Samples that the engine delivers in a pass."""
+        layout = self._layout
+        tail = [layout.batch(round_, self.rank) for round_ in range(self._whole, layout.rounds)]
+        return self._whole * self.block + sum(high - low for low, high in tail)
+
+    @property
+    def given(self) -> int:
+        """Samples that are passed on in a pass."""
+        if self.end == "drop":
+            return self.n // self.parts
+        return -(-self.n // self.parts) if self.end == "pad" else self.received
+
+    def place(self, number: int, delivered: int) -> Place:
+        """Where this share stands once `delivered` of its samples were, counted from the start of pass `number`."""
+        given = self.given
+        if given:
+            number += delivered // given
+            delivered %= given
+        rounds = min(delivered // self.block, self._whole)
+        return Place(number, self._layout.position(rounds), delivered - rounds * self.block)
+
+    def even(self, samples: Iterable[T], position: int) -> Iterator[T]:
+        """What is passed on of what the engine delivers from `position` of a pass on."""
+        received, given = self.received, self.given
+        index = position // self.parts
+        for sample in samples:
+            index += 1
+            if index <= given:
+                yield sample
+            if index == received:
+                yield from (sample for _ in range(given - received))
+                index = 0

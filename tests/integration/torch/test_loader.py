@@ -83,6 +83,13 @@ def test_each_sample_once_over_workers_and_ranks(sel: Selection[Any], mode: str,
     assert len({len(batches) for batches in each}) == 1
 
 
+@pytest.mark.parametrize(("end", "each"), [("drop", 100), ("pad", 101)])
+def test_shares_of_the_ranks_made_even(sel: Selection[Any], end: str, each: int) -> None:
+    ranks = [flat(make(sel, "sample", shuffle=True, passes=1, rank=rank, world_size=3, end=end)) for rank in range(3)]
+    assert [len(labels) for labels in ranks] == [each] * 3
+    assert len(set(itertools.chain(*ranks))) == min(3 * each, N)
+
+
 def test_more_workers_than_samples(sel: Selection[Any]) -> None:
     few = sel & {"label": {"$lt": 2}}
     assert sorted(flat(make(few, "sample", 3, passes=1))) == [0, 1]

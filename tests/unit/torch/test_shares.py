@@ -8,12 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tensordb_data.stream.order import Layout, runs
-from tensordb_data.torch.shares import Turns, pass_layout, place
+from tensordb_data.stream.spec import End
+from tensordb_data.torch.shares import Share, Turns
 
 BLOCK = 4
 
 sizes = st.integers(1, 90)
 few = st.integers(1, 4)
+ends = st.sampled_from(["short", "drop", "pad"])
 
 
 def share(n: int, parts: int, rank: int, number: int, position: int, until: int) -> list[tuple[int, int]]:
@@ -26,7 +28,7 @@ def share(n: int, parts: int, rank: int, number: int, position: int, until: int)
     return out
 
 
-def loader(turns: Turns, rank: int, passes: int) -> list[list[tuple[int, int]]]:
+def loader(turns: Turns, rank: int, passes: int, end: End = "short") -> list[list[tuple[int, int]]]:
     """The batches that one rank's loop receives from a DataLoader, from where `turns` stands."""
     parts = turns.roles * turns.world
     sequences = []
@@ -34,11 +36,12 @@ def loader(turns: Turns, rank: int, passes: int) -> list[list[tuple[int, int]]]:
         role = turns.role(worker)
         if role is None:
             continue
-        mine = role * turns.world + rank
-        here = place(pass_layout(turns.n, BLOCK, parts, "short"), mine, 0, turns.delivered(role))
-        samples = share(turns.n, parts, mine, here.number, here.position, passes)[here.drop :]
+        mine = Share(turns.n, BLOCK, parts, role * turns.world + rank, end)
+        here = mine.place(0, turns.delivered(role))
+        received = share(turns.n, parts, mine.rank, here.number, here.position, passes)
+        samples = list(mine.even(received, here.position))[here.drop :]
         sequences.append([samples[i : i + turns.batch_size] for i in range(0, len(samples), turns.batch_size)])
-    longest = max(map(len, sequences))
+    longest = max(map(len, sequences), default=0)
     return list(
         chain.from_iterable([batches[turn] for batches in sequences if turn < len(batches)] for turn in range(longest))
     )
@@ -60,16 +63,16 @@ def test_ranks_differ_by_one_sample_a_pass_at_most(n: int, workers: int, world: 
     assert max(counts) - min(counts) <= passes
 
 
-@given(n=sizes, workers=few, world=few, batch_size=st.integers(1, 9), data=st.data())
+@given(n=sizes, workers=few, world=few, batch_size=st.integers(1, 9), end=ends, data=st.data())
 def test_resume_continues_the_very_batches(
-    n: int, workers: int, world: int, batch_size: int, data: st.DataObject
+    n: int, workers: int, world: int, batch_size: int, end: End, data: st.DataObject
 ) -> None:
     assume(n >= world)
     rank = data.draw(st.integers(0, world - 1))
-    whole = loader(Turns(n, workers, world, 0, batch_size), rank, 3)
+    whole = loader(Turns(n, workers, world, 0, batch_size), rank, 3, end)
     received = data.draw(st.integers(0, len(whole)))
     turns = Turns(n, workers, world, received, batch_size)
-    assert loader(turns, rank, 3) == whole[received:]
+    assert loader(turns, rank, 3, end) == whole[received:]
 
 
 def test_a_worker_too_many_does_nothing() -> None:
@@ -84,5 +87,18 @@ def test_a_pass_counts_from_its_first_role_again() -> None:
 
 @pytest.mark.parametrize("number", [0, 7])
 def test_place_jumps_over_whole_passes(number: int) -> None:
-    layout = pass_layout(10, BLOCK, 2, "short")
-    assert place(layout, 0, number, 5 * 1000 + 4).number == number + 1000
+    assert Share(10, BLOCK, 2, 0, "short").place(number, 5 * 1000 + 4).number == number + 1000
+
+
+@given(n=sizes, workers=few, world=few, end=st.sampled_from(["drop", "pad"]))
+def test_shares_made_even(n: int, workers: int, world: int, end: End) -> None:
+    assume(n >= world)
+    turns = Turns(n, workers, world, 0, 3)
+    ranks = [loader(turns, rank, 2, end) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == len({sum(map(len, batches)) for batches in ranks}) == 1
+    seen = Counter(chain.from_iterable(chain.from_iterable(ranks)))
+    parts = turns.roles * world
+    if end == "drop":
+        assert set(seen.values()) <= {1} and len(seen) == 2 * (n - n % parts)
+    else:
+        assert len(seen) == 2 * n and sum(seen.values()) == 2 * (n + -n % parts)
