@@ -70,6 +70,14 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def is_of(fd: int, path: Path) -> bool:
+    """Whether `fd` is an open `path`, and not a file of that name that was removed."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
+
+
 def wait_released(path: Path) -> None:
     """Block until nobody holds `path` exclusively."""
     close_fd(acquire(path, fcntl.LOCK_SH))

@@ -104,6 +104,9 @@ class Session:
         """Join under start.lock, so that nobody starts or stops the server meanwhile. Returns the address."""
         layout = self._layout
         with locks.exclusive(layout.start_lock):
+            if self._client >= 0 and not locks.is_of(self._client, layout.server_lock):  # the folder was made anew
+                locks.close_fd(self._client)
+                self._client = -1
             if self._client < 0:
                 self._client = locks.acquire(layout.server_lock, fcntl.LOCK_SH)
             while True:

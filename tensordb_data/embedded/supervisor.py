@@ -117,6 +117,7 @@ class Supervisor:
         self.wake = threading.Event()
         self.reconsider = threading.Event()
         self.pid = os.getpid()
+        self.lock = -1
 
     # -- what clients see
 
@@ -143,21 +144,31 @@ class Supervisor:
 
     def publish(self) -> None:
         """Give clients their socket, now that mongod takes writes: before that they would get 'not primary' errors."""
-        with contextlib.suppress(OSError):
-            os.symlink("server.sock", os.path.join(self.run, "mongod.sock"))
+        if self.in_place():
+            with contextlib.suppress(OSError):
+                os.symlink("server.sock", os.path.join(self.run, "mongod.sock"))
 
     def unpublish(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self.run, "mongod.sock"))
+        if self.in_place():
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self.run, "mongod.sock"))
+
+    def in_place(self) -> bool:
+        """Whether the folder is the one that this process serves: somebody may have removed it, or made it anew."""
+        try:
+            there = os.stat(os.path.join(self.folder, "supervisor.lock"))
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self.lock))
 
     # -- start and stop
 
     def take_lock(self) -> bool:
         """Hold supervisor.lock until this process ends. Retried: `status` takes a share of it for an instant."""
-        fd = os.open(os.path.join(self.folder, "supervisor.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        self.lock = os.open(os.path.join(self.folder, "supervisor.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         for _ in range(250):
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
                 time.sleep(0.02)
@@ -238,7 +249,7 @@ class Supervisor:
             ready = self.follow(child, tail)
             status = child.wait()
             self.unpublish()
-            if self.stopping:
+            if self.stopping or not self.in_place():
                 return 0
             reason = explain(status, list(tail), self.config)
             failures = 1 if ready and time.monotonic() - started > QUICK else failures + 1
@@ -253,10 +264,19 @@ class Supervisor:
     # -- the watch on the clients
 
     def watch(self) -> None:
-        """Stop mongod when no client holds a share of server.lock and nobody asked to keep it running."""
+        """Stop mongod when no client is left."""
+        try:
+            self.wait_until_unused()
+        finally:  # be it by an error: a server that nobody watches would run for ever
+            self.stop()
+
+    def wait_until_unused(self) -> None:
+        """Wait until no client holds a share of server.lock and nobody asked to keep the server running."""
         while True:
             fd = self._lock("server.lock", fcntl.LOCK_EX)
             os.close(fd)  # no upgrade is attempted: only the look under start.lock counts
+            if not self.in_place():
+                return
             start = self._lock("start.lock", fcntl.LOCK_EX)
             try:
                 fd = self._lock("server.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,7 +284,6 @@ class Supervisor:
                 os.close(start)
                 continue
             if not self.kept():
-                self.stop()
                 return  # both locks stay held until this process ends
             self.reconsider.clear()
             os.close(fd)
@@ -316,12 +335,12 @@ class Supervisor:
         except OSError as error:
             self.report(ok=False, error=f"cannot start mongod for {self.folder}: {error}")
             return 1
-        if self.stopping and (not watch.is_alive() or self.unused()):
+        if self.stopping and self.in_place() and (not watch.is_alive() or self.unused()):
             self.clean_up()
         return status
 
     def unused(self) -> bool:
-        """Whether no client is connected; true until this process ends."""
+        """Whether no client is connected, nor can be until this process ends."""
         try:
             self._lock("server.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -227,12 +230,35 @@ def test_mongod_that_does_not_start(script: str, message: str, folder: Path, mon
     assert "\n" not in str(caught.value)
 
 
-def test_supervisor_dies_with_the_folder_gone(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
-    """Somebody removes the folder while it is in use: an error with a reason, and nothing left running."""
+def gone(pid: int) -> None:
+    """Block until a process that is not our child has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        select.select([fd], [], [])
+        os.close(fd)
+
+
+def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
+    """An error with a reason, nothing left running, and a new folder of the same name is served by a new server."""
     client: Any = open_client(parse(folder))
-    _, mongod = pids()
-    shutil.rmtree(folder)
-    os.kill(mongod, 9)
-    with pytest.raises(EmbeddedServerError):
+    supervisor, mongod = pids()
+    folder.rename(folder.with_name("gone"))
+    shutil.rmtree(folder.with_name("gone"))
+    os.kill(mongod, signal.SIGKILL)
+    with pytest.raises(EmbeddedServerError, match=f"cannot start the server of {folder} again"):
         client.test.things.insert_one({})
+    gone(supervisor)
+    assert insert(folder, 1) == 1
     client.close()
+
+
+def test_folder_removed_and_made_anew(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
+    client: Any = open_client(parse(folder))
+    supervisor, _ = pids()
+    folder.rename(folder.with_name("gone"))
+    shutil.rmtree(folder.with_name("gone"))
+    with join(folder):
+        assert insert(folder, 1) == 1
+        client.close()
+        gone(supervisor)
+        assert insert(folder, 2) == 2
