@@ -234,7 +234,18 @@ class BlobReader:
             except StorageError as error:
                 raise at_row(error, int(np.argmax(refs.segment == number))) from None
 
-        return self._each(work, numbers)
+        def is_local(number: int) -> bool:
+            doc = docs.get(refs.segments[number])
+            return doc is None or self._store(doc.get("root", 0)).local_path(doc["key"]) is not None
+
+        # Mapping a file takes less time than handing it to a thread.
+        opened, remote = [], []
+        for number in numbers:
+            if is_local(number):
+                opened += work(number)
+            else:
+                remote.append(number)
+        return opened + self._each(work, remote)
 
     def _make_room(self, keep: Container[ObjectId]) -> None:
         """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""

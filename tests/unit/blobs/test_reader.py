@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tensordb_data.blobs.files import FileStore
 from tensordb_data.blobs.memory import MemoryStore
+from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tests.shelf import Shelf, shuffled
@@ -86,6 +87,27 @@ def test_sizes_that_differ_only_between_batches(shelf: Shelf) -> None:
         assert four is not None and four.shape == (5, 4)
         assert (four[:, 0] == np.arange(5, 10)).all()
         assert reader.gather(plan.take([4, 5])) is None
+
+
+def test_one_batch_from_two_stores(tmp_path: Path) -> None:
+    shelves = [Shelf(FileStore(tmp_path)), Shelf(MemoryStore())]
+    blobs = [bytes([i]) * 9 for i in range(40)]
+    docs = [doc for i in range(0, 40, 5) for doc in shelves[i // 5 % 2].put(blobs[i : i + 5], 3 if i > 20 else None)]
+    segments = shelves[0].segments | {id: doc | {"root": 1} for id, doc in shelves[1].segments.items()}
+    reader = BlobReader(lambda ids: [segments[id] for id in ids], lambda root: shelves[root].store)
+    for seed in range(4):
+        refs, order = shuffled(docs, seed)
+        rows = reader.gather(refs)
+        assert rows is not None
+        assert rows.tolist() == [[i] * 9 for i in order]
+        assert [bytes(blob) for blob in reader.read(refs)] == [blobs[i] for i in order]
+    damage(shelves[0], docs[3], at=docs[3]["o"])
+    damage(shelves[1], docs[7], at=docs[7]["o"])
+    for bad, row in ((7, 0), (3, 1)):
+        reader = BlobReader(lambda ids: [segments[id] for id in ids], lambda root: shelves[root].store)
+        with pytest.raises(CorruptBlobError) as caught:
+            reader.gather(BlobRefs.from_docs([docs[20] if bad == 3 else docs[7], docs[bad]]))
+        assert caught.value.row == row
 
 
 def test_no_references(shelf: Shelf) -> None:
