@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -199,6 +201,19 @@ class TensorDB:
     def _transaction(self, fn: Callable[[ClientSession | None], T]) -> T:
         """Run `fn` in one transaction, retried on conflicts; without one on mongomock."""
         return self._connections.get().transaction(fn)
+
+    @property
+    def _cache_folder(self) -> Path | None:
+        """Where this host may keep what it can read again: `cache=`, or a folder of the warehouse or the user."""
+        if self.cache is not None:
+            return self.cache
+        address = self._connections.address
+        if address.folder is not None:
+            return address.folder / "cache"
+        if address.client is not None:
+            return None
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(home) / "tensordb" / hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     def _store(self, root: int = 0) -> Store:
         return self._connections.get().store(root)

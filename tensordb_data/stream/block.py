@@ -99,7 +99,7 @@ class Block:
             self.ids[rows],
             self.datasets,
             self.dataset[rows],
-            {name: refs.take(rows) for name, refs in self.refs.items()},
+            {name: _taken(refs, rows) for name, refs in self.refs.items()},
             {name: column[rows] for name, column in self.values.items()},
         )
 
@@ -117,7 +117,7 @@ class Block:
         columns: list[NDArray[Any]] = [self.ids, self.dataset, *self.values.values()]
         for refs in self.refs.values():
             columns += [refs.segment, refs.offset, refs.length]
-        return sum(column.nbytes for column in columns)
+        return sum(column.nbytes for column in columns if 0 not in column.strides)
 
 
 def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Block:
@@ -135,6 +135,28 @@ def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Bloc
         else:
             values[name] = _column(layouts, name, [doc.get(name) for doc in docs])
     return Block(layouts, ids, tuple(table), dataset, refs, values)
+
+
+def compact(block: Block) -> Block:
+    """The same block in as little memory as its values need: about 28 bytes a sample with one fixed-size blob and one
+    number.
+    """
+    refs = {}
+    for name, found in block.refs.items():
+        offset, length = found.offset, found.length
+        if len(offset) and offset.max() < 2**32:
+            offset = offset.astype(np.uint32)
+        if len(length) and (length == length[0]).all():
+            length = np.broadcast_to(length[0], length.shape)
+        refs[name] = BlobRefs(found.segments, found.segment, offset, length, found.compressed)
+    dataset = np.broadcast_to(np.uint16(0), block.dataset.shape) if len(block.datasets) == 1 else block.dataset
+    return Block(block.layouts, block.ids, block.datasets, dataset, refs, block.values)
+
+
+def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
+    taken = refs.take(rows)
+    offset = taken.offset.astype(np.int64, copy=False)
+    return BlobRefs(taken.segments, taken.segment, offset, taken.length, taken.compressed)
 
 
 def objects(items: Sequence[Any]) -> NDArray[Any]:

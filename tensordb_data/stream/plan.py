@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from tensordb_data.stream.block import Block, Layouts, concatenate
+from tensordb_data.stream.block import Block, Layouts, compact, concatenate
 from tensordb_data.stream.cursor import Pages, Versions
 
 if TYPE_CHECKING:
@@ -32,5 +32,5 @@ class Plan:
 def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
     """Read the references and values of every sample that matches at `versions`, in the order of the query."""
     pages = Pages(selection, layouts, versions, _PAGE, limit=selection.query.limit)
-    block = concatenate(layouts, list(pages.blocks()))
+    block = compact(concatenate(layouts, list(pages.blocks())))
     return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))

@@ -12,6 +12,7 @@ from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.block import Layouts
 from tensordb_data.stream.cursor import Versions, selected_datasets
 from tensordb_data.stream.plan import Plan, read_plan
+from tensordb_data.stream.plan_cache import PlanCache, plan_key
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
 from tensordb_data.stream.weigh import cumulative
@@ -64,13 +65,26 @@ class Source:
         versions = wanted.versions if wanted is not None and wanted.versions is not None else self.versions()
         plan = self._plan
         if plan is None or plan.versions != versions:
-            plan = read_plan(self.selection, self.layouts(versions), versions)
+            plan = self._read(self.layouts(versions), versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
                 ' time match now; load_state_dict(state, on_change="replan") begins the next pass on today\'s data'
             )
         self._plan = plan
+        return plan
+
+    def _read(self, layouts: Layouts, versions: Versions) -> Plan:
+        selection = self.selection
+        folder = self.db._cache_folder
+        if folder is None:
+            return read_plan(selection, layouts, versions)
+        cache = PlanCache(folder / "plans")
+        key = plan_key(selection, layouts, versions)
+        plan = cache.open(key, layouts, versions)
+        if plan is None:
+            plan = read_plan(selection, layouts, versions)
+            cache.store(key, plan)
         return plan
 
     def cumulative(self, plan: Plan) -> NDArray[np.float64] | None:
@@ -88,7 +102,7 @@ class Source:
             named = Layouts.choose((weights,), layouts.schemas) if isinstance(weights, str) else layouts.index_fields()
             if isinstance(weights, str) and named.is_blob(weights):
                 raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
-            values = read_plan(self.selection, named, plan.versions)
+            values = self._read(named, plan.versions)
             if values.ids != plan.ids:
                 raise StateError("samples were deleted or edited while the stream began; begin again")
             self._weighed = (plan, cumulative(values.block, weights))
