@@ -66,7 +66,7 @@ def warn_of_scan(selection: Selection[Any]) -> None:
         return
     fields = (["dataset"] if "dataset" in asked and query.collection == "data" else []) + wanted
     warnings.warn(
-        f"{query!r} reads about {size:,} documents of {query.collection!r} to find fewer than {bound:,}: no index "
+        f"{query.brief} reads about {size:,} documents of {query.collection!r} to find fewer than {bound:,}: no index "
         f"has {' or '.join(map(repr, wanted))}; db.{query.collection}.create_index({fields!r}) would help",
         ScanWarning,
         stacklevel=4,

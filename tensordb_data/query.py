@@ -146,6 +146,12 @@ class Query:
     def __deepcopy__(self, memo: Any) -> Query:
         return self
 
+    @property
+    def brief(self) -> str:
+        """The repr, cut short for messages."""
+        text = repr(self)
+        return text if len(text) <= 300 else f"{text[:297]}..."
+
     def __repr__(self) -> str:
         parts = [repr(self._collection), repr(self._filter)]
         for name, value in (("sort", self._sort), ("limit", self._limit), ("fields", self._fields)):

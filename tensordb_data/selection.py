@@ -64,7 +64,7 @@ class Selection(Generic[R]):
         """
         found = self.head(1)
         if not found:
-            raise NotFoundError(f"nothing matches {self.query!r} in project {self.db.project!r}")
+            raise NotFoundError(f"nothing matches {self.query.brief} in project {self.db.project!r}")
         return found[0]
 
     def head(self, n: int = 5) -> list[R]:
@@ -241,7 +241,7 @@ class Selection(Generic[R]):
         return Selection(self.db, self.query.replace(filter=merged, sort=query.sort or self.query.sort, fields=fields))
 
     def __repr__(self) -> str:
-        return f"<Selection {self.query!r} of project {self.db.project!r}>"
+        return f"<Selection {self.query.brief} of project {self.db.project!r}>"
 
     # For the rest of the package
 
@@ -313,11 +313,11 @@ def reported(query: Query) -> Iterator[None]:
     try:
         yield
     except ConnectionFailure as error:
-        raise ConnectError(f"the database went away during {query!r}: {_line(error)}") from error
+        raise ConnectError(f"the database went away during {query.brief}: {_line(error)}") from error
     except OperationFailure as error:
         if error.has_error_label("TransientTransactionError") or error.code in (13, 18, 43, 237, 11600, 11602):
             raise
-        raise QueryError(f"the server refused {query!r}: {_line(error)}") from error
+        raise QueryError(f"the server refused {query.brief}: {_line(error)}") from error
     except PyMongoError:
         raise
     except NotImplementedError as error:

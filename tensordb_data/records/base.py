@@ -56,6 +56,9 @@ class Record(Mapping[str, Any]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._db, self._doc)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_short(value)}" for name, value in self._shown())
         return f"{type(self).__name__}({shown})"

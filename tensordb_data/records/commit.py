@@ -69,17 +69,26 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
     try:
         return db._transaction(_Body(db, dataset, schema, batch))
     except (DuplicateError, SchemaError):
-        if segment is not None:  # certainly not committed, so nothing refers to it
+        done = landed(db, batch)
+        if done:  # by an earlier attempt, whose answer was lost
+            return schema
+        if segment is not None and done is False:
             _drop_segment(db, batch)
         raise
 
 
 def landed(db: TensorDB, batch: Batch) -> bool | None:
-    """Whether an interrupted commit took place after all; None when the database cannot say."""
+    """Whether a commit of unknown outcome took place; None when the database cannot say."""
+    ids = [doc["_id"] for doc in batch.docs]
     try:
-        return db._mongo()["data"].find_one({"_id": batch.docs[0]["_id"], **_mine(batch)}, {"_id": 1}) is not None
+        found = {doc["_id"]: doc["_tdb"] for doc in db._mongo()["data"].find({"_id": {"$in": ids}}, {"_tdb": 1})}
     except (PyMongoError, TensorDBError):
         return None
+    if len(found) < len(ids):
+        return False
+    first = found[ids[0]]
+    consecutive = all(found[id]["s"] == first["s"] + i for i, id in enumerate(ids))
+    return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
 
 
 class _Body:
@@ -148,11 +157,6 @@ def _drop_segment(db: TensorDB, batch: Batch) -> None:
     with contextlib.suppress(StorageError, PyMongoError):
         db._store(db._root).delete(f"segments/{batch.segment_id}")
         db._mongo()["segments"].delete_one({"_id": batch.segment_id, "state": "writing"})
-
-
-def _mine(batch: Batch) -> dict[str, Any]:
-    """What only this batch's first sample has, where a sample of that `_id` may have existed before."""
-    return {"_tdb.s": batch.docs[0]["_tdb"]["s"], "dataset": batch.docs[0]["dataset"]}
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:

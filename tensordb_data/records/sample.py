@@ -28,11 +28,16 @@ class Sample(Record):
     __slots__ = ("_blobs", "_neighbours", "_schema")
 
     def __init__(
-        self, db: TensorDB, doc: Mapping[str, Any], schema: Schema, neighbours: list[weakref.ref[Sample]]
+        self,
+        db: TensorDB,
+        doc: Mapping[str, Any],
+        schema: Schema,
+        neighbours: list[weakref.ref[Sample]],
+        blobs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(db, doc)
         self._schema = schema
-        self._blobs: dict[str, Any] = {}
+        self._blobs: dict[str, Any] = {} if blobs is None else blobs
         self._neighbours = neighbours
 
     @property
@@ -61,6 +66,9 @@ class Sample(Record):
     def __iter__(self) -> Iterator[str]:
         yield from super().__iter__()
         yield from self._references
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sample, (self._db, self._doc, self._schema, [], self._blobs)
 
     def _shown(self) -> Iterator[tuple[str, Any]]:
         yield from super()._shown()

@@ -176,7 +176,12 @@ class Writer:
             try:
                 self._ready()
                 self._commit()
+            except BaseException as error:
+                if self.pending:
+                    _note(error, f"{self._named}: {self.pending} pending samples were dropped")
+                raise
             finally:
+                self._batch = None
                 self._end()
 
     def __enter__(self) -> Writer:
@@ -194,8 +199,12 @@ class Writer:
             dropped = self.pending
             self._batch = None
             self._end()
-        _note(error, f"writer of dataset {self._dataset!r}: {self._written} samples were committed and stay, "
-                     f"{dropped} pending ones were dropped")  # fmt: skip
+        _note(
+            error,
+            f"{self._named}: {self._written} samples were committed and stay, {dropped} pending ones were dropped",
+        )
+        if self._failure is not None:
+            _note(error, f"{self._named}: an earlier flush had failed: {self._failure}")
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.pending} pending"
@@ -205,6 +214,10 @@ class Writer:
         if getattr(self, "_batch", None) is not None and not self._closed and self.pending and os.getpid() == self._pid:
             _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
                          self._dataset, self.pending)  # fmt: skip
+
+    @property
+    def _named(self) -> str:
+        return f"writer of dataset {self._dataset!r}"
 
     def _own(self) -> None:
         """Refuse a forked process: before the lock, which a thread of the parent may have held."""
@@ -250,19 +263,12 @@ class Writer:
             return
         try:
             self._schema = commit(self._db, self._dataset, self._schema, batch)
-        except (SchemaError, DuplicateError):
-            raise
         except BaseException as error:
-            done = landed(self._db, batch)
-            if done:
-                self._written += len(batch)
-            outcome = {True: "was committed all the same", False: "was not committed", None: "may have been committed"}[
-                done
-            ]
-            _note(
-                error,
-                f"writer of dataset {self._dataset!r}: a flush of {len(batch)} samples was interrupted and {outcome}",
-            )
+            done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._db, batch)
+            before = self._written
+            self._written += len(batch) if done else 0
+            outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
+            _note(error, f"{self._named}: {before} samples were committed before; this flush of {len(batch)} {outcome}")
             raise
         self._written += len(batch)
 
@@ -320,12 +326,14 @@ def _level(compression: object) -> int | None:
 
 
 def _tags(tags: str | Sequence[str]) -> list[str]:
+    if not isinstance(tags, (str, list, tuple, set, frozenset)):
+        raise QueryError(f"tags are a list of strings; found {tags!r}")
     given = [tags] if isinstance(tags, str) else list(tags)
     return clean_tags(given) if given else []
 
 
 def _tags_of_many(tags: Any, n: int) -> Any:
-    if not isinstance(tags, str) and any(not isinstance(tag, str) for tag in tags):
+    if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
         if len(tags) != n:
             raise QueryError(
                 f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"

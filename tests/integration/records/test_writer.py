@@ -182,6 +182,26 @@ def test_an_interrupted_commit_is_counted_by_what_the_database_says(
     assert sequences(db, "d") == [1]
 
 
+@pytest.mark.parametrize("blobs", [True, False])
+def test_a_commit_whose_answer_was_lost_is_not_taken_for_a_duplicate(
+    db: TensorDB, monkeypatch: pytest.MonkeyPatch, blobs: bool
+) -> None:
+    real = TensorDB._transaction
+
+    def twice(self: TensorDB, fn: Any) -> Any:
+        real(self, fn)
+        return real(self, fn)
+
+    with db.data.writer("d") as writer:
+        writer.add_many(x=np.zeros((3, 2)) if blobs else np.arange(3))
+        monkeypatch.setattr(TensorDB, "_transaction", twice)
+        writer.flush()
+        monkeypatch.undo()
+        assert writer.written == 3
+    assert sequences(db, "d") == [1, 2, 3]
+    assert all(np.sum(sample["x"]) >= 0 for sample in db.data.find())
+
+
 def test_the_schema_is_enforced_by_every_later_writer(db: TensorDB) -> None:
     with db.data.writer("ct") as writer:
         writer.add(scan=np.zeros((2, 2), np.int16), label=1)
