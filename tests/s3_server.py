@@ -17,6 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+# Ends the server when this process does, however that happens: then the pipe that `cat` reads is closed. Asked politely
+# the server takes 15 s to go, and nothing it holds is wanted any more.
+_GUARD = '"$@" </dev/null & pid=$!; cat >/dev/null; kill -9 $pid; wait $pid'
+
+
 @dataclasses.dataclass(frozen=True)
 class S3Server:
     """A running server.
@@ -75,7 +80,11 @@ def s3_server(folder: Path, deadline: float = 60.0) -> Iterator[S3Server]:
     log = folder / "weed.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            _command(folder, config, ports), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder
+            ["/bin/sh", "-c", _GUARD, "sh", *_command(folder, config, ports)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            cwd=folder,
         )
     try:
         server = S3Server(f"http://127.0.0.1:{ports[6]}", key, secret, f"http://127.0.0.1:{ports[4]}")
@@ -89,8 +98,8 @@ def s3_server(folder: Path, deadline: float = 60.0) -> Iterator[S3Server]:
             time.sleep(0.1)
         yield server
     finally:
-        # Asked politely it takes 15 s to go, and nothing it holds is wanted any more.
-        process.kill()
+        assert process.stdin is not None
+        process.stdin.close()
         process.wait()
         for port in ports:
             for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
