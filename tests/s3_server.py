@@ -16,7 +16,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-
 # Ends the server when this process does, however that happens: then the pipe that `cat` reads is closed. Asked politely
 # the server takes 15 s to go, and nothing it holds is wanted any more.
 _GUARD = '"$@" </dev/null & pid=$!; cat >/dev/null; kill -9 $pid; wait $pid'
