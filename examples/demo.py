@@ -138,7 +138,10 @@ def script(name: str) -> list[str]:
 
 def run(command: str, *arguments: str) -> None:
     console.print(f"  [dim]$[/] {command} {' '.join(arguments)}")
-    subprocess.run([str(Path(sys.executable).with_name(command)), *arguments], check=True)
+    done = subprocess.run([str(Path(sys.executable).with_name(command)), *arguments], stdout=subprocess.PIPE, text=True)
+    say(*done.stdout.splitlines())
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 class Training:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -84,11 +86,20 @@ def s3_service() -> Iterator[S3Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _end_forkserver() -> None:
+    """One that an earlier test has started would give its children the environment of that moment."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_pid is not None:
+        os.kill(server._forkserver_pid, signal.SIGTERM)
+        server._stop()
+
+
 @pytest.fixture
 def s3(s3_service: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a fresh bucket, with the environment that a client needs."""
     for name, value in s3_service.env.items():
         monkeypatch.setenv(name, value)
+    _end_forkserver()
     return s3_service.make_bucket(f"b{uuid.uuid4().hex[:12]}")
 
 
