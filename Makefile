@@ -52,7 +52,7 @@ typecheck: $(STAMP) ## mypy --strict over the library, and over a program that u
 	@cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p tensordb_data -m usage
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
-	@for script in $$(grep -l '^def main' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
+	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
 
 docs: $(STAMP) ## run every code block of README.md and docs/
 	@$(BIN)/python -m pytest -q tests/docs

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "bytes_a_sample": size,
             "data": "scikit-image photographs, cropped",
         }
-        title = f"B2 photographs: {len(jpegs):,} JPEGs of 500 × 375, {size:,} B each, to {SIDE} × {SIDE}, batches of {BATCH}"
+        title = f"B2 photographs: {len(jpegs):,} JPEGs of 500 × 375 ({size:,} B) to {SIDE} × {SIDE}, batches of {BATCH}"
         return harness.report(title, contenders, targets, options, context, PACKAGES + REQUIRED, "images")
 
 

@@ -37,7 +37,8 @@ def draw(path: Path) -> Path:
         axes.annotate(f" {median:,.0f}", (median + high[row], row), va="center", fontsize=8)
     axes.set_xlabel("samples a second, median and range of the rounds")
     machine = result["machine"]
-    axes.set_title(f"{result['question']}\n{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}", fontsize=9)
+    where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}"
+    axes.set_title(f"{result['question']}\n{where}", fontsize=9)
     axes.margins(x=0.12)
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)

@@ -66,7 +66,7 @@ def main(folder: Path) -> None:
         last = max(first.losses)
         say(f"step {last}: loss {first.losses[last]:.4f}", f"[bold red]kill -9[/] after {first.seconds:.1f} s")
         second = watch_training([*script("train_torch.py"), str(warehouse), str(STEPS)])
-        say(f"the same command again: [bold green]resumed at step {second.start}[/], went on to step {max(second.losses)}")
+        say(f"the same command again: [bold green]resumed at step {second.start}[/], on to step {max(second.losses)}")
         again = [step for step in first.losses if step in second.losses]
         same = sum(first.losses[step] == second.losses[step] for step in again)
         say(f"steps {again[0]} to {again[-1]} ran twice: {same} of {len(again)} losses are equal to the last bit")

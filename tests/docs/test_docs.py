@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ do what they say: each page's blocks run in order, as one program, in an empty folder.
+"""The README and the pages of docs/ do what they say: the blocks of each run in order, in an empty folder.
 
 Python blocks run as they are. In `bash` blocks the lines that begin with `tensordb` run; the others are for the reader.
 A block under the comment `<!-- not run: why -->` is only compiled.
