@@ -117,7 +117,7 @@ def test_columns_of_numbers_alone_are_no_columns() -> None:
 
 
 def test_ids_must_be_object_ids() -> None:
-    with pytest.raises(SchemaError, match="2 bson.ObjectId"):
+    with pytest.raises(SchemaError, match=r"2 bson.ObjectId"):
         make_ids(2, ["a", "b"])
 
 
