@@ -128,7 +128,9 @@ def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[s
     socket = os.path.join(run, "server.sock")
     command = [
         str(mongod),
-        *("--dbpath", str(layout.mongo)),
+        # Relative to its working directory, the folder: when that is removed and made anew, the old server cannot write
+        # into the new one.
+        *("--dbpath", layout.mongo.name),
         *("--bind_ip", socket if port is None else f"{socket},127.0.0.1"),
         *("--port", str(port or 27017)),  # without an address to bind to, no port is opened
         *("--nounixsocket", "--filePermissions", "0600"),

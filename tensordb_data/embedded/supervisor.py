@@ -189,7 +189,7 @@ class Supervisor:
                 os._exit(1)
 
         child = subprocess.Popen(
-            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
+            self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder,
             preexec_fn=die_with_parent,
         )  # fmt: skip
         self.child = child
@@ -202,6 +202,9 @@ class Supervisor:
         self.stopping = True
         self.wake.set()
         if self.child is not None:
+            if not self.in_place():
+                self.child.kill()  # a clean end would remove the socket of the server that may be there now
+                return
             self.child.terminate()
             timer = threading.Timer(STOP_SECONDS, self.child.kill)
             timer.daemon = True

@@ -136,10 +136,10 @@ def test_read_only_folder(folder: Path) -> None:
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 64 MB."""
+    """A file system of 96 MB."""
     folder.parent.joinpath("disk").mkdir()
     disk = folder.parent / "disk"
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small file system")
     yield disk
@@ -162,7 +162,7 @@ def test_full_disk(small_disk: Path, ended: Ended) -> None:
     for path in (folder, small_disk / "new"):
         with pytest.raises(EmbeddedServerError, match=r"full|No space left|not writable"):
             join(path)
-    subprocess.run(["mount", "-o", "remount,size=256m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=512m", str(small_disk)], check=True)
     client = open_client(parse(folder))
     assert client.test.things.find_one({"_id": 0}) == {"_id": 0}
     client.close()
@@ -239,11 +239,10 @@ def gone(pid: int) -> None:
 
 
 def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
-    """An error with a reason, nothing left running, and a new folder of the same name is served by a new server."""
+    """An error with a reason, nothing left running, and a new folder of the same name has a new server."""
     client: Any = open_client(parse(folder))
     supervisor, mongod = pids()
     folder.rename(folder.with_name("gone"))
-    shutil.rmtree(folder.with_name("gone"))
     os.kill(mongod, signal.SIGKILL)
     with pytest.raises(EmbeddedServerError, match=f"cannot start the server of {folder} again"):
         client.test.things.insert_one({})
@@ -253,12 +252,27 @@ def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int,
 
 
 def test_folder_removed_and_made_anew(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
+    """The old server neither writes into the new folder nor takes its socket away."""
     client: Any = open_client(parse(folder))
     supervisor, _ = pids()
     folder.rename(folder.with_name("gone"))
-    shutil.rmtree(folder.with_name("gone"))
     with join(folder):
         assert insert(folder, 1) == 1
         client.close()
         gone(supervisor)
         assert insert(folder, 2) == 2
+
+
+def test_folder_moved_while_in_use(folder: Path, pids: Callable[[], tuple[int, int]], ended: Ended) -> None:
+    client: Any = open_client(parse(folder))
+    client.test.things.insert_one({"_id": 1})
+    supervisor, _ = pids()
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    client.test.things.insert_one({"_id": 2})
+    with pytest.raises(EmbeddedServerError, match=f"{moved} was moved from {folder} while its server ran"):
+        join(moved)
+    client.close()
+    gone(supervisor)
+    assert insert(moved, 3) == 3
+    ended(moved)
