@@ -131,6 +131,7 @@ class Selection(Generic[R]):
         weights: str | Callable[[Mapping[str, Any]], float] | None = None,
         seed: int = 0,
         passes: int | None = None,
+        follow: bool = False,
         transform: Callable[..., Any] | None = None,
         ragged: Ragged = "list",
         max_failures: int | float = 0,
@@ -149,6 +150,8 @@ class Selection(Generic[R]):
                 returns for a dict of the sample's index fields.
             seed: For the order, and for the `rng` given to `transform`.
             passes: How many times over the data; None for ever.
+            follow: Deliver what exists, in the order of commits, then whatever is committed from now on; a batch that
+                does not fill soon is delivered short. For one reader.
             transform: Called for each sample: a callable of the sample, or of the sample and an `rng`, or an
                 albumentations pipeline.
             ragged: What to do with arrays of different shapes: `"list"`, `"error"`, or `"pad"` with zeros, and the
@@ -171,7 +174,7 @@ class Selection(Generic[R]):
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         return open_stream(
             self, batch_size=batch_size, fields=fields, shuffle=shuffle, replacement=replacement, weights=weights,
-            seed=seed, passes=passes, transform=transform, ragged=ragged,
+            seed=seed, passes=passes, follow=follow, transform=transform, ragged=ragged,
             max_failures=max_failures, rank=rank, world_size=world_size, end=end,
         )  # fmt: skip
 

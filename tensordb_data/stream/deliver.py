@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -18,6 +18,7 @@ from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import load
+from tensordb_data.stream.follow import follow
 from tensordb_data.stream.order import Layout, Run, draw, pass_key, runs, shuffled
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
@@ -29,6 +30,7 @@ from tensordb_data.stream.transform import Transform
 _TASK_BYTES = 2 << 20
 _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
+_FOLLOWED_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Deliverer:
         threads: int,
         stats: Stats,
         budget: Budget,
+        ended: Callable[[], bool],
     ) -> None:
         self._source, self._spec = source, source.spec
         self._start, self._pinned, self._worker, self._last = start, pinned, worker, last
         self._threads, self._stats, self._budget = threads, stats, budget
+        self._ended = ended
         self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
         self._reader = source.db._reader()
 
@@ -74,7 +78,10 @@ class Deliverer:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
         return ordered(self._tasks(), self._threads, self._threads + 1)
 
-    def _tasks(self) -> Generator[Task, None, None]:
+    def _tasks(self) -> Generator[Task | None, None, None]:
+        if self._spec.follow:
+            yield from self._by_following()
+            return
         at, first = self._start.at, 0
         while self._last is None or at.number < self._last:
             if self._by_cursor(at):
@@ -140,6 +147,30 @@ class Deliverer:
                 then = Position(number + 1)
             group.append(Run(number, base + low, base + high, then))
         return self._batches(block, group, np.arange(base, base + len(docs)), data, clock)
+
+    def _by_following(self) -> Generator[Task | None, None, None]:
+        position = self._start.at.position
+        rows = self._spec.batch_size * _FOLLOWED_BATCHES
+        for page in follow(self._source, dict(self._start.followed or {}), rows, self._ended):
+            if page is None:
+                yield None
+                continue
+            layouts, dataset, docs, before = page
+            yield partial(self._followed_batches, layouts, dataset, docs, before, position)
+            position += len(docs)
+
+    def _followed_batches(
+        self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], before: dict[str, int], base: int
+    ) -> Deliveries:
+        deliveries = self._page_batches(layouts, docs, False, State(), 0, base)
+        made: Deliveries = []
+        for delivery in deliveries:
+            if isinstance(delivery, Delivery):
+                at = delivery.then.at
+                followed = {**before, dataset: at.after[1]} if at.after is not None else before
+                delivery = replace(delivery, then=State(Position(0, at.position), followed=followed))
+            made.append(delivery)
+        return made
 
     def _by_plan(self, plan: Plan, layout: Layout, number: int, first: int) -> Iterator[Task]:
         size = self._batches_a_task(plan.block.layouts)

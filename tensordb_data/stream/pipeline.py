@@ -10,18 +10,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ordered(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Generator[T, None, None]:
+def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -> Generator[T, None, None]:
     """The results of `tasks`, in order, computed on `threads` threads, with at most `ahead` tasks begun or done beyond
-    the one delivered. An error is raised in its place. Closing the generator drops what has not begun, and waits for
+    the one delivered. `None` among the tasks means that the next may be long in coming: what is under way is delivered
+    first. An error is raised in its place. Closing the generator drops what has not begun, and waits for
     what has.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tensordb-stream")
     waiting: deque[Future[T]] = deque()
-    source: Iterator[Callable[[], T]] = iter(tasks)
+    source: Iterator[Callable[[], T] | None] = iter(tasks)
     try:
         for task in source:
-            waiting.append(pool.submit(task))
-            if len(waiting) > ahead:
+            if task is not None:
+                waiting.append(pool.submit(task))
+            while len(waiting) > (ahead if task is not None else 0):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

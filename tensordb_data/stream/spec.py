@@ -39,6 +39,8 @@ class StreamSpec:
     """Decides the order and the random numbers that transforms receive."""
     passes: int | None = None
     """Passes over the selection that one iteration delivers; `None`: no end."""
+    follow: bool = False
+    """What exists in the order of commits, then whatever is committed from now on."""
     transform: Callable[..., Any] | None = None
     """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline."""
     ragged: Ragged = "list"
@@ -83,8 +85,26 @@ class StreamSpec:
             )
         if self.transform is not None and not callable(self.transform):
             raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
+        if self.follow:
+            self._check_follow()
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: a query on `data`. Found one on `{self.query.collection}`")
+
+    def _check_follow(self) -> None:
+        taken = {
+            "shuffle": self.shuffle,
+            "replacement": self.replacement,
+            "passes": self.passes is not None,
+            "a sort": bool(self.query.sort),
+            "a limit": self.query.limit is not None,
+            "world_size": self.world_size > 1,
+            f"end={self.end!r}": self.end != "short",
+        }
+        for name, given in taken.items():
+            if given:
+                raise QueryError(
+                    f"`follow=True` delivers samples in the order of their commits, to one reader: no {name}"
+                )
 
 
 def field_names(fields: Sequence[str] | None) -> tuple[str, ...] | None:

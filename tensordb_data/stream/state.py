@@ -35,6 +35,8 @@ class State:
     """Digest of the sample ids of the pass, in order."""
     n: int | None = None
     """Samples in the pass."""
+    followed: Mapping[str, int] | None = None
+    """With follow, the sequence number of the last sample delivered of each dataset."""
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
@@ -48,6 +50,7 @@ class State:
             "versions": versions,
             "ids": self.ids,
             "n": self.n,
+            "followed": None if self.followed is None else dict(self.followed),
         }
 
     @classmethod
@@ -74,6 +77,7 @@ class State:
                 None if versions is None else {name: (int(pair[0]), int(pair[1])) for name, pair in versions.items()},
                 doc["ids"],
                 doc["n"],
+                None if doc["followed"] is None else {name: int(last) for name, last in doc["followed"].items()},
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error
@@ -88,4 +92,5 @@ def _order(spec: StreamSpec) -> dict[str, Any]:
         "replacement": spec.replacement,
         "weights": weights,
         "seed": spec.seed,
+        "follow": spec.follow,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 import weakref
@@ -93,7 +94,15 @@ class Stream:
         asked = left = time.perf_counter()
         while True:
             deliverer = Deliverer(
-                self._source, self._state, self._pinned, self._worker, last, self._threads, self._stats, self._budget
+                self._source,
+                self._state,
+                self._pinned,
+                self._worker,
+                last,
+                self._threads,
+                self._stats,
+                self._budget,
+                lambda: token != self._token,
             )
             with closing(deliverer.run()) as tasks:
                 for delivery in _in_turn(tasks):
@@ -123,8 +132,9 @@ class Stream:
         """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
         freed. The position stays: the stream can be iterated again.
         """
+        self._token += 1
         iteration = self._live()
-        if iteration is not None:
+        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:  # one that runs, in another thread, sees the token
             iteration.close()
         self._source.drop()
 
