@@ -134,7 +134,8 @@ class Stream:
         """
         self._token += 1
         iteration = self._live()
-        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:  # one that runs, in another thread, sees the token
+        # One that runs now, in another thread, sees the token.
+        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
             iteration.close()
         self._source.drop()
 
