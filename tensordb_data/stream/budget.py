@@ -6,6 +6,7 @@ import logging
 import threading
 
 from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
+from tensordb_data.stream.stats import Stats
 
 log = logging.getLogger("tensordb_data.stream")
 
@@ -20,11 +21,10 @@ class Budget:
     the sample: it is never skipped for that.
     """
 
-    def __init__(self, allowed: int | float) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: int | float, stats: Stats) -> None:
+        self._allowed, self._stats = allowed, stats
         self._lock = threading.Lock()
         self._tried = 0
-        self.skipped = 0
 
     def forgives(self, error: SampleError) -> bool:
         """Whether a sample with this error may be skipped at all."""
@@ -44,8 +44,8 @@ class Budget:
             SampleError: the budget is used up.
         """
         with self._lock:
-            self.skipped += 1
-            skipped, allowed = self.skipped, self._allowed
+            self._stats.skipped += 1
+            skipped, allowed = self._stats.skipped, self._allowed
             if isinstance(allowed, float):
                 allowed = allowed * max(self._tried, _PROBATION)
         if skipped > allowed:

@@ -7,17 +7,17 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
-from tensordb_data.stream.batch import Batch, cut, to_columns, to_samples
+from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
-from tensordb_data.stream.decode import load
+from tensordb_data.stream.decode import Column
 from tensordb_data.stream.follow import follow
 from tensordb_data.stream.order import Layout, Run, draw, pass_key, runs, shuffled
 from tensordb_data.stream.pipeline import ordered
@@ -25,7 +25,7 @@ from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.transform import Transform
+from tensordb_data.stream.transform import Transform, position_keys, transformed
 
 _TASK_BYTES = 2 << 20
 _TASK_BATCHES = 64
@@ -33,18 +33,21 @@ _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES = 8
 
 
+S = TypeVar("S")
+
+
 @dataclass(frozen=True)
-class Delivery:
+class Delivery(Generic[S]):
     """A batch, its number of samples, and the state of the stream once it is delivered."""
 
     batch: Batch
     samples: int
-    then: State
-    opens: Versions | None
+    then: S
+    opens: Versions | None = None
     """The data that the pass was opened on, for the first batch of a pass that was opened ahead of time."""
 
 
-Deliveries = list[Delivery | SampleError]
+Deliveries = list[Delivery[State] | SampleError]
 Task = Callable[[], Deliveries]
 
 
@@ -240,15 +243,10 @@ class Deliverer:
     def _made(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
     ) -> Deliveries:
-        columns = load(block, self._reader, clock) if group else {}
-        if self._transform is not None and group:
-            key = pass_key(self._spec.seed, group[0].number)
-            with clock("transform"):
-                samples = [
-                    self._transform(sample, pass_key(key, int(positions[row])), block, row)
-                    for row, sample in enumerate(to_samples(columns))
-                ]
-                columns = to_columns(samples, block.name)
+        columns: dict[str, Column] = {}
+        if group:
+            keys = position_keys(self._spec.seed, group[0].number, positions) if self._transform is not None else []
+            columns = transformed(block, self._reader, self._transform, keys, clock)
         deliveries: Deliveries = []
         low = 0
         with clock("batch"):

@@ -35,6 +35,7 @@ class Stats:
         self._threads = threads
         self._seconds = dict.fromkeys((*_WORK, "wait", "loop"), 0.0)
         self._samples = self._batches = self._bytes = 0
+        self.skipped = 0
 
     def worked(self, clock: Clock) -> None:
         """Add the work of one task."""
@@ -64,6 +65,7 @@ class Stats:
                 "bytes": self._bytes,
                 "samples_per_second": self._samples / elapsed if elapsed else 0.0,
                 "threads": self._threads,
+                "skipped": self.skipped,
                 "seconds": seconds,
                 "bottleneck": stage if limited else "loop",
             }

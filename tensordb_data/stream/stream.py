@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-import time
-import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.batch import Batch, lengths_field
+from tensordb_data.stream.batch import lengths_field
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.deliver import Deliverer, Delivery
 from tensordb_data.stream.order import Layout
+from tensordb_data.stream.pull import Pull, in_turn
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
@@ -30,7 +27,7 @@ Element = tuple[str | None, tuple[int | None, ...]]
 """Dtype and shape of one sample's field."""
 
 
-class Stream:
+class Stream(Pull[State]):
     """Batches of the samples that match a query; made by `Selection.stream`.
 
     Iterating continues from where the stream stands: after the last batch that was delivered, at the start of the
@@ -45,16 +42,12 @@ class Stream:
     """
 
     def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+        super().__init__(State())
         self.db = db
         self.spec = spec
         self._source = Source(db, spec)
-        self._worker = (0, 1)
-        self._state = State()
         self._pinned: State | None = None
-        self._token = 0
-        self._live: Callable[[], Generator[Batch, None, None] | None] = lambda: None
-        self._stats = Stats(self._threads)
-        self._budget = Budget(spec.max_failures)
+        self._budget = Budget(spec.max_failures, self._stats)
 
     def __repr__(self) -> str:
         at = self._state.at
@@ -69,29 +62,13 @@ class Stream:
         self.__init__(state["db"], state["spec"])  # type: ignore[misc]
         self.__dict__.update(state)
 
-    @property
-    def _threads(self) -> int:
-        return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches from the present position on.
-
-        Raises:
-            NotFoundError: the dataset does not exist, or an endless stream matches no sample.
-            SampleError: a sample cannot be read, decoded, transformed or put into a batch; names `_id` and field.
-            StateError: another iteration of this stream has begun since.
-        """
+    def _begin(self) -> None:
         if self.spec.world_size > 1:
             self.pin()
-        self._token += 1
-        iteration = self._deliver(self._token)
-        self._live = weakref.ref(iteration)
-        return iteration
 
-    def _deliver(self, token: int) -> Generator[Batch, None, None]:
+    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
         passes = self.spec.passes
         last = None if passes is None else self._state.at.number + passes
-        asked = left = time.perf_counter()
         while True:
             deliverer = Deliverer(
                 self._source,
@@ -102,29 +79,17 @@ class Stream:
                 self._threads,
                 self._stats,
                 self._budget,
-                lambda: token != self._token,
+                ended,
             )
             with closing(deliverer.run()) as tasks:
-                for delivery in _in_turn(tasks):
-                    if isinstance(delivery, SampleError):
-                        raise delivery
-                    if token != self._token:
-                        raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
-                    if self._begins_stale(delivery):
+                for delivery in in_turn(tasks):
+                    if isinstance(delivery, Delivery) and self._begins_stale(delivery):
                         break
-                    self._state = delivery.then
-                    now = time.perf_counter()
-                    self._stats.delivered(delivery.samples, now - asked, asked - left)
-                    left = now
-                    batch = delivery.batch
-                    del delivery
-                    yield batch
-                    del batch
-                    asked = time.perf_counter()
+                    yield delivery
                 else:
                     return
 
-    def _begins_stale(self, delivery: Delivery) -> bool:
+    def _begins_stale(self, delivery: Delivery[State]) -> bool:
         """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile."""
         return delivery.opens is not None and self._pinned is None and self._source.versions() != delivery.opens
 
@@ -132,11 +97,7 @@ class Stream:
         """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
         freed. The position stays: the stream can be iterated again.
         """
-        self._token += 1
-        iteration = self._live()
-        # One that runs now, in another thread, sees the token.
-        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
-            iteration.close()
+        super().close()
         self._source.drop()
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,7 +141,7 @@ class Stream:
         Returns:
             The stream itself.
         """
-        if self._pinned is None:
+        if self._pinned is None and not self.spec.follow:
             plan = self._source.agreed(self._state)
             self._pinned = State(Position(), plan.versions, plan.ids, len(plan))
             self._state = replace(self._pinned, at=replace(self._state.at, after=None))
@@ -211,18 +172,14 @@ class Stream:
         """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
         that takes turns between the workers gets the batches of this stream, in order. Pin the stream first.
         """
+        if self.spec.follow and count > 1:
+            raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.db, self.spec)
         part._source, part._state, part._pinned = self._source, self._state, self._pinned
         part._worker = (index, count)
         part._stats = Stats(part._threads)
+        part._budget = Budget(self.spec.max_failures, part._stats)
         return part
-
-    def stats(self) -> dict[str, Any]:
-        """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
-        `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
-        `loop` (the loop was busy elsewhere), `skipped` bad samples, and the `bottleneck`: a stage, or "loop".
-        """
-        return {**self._stats.report(), "skipped": self._budget.skipped}
 
     def element_spec(self) -> dict[str, Element]:
         """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
@@ -244,17 +201,9 @@ class Stream:
 
     def _observed(self) -> dict[str, Element]:
         probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short"))
-        with closing(probe._deliver(0)) as batches:
+        with closing(probe._deliver(probe._token)) as batches:
             first = next(batches)
         return {
             name: (value.dtype.name, value.shape[1:]) if isinstance(value, np.ndarray) else (None, ())
             for name, value in first.items()
         }
-
-
-def _in_turn(tasks: Iterator[list[Delivery | SampleError]]) -> Iterator[Delivery | SampleError]:
-    """The deliveries of all tasks, each let go of as it is handed on."""
-    for deliveries in tasks:
-        deliveries.reverse()
-        while deliveries:
-            yield deliveries.pop()

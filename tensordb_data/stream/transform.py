@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.errors import QueryError, SampleError
+from tensordb_data.stream.batch import to_columns, to_samples
 from tensordb_data.stream.block import Block
+from tensordb_data.stream.decode import Column, load
+from tensordb_data.stream.order import pass_key
+from tensordb_data.stream.stats import Clock
 
 Sample = dict[str, Any]
 _TARGETS = ("image", "mask", "masks", "bboxes", "keypoints", "image2", "images", "volume", "mask3d")
@@ -101,3 +106,28 @@ def _kind(function: Callable[..., Any]) -> str:
         and (parameter.default is parameter.empty or parameter.name == "rng")
     ]
     return "rng" if len(required) >= 2 else "sample"
+
+
+def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]:
+    """A 64-bit number for each position of pass `number`."""
+    key = pass_key(seed, number)
+    return [pass_key(key, int(position)) for position in positions]
+
+
+def transformed(
+    block: Block, reader: BlobReader, transform: Transform | None, keys: Sequence[int], clock: Clock
+) -> dict[str, Column]:
+    """The values of the samples in `block`, each transformed with the random numbers of its key.
+
+    Raises:
+        SampleError: a sample cannot be read, decoded or transformed.
+    """
+    columns = load(block, reader, clock)
+    if transform is None:
+        return columns
+    with clock("transform"):
+        samples = [
+            transform(sample, key, block, row)
+            for row, (sample, key) in enumerate(zip(to_samples(columns), keys, strict=True))
+        ]
+        return to_columns(samples, block.name)

@@ -1,0 +1,109 @@
+"""Pull: what every stream does with its deliveries. One position, one live iteration, nothing left behind."""
+
+from __future__ import annotations
+
+import abc
+import inspect
+import os
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from typing import Any, Generic, TypeVar
+
+from tensordb_data.errors import SampleError, StateError
+from tensordb_data.stream.batch import Batch
+from tensordb_data.stream.deliver import Delivery
+from tensordb_data.stream.stats import Stats
+
+S = TypeVar("S")
+Results = list[Delivery[S] | SampleError]
+
+
+class Pull(abc.ABC, Generic[S]):
+    """An endless or finite sequence of batches with a position, `S`, that iteration moves on."""
+
+    def __init__(self, start: S) -> None:
+        self._worker = (0, 1)
+        self._state: S = start
+        self._token = 0
+        self._live: Callable[[], Generator[Batch, None, None] | None] = lambda: None
+        self._stats = Stats(self._threads)
+
+    @property
+    def _threads(self) -> int:
+        return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
+
+    @abc.abstractmethod
+    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[S] | SampleError, None, None]:
+        """Deliveries from `_state` on; where one is an error, it is the last."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream made in
+        the same way.
+        """
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`: the next batches hold exactly the samples not yet delivered."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position on.
+
+        Raises:
+            NotFoundError: the dataset does not exist, or an endless stream matches no sample.
+            SampleError: a sample cannot be read, decoded, transformed or put into a batch; names `_id` and field.
+            StateError: another iteration of this stream has begun since.
+        """
+        self._begin()
+        self._token += 1
+        iteration = self._deliver(self._token)
+        self._live = weakref.ref(iteration)
+        return iteration
+
+    def _begin(self) -> None:
+        """What is to be settled before an iteration."""
+
+    def _deliver(self, token: int) -> Generator[Batch, None, None]:
+        asked = left = time.perf_counter()
+        with closing(self._results(lambda: token != self._token)) as results:
+            for delivery in results:
+                if isinstance(delivery, SampleError):
+                    raise delivery
+                if token != self._token:
+                    raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
+                self._state = delivery.then
+                now = time.perf_counter()
+                self._stats.delivered(delivery.samples, now - asked, asked - left)
+                left = now
+                batch = delivery.batch
+                del delivery
+                yield batch
+                del batch
+                asked = time.perf_counter()
+
+    def close(self) -> None:
+        """End the iteration in progress: its loop gets no more batches, and its threads are gone on return. The
+        position stays: the stream can be iterated again.
+        """
+        self._token += 1
+        iteration = self._live()
+        # One that runs now, in another thread, sees the token.
+        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
+            iteration.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
+        `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
+        `loop` (the loop was busy elsewhere), `skipped` bad samples, and the `bottleneck`: a stage, or "loop".
+        """
+        return self._stats.report()
+
+
+def in_turn(tasks: Iterator[Results[S]]) -> Iterator[Delivery[S] | SampleError]:
+    """The results of all tasks, each let go of as it is handed on."""
+    for results in tasks:
+        results.reverse()
+        while results:
+            yield results.pop()
