@@ -54,7 +54,8 @@ typecheck: $(STAMP) ## mypy --strict over the library, and over a program that u
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
 	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
 
-docs: $(STAMP) ## run every code block of README.md and docs/
+docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
+	@$(BIN)/python docs/generate_cli.py
 	@$(BIN)/python -m pytest -q tests/docs
 
 clean: ## remove builds, caches and the demo's results; keeps .venv

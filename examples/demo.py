@@ -89,7 +89,8 @@ def main(folder: Path) -> None:
     down(warehouse)
     console.print(Rule())
     console.print(f"  best validation accuracy [bold]{best:.4f}[/], everything in {time.perf_counter() - began:.0f} s")
-    console.print(f"  look around: [bold].venv/bin/tensordb find params '{{}}' --db {warehouse}[/]\n")
+    look = f".venv/bin/tensordb find params --sort=-val_acc --fields run,step,val_acc --db {warehouse}"
+    console.print(f"  look around: [bold]{look}[/]\n", soft_wrap=True)
     if best < 0.97:
         sys.exit(f"expected a validation accuracy of at least 0.97, found {best:.4f}")
 
@@ -191,7 +192,7 @@ def plot(db: TensorDB, path: Path, killed: int, resumed: int) -> Path:
         steps = sorted(rows)
         smooth = np.convolve([rows[step] for step in steps], np.ones(9) / 9, mode="valid")
         axes.semilogy(steps, [rows[step] for step in steps], color=color, alpha=0.25, linewidth=0.8)
-        axes.semilogy(steps[4:-4], smooth, color=color, label=f"{run}, {len(steps)} steps")
+        axes.semilogy(steps[4:-4], smooth, color=color, label=run)
     axes.axvline(resumed, color="tab:green", linestyle="--", linewidth=1, label=f"torch resumed at {resumed}")
     axes.axvline(killed, color="tab:red", linestyle="--", linewidth=1, label=f"torch killed at {killed}")
     axes.set(xlabel="step", ylabel="training loss", title="Digits, from one query")

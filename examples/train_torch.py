@@ -28,6 +28,7 @@ def accuracy(model, loader):
 def main(warehouse, steps):
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # so small a model is slower with more
     db = TensorDB(warehouse)
     digits = db.data.find({"dataset": "digits"})
     loader = DataLoader(QueryDataset(digits & {"tags": "train"}, batch_size=64, shuffle=True, seed=0), batch_size=None)

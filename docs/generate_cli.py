@@ -1,0 +1,40 @@
+"""Writes docs/cli.md from the `--help` of every command: python docs/generate_cli.py"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("cli.md")
+HEAD = """# The command `tensordb`
+
+Generated from `--help` by `make docs`.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page())
+
+
+def page() -> str:
+    import typer
+
+    from tensordb_data.cli.main import app
+
+    commands = sorted(typer.main.get_group(app).commands)  # type: ignore[attr-defined]
+    return HEAD + "".join(section(["tensordb", *words]) for words in ([], *([name] for name in commands)))
+
+
+def section(command: list[str]) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "100"}
+    environment.pop("TENSORDB", None)
+    program = [str(Path(sys.executable).with_name(command[0])), *command[1:], "--help"]
+    text = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
+    body = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return f"\n## {' '.join(command)}\n\n```text\n{body}\n```\n"
+
+
+if __name__ == "__main__":
+    main()
