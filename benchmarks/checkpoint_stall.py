@@ -307,6 +307,7 @@ def frozen(db: Any, millions: float) -> float:
 
 def restore(db: Any, millions: float, rounds: int) -> dict[str, Any]:
     """Seconds to load a model from a set, beside reading the bytes of its object into memory."""
+    forget(db)  # otherwise the tensors lie in the object of another set already
     model = network(millions)
     id = db.params.save(model.state_dict(), run="restore")
     path = db._store(db._root).local_path(f"params/{id}.safetensors")
