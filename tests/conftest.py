@@ -33,8 +33,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 @pytest.fixture
 def warehouse_dir() -> Iterator[Path]:
     """An empty folder with a short path, for a warehouse of its own."""
+    from tensordb_data.embedded.locks import wait_released
+
     with tempfile.TemporaryDirectory(prefix="tdb") as folder:
         yield Path(folder)
+        # Its server ends a moment after the last client has left, and writes until then.
+        if (lock := Path(folder) / "supervisor.lock").exists():
+            wait_released(lock)
 
 
 @pytest.fixture(scope="session")
