@@ -23,6 +23,7 @@ from tensordb_data.errors import (
 )
 from tensordb_data.query import Query
 from tensordb_data.selection import Selection
+from tensordb_data.stream import mix
 from tensordb_data.warehouse import TensorDB
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "TensorDBError",
     "Text",
     "UnsupportedError",
+    "mix",
 ]

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any, cast
@@ -15,8 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.selection import Selection
-from tensordb_data.stream import Stream, StreamSpec
-from tensordb_data.stream.state import Position, State
+from tensordb_data.stream import Stream
 from tensordb_data.torch.mailbox import Mailbox
 from tensordb_data.torch.orphans import exit_with
 from tensordb_data.torch.shares import Share, Turns
@@ -191,7 +189,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if get_worker_info() is None:
             self._stream.load_state_dict(state)
         else:
-            self._stream = _part(self._stream, state, self._stream.spec)
+            self._stream = self._stream.at(state)
 
     def _post(self) -> None:
         self._mailbox.post(self.state_dict())
@@ -217,14 +215,13 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def _batches(self, worker: int, workers: int, done: int) -> Items:
         """The batches of one worker, behind the first `done` of them."""
-        spec, start = self._stream.spec, self._stream.state_dict()
-        state = self._stream.advance(start, done * workers) if done else start
-        passes = self._passes(start["pass"], state["pass"])
-        if passes == 0:
-            return
-        stream = self._stream if state is start and passes == spec.passes else _part(
-            self._stream, state, replace(spec, passes=passes)
-        )
+        start = self._stream.state_dict()
+        stream = self._stream
+        if done:
+            state = stream.advance(start, done * workers)
+            if self._over(start, state):
+                return
+            stream = stream.at(state)
         with closing(cast(Items, iter(stream.worker(worker, workers)))) as batches:
             for batch in batches:
                 yield to_tensors(batch)
@@ -243,30 +240,19 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         parts = turns.roles * spec.world_size
         share = Share(turns.n, spec.batch_size, parts, role * spec.world_size + spec.rank, spec.end)
         here = share.place(start["pass"], turns.delivered(role) + done)
-        passes = self._passes(start["pass"], here.number)
-        if passes == 0 or share.given == 0:
-            return
         state = {**start, "pass": here.number, "position": here.position}
-        options = replace(spec, rank=share.rank, world_size=parts, passes=passes, end="short")
-        with closing(cast(Items, iter(_part(self._stream, state, options)))) as batches:
+        if self._over(start, state) or share.given == 0:
+            return
+        stream = self._stream.at(state, rank=share.rank, world_size=parts, end="short")
+        stream._pin_to(state)  # the arithmetic of shares is that of passes of one length
+        with closing(cast(Items, iter(stream))) as batches:
             samples = chain.from_iterable(to_samples(to_tensors(batch)) for batch in batches)
             yield from islice(share.even(samples, here.position), here.drop, None)
 
-    def _passes(self, first: int, now: int) -> int | None:
-        """Passes from pass `now` to the end of the epoch in which pass `first` lies, `None` when there is no end."""
+    def _over(self, start: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+        """Whether `state` lies behind the epoch, of `passes` passes, in which `start` does."""
         length = self._stream.spec.passes
-        return None if length is None else max(0, (first // length + 1) * length - now)
-
-
-def _part(stream: Stream, state: Mapping[str, Any], spec: StreamSpec) -> Stream:
-    """A stream at `state`, over the same data with other options. It shares the plan, and asks no other rank: a worker
-    process must not take part in what its parent agrees on with other ranks.
-    """
-    part = Stream(stream.db, spec)
-    part._source._plan = stream._source._plan
-    part._state = State.from_doc(state, spec)
-    part._pinned = stream._pinned if part._state.ids is None else replace(part._state, at=Position())
-    return part
+        return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
 
 
 def _twice(batch_size: int) -> str:

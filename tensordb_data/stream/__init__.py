@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.stream.mix import Mix, mix
 from tensordb_data.stream.spec import End, Ragged, StreamSpec, Weights, distributed_rank, field_names
 from tensordb_data.stream.stream import Stream
 
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
 
-__all__ = ["Stream", "StreamSpec", "open_stream"]
+__all__ = ["Mix", "Stream", "StreamSpec", "mix", "open_stream"]
 
 
 def open_stream(

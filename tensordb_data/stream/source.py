@@ -112,8 +112,12 @@ class Source:
         """Forget the plan, to free its memory."""
         self._plan = self._weighed = None
 
-    def agreed(self, wanted: State) -> Plan:
-        """`plan(wanted)`, which under torch.distributed is of the data that rank 0 sees."""
+    def share(self, other: Source) -> None:
+        """Use the plan of another source with the same query and fields."""
+        self._plan, self._weighed = other._plan, other._weighed
+
+    def agreed(self) -> Plan:
+        """The plan of the data now, which under torch.distributed is the data that rank 0 sees."""
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -122,10 +126,10 @@ class Source:
             or not distributed.is_initialized()
             or distributed.get_world_size() != self.spec.world_size
         ):
-            return self.plan(wanted)
+            return self.plan()
         shared: list[object] = [None]
         if self.spec.rank == 0:
-            plan = self.plan(wanted)
+            plan = self.plan()
             shared = [{"versions": dict(plan.versions), "ids": plan.ids, "n": len(plan)}]
         distributed.broadcast_object_list(shared, src=0)
         first = shared[0]

@@ -68,7 +68,7 @@ class Stream(Pull[State]):
 
     def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
         passes = self.spec.passes
-        last = None if passes is None else self._state.at.number + passes
+        last = None if passes is None else (self._state.at.number // passes + 1) * passes
         while True:
             deliverer = Deliverer(
                 self._source,
@@ -128,10 +128,7 @@ class Stream(Pull[State]):
                     raise
                 loaded = State(Position(loaded.at.number + (loaded.at.position > 0)))
         self._token += 1
-        self._state = loaded
-        if self._pinned is not None and loaded.at.position:
-            self._pinned = None
-            self.pin()
+        self._state = self._settled(loaded)
 
     def pin(self) -> Stream:
         """Fix the data that this stream, and every copy of it in another process, sees from now on in all passes, so
@@ -142,10 +139,27 @@ class Stream(Pull[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            plan = self._source.agreed(self._state)
+            plan = self._source.agreed()
             self._pinned = State(Position(), plan.versions, plan.ids, len(plan))
-            self._state = replace(self._pinned, at=replace(self._state.at, after=None))
+            self._state = self._settled(self._state)
         return self
+
+    def _settled(self, state: State) -> State:
+        """`state` with the digest and length of its pass, in a pinned stream."""
+        if self._pinned is None or state.ids is not None:
+            return state
+        at = replace(state.at, after=None)
+        if not at.position:
+            return replace(self._pinned, at=at)
+        plan = self._source.plan(state)
+        return State(at, plan.versions, plan.ids, len(plan))
+
+    def _pin_to(self, state: Mapping[str, Any]) -> None:
+        """Pin to the data of a pinned stream's state, for all passes."""
+        loaded = State.from_doc(state, self.spec)
+        plan = self._source.plan(loaded)
+        self._state = State(loaded.at, plan.versions, plan.ids, len(plan))
+        self._pinned = replace(self._state, at=Position())
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank: for a process that counts what others
@@ -156,17 +170,27 @@ class Stream(Pull[State]):
         """
         loaded = State.from_doc(state, self.spec)
         known = loaded if loaded.n is not None else self._pinned
-        if known is None or known.n is None:
-            raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
         at = loaded.at
         while batches > 0:
+            if known is None or known.n is None:
+                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
             layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
             if batches < layout.rounds:
                 return replace(known, at=Position(at.number, layout.position(batches))).to_doc(self.spec)
             if layout.rounds == 0 and at.position == 0:
                 raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
             at, batches = Position(at.number + 1), batches - layout.rounds
-        return replace(known, at=at).to_doc(self.spec)
+            known = self._pinned or known
+        return replace(known or loaded, at=at).to_doc(self.spec)
+
+    def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
+        """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks
+        no other rank, so that worker processes can call it.
+        """
+        part = Stream(self.db, replace(self.spec, **changes))
+        part._source.share(self._source)
+        part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
+        return part
 
     def worker(self, index: int, count: int) -> Stream:
         """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
@@ -175,7 +199,8 @@ class Stream(Pull[State]):
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.db, self.spec)
-        part._source, part._state, part._pinned = self._source, self._state, self._pinned
+        part._source.share(self._source)
+        part._state, part._pinned = self._state, self._pinned
         part._worker = (index, count)
         part._stats = Stats(part._threads)
         part._budget = Budget(self.spec.max_failures, part._stats)
