@@ -19,7 +19,7 @@ from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.follow import follow
-from tensordb_data.stream.order import Layout, Run, draw, pass_key, runs, shuffled
+from tensordb_data.stream.order import Layout, Run, rows_at, runs
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.source import Source
@@ -191,12 +191,7 @@ class Deliverer:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
-            rows = positions % len(plan)
-            if self._spec.replacement:
-                key = pass_key(~self._spec.seed, group[0].number)
-                rows = draw(positions, key, len(plan), weights)
-            elif self._spec.shuffle:
-                rows = shuffled(rows, len(plan), pass_key(self._spec.seed, group[0].number))
+            rows = rows_at(positions, len(plan), group[0].number, self._spec, weights)
             block = plan.block.take(rows)
         return self._batches(block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock)
 
