@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_IDS = 5000
+
 
 class Connection:
     """One process's connection. Made anew after a fork."""
@@ -68,8 +70,16 @@ class Connection:
             if self._reader is None:
                 from tensordb_data.blobs.reader import BlobReader
 
-                self._reader = BlobReader(self._segments, self.store)
+                self._reader = BlobReader(self._segments, self.store, self._references)
             return self._reader
+
+    def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:
+        found: dict[Any, Mapping[str, Any]] = {}
+        projection = {f"_tdb.b.{name}": 1 for name in fields}
+        for start in range(0, len(ids), _IDS):
+            docs = self.mongo["data"].find({"_id": {"$in": list(ids[start : start + _IDS])}}, projection)
+            found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
+        return found
 
     def _segments(self, ids: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         return list(self.mongo["segments"].find({"_id": {"$in": list(ids)}}))

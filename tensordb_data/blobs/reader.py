@@ -22,6 +22,7 @@ from tensordb_data.errors import CorruptBlobError, StorageError
 
 Blob = memoryview | bytes
 Batch = npt.NDArray[np.uint8]
+FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
 
 _GAP = 128 << 10  # bytes read in vain rather than asking a remote store twice
 _MAX_RANGE = 8 << 20  # so that one large segment arrives over several connections
@@ -38,6 +39,7 @@ class BlobReader:
     Args:
         find_segments: the documents of segments, by their ids.
         store: the store of a blob root, by its number.
+        find_references: the blob references in sample documents now, by `_id` and field: for inline blobs.
         max_open: local segments kept mapped.
         max_index_bytes: memory for the indexes of remote segments.
     """
@@ -46,12 +48,14 @@ class BlobReader:
         self,
         find_segments: Callable[[Sequence[ObjectId]], Sequence[Mapping[str, Any]]],
         store: Callable[[int], Store],
+        find_references: FindReferences | None = None,
         *,
         max_open: int = 8192,
         max_index_bytes: int = 256 << 20,
     ) -> None:
         self._find_segments = find_segments
         self._store = store
+        self._find_references = find_references
         self._max_open = max_open
         self._max_index_bytes = max_index_bytes
         self._lock = threading.Lock()
@@ -106,6 +110,15 @@ class BlobReader:
             for i, row in enumerate(rows):
                 blobs[row] = memoryview(unpacked[i])
         return blobs
+
+    def references(self, ids: Sequence[ObjectId], fields: Sequence[str]) -> Mapping[ObjectId, Mapping[str, Any]]:
+        """The blob references that samples have now, inline bytes included, by `_id` and field.
+
+        Those that were deleted are left out.
+        """
+        if self._find_references is None:
+            raise StorageError("expected references into segments, found some to blobs in documents")
+        return self._find_references(ids, fields)
 
     def close(self) -> None:
         """Let all mappings and threads go. Blobs that `read` returned stay valid."""

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from bson import ObjectId
 
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.errors import StorageError
 
+_INLINE: dict[str, Any] = {"k": INLINE, "o": 0}
 _lock = threading.Lock()
 
 
@@ -118,13 +120,16 @@ class BlobRefs:
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:
-        """The references in sample documents: `{k: segment, o: offset, n: stored length, z: true if zstd}` each.
+        """The references in sample documents: `{k: segment, o: offset, n: stored length, z: true if zstd}` each, or
+        inline ones, `{n, z}` with or without their bytes, whose segment is then `INLINE`.
 
         Raises:
             StorageError: a document is not such a reference.
         """
         numbers: dict[ObjectId, int] = {}
         try:
+            if any("k" not in doc for doc in docs):
+                docs = [{**_INLINE, **doc} if "k" not in doc and "o" not in doc else doc for doc in docs]
             segment = [numbers.setdefault(doc["k"], len(numbers)) for doc in docs]
             offset = np.array([doc["o"] for doc in docs], np.int64)
             length = np.array([doc["n"] for doc in docs], np.int64)

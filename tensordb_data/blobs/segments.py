@@ -104,18 +104,35 @@ class SegmentBuilder:
         Returns:
             Offset, stored length, and whether the stored bytes are zstd.
         """
-        stored, packed = bytes(data), False
+        stored, packed = self.pack(data, compress)
+        return self.copy(stored, packed), len(stored), packed
+
+    def pack(self, data: Buffer, compress: int | None = None) -> tuple[bytes, bool]:
+        """What `add` would store of a blob, and whether that is zstd; nothing is added."""
+        stored = bytes(data)
         if compress is not None and stored:
             smaller = self._compressor(compress).compress(stored)
             if len(smaller) < _WORTH * len(stored):
-                stored, packed = smaller, True
+                return smaller, True
+        return stored, False
+
+    def copy(self, stored: Buffer, compressed: bool) -> int:
+        """Add the stored bytes of a blob as they are.
+
+        Args:
+            stored: its bytes, copied.
+            compressed: whether they are zstd.
+
+        Returns:
+            Their offset.
+        """
         offset = self.nbytes
-        self._parts.append(stored)
+        self._parts.append(bytes(stored))
         self._lengths.append(np.array([len(stored)], np.int64))
         self._checksums.append(np.array([xxhash.xxh3_64_intdigest(stored)], np.uint64))
-        self._compressed.append(np.array([packed]))
+        self._compressed.append(np.array([compressed]))
         self.nbytes += len(stored)
-        return offset, len(stored), packed
+        return offset
 
     def add_rows(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         """Add n blobs of one size, the rows of uint8[n, size], copied and not compressed.

@@ -10,6 +10,7 @@ import bson
 import numpy as np
 from bson import ObjectId
 
+from tensordb_data.blobs.inline import MAX_INLINE, MAX_INLINE_TOTAL, checksum, inline_reference
 from tensordb_data.blobs.segments import SegmentBuilder
 from tensordb_data.codecs import Array, BlobField, Bytes, Text
 from tensordb_data.errors import SchemaError
@@ -20,6 +21,8 @@ from tensordb_data.values import MAX_DOCUMENT
 SEGMENT_BYTES = 32 * 2**20
 BATCH_SAMPLES = 50_000
 DOCUMENT_BYTES = 32 * 2**20
+LIVE_SAMPLES = 400
+"""Of a live batch: enough to make a transaction worth its while, few enough to be quick."""
 
 _SLACK = 64 * 1024  # what the sequence and later tags may add to a document
 _PLAIN_DOCUMENT = 300
@@ -34,28 +37,31 @@ class Batch:
         dataset: Their dataset.
         schema: Its schema.
         level: The zstd level for arrays, bytes and text; None for none.
+        live: Whether small blobs go into the documents, and few samples fill it.
     """
 
-    def __init__(self, project: str, dataset: str, schema: Schema, level: int | None) -> None:
+    def __init__(self, project: str, dataset: str, schema: Schema, level: int | None, live: bool = False) -> None:
         self.segment_id = ObjectId()
         self.docs: list[dict[str, Any]] = []
         self.builder = SegmentBuilder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0
+        self._live, self._limit = live, LIVE_SAMPLES if live else BATCH_SAMPLES
+        self._in_segment = False
 
     def __len__(self) -> int:
         return len(self.docs)
 
     @property
-    def has_blobs(self) -> bool:
-        """Whether any sample has a blob, an empty one included."""
-        return any(doc["_tdb"].get("b") for doc in self.docs)
+    def has_segment(self) -> bool:
+        """Whether any sample has a blob outside its document, an empty one included."""
+        return self._in_segment
 
     @property
     def full(self) -> bool:
         """Whether it is time to commit."""
         return (
-            len(self.docs) >= BATCH_SAMPLES
+            len(self.docs) >= self._limit
             or self.builder.nbytes >= SEGMENT_BYTES
             or self._document_bytes >= DOCUMENT_BYTES
         )
@@ -79,7 +85,12 @@ class Batch:
             else:
                 doc[name] = encoded
         self._document_bytes += self._measured(doc)
-        references = {name: self._put(field, data) for name, field, data in blobs}
+        room = MAX_INLINE_TOTAL if self._live else -1
+        references: dict[str, Any] = {}
+        for name, field, data in blobs:
+            references[name] = reference = self._put(field, data, room)
+            if "d" in reference:
+                room -= reference["n"]
         doc["_tdb"] = self._internal(references)
         self.docs.append(doc)
 
@@ -100,7 +111,8 @@ class Batch:
         else:
             self._document_bytes += _PLAIN_DOCUMENT * n
         names = [name for name in columns if name not in scalars]
-        references = [self._put_column(columns[name]) for name in names]
+        room = MAX_INLINE_TOTAL // max(1, len(names)) if self._live else -1
+        references = [self._put_column(columns[name], room) for name in names]
         if not names:
             internals: Iterable[dict[str, Any]] = (self._internal({}) for _ in range(n))
         elif any(columns[name].field.optional for name in names):
@@ -119,29 +131,41 @@ class Batch:
         """How many rows of these columns still fit."""
         fields = [column.field for column in columns.values() if isinstance(column.field, BlobField)]
         sizes = [field.fixed_nbytes for field in fields]
-        rows = BATCH_SAMPLES - len(self.docs)
+        rows = self._limit - len(self.docs)
         if any(size is None for size in sizes):
             return min(rows, 256)
         each = sum(size for size in sizes if size is not None)
         return max(1, min(rows, (SEGMENT_BYTES - self.builder.nbytes) // each + 1)) if each else rows
 
-    def _put(self, field: BlobField, data: Any) -> dict[str, Any]:
+    def _put(self, field: BlobField, data: Any, room: int) -> dict[str, Any]:
+        """The reference of a blob: into the document if it is small and there is `room` for so many bytes."""
         level = self._level if isinstance(field, _COMPRESSED) else None
-        offset, stored, compressed = self.builder.add(data, level)
-        reference: dict[str, Any] = {"k": self.segment_id, "o": offset, "n": stored}
+        if room >= 0:
+            stored = bytes(data)
+            if len(stored) <= min(MAX_INLINE, room):
+                packed, compressed = self.builder.pack(stored, level)
+                self._document_bytes += len(packed)
+                return inline_reference(packed, compressed)
+        self._in_segment = True
+        offset, length, compressed = self.builder.add(data, level)
+        reference: dict[str, Any] = {"k": self.segment_id, "o": offset, "n": length}
         if compressed:
             reference["z"] = True
         return reference
 
-    def _put_column(self, column: Column) -> list[dict[str, Any] | None]:
+    def _put_column(self, column: Column, room: int) -> list[dict[str, Any] | None]:
         field = cast(BlobField, column.field)
         values = column.values
         if isinstance(values, np.ndarray) and self._level is None:
             segment, size = self.segment_id, values.shape[1]
+            if size <= min(MAX_INLINE, room):
+                self._document_bytes += values.size
+                return [{"d": row, "n": size, "x": checksum(row)} for row in map(bytes, values)]
+            self._in_segment = True
             return [{"k": segment, "o": offset, "n": size} for offset in self.builder.add_rows(values).tolist()]
         if isinstance(values, np.ndarray):
-            return [self._put(field, row.data) for row in values]
-        return [None if value is None else self._put(field, value) for value in values]
+            return [self._put(field, row.data, room) for row in values]
+        return [None if value is None else self._put(field, value, room) for value in values]
 
     def _internal(self, references: Mapping[str, Any]) -> dict[str, Any]:
         return {"p": self._project, "s": 0, "b": dict(references)} if references else {"p": self._project, "s": 0}

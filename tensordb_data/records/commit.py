@@ -63,7 +63,7 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         SchemaError: The dataset has been given another schema meanwhile.
         StorageError: The blob store failed.
     """
-    segment = batch.segment_id if batch.has_blobs else None
+    segment = batch.segment_id if batch.has_segment else None
     if segment is not None:
         _put_segment(db, dataset, batch)
     try:
@@ -117,7 +117,7 @@ class _Body:
             mongo["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
             raise _duplicate(self._dataset, error) from None
-        if self._batch.has_blobs:
+        if self._batch.has_segment:
             mongo["segments"].update_one({"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session)
         return schema
 

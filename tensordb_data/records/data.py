@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.query import datasets
@@ -28,7 +29,8 @@ class Data(Collection[Sample]):
         *,
         schema: Mapping[str, Field | type] | None = None,
         compression: str | None = None,
-        flush_every: float | None = 10.0,
+        flush_every: float | EllipsisType | None = ...,
+        live: bool = False,
     ) -> Writer:
         """Open a writer of a dataset, which is made when it does not exist.
 
@@ -37,12 +39,17 @@ class Data(Collection[Sample]):
             schema: Field by name; inferred from the first sample of a new dataset when None. For a dataset with
                 samples it must be the stored one, at most with further optional fields.
             compression: `"zstd"` or `"zstd:LEVEL"` for arrays, bytes and text, blob by blob where it pays.
-            flush_every: Commit what is pending so many seconds after it was added; None for never.
+            flush_every: Commit what is pending so many seconds after it was added; None for never. Left out, 10
+                seconds, and 50 milliseconds for a live writer.
+            live: For low latency: small, frequent commits, with blobs of at most 4 KiB inside the documents until
+                `compact` moves them into segments.
 
         Raises:
             SchemaError: `schema` does not fit the stored one.
         """
-        return Writer(self._db, dataset, schema=schema, compression=compression, flush_every=flush_every)
+        return Writer(
+            self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
+        )
 
     def schema(self, dataset: str) -> Mapping[str, Field] | None:
         """The schema of a dataset; None when there is no such dataset, or it never had a sample."""

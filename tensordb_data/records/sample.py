@@ -6,12 +6,14 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.blobs.inline import is_inline, read_inline
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.codecs import BlobField, Field
 from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
 from tensordb_data.records.base import Record
 
 if TYPE_CHECKING:
+    from tensordb_data.blobs.store import Buffer
     from tensordb_data.records.schema import Schema
     from tensordb_data.warehouse import TensorDB
 
@@ -92,10 +94,15 @@ def make_samples(db: TensorDB, docs: Sequence[Mapping[str, Any]]) -> list[Sample
 
 def _load(sample: Sample, name: str) -> None:
     """Read one field of a sample and, as far as they are small, of those beside it."""
+    if is_inline(sample._references[name]):
+        _decode(sample, name, None)
+        return
     batch, budget = [sample], _AHEAD - sample._references[name]["n"]
     for reference in sample._neighbours:
         other = reference()
-        if other is None or other is sample or name in other._blobs or name not in other._references:
+        if other is None or other is sample or name in other._blobs:
+            continue
+        if name not in other._references or is_inline(other._references[name]):
             continue
         budget -= other._references[name]["n"]
         if budget < 0:
@@ -109,11 +116,19 @@ def _load(sample: Sample, name: str) -> None:
         batch = [sample]  # a damaged neighbour is not this sample's trouble
         buffers = sample._db._reader().read(BlobRefs.from_docs([sample._references[name]]))
     for one, buffer in zip(batch, buffers, strict=True):
-        field = one._schema.get(name)
-        if not isinstance(field, BlobField):
-            raise SampleError(f"sample {one.id}: the schema of {one.dataset!r} has no blob field {name!r}")
         try:
-            one._blobs[name] = field.decode(buffer)
-        except CorruptBlobError as error:
+            _decode(one, name, buffer)
+        except CorruptBlobError:
             if one is sample:
-                raise CorruptBlobError(f"sample {one.id} of {one.dataset!r}, field {name!r}: {error}") from error
+                raise
+
+
+def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:
+    """Decode a blob, that in the document where no other is given."""
+    field = sample._schema.get(name)
+    if not isinstance(field, BlobField):
+        raise SampleError(f"sample {sample.id}: the schema of {sample.dataset!r} has no blob field {name!r}")
+    try:
+        sample._blobs[name] = field.decode(read_inline(sample._references[name]) if buffer is None else buffer)
+    except CorruptBlobError as error:
+        raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: {error}") from error

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -26,6 +26,9 @@ from tensordb_data.selection import clean_tags
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
+FLUSH, LIVE_FLUSH = 10.0, 0.05
+"""Seconds after which pending samples are committed, by default."""
+
 _log = logging.getLogger("tensordb_data")
 
 
@@ -37,6 +40,10 @@ class Writer:
     `with` block. A commit takes place whole or not at all. After an exception in the block, or Ctrl-C, what was
     committed stays and what was pending is dropped; a note on the exception says how much.
 
+    A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, and puts blobs
+    of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact` moves them into
+    segments later.
+
     Threads may share a writer. Processes may write to one dataset at the same time, each with its own.
     """
 
@@ -47,15 +54,18 @@ class Writer:
         *,
         schema: Mapping[str, Any] | None = None,
         compression: str | None = None,
-        flush_every: float | None = 10.0,
+        flush_every: float | EllipsisType | None = ...,
+        live: bool = False,
     ) -> None:
         if not isinstance(dataset, str) or not dataset or "\0" in dataset:
             raise QueryError(f"a dataset is named by a non-empty string; found {dataset!r}")
         self._db, self._dataset = db, dataset
         self._level = _level(compression)
+        if isinstance(flush_every, EllipsisType):
+            flush_every = LIVE_FLUSH if live else FLUSH
         if flush_every is not None and not flush_every > 0:
             raise ValueError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
-        self._flush_every = flush_every
+        self._flush_every, self._live = flush_every, live
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
@@ -244,7 +254,7 @@ class Writer:
 
     def _room(self, schema: Schema) -> Batch:
         if self._batch is None:
-            self._batch = Batch(self._db.project, self._dataset, schema, self._level)
+            self._batch = Batch(self._db.project, self._dataset, schema, self._level, self._live)
         return self._batch
 
     def _added(self, batch: Batch) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.errors import QueryError
 from tensordb_data.records.schema import Schema
+from tensordb_data.stream.inline import Inline, inline_of
 
 INTERNAL = ("_id", "dataset", "tags")
 """What every sample has besides the fields of its schema; delivered when named in `fields`."""
@@ -66,11 +68,16 @@ class Layouts:
         """Whether the field's bytes live in a segment."""
         return any(name in schema and schema[name].is_blob for schema in self.schemas.values())
 
-    def projection(self) -> dict[str, int]:
-        """What a query must return for these fields."""
+    def projection(self, inline: bool = True) -> dict[str, int]:
+        """What a query must return for these fields, the bytes of inline blobs included or not."""
         wanted = {"dataset": 1, "_tdb.s": 1}
         for name in self.fields:
-            wanted[f"_tdb.b.{name}" if self.is_blob(name) else name] = 1
+            if not self.is_blob(name):
+                wanted[name] = 1
+            elif inline:
+                wanted[f"_tdb.b.{name}"] = 1
+            else:
+                wanted.update((f"_tdb.b.{name}.{part}", 1) for part in "konz")
         return wanted
 
 
@@ -79,7 +86,8 @@ class Block:
     """References and values of m samples.
 
     `ids` is uint8 [m, 12]; `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and
-    `values` per other field an int64, float64, bool or object array [m].
+    `values` per other field an int64, float64, bool or object array [m]. `inline` has the blob fields of which some
+    are in the samples' documents.
     """
 
     layouts: Layouts
@@ -88,6 +96,7 @@ class Block:
     dataset: NDArray[np.uint16]
     refs: Mapping[str, BlobRefs]
     values: Mapping[str, NDArray[Any]]
+    inline: Mapping[str, Inline] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,6 +110,7 @@ class Block:
             self.dataset[rows],
             {name: _taken(refs, rows) for name, refs in self.refs.items()},
             {name: column[rows] for name, column in self.values.items()},
+            {name: inline.take(rows) for name, inline in self.inline.items()},
         )
 
     def id(self, row: int) -> ObjectId:
@@ -127,14 +137,19 @@ def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Bloc
     ids = np.frombuffer(b"".join([doc["_id"].binary for doc in docs]), np.uint8).reshape(-1, 12)
     refs: dict[str, BlobRefs] = {}
     values: dict[str, NDArray[Any]] = {}
+    inline: dict[str, Inline] = {}
     for name in layouts.fields:
         if layouts.is_blob(name):
-            refs[name] = _refs([doc["_tdb"].get("b", {}).get(name) for doc in docs])
+            # A projection of its parts leaves an empty document where there is no blob.
+            parts = [doc["_tdb"].get("b", {}).get(name) or None for doc in docs]
+            refs[name] = _refs(parts)
+            if (found := inline_of(parts)) is not None:
+                inline[name] = found
         elif name == "_id":
             values[name] = objects([doc["_id"] for doc in docs])
         else:
             values[name] = _column(layouts, name, [doc.get(name) for doc in docs])
-    return Block(layouts, ids, tuple(table), dataset, refs, values)
+    return Block(layouts, ids, tuple(table), dataset, refs, values, inline)
 
 
 def compact(block: Block) -> Block:
@@ -150,7 +165,8 @@ def compact(block: Block) -> Block:
             length = np.broadcast_to(length[0], length.shape)
         refs[name] = BlobRefs(found.segments, found.segment, offset, length, found.compressed)
     dataset = np.broadcast_to(np.uint16(0), block.dataset.shape) if len(block.datasets) == 1 else block.dataset
-    return Block(block.layouts, block.ids, block.datasets, dataset, refs, block.values)
+    without = dict.fromkeys(block.inline, Inline())
+    return Block(block.layouts, block.ids, block.datasets, dataset, refs, block.values, without)
 
 
 def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
@@ -170,7 +186,7 @@ def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
     """References in which a sample without the blob has the length -1."""
     if None not in found:
         return BlobRefs.from_docs(found)  # type: ignore[arg-type]
-    some = next((doc["k"] for doc in found if doc is not None), ObjectId("0" * 24))
+    some = next((doc["k"] for doc in found if doc is not None and "k" in doc), INLINE)
     return BlobRefs.from_docs([doc or {"k": some, "o": 0, "n": -1} for doc in found])
 
 
@@ -225,4 +241,5 @@ def concatenate(layouts: Layouts, blocks: Sequence[Block]) -> Block:
         np.concatenate(dataset),
         {name: _joined([block.refs[name] for block in blocks]) for name in blocks[0].refs},
         values,
+        {name: Inline() for block in blocks for name in block.inline},
     )

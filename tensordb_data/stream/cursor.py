@@ -77,7 +77,7 @@ class Pages:
             self.close()
 
     def blocks(self) -> Iterator[Block]:
-        """All that is left, as columns; the fast way for all of it."""
+        """All that is left, as columns without the bytes of inline blobs; the fast way for all of it."""
         if not self._selection.db._full:
             yield from (block_from_docs(self._layouts, docs) for docs, _ in self)
             return
@@ -148,7 +148,9 @@ class Pages:
         collection = self._selection.db._mongo()["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(
-            self._selection._filter({"$and": extra}), self._layouts.projection(), batch_size=max(self._rows, 1000)
+            self._selection._filter({"$and": extra}),
+            self._layouts.projection(inline=not raw),
+            batch_size=max(self._rows, 1000),
         )
         found = found.sort(self._selection._sort())
         if self._selection.db._full:

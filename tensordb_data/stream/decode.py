@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +13,7 @@ from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.codecs import BlobField
 from tensordb_data.errors import SampleError, StorageError, TensorDBError
 from tensordb_data.stream.block import Block
+from tensordb_data.stream.inline import bring, gather, inline_rows, read
 from tensordb_data.stream.stats import Clock
 
 Column = NDArray[Any] | list[Any]
@@ -23,6 +26,9 @@ def load(block: Block, reader: BlobReader, clock: Clock) -> dict[str, Column]:
     Raises:
         SampleError: a sample lacks a field, or its bytes cannot be read or decoded; names the sample and the field.
     """
+    if block.inline:
+        with clock("fetch"):
+            block = bring(block, reader)
     return {
         name: _blobs(block, name, reader, clock) if name in block.refs else _values(block, name)
         for name in block.layouts.fields
@@ -67,17 +73,16 @@ def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Column:
 
 
 def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Column:
-    refs = block.refs[name]
     try:
         if field.fixed_nbytes is not None:
             with clock("fetch"):
-                rows = reader.gather(refs)
+                rows = _gather(block, name, field.fixed_nbytes, reader)
             if rows is None or rows.shape[1] != field.fixed_nbytes:
                 raise StorageError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
             clock.bytes += rows.nbytes
             return field.decode_rows(rows)
         with clock("fetch"):
-            buffers = reader.read(refs)
+            buffers = _read(block, name, reader)
     except StorageError as error:
         row = getattr(error, "row", None)
         raise SampleError(f"{block.name(row or 0)}, field {name!r}: {error}") from error
@@ -90,3 +95,48 @@ def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock
             except TensorDBError as error:
                 raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
     return items
+
+
+def _gather(block: Block, name: str, size: int, reader: BlobReader) -> NDArray[np.uint8] | None:
+    refs, inline = block.refs[name], block.inline.get(name)
+    if inline is None:
+        return reader.gather(refs)
+    mask = inline_rows(refs)
+    here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
+    found = gather(refs, inline, here, size) if len(here) else None
+    if not len(there) or (len(here) and found is None):
+        return found
+    with _rows(there):
+        stored = reader.gather(refs.take(there))
+    if not len(here) or stored is None or stored.shape[1] != size:
+        return stored
+    assert found is not None
+    rows = np.empty((len(refs), size), np.uint8)
+    rows[here], rows[there] = found, stored
+    return rows
+
+
+def _read(block: Block, name: str, reader: BlobReader) -> list[Any]:
+    refs, inline = block.refs[name], block.inline.get(name)
+    if inline is None:
+        return reader.read(refs)
+    mask = inline_rows(refs)
+    here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
+    buffers: list[Any] = [None] * len(refs)
+    with _rows(there):
+        stored = reader.read(refs.take(there))
+    for rows, blobs in ((here, read(refs, inline, here)), (there, stored)):
+        for row, blob in zip(rows.tolist(), blobs, strict=True):
+            buffers[row] = blob
+    return buffers
+
+
+@contextlib.contextmanager
+def _rows(rows: NDArray[np.int64]) -> Iterator[None]:
+    """Errors of a part of the references name their row in the whole."""
+    try:
+        yield
+    except StorageError as error:
+        if error.row is not None:
+            error.row = int(rows[error.row])
+        raise

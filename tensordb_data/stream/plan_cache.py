@@ -25,10 +25,12 @@ import xxhash
 from bson import ObjectId
 from numpy.typing import NDArray
 
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.mapping import map_file
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.stream.block import Block, Layouts, objects
 from tensordb_data.stream.cursor import Versions
+from tensordb_data.stream.inline import Inline
 from tensordb_data.stream.plan import Plan
 
 if TYPE_CHECKING:
@@ -188,4 +190,5 @@ def _unpacked(content: NDArray[np.uint8], layouts: Layouts, versions: Versions) 
     values = {name: column(f"value {name}") for name in named}
     datasets = tuple(directory["datasets"])
     dataset = column("dataset") if len(datasets) > 1 else np.broadcast_to(np.uint16(0), (n,))
-    return Plan(Block(layouts, column("ids"), datasets, dataset, refs, values), versions, directory["ids"])
+    inline = {name: Inline() for name, found in refs.items() if INLINE in found.segments}
+    return Plan(Block(layouts, column("ids"), datasets, dataset, refs, values, inline), versions, directory["ids"])

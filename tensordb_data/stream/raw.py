@@ -16,12 +16,15 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.stream.block import After, Block, Layouts, objects
+from tensordb_data.stream.inline import Inline
 
 Rows = NDArray[np.uint8]
 
-_DOUBLE, _STRING, _DOCUMENT, _ARRAY, _OBJECT_ID, _BOOL, _INT32, _INT64 = 0x01, 0x02, 0x03, 0x04, 0x07, 0x08, 0x10, 0x12
+_DOUBLE, _STRING, _DOCUMENT, _ARRAY, _BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
+_OBJECT_ID, _BOOL, _INT32, _INT64 = 0x07, 0x08, 0x10, 0x12
 _FIXED = {_DOUBLE: (8, "<f8"), _OBJECT_ID: (12, "u1"), _BOOL: (1, "?"), _INT32: (4, "<i4"), _INT64: (8, "<i8")}
 _KINDS = {"int": (_INT32, _INT64), "float": (_DOUBLE,), "bool": (_BOOL,)}
 
@@ -30,6 +33,8 @@ _KINDS = {"int": (_INT32, _INT64), "float": (_DOUBLE,), "bool": (_BOOL,)}
 class _Value:
     kind: int
     start: int
+    size: int = 0
+    """Bytes that may differ from document to document."""
 
 
 def block_from_raw(layouts: Layouts, reply: bytes) -> tuple[Block, After] | None:
@@ -45,8 +50,7 @@ def block_from_raw(layouts: Layouts, reply: bytes) -> tuple[Block, After] | None
     rows = np.frombuffer(reply, np.uint8).reshape(-1, size)
     same = np.ones(size, np.bool_)
     for value in values.values():
-        if value.kind in _FIXED:
-            same[value.start : value.start + _FIXED[value.kind][0]] = False
+        same[value.start : value.start + value.size] = False
     structure = np.flatnonzero(same)
     # A run of bytes at a time: picking single columns would copy the reply.
     for run in np.split(structure, np.flatnonzero(np.diff(structure) > 1) + 1):
@@ -62,13 +66,20 @@ def _block(layouts: Layouts, reply: bytes, rows: Rows, values: Mapping[str, _Val
         return None
     name = _text(reply, dataset)
     refs: dict[str, BlobRefs] = {}
+    inline: dict[str, Inline] = {}
     columns: dict[str, NDArray[Any]] = {}
     for field in layouts.fields:
         if layouts.is_blob(field):
-            found = _refs(rows, values, f"_tdb.b.{field}.")
+            path = f"_tdb.b.{field}."
+            found = _refs(rows, values, path)
             if found is None:
                 return None
             refs[field] = found
+            if path + "k" not in values:
+                bytes_ = _inline(rows, values, path)
+                if bytes_ is None:
+                    return None
+                inline[field] = bytes_
         elif field == "_id":
             columns[field] = objects([ObjectId(row.tobytes()) for row in _column(rows, values["_id"])])
         else:
@@ -83,7 +94,7 @@ def _block(layouts: Layouts, reply: bytes, rows: Rows, values: Mapping[str, _Val
             columns[field] = column.astype(np.int64) if kind == "int" else column
     ids = np.ascontiguousarray(_column(rows, values["_id"]))
     after = (name, int(_column(rows[-1:], values["_tdb.s"])[0]))
-    return Block(layouts, ids, (name,), np.zeros(len(rows), np.uint16), refs, columns), after
+    return Block(layouts, ids, (name,), np.zeros(len(rows), np.uint16), refs, columns, inline), after
 
 
 def _text(reply: bytes, value: _Value) -> str:
@@ -93,6 +104,12 @@ def _text(reply: bytes, value: _Value) -> str:
 
 def _refs(rows: Rows, values: Mapping[str, _Value], path: str) -> BlobRefs | None:
     segment, offset, length = (values.get(path + part) for part in "kon")
+    packed = values.get(path + "z")
+    compressed = None if packed is None else _column(rows, packed)
+    if segment is None and offset is None and length is not None:
+        nothing = np.zeros(len(rows), np.int64)
+        lengths = _column(rows, length).astype(np.int64)
+        return BlobRefs((INLINE,), nothing.astype(np.uint32), nothing, lengths, compressed)
     if segment is None or offset is None or length is None or segment.kind != _OBJECT_ID:
         return None
     ids = _column(rows, segment)
@@ -101,14 +118,22 @@ def _refs(rows: Rows, values: Mapping[str, _Value], path: str) -> BlobRefs | Non
     numbers: dict[ObjectId, int] = {}
     of_run = [numbers.setdefault(ObjectId(ids[start].tobytes()), len(numbers)) for start in starts]
     runs = np.diff(np.append(starts, len(rows)))
-    packed = values.get(path + "z")
     return BlobRefs(
         tuple(numbers),
         np.repeat(np.array(of_run, np.uint32), runs),
         _column(rows, offset).astype(np.int64),
         _column(rows, length).astype(np.int64),
-        None if packed is None else _column(rows, packed),
+        compressed,
     )
+
+
+def _inline(rows: Rows, values: Mapping[str, _Value], path: str) -> Inline | None:
+    data, checksum = values.get(path + "d"), values.get(path + "x")
+    if data is None and checksum is None:
+        return Inline()  # not asked for
+    if data is None or checksum is None or data.kind != _BINARY or checksum.kind not in _KINDS["int"]:
+        return None
+    return Inline(rows[:, data.start : data.start + data.size].copy(), _column(rows, checksum).astype(np.int64))
 
 
 def _column(rows: Rows, value: _Value) -> NDArray[Any]:
@@ -126,7 +151,12 @@ def _walk(reply: bytes, start: int, path: str, values: dict[str, _Value]) -> boo
         stop = reply.index(0, at + 1)
         name = path + reply[at + 1 : stop].decode()
         at = stop + 1
-        values[name] = _Value(kind, at)
+        if kind == _BINARY:
+            size = struct.unpack_from("<i", reply, at)[0]
+            values[name] = _Value(kind, at + 5, size)
+            at += 5 + size
+            continue
+        values[name] = _Value(kind, at, _FIXED[kind][0] if kind in _FIXED else 0)
         if kind in _FIXED:
             at += _FIXED[kind][0]
         elif kind == _STRING:

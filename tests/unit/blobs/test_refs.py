@@ -8,6 +8,7 @@ from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.errors import StorageError
 
@@ -79,3 +80,13 @@ def test_checked_sizes() -> None:
 def test_what_is_no_reference(doc: object) -> None:
     with pytest.raises(StorageError, match="expected blob references"):
         BlobRefs.from_docs([doc])  # type: ignore[list-item]
+
+
+def test_inline_references_have_a_segment_of_their_own() -> None:
+    found = BlobRefs.from_docs([{"k": IDS[0], "o": 5, "n": 1}, {"d": b"ab", "n": 2, "x": 1}, {"n": 3, "z": True}])
+    assert found.segments == (IDS[0], INLINE) and found.segment.tolist() == [0, 1, 1]
+    assert (found.offset.tolist(), found.length.tolist()) == ([5, 0, 0], [1, 2, 3])
+    assert found.compressed is not None and found.compressed.tolist() == [False, False, True]
+    for broken in ({"o": 1, "n": 2}, {"k": IDS[0], "n": 2}, {"k": IDS[0], "o": 1}, {}):
+        with pytest.raises(StorageError, match="blob references"):
+            BlobRefs.from_docs([broken])
