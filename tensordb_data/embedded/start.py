@@ -141,6 +141,8 @@ def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[s
         *("--noscripting", "--quiet"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
+        # What a killed writer left open holds up the next one until it ends.
+        *("--setParameter", "transactionLifetimeLimitSeconds=15"),
     ]
     return [*command, "--keyFile", str(layout.keyfile)] if port is not None else command
 
