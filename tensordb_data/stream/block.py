@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -171,8 +171,7 @@ def compact(block: Block) -> Block:
 
 def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
     taken = refs.take(rows)
-    offset = taken.offset.astype(np.int64, copy=False)
-    return BlobRefs(taken.segments, taken.segment, offset, taken.length, taken.compressed)
+    return taken if taken.offset.dtype == np.int64 else replace(taken, offset=taken.offset.astype(np.int64))
 
 
 def objects(items: Sequence[Any]) -> NDArray[Any]:
