@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
+from tensordb_data.blobs.cache import SegmentCache
 from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.blobs.segments import SegmentBuilder
@@ -20,6 +21,7 @@ class Shelf:
     """Segments in one store with the documents that a database would have of them."""
 
     store: Store
+    cache: SegmentCache | None = None
     segments: dict[ObjectId, dict[str, Any]] = dataclasses.field(default_factory=dict)
     finds: int = 0
 
@@ -42,7 +44,7 @@ class Shelf:
         return [self.segments[id] for id in ids if id in self.segments]
 
     def reader(self, **options: int) -> BlobReader:
-        return BlobReader(self.find, lambda root: self.store, **options)
+        return BlobReader(self.find, lambda root: self.store, cache=self.cache, **options)
 
     def key(self, ref: dict[str, Any]) -> str:
         return str(self.segments[ref["k"]]["key"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import xxhash
 from bson import ObjectId
 
+from tensordb_data.blobs.cache import CachedFile, SegmentCache
 from tensordb_data.blobs.mapping import Bytes1D, map_file
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.blobs.segments import (
@@ -31,18 +33,19 @@ Bools = npt.NDArray[np.bool_]
 
 
 class OpenSegment:
-    """One segment: mapped where it is a file of this machine, and otherwise with its index in memory.
+    """One segment: mapped where it is a file of this machine or in the cache, and otherwise with its index in memory.
 
     Args:
         doc: its document in the `segments` collection.
         store: the store that has it.
+        cache: where a remote one may be kept.
 
     Raises:
         CorruptBlobError: the object is not the segment that the document describes.
         StorageError: the store does not have it, or cannot be reached.
     """
 
-    def __init__(self, doc: Mapping[str, Any], store: Store) -> None:
+    def __init__(self, doc: Mapping[str, Any], store: Store, cache: SegmentCache | None = None) -> None:
         self.id: ObjectId = doc["_id"]
         self.key: str = doc["key"]
         self.store = store
@@ -50,29 +53,53 @@ class OpenSegment:
         self.name = f"segment {self.id} ({store.url}/{self.key})"
         self.mapped: Bytes1D | None = None
         self.index: SegmentIndex | None = None
+        """Of a remote segment; of others it is read where they are mapped."""
+        self.file: CachedFile | None = None
+        """Of a remote segment: its place in the cache."""
         path = store.local_path(self.key)
         if path is not None:
             self.mapped = self._map(path)
             trailer, _ = self._describe(self.mapped.data)
         else:
-            start = int(doc["index"][0])
-            if not 0 <= start <= self.nbytes:
-                raise CorruptBlobError(
-                    f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}"
-                )
-            self._check_size(store.size(self.key))
-            tail = store.get_ranges(self.key, [start], [self.nbytes - start])[0]
-            trailer, self.index = self._describe(tail)
+            trailer = self._open_remote(doc, cache)
         self.blobs = trailer.index[1] // ENTRY_BYTES
         """How many there are."""
         self.end = trailer.documents[0]
         """Where the last one ends."""
         self.index_start = trailer.index[0]
-        self.compared = np.zeros(self.blobs if self.mapped is not None else 0, np.uint8)
-        """Of a mapped segment: 1 for each blob that has been compared with its checksum."""
+        self.compared = np.zeros(self.blobs, np.uint8)
+        """1 for each blob that is mapped and has been compared with its checksum."""
+        self.coming = np.zeros(self.blobs if path is None else 0, np.int64)
+        """The request that is under way for each blob of a remote segment, or 0."""
+        self.requests: dict[int, Future[Any]] = {}
 
-    def checksums(self, offsets: Int64s, lengths: Int64s, compressed: Bools, rows: Int64s) -> npt.NDArray[np.uint64]:
-        """The checksums of some blobs of a segment that is not mapped.
+    def _open_remote(self, doc: Mapping[str, Any], cache: SegmentCache | None) -> Trailer:
+        start, length = (int(number) for number in doc["index"])
+        if not 0 <= start <= self.nbytes:
+            raise CorruptBlobError(f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}")
+        blobs, name = length // ENTRY_BYTES, ""
+        if cache is not None:
+            name = cache.name(self.store.url, self.key, self.id, self.nbytes, start, length)
+            self.file = cache.open(name, self.nbytes, blobs)
+            if self.file is not None:
+                try:
+                    trailer, self.index = self._describe(self.file.data.data)
+                    self.mapped = self.file.data
+                    return trailer
+                except CorruptBlobError:
+                    cache.discard(name)
+        self._check_size(self.store.size(self.key))
+        tail = self.store.get_ranges(self.key, [start], [self.nbytes - start])[0]
+        trailer, self.index = self._describe(tail)
+        if cache is not None:
+            self.file = cache.create(name, self.nbytes, blobs, [(0, memoryview(MAGIC)), (start, tail)])
+            if self.file is not None:
+                self.mapped = self.file.data
+                trailer, self.index = self._describe(self.mapped.data)
+        return trailer
+
+    def positions(self, offsets: Int64s, lengths: Int64s, compressed: Bools, rows: Int64s) -> Int64s:
+        """The numbers of some blobs of a segment that is not mapped.
 
         Raises:
             CorruptBlobError: a reference is to what is no blob of this segment.
@@ -84,21 +111,40 @@ class OpenSegment:
             self.refuse(offsets, lengths, np.ones(len(offsets), np.bool_), rows)
         known = (index.offsets[at], index.lengths[at], index.compressed[at])
         self.refuse(offsets, lengths, is_wrong(at, known, (offsets, lengths, compressed)), rows)
-        return index.checksums[at]
+        return at
 
-    def compare(self, stored: memoryview, checksum: int, offset: int, row: int) -> None:
-        """Compare one blob with its checksum.
+    def compare(self, number: int, offset: int, length: int, checksum: int, row: int) -> bool:
+        """Whether a mapped blob is there and matches its checksum.
 
         Raises:
-            CorruptBlobError: they differ.
+            CorruptBlobError: it does not match, and cannot be fetched anew.
         """
-        found = xxhash.xxh3_64_intdigest(stored)
-        if found != checksum and len(stored):
-            error = CorruptBlobError(
-                f"{self.name}: the {len(stored)} bytes at {offset} do not match their checksum "
-                f"(expected {checksum:016x}, found {found:016x}): the stored blob is damaged"
-            )
-            raise at_row(error, row)
+        assert self.mapped is not None
+        if self.file is not None and not self.file.marks[number]:
+            return False
+        found = xxhash.xxh3_64_intdigest(self.mapped.data[offset : offset + length])
+        if found == checksum:
+            self.compared[number] = 1
+        elif self.file is None:
+            raise at_row(self.damaged(offset, length, checksum, found), row)
+        return found == checksum
+
+    def damaged(self, offset: int, length: int, expected: int, found: int) -> CorruptBlobError:
+        """What to raise for a blob that does not match its checksum."""
+        return CorruptBlobError(
+            f"{self.name}: the {length} bytes at {offset} do not match their checksum "
+            f"(expected {expected:016x}, found {found:016x}): the stored blob is damaged"
+        )
+
+    def missing(self, first: int, last: int) -> tuple[int, int] | None:
+        """From the first to after the last of some blobs that the cached file does not have, or has damaged."""
+        assert self.index is not None
+        columns = (self.index.offsets, self.index.lengths, self.index.checksums)
+        fresh = first + np.flatnonzero((self.compared[first:last] == 0) & (self.index.lengths[first:last] > 0))
+        for number, o, n, checksum in zip(fresh.tolist(), *(c[fresh].tolist() for c in columns), strict=True):
+            self.compare(number, o, n, checksum, -1)
+        left = fresh[self.compared[fresh] == 0]
+        return (int(left[0]), int(left[-1]) + 1) if len(left) else None
 
     def refuse(self, offsets: Int64s, lengths: Int64s, wrong: Bools, rows: Int64s) -> None:
         """Raise for the first reference that is wrong, if one is."""
@@ -143,13 +189,18 @@ class Table:
     is then one gather, and so is each step of its checks. A table never changes and holds what it refers to.
     """
 
-    def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment]) -> None:
+    def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment], trust: object) -> None:
         self.ids = ids
+        self.trust = trust
+        """What was checked through one table holds for all of the same trust."""
         self.opened = [opened.get(id) for id in ids]
         self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
         self.complete = bool(self.is_open.all())
         self.is_local: Bools = np.array([s is not None and s.mapped is not None for s in self.opened], np.bool_)
         self.local = not (self.is_open & ~self.is_local).any()
+        self.cached = any(s is not None and s.file is not None for s in self.opened)
+        self.used: Bools = np.zeros(len(ids), np.bool_)
+        """Of cached segments: those used since that was last noted."""
         self.bases: Int64s = np.zeros(len(ids), np.int64)
         self.ends: Int64s = np.zeros(len(ids), np.int64)
         self._blobs: Int64s = np.zeros(len(ids), np.int64)
@@ -194,14 +245,17 @@ class Table:
             self._windows[size] = found
         return found
 
-    def verify(self, refs: BlobRefs, rows: Int64s) -> None:
-        """Check references to local blobs: that there are such blobs, and that each matches its checksum.
+    def verify(self, refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """Check references to mapped blobs: that there are such blobs, and that each matches its checksum.
 
         A blob is compared with its checksum once, as long as its segment stays open.
 
         Args:
             refs: the references.
             rows: which of them, and how errors call them.
+
+        Returns:
+            Those rows whose blobs the cache does not have, and the numbers of these blobs in their segments.
         """
         segment, offset, length = refs.segment[rows].astype(np.intp), refs.offset[rows], refs.length[rows]
         packed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
@@ -219,12 +273,13 @@ class Table:
         marks = self._compared[segment] + inside
         fresh = np.flatnonzero(self.window(1)[marks][:, 0] == 0)
         checksums = self._int64s(index + 8 * blobs + 8 * inside).view(np.uint64)[fresh]
-        columns = (segment[fresh], offset[fresh], length[fresh], checksums, rows[fresh], at[fresh])
-        for number, o, n, checksum, row, position in zip(*(column.tolist() for column in columns), strict=True):
-            found = self.at(number)
-            assert found.mapped is not None
-            found.compare(found.mapped.data[o : o + n], checksum, o, row)
-            found.compared[position] = 1
+        columns = (segment[fresh], at[fresh], offset[fresh], length[fresh], checksums, rows[fresh])
+        absent = []
+        for i, number, *blob in zip(fresh.tolist(), *(column.tolist() for column in columns), strict=True):
+            # An empty blob has its place in common with the next one, which it says nothing about.
+            if blob[2] and not self.at(number).compare(*blob):
+                absent.append(i)
+        return rows[absent], at[absent]
 
     def at(self, number: int) -> OpenSegment:
         """The open segment of that number."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +17,13 @@ import numpy.typing as npt
 import zstandard
 from bson import ObjectId
 
+from tensordb_data.blobs.cache import SegmentCache
+from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.mapping import array_at
-from tensordb_data.blobs.opened import Int64s, OpenSegment, Table, at_row, groups
+from tensordb_data.blobs.memory import MemoryStore
+from tensordb_data.blobs.opened import Bools, Int64s, OpenSegment, Table, at_row, groups
 from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.remote import GAP, WASTE, Arrival, Remote
 from tensordb_data.blobs.segments import ENTRY_BYTES
 from tensordb_data.blobs.store import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
@@ -24,22 +32,35 @@ Blob = memoryview | bytes
 Batch = npt.NDArray[np.uint8]
 FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
 
-_GAP = 128 << 10  # bytes read in vain rather than asking a remote store twice
-_MAX_RANGE = 8 << 20  # so that one large segment arrives over several connections
 _MAX_TABLES = 64
+_TEND = 5.0  # seconds between two looks at which cached segments are in use
+_KNOWN = 64  # batches in a row that needed no store, after which nothing need be announced
+_AHEAD = 2  # times what may be in flight is announced
+_FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wants
 _INDEX_BYTES = ENTRY_BYTES + 8  # of a remote segment's index in memory, for each blob
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A read that has begun: the table it goes through, and the blobs of it that have to be fetched."""
+
+    table: Table
+    wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]]
+    """For each segment: the rows, the numbers of their blobs, and the requests that bring them."""
 
 
 class BlobReader:
     """Reads blobs by reference. One serves all threads of a process.
 
     Local segments are mapped into memory, and each of their blobs is compared with its checksum the first time.
-    From other stores near ranges are fetched together, several segments at a time, and every blob is compared.
+    From other stores near ranges are fetched together, many at a time, every blob is compared, and what came is kept
+    in the cache, which is mapped in the same way.
 
     Args:
         find_segments: the documents of segments, by their ids.
         store: the store of a blob root, by its number.
         find_references: the blob references in sample documents now, by `_id` and field: for inline blobs.
+        cache: where blobs of remote stores are kept; None reads them through.
         max_open: local segments kept mapped.
         max_index_bytes: memory for the indexes of remote segments.
     """
@@ -50,6 +71,7 @@ class BlobReader:
         store: Callable[[int], Store],
         find_references: FindReferences | None = None,
         *,
+        cache: SegmentCache | None = None,
         max_open: int = 8192,
         max_index_bytes: int = 256 << 20,
     ) -> None:
@@ -61,10 +83,41 @@ class BlobReader:
         self._lock = threading.Lock()
         self._opened: dict[ObjectId, OpenSegment] = {}
         self._tables: dict[int, Table] = {}
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-        self._pool_pid = 0
+        self._remote = Remote(cache)
+        if cache is not None:
+            cache.dropped = self._drop
+        self._cache = cache
+        self._scout: concurrent.futures.ThreadPoolExecutor | None = None
+        self._scout_pid = 0
+        self._trust = object()
+        self._known = _KNOWN
+        self._tended = 0.0
         self._closed = False
         self._local = threading.local()
+
+    @property
+    def ahead(self) -> int:
+        """How many bytes of references to announce (see `prefetch`) before they are read; 0 while all is at hand."""
+        return 0 if self._known >= _KNOWN else _AHEAD * self._remote.fetcher.window.limit
+
+    def prefetch(self, refs: BlobRefs) -> None:
+        """Announce that these very references will be read soon, in the order of such calls. Returns at once."""
+        if not len(refs) or INLINE in refs.segments or int(refs.length.min()) < 0:
+            return
+        # The queue must not keep alive what nobody is going to read any more.
+        known = weakref.ref(refs)
+
+        def begin() -> Begun | None:
+            found = known()
+            return None if found is None else self._begin(found, urgent=False)
+
+        with self._lock:
+            if self._closed:
+                return
+            if self._scout is None or self._scout_pid != os.getpid():
+                self._scout = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tensordb-blobs-ahead")
+                self._scout_pid = os.getpid()
+            object.__setattr__(refs, "ahead", self._scout.submit(begin))
 
     def gather(self, refs: BlobRefs) -> Batch | None:
         """The blobs as one new array uint8[m, size], or None when their sizes differ.
@@ -79,18 +132,20 @@ class BlobReader:
             return self._gather_compressed(refs)
         # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
         # little else.
-        checks = refs.checks
-        known = checks is not None and checks.complete
-        size = checks.size if checks is not None and known else None
+        marks = None if refs.checks is None else refs.checks.marks
+        table = self._table(refs) if marks is not None and marks.complete else None
+        known = table is not None and marks is not None and marks.trust is table.trust
+        size = marks.size if known and marks is not None else None
         if size is None:
             size = int(refs.length[0])
             if np.count_nonzero(refs.length == size) < len(refs):
                 return None
-        table = self._table(refs)
-        if not table.local:
-            return np.frombuffer(bytearray().join(self._stored(refs)), np.uint8).reshape(len(refs), size)
-        if not known:
-            self._check(table, refs, np.arange(len(refs)), size)
+        if table is None or not known:
+            table, extra = self._ready(refs, size)
+            if extra or not table.local:
+                return np.frombuffer(bytearray().join(_joined(table, refs, extra)), np.uint8).reshape(len(refs), size)
+        if table.cached:
+            self._use(table, refs)
         starts = table.bases.take(refs.segment)
         starts += refs.offset
         rows: Batch = table.window(size)[starts]
@@ -126,9 +181,10 @@ class BlobReader:
             self._closed = True
             self._opened.clear()
             self._tables.clear()
-            pool, self._pool = self._pool, None
-        if pool is not None and self._pool_pid == os.getpid():
-            pool.shutdown(wait=False, cancel_futures=True)
+            scout, self._scout = self._scout, None
+        if scout is not None and self._scout_pid == os.getpid():
+            scout.shutdown(wait=False, cancel_futures=True)
+        self._remote.close()
 
     def _gather_compressed(self, refs: BlobRefs) -> Batch | None:
         assert refs.compressed is not None
@@ -150,63 +206,107 @@ class BlobReader:
 
     def _stored(self, refs: BlobRefs) -> list[Blob]:
         """The stored bytes of all references, checked."""
-        blobs: list[Blob] = [b""] * len(refs)
         if not len(refs):
-            return blobs
-        table = self._table(refs)
-        rows = np.arange(len(refs))
-        local = rows if table.local else rows[table.is_local[refs.segment]]
-        if len(local):
-            self._check(table, refs, local)
-            views = [None if s is None or s.mapped is None else s.mapped.data for s in table.opened]
-            columns = (local, refs.segment[local], refs.offset[local], refs.length[local])
-            for row, number, start, length in zip(*(column.tolist() for column in columns), strict=True):
-                view = views[number]
-                assert view is not None
-                blobs[row] = view[start : start + length]
-        if len(local) < len(refs):
-            remote = groups(refs.segment, rows[~table.is_local[refs.segment]])
-            for row, blob in self._each(lambda group: self._fetch(table.at(group[0]), refs, group[1]), remote):
-                blobs[row] = blob
-        return blobs
+            return []
+        table, extra = self._ready(refs, None)
+        if table.cached:
+            self._use(table, refs)
+        return _joined(table, refs, extra)
 
-    def _fetch(self, segment: OpenSegment, refs: BlobRefs, rows: Int64s) -> list[tuple[int, memoryview]]:
-        """The stored bytes of some rows, all of one segment, from its store."""
-        rows = rows[np.argsort(refs.offset[rows], kind="stable")]
-        starts, lengths = refs.offset[rows], refs.length[rows]
-        compressed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
-        checksums = segment.checksums(starts, lengths, compressed, rows)
-        cuts = _runs(starts, starts + lengths)
-        froms = starts[cuts[:-1]]
-        sizes = np.maximum.reduceat(starts + lengths, cuts[:-1]) - froms
+    def _ready(self, refs: BlobRefs, size: int | None) -> tuple[Table, dict[int, memoryview]]:
+        """A table through which the references can be read, all of them checked, and by row the stored bytes of those
+        blobs that are nowhere but in this process.
+
+        `size` is the length of each, where that is one number.
+        """
+        ahead, begun = refs.ahead, None
+        object.__setattr__(refs, "ahead", None)
         try:
-            chunks = segment.store.get_ranges(segment.key, froms.tolist(), sizes.tolist())
-        except StorageError as error:
-            raise at_row(error, int(rows[0])) from error
-        chunk = np.repeat(np.arange(len(chunks)), np.diff(cuts))
-        columns = (rows, chunk, starts, starts - froms[chunk], lengths, checksums)
-        found = []
-        for row, i, start, within, length, checksum in zip(*(column.tolist() for column in columns), strict=True):
-            stored = chunks[i][within : within + length]
-            segment.compare(stored, checksum, start, row)
-            found.append((row, stored))
-        return found
+            begun = None if ahead is None else ahead.result()
+            begun = begun or self._begin(refs, urgent=True)
+            extra: dict[int, memoryview] = {}
+            for segment, rows, numbers, futures in begun.wanted:
+                arrivals = []
+                for future in futures:
+                    try:
+                        arrivals.append(future.result())
+                    except StorageError as error:
+                        # The error belongs to all who wait for this request.
+                        raise at_row(type(error)(str(error)), int(rows[0])) from error
+                for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
+                    if not segment.compared[number]:
+                        extra[row] = _arrived(arrivals, number, row)
+        except concurrent.futures.CancelledError:
+            raise StorageError("the blob reader is closed: connect again") from None
+        table = begun.table
+        if not extra and table.local and table.trust is self._trust:
+            refs.set_checked(table.trust, size)
+        return table, extra
 
-    def _check(self, table: Table, refs: BlobRefs, rows: Int64s, size: int | None = None) -> None:
-        """Check references to local segments that have not been checked before."""
-        every = len(rows) == len(refs)
-        if every and refs.checked:
+    def _begin(self, refs: BlobRefs, urgent: bool) -> Begun:
+        """Open what the references need, check what is at hand, and ask for the rest."""
+        table = self._table(refs)
+        wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
+        if not refs.checked(table.trust):
+            rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
+            local = rows if table.local else rows[table.is_local[refs.segment]]
+            absent = local[:0]
+            if len(local):
+                absent, numbers = table.verify(refs, local)
+                at[absent] = numbers
+            for number, part in groups(refs.segment, np.setdiff1d(rows, local, assume_unique=True)):
+                at[part] = table.at(number).positions(*_columns(refs, part), part)
+                absent = np.concatenate((absent, part[refs.length[part] > 0]))
+            for number, part in groups(refs.segment, absent):
+                segment = table.at(number)
+                dense = self._is_dense(refs, number, segment)
+                futures = self._remote.want(segment, np.unique(at[part]), dense, urgent)
+                wanted.append((segment, part, at[part], futures))
+        self._known = 0 if wanted else self._known + 1
+        return Begun(table, wanted)
+
+    def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
+        """Whether the plan that the references are from will want most of a segment, and the cache can hold it all."""
+        if refs.checks is None or self._cache is None or segment.file is None:
+            return False
+        counts, nbytes = refs.checks.share()
+        count, used = int(counts[number]), float(nbytes[number])
+        if not used or segment.end - used > count * max(GAP, used / count / WASTE):
+            return False
+        return float(nbytes.sum()) * segment.end / used <= _FITS * self._cache.cap
+
+    def _use(self, table: Table, refs: BlobRefs) -> None:
+        """Note which cached segments are used, so that others go first; let go of those that were removed."""
+        table.used[refs.segment] = True
+        now = time.monotonic()
+        if now - self._tended < _TEND or self._cache is None:
             return
-        table.verify(refs, rows)
-        if every:
-            refs.set_checked(size)
+        self._tended = now
+        used = [segment for segment, is_used in zip(table.opened, table.used.tolist(), strict=True) if is_used]
+        table.used[:] = False
+        self._cache.touch(segment.file for segment in used if segment is not None and segment.file is not None)
+
+    def _drop(self, names: set[str]) -> None:
+        """Let go of cached segments whose files were removed or replaced."""
+        with self._lock:
+            gone = [
+                id
+                for id, segment in self._opened.items()
+                if segment.file is not None and segment.file.path.name in names and not segment.file.is_current()
+            ]
+            for id in gone:
+                del self._opened[id]
+            if gone:
+                self._tables.clear()
+                self._trust = object()
 
     def _table(self, refs: BlobRefs) -> Table:
         """A table in which every segment that the references use is open."""
         table = self._tables.get(id(refs.segments))
         if table is None or table.ids is not refs.segments:
             table = self._new_table(refs.segments, {})
-        if table.complete and refs.checks is not None and refs.checks.complete:
+        checks = refs.checks
+        if table.complete and checks is not None and checks.marks is not None and checks.marks.complete:
             return table
         if int(refs.segment.max()) >= len(refs.segments):
             found = int(refs.segment.max())
@@ -227,7 +327,7 @@ class BlobReader:
                 raise StorageError("the blob reader is closed: connect again")
             for id_, segment in held.items():
                 self._opened.setdefault(id_, segment)
-            table = Table(ids, self._opened)
+            table = Table(ids, self._opened, self._trust)
             self._make_room(held.keys())
             self._tables.pop(id(ids), None)
             self._tables[id(ids)] = table
@@ -243,7 +343,8 @@ class BlobReader:
             try:
                 if id not in docs:
                     raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-                return [OpenSegment(docs[id], self._store(docs[id].get("root", 0)))]
+                store = self._store(docs[id].get("root", 0))
+                return [OpenSegment(docs[id], store, None if isinstance(store, MemoryStore) else self._cache)]
             except StorageError as error:
                 raise at_row(error, int(np.argmax(refs.segment == number))) from None
 
@@ -269,6 +370,8 @@ class BlobReader:
             if id not in keep and (mapped > self._max_open if local else indexes > self._max_index_bytes):
                 del self._opened[id]
                 self._tables.clear()
+                if segment.file is not None:
+                    self._trust = object()
                 mapped -= local
                 indexes -= 0 if local else _INDEX_BYTES * segment.blobs
 
@@ -276,13 +379,7 @@ class BlobReader:
         """The joined results of `work` on every item, a few at a time."""
         if len(items) < 2:
             return [result for item in items for result in work(item)]
-        with self._lock:
-            if self._closed:
-                raise StorageError("the blob reader is closed: connect again")
-            if self._pool is None or self._pool_pid != os.getpid():
-                self._pool = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="tensordb-blobs")
-                self._pool_pid = os.getpid()
-            futures = [self._pool.submit(work, item) for item in items]
+        futures = [self._remote.fetcher.submit(partial(work, item), urgent=True) for item in items]
         try:
             return [result for future in futures for result in future.result()]
         finally:
@@ -332,14 +429,33 @@ def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch
     return batch
 
 
-def _runs(starts: Int64s, ends: Int64s) -> Int64s:
-    """Where to cut sorted ranges into runs that are fetched as one: [0, …, n]."""
-    cuts = [0]
-    begin, reach = int(starts[0]), int(ends[0])
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        if start - reach > _GAP or (i > cuts[-1] and max(end, reach) - begin > _MAX_RANGE):
-            cuts.append(i)
-            begin = start
-            reach = end
-        reach = max(reach, end)
-    return np.array([*cuts, len(starts)], np.int64)
+def _columns(refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s, Bools]:
+    """Offset, length and compression of some references."""
+    compressed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
+    return refs.offset[rows], refs.length[rows], compressed
+
+
+def _arrived(arrivals: Sequence[Arrival], number: int, row: int) -> memoryview:
+    for arrival in arrivals:
+        if number in arrival.bad:
+            raise at_row(CorruptBlobError(str(arrival.bad[number])), row)
+        if (blob := arrival.blob(number)) is not None:
+            return blob
+    raise at_row(StorageError("the blob reader is closed: connect again"), row)
+
+
+def _joined(table: Table, refs: BlobRefs, extra: Mapping[int, memoryview]) -> list[Blob]:
+    """The stored bytes of all references: those in `extra`, by row, and views of mapped memory."""
+    views: dict[int, memoryview] = {}
+    blobs: list[Blob] = []
+    columns = (refs.segment.tolist(), refs.offset.tolist(), refs.length.tolist())
+    for row, (number, start, length) in enumerate(zip(*columns, strict=True)):
+        if (found := extra.get(row)) is not None:
+            blobs.append(found)
+            continue
+        view = views.get(number)
+        if view is None:
+            mapped = table.at(number).mapped
+            view = views[number] = memoryview(b"") if mapped is None else mapped.data
+        blobs.append(view[start : start + length])
+    return blobs

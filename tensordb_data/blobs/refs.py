@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,11 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-class Checks:
-    """Which of some references have been checked by this process: their bounds, and their blobs' checksums.
+class Marks:
+    """Which of some references have been checked, as long as one trust holds."""
 
-    It lets every batch of a plan after the first pass know all that without a look at its segments.
-    """
-
-    def __init__(self, m: int) -> None:
+    def __init__(self, trust: object, m: int) -> None:
+        self.trust = trust
         self.done = np.zeros(m, np.bool_)
         self.complete = False
         """Whether all have."""
@@ -44,12 +43,41 @@ class Checks:
 
     def note(self, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
         """Note that those at some positions have been checked."""
+        if len(self._sizes) < 2:
+            self._sizes.add(size)
+        self.size = size if len(self._sizes) == 1 else None
+        self.done[at] = True
+        self.complete = bool(self.done.all())
+
+
+class Checks:
+    """What this process knows of some references: which have been checked (their bounds, and their blobs' checksums),
+    and how much of each segment they use.
+
+    It lets every batch of a plan after the first pass know all that without a look at its segments. What was checked
+    holds for one trust: a token that a reader gives up when it lets a cached segment go, since another file may take
+    its place.
+    """
+
+    def __init__(self, refs: BlobRefs) -> None:
+        self._segment, self._length, self._segments = refs.segment, refs.length, len(refs.segments)
+        self.marks: Marks | None = None
+        self._share: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
+
+    def note(self, trust: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+        """Note that those at some positions have been checked."""
         with _lock:
-            if len(self._sizes) < 2:
-                self._sizes.add(size)
-            self.size = size if len(self._sizes) == 1 else None
-            self.done[at] = True
-            self.complete = bool(self.done.all())
+            if self.marks is None or self.marks.trust is not trust:
+                self.marks = Marks(trust, len(self._segment))
+            self.marks.note(at, size)
+
+    def share(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """How many blobs of each segment are referred to, and their bytes together."""
+        if self._share is None:
+            length = np.maximum(self._length, 0)
+            counts = np.bincount(self._segment, minlength=self._segments).astype(np.int64)
+            self._share = counts, np.bincount(self._segment, length, self._segments).astype(np.float64)
+        return self._share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +105,9 @@ class BlobRefs:
     at: npt.NDArray[np.intp] | None = dataclasses.field(default=None, repr=False)
     """Which of those these are; None when these are the ones."""
 
+    ahead: Future[Any] | None = dataclasses.field(default=None, repr=False, init=False)
+    """What a reader has begun for these, as they were announced to it."""
+
     def __len__(self) -> int:
         return len(self.offset)
 
@@ -92,7 +123,7 @@ class BlobRefs:
             index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp, copy=False)
         checks = self.checks
         if checks is None:
-            checks = Checks(len(self))
+            checks = Checks(self)
             object.__setattr__(self, "checks", checks)
         return BlobRefs(
             self.segments,
@@ -104,19 +135,17 @@ class BlobRefs:
             index if self.at is None else self.at[index],
         )
 
-    @property
-    def checked(self) -> bool:
-        """Whether this process is known to have checked all of these before."""
-        checks = self.checks
-        if checks is None:
+    def checked(self, trust: object) -> bool:
+        """Whether all of these are known to have been checked."""
+        marks = None if self.checks is None else self.checks.marks
+        if marks is None or marks.trust is not trust:
             return False
-        done = checks.done if self.at is None else checks.done[self.at]
-        return checks.complete or bool(done.all())
+        return marks.complete or bool((marks.done if self.at is None else marks.done[self.at]).all())
 
-    def set_checked(self, size: int | None) -> None:
-        """Note that this process has checked all of these, and their size where it is one."""
+    def set_checked(self, trust: object, size: int | None) -> None:
+        """Note that all of these have been checked, and their size where it is one."""
         if self.checks is not None:
-            self.checks.note(slice(None) if self.at is None else self.at, size)
+            self.checks.note(trust, slice(None) if self.at is None else self.at, size)
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:

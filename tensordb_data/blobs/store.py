@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 
 
+class TransientError(StorageError):
+    """A request failed for a reason that may pass: it is worth another attempt."""
+
+
 class Store(Protocol):
     """Named, immutable objects of bytes. Every method may be called from several threads at once.
 

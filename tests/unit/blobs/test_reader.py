@@ -14,6 +14,8 @@ from bson import ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tensordb_data.blobs.cache import SegmentCache
+from tensordb_data.blobs.delayed import DelayedStore
 from tensordb_data.blobs.files import FileStore
 from tensordb_data.blobs.memory import MemoryStore
 from tensordb_data.blobs.reader import BlobReader
@@ -26,8 +28,10 @@ SEGMENT = st.lists(st.tuples(BLOB, st.sampled_from([None, 3])), min_size=1, max_
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "remote", "cached"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
+    if request.param == "cached":
+        return Shelf(DelayedStore(MemoryStore(), 0), SegmentCache(tmp_path / "segments"))
     return Shelf(FileStore(tmp_path) if request.param == "local" else MemoryStore())
 
 

@@ -13,6 +13,7 @@ from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.errors import StorageError
 
 IDS = [ObjectId() for _ in range(4)]
+TRUST = object()
 DOC = st.fixed_dictionaries(
     {"k": st.sampled_from(IDS), "o": st.integers(0, 2**62), "n": st.integers(0, 2**40)},
     optional={"z": st.just(True)},
@@ -49,21 +50,21 @@ def test_what_was_checked_is_known_to_all_that_were_taken(data: st.DataObject) -
         second = data.draw(st.lists(st.integers(0, len(first) - 1), min_size=1, max_size=8))
         part = refs.take(first).take(second)
         rows = {first[i] for i in second}
-        assert part.checked == (rows <= done)
+        assert part.checked(TRUST) == (rows <= done)
         if data.draw(st.booleans()):
-            part.set_checked(1)
+            part.set_checked(TRUST, 1)
             done |= rows
-    assert refs.checked == (len(done) == 12)
+    assert refs.checked(TRUST) == (len(done) == 12)
 
 
 def test_checked_sizes() -> None:
     refs = BlobRefs.from_docs([{"k": IDS[0], "o": i, "n": 1 + i // 2} for i in range(4)])
     for part, size in ((refs.take([0, 1]), 1), (refs.take([2]), 2), (refs.take([3]), 2)):
-        part.set_checked(size)
-    assert refs.checks is not None
-    assert refs.checks.complete
-    assert refs.checks.size is None
-    assert not copy.deepcopy(refs).checked
+        part.set_checked(TRUST, size)
+    assert refs.checks is not None and refs.checks.marks is not None
+    assert refs.checks.marks.complete
+    assert refs.checks.marks.size is None
+    assert not copy.deepcopy(refs).checked(TRUST)
 
 
 @pytest.mark.parametrize(
