@@ -6,12 +6,14 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
+from tensordb_data.blobs.segments import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.records.batch import Batch
 from tensordb_data.records.schema import Schema
@@ -65,7 +67,7 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
     """
     segment = batch.segment_id if batch.has_segment else None
     if segment is not None:
-        _put_segment(db, dataset, batch)
+        put_segment(db, dataset, segment, batch.builder, batch.docs)
     try:
         return db._transaction(_Body(db, dataset, schema, batch))
     except (DuplicateError, SchemaError):
@@ -73,7 +75,7 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         if done:  # by an earlier attempt, whose answer was lost
             return schema
         if segment is not None and done is False:
-            _drop_segment(db, batch)
+            _drop_segment(db, segment)
         raise
 
 
@@ -91,6 +93,12 @@ def landed(db: TensorDB, batch: Batch) -> bool | None:
     return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
 
 
+def give_way(attempts: int) -> None:
+    """Wait a little before a transaction is tried again after so many attempts, and not before the first."""
+    if attempts:
+        time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**attempts))
+
+
 class _Body:
     """What happens in the transaction. It may run several times."""
 
@@ -99,7 +107,8 @@ class _Body:
         self._attempts = 0
 
     def __call__(self, session: Any) -> Schema:
-        self._give_way()
+        give_way(self._attempts)
+        self._attempts += 1
         db, mongo, docs = self._db, self._db._mongo(), self._batch.docs
         # First of all, so that of two writers one stops here, before the work.
         counter = mongo["datasets"].find_one_and_update(
@@ -121,11 +130,6 @@ class _Body:
             mongo["segments"].update_one({"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session)
         return schema
 
-    def _give_way(self) -> None:
-        if self._attempts:
-            time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**self._attempts))
-        self._attempts += 1
-
     def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
         schema = agree(self._db, self._dataset, stored, self._schema, session)
@@ -136,12 +140,20 @@ class _Body:
         return schema
 
 
-def _put_segment(db: TensorDB, dataset: str, batch: Batch) -> None:
-    packed = batch.builder.finish(batch.docs)
-    root, key = db._root, f"segments/{batch.segment_id}"
+def put_segment(
+    db: TensorDB, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
+) -> None:
+    """Make a segment durable, in the state "writing": no sample refers to it yet.
+
+    Raises:
+        StorageError: The blob store failed; nothing is left of it.
+    """
+    blobs = builder.nbytes - len(MAGIC)
+    packed = builder.finish(samples)
+    root, key = db._root, f"segments/{id}"
     doc = {
-        "_id": batch.segment_id, "p": db.project, "dataset": dataset, "root": root, "key": key,
-        "bytes": packed.nbytes, "index": list(packed.index), "n": len(batch), "state": "writing",
+        "_id": id, "p": db.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
+        "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
         "created": dt.datetime.now(dt.timezone.utc),
     }  # fmt: skip
     # Known before it exists, so that one without samples can be found and removed.
@@ -149,14 +161,14 @@ def _put_segment(db: TensorDB, dataset: str, batch: Batch) -> None:
     try:
         db._store(root).put(key, packed.parts)
     except StorageError:
-        _drop_segment(db, batch)
+        _drop_segment(db, id)
         raise
 
 
-def _drop_segment(db: TensorDB, batch: Batch) -> None:
+def _drop_segment(db: TensorDB, id: ObjectId) -> None:
     with contextlib.suppress(StorageError, PyMongoError):
-        db._store(db._root).delete(f"segments/{batch.segment_id}")
-        db._mongo()["segments"].delete_one({"_id": batch.segment_id, "state": "writing"})
+        db._store(db._root).delete(f"segments/{id}")
+        db._mongo()["segments"].delete_one({"_id": id, "state": "writing"})
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:

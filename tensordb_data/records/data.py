@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.query import datasets
 from tensordb_data.records.base import Collection
+from tensordb_data.records.compact import Compacted, Progress, compact
 from tensordb_data.records.sample import Sample, make_samples
 from tensordb_data.records.writer import Writer
 
@@ -50,6 +51,29 @@ class Data(Collection[Sample]):
         return Writer(
             self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
         )
+
+    def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
+        """Move the blobs that live writers have put into documents into segments, and rewrite segments of which more
+        than half is dead, since its samples were deleted.
+
+        It may run at any time, beside writers, readers and other compactions, and may be stopped or killed: what was
+        moved stays moved, and the next one goes on. Ids, sequence numbers and values stay as they are; the mutation
+        counter of the dataset goes up, so that the next pass of a stream reads the new places. A pass in progress, and
+        one that is resumed, delivers what it would have delivered. Objects of segments that nothing refers to any more
+        are kept; the segments are marked as dying.
+
+        Args:
+            dataset: Its name. Samples committed after the call began are left for the next one.
+            progress: Called with sequence numbers done, of how many, and the report so far.
+
+        Returns:
+            What was done. Samples with a damaged blob stay as they are and are named in `damaged`.
+
+        Raises:
+            NotFoundError: There is no such dataset.
+            StorageError: The blob store failed.
+        """
+        return compact(self._db, dataset, progress)
 
     def schema(self, dataset: str) -> Mapping[str, Field] | None:
         """The schema of a dataset; None when there is no such dataset, or it never had a sample."""
