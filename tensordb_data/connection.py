@@ -15,6 +15,8 @@ from tensordb_data.address import Address, open_client
 from tensordb_data.errors import ConnectError, StorageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pymongo.database import Database
 
     from tensordb_data.blobs.reader import BlobReader
@@ -64,13 +66,15 @@ class Connection:
                 self._stores[root] = store
             return self._stores[root]
 
-    def reader(self) -> BlobReader:
-        """The reader of this process."""
+    def reader(self, cache: Path | None, cache_bytes: int | None) -> BlobReader:
+        """The reader of this process; it keeps remote blobs in the folder `cache`."""
         with self._lock:
             if self._reader is None:
+                from tensordb_data.blobs.cache import SegmentCache
                 from tensordb_data.blobs.reader import BlobReader
 
-                self._reader = BlobReader(self._segments, self.store, self._references)
+                kept = None if cache is None else SegmentCache(cache / "segments", cache_bytes)
+                self._reader = BlobReader(self._segments, self.store, self._references, cache=kept)
             return self._reader
 
     def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,9 +55,12 @@ class TensorDB:
         blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. It is
             recorded in the warehouse, and the recorded one is used when this is None. A new warehouse begins with
             a folder in its own, or with `gridfs://` on a server.
-        cache: A folder for a disk cache of remote blobs. Checked and kept, but remote blobs are not cached on
-            disk yet; a warning says so where it matters.
-        cache_bytes: The cap of that cache, a number or a size such as `"200GB"`.
+        cache: A folder on a local disk, where blobs of S3, GCS, Azure and GridFS are kept once they were read, and
+            plans of streams. Processes share it, and so may warehouses. By default `cache` in the warehouse's own
+            folder, or a folder of the user's (in `$XDG_CACHE_HOME` or `~/.cache`) for one on a server; none with
+            `client=`. Any of it may be deleted at any time.
+        cache_bytes: How many bytes of blobs it may hold, a number or a size such as `"200GB"`; the least recently
+            used segments go first. By default a tenth of the disk's free space, at most 50 GB.
         client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. Closing
             it stays with the caller.
         ip: Host of a server, in place of an address.
@@ -106,10 +108,6 @@ class TensorDB:
             self.close()
             raise
         self._collections: dict[str, Collection[Any]] = {}
-        if (cache is not None or cache_bytes is not None) and not _is_local(self._roots[0]["url"]):
-            warnings.warn(
-                "remote blobs are not cached on disk yet: cache= and cache_bytes= have no effect", stacklevel=2
-            )
 
     @property
     def data(self) -> Data:
@@ -219,7 +217,7 @@ class TensorDB:
         return self._connections.get().store(root)
 
     def _reader(self) -> BlobReader:
-        return self._connections.get().reader()
+        return self._connections.get().reader(self._cache_folder, self.cache_bytes)
 
     @property
     def _root(self) -> int:
@@ -291,7 +289,3 @@ def parse_size(size: int | str) -> int:
             f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}'
         )
     return found
-
-
-def _is_local(url: str) -> bool:
-    return url.startswith(("./", "file://", "memory://"))

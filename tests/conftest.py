@@ -24,6 +24,9 @@ _failed = pytest.StashKey[bool]()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What is cached by tests goes when they end.
+_cache = tempfile.TemporaryDirectory(prefix="tdbc")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 # Tests import their helpers as `tests.…`, in this process and in those that they start.
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))

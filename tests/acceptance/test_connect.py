@@ -32,10 +32,10 @@ def test_a_folder(warehouse_dir: Path) -> None:
 
 
 def test_a_server_with_blobs_in_an_object_store(mongo_uri: str, s3: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="not cached on disk yet"):
-        db = TensorDB(mongo_uri, blobs=s3, cache=str(tmp_path / "tdb-cache"), cache_bytes="200GB")
-    with db:
+    cache = tmp_path / "tdb-cache"
+    with TensorDB(mongo_uri, blobs=s3, cache=str(cache), cache_bytes="200GB") as db:
         use(db)
+    assert len(list(cache.glob("segments/*.seg"))) == 1
 
 
 def test_the_original_signature(warehouse_dir: Path) -> None:

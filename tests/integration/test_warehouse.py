@@ -200,14 +200,9 @@ def test_touch(db: TensorDB) -> None:
     assert db._data_version() == {"d": (3, 1)}
 
 
-def test_cache_options_are_checked_and_not_silently_ignored(mongo_uri: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="not cached on disk yet"):
-        db = TensorDB(mongo_uri, blobs="gridfs://", cache=tmp_path, cache_bytes="200GB")
-    assert (db.cache, db.cache_bytes) == (tmp_path, 200 * 10**9)
-    db.close()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TensorDB(mongo_uri, blobs=tmp_path, cache=tmp_path).close()
+def test_cache_options_are_checked(mongo_uri: str, tmp_path: Path) -> None:
+    with TensorDB(mongo_uri, blobs="gridfs://", cache=tmp_path, cache_bytes="200GB") as db:
+        assert (db.cache, db.cache_bytes) == (tmp_path, 200 * 10**9)
     with pytest.raises(ValueError, match="200GB"):
         TensorDB(mongo_uri, cache_bytes="many")
 
