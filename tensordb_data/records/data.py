@@ -7,12 +7,15 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.query import datasets
+from tensordb_data.records.annotate import Annotated, annotate
 from tensordb_data.records.base import Collection
 from tensordb_data.records.compact import Compacted, Progress, compact
 from tensordb_data.records.sample import Sample, make_samples
 from tensordb_data.records.writer import Writer
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
     from tensordb_data.codecs import Field
     from tensordb_data.selection import Selection
     from tensordb_data.warehouse import TensorDB
@@ -51,6 +54,28 @@ class Data(Collection[Sample]):
         return Writer(
             self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
         )
+
+    def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
+        """Set values that a machine has found, and note for each who set it, and when.
+
+        The values are checked against the schemas before any is set, and are then data like any other. Beside them
+        stands `provenance`, of each such field the last source and time:
+        `{"label": {"source": "model:cnn-1@400", "at": datetime}}`. It can be queried,
+        `db.data.find({"provenance.label.source": "model:cnn-1@400"})`, and goes when the field is updated otherwise.
+
+        Args:
+            values: For each sample's `_id` its fields and their values. A field that no sample has is added to the
+                schema, as an optional one. Blobs are immutable and refused.
+            source: Who annotates, such as `"model:cnn-1@400"`; at most 200 characters.
+
+        Returns:
+            How many samples were annotated, and the ids that are of no sample of this project.
+
+        Raises:
+            QueryError: `values` or `source` is malformed, or names what cannot be updated.
+            SchemaError: A value does not fit its dataset's schema; nothing was annotated.
+        """
+        return annotate(self._db, values, source)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
         """Move the blobs that live writers have put into documents into segments, and rewrite segments of which more

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.codecs import Field, Scalar, infer
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query import datasets
-from tensordb_data.records.schema import Schema, check_field_name
+from tensordb_data.records.schema import PROVENANCE, Schema, check_field_name
 from tensordb_data.records.update import LISTS, NUMERIC, clean_update
 
 if TYPE_CHECKING:
@@ -34,22 +34,28 @@ def prepare_update(selection: Selection[Any], update: Mapping[str, Any]) -> dict
     new: dict[str, dict[str, Field]] = {}
     for operator, changes in cleaned.items():
         for path, value in changes.items():
-            if path.split(".")[0] == "dataset":
-                raise QueryError(f"{operator}: 'dataset' cannot be updated: a sample stays in its dataset; "
-                                 "write it into the other one, and delete it here")  # fmt: skip
+            _check_root(operator, path)
             target, fitted = operator, value
             for dataset, schema in schemas.items():
-                target, fitted = _fit(dataset, schema, operator, path, value, new)
+                target, fitted = fit(dataset, schema, operator, path, value, new)
             out.setdefault(target, {})[path] = fitted
+            # What a machine had set is no longer the machine's.
+            out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
     for dataset, fields in new.items():
-        _evolve(selection.db, dataset, fields)
+        evolve(selection.db, dataset, fields)
     return out
 
 
-def _fit(
+def fit(
     dataset: str, schema: Schema, operator: str, path: str, value: Any, new: dict[str, dict[str, Field]]
 ) -> tuple[str, Any]:
-    """Operator and value as this dataset's schema wants them; what it lacks goes into `new`."""
+    """Operator and value as this dataset's schema wants them; what it lacks goes into `new`.
+
+    Raises:
+        QueryError: The path cannot be updated.
+        SchemaError: The value does not fit.
+    """
+    _check_root(operator, path)
     root, _, inside = path.partition(".")
     where = f"dataset {dataset!r}, field {path!r}"
     field = schema.get(root)
@@ -85,6 +91,13 @@ def _fit(
     return operator, fitted
 
 
+def _check_root(operator: str, path: str) -> None:
+    root = path.split(".")[0]
+    if root == "dataset":
+        raise QueryError(f"{operator}: 'dataset' cannot be updated: a sample stays in its dataset; "
+                         "write it into the other one, and delete it here")  # fmt: skip
+
+
 def _number(where: str, field: Scalar, operator: str, value: Any) -> Any:
     if field.kind not in ("int", "float", "json"):
         raise SchemaError(f"{where}: {operator} needs a number, found that the field is {field.kind}")
@@ -108,7 +121,12 @@ def _added(dataset: str, name: str, value: Any) -> Field:
     return Scalar(field.kind, optional=True)
 
 
-def _evolve(db: TensorDB, dataset: str, fields: Mapping[str, Field]) -> None:
+def evolve(db: TensorDB, dataset: str, fields: Mapping[str, Field]) -> None:
+    """Add optional fields to a stored schema.
+
+    Raises:
+        SchemaError: Another writer has just added one as something else.
+    """
     for name, field in fields.items():
         db._mongo()["datasets"].update_one(
             {"_id": {"p": db.project, "d": dataset}, f"schema.{name}": {"$exists": False}},

@@ -10,7 +10,10 @@ from typing import Any
 from tensordb_data.codecs import Array, Field, Scalar, field_from_doc, infer
 from tensordb_data.errors import SchemaError
 
-RESERVED = ("_id", "_tdb", "dataset", "tags")
+PROVENANCE = "provenance"
+"""The key under which a sample says which of its values were set by a machine."""
+
+RESERVED = ("_id", "_tdb", "dataset", "tags", PROVENANCE)
 
 _TYPES: dict[Any, str] = {
     bool: "bool", int: "int", float: "float", str: "str", dt.datetime: "datetime", dict: "json", list: "json",
@@ -123,7 +126,10 @@ def check_field_name(dataset: str, name: object) -> str:
     if not isinstance(name, str) or not name:
         raise SchemaError(f"{where}: expected a non-empty string as a name, found {name!r}")
     if name in RESERVED:
-        advice = {"tags": "tags= takes a list of strings and has no place in a schema"}
+        advice = {
+            "tags": "tags= takes a list of strings and has no place in a schema",
+            PROVENANCE: "it says which values were set by `annotate`; choose another",
+        }
         raise SchemaError(f"{where}: this name is taken; {advice.get(name, 'choose another')}")
     if name.startswith("$") or "." in name or "\0" in name:
         raise SchemaError(
