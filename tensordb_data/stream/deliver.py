@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
+from tensordb_data.stream.announce import Staged, announced
 from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
@@ -49,6 +50,7 @@ class Delivery(Generic[S]):
 
 Deliveries = list[Delivery[State] | SampleError]
 Task = Callable[[], Deliveries]
+Indexed = tuple[Block, list[Run], NDArray[np.int64], State, Clock]
 
 
 class Deliverer:
@@ -79,7 +81,7 @@ class Deliverer:
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
-        return ordered(self._tasks(), self._threads, self._threads + 1)
+        return ordered(announced(self._tasks(), self._reader), self._threads, self._threads + 1)
 
     def _tasks(self) -> Generator[Task | None, None, None]:
         if self._spec.follow:
@@ -129,13 +131,14 @@ class Deliverer:
                 seen = True
 
                 data = State(versions=versions)
-                yield partial(self._page_batches, layouts, docs, is_last, data, at.number, position)
+                make = partial(self._page, layouts, docs, is_last, data, at.number, position)
+                yield Staged(make, self._batches)
                 position += len(docs)
         return not seen and at.position == 0
 
-    def _page_batches(
+    def _page(
         self, layouts: Layouts, docs: list[dict[str, Any]], is_last: bool, data: State, number: int, base: int
-    ) -> Deliveries:
+    ) -> Indexed:
         clock = Clock()
         with clock("index"):
             block = block_from_docs(layouts, docs)
@@ -149,7 +152,7 @@ class Deliverer:
             if is_last and high == stop:
                 then = Position(number + 1)
             group.append(Run(number, base + low, base + high, then))
-        return self._batches(block, group, np.arange(base, base + len(docs)), data, clock)
+        return block, group, np.arange(base, base + len(docs)), data, clock
 
     def _by_following(self) -> Generator[Task | None, None, None]:
         position = self._start.at.position
@@ -165,7 +168,7 @@ class Deliverer:
     def _followed_batches(
         self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], before: dict[str, int], base: int
     ) -> Deliveries:
-        deliveries = self._page_batches(layouts, docs, False, State(), 0, base)
+        deliveries = self._batches(*self._page(layouts, docs, False, State(), 0, base))
         made: Deliveries = []
         for delivery in deliveries:
             if isinstance(delivery, Delivery):
@@ -182,18 +185,18 @@ class Deliverer:
         for run in runs(layout, number, self._spec.rank, *self._worker, first):
             group.append(run)
             if len(group) == size:
-                yield partial(self._plan_batches, plan, weights, group)
+                yield Staged(partial(self._planned, plan, weights, group), self._batches)
                 group = []
         if group:
-            yield partial(self._plan_batches, plan, weights, group)
+            yield Staged(partial(self._planned, plan, weights, group), self._batches)
 
-    def _plan_batches(self, plan: Plan, weights: NDArray[np.float64] | None, group: list[Run]) -> Deliveries:
+    def _planned(self, plan: Plan, weights: NDArray[np.float64] | None, group: list[Run]) -> Indexed:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
             rows = rows_at(positions, len(plan), group[0].number, self._spec, weights)
             block = plan.block.take(rows)
-        return self._batches(block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock)
+        return block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock
 
     def _batches(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
