@@ -26,11 +26,19 @@ Followed = dict[str, int]
 
 _LINGER = 0.05
 """Seconds that a batch which is not full waits for more samples."""
+_BUSY = 0.5
+"""Seconds after the last commit in which the counters are looked at, before a change stream is opened."""
+_LOOK, _SHARE = 0.01, 10
+"""Seconds between two looks, and how many times as long as a look takes."""
 _UNKNOWN = float("inf")
 
 
 class Wakeups:
-    """Waits for commits in a project."""
+    """Waits for commits in a project.
+
+    While they keep coming the counters are looked at: a change stream would cost the server much more, since it takes
+    every transaction apart. It is opened when they cease.
+    """
 
     def __init__(self, db: TensorDB) -> None:
         if not db._full:
@@ -39,14 +47,26 @@ class Wakeups:
         self._changes: Any = None
 
     def __enter__(self) -> Wakeups:
-        self._open()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._close()
 
-    def wait(self, done: Followed) -> None:
-        """Return when there is a commit behind `done`, after about a second, or earlier if there is doubt."""
+    def wait(self, done: Followed, new: Callable[[], int], busy: bool) -> None:
+        """Return when there is a commit behind `done`, after about a second, or earlier if there is doubt.
+
+        Args:
+            done: how far the datasets were followed.
+            new: looks at the counters, and says how many samples are behind `done`.
+            busy: whether there were any just now.
+        """
+        if busy:
+            self._close()
+            until = time.monotonic() + _BUSY
+            while (began := time.monotonic()) < until:
+                if new():
+                    return
+                time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
         try:
             if self._changes is None or not self._changes.alive:
                 self._open()
@@ -95,6 +115,7 @@ def follow(source: Source, followed: Followed, rows: int, ended: Callable[[], bo
     done = dict(followed)
     with Wakeups(source.db) as wakeups:
         while not ended():
+            busy = False
             versions = _versions(source, done)
             layouts = source.layouts(versions)
             for dataset, pair in sorted(versions.items()):
@@ -102,12 +123,13 @@ def follow(source: Source, followed: Followed, rows: int, ended: Callable[[], bo
                 if pair[0] <= start:
                     continue
                 pages = Pages(source.selection, layouts, {dataset: pair}, rows, (dataset, start))
+                busy = True
                 for docs, _ in pages:
                     yield layouts, dataset, docs, dict(done)
                     done[dataset] = docs[-1]["_tdb"]["s"]
                 done[dataset] = pair[0]
             yield None
-            wakeups.wait(done)
+            wakeups.wait(done, lambda: _new(source, done), busy)
             until = time.monotonic() + _LINGER
             while 0 < _new(source, done) < rows and time.monotonic() < until:
                 time.sleep(0.005)
