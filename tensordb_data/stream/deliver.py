@@ -31,7 +31,7 @@ from tensordb_data.stream.transform import Transform, position_keys, transformed
 _TASK_BYTES = 2 << 20
 _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
-_FOLLOWED_BATCHES = 8
+_FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
 
 
 S = TypeVar("S")
@@ -156,8 +156,8 @@ class Deliverer:
 
     def _by_following(self) -> Generator[Task | None, None, None]:
         position = self._start.at.position
-        rows = self._spec.batch_size * _FOLLOWED_BATCHES
-        for page in follow(self._source, dict(self._start.followed or {}), rows, self._ended):
+        rows, enough = self._spec.batch_size * _FOLLOWED_BATCHES, self._spec.batch_size * _ENOUGH_BATCHES
+        for page in follow(self._source, dict(self._start.followed or {}), rows, enough, self._ended):
             if page is None:
                 yield None
                 continue

@@ -100,13 +100,16 @@ Page = tuple[Layouts, str, list[dict[str, Any]], Followed]
 """Documents of one dataset, and how far every dataset had been followed before them."""
 
 
-def follow(source: Source, followed: Followed, rows: int, ended: Callable[[], bool]) -> Iterator[Page | None]:
+def follow(
+    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool]
+) -> Iterator[Page | None]:
     """Pages of at most `rows` documents, without end; `None` where it will now wait.
 
     Args:
         source: of the stream.
         followed: what was delivered before.
-        rows: of a page, and how many samples are worth being read at once.
+        rows: of a page.
+        enough: samples that are worth being read without a wait for more.
         ended: asked about once a second, and ends the pages when it says so.
 
     Raises:
@@ -131,7 +134,7 @@ def follow(source: Source, followed: Followed, rows: int, ended: Callable[[], bo
             yield None
             wakeups.wait(done, lambda: _new(source, done), busy)
             until = time.monotonic() + _LINGER
-            while 0 < _new(source, done) < rows and time.monotonic() < until:
+            while 0 < _new(source, done) < enough and time.monotonic() < until:
                 time.sleep(0.005)
 
 
