@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from tensordb_data.abandoned import APPLICATION
 from tensordb_data.errors import ConnectError
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
         if isinstance(address.client, MongoClient):
             check_server(address.client, address)
         return address.client  # type: ignore[no-any-return]
-    options: dict[str, Any] = {"w": "majority", "appname": "tensordb", "uuidRepresentation": "standard"}
+    options: dict[str, Any] = {"w": "majority", "appname": APPLICATION, "uuidRepresentation": "standard"}
     client: MongoClient[dict[str, Any]]
     if address.folder is not None:
         return FolderClient(address.folder, **options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo.write_concern import WriteConcern
 
+from tensordb_data.abandoned import Patient
 from tensordb_data.address import Address, open_client
 from tensordb_data.errors import ConnectError, StorageError
 
@@ -47,7 +48,8 @@ class Connection:
         if not self.full:
             return fn(None)
         with self.client.start_session() as session:
-            result: T = session.with_transaction(fn, write_concern=WriteConcern("majority"))
+            body = Patient(self.client, fn)
+            result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
             return result
 
     def store(self, root: int) -> Store:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tensordb_data import catalog
+from tensordb_data.abandoned import write_patiently
 from tensordb_data.address import parse
 from tensordb_data.connection import Connections
 from tensordb_data.errors import QueryError, UnsupportedError
@@ -249,7 +250,15 @@ class TensorDB:
         found: Mapping[str, Any] = {"_id.p": self.project}
         if datasets is not None:
             found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
-        self._mongo()["datasets"].update_many(found, {"$inc": {"mut": 1}})
+        mongo = self._mongo()
+
+        def count() -> None:
+            mongo["datasets"].update_many(found, {"$inc": {"mut": 1}})
+
+        if self._full:
+            write_patiently(mongo.client, count)
+        else:
+            count()
 
 
 def _params(db: TensorDB) -> Collection[Any]:

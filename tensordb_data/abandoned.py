@@ -1,0 +1,67 @@
+"""Transactions that a killed process left open. The server keeps what they hold locked until their time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pymongo
+from bson import Binary
+from pymongo.errors import PyMongoError
+
+T = TypeVar("T")
+
+APPLICATION = "tensordb"
+IDLE_SECONDS = 3.0  # nobody alive lets a transaction rest for so long, or else it is run again
+
+
+def end_abandoned(client: Any) -> int:
+    """End the transactions of TensorDB that have been resting; returns how many.
+
+    One whose process lives after all is aborted whole, and `with_transaction` runs it again there.
+    """
+    try:
+        with client.admin.aggregate([{"$currentOp": {"idleSessions": True}}, {"$match": {
+            "type": "idleSession",
+            "appName": APPLICATION,
+            "transaction.timeInactiveMicros": {"$gte": int(IDLE_SECONDS * 1e6)},
+        }}]) as found:  # fmt: skip
+            ids = [operation["lsid"]["id"] for operation in found]
+        if ids:
+            # In binary: a command does not know how the client writes UUIDs.
+            client.admin.command({"killSessions": [
+                {"id": Binary.from_uuid(id) if isinstance(id, UUID) else id} for id in ids
+            ]})  # fmt: skip
+    except PyMongoError:  # not allowed, or away: then the server ends them when their time is up
+        return 0
+    return len(ids)
+
+
+class Patient:
+    """The body of a transaction. When it has met conflicts for long, it ends what was abandoned: once, so that two
+    slow processes do not end each other's transactions for ever.
+    """
+
+    def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
+        self._client, self._body = client, body
+        self._look_at = time.monotonic() + IDLE_SECONDS
+
+    def __call__(self, session: Any) -> Any:
+        if time.monotonic() > self._look_at:
+            self._look_at = float("inf")
+            end_abandoned(self._client)
+        return self._body(session)
+
+
+def write_patiently(client: Any, write: Callable[[], T]) -> T:
+    """Do a write that may be done twice, and that an abandoned transaction may hold up."""
+    try:
+        with pymongo.timeout(IDLE_SECONDS):
+            return write()
+    except PyMongoError as error:
+        if not error.timeout:
+            raise
+    end_abandoned(client)
+    return write()
