@@ -41,7 +41,7 @@ def warehouse_dir() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="tdb") as folder:
         yield Path(folder)
         # Its server ends a moment after the last client has left, and writes until then.
-        if (lock := Path(folder) / "supervisor.lock").exists():
+        for lock in (*Path(folder).glob("supervisor.lock"), *Path(folder).glob("*/supervisor.lock")):
             wait_released(lock)
 
 
