@@ -88,8 +88,11 @@ class OpenSegment:
                     return trailer
                 except CorruptBlobError:
                     cache.discard(name)
-        self._check_size(self.store.size(self.key))
-        tail = self.store.get_ranges(self.key, [start], [self.nbytes - start])[0]
+        try:
+            tail = self.store.get_ranges(self.key, [start], [self.nbytes - start])[0]
+        except StorageError:
+            self._check_size(self.store.size(self.key))
+            raise
         trailer, self.index = self._describe(tail)
         if cache is not None:
             self.file = cache.create(name, self.nbytes, blobs, [(0, memoryview(MAGIC)), (start, tail)])

@@ -35,6 +35,7 @@ FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId,
 _MAX_TABLES = 64
 _TEND = 5.0  # seconds between two looks at which cached segments are in use
 _KNOWN = 64  # batches in a row that needed no store, after which nothing need be announced
+_SCOUTS = 32  # announcements that wait for their segments to be opened, at a time
 _AHEAD = 2  # times what may be in flight is announced
 _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wants
 _INDEX_BYTES = ENTRY_BYTES + 8  # of a remote segment's index in memory, for each blob
@@ -82,13 +83,14 @@ class BlobReader:
         self._max_index_bytes = max_index_bytes
         self._lock = threading.Lock()
         self._opened: dict[ObjectId, OpenSegment] = {}
+        self._opening: dict[ObjectId, concurrent.futures.Future[OpenSegment]] = {}
         self._tables: dict[int, Table] = {}
         self._remote = Remote(cache)
         if cache is not None:
             cache.dropped = self._drop
         self._cache = cache
-        self._scout: concurrent.futures.ThreadPoolExecutor | None = None
-        self._scout_pid = 0
+        self._scouts: concurrent.futures.ThreadPoolExecutor | None = None
+        self._scouts_pid = 0
         self._trust = object()
         self._known = _KNOWN
         self._tended = 0.0
@@ -114,10 +116,10 @@ class BlobReader:
         with self._lock:
             if self._closed:
                 return
-            if self._scout is None or self._scout_pid != os.getpid():
-                self._scout = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tensordb-blobs-ahead")
-                self._scout_pid = os.getpid()
-            object.__setattr__(refs, "ahead", self._scout.submit(begin))
+            if self._scouts is None or self._scouts_pid != os.getpid():
+                self._scouts = concurrent.futures.ThreadPoolExecutor(_SCOUTS, thread_name_prefix="tensordb-blobs-ahead")
+                self._scouts_pid = os.getpid()
+            object.__setattr__(refs, "ahead", self._scouts.submit(begin))
 
     def gather(self, refs: BlobRefs) -> Batch | None:
         """The blobs as one new array uint8[m, size], or None when their sizes differ.
@@ -181,9 +183,9 @@ class BlobReader:
             self._closed = True
             self._opened.clear()
             self._tables.clear()
-            scout, self._scout = self._scout, None
-        if scout is not None and self._scout_pid == os.getpid():
-            scout.shutdown(wait=False, cancel_futures=True)
+            scouts, self._scouts = self._scouts, None
+        if scouts is not None and self._scouts_pid == os.getpid():
+            scouts.shutdown(wait=False, cancel_futures=True)
         self._remote.close()
 
     def _gather_compressed(self, refs: BlobRefs) -> Batch | None:
@@ -336,30 +338,39 @@ class BlobReader:
             return table
 
     def _open(self, refs: BlobRefs, numbers: Sequence[int]) -> list[OpenSegment]:
-        docs = {doc["_id"]: doc for doc in self._find_segments([refs.segments[number] for number in numbers])}
+        with self._lock:
+            under_way = {number: self._opening.get(refs.segments[number]) for number in numbers}
+        unknown = [refs.segments[number] for number, future in under_way.items() if future is None]
+        docs = {doc["_id"]: doc for doc in self._find_segments(unknown)} if unknown else {}
+        opened: dict[int, OpenSegment | concurrent.futures.Future[OpenSegment]] = {}
+        number = 0
+        try:
+            for number, future in under_way.items():
+                opened[number] = future or self._open_one(refs.segments[number], docs)
+            for number, found in opened.items():
+                if isinstance(found, concurrent.futures.Future):
+                    opened[number] = found.result()
+        except StorageError as error:
+            raise at_row(type(error)(str(error)), int(np.argmax(refs.segment == number))) from error
+        return [found for found in opened.values() if isinstance(found, OpenSegment)]
 
-        def work(number: int) -> list[OpenSegment]:
-            id = refs.segments[number]
-            try:
-                if id not in docs:
-                    raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-                store = self._store(docs[id].get("root", 0))
-                return [OpenSegment(docs[id], store, None if isinstance(store, MemoryStore) else self._cache)]
-            except StorageError as error:
-                raise at_row(error, int(np.argmax(refs.segment == number))) from None
-
-        def is_local(number: int) -> bool:
-            doc = docs.get(refs.segments[number])
-            return doc is None or self._store(doc.get("root", 0)).local_path(doc["key"]) is not None
-
-        # Mapping a file takes less time than handing it to a thread.
-        opened, remote = [], []
-        for number in numbers:
-            if is_local(number):
-                opened += work(number)
-            else:
-                remote.append(number)
-        return opened + self._each(work, remote)
+    def _open_one(
+        self, id: ObjectId, docs: Mapping[ObjectId, Mapping[str, Any]]
+    ) -> OpenSegment | concurrent.futures.Future[OpenSegment]:
+        """A local segment at once; mapping a file takes less time than handing it to a thread."""
+        if id not in docs:
+            raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
+        store = self._store(docs[id].get("root", 0))
+        if store.local_path(docs[id]["key"]) is not None:
+            return OpenSegment(docs[id], store)
+        cache = None if isinstance(store, MemoryStore) else self._cache
+        with self._lock:
+            future = self._opening.get(id)
+            if future is None:
+                future = self._remote.fetcher.submit(partial(OpenSegment, docs[id], store, cache), urgent=True)
+                self._opening[id] = future
+        future.add_done_callback(lambda _: self._opening.pop(id, None))
+        return future
 
     def _make_room(self, keep: Container[ObjectId]) -> None:
         """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""
@@ -374,17 +385,6 @@ class BlobReader:
                     self._trust = object()
                 mapped -= local
                 indexes -= 0 if local else _INDEX_BYTES * segment.blobs
-
-    def _each(self, work: Callable[[Any], list[Any]], items: Sequence[Any]) -> list[Any]:
-        """The joined results of `work` on every item, a few at a time."""
-        if len(items) < 2:
-            return [result for item in items for result in work(item)]
-        futures = [self._remote.fetcher.submit(partial(work, item), urgent=True) for item in items]
-        try:
-            return [result for future in futures for result in future.result()]
-        finally:
-            for future in futures:
-                future.cancel()
 
     def _content_size(self, refs: BlobRefs, stored: Blob, row: int) -> int:
         try:

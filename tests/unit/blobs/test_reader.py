@@ -195,7 +195,7 @@ def test_a_segment_that_the_store_does_not_have(shelf: Shelf) -> None:
     ("replace", "reason"),
     [
         (lambda data: data[:-1], "found .* cut off or replaced"),
-        (lambda data: data + b"\0", "cut off or replaced"),
+        (lambda data: b"\0" + data, "cut off|ends with"),
         (lambda data: bytes(len(data)), "begins with|ends with"),
         (lambda data: b"", "cut off"),
         (lambda data: data[:-12] + b"\x09\0\0\0" + data[-8:], "expected segment format 1, found 9"),
