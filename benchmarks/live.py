@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -42,6 +43,7 @@ _STUCK = 60.0
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = harness.arguments(__doc__ or "", [], argv)
     harness.quiet()
+    load = round(os.getloadavg()[0], 1)
     rounds, seconds = (1, 0.5) if options.quick else (min(options.rounds, 3), max(options.seconds, 5.0))
     runs: dict[str, list[dict[str, float]]] = {HELD: [], FREE: [], BARE: []}
     with (
@@ -58,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result: dict[str, Any] = {
         "question": "B7: samples a second from 4 live writers into one training loop",
         "quick": options.quick,
-        "context": {"sample": "784 bytes and a label", "writers": WRITERS, "batch": BATCH, "paced_to": PACED},
+        "context": {
+            "sample": "784 bytes and a label", "writers": WRITERS, "batch": BATCH, "paced_to": PACED,
+            "load_before": load,
+        },  # fmt: skip
         "rounds": rounds,
         "seconds": seconds,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

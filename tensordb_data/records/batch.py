@@ -48,6 +48,7 @@ class Batch:
         self._document_bytes = 0
         self._live, self._limit = live, LIVE_SAMPLES if live else BATCH_SAMPLES
         self._in_segment = False
+        self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
 
     def __len__(self) -> int:
         return len(self.docs)
@@ -70,7 +71,7 @@ class Batch:
         """Add one sample, whose names were checked: all of it, or nothing and an error."""
         doc: dict[str, Any] = {"_id": id, "dataset": self._dataset, "tags": list(tags)}
         blobs: list[tuple[str, BlobField, Any]] = []
-        for name, field in self._schema.items():
+        for name, field, is_blob in self._fields:
             value = sample.get(name)
             if value is None and field.optional:
                 continue
@@ -80,8 +81,8 @@ class Batch:
                 encoded = cast(Any, field).encode(value)
             except SchemaError as error:
                 raise SchemaError(located(self._dataset, name, field, error)) from None
-            if isinstance(field, BlobField):
-                blobs.append((name, field, encoded))
+            if is_blob:
+                blobs.append((name, cast(BlobField, field), encoded))
             else:
                 doc[name] = encoded
         self._document_bytes += self._measured(doc)
