@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "context": {
             "sample": "784 bytes and a label", "writers": WRITERS, "batch": BATCH, "paced_to": PACED,
             "load_before": load,
-        },  # fmt: skip
+        },
         "rounds": rounds,
         "seconds": seconds,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
