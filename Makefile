@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check install -c constraints.txt
 TYPES  := build/types
-# Narrow a test run: make test TESTS=tests/unit
+# Narrow a test run: make test TESTS=tests/unit. Three at a time on two cores: much of the time servers start and stop.
 TESTS  ?= tests
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -39,7 +39,7 @@ demo: $(STAMP) ## digits into a warehouse, training killed and resumed, Keras on
 	@$(BIN)/python examples/demo.py demo
 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(BIN)/python -m pytest -q -n 3 --dist worksteal $(TESTS)
 
 lint: $(STAMP) ## ruff over everything
 	@$(BIN)/ruff check .

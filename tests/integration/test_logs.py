@@ -64,7 +64,6 @@ def test_flush_makes_rows_visible(db):
         ({"$set": 1}, "beginning with"),
         ({"a.b": 1}, "without '.'"),
     ],
-    ids=str,
 )
 def test_odd_values_are_refused(db, values, says):
     with db.logs.run("r") as log, pytest.raises(SchemaError, match=says):

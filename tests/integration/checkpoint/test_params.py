@@ -136,7 +136,6 @@ def test_a_lost_tensor_is_named(db):
         ({"acc": np.ones(3)}, r"array of shape \(3,\)"),
         ({"acc": object()}, "'acc'"),
     ],
-    ids=str,
 )
 def test_bad_fields_are_refused(db, fields, says):
     with pytest.raises(SchemaError, match=says):

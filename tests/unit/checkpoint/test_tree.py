@@ -167,7 +167,6 @@ cycle.append(cycle)
         (print, "cannot save"),
         (torch.nn.Linear, "cannot save"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_saved_is_named(state, says):
     with pytest.raises(CheckpointError, match=says):
