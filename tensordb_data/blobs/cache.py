@@ -176,7 +176,7 @@ class SegmentCache:
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
             return CachedFile(path, memory, (found.st_dev, found.st_ino), begin, blobs)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             self._warn("damaged", f"the cached file {path} cannot be used: {error}")

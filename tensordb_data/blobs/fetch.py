@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections import deque
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from tensordb_data.blobs.store import TransientError
 from tensordb_data.errors import StorageError
 
 T = TypeVar("T")
@@ -21,6 +23,8 @@ _THREADS = 64
 _FIRST, _MOST = 32 << 20, 128 << 20
 _PAYS = 1.15  # what twice as much in flight must gain to be kept
 _PATIENCE = 10.0  # seconds until more is tried again
+_ATTEMPTS = 3
+_BACKOFF = 0.2  # seconds, at most, before the first repetition
 _MOMENT = 0.05  # seconds below which a rate means nothing
 
 
@@ -80,6 +84,16 @@ class Fetcher:
             (self._waiting.appendleft if urgent else self._waiting.append)((future, work, cost))
             self._start()
         return future
+
+    def retried(self, work: Callable[[], T]) -> T:
+        """What `work` returns, with a few attempts where a failure may pass."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return work()
+            except TransientError:
+                # At random, or all who failed together would come back together.
+                self.closed.wait(random.uniform(0, _BACKOFF * 2 ** (attempt - 1)))
+        return work()
 
     def close(self) -> None:
         """Begin nothing more; what is under way ends by itself, and its threads with it."""

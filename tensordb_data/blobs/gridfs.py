@@ -11,10 +11,10 @@ from typing import Any
 from bson import Binary, ObjectId
 from pymongo import ASCENDING
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
+from pymongo.errors import AutoReconnect, PyMongoError, ServerSelectionTimeoutError
 from pymongo.write_concern import WriteConcern
 
-from tensordb_data.blobs.store import Buffer, check_key, check_range
+from tensordb_data.blobs.store import Buffer, TransientError, check_key, check_range
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 _CHUNK_BYTES = 255 * 1024
@@ -160,7 +160,10 @@ class GridFSStore:
 
     def _error(self, action: str, key: str, error: PyMongoError) -> StorageError:
         reason = str(error).split(", full error")[0].split(", Timeout:")[0]
-        return StorageError(f"cannot {action} {self.url}/{key}: {reason}")
+        # The driver has tried twice already; where it found no server at all, it has waited long enough.
+        passes = isinstance(error, AutoReconnect) and not isinstance(error, ServerSelectionTimeoutError)
+        kind = TransientError if passes and action == "read" else StorageError
+        return kind(f"cannot {action} {self.url}/{key}: {reason}")
 
 
 def _batches(parts: Sequence[Buffer]) -> Iterator[list[bytes]]:

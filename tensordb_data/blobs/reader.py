@@ -264,7 +264,8 @@ class BlobReader:
                 dense = self._is_dense(refs, number, segment)
                 futures = self._remote.want(segment, np.unique(at[part]), dense, urgent)
                 wanted.append((segment, part, at[part], futures))
-        self._known = 0 if wanted else self._known + 1
+        if wanted:
+            self._known = 0
         return Begun(table, wanted)
 
     def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
@@ -279,6 +280,7 @@ class BlobReader:
 
     def _use(self, table: Table, refs: BlobRefs) -> None:
         """Note which cached segments are used, so that others go first; let go of those that were removed."""
+        self._known += 1
         table.used[refs.segment] = True
         now = time.monotonic()
         if now - self._tended < _TEND or self._cache is None:
@@ -367,7 +369,9 @@ class BlobReader:
         with self._lock:
             future = self._opening.get(id)
             if future is None:
-                future = self._remote.fetcher.submit(partial(OpenSegment, docs[id], store, cache), urgent=True)
+                fetcher = self._remote.fetcher
+                work = partial(fetcher.retried, partial(OpenSegment, docs[id], store, cache))
+                future = fetcher.submit(work, urgent=True)
                 self._opening[id] = future
         future.add_done_callback(lambda _: self._opening.pop(id, None))
         return future

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,6 @@ import xxhash
 from tensordb_data.blobs.cache import Claim, SegmentCache, runs_of
 from tensordb_data.blobs.fetch import REQUEST_COST, Fetcher
 from tensordb_data.blobs.opened import Bools, Int64s, OpenSegment
-from tensordb_data.blobs.store import TransientError
 from tensordb_data.errors import CorruptBlobError
 
 GAP = 32 << 10
@@ -28,8 +25,6 @@ WASTE = 5
 
 _PIECE = 8 << 20  # bytes of one range at most, unless a blob is larger: larger ones arrive no faster
 _RANGES = 10  # of one request
-_ATTEMPTS = 3
-_BACKOFF = 0.2  # seconds, at most, before the second attempt
 _PATIENCE = 10.0  # seconds to wait for what another process has claimed
 
 Run = tuple[int, int]
@@ -178,14 +173,7 @@ class Remote:
         assert index is not None
         offsets = [int(index.offsets[first]) for first, _ in runs]
         lengths = [_end(segment, last - 1) - offset for (_, last), offset in zip(runs, offsets, strict=True)]
-        for attempt in itertools.count(1):
-            try:
-                return segment.store.get_ranges(segment.key, offsets, lengths)
-            except TransientError:
-                if attempt == _ATTEMPTS:
-                    raise
-                self.fetcher.closed.wait(random.uniform(0, _BACKOFF * 2**attempt))
-        raise AssertionError
+        return self.fetcher.retried(lambda: segment.store.get_ranges(segment.key, offsets, lengths))
 
 
 def _digests(segment: OpenSegment, first: int, last: int, data: memoryview) -> npt.NDArray[np.uint64]:
