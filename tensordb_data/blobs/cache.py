@@ -152,7 +152,10 @@ class SegmentCache:
             known = self.folder
             while not known.is_dir() and known != known.parent:
                 known = known.parent
-            free = shutil.disk_usage(known).free + sum(size for _, size, _ in self._files())
+            try:
+                free = shutil.disk_usage(known).free + sum(size for _, size, _ in self._files())
+            except OSError:
+                return DEFAULT_CAP  # why it cannot be used, the attempt to write will say
             self._cap = min(DEFAULT_CAP, free // DEFAULT_SHARE)
         return self._cap
 
@@ -296,7 +299,7 @@ class SegmentCache:
         found = []
         try:
             entries = list(os.scandir(self.folder))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         for entry in entries:
             ours, temporary = _NAME.fullmatch(entry.name), _TEMPORARY.fullmatch(entry.name)
