@@ -36,6 +36,7 @@ _SECRET_OPTION = re.compile(
     r"(?P<name>[?&;][\w.-]*(?:password|passwd|secret|token|credential|signature|authMechanismProperties|access_?key)[\w.-]*=)[^&\s'\"]*",
     re.IGNORECASE,
 )
+_OF_THE_SERVER = ("admin", "config", "local")
 _FORBIDDEN_IN_NAME = set('/\\. "$*<>:|?\0')
 
 
@@ -132,15 +133,19 @@ def parse(
         raise ConnectError(f"{' and '.join(given)} are given, and one of them says where the warehouse is: {FORMS}")
     project = _project(project, studyID)
     if client is not None:
+        if not callable(getattr(client, "get_database", None)):
+            raise ConnectError(f"client is a {type(client).__name__}, and a pymongo or mongomock client was expected")
         return Address(client=client, database=_database(db_name or DATABASE), project=project)
     if location is None:
         if not given and db_name is None:
             raise ConnectError(f"no warehouse is named: {FORMS}; or set TENSORDB to a folder or URI")
         uri = _server_uri(ip, port, user_name, password)
         return Address(uri=uri, database=_database(db_name or DATABASE), project=project)
-    text = os.fspath(location)
+    text = os.fspath(location) if isinstance(location, (str, os.PathLike)) else None
     if not isinstance(text, str):
         raise ConnectError(f"the location is {type(location).__name__}, and a folder or URI (str or Path) was expected")
+    if "\0" in text:
+        raise ConnectError(f"the location {redact(text)!r} holds a NUL character: a folder or URI was expected")
     if not text.strip():
         raise ConnectError(f"the location is empty: {FORMS}")
     if isinstance(location, str) and text.startswith(_SCHEMES):
@@ -170,6 +175,8 @@ def _database(name: str) -> str:
         raise ConnectError(
             f"the database name is {name!r}: expected 1 to 63 bytes, without space or any of / \\ . \" $ * < > : | ?"
         )
+    if name in _OF_THE_SERVER:
+        raise ConnectError(f"the database {name!r} is the server's own: name another, such as {DATABASE!r}")
     return name
 
 
@@ -210,16 +217,27 @@ def _check_uri(uri: str) -> str | None:
     plain = "mongodb://" + uri.split("://", 1)[1]
     try:
         found = parse_uri(plain, validate=True, warn=False)
-    except (PyMongoError, ValueError) as error:
-        # With credentials, what the parser quotes may be a piece of a password that was not encoded.
-        reason = "" if "@" in uri else f" ({str(error).rstrip('.')})"
+    except (PyMongoError, ValueError):
         raise ConnectError(
-            f"{_redact_uri(uri)} is not a MongoDB address{reason}. Expected "
+            f"{_redact_uri(uri)} is not a MongoDB address{_fault(plain)}. Expected "
             "mongodb://user:password@host:port/database?options, with user and password percent-encoded "
             "(urllib.parse.quote_plus)"
         ) from None
     database = found["database"]
     return str(database) if database else None
+
+
+def _fault(uri: str) -> str:
+    """What the parser says of a URI without its login and secrets: it quotes what it does not understand."""
+    from pymongo.errors import PyMongoError
+    from pymongo.uri_parser import parse_uri
+
+    rest = uri.split("://", 1)[1].rpartition("@")[2]
+    try:
+        parse_uri(redact(f"mongodb://{rest}"), validate=True, warn=False)
+    except (PyMongoError, ValueError) as error:
+        return f" ({str(error).rstrip('.')})"
+    return ""  # so the login is at fault
 
 
 def _passwords(uri: str) -> Iterable[str]:

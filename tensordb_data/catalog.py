@@ -107,6 +107,8 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
     Raises:
         StorageError: It is not a URL that a blob store can have, or holds credentials.
     """
+    if not isinstance(url, (str, Path)):
+        raise StorageError(f"blobs= is a folder or a URL such as s3://bucket/prefix; found {url!r}")
     text = str(url)
     if not text:
         raise StorageError("blobs= is a folder or a URL such as s3://bucket/prefix; found an empty string")
@@ -117,6 +119,8 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
                                "give them in the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
         if scheme not in ("s3", "gs", "az", "memory", "gridfs"):
             raise StorageError(f"blobs=: no store for {scheme}://; there are file, s3, gs, az, memory and gridfs")
+        if scheme in ("s3", "gs", "az") and not rest.strip("/"):
+            raise StorageError(f"blobs=: {text} names no bucket; write {scheme}://bucket/prefix")
         return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
     path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
     path = path.resolve()

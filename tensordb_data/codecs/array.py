@@ -172,6 +172,9 @@ def as_array(value: Any) -> npt.NDArray[Any]:
         if not is_array(value):
             raise SchemaError(f"expected an array, found {describe(value)}")
         value = _from_foreign(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise SchemaError("expected an array, found a masked one, whose mask would be lost: pass .filled(value), and "
+                          "the mask as a field of its own")  # fmt: skip
     array = np.asarray(value)
     dtype_name(array.dtype)
     return array

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tensordb_data.embedded import locks
 from tensordb_data.embedded.layout import Layout, locate, socket_uri
-from tensordb_data.embedded.start import bring_up, credentials
+from tensordb_data.embedded.start import bring_up, credentials, wait_for_moved
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
 
 PATIENCE = 8.0  # seconds between attempts to start a server that does not start
@@ -108,6 +108,7 @@ class Session:
                 locks.close_fd(self._client)
                 self._client = -1
             if self._client < 0:
+                wait_for_moved(layout)
                 self._client = locks.acquire(layout.server_lock, fcntl.LOCK_SH)
             while True:
                 state = bring_up(layout)

@@ -46,6 +46,21 @@ def bring_up(layout: Layout) -> dict[str, Any]:
         time.sleep(0.05)  # its supervisor is starting mongod again, or about to end
 
 
+def wait_for_moved(layout: Layout) -> None:
+    """Give the server of a folder that was moved time to end: a share of server.lock would keep it.
+
+    The caller holds start.lock, so that nobody starts another.
+    """
+    deadline = time.monotonic() + 5
+    while (
+        time.monotonic() < deadline
+        and layout.state() is None
+        and (layout.folder / "server.json").exists()
+        and locks.is_held(layout.supervisor_lock)
+    ):
+        time.sleep(0.02)
+
+
 def _refuse_foreign(layout: Layout, waited: float) -> None:
     """Say who serves the folder when it is not for us; a supervisor has a moment to write its state."""
     found = read_json(layout.folder / "server.json")

@@ -119,6 +119,8 @@ class Collection(Generic[R]):
         Returns:
             The index's name. Creating one that exists does nothing.
         """
+        if not isinstance(fields, (str, list, tuple)):
+            raise QueryError(f"create_index takes field names, or pairs of name and direction; found {fields!r}")
         keys: list[tuple[str, int]] = []
         for field in [fields] if isinstance(fields, str) else fields:
             name, direction = (field, 1) if isinstance(field, str) else field

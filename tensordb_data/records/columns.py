@@ -65,6 +65,7 @@ def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
         if (
             isinstance(value, (bytes, bytearray, dict))
             or not isinstance(value, Sized)
+            or not hasattr(value, "__getitem__")
             or getattr(value, "shape", None) == ()
         ):
             raise SchemaError(

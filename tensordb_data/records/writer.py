@@ -57,13 +57,13 @@ class Writer:
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
     ) -> None:
-        if not isinstance(dataset, str) or not dataset or "\0" in dataset:
-            raise QueryError(f"a dataset is named by a non-empty string; found {dataset!r}")
+        if not isinstance(dataset, str) or not dataset or "\0" in dataset or not _encodable(dataset):
+            raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
         self._db, self._dataset = db, dataset
         self._level = _level(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
-        if flush_every is not None and not flush_every > 0:
+        if flush_every is not None and not (isinstance(flush_every, (int, float)) and flush_every > 0):
             raise ValueError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
         self._flush_every, self._live = flush_every, live
         self._pid = os.getpid()
@@ -100,7 +100,7 @@ class Writer:
         batch = self._batch
         return 0 if batch is None else len(batch)
 
-    def add(self, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
+    def add(self, /, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
         """Add one sample.
 
         Args:
@@ -129,6 +129,7 @@ class Writer:
 
     def add_many(
         self,
+        /,
         *,
         tags: str | Sequence[str] | Sequence[Sequence[str]] = (),
         _id: Iterable[ObjectId] | None = None,
@@ -333,6 +334,10 @@ def _level(compression: object) -> int | None:
             f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}'
         )
     return level
+
+
+def _encodable(text: str) -> bool:
+    return text == text.encode(errors="replace").decode()
 
 
 def _tags(tags: str | Sequence[str]) -> list[str]:

@@ -95,10 +95,7 @@ class Deliverer:
                 plan = self._source.plan(self._start if at.position else self._pinned)
                 layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
                 if len(plan) and layout.rounds == 0 and at.position == 0:
-                    raise QueryError(
-                        f'end="drop" drops everything: a pass has {len(plan)} samples, and a round'
-                        f" {self._spec.batch_size} x {self._spec.world_size} ranks; use smaller batches or another end="
-                    )
+                    raise self._all_dropped(len(plan))
                 yield from self._by_plan(plan, layout, at.number, first)
                 first += layout.rounds
                 empty = len(plan) == 0
@@ -134,7 +131,15 @@ class Deliverer:
                 make = partial(self._page, layouts, docs, is_last, data, at.number, position)
                 yield Staged(make, self._batches)
                 position += len(docs)
+        if seen and spec.end == "drop" and position < spec.batch_size:
+            raise self._all_dropped(position)
         return not seen and at.position == 0
+
+    def _all_dropped(self, n: int) -> QueryError:
+        return QueryError(
+            f'end="drop" drops everything: a pass has {n} samples, and a round {self._spec.batch_size} x'
+            f" {self._spec.world_size} ranks; use smaller batches or another end="
+        )
 
     def _page(
         self, layouts: Layouts, docs: list[dict[str, Any]], is_last: bool, data: State, number: int, base: int

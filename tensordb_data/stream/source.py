@@ -53,8 +53,19 @@ class Source:
         return versions
 
     def layouts(self, versions: Versions) -> Layouts:
-        """How the fields of the stream are stored in the datasets of `versions`."""
-        return Layouts.choose(self.spec.fields, self.db._schemas(sorted(versions)))
+        """How the fields of the stream are stored in the datasets of `versions`.
+
+        Raises:
+            QueryError: there is nothing to deliver, or see `Layouts.choose`.
+        """
+        schemas = self.db._schemas(sorted(versions))
+        layouts = Layouts.choose(self.spec.fields, schemas)
+        if schemas and not layouts.fields:
+            raise QueryError(
+                f"there is no field that all samples of {', '.join(map(repr, sorted(schemas)))} have: give `fields`, or"
+                " narrow the query to one dataset"
+            )
+        return layouts
 
     def plan(self, wanted: State | None = None) -> Plan:
         """The plan of the data now, or of the data that `wanted` refers to.

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
 
@@ -57,6 +59,9 @@ class StreamSpec:
     with samples from the start of the pass. Each rank gets the same number of batches in any case."""
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "seed", "passes", "rank", "world_size"):
+            if isinstance(getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(getattr(self, name)))
         _whole("batch_size", self.batch_size, 1)
         _whole("world_size", self.world_size, 1)
         _whole("rank", self.rank, 0)
@@ -140,5 +145,5 @@ def distributed_rank(rank: int | None, world_size: int | None) -> tuple[int, int
 
 
 def _whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise QueryError(f"`{name}` must be a whole number of at least {least}. Found: {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+        raise QueryError(f"`{name}` must be a whole number of at least {least} (and below 2**31). Found: {value!r}")

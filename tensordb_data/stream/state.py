@@ -70,6 +70,8 @@ class State:
                     " make the stream as it was when the state was taken, or start without the state"
                 )
         try:
+            if min(int(doc["pass"]), int(doc["position"])) < 0:
+                raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
             after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(

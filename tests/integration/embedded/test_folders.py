@@ -11,6 +11,8 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from tensordb_data.address import open_client, parse
-from tensordb_data.embedded import join
+from tensordb_data.embedded import join, locks
 from tensordb_data.embedded.binary import find_mongod
 from tensordb_data.errors import EmbeddedServerError
 
@@ -261,6 +263,27 @@ def test_folder_removed_and_made_anew(folder: Path, pids: Callable[[], tuple[int
         client.close()
         gone(supervisor)
         assert insert(folder, 2) == 2
+
+
+def test_moved_folder_is_opened_before_its_server_has_ended(
+    folder: Path, pids: Callable[[], tuple[int, int]], ended: Ended
+) -> None:
+    session = join(folder)
+    supervisor = pids()[0]
+    os.kill(supervisor, signal.SIGSTOP)
+    session.close()
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    numbers: list[int] = []
+    opener = threading.Thread(target=lambda: numbers.append(insert(moved, 1)))
+    opener.start()
+    while not locks.is_held(moved / "start.lock") and opener.is_alive():
+        time.sleep(0.01)
+    os.kill(supervisor, signal.SIGCONT)
+    opener.join()
+    assert numbers == [1]
+    ended(moved)
+    moved.rename(folder)
 
 
 def test_folder_moved_while_in_use(folder: Path, pids: Callable[[], tuple[int, int]], ended: Ended) -> None:
