@@ -73,8 +73,8 @@ class Fetcher:
         self._pool: ThreadPoolExecutor | None = None
         self._forget()
 
-    def submit(self, work: Callable[[], T], cost: int = REQUEST_COST, urgent: bool = False) -> Future[T]:
-        """Run `work` when `cost` more bytes may be in flight."""
+    def submit(self, work: Callable[[], T], cost: Callable[[], int], urgent: bool = False) -> Future[T]:
+        """Run `work` when as many more bytes as it costs by then may be in flight."""
         if os.getpid() != self._pid:
             self._forget()  # threads and whatever they had under way are the parent's
         future: Future[T] = Future()
@@ -112,17 +112,21 @@ class Fetcher:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any], int]] = deque()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any], Callable[[], int]]] = deque()
         self._flying = 0
         self._pool = None
 
     def _start(self) -> None:
-        while self._waiting and (not self._flying or self._flying + self._waiting[0][2] <= self.window.limit):
+        while self._waiting:
+            future, work, cost = self._waiting[0]
+            nbytes = cost()
+            if self._flying and self._flying + nbytes > self.window.limit:
+                return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="tensordb-blobs")
-            future, work, cost = self._waiting.popleft()
-            self._flying += cost
-            self._pool.submit(self._run, future, work, cost)
+            self._waiting.popleft()
+            self._flying += nbytes
+            self._pool.submit(self._run, future, work, nbytes)
 
     def _run(self, future: Future[Any], work: Callable[[], Any], cost: int) -> None:
         try:

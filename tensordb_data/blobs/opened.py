@@ -72,6 +72,8 @@ class OpenSegment:
         self.coming = np.zeros(self.blobs if path is None else 0, np.int64)
         """The request that is under way for each blob of a remote segment, or 0."""
         self.requests: dict[int, Future[Any]] = {}
+        self.waiting: Any = None
+        """The newest request that has not begun, which may still grow."""
 
     def _open_remote(self, doc: Mapping[str, Any], cache: SegmentCache | None) -> Trailer:
         start, length = (int(number) for number in doc["index"])

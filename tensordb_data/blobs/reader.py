@@ -18,6 +18,7 @@ import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.cache import SegmentCache
+from tensordb_data.blobs.fetch import REQUEST_COST
 from tensordb_data.blobs.inline import INLINE
 from tensordb_data.blobs.mapping import array_at
 from tensordb_data.blobs.memory import MemoryStore
@@ -371,7 +372,7 @@ class BlobReader:
             if future is None:
                 fetcher = self._remote.fetcher
                 work = partial(fetcher.retried, partial(OpenSegment, docs[id], store, cache))
-                future = fetcher.submit(work, urgent=True)
+                future = fetcher.submit(work, lambda: REQUEST_COST, urgent=True)
                 self._opening[id] = future
         future.add_done_callback(lambda _: self._opening.pop(id, None))
         return future

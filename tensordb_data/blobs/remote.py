@@ -55,6 +55,31 @@ class Arrival:
         return None
 
 
+class Request:
+    """Some ranges of a segment, to which more can be added until it begins."""
+
+    def __init__(self, segment: OpenSegment, number: int, runs: list[Run]) -> None:
+        self.segment, self.number, self.runs = segment, number, runs
+
+    def grow(self, runs: Sequence[Run]) -> bool:
+        """Take some ranges in, if it does not get too large."""
+        joined = list(self.runs)
+        for first, last in runs:
+            if joined[-1][1] == first and _extent(self.segment, [(joined[-1][0], last)]) <= _PIECE:
+                joined[-1] = (joined[-1][0], last)
+            else:
+                joined.append((first, last))
+        if len(joined) > _RANGES or _extent(self.segment, joined) > _PIECE:
+            return False
+        self.runs = joined
+        return True
+
+    def cost(self) -> int:
+        """Its bytes, and what the asking costs besides."""
+        runs = self.runs
+        return _extent(self.segment, runs) + REQUEST_COST * len(runs)
+
+
 class Remote:
     """Fetches blobs of remote segments, into the cache where there is one.
 
@@ -82,27 +107,33 @@ class Remote:
             fresh = numbers[(under_way == 0) & (segment.compared[numbers] == 0)]
             if dense and len(fresh):
                 fresh = _pieces(segment, fresh)
-            found = list(futures.values())
             for runs in _requests(segment, fresh):
-                self._number += 1
-                number = self._number
-                work = partial(self._bring, segment, number, runs)
-                future = self.fetcher.submit(work, _extent(segment, runs) + REQUEST_COST * len(runs), urgent)
-                segment.requests[number] = future
+                request: Request | None = None if urgent else segment.waiting
+                if request is None or not request.grow(runs):
+                    self._number += 1
+                    request = Request(segment, self._number, runs)
+                    future = self.fetcher.submit(partial(self._bring, request), request.cost, urgent)
+                    segment.requests[request.number] = future
+                    segment.waiting = segment.waiting if urgent else request
                 for first, last in runs:
-                    segment.coming[first:last] = number
-                found.append(future)
-            return found
+                    segment.coming[first:last] = request.number
+                futures[request.number] = segment.requests[request.number]
+            return list(futures.values())
 
     def close(self) -> None:
         """Ask for nothing more."""
         self.fetcher.close()
 
-    def _bring(self, segment: OpenSegment, number: int, runs: Sequence[Run]) -> Arrival:
+    def _bring(self, request: Request) -> Arrival:
+        segment = request.segment
+        with self._lock:
+            runs = list(request.runs)
+            if segment.waiting is request:
+                segment.waiting = None
         try:
             arrival = Arrival(segment)
             if segment.file is None or self.cache is None:
-                self._fetch(segment, runs, arrival, None)
+                self._fetch(segment, runs, arrival)
             else:
                 self._fill(segment, runs, arrival, self.cache)
             return arrival
@@ -110,7 +141,7 @@ class Remote:
             with self._lock:
                 for first, last in runs:
                     segment.coming[first:last] = 0
-                del segment.requests[number]
+                del segment.requests[request.number]
 
     def _fill(self, segment: OpenSegment, runs: Sequence[Run], arrival: Arrival, cache: SegmentCache) -> None:
         """Bring what is missing of some runs into the cache; what others are fetching is waited for."""

@@ -76,8 +76,8 @@ def test_a_line_that_is_not_full_says_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_bytes_in_flight_are_bounded_and_urgent_ones_go_first() -> None:
     fetcher, gate, order = Fetcher(), threading.Event(), []
     half = fetcher.window.limit // 2
-    first = [fetcher.submit(lambda: gate.wait(30), half) for _ in range(2)]
-    later = [fetcher.submit(lambda i=i: order.append(i), half, urgent=i == 3) for i in range(4)]  # type: ignore[misc]
+    first = [fetcher.submit(lambda: gate.wait(30), lambda: half) for _ in range(2)]
+    later = [fetcher.submit(lambda i=i: order.append(i), lambda: half, urgent=i == 3) for i in range(4)]  # type: ignore[misc]
     assert not any(future.running() or future.done() for future in later)
     gate.set()
     for future in [*first, *later]:
@@ -85,19 +85,19 @@ def test_bytes_in_flight_are_bounded_and_urgent_ones_go_first() -> None:
     assert order.index(3) < 2
     fetcher.close()
     with pytest.raises(StorageError, match="closed"):
-        fetcher.submit(lambda: None)
+        fetcher.submit(lambda: None, lambda: 1)
 
 
 def test_one_request_that_is_larger_than_the_window_is_made() -> None:
     fetcher = Fetcher()
-    assert fetcher.submit(lambda: 1, 10 * fetcher.window.limit).result(30) == 1
+    assert fetcher.submit(lambda: 1, lambda: 10 * fetcher.window.limit).result(30) == 1
     fetcher.close()
 
 
 def test_closing_drops_what_waits() -> None:
     fetcher, gate = Fetcher(), threading.Event()
-    first = fetcher.submit(lambda: gate.wait(30), fetcher.window.limit)
-    waiting = fetcher.submit(lambda: None, 1)
+    first = fetcher.submit(lambda: gate.wait(30), lambda: fetcher.window.limit)
+    waiting = fetcher.submit(lambda: None, lambda: 1)
     fetcher.close()
     assert waiting.cancelled()
     gate.set()
