@@ -16,7 +16,7 @@ from tensordb_data.errors import StorageError
 
 T = TypeVar("T")
 
-REQUEST_COST = 64 << 10
+REQUEST_COST = 128 << 10
 """Bytes that could be transferred in the time that a request takes besides."""
 
 _THREADS = 64
