@@ -26,7 +26,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,7 @@ class Claim:
 
     def __init__(self, file: CachedFile, fd: int) -> None:
         self._file, self._fd = file, fd
+        self.name = file.path.name
         _claims.add(fd)
 
     def __enter__(self) -> Claim:
@@ -139,6 +140,7 @@ class SegmentCache:
         self._cap = cap
         self._lock = threading.Lock()
         self._room = 0
+        self._pending = 0  # bytes that were admitted and may not be on disk yet
         self._paused = 0.0
         self._warned: set[str] = set()
 
@@ -198,9 +200,15 @@ class SegmentCache:
                 "cap", f"a segment of {nbytes:,} bytes is more than cache_bytes={self.cap:,} allows: it is not cached"
             )
             return None
-        if self._resting() or not self.admit(begin + sum(len(part) for _, part in parts), name):
+        if self._resting():
             return None
-        path = self.folder / name
+        with self.admitted(begin + sum(len(part) for _, part in parts), name) as fits:
+            if not fits or not self._make(name, nbytes, blobs, parts):
+                return None
+        return self.open(name, nbytes, blobs)
+
+    def _make(self, name: str, nbytes: int, blobs: int, parts: Sequence[tuple[int, memoryview]]) -> bool:
+        begin, path = _begin(blobs), self.folder / name
         temporary = self.folder / f"new-{name[:32]}-{secrets.token_hex(6)}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -222,8 +230,8 @@ class SegmentCache:
                     temporary.unlink()
         except OSError as error:
             self.pause(error)
-            return None
-        return self.open(name, nbytes, blobs)
+            return False
+        return True
 
     def claim(self, file: CachedFile) -> Claim | None:
         """The file opened for writing; None where it cannot be written, or was removed meanwhile."""
@@ -244,21 +252,27 @@ class SegmentCache:
             return None
         return Claim(file, fd)
 
-    def admit(self, nbytes: int, name: str) -> bool:
-        """Whether so many more bytes have room for the file of that name, once older files have made it."""
+    @contextlib.contextmanager
+    def admitted(self, nbytes: int, name: str) -> Iterator[bool]:
+        """Whether so many bytes may now be written to the file of that name, once older files have made room."""
         nbytes += 2 * _PAGE  # what they take in whole blocks
+        evicted: set[str] = set()
         with self._lock:
             self._room -= nbytes
-            if self._room >= 0:
-                return True
-            try:
-                fits, evicted = self._make_room(nbytes, name)
-            except OSError as error:
-                fits, evicted = False, set()
-                self.pause(error)
+            fits = self._room >= 0
+            if not fits:
+                try:
+                    fits, evicted = self._make_room(nbytes, name)
+                except OSError as error:
+                    self.pause(error)
+            self._pending += nbytes if fits else 0
         if evicted:
             self.dropped(evicted)
-        return fits
+        try:
+            yield fits
+        finally:
+            with self._lock:
+                self._pending -= nbytes if fits else 0
 
     def touch(self, files: Iterable[CachedFile]) -> None:
         """Note that files were used, and find those that are gone."""
@@ -315,7 +329,7 @@ class SegmentCache:
 
     def _make_room(self, nbytes: int, keep: str) -> tuple[bool, set[str]]:
         files = sorted(self._files())
-        used = sum(size for _, size, _ in files)
+        used = self._pending + sum(size for _, size, _ in files)
         grant = min(_GRANT, self.cap // 16)
         evicted = set()
         for _, size, name in files:

@@ -159,8 +159,7 @@ class Remote:
                 mine = [run for run in runs if claim.take(*run) or late]
                 missing = [left for run in mine if (left := segment.missing(*run)) is not None]
                 if missing:
-                    room = cache.admit(_extent(segment, missing), file.path.name)
-                    self._fetch(segment, missing, arrival, claim if room else None)
+                    self._fetch(segment, missing, arrival, claim)
             runs = [run for run in runs if run not in mine]
             if runs and self.fetcher.closed.wait(pause):
                 return
@@ -187,16 +186,19 @@ class Remote:
         index = segment.index
         assert index is not None and self.cache is not None
         begin = int(index.offsets[first])
-        try:
-            # Damaged bytes must not be written at all: a sound copy may be there, which others have compared.
-            for low, high in runs_of(good):
-                start, end = int(index.offsets[first + low]), _end(segment, first + high - 1)
-                claim.write(start, data[start - begin : end - begin])
-                claim.mark(first + low, first + high)
-                segment.compared[first + low : first + high] = 1
-        except OSError as error:
-            self.cache.pause(error)
-            return False
+        with self.cache.admitted(len(data), claim.name) as fits:
+            if not fits:
+                return False
+            try:
+                # Damaged bytes must not be written at all: a sound copy may be there, which others have compared.
+                for low, high in runs_of(good):
+                    start, end = int(index.offsets[first + low]), _end(segment, first + high - 1)
+                    claim.write(start, data[start - begin : end - begin])
+                    claim.mark(first + low, first + high)
+                    segment.compared[first + low : first + high] = 1
+            except OSError as error:
+                self.cache.pause(error)
+                return False
         return True
 
     def _read(self, segment: OpenSegment, runs: Sequence[Run]) -> list[memoryview]:

@@ -301,7 +301,9 @@ def test_announced_batches_are_fetched_before_they_are_read(library: Library) ->
         reader.prefetch(refs)
     for refs in batches:
         assert refs.ahead is not None
-        refs.ahead.result()
+        for *_, futures in refs.ahead.result().wanted:
+            for future in futures:
+                future.result()
     asked = library.store.requests
     for refs in batches:
         found = reader.gather(refs)
