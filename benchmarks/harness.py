@@ -68,6 +68,7 @@ def arguments(description: str, peers: Sequence[str], argv: Sequence[str] | None
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a round for one contender")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON result")
     options = parser.parse_args(argv)
+    options.load = round(os.getloadavg()[0], 1)
     wanted = {"all": list(peers), "none": []}.get(options.peers, options.peers.split(","))
     if unknown := sorted(set(wanted) - set(peers)):
         parser.error(f"unknown peers {unknown}; known: {', '.join(peers)}")
@@ -165,6 +166,7 @@ def report(
         "seconds": options.seconds,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
+        "load_before": options.load,
         "packages": versions(packages),
         "rates": {
             c.name: {"samples_per_s": c.rates, "note": c.note} if c.rates else {"missing": c.failure}
@@ -194,6 +196,8 @@ def _print(result: Mapping[str, Any], contenders: Sequence[Contender]) -> None:
         else:
             table.add_row(contender.name, "–", "–", contender.failure)
     console.print(table)
+    if result["load_before"] > 0.5:
+        console.print(f"The machine was busy when this began (load {result['load_before']}): no figures to publish.")
     for verdict in result["verdicts"]:
         met = "reached" if verdict["ratio"] >= verdict["target"] else "MISSED"
         console.print(
