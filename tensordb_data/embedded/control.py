@@ -169,7 +169,10 @@ def _stop(layout: Layout) -> None:
 def _signal(layout: Layout, number: signal.Signals) -> None:
     pid = (layout.state() or {}).get("supervisor")
     try:
-        if not pid or b"supervisor.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        command = b"" if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes()
+        if not command:
+            return  # it is ending: it has taken its state away, or is a process without memory by now
+        if b"supervisor.py" not in command:
             raise EmbeddedServerError(f"the server of {layout.folder} is of another machine or container: do it there")
         os.kill(pid, number)
     except (FileNotFoundError, ProcessLookupError):
