@@ -169,12 +169,12 @@ def _stop(layout: Layout) -> None:
 def _signal(layout: Layout, number: signal.Signals) -> None:
     pid = (layout.state() or {}).get("supervisor")
     try:
-        command = b"" if pid is None else Path(f"/proc/{pid}/cmdline").read_bytes()
-        if not command:
-            return  # it is ending: it has taken its state away, or is a process without memory by now
+        # One that is ending has taken its state away, or is a process without memory by now.
+        if pid is None or not (command := Path(f"/proc/{pid}/cmdline").read_bytes()):
+            return
         if b"supervisor.py" not in command:
             raise EmbeddedServerError(f"the server of {layout.folder} is of another machine or container: do it there")
-        os.kill(pid, number)
+        os.kill(int(pid), number)
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has just ended
     except PermissionError:
