@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ class Checkpointer:
         self._closed = False
         if deliveries is not None:
             deliveries.on_ask = _weakly(self, "_serve_signal")
+            deliveries.on_failure = _weakly(self, "_serve_signal_after_failure")
 
     @property
     def last_step(self) -> int:
@@ -141,6 +143,7 @@ class Checkpointer:
         self._saver.drain()
         if self._log is not None:
             self._log.flush()
+        self._leave_if_asked()
 
     def drain(self) -> None:
         """Waits until all saves so far are durable.
@@ -166,6 +169,7 @@ class Checkpointer:
         finally:
             if self._log is not None:
                 self._log.close()
+        self._leave_if_asked()
 
     def stats(self) -> dict[str, Any]:
         """Counts and seconds since the start.
@@ -207,6 +211,18 @@ class Checkpointer:
             self._save_rest()
         finally:
             self._guard.leave()
+
+    def _serve_signal_after_failure(self) -> None:
+        """No batch came, perhaps because the signal went to all processes and the workers have obeyed at once."""
+        self._serve_signal()
+        if self._guard is not None and self._guard.requested is not None:
+            self._give_up()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        guard = self._guard
+        if guard and guard.requested is not None and threading.current_thread() is threading.main_thread():
+            guard.leave()
 
     def _rested(self) -> bool:
         return self._deliveries is None or self._deliveries.count == self._batches

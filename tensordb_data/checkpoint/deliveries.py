@@ -36,13 +36,14 @@ class Deliveries:
         self.on_iterate: Callable[[], None] = _nothing  # after an iterator was made
         self.renew: Callable[[], bool] = _no  # an iteration was empty: whether to begin another in its place
         self.on_ask: Callable[[], None] = _nothing  # before each batch, in the loop's thread
+        self.on_failure: Callable[[], None] = _nothing  # no batch came: there is an error instead, about to be raised
         self._restore = type(source)
         self._source = source
         _adopt(source, self)
 
     def close(self) -> None:
         """Gives the object its own class back. Iterators in use go on, uncounted."""
-        self.before_iterate = self.on_iterate = self.on_ask = _nothing
+        self.before_iterate = self.on_iterate = self.on_ask = self.on_failure = _nothing
         self.renew = _no
         if self._source is not None:
             self._source.__class__ = self._restore
@@ -66,9 +67,11 @@ class _Counting:
         deliveries.waiting = True
         try:
             batch = self._next()
-        except BaseException:
+        except BaseException as error:
             with deliveries.lock:
                 deliveries.waiting = False
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                deliveries.on_failure()
             raise
         with deliveries.lock:
             deliveries.waiting = False

@@ -47,6 +47,8 @@ class StopGuard:
         # put() of a SimpleQueue is reentrant: the one way to wake a thread that is safe within a handler
         self._mail: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._pid = os.getpid()
+        # Held while it is decided who ends the process. Reentrant: a handler may interrupt its own thread here.
+        self._deciding = threading.RLock()
 
     def install(self) -> None:
         """Takes the signals over; does nothing outside the main thread, where Python allows no handlers."""
@@ -66,21 +68,23 @@ class StopGuard:
         """Puts the previous handlers back, unless somebody has replaced ours since."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number, previous in self._previous.items():
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, previous)
-        if self._previous:
-            self._mail.put(None)
-        self._previous = {}
+        with self._deciding:
+            for number, previous in self._previous.items():
+                if signal.getsignal(number) == self._handle:
+                    signal.signal(number, previous)
+            if self._previous:
+                self._mail.put(None)
+            self._previous = {}
         _guards.discard(self)
 
     def leave(self) -> None:
         """Ends the process the way it would have ended without us. Returns only if a previous handler does."""
-        number = self.requested
-        assert number is not None
-        previous = self._previous.get(number, signal.SIG_DFL)
-        self.remove()
-        self.requested = None
+        with self._deciding:
+            number = self.requested
+            assert number is not None
+            self.remove()
+            self.requested = None
+            previous = signal.getsignal(number)
         if callable(previous):
             previous(number, None)
         else:
@@ -116,9 +120,10 @@ class StopGuard:
                     _say(f"{name}: no step ended within {grace:.0f} s; leaving with what was saved before")
                     self._give_up()
                     break
-        if self.requested is not None:
-            # to the main thread by number, so that a blocking call there is interrupted
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        with self._deciding:  # else it might arrive when the handlers before ours are back, and end us otherwise
+            if self.requested is not None and self._previous:
+                # to the main thread by number, so that a blocking call there is interrupted
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 _guards: weakref.WeakSet[StopGuard] = weakref.WeakSet()
@@ -127,6 +132,7 @@ _guards: weakref.WeakSet[StopGuard] = weakref.WeakSet()
 def _in_child() -> None:
     # A forked worker must die of SIGTERM as it always did, also while it is deep in a library call.
     for guard in list(_guards):
+        guard._deciding = threading.RLock()  # a thread that is not here may have held it
         guard.remove()
 
 
