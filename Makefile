@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint typecheck bench docs clean
+.PHONY: help setup demo test again lint typecheck bench docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -40,6 +40,9 @@ demo: $(STAMP) ## digits into a warehouse, training killed and resumed, Keras on
 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
 	@$(BIN)/python -m pytest -q -n 3 --dist worksteal $(TESTS)
+
+again: $(STAMP) lint typecheck ## lint, type check, and the tests that failed last time
+	@$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none tests
 
 lint: $(STAMP) ## ruff over everything
 	@$(BIN)/ruff check .
