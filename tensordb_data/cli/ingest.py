@@ -57,7 +57,11 @@ def ingest(
                 samples = report.added + report.skipped
                 bar.update(task, completed=done, total=total, description=f"{samples:,} samples")
 
-            report = run(opened, source, dataset, set=fields, progress=progress)
+            try:
+                report = run(opened, source, dataset, set=fields, progress=progress)
+            except KeyboardInterrupt:
+                console.print("tensordb: interrupted; what was added stays, and the next run goes on from there")
+                raise
         if as_json:
             typer.echo(json.dumps({"dataset": dataset, **dataclasses.asdict(report)}))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,10 @@ class ImageFolder:
         self._files = sorted(_find(folder))
         if not self._files:
             raise SchemaError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in a folder a class, found none")
-        sizes = {path: (folder / path).stat().st_size for path in self._files}
-        self.total = sum(sizes.values())
         self.failed: list[tuple[str, str]] = []
-        self._sizes = sizes
+        self._sizes = self._measured()
+        self._files = list(self._sizes)
+        self.total = sum(self._sizes.values())
         self._classes = sorted({path.parts[0] for path in self._files if len(path.parts) > 1})
         if self._classes and (stray := [path for path in self._files if len(path.parts) == 1]):
             self.failed += [(str(path), "is in no class folder, while others are") for path in stray]
@@ -72,6 +73,21 @@ class ImageFolder:
                     for name, value in row.items():
                         columns[name].append(value)
                 yield Chunk(keys, columns, sum(self._sizes[path] for path in paths))
+
+    def _measured(self) -> dict[Path, int]:
+        """The sizes of those that are files: not links into nowhere, nor pipes, which would be waited for."""
+        sizes: dict[Path, int] = {}
+        for path in self._files:
+            try:
+                found = (self._folder / path).stat()
+            except OSError as error:
+                self.failed.append((str(path), error.strerror or str(error)))
+                continue
+            if stat.S_ISREG(found.st_mode):
+                sizes[path] = found.st_size
+            else:
+                self.failed.append((str(path), "is no regular file"))
+        return sizes
 
     def _read(self, path: Path, schema: Mapping[str, Field]) -> bytes | str:
         """The file's bytes, or why it cannot be used."""

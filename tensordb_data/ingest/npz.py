@@ -46,6 +46,8 @@ class NpzFile:
             yield Chunk(keys, {name: _plain(column) for name, column in part.items()}, nbytes)
 
     def _load(self) -> dict[str, npt.NDArray[Any]]:
+        if not zipfile.is_zipfile(self._path):
+            raise SchemaError(f"{self._path}: expected a .npz file, found something that is no zip archive")
         try:
             with np.load(self._path, allow_pickle=False) as file:
                 columns = {name: np.asarray(file[name]) for name in file.files}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,9 +105,12 @@ def test_damaged_images_are_named_and_the_rest_comes_in(db: TensorDB, pictures: 
     (pictures / "ape/text.jpg").write_text("not an image")
     (pictures / "stray.png").write_bytes(whole)
     (pictures / "cat/.hidden.png").write_bytes(b"")
+    (pictures / "cat/link.png").symlink_to("nowhere.png")
+    os.mkfifo(pictures / "cat/pipe.png")
     report = ingest(db, pictures, "pets")
     assert report.added == 12
-    assert sorted(name for name, _ in report.failed) == ["ape/text.jpg", "cat/cut.png", "cat/empty.jpg", "stray.png"]
+    named = ["ape/text.jpg", "cat/cut.png", "cat/empty.jpg", "cat/link.png", "cat/pipe.png", "stray.png"]
+    assert sorted(name for name, _ in report.failed) == named
 
 
 def test_gray_folders_stay_gray_and_mixed_ones_become_rgb(db: TensorDB, tmp_path: Path) -> None:
@@ -229,6 +233,9 @@ def test_other_sources_and_clashes(db: TensorDB, tmp_path: Path, pictures: Path)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(SchemaError, match=r"found .txt"):
         ingest(db, tmp_path / "a.txt", "d")
+    (tmp_path / "a.npz").write_text("x")
+    with pytest.raises(SchemaError, match="no zip archive"):
+        ingest(db, tmp_path / "a.npz", "d")
     with pytest.raises(SchemaError, match="'label' of its own"):
         ingest(db, pictures, "d", set={"label": 3})
     with db.data.writer("taken") as writer:
