@@ -5,12 +5,14 @@ Everything is data, everything is identified by a query, and the training side p
 
 from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
 from tensordb_data.errors import (
+    ArchitectureError,
     CheckpointError,
     ConnectError,
     CorruptBlobError,
     DuplicateError,
     EmbeddedServerError,
     MissingExtraError,
+    NotAllowedError,
     NotFoundError,
     QueryError,
     SampleError,
@@ -27,6 +29,7 @@ from tensordb_data.stream import mix
 from tensordb_data.warehouse import TensorDB
 
 __all__ = [
+    "ArchitectureError",
     "Array",
     "Bytes",
     "CheckpointError",
@@ -36,6 +39,7 @@ __all__ = [
     "EmbeddedServerError",
     "Image",
     "MissingExtraError",
+    "NotAllowedError",
     "NotFoundError",
     "Query",
     "QueryError",

@@ -28,7 +28,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
     ],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
-    "architectures": [IndexModel([("_tdb.p", _UP), ("name", _UP), ("_id", _UP)])],
+    "architectures": [IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True)],
     "jobs": [IndexModel([("_tdb.p", _UP), ("_id", _UP)])],
     "segments": [IndexModel([("p", _UP), ("dataset", _UP)]), IndexModel([("state", _UP), ("created", _UP)])],
 }

@@ -54,6 +54,14 @@ class CheckpointError(TensorDBError):
     """A parameter set could not be saved, found whole, or loaded."""
 
 
+class ArchitectureError(TensorDBError, ValueError):
+    """An architecture cannot be stored as it is, or its stored form gives no model."""
+
+
+class NotAllowedError(TensorDBError, PermissionError):
+    """What the warehouse names would run code outside of the caller's `allow=` list."""
+
+
 class UnsupportedError(TensorDBError, NotImplementedError):
     """The connected server (mongomock, say) cannot do what was asked."""
 

@@ -1,0 +1,65 @@
+"""Blob: one piece of bytes that belongs to a document, stored among the tensors: by content, once for the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.checkpoint.leaves import Leaf
+from tensordb_data.checkpoint.load import _read
+from tensordb_data.checkpoint.persist import _enter, _live, _missing, _put, _TensorGone, digest
+from tensordb_data.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.warehouse import TensorDB
+
+_ATTEMPTS = 5
+
+
+def write_blob(
+    db: TensorDB, document: dict[str, Any], key: str, data: bytes, insert: Callable[[ClientSession | None], None]
+) -> None:
+    """Makes bytes durable and then, in a transaction that finds them live, calls `insert`.
+
+    Args:
+        db: The warehouse.
+        document: The document that `insert` inserts; its `_tdb` gets the reference.
+        key: Name of the object, if one has to be written.
+        data: The bytes, at least one.
+        insert: Inserts the document, in the session it is given.
+
+    Raises:
+        StorageError: The blob store failed; nothing was inserted.
+        CheckpointError: A garbage collector without grace period removes what is being written.
+    """
+    content = digest(memoryview(data))
+    document["_tdb"] |= {"blob": content, "tensors": [content]}
+    leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
+
+    def commit(session: ClientSession | None) -> None:
+        if not _live(db._mongo(), db.project, [content], session):
+            raise _TensorGone
+        insert(session)
+
+    placed: dict[bytes, dict[str, Any]] = {}
+    for attempt in range(_ATTEMPTS):
+        if content not in placed and _missing(db, [content]):
+            placed = _put(db, f"{key}-{attempt}.safetensors", {content: (leaf, memoryview(data))})
+        _enter(db, placed, [content])
+        try:
+            return db._transaction(commit)
+        except _TensorGone:
+            continue
+    raise CheckpointError(f"{key} could not be committed: its bytes were removed {_ATTEMPTS} times meanwhile")
+
+
+def read_blob(db: TensorDB, content: bytes, label: str) -> bytes:
+    """The bytes again, checked.
+
+    Raises:
+        CorruptBlobError: They do not match their checksum.
+        StorageError: The blob store failed.
+    """
+    return _read(db, {0: ("data", bytes(content))}, label)[0].tobytes()
