@@ -30,6 +30,7 @@ from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Runs = np.ndarray[tuple[int], np.dtype[np.void]]
 
 
 class OpenSegment:
@@ -213,7 +214,7 @@ class Table:
         self._compared: Int64s = np.zeros(len(ids), np.int64)
         self._lowest: Bytes1D | None = None
         self._span = 0
-        self._windows: dict[int, Bytes1D] = {}
+        self._windows: dict[int, Runs] = {}
         self._map()
 
     def _map(self) -> None:
@@ -234,17 +235,19 @@ class Table:
             for column in (self.bases, self._indexes, self._compared):
                 column -= low
 
-    def window(self, size: int) -> Bytes1D:
-        """The address space as an array of every run of `size` bytes in it.
+    def window(self, size: int) -> Runs:
+        """The address space as an array of every run of `size` (> 0) bytes in it, each run one opaque value: of these
+        numpy copies a third more in the same time than of rows of bytes.
 
-        Most of its rows are not memory of ours: index it only with addresses that were checked.
+        Most of them are not memory of ours: index it only with addresses that were checked.
         """
         found = self._windows.get(size)
         if found is None:
             if self._lowest is None:
                 raise ValueError("expected a table with a local segment, found none")
-            shape = (max(self._span - size + 1, 0), size)
-            found = np.lib.stride_tricks.as_strided(self._lowest, shape, (1, 1), writeable=False)
+            as_strided = np.lib.stride_tricks.as_strided
+            first = as_strided(self._lowest, (1, size), (1, 1)).view(np.dtype((np.void, size)))[0]
+            found = as_strided(first, (max(self._span - size + 1, 0),), (1,), writeable=False)
             if len(self._windows) > 64:
                 self._windows.clear()
             self._windows[size] = found
@@ -270,13 +273,13 @@ class Table:
         start = self._int64s(index + 8 * inside)
         last = inside + 1 >= blobs
         end = np.where(last, self.ends[segment], self._int64s(index + 8 * np.where(last, 0, inside + 1)))
-        flag = self.window(1)[index + 16 * blobs + inside][:, 0] != 0
+        flag = self.window(1)[index + 16 * blobs + inside].view(np.uint8) != 0
         wrong = is_wrong(at, (start, end - start, flag), (offset, length, packed)) | (blobs == 0)
         if wrong.any():
             one = int(np.argmax(wrong))
             self.at(segment[one]).refuse(offset, length, wrong, rows)
         marks = self._compared[segment] + inside
-        fresh = np.flatnonzero(self.window(1)[marks][:, 0] == 0)
+        fresh = np.flatnonzero(self.window(1)[marks].view(np.uint8) == 0)
         checksums = self._int64s(index + 8 * blobs + 8 * inside).view(np.uint64)[fresh]
         columns = (segment[fresh], at[fresh], offset[fresh], length[fresh], checksums, rows[fresh])
         absent = []
@@ -304,7 +307,7 @@ class Table:
         return low - 1
 
     def _int64s(self, addresses: Int64s) -> Int64s:
-        return self.window(8)[addresses].view("<i8")[:, 0]
+        return self.window(8)[addresses].view("<i8")
 
 
 def is_wrong(at: Int64s, known: tuple[Int64s, Int64s, Bools], asked: tuple[Int64s, Int64s, Bools]) -> Bools:

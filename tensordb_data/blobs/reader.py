@@ -151,8 +151,9 @@ class BlobReader:
             self._use(table, refs)
         starts = table.bases.take(refs.segment)
         starts += refs.offset
-        rows: Batch = table.window(size)[starts]
-        return rows
+        if not size:
+            return np.empty((len(refs), 0), np.uint8)
+        return table.window(size)[starts].view(np.uint8).reshape(len(refs), size)
 
     def read(self, refs: BlobRefs) -> list[Blob]:
         """The blobs, each decompressed, in order. What was not compressed may be a view of mapped memory.

@@ -85,37 +85,46 @@ class Layouts:
 class Block:
     """References and values of m samples.
 
-    `ids` is uint8 [m, 12]; `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and
-    `values` per other field an int64, float64, bool or object array [m]. `inline` has the blob fields of which some
-    are in the samples' documents.
+    `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and `values` per other field
+    an int64, float64, bool or object array [m]. `inline` has the blob fields of which some are in the samples'
+    documents.
     """
 
     layouts: Layouts
-    ids: NDArray[np.uint8]
+    all_ids: NDArray[np.uint8]
+    """uint8 [n, 12], of the samples that these were taken from: batches are made without their ids, mostly."""
     datasets: tuple[str, ...]
     dataset: NDArray[np.uint16]
     refs: Mapping[str, BlobRefs]
     values: Mapping[str, NDArray[Any]]
     inline: Mapping[str, Inline] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
+    """int64 [m]: which of those they are; None when they are all."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.dataset)
+
+    @property
+    def ids(self) -> NDArray[np.uint8]:
+        """uint8 [m, 12]: the `_id` of each sample."""
+        return self.all_ids if self.rows is None else self.all_ids[self.rows]
 
     def take(self, rows: NDArray[np.int64]) -> Block:
         """The samples at `rows`, in that order."""
         return Block(
             self.layouts,
-            self.ids[rows],
+            self.all_ids,
             self.datasets,
             self.dataset[rows],
             {name: _taken(refs, rows) for name, refs in self.refs.items()},
             {name: column[rows] for name, column in self.values.items()},
             {name: inline.take(rows) for name, inline in self.inline.items()},
+            rows if self.rows is None else self.rows[rows],
         )
 
     def id(self, row: int) -> ObjectId:
         """The `_id` of the sample in `row`."""
-        return ObjectId(self.ids[row].tobytes())
+        return ObjectId(self.all_ids[row if self.rows is None else self.rows[row]].tobytes())
 
     def name(self, row: int) -> str:
         """How errors speak of the sample in `row`."""
