@@ -25,7 +25,7 @@ from tensordb_data.errors import (
 )
 from tensordb_data.query import Query
 from tensordb_data.selection import Selection
-from tensordb_data.stream import mix
+from tensordb_data.stream import bench, mix
 from tensordb_data.warehouse import TensorDB
 
 __all__ = [
@@ -54,5 +54,6 @@ __all__ = [
     "TensorDBError",
     "Text",
     "UnsupportedError",
+    "bench",
     "mix",
 ]

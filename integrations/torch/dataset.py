@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream
+from tensordb_data.torch.counters import Counters
 from tensordb_data.torch.mailbox import Mailbox
 from tensordb_data.torch.orphans import exit_with
 from tensordb_data.torch.shares import Share, Turns
@@ -96,6 +97,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._stream.pin()
         self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
         self._mailbox = Mailbox()
+        self._counters = Counters()
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
         self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
@@ -108,6 +110,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def __repr__(self) -> str:
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
+
+    def stats(self) -> dict[str, Any]:
+        """Where the time goes; see `Stream.stats`. With workers: the sums of all of them, where `wait` and `loop` tell
+        how long a worker waited for its batches, and how long it was sending them or nobody asked.
+        """
+        return self._stream._stats.report(self._counters.rows())
 
     # --- start state ------------------------------------------------------------------------------------------------
 
@@ -222,7 +230,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if self._over(start, state):
                 return
             stream = stream.at(state)
-        with closing(cast(Items, iter(stream.worker(worker, workers)))) as batches:
+        with closing(self._counted(stream.worker(worker, workers))) as batches:
             for batch in batches:
                 yield to_tensors(batch)
 
@@ -245,9 +253,19 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             return
         stream = self._stream.at(state, rank=share.rank, world_size=parts, end="short")
         stream._pin_to(state)  # the arithmetic of shares is that of passes of one length
-        with closing(cast(Items, iter(stream))) as batches:
+        with closing(self._counted(stream)) as batches:
             samples = chain.from_iterable(to_samples(to_tensors(batch)) for batch in batches)
             yield from islice(share.even(samples, here.position), here.drop, None)
+
+    def _counted(self, stream: Stream) -> Items:
+        """The batches of a stream; in a worker its times are written where the parent can read them."""
+        info = get_worker_info()
+        counter = None if info is None else self._counters.writer(info.id, stream._stats)
+        with closing(cast(Items, iter(stream))) as batches:
+            for batch in batches:
+                if counter is not None:
+                    counter.write()
+                yield batch
 
     def _over(self, start: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
         """Whether `state` lies behind the epoch, of `passes` passes, in which `start` does."""

@@ -179,6 +179,11 @@ class BlobReader:
             raise StorageError("expected references into segments, found some to blobs in documents")
         return self._find_references(ids, fields)
 
+    def missed(self) -> int:
+        """How many blobs this thread had to fetch from a store elsewhere since it asked last."""
+        count, self._local.missed = getattr(self._local, "missed", 0), 0
+        return count
+
     def close(self) -> None:
         """Let all mappings and threads go. Blobs that `read` returned stay valid."""
         with self._lock:
@@ -230,6 +235,7 @@ class BlobReader:
             begun = begun or self._begin(refs, urgent=True)
             extra: dict[int, memoryview] = {}
             for segment, rows, numbers, futures in begun.wanted:
+                self._local.missed = getattr(self._local, "missed", 0) + len(rows)
                 arrivals = []
                 for future in futures:
                     try:

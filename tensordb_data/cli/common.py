@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.errors import TensorDBError
+from tensordb_data.errors import QueryError, TensorDBError
 from tensordb_data.warehouse import TensorDB
 
 Db = Annotated[
@@ -40,3 +41,14 @@ def warehouse(db: str | None, project: str | None = None) -> Iterator[TensorDB]:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         raise typer.Exit(0) from None
+
+
+def parsed_filter(text: str) -> dict[str, Any]:
+    """The filter that an argument holds as JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise QueryError(f"the filter is not JSON ({error}); write for example '{{\"label\": 3}}'") from None
+    if not isinstance(found, dict):
+        raise QueryError(f"the filter is a JSON object such as '{{\"label\": 3}}'; found {text}")
+    return found

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from bson import json_util
 
-from tensordb_data.cli.common import Db, Json, Project, warehouse
-from tensordb_data.errors import QueryError
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.query import Query
 from tensordb_data.records.sample import Sample
 
@@ -41,7 +40,7 @@ def find(
     with warehouse(db, project) as opened:
         order = [(name[1:], -1) if name.startswith("-") else (name, 1) for name in sort or ()]
         names = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
-        query = Query(collection, _parse(filter), sort=order or None, limit=limit, fields=names)
+        query = Query(collection, parsed_filter(filter), sort=order or None, limit=limit, fields=names)
         selection = opened.select(query)
         if count:
             typer.echo(json.dumps(selection.count()) if as_json else f"{selection.count()}")
@@ -52,16 +51,6 @@ def find(
             _table([_shown(entity) for entity in selection.head(limit or _ROWS)])
             matching = opened.select(query.replace(limit=None)).count()
             typer.echo(f"{matching} match{'' if matching != 1 else 'es'}")
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise QueryError(f"the filter is not JSON ({error}); write for example '{{\"label\": 3}}'") from None
-    if not isinstance(found, dict):
-        raise QueryError(f"the filter is a JSON object such as '{{\"label\": 3}}'; found {text}")
-    return found
 
 
 def _shown(entity: Mapping[str, Any]) -> dict[str, Any]:

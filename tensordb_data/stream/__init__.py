@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.stream.bench import Bench, bench
 from tensordb_data.stream.mix import Mix, mix
 from tensordb_data.stream.spec import End, Ragged, StreamSpec, Weights, distributed_rank, field_names
 from tensordb_data.stream.stream import Stream
@@ -12,7 +13,7 @@ from tensordb_data.stream.stream import Stream
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
 
-__all__ = ["Mix", "Stream", "StreamSpec", "mix", "open_stream"]
+__all__ = ["Bench", "Mix", "Stream", "StreamSpec", "bench", "mix", "open_stream"]
 
 
 def open_stream(

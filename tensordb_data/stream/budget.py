@@ -44,8 +44,7 @@ class Budget:
             SampleError: the budget is used up.
         """
         with self._lock:
-            self._stats.skipped += 1
-            skipped, allowed = self._stats.skipped, self._allowed
+            skipped, allowed = self._stats.skip(), self._allowed
             if isinstance(allowed, float):
                 allowed = allowed * max(self._tried, _PROBATION)
         if skipped > allowed:

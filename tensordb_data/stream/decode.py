@@ -80,6 +80,7 @@ def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock
             if rows is None or rows.shape[1] != field.fixed_nbytes:
                 raise StorageError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
             clock.bytes += rows.nbytes
+            _count(block, name, reader, clock)
             return field.decode_rows(rows)
         with clock("fetch"):
             buffers = _read(block, name, reader)
@@ -87,6 +88,7 @@ def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock
         row = getattr(error, "row", None)
         raise SampleError(f"{block.name(row or 0)}, field {name!r}: {error}") from error
     clock.bytes += sum(map(len, buffers))
+    _count(block, name, reader, clock)
     items = []
     with clock("decode"):
         for row, buffer in enumerate(buffers):
@@ -95,6 +97,11 @@ def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock
             except TensorDBError as error:
                 raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
     return items
+
+
+def _count(block: Block, name: str, reader: BlobReader, clock: Clock) -> None:
+    clock.blobs += len(block) if name not in block.inline else int((~inline_rows(block.refs[name])).sum())
+    clock.missed += reader.missed()
 
 
 def _gather(block: Block, name: str, size: int, reader: BlobReader) -> NDArray[np.uint8] | None:

@@ -50,6 +50,7 @@ class Delivery(Generic[S]):
 
 Deliveries = list[Delivery[State] | SampleError]
 Task = Callable[[], Deliveries]
+CursorPage = tuple[list[dict[str, Any]], bool]
 Indexed = tuple[Block, list[Run], NDArray[np.int64], State, Clock]
 
 
@@ -92,7 +93,8 @@ class Deliverer:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
             else:
-                plan = self._source.plan(self._start if at.position else self._pinned)
+                with self._stats.ahead("plan"):
+                    plan = self._source.plan(self._start if at.position else self._pinned)
                 layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
                 if len(plan) and layout.rounds == 0 and at.position == 0:
                     raise self._all_dropped(len(plan))
@@ -120,7 +122,7 @@ class Deliverer:
         rows = spec.batch_size * self._batches_a_task(layouts)
         read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit))
         position, seen = at.position, False
-        with closing(ordered(repeat(lambda: next(read, None)), 1, 1)) as pages:
+        with closing(ordered(repeat(partial(self._next_page, read)), 1, 1)) as pages:
             for page in pages:
                 if page is None:
                     break
@@ -134,6 +136,10 @@ class Deliverer:
         if seen and spec.end == "drop" and position < spec.batch_size:
             raise self._all_dropped(position)
         return not seen and at.position == 0
+
+    def _next_page(self, read: Iterator[CursorPage]) -> CursorPage | None:
+        with self._stats.ahead("cursor"):
+            return next(read, None)
 
     def _all_dropped(self, n: int) -> QueryError:
         return QueryError(
@@ -162,7 +168,7 @@ class Deliverer:
     def _by_following(self) -> Generator[Task | None, None, None]:
         position = self._start.at.position
         rows, enough = self._spec.batch_size * _FOLLOWED_BATCHES, self._spec.batch_size * _ENOUGH_BATCHES
-        for page in follow(self._source, dict(self._start.followed or {}), rows, enough, self._ended):
+        for page in follow(self._source, dict(self._start.followed or {}), rows, enough, self._ended, self._stats):
             if page is None:
                 yield None
                 continue

@@ -17,6 +17,7 @@ from tensordb_data.errors import StateError, UnsupportedError
 from tensordb_data.stream.block import Layouts
 from tensordb_data.stream.cursor import Pages
 from tensordb_data.stream.source import Source
+from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -101,7 +102,7 @@ Page = tuple[Layouts, str, list[dict[str, Any]], Followed]
 
 
 def follow(
-    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool]
+    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
 ) -> Iterator[Page | None]:
     """Pages of at most `rows` documents, without end; `None` where it will now wait.
 
@@ -111,6 +112,7 @@ def follow(
         rows: of a page.
         enough: samples that are worth being read without a wait for more.
         ended: asked about once a second, and ends the pages when it says so.
+        stats: gets the times of reading and of waiting.
 
     Raises:
         StateError: a dataset has fewer samples than were delivered: it was dropped.
@@ -119,23 +121,30 @@ def follow(
     with Wakeups(source.db) as wakeups:
         while not ended():
             busy = False
-            versions = _versions(source, done)
-            layouts = source.layouts(versions)
+            with stats.ahead("cursor"):
+                versions = _versions(source, done)
+                layouts = source.layouts(versions)
             for dataset, pair in sorted(versions.items()):
                 start = done.get(dataset, 0)
                 if pair[0] <= start:
                     continue
-                pages = Pages(source.selection, layouts, {dataset: pair}, rows, (dataset, start))
+                pages = iter(Pages(source.selection, layouts, {dataset: pair}, rows, (dataset, start)))
                 busy = True
-                for docs, _ in pages:
+                while True:
+                    with stats.ahead("cursor"):
+                        page = next(pages, None)
+                    if page is None:
+                        break
+                    docs = page[0]
                     yield layouts, dataset, docs, dict(done)
                     done[dataset] = docs[-1]["_tdb"]["s"]
                 done[dataset] = pair[0]
             yield None
-            wakeups.wait(done, lambda: _new(source, done), busy)
-            until = time.monotonic() + _LINGER
-            while 0 < _new(source, done) < enough and time.monotonic() < until:
-                time.sleep(0.005)
+            with stats.ahead("commits"):
+                wakeups.wait(done, lambda: _new(source, done), busy)
+                until = time.monotonic() + _LINGER
+                while 0 < _new(source, done) < enough and time.monotonic() < until:
+                    time.sleep(0.005)
 
 
 def _versions(source: Source, done: Followed) -> dict[str, tuple[int, int]]:

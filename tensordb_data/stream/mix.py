@@ -25,7 +25,7 @@ from tensordb_data.stream.order import draw, pass_key, rows_at
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.pull import Pull, in_turn
-from tensordb_data.stream.stats import Clock
+from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.stream import Element, Stream
 from tensordb_data.stream.transform import Transform, position_keys, transformed
 
@@ -141,6 +141,7 @@ class Mix(Pull[Place]):
         """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
         part = Mix([(stream.worker(0, 1), weight) for stream, weight in self._pairs()], self.seed)
         part._state, part._worker = self._state, (index, count)
+        part._stats = self._stats if count == 1 else Stats(part._threads)
         return part
 
     def at(self, state: Mapping[str, Any]) -> Mix:

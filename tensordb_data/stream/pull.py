@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import inspect
 import os
-import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -14,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.batch import Batch
 from tensordb_data.stream.deliver import Delivery
-from tensordb_data.stream.stats import Stats
+from tensordb_data.stream.stats import Clock, Stats
 
 S = TypeVar("S")
 Results = list[Delivery[S] | SampleError]
@@ -66,7 +65,7 @@ class Pull(abc.ABC, Generic[S]):
         """What is to be settled before an iteration."""
 
     def _deliver(self, token: int) -> Generator[Batch, None, None]:
-        asked = left = time.perf_counter()
+        asked, left = Clock.wall(), None
         with closing(self._results(lambda: token != self._token)) as results:
             for delivery in results:
                 if isinstance(delivery, SampleError):
@@ -74,14 +73,14 @@ class Pull(abc.ABC, Generic[S]):
                 if token != self._token:
                     raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
                 self._state = delivery.then
-                now = time.perf_counter()
-                self._stats.delivered(delivery.samples, now - asked, asked - left)
+                now = Clock.wall()
+                self._stats.delivered(delivery.samples, now - asked, None if left is None else asked - left)
                 left = now
                 batch = delivery.batch
                 del delivery
                 yield batch
                 del batch
-                asked = time.perf_counter()
+                asked = Clock.wall()
 
     def close(self) -> None:
         """End the iteration in progress: its loop gets no more batches, and its threads are gone on return. The
@@ -94,9 +93,17 @@ class Pull(abc.ABC, Generic[S]):
             iteration.close()
 
     def stats(self) -> dict[str, Any]:
-        """Counts since the stream was made: `samples`, `batches`, `bytes` (decompressed), `samples_per_second`,
-        `threads`, `seconds` of work by stage (summed over threads) with `wait` (the loop waited for a batch) and
-        `loop` (the loop was busy elsewhere), `skipped` bad samples, and the `bottleneck`: a stage, or "loop".
+        """Counts since the stream was made.
+
+        Returns:
+            `samples`, `batches`, `bytes` (decompressed), `samples_per_second`, `bytes_per_second`, `threads`, `skipped`
+            bad samples; `cache`: of the blobs in segments, how many were on this machine (`hits`) and how many a store
+            had to send (`misses`); `stages`: by stage the seconds of `work`, in which its threads ran, and of `wait`,
+            in which they did not (for a store, a disk, the interpreter's lock, a core), summed over threads;
+            `seconds`: how long the loop waited for first batches (`start`) and for others (`wait`), and was busy
+            itself (`loop`); the `bottleneck`, which is
+            a stage, "commits" (of a stream that follows), "loop", or `None` before the first batch; and `advice`, what
+            to do about it.
         """
         return self._stats.report()
 

@@ -2,70 +2,140 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-_WORK = ("index", "fetch", "decode", "transform", "batch")
+from tensordb_data.stream.bottleneck import Seconds, Times, advice, bottleneck
+
+THREADS = ("index", "fetch", "decode", "transform", "batch")
+AHEAD = ("cursor", "plan", "commits")
+"""What is done ahead of the threads: reading the index by page or as a whole, and waiting for commits."""
+_LOOP = ("start", "wait", "loop")
+_COUNTS = ("samples", "batches", "bytes", "blobs", "missed", "skipped")
+SIZE = 2 * len(THREADS + AHEAD) + len(_LOOP + _COUNTS)
+"""Length of `Stats.totals`."""
 
 
 class Clock:
-    """Work of one task, in seconds by stage; used by one thread, then added to `Stats`."""
+    """Times of one task, in seconds by stage; used by one thread, then added to `Stats`.
+
+    What a stage takes has two parts: `work`, in which the thread ran, and `wait`, in which it waited for a store, a
+    disk, the interpreter's lock or a free core.
+    """
+
+    wall: Callable[[], float] = staticmethod(time.perf_counter)
+    cpu: Callable[[], float] = staticmethod(time.thread_time)
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.bytes = 0
+        self.work: dict[str, float] = {}
+        self.wait: dict[str, float] = {}
+        self.bytes = self.blobs = self.missed = 0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        wall, cpu = self.wall(), self.cpu()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            wall, cpu = self.wall() - wall, self.cpu() - cpu
+            self.work[stage] = self.work.get(stage, 0.0) + cpu
+            self.wait[stage] = self.wait.get(stage, 0.0) + max(0.0, wall - cpu)
 
 
 class Stats:
     """Totals since the stream was made; thread-safe."""
 
     def __init__(self, threads: int) -> None:
+        self.threads = threads
         self._lock = threading.Lock()
-        self._threads = threads
-        self._seconds = dict.fromkeys((*_WORK, "wait", "loop"), 0.0)
-        self._samples = self._batches = self._bytes = 0
-        self.skipped = 0
+        self._work = dict.fromkeys((*THREADS, *AHEAD), 0.0)
+        self._wait = dict(self._work)
+        self._loop = dict.fromkeys(_LOOP, 0.0)
+        self._counts = dict.fromkeys(_COUNTS, 0)
 
     def worked(self, clock: Clock) -> None:
-        """Add the work of one task."""
+        """Add the times of one task."""
         with self._lock:
-            for stage, seconds in clock.seconds.items():
-                self._seconds[stage] += seconds
-            self._bytes += clock.bytes
+            for stage, seconds in clock.work.items():
+                self._work[stage] += seconds
+                self._wait[stage] += clock.wait[stage]
+            self._counts["bytes"] += clock.bytes
+            self._counts["blobs"] += clock.blobs
+            self._counts["missed"] += clock.missed
 
-    def delivered(self, samples: int, wait: float, loop: float) -> None:
-        """Count one batch, the seconds the loop waited for it and those it spent elsewhere before asking."""
-        with self._lock:
-            self._samples += samples
-            self._batches += 1
-            self._seconds["wait"] += wait
-            self._seconds["loop"] += loop
+    @contextmanager
+    def ahead(self, stage: str) -> Iterator[None]:
+        """Times something that is done ahead of the threads."""
+        clock = Clock()
+        try:
+            with clock(stage):
+                yield
+        finally:
+            self.worked(clock)
 
-    def report(self) -> dict[str, Any]:
-        """Counts, seconds by stage and the stage that limits the rate; see `Stream.stats`."""
+    def delivered(self, samples: int, wait: float, loop: float | None) -> None:
+        """Count one batch, the seconds the loop waited for it and those it spent elsewhere before asking; `None` for
+        the first batch of an iteration.
+        """
         with self._lock:
-            seconds = dict(self._seconds)
-            elapsed = seconds["wait"] + seconds["loop"]
-            stage = max(_WORK, key=seconds.__getitem__)
-            limited = seconds["wait"] > seconds["loop"]
-            return {
-                "samples": self._samples,
-                "batches": self._batches,
-                "bytes": self._bytes,
-                "samples_per_second": self._samples / elapsed if elapsed else 0.0,
-                "threads": self._threads,
-                "skipped": self.skipped,
-                "seconds": seconds,
-                "bottleneck": stage if limited else "loop",
-            }
+            self._counts["samples"] += samples
+            self._counts["batches"] += 1
+            self._loop["start" if loop is None else "wait"] += wait
+            self._loop["loop"] += loop or 0.0
+
+    def skip(self) -> int:
+        """Count a bad sample, and return how many there were."""
+        with self._lock:
+            self._counts["skipped"] += 1
+            return self._counts["skipped"]
+
+    def totals(self) -> list[float]:
+        """All counters, for `report` in another process."""
+        with self._lock:
+            return [*self._work.values(), *self._wait.values(), *self._loop.values(), *self._counts.values()]
+
+    def report(self, others: Sequence[Sequence[float]] = ()) -> dict[str, Any]:
+        """See `Stream.stats`.
+
+        Args:
+            others: `totals` of processes that work in place of this one.
+        """
+        own = self.totals()
+        sums = iter([sum(column) for column in zip(own, *others, strict=True)])
+        work = {stage: next(sums) for stage in self._work}
+        wait = {stage: next(sums) for stage in self._wait}
+        seconds = {name: next(sums) for name in _LOOP}
+        counts = {name: int(next(sums)) for name in _COUNTS}
+        stages: dict[str, Seconds] = {stage: (work[stage], wait[stage]) for stage in work}
+        times = Times(
+            self.threads,
+            len(os.sched_getaffinity(0)),
+            {stage: stages[stage] for stage in THREADS},
+            seconds["wait"],
+            seconds["loop"],
+            seconds["start"],
+            stages["cursor"],
+            stages["plan"],
+            stages["commits"],
+            missed=counts["missed"] / counts["blobs"] if counts["blobs"] else 0.0,
+            processes=max(1, len(others)),
+        )
+        elapsed = sum(seconds.values()) / times.processes
+        for part in ("cursor", "plan"):
+            stages["index"] = (stages["index"][0] + stages[part][0], stages["index"][1] + stages.pop(part)[1])
+        return {
+            **{name: counts[name] for name in ("samples", "batches", "bytes")},
+            "samples_per_second": counts["samples"] / elapsed if elapsed else 0.0,
+            "bytes_per_second": counts["bytes"] / elapsed if elapsed else 0.0,
+            "threads": times.threads * times.processes,
+            "skipped": counts["skipped"],
+            "cache": {"hits": counts["blobs"] - counts["missed"], "misses": counts["missed"]},
+            "stages": {stage: {"work": pair[0], "wait": pair[1]} for stage, pair in stages.items()},
+            "seconds": {name: value / times.processes for name, value in seconds.items()},
+            "bottleneck": bottleneck(times) if counts["batches"] else None,
+            "advice": advice(times) if counts["batches"] else "nothing was delivered yet",
+        }

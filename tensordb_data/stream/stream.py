@@ -190,6 +190,7 @@ class Stream(Pull[State]):
         part = Stream(self.db, replace(self.spec, **changes))
         part._source.share(self._source)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
+        part._stats, part._budget = self._stats, self._budget
         return part
 
     def worker(self, index: int, count: int) -> Stream:
@@ -202,8 +203,11 @@ class Stream(Pull[State]):
         part._source.share(self._source)
         part._state, part._pinned = self._state, self._pinned
         part._worker = (index, count)
-        part._stats = Stats(part._threads)
-        part._budget = Budget(self.spec.max_failures, part._stats)
+        if count == 1:
+            part._stats, part._budget = self._stats, self._budget
+        else:
+            part._stats = Stats(part._threads)
+            part._budget = Budget(self.spec.max_failures, part._stats)
         return part
 
     def element_spec(self) -> dict[str, Element]:

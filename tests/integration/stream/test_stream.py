@@ -321,6 +321,7 @@ def test_stats_count_what_was_delivered(digits: TensorDB) -> None:
     stats = one.stats()
     assert stats["samples"] == N and stats["batches"] == 13 and stats["bytes"] == N * 24
     assert stats["bottleneck"] in ("index", "fetch", "decode", "transform", "batch", "loop")
+    assert stats["advice"].startswith(stats["bottleneck"] + "-bound: ")
 
 
 def test_element_spec(digits: TensorDB) -> None:

@@ -1,0 +1,47 @@
+"""Counters: what the workers of a DataLoader have done, where their parent can read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tensordb_data.stream.stats import SIZE, Stats
+
+_WORKERS = 256
+
+
+class Counters:
+    """One row for each worker, in shared memory: the totals of all its iterations."""
+
+    def __init__(self) -> None:
+        self._rows = torch.zeros((_WORKERS, SIZE), dtype=torch.float64)
+        self._share()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share()
+
+    def _share(self) -> None:
+        self._rows.share_memory_()  # type: ignore[no-untyped-call]
+
+    def rows(self) -> list[list[float]]:
+        """The totals of those workers that have done something."""
+        used = self._rows[self._rows.any(dim=1)]
+        return [list(map(float, row)) for row in used.tolist()]
+
+    def writer(self, worker: int, stats: Stats) -> CounterWriter | None:
+        """For one iteration in a worker, which `stats` counts; `None` where no row is left."""
+        return CounterWriter(self._rows[worker].numpy(), stats) if worker < _WORKERS else None
+
+
+class CounterWriter:
+    """Keeps the row of one worker up to date."""
+
+    def __init__(self, row: Any, stats: Stats) -> None:
+        self._row, self._stats = row, stats
+        self._before = row - stats.totals()
+
+    def write(self) -> None:
+        """Add what was counted since the iteration began."""
+        self._row[:] = self._before + self._stats.totals()
