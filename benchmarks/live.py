@@ -143,13 +143,15 @@ def summary(
 
 
 @contextlib.contextmanager
-def writers(work: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Any]]:
-    """Processes that call `work(*arguments, number, barrier, reports)`, each with a number of its own."""
-    context = multiprocessing.get_context("spawn")
-    barrier, reports = context.Barrier(WRITERS + 1), context.Queue()
+def writers(
+    work: Callable[..., None], *arguments: Any, count: int = WRITERS, method: str = "spawn"
+) -> Iterator[tuple[Any, Any]]:
+    """`count` processes that call `work(*arguments, number, barrier, reports)`, each with a number of its own."""
+    context: Any = multiprocessing.get_context(method)
+    barrier, reports = context.Barrier(count + 1), context.Queue()
     processes = [
         context.Process(target=work, args=(*arguments, number, barrier, reports), daemon=True)
-        for number in range(WRITERS)
+        for number in range(count)
     ]
     for process in processes:
         process.start()

@@ -1,4 +1,4 @@
-"""Draws a JSON result of a benchmark as bars with the spread of its rounds.
+"""Draws a JSON result of a benchmark: bars with the spread of its rounds, or curves over the number of agents.
 
     python benchmarks/plot.py benchmarks/results/small_tensors.json      # writes small_tensors.png beside it
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def main(paths: list[str]) -> None:
@@ -23,6 +25,8 @@ def draw(path: Path) -> Path:
     from matplotlib import pyplot
 
     result = json.loads(path.read_text())
+    if "agents" in result:
+        return _agents(result, path)
     rates = {name: entry["samples_per_s"] for name, entry in result["rates"].items() if "samples_per_s" in entry}
     names = sorted(rates, key=lambda name: statistics.median(rates[name]))
     medians = [statistics.median(rates[name]) for name in names]
@@ -36,10 +40,39 @@ def draw(path: Path) -> Path:
     for row, median in enumerate(medians):
         axes.annotate(f" {median:,.0f}", (median + high[row], row), va="center", fontsize=8)
     axes.set_xlabel("samples a second, median and range of the rounds")
+    axes.margins(x=0.12)
+    return _saved(figure, result, path)
+
+
+def _agents(result: Mapping[str, Any], path: Path) -> Path:
+    """Rate and latency against the number of agents, beside the two points that TensorLayer published."""
+    from matplotlib import pyplot
+
+    def medians(key: str) -> list[float]:
+        return [statistics.median(run[key] for run in runs) for runs in result["agents"].values()]
+
+    counts = [int(count) for count in result["agents"]]
+    figure, (rate, latency) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    rate.plot(counts, medians("samples_per_s"), "o-", label="TensorDB")
+    rate.plot(counts, [count * result["context"]["paced_to_each"] for count in counts], ":", color="silver",
+              label="what the agents' games allow")  # fmt: skip
+    published = result["context"]["published"]
+    rate.plot([int(count) for count in published], list(published.values()), "s", color="grey", label="TensorLayer")
+    rate.set_ylabel("samples a second, into the trainer")
+    latency.plot(counts, [1e3 * seconds for seconds in medians("p50_s")], "o-", label="median")
+    latency.plot(counts, [1e3 * seconds for seconds in medians("p95_s")], "o--", label="95th percentile")
+    latency.set_ylabel("ms from insert to batch")
+    for axes in (rate, latency):
+        axes.set_xlabel("agents")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    return _saved(figure, result, path)
+
+
+def _saved(figure: Any, result: Mapping[str, Any], path: Path) -> Path:
     machine = result["machine"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}"
-    axes.set_title(f"{result['question']}\n{where}", fontsize=9)
-    axes.margins(x=0.12)
+    figure.suptitle(f"{result['question']}\n{where}", fontsize=9)
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)
     return target
