@@ -7,6 +7,7 @@ from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
 from tensordb_data.errors import (
     ArchitectureError,
     CheckpointError,
+    ClaimLostError,
     ConnectError,
     CorruptBlobError,
     DuplicateError,
@@ -33,6 +34,7 @@ __all__ = [
     "Array",
     "Bytes",
     "CheckpointError",
+    "ClaimLostError",
     "ConnectError",
     "CorruptBlobError",
     "DuplicateError",

@@ -62,6 +62,10 @@ class NotAllowedError(TensorDBError, PermissionError):
     """What the warehouse names would run code outside of the caller's `allow=` list."""
 
 
+class ClaimLostError(TensorDBError):
+    """A worker's claim has run out and another has taken over, or what was claimed was cancelled or deleted."""
+
+
 class UnsupportedError(TensorDBError, NotImplementedError):
     """The connected server (mongomock, say) cannot do what was asked."""
 
