@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again lint typecheck bench docs clean
+.PHONY: help setup demo test again lint typecheck bench peers docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -56,6 +56,9 @@ typecheck: $(STAMP) ## mypy --strict over the library, and over a program that u
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
 	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
+
+peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
+	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py
