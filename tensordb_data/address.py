@@ -173,7 +173,7 @@ def _project(project: str | None, study: str | int | None) -> str:
 def _database(name: str) -> str:
     if not isinstance(name, str) or not name or len(name.encode()) > 63 or _FORBIDDEN_IN_NAME & set(name):
         raise ConnectError(
-            f"the database name is {name!r}: expected 1 to 63 bytes, without space or any of / \\ . \" $ * < > : | ?"
+            f'the database name is {name!r}: expected 1 to 63 bytes, without space or any of / \\ . " $ * < > : | ?'
         )
     if name in _OF_THE_SERVER:
         raise ConnectError(f"the database {name!r} is the server's own: name another, such as {DATABASE!r}")

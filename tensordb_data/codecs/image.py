@@ -66,12 +66,16 @@ class Image(BlobField):
             import cv2
         except ImportError:
             raise MissingExtraError("decoding images needs opencv: pip install 'tensordb-data[images]'") from None
-        _check_whole(buf)
+        channels = _check_whole(buf)
         flags = {
             "unchanged": cv2.IMREAD_UNCHANGED,
             "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
             "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
         }[self.mode]
+        # A JPEG comes as RGB at once, which saves a pass over its pixels.
+        at_once = channels > 0 and (self.mode == "rgb" or (self.mode == "unchanged" and channels > 1))
+        if at_once:
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         try:
             pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
         except cv2.error as error:
@@ -84,6 +88,8 @@ class Image(BlobField):
             return pixels
         if pixels.shape[2] == 1:
             return pixels[:, :, 0]
+        if at_once:
+            return pixels
         swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
         return cv2.cvtColor(pixels, swap, dst=pixels)
 
@@ -122,30 +128,38 @@ def image_bytes(value: Any) -> Buffer:
     return data
 
 
-def _check_whole(buf: Buffer) -> None:
-    """Refuse a cut-off file: the decoders fill what is missing with grey and say nothing."""
-    data = bytes(buf)
-    if data.startswith(_PNG):
-        whole = b"IEND" in data[-64:] or b"IEND\xaeB`\x82" in data
-    elif data.startswith(_JPEG):
-        whole = data.find(b"\xff\xd9", _scan_start(data)) >= 0
+def _check_whole(buf: Buffer) -> int:
+    """The channels of a JPEG, 0 for a PNG. Refuses a cut-off file: the decoders fill what is missing with grey and say
+    nothing.
+    """
+    data, channels = memoryview(buf), 0
+    if bytes(data[:8]) == _PNG:
+        whole = b"IEND" in bytes(data[-64:]) or b"IEND\xaeB`\x82" in bytes(data)
+    elif bytes(data[:3]) == _JPEG:
+        scan, channels = _scan_start(data)
+        # It is at the very end nearly always, and what follows it may be long.
+        end = max(scan, len(data) - 64)
+        whole = b"\xff\xd9" in bytes(data[end:]) or b"\xff\xd9" in bytes(data[scan:])
     else:
-        raise CorruptBlobError(f"expected a JPEG or PNG, found {describe(data)}")
+        raise CorruptBlobError(f"expected a JPEG or PNG, found {describe(bytes(data))}")
     if not whole:
         raise CorruptBlobError(f"expected a whole image, found {len(data)} bytes with no end-of-image mark: truncated")
+    return channels
 
 
-def _scan_start(data: bytes) -> int:
-    """Where a JPEG's pixels begin, after its headers, whose thumbnail may hold an end mark of its own."""
-    at = 2
+def _scan_start(data: memoryview) -> tuple[int, int]:
+    """Where a JPEG's pixels begin, after its headers, whose thumbnail may hold an end mark of its own; its channels."""
+    at, channels = 2, 3
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xDA:
-            return at
+            return at, channels
         if marker == 0xFF:
             at += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
         else:
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 < len(data):
+                channels = data[at + 9]
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return len(data)
+    return len(data), channels

@@ -180,9 +180,7 @@ class _Mover:
             self.unused.append(segment)
         return whole
 
-    def _readable(
-        self, docs: Sequence[Doc], dead: set[ObjectId]
-    ) -> Iterator[tuple[Doc, dict[str, tuple[Doc, Any]]]]:
+    def _readable(self, docs: Sequence[Doc], dead: set[ObjectId]) -> Iterator[tuple[Doc, dict[str, tuple[Doc, Any]]]]:
         """The samples with their blobs to be moved: reference and stored bytes, by field."""
         movable = [
             {name: part for name, part in doc["_tdb"]["b"].items() if is_inline(part) or part["k"] in dead}

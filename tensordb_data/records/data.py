@@ -51,9 +51,7 @@ class Data(Collection[Sample]):
         Raises:
             SchemaError: `schema` does not fit the stored one.
         """
-        return Writer(
-            self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
-        )
+        return Writer(self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live)
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
         """Set values that a machine has found, and note for each who set it, and when.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,25 +76,81 @@ def _differs(where: str, expected: str, item: Any, advice: str) -> SampleError:
     return SampleError(f"{where}: expected {expected} as in the rest of the batch, found {_describe(item)}; {advice}")
 
 
-def to_columns(samples: Sequence[Batch], name: Callable[[int], str]) -> dict[str, Column]:
-    """Columns of samples that all have the same fields.
+class Pile:
+    """The values of one field, put where the batch will have them as they come: an array [m, ...] as long as they are
+    arrays of one shape and dtype, and otherwise a list. To stack them afterwards would read and write all of it again.
 
-    Raises:
-        SampleError: a sample lacks a field of the first, or has another.
+    Args:
+        m: how many there will be.
+        stack: whether to make an array at all.
     """
-    fields = samples[0].keys()
-    for row, sample in enumerate(samples):
-        if sample.keys() != fields:
+
+    def __init__(self, m: int, stack: bool) -> None:
+        self._m, self._stack, self._count = m, stack, 0
+        self._array: NDArray[Any] | None = None
+        self._items: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """Put the next value in its place; an array is copied."""
+        if self._stack and isinstance(value, np.ndarray):
+            if self._array is None:
+                self._array = np.empty((self._m, *value.shape), value.dtype.newbyteorder("="))
+            if value.shape == self._array.shape[1:] and value.dtype == self._array.dtype:
+                self._array[self._count] = value
+                self._count += 1
+                return
+        if self._array is not None:
+            self._items = [row.copy() for row in self._array[: self._count]]
+            self._array = None
+        self._stack = False
+        self._items.append(value)
+
+    def column(self) -> Column:
+        """All values."""
+        return self._items if self._array is None else self._array
+
+
+def gathered(values: Iterable[Any], m: int, stack: bool) -> Column:
+    """The column of m values; see `Pile`."""
+    pile = Pile(m, stack)
+    for value in values:
+        pile.add(value)
+    return pile.column()
+
+
+class Piles:
+    """The fields of samples that a transform returns, each in a `Pile`."""
+
+    def __init__(self, m: int, stack: bool, name: Callable[[int], str]) -> None:
+        self._m, self._stack, self._name, self._count = m, stack, name, 0
+        self._piles: dict[str, Pile] = {}
+
+    def add(self, sample: Batch) -> None:
+        """Put the next sample in its place.
+
+        Raises:
+            SampleError: it lacks a field of the first, or has another.
+        """
+        if not self._count:
+            self._piles = {field: Pile(self._m, self._stack) for field in sample}
+        elif sample.keys() != self._piles.keys():
             raise SampleError(
-                f"{name(row)}: the transform returned the fields {', '.join(sample)}, and for other samples of the"
-                f" batch {', '.join(fields)}; return the same fields for every sample"
+                f"{self._name(self._count)}: the transform returned the fields {', '.join(sample)}, and for other"
+                f" samples of the batch {', '.join(self._piles)}; return the same fields for every sample"
             )
-    return {field: [_plain(sample[field]) for sample in samples] for field in fields}
+        self._count += 1
+        for field, value in sample.items():
+            self._piles[field].add(_plain(value))
+
+    def columns(self) -> dict[str, Column]:
+        """All of them."""
+        return {field: pile.column() for field, pile in self._piles.items()}
 
 
-def to_samples(columns: dict[str, Column]) -> list[Batch]:
+def to_samples(columns: Mapping[str, Iterable[Any]]) -> Iterator[Batch]:
     """One dict of fields per row."""
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
 
 
 def _plain(value: Any) -> Any:

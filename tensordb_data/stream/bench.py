@@ -106,9 +106,7 @@ def _until(seconds: float, batches: Iterator[Any], step: Callable[[Any], object]
             return
 
 
-def _measured(
-    seconds: float, batches: Iterator[Any], step: Callable[[Any], object] | None
-) -> tuple[int, int, float]:
+def _measured(seconds: float, batches: Iterator[Any], step: Callable[[Any], object] | None) -> tuple[int, int, float]:
     """How many batches, how many samples, and in what time exactly."""
     begin, count, samples = time.perf_counter(), 0, 0
     for batch in _until(seconds, batches, step):

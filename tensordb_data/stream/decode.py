@@ -20,8 +20,12 @@ Column = NDArray[Any] | list[Any]
 """An array [m, ...], or a list of m values that have no common array form."""
 
 
-def load(block: Block, reader: BlobReader, clock: Clock) -> dict[str, Column]:
-    """The values of every field of `block.layouts`, in its order.
+Values = Column | Iterator[Any]
+"""A column, or m values that are decoded as they are drawn."""
+
+
+def load(block: Block, reader: BlobReader, clock: Clock) -> dict[str, Values]:
+    """The values of every field of `block.layouts`, in its order. Drawing from an iterator raises as this does.
 
     Raises:
         SampleError: a sample lacks a field, or its bytes cannot be read or decoded; names the sample and the field.
@@ -54,7 +58,7 @@ def _numeric(block: Block, name: str) -> bool:
     return any(getattr(field, "kind", None) in ("int", "float", "bool") for field in fields)
 
 
-def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Column:
+def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Values:
     absent = np.flatnonzero(block.refs[name].length < 0)
     if absent.size:
         raise SampleError(
@@ -72,7 +76,7 @@ def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Column:
     return items
 
 
-def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Column:
+def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Values:
     try:
         if field.fixed_nbytes is not None:
             with clock("fetch"):
@@ -89,14 +93,15 @@ def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock
         raise SampleError(f"{block.name(row or 0)}, field {name!r}: {error}") from error
     clock.bytes += sum(map(len, buffers))
     _count(block, name, reader, clock)
-    items = []
-    with clock("decode"):
-        for row, buffer in enumerate(buffers):
-            try:
-                items.append(field.decode(buffer))
-            except TensorDBError as error:
-                raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
-    return items
+    return _decoded(block, name, field, buffers)
+
+
+def _decoded(block: Block, name: str, field: BlobField, buffers: list[Any]) -> Iterator[Any]:
+    for row, buffer in enumerate(buffers):
+        try:
+            yield field.decode(buffer)
+        except TensorDBError as error:
+            raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
 
 
 def _count(block: Block, name: str, reader: BlobReader, clock: Clock) -> None:

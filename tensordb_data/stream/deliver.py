@@ -255,7 +255,8 @@ class Deliverer:
         columns: dict[str, Column] = {}
         if group:
             keys = position_keys(self._spec.seed, group[0].number, positions) if self._transform is not None else []
-            columns = transformed(block, self._reader, self._transform, keys, clock)
+            stack = self._spec.ragged != "pad"
+            columns = transformed(block, self._reader, self._transform, keys, stack, clock)
         deliveries: Deliveries = []
         low = 0
         with clock("batch"):

@@ -288,7 +288,8 @@ class _Taker:
                     keys += position_keys(self._spec.seed, number, positions)
                 at += high - low
             block = self._plan.block.take(np.concatenate(rows))
-        return transformed(block, self._reader, self._transform, keys, clock), block.name
+        stack = self._spec.ragged != "pad"
+        return transformed(block, self._reader, self._transform, keys, stack, clock), block.name
 
 
 def _interleaved(parts: list[Column], places: list[NDArray[np.int64]], size: int) -> Column:

@@ -37,13 +37,25 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        wall, cpu = self.wall(), self.cpu()
+        lap = self.laps()
         try:
             yield
         finally:
-            wall, cpu = self.wall() - wall, self.cpu() - cpu
+            lap(stage)
+
+    def laps(self) -> Callable[[str], None]:
+        """A function that counts the time since this, or since its last call, to a stage."""
+        before = self.wall(), self.cpu()
+
+        def lap(stage: str) -> None:
+            nonlocal before
+            now = self.wall(), self.cpu()
+            wall, cpu = now[0] - before[0], now[1] - before[1]
             self.work[stage] = self.work.get(stage, 0.0) + cpu
             self.wait[stage] = self.wait.get(stage, 0.0) + max(0.0, wall - cpu)
+            before = now
+
+        return lap
 
 
 class Stats:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.errors import QueryError, SampleError
-from tensordb_data.stream.batch import to_columns, to_samples
+from tensordb_data.stream.batch import Piles, gathered, to_samples
 from tensordb_data.stream.block import Block
 from tensordb_data.stream.decode import Column, load
 from tensordb_data.stream.order import pass_key
@@ -115,19 +115,35 @@ def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]
 
 
 def transformed(
-    block: Block, reader: BlobReader, transform: Transform | None, keys: Sequence[int], clock: Clock
+    block: Block, reader: BlobReader, transform: Transform | None, keys: Sequence[int], stack: bool, clock: Clock
 ) -> dict[str, Column]:
     """The values of the samples in `block`, each transformed with the random numbers of its key.
+
+    A sample is decoded, transformed and put into its column before the next one is touched: of large images most of
+    the time would otherwise go into memory that is no longer in the caches.
+
+    Args:
+        block: the samples.
+        reader: of their blobs.
+        transform: the transform, if there is one.
+        keys: for each sample, if there is a transform; see `position_keys`.
+        stack: whether values are put into arrays as they come, where that is possible.
+        clock: of the task.
 
     Raises:
         SampleError: a sample cannot be read, decoded or transformed.
     """
-    columns = load(block, reader, clock)
+    values = load(block, reader, clock)
     if transform is None:
-        return columns
-    with clock("transform"):
-        samples = [
-            transform(sample, key, block, row)
-            for row, (sample, key) in enumerate(zip(to_samples(columns), keys, strict=True))
-        ]
-        return to_columns(samples, block.name)
+        with clock("decode"):
+            return {
+                name: column if isinstance(column, (np.ndarray, list)) else gathered(column, len(block), stack)
+                for name, column in values.items()
+            }
+    lap = clock.laps()
+    piles = Piles(len(block), stack, block.name)
+    for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
+        lap("decode")
+        piles.add(transform(sample, key, block, row))
+        lap("transform")
+    return piles.columns()

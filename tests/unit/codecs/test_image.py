@@ -4,6 +4,7 @@ import io
 import pathlib
 import sys
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
@@ -182,3 +183,17 @@ def test_documents_and_bad_arguments() -> None:
         Image("bgr")
     with pytest.raises(SchemaError, match="dtype"):
         Image(dtype="float32")
+
+
+@pytest.mark.parametrize("mode", ["unchanged", "rgb", "gray"])
+@pytest.mark.parametrize("gray", [True, False])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_has_the_pixels_that_opencv_reads(mode: str, gray: bool, progressive: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (5, 7) if gray else (5, 7, 3), np.uint8), (64, 48))
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mode == "rgb" or (mode == "unchanged" and not gray):
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert (Image(mode=mode).decode(memoryview(data)) == expected).all()
+    assert (Image(mode=mode).decode(data + b"\0" * 200) == expected).all()

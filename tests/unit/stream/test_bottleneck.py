@@ -54,9 +54,7 @@ def test_the_start_counts_only_while_there_is_nothing_else() -> None:
 
 
 def test_unused_cores_are_said() -> None:
-    assert "use more of the 32 cores with worker processes" in advice(
-        times(threads=8, cores=32, decode=(75.0, 0.0))
-    )
+    assert "use more of the 32 cores with worker processes" in advice(times(threads=8, cores=32, decode=(75.0, 0.0)))
     assert "machine with more cores" in advice(times(decode=(18.0, 0.0)))
 
 

@@ -1,0 +1,60 @@
+"""Values put into a batch as they come make the same batch as values stacked afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensordb_data.errors import SampleError
+from tensordb_data.stream.batch import Batch, Column, Piles, cut, gathered
+
+SHAPES = st.sampled_from([(), (3,), (2, 3), (0,), (2, 0)])
+ARRAYS = st.builds(
+    lambda shape, dtype, fill: np.full(shape, fill, dtype),
+    SHAPES,
+    st.sampled_from(["u1", "<i4", ">i4", "f8", "?", "U3"]),
+    st.integers(0, 9),
+)
+VALUES = st.one_of(ARRAYS, st.integers(0, 9), st.text(max_size=2), st.none())
+
+
+def batch(column: Column) -> Batch:
+    return cut({"x": column}, 0, len(column), "list", str)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        alike = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
+        return alike and one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+@given(st.one_of(st.lists(VALUES, min_size=1, max_size=6), ARRAYS.flatmap(lambda a: st.lists(st.just(a), min_size=1))))
+def test_a_pile_makes_the_batch_that_stacking_makes(values: list[Any]) -> None:
+    piled, listed = gathered(iter(values), len(values), True), gathered(iter(values), len(values), False)
+    assert isinstance(listed, list)
+    assert same(batch(piled)["x"], batch(listed)["x"])
+
+
+def test_a_pile_keeps_nothing_of_a_buffer_that_is_used_again() -> None:
+    buffer = np.zeros(3)
+
+    def values() -> Any:
+        for number in range(4):
+            buffer[:] = number
+            yield buffer
+
+    assert np.asarray(gathered(values(), 4, True))[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_samples_with_other_fields_than_the_first_are_named() -> None:
+    piles = Piles(2, True, "sample {}".format)
+    piles.add({"a": 1})
+    with pytest.raises(SampleError, match=r"sample 1: the transform returned the fields a, b"):
+        piles.add({"a": 1, "b": 2})
