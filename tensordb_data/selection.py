@@ -15,7 +15,7 @@ from tensordb_data.records.base import Record
 if TYPE_CHECKING:
     from tensordb_data.records.base import Collection
     from tensordb_data.stream import Stream
-    from tensordb_data.stream.spec import End, Ragged
+    from tensordb_data.stream.spec import End, Ragged, Shuffle
     from tensordb_data.warehouse import TensorDB
     from tensordb_data.watch import Watch
 
@@ -126,7 +126,7 @@ class Selection(Generic[R]):
         batch_size: int,
         fields: Sequence[str] | None = None,
         *,
-        shuffle: bool = False,
+        shuffle: Shuffle = False,
         replacement: bool = False,
         weights: str | Callable[[Mapping[str, Any]], float] | None = None,
         seed: int = 0,
@@ -144,7 +144,8 @@ class Selection(Generic[R]):
         Args:
             batch_size: Samples a batch.
             fields: Fields in a batch; None for the query's own, or all.
-            shuffle: A new order each pass, a function of `seed` and the pass only.
+            shuffle: A new order each pass, a function of `seed` and the pass only. Where the samples are larger than
+                the cache, by blocks and within windows of them that fit it; `"full"` for a permutation of the whole.
             replacement: Draw each sample of a pass from all samples anew, so that some come twice and some not at all.
             weights: With replacement, the chance of each sample, in proportion to a field or to what a function
                 returns for a dict of the sample's index fields.

@@ -149,7 +149,7 @@ class TensorDB:
 
     def touch(self, dataset: str) -> None:
         """Say that a dataset's index was edited by other tools, so that streams and plans look again."""
-        self._mutated([dataset])
+        self._mutated([dataset], deleted=True)
 
     def close(self) -> None:
         """Let go of the server and the blobs. Calling it twice does nothing."""
@@ -245,7 +245,13 @@ class TensorDB:
         docs = self._mongo()["datasets"].find(found, {"seq": 1, "mut": 1})
         return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
 
-    def _mutated(self, datasets: Sequence[str] | None) -> None:
+    def _deletions(self, datasets: Sequence[str]) -> dict[str, int]:
+        """What the mutation counter of each dataset was when samples of it were last deleted; 0 for never."""
+        ids = [{"p": self.project, "d": name} for name in datasets]
+        docs = self._mongo()["datasets"].find({"_id": {"$in": ids}}, {"del": 1})
+        return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
+
+    def _mutated(self, datasets: Sequence[str] | None, deleted: bool = False) -> None:
         """Count a change of existing samples in those datasets, or in every one."""
         found: Mapping[str, Any] = {"_id.p": self.project}
         if datasets is not None:
@@ -253,7 +259,16 @@ class TensorDB:
         mongo = self._mongo()
 
         def count() -> None:
-            mongo["datasets"].update_many(found, {"$inc": {"mut": 1}})
+            if not deleted:
+                mongo["datasets"].update_many(found, {"$inc": {"mut": 1}})
+            elif self._full:
+                more: dict[str, Any] = {"$add": ["$mut", 1]}
+                mongo["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}])
+            else:  # mongomock knows no pipelines
+                for doc in mongo["datasets"].find(found, {"mut": 1}):
+                    mongo["datasets"].update_one(
+                        {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
+                    )
 
         if self._full:
             write_patiently(mongo.client, count)

@@ -117,7 +117,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _same_kind(optimizer, parts["training"], label)
         check_keras(model, variables, values, label)
         if self._stream is not None:
-            self._stream.load_state_dict(parts["stream"])
+            self._stream.load_state_dict(parts["stream"], plans=parts.get("plans"))
             self._resumed = self._stream.state_dict()
         assign(model, variables, values, label)
         rng.apply(parts["rng"])
@@ -189,6 +189,8 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         }
         if self._stream is not None:
             state["stream"] = self._stream.advance(self._stream.state_dict(), self._batches)
+            if plans := self._stream.plans(state["stream"]):
+                state["plans"] = plans
         return state
 
 

@@ -136,7 +136,7 @@ class StepCheckpointer:
         label = describe(document)
         self._check(label, parts)
         if self._position is not None:  # what may be refused comes first
-            self._position.load(parts["stream"])
+            self._position.load(parts["stream"], parts.get("plans", {}))
         into_torch(self._model, parts["model"], label)
         for name, value in self._stateful.items():
             value.load_state_dict(parts[name])
@@ -213,6 +213,8 @@ class StepCheckpointer:
         state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
         if self._position is not None:
             state["stream"] = self._position.state()
+            if plans := self._position.plans(state["stream"]):
+                state["plans"] = plans
             state["training"]["at_end"] = self._position.at_end()
         return state
 
@@ -226,7 +228,7 @@ class StepCheckpointer:
                 f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as "
                 "it was made then, or begin another run."
             )
-        if ignored := sorted(set(parts) - ours - {"model", "rng", "training"}):
+        if ignored := sorted(set(parts) - ours - {"model", "plans", "rng", "training"}):
             warnings.warn(
                 f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.",
                 stacklevel=3,
@@ -244,7 +246,7 @@ class StepCheckpointer:
             self._rng = None
 
 
-_OWN = frozenset(("model", "rng", "stream", "training"))
+_OWN = frozenset(("model", "plans", "rng", "stream", "training"))
 
 
 def _check_optimizer(optimizer: Any, state: Mapping[str, Any], label: str) -> None:

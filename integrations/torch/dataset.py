@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream
+from tensordb_data.stream.state import State
 from tensordb_data.torch.counters import Counters
 from tensordb_data.torch.mailbox import Mailbox
 from tensordb_data.torch.orphans import exit_with
@@ -127,13 +128,25 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         turns = self._turns or {"batches": 0, "batch_size": None, "num_workers": None}
         return {"stream": stream, "world_size": self._stream.spec.world_size, "block": _BLOCK, **turns}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What a state refers to, to be stored beside it; see `Stream.plans`."""
+        if not self._by_sample:
+            return self._stream.plans(state)
+        return self._stream._plans(State.from_doc(state["stream"], self._stream.spec)) if state["batches"] else {}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None
+    ) -> None:
         """Start from `state` at the next iteration, in persistent workers too.
+
+        Args:
+            state: from `state_dict` or `advance`.
+            plans: from `plans`; without them, see `Stream.load_state_dict`.
 
         Raises:
             StateError: the state is of another query, order or mode, or (sample-wise) of another world size.
         """
-        self._load(state)
+        self._load(state, plans)
         self._post()
 
     def advance(self, state: Mapping[str, Any], batches: int, loader: Any) -> dict[str, Any]:
@@ -176,7 +189,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._stream.load_state_dict({**stream, "pass": epoch * length, "position": 0, "after": None})
         self._post()
 
-    def _load(self, state: Mapping[str, Any]) -> None:
+    def _load(self, state: Mapping[str, Any], plans: Mapping[str, Any] | None = None) -> None:
         if self._by_sample != ("stream" in state):
             made, this = ("batch", "sample") if self._by_sample else ("sample", "batch")
             raise StateError(
@@ -184,20 +197,22 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 " for batch-wise mode, none for sample-wise"
             )
         if not self._by_sample:
-            self._move(state)
+            self._move(state, plans, within=False)
             return
         for name, value in {"world_size": self._stream.spec.world_size, "block": _BLOCK}.items():
             if state["batches"] and state[name] != value:
                 raise StateError(_inexact(name, state[name], value))
-        self._move(state["stream"])
+        self._move(state["stream"], plans, within=bool(state["batches"]))
         turns = {name: state[name] for name in ("batches", "batch_size", "num_workers")}
         self._turns = turns if state["batches"] else None
 
-    def _move(self, state: Mapping[str, Any]) -> None:
-        if get_worker_info() is None:
-            self._stream.load_state_dict(state)
-        else:
+    def _move(self, state: Mapping[str, Any], plans: Mapping[str, Any] | None, within: bool) -> None:
+        if get_worker_info() is not None:
             self._stream = self._stream.at(state)
+        elif within:
+            self._stream._within(state, plans)
+        else:
+            self._stream.load_state_dict(state, plans=plans)
 
     def _post(self) -> None:
         self._mailbox.post(self.state_dict())

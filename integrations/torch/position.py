@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.errors import CheckpointError
+from tensordb_data.stream import Mix, Stream
 from tensordb_data.torch.dataset import QueryDataset
 
 
@@ -20,11 +21,15 @@ class Position(Protocol):
         """Plain data."""
         ...
 
+    def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What `state` refers to, to be saved with it."""
+        ...
+
     def at_end(self) -> bool:
         """Whether the loop has received all of a finite iteration."""
         ...
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         """Puts the next iteration there. Changes nothing if it raises."""
 
 
@@ -61,11 +66,17 @@ class _OfStream:
     def state(self) -> dict[str, Any]:
         return dict(self._stream.state_dict())
 
+    def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._stream.plans(state)) if isinstance(self._stream, (Stream, Mix)) else {}
+
     def at_end(self) -> bool:
         return False  # whether the loop begins another iteration is for the stream to know
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._stream.load_state_dict(state)
+    def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
+        if isinstance(self._stream, (Stream, Mix)):
+            self._stream.load_state_dict(state, plans=plans)
+        else:
+            self._stream.load_state_dict(state)
 
 
 class _OfDataset:
@@ -92,8 +103,11 @@ class _OfDataset:
     def _reached(self) -> dict[str, Any]:
         return self._dataset.advance(self._dataset.state_dict(), self._deliveries.in_iteration, self._loader)
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        self._dataset.load_state_dict(state)
+    def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        return self._dataset.plans(state)
+
+    def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
+        self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
         self._deliveries.in_iteration = 0
 

@@ -103,6 +103,11 @@ class BlobReader:
         """How many bytes of references to announce (see `prefetch`) before they are read; 0 while all is at hand."""
         return 0 if self._known >= _KNOWN else _AHEAD * self._remote.fetcher.window.limit
 
+    @property
+    def cache_bytes(self) -> int | None:
+        """How much the cache may hold; None when there is none."""
+        return None if self._cache is None else self._cache.cap
+
     def prefetch(self, refs: BlobRefs) -> None:
         """Announce that these very references will be read soon, in the order of such calls. Returns at once."""
         if not len(refs) or INLINE in refs.segments or int(refs.length.min()) < 0:

@@ -123,8 +123,8 @@ class Data(Collection[Sample]):
         names = datasets(selection.query.filter)
         # Before, so that no plan made from here on passes for one of the old data; after, so that none made
         # in between passes for one of the new.
-        self._db._mutated(names)
+        self._db._mutated(names, deleted=update is None)
         try:
             return super()._write(selection, update)
         finally:
-            self._db._mutated(names)
+            self._db._mutated(names, deleted=update is None)

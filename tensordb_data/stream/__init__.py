@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.stream.bench import Bench, bench
 from tensordb_data.stream.mix import Mix, mix
-from tensordb_data.stream.spec import End, Ragged, StreamSpec, Weights, distributed_rank, field_names
+from tensordb_data.stream.spec import End, Ragged, Shuffle, StreamSpec, Weights, distributed_rank, field_names
 from tensordb_data.stream.stream import Stream
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def open_stream(
     batch_size: int,
     fields: Sequence[str] | None = None,
     *,
-    shuffle: bool = False,
+    shuffle: Shuffle = False,
     replacement: bool = False,
     weights: Weights | None = None,
     seed: int = 0,

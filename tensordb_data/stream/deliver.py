@@ -20,9 +20,11 @@ from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.follow import follow
-from tensordb_data.stream.order import Layout, Run, rows_at, runs
+from tensordb_data.stream.living import Living
+from tensordb_data.stream.order import Layout, Run, runs
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
+from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
@@ -79,6 +81,7 @@ class Deliverer:
         self._ended = ended
         self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
         self._reader = source.db._reader()
+        self._living = Living(source.db, stats)
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
@@ -89,16 +92,18 @@ class Deliverer:
             yield from self._by_following()
             return
         at, first = self._start.at, 0
+        chosen = self._start.blocks or (self._pinned and self._pinned.blocks)
         while self._last is None or at.number < self._last:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
             else:
                 with self._stats.ahead("plan"):
                     plan = self._source.plan(self._start if at.position else self._pinned)
+                chosen = chosen or self._source.blocks(plan)
                 layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
                 if len(plan) and layout.rounds == 0 and at.position == 0:
                     raise self._all_dropped(len(plan))
-                yield from self._by_plan(plan, layout, at.number, first)
+                yield from self._by_plan(plan, Blocks(*chosen), layout, at.number, first)
                 first += layout.rounds
                 empty = len(plan) == 0
             if empty and self._last is None:
@@ -189,25 +194,85 @@ class Deliverer:
             made.append(delivery)
         return made
 
-    def _by_plan(self, plan: Plan, layout: Layout, number: int, first: int) -> Iterator[Task]:
+    def _by_plan(self, plan: Plan, blocks: Blocks, layout: Layout, number: int, first: int) -> Iterator[Task]:
         size = self._batches_a_task(plan.block.layouts)
         weights = self._source.cumulative(plan)
+        index, rest = partial(self._planned, plan, blocks, weights), partial(self._planned_batches, plan)
         group: list[Run] = []
         for run in runs(layout, number, self._spec.rank, *self._worker, first):
             group.append(run)
             if len(group) == size:
-                yield Staged(partial(self._planned, plan, weights, group), self._batches)
+                yield Staged(partial(index, group), rest)
                 group = []
         if group:
-            yield Staged(partial(self._planned, plan, weights, group), self._batches)
+            yield Staged(partial(index, group), rest)
 
-    def _planned(self, plan: Plan, weights: NDArray[np.float64] | None, group: list[Run]) -> Indexed:
+    def _planned(
+        self, plan: Plan, blocks: Blocks, weights: NDArray[np.float64] | None, group: list[Run]
+    ) -> Indexed:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
-            rows = rows_at(positions, len(plan), group[0].number, self._spec, weights)
+            rows = rows_at(positions, len(plan), group[0].number, self._spec, blocks, weights)
             block = plan.block.take(rows)
-        return block, group, positions, State(Position(), plan.versions, plan.ids, len(plan)), clock
+        chosen = (blocks.block, blocks.window)
+        data = State(Position(), plan.versions, plan.ids, len(plan), blocks=chosen)
+        return block, group, positions, data, clock
+
+    def _planned_batches(
+        self,
+        plan: Plan,
+        block: Block,
+        group: list[Run],
+        positions: NDArray[np.int64],
+        data: State,
+        clock: Clock,
+    ) -> Deliveries:
+        """`_batches` of a task of a plan, whose samples may have been moved or deleted since."""
+        alive = self._living.mask(block, plan.versions)
+        try:
+            if alive is None:
+                made = self._made(block, group, positions, data, clock)
+                self._budget.tried(len(block))
+                return made
+            return self._remaining(plan, block, alive, group, positions, data, clock, self._made)
+        except SampleError:
+            block, alive = self._living.located(block)
+        try:
+            return self._remaining(plan, block, alive, group, positions, data, clock, self._batches)
+        except SampleError as error:
+            return [error]
+
+    def _remaining(
+        self,
+        plan: Plan,
+        block: Block,
+        alive: NDArray[np.bool_],
+        group: list[Run],
+        positions: NDArray[np.int64],
+        data: State,
+        clock: Clock,
+        make: Callable[..., Deliveries],
+    ) -> Deliveries:
+        """The batches of a task, made of those of its samples that are there."""
+        if alive.all():
+            return make(block, group, positions, data, clock)
+        made: Deliveries = []
+        low = missed = 0
+        for run in group:
+            size = run.high - run.low
+            rows = low + np.flatnonzero(alive[low : low + size])
+            low, missed = low + size, missed + size - len(rows)
+            part, at = block.take(rows), positions[rows]
+            if not len(rows):
+                # Ranks and workers count batches: one whose samples are all gone repeats others.
+                part = self._living.others(plan, size)
+                at = run.low + np.arange(len(part))
+            made += make(part, [replace(run, high=run.low + len(part))], at, data, clock)
+            if made and isinstance(made[-1], SampleError):
+                break
+        self._living.missed(missed)
+        return made
 
     def _batches(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
@@ -263,7 +328,7 @@ class Deliverer:
             for run in group:
                 high = low + run.high - run.low if len(group) > 1 else len(block)
                 batch = cut(columns, low, high, self._spec.ragged, block.name)
-                then = State(run.then, data.versions, data.ids, data.n) if run.then.position else State(run.then)
+                then = replace(data, at=run.then) if run.then.position else State(run.then, blocks=data.blocks)
                 ahead = run.low == 0 and run.number > self._start.at.number
                 deliveries.append(Delivery(batch, high - low, then, data.versions if ahead else None))
                 low = high

@@ -110,11 +110,11 @@ def bring(block: Block, reader: BlobReader) -> Block:
             if part is None:
                 raise SampleError(f"{block.name(row)} was deleted after this pass began; its {name!r} went with it")
             parts.append(part)
-        refs[name], columns[name] = _replaced(block.refs[name], mine, parts)
+        refs[name], columns[name] = moved(block.refs[name], mine, parts)
     return replace(block, refs=refs, inline=columns)
 
 
-def _replaced(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]) -> tuple[BlobRefs, Inline]:
+def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]) -> tuple[BlobRefs, Inline]:
     """References, of which those at `rows` are as in `parts`, and the inline bytes in these."""
     new = BlobRefs.from_docs(parts)
     numbers = {id_: number for number, id_ in enumerate(refs.segments)}

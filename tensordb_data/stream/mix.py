@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
 from tensordb_data.stream.batch import Batch, cut
+from tensordb_data.stream.block import Block
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.deliver import Delivery
-from tensordb_data.stream.order import draw, pass_key, rows_at
+from tensordb_data.stream.living import Living
+from tensordb_data.stream.order import draw, pass_key
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.pull import Pull, in_turn
+from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.stream import Element, Stream
 from tensordb_data.stream.transform import Transform, position_keys, transformed
@@ -110,14 +113,26 @@ class Mix(Pull[Place]):
         """Where the mix stands, by delivered batches: JSON-able; for `load_state_dict` of a mix of the same streams."""
         return self._doc(self._state)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`, on the data that it refers to.
+    def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
+        """The plans of all streams, to be stored beside a state; see `Stream.plans`."""
+        parts = (stream._plans(stream._pinned) for stream in self.streams if stream._pinned is not None)
+        return {ids: plan for part in parts for ids, plan in part.items()}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], *, plans: Mapping[str, NDArray[np.uint8]] | None = None
+    ) -> None:
+        """Continue from `state`, on the data that it refers to, in all passes.
+
+        Args:
+            state: from `state_dict()`, of any rank, world size and batch size.
+            plans: from `plans()`; see `Stream.load_state_dict`.
 
         Raises:
-            StateError: the state is of another mix, or samples of its data were deleted.
+            StateError: the state is of another mix, or samples of its data were deleted and its plans are not kept.
         """
         place = self._place(state)
         for stream, part in zip(self.streams, state["streams"], strict=True):
+            stream._source.accept(plans or {})
             stream._pin_to(part)
         self._state = place
         self._token += 1
@@ -203,7 +218,7 @@ class Mix(Pull[Place]):
         for stream, plan in zip(self.streams, plans, strict=True):
             if not len(plan):
                 raise NotFoundError(f"a stream of the mix has no sample: none matches {stream.spec.query!r}")
-        takers = [_Taker(stream, plan) for stream, plan in zip(self.streams, plans, strict=True)]
+        takers = [_Taker(stream, plan, self._stats) for stream, plan in zip(self.streams, plans, strict=True)]
         with closing(ordered(self._tasks(takers), self._threads, self._threads + 1)) as tasks:
             yield from in_turn(tasks)
 
@@ -226,22 +241,30 @@ class Mix(Pull[Place]):
         clock = Clock()
         places: list[NDArray[np.int64]] = []
         parts: list[dict[str, Column]] = []
-        names: list[str] = [""] * len(choices)
+        named: list[tuple[int, str]] = []
         try:
             for number, taker in enumerate(takers):
                 where = np.flatnonzero(choices == number)
-                if len(where):
-                    columns, named = taker.take(int(before[number]), len(where), clock)
-                    places.append(where)
-                    parts.append(columns)
-                    for row, at in enumerate(where.tolist()):
-                        names[at] = named(row)
+                if not len(where):
+                    continue
+                taken = taker.take(int(before[number]), len(where), clock)
+                if taken is None:
+                    continue
+                columns, name, there = taken
+                places.append(where[there])
+                parts.append(columns)
+                named += [(at, name(row)) for row, at in enumerate(where[there].tolist())]
+            if not parts:
+                raise SampleError(f"all {len(choices)} samples of a batch were deleted since the mix began; begin anew")
+            names = [name for _, name in sorted(named)]
             with clock("batch"):
-                batch = self._joined(places, parts, names)
+                # Deleted samples leave no gaps.
+                order = np.sort(np.concatenate(places))
+                batch = self._joined([np.searchsorted(order, place) for place in places], parts, names)
         except SampleError as error:
             return [error]
         self._stats.worked(clock)
-        return [Delivery(batch, len(choices), then)]
+        return [Delivery(batch, len(names), then)]
 
     def _joined(self, places: list[NDArray[np.int64]], parts: list[dict[str, Column]], names: list[str]) -> Batch:
         columns: dict[str, Column] = {}
@@ -266,14 +289,20 @@ class Mix(Pull[Place]):
 class _Taker:
     """Samples of one stream by their number since its beginning, counted over all passes."""
 
-    def __init__(self, stream: Stream, plan: Plan) -> None:
+    def __init__(self, stream: Stream, plan: Plan, stats: Stats) -> None:
         self._spec, self._plan = stream.spec, plan
         self._weights = stream._source.cumulative(plan)
+        self._blocks = Blocks(*(stream._state.blocks or (0, 0)))
         self._reader = stream.db._reader()
+        self._living = Living(stream.db, stats)
         self._transform = None if stream.spec.transform is None else Transform(stream.spec.transform)
 
-    def take(self, first: int, count: int, clock: Clock) -> tuple[dict[str, Column], Callable[[int], str]]:
-        """The values of samples `first`..`first + count`-1, and how errors speak of each."""
+    def take(
+        self, first: int, count: int, clock: Clock
+    ) -> tuple[dict[str, Column], Callable[[int], str], NDArray[np.int64]] | None:
+        """The values of samples `first`..`first + count`-1, how errors speak of each, and which of them are there: all
+        that were not deleted since. None when none is.
+        """
         n = len(self._plan)
         rows: list[NDArray[np.int64]] = []
         keys: list[int] = []
@@ -283,13 +312,26 @@ class _Taker:
                 number, low = divmod(at, n)
                 high = min(n, low + first + count - at)
                 positions = np.arange(low, high)
-                rows.append(rows_at(positions, n, number, self._spec, self._weights))
+                rows.append(rows_at(positions, n, number, self._spec, self._blocks, self._weights))
                 if self._transform is not None:
                     keys += position_keys(self._spec.seed, number, positions)
                 at += high - low
             block = self._plan.block.take(np.concatenate(rows))
-        stack = self._spec.ragged != "pad"
-        return transformed(block, self._reader, self._transform, keys, stack, clock), block.name
+        alive = self._living.mask(block, self._plan.versions)
+        if alive is None:
+            try:
+                return self._loaded(block, keys, clock), block.name, np.arange(count)
+            except SampleError:
+                block, alive = self._living.located(block)
+        there = np.flatnonzero(alive)
+        self._living.missed(count - len(there))
+        if not len(there):
+            return None
+        block = block.take(there)
+        return self._loaded(block, [keys[row] for row in there] if keys else [], clock), block.name, there
+
+    def _loaded(self, block: Block, keys: list[int], clock: Clock) -> dict[str, Column]:
+        return transformed(block, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
 
 
 def _interleaved(parts: list[Column], places: list[NDArray[np.int64]], size: int) -> Column:

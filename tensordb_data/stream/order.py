@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.stream.spec import End, StreamSpec
+from tensordb_data.stream.spec import End
 from tensordb_data.stream.state import Position
 
 Unsigned = NDArray[np.unsignedinteger[Any]]
@@ -69,7 +69,7 @@ def shuffled(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64
     return _table(n, key)[positions] if n <= _TABLE else permute(positions, n, key)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _table(n: int, key: int) -> NDArray[np.int64]:
     return permute(np.arange(n), n, key)
 
@@ -95,18 +95,6 @@ def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.
     rows = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     last = np.searchsorted(cumulative, cumulative[-1])  # rounding must not reach samples of weight 0 at the end
     return np.asarray(np.minimum(rows, last), np.int64)
-
-
-def rows_at(
-    positions: NDArray[np.int64], n: int, number: int, spec: StreamSpec, cumulative: NDArray[np.float64] | None
-) -> NDArray[np.int64]:
-    """Rows of a plan of `n` samples at `positions` of pass `number`, in the order that `spec` asks for; positions from
-    `n` on mean those from 0 on.
-    """
-    if spec.replacement:
-        return draw(positions, pass_key(~spec.seed, number), n, cumulative)
-    rows = positions % n
-    return shuffled(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows
 
 
 def _feistel(values: Unsigned, low: int, high: int, keys: list[np.unsignedinteger[Any]]) -> Unsigned:

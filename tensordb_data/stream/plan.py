@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from tensordb_data.stream.block import Block, Layouts, compact, concatenate
 from tensordb_data.stream.cursor import Pages, Versions
@@ -24,6 +25,8 @@ class Plan:
     block: Block
     versions: Versions
     ids: str
+    chances: NDArray[np.float64] | None = None
+    """Running sums of the samples' weights, where the plan was stored with them."""
 
     def __len__(self) -> int:
         return len(self.block)

@@ -97,13 +97,13 @@ class Pull(abc.ABC, Generic[S]):
 
         Returns:
             `samples`, `batches`, `bytes` (decompressed), `samples_per_second`, `bytes_per_second`, `threads`, `skipped`
-            bad samples; `cache`: of the blobs in segments, how many were on this machine (`hits`) and how many a store
-            had to send (`misses`); `stages`: by stage the seconds of `work`, in which its threads ran, and of `wait`,
-            in which they did not (for a store, a disk, the interpreter's lock, a core), summed over threads;
-            `seconds`: how long the loop waited for first batches (`start`) and for others (`wait`), and was busy
-            itself (`loop`); the `bottleneck`, which is
-            a stage, "commits" (of a stream that follows), "loop", or `None` before the first batch; and `advice`, what
-            to do about it.
+            bad samples, and samples `deleted` since their pass began; `cache`: of the blobs in segments, how many were
+            on this machine (`hits`) and how many a store had to send (`misses`);
+            `stages`: by stage the seconds of `work`, in which its threads ran, and of `wait`, in which they did not
+            (for a store, a disk, the interpreter's lock, a core), summed over threads; `seconds`: how long the loop
+            waited for first batches (`start`) and for others (`wait`), and was busy itself (`loop`); the `bottleneck`,
+            which is a stage, "commits" (of a stream that follows), "loop", or `None` before the first batch; and
+            `advice`, what to do about it.
         """
         return self._stats.report()
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.errors import NotFoundError, QueryError, StateError
+from tensordb_data.blobs.memory import MemoryStore
+from tensordb_data.errors import NotFoundError, QueryError, StateError, TensorDBError
 from tensordb_data.stream.block import Layouts
-from tensordb_data.stream.cursor import Versions, selected_datasets
+from tensordb_data.stream.cursor import Versions, bounded, selected_datasets
 from tensordb_data.stream.plan import Plan, read_plan
 from tensordb_data.stream.plan_cache import PlanCache, plan_key
+from tensordb_data.stream.plan_format import DAMAGED, packed, unpacked
+from tensordb_data.stream.rows import choose_blocks
 from tensordb_data.stream.spec import StreamSpec
-from tensordb_data.stream.state import State
+from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.weigh import cumulative
 
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
     from tensordb_data.warehouse import TensorDB
+
+log = logging.getLogger("tensordb_data.stream")
 
 
 class Source:
@@ -29,11 +37,23 @@ class Source:
         self.db, self.spec = db, spec
         self._plan: Plan | None = None
         self._weighed: tuple[Plan, NDArray[np.float64]] | None = None
+        self._small: tuple[Plan, NDArray[np.uint8]] | None = None
+        self.stored: Mapping[str, NDArray[np.uint8]] = {}
+        """Plans that came with a checkpoint, by their digests."""
 
     @property
     def selection(self) -> Selection[Any]:
         """The bound query."""
         return self.db.select(self.spec.query)
+
+    @property
+    def _ordered(self) -> Selection[Any]:
+        """The query in the order in which its plan is read: that of commits if it is shuffled, in which neighbours lie
+        together.
+        """
+        query = self.spec.query
+        by_commit = self.spec.shuffle and query.limit is None and query.sort
+        return self.db.select(query.replace(sort=None) if by_commit else query)
 
     def versions(self) -> Versions:
         """The state of the data now, of the datasets that the query can match.
@@ -71,31 +91,98 @@ class Source:
         """The plan of the data now, or of the data that `wanted` refers to.
 
         Raises:
-            StateError: samples of the wanted data were deleted or edited out of the query since.
+            StateError: samples of the wanted data were deleted or edited out of the query since, and its plan is kept
+                neither here nor with a checkpoint.
         """
         versions = wanted.versions if wanted is not None and wanted.versions is not None else self.versions()
+        ids = None if wanted is None else wanted.ids
         plan = self._plan
-        if plan is None or plan.versions != versions:
-            plan = self._read(self.layouts(versions), versions)
+        if plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
+            plan = self._stored(ids, versions) or self._read(self.layouts(versions), versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
-                ' time match now; load_state_dict(state, on_change="replan") begins the next pass on today\'s data'
+                " time match now. Its plan is not kept on this machine: restore a checkpoint of the run, which has it,"
+                ' or begin the next pass on today\'s data with load_state_dict(state, on_change="replan")'
             )
         self._plan = plan
         return plan
 
+    def changed(self, wanted: State) -> bool:
+        """Whether the samples that match, or their values, are not those that `wanted` refers to."""
+        now = self.versions()
+        if wanted.versions == now:
+            return False
+        if wanted.ids is None:
+            return True  # a cursor has no plan to compare
+        before, after = self.plan(wanted), self._read(self.layouts(now), now)
+        return before.ids != after.ids or any(
+            column.tolist() != after.block.values[name].tolist() for name, column in before.block.values.items()
+        )
+
+    def behind(self, state: State) -> int:
+        """Samples of the pass of a cursor's state, up to the last that it read, that are there now."""
+        dataset, sequence = state.at.after or ("", 0)
+        until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
+        data = self.db._mongo()["data"]
+        found = self.selection._filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
+        return int(data.count_documents(found))
+
+    def blocks(self, plan: Plan) -> tuple[int, int]:
+        """How a stream that begins now shuffles; see `rows.Blocks`."""
+        spec = self.spec
+        if spec.shuffle is not True or spec.replacement:
+            return (0, 0)
+        store = self.db._store(self.db._root)
+        near = isinstance(store, MemoryStore) or store.local_path("segments") is not None
+        chosen = choose_blocks(plan, None if near else self.db._reader().cache_bytes)
+        return (chosen.block, chosen.window)
+
     def _read(self, layouts: Layouts, versions: Versions) -> Plan:
-        selection = self.selection
+        selection = self._ordered
         folder = self.db._cache_folder
         if folder is None:
             return read_plan(selection, layouts, versions)
         cache = PlanCache(folder / "plans")
         key = plan_key(selection, layouts, versions)
-        plan = cache.open(key, layouts, versions)
+        plan = cache.open(key, layouts)
         if plan is None:
             plan = read_plan(selection, layouts, versions)
             cache.store(key, plan)
+        return plan
+
+    # --- plans that travel ------------------------------------------------------------------------------------------
+
+    def small(self, plan: Plan) -> NDArray[np.uint8]:
+        """A plan, with the chances of its samples, as compressed bytes: uint8 [m]."""
+        if self._small is None or self._small[0] is not plan:
+            whole = replace(plan, chances=self.cumulative(plan))
+            self._small = plan, np.frombuffer(b"".join(packed(whole, small=True)), np.uint8)
+        return self._small[1]
+
+    def accept(self, plans: Mapping[str, Any]) -> None:
+        """Keep plans, by their digests, that came with a checkpoint or from another rank, for states that refer to
+        them.
+        """
+        self.stored = {**self.stored, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
+
+    def _stored(self, ids: str | None, versions: Versions) -> Plan | None:
+        content = None if ids is None else self.stored.get(ids)
+        if content is None:
+            return None
+        try:
+            plan = unpacked(content, self.layouts(versions))
+        except DAMAGED as error:
+            # It lacks a field that this stream delivers and the one before it did not.
+            log.info("a stored plan is of no use and will be read anew: %s", error)
+            return None
+        if plan.versions != versions:
+            return None
+        if plan.chances is not None:
+            self._weighed = (plan, plan.chances)
+        if (folder := self.db._cache_folder) is not None:  # for workers that run already
+            key = plan_key(self._ordered, plan.block.layouts, versions)
+            PlanCache(folder / "plans").store(key, replace(plan, chances=None))
         return plan
 
     def cumulative(self, plan: Plan) -> NDArray[np.float64] | None:
@@ -121,14 +208,19 @@ class Source:
 
     def drop(self) -> None:
         """Forget the plan, to free its memory."""
-        self._plan = self._weighed = None
+        self._plan = self._weighed = self._small = None
 
     def share(self, other: Source) -> None:
         """Use the plan of another source with the same query and fields."""
-        self._plan, self._weighed = other._plan, other._weighed
+        self._plan, self._weighed, self.stored = other._plan, other._weighed, other.stored
 
-    def agreed(self) -> Plan:
-        """The plan of the data now, which under torch.distributed is the data that rank 0 sees."""
+    def agreed(self) -> State:
+        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
+        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
+
+        Raises:
+            TensorDBError: rank 0 cannot make a plan; raised on every rank.
+        """
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -137,12 +229,46 @@ class Source:
             or not distributed.is_initialized()
             or distributed.get_world_size() != self.spec.world_size
         ):
-            return self.plan()
-        shared: list[object] = [None]
-        if self.spec.rank == 0:
-            plan = self.plan()
-            shared = [{"versions": dict(plan.versions), "ids": plan.ids, "n": len(plan)}]
-        distributed.broadcast_object_list(shared, src=0)
-        first = shared[0]
-        assert isinstance(first, dict)
-        return self.plan(State(versions=first["versions"], ids=first["ids"], n=first["n"]))
+            return self._begun()
+        first = _from_rank_0(distributed, self.spec.rank, lambda: self._begun().to_doc(self.spec))
+        state = State.from_doc(first, self.spec)
+        known = self._open(state)
+        lacking: list[Any] = [None] * self.spec.world_size
+        distributed.all_gather_object(lacking, not known)
+        if any(lacking):
+            sent = _from_rank_0(distributed, self.spec.rank, lambda: self.small(self.plan(state)).tobytes())
+            if not known:
+                self.accept({str(state.ids): np.frombuffer(sent, np.uint8)})
+        self.plan(state)
+        return state
+
+    def _begun(self) -> State:
+        plan = self.plan()
+        return State(Position(), plan.versions, plan.ids, len(plan), blocks=self.blocks(plan))
+
+    def _open(self, state: State) -> bool:
+        """Whether the plan of a state is at hand without reading the index."""
+        if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
+            return True
+        folder, versions = self.db._cache_folder, state.versions or {}
+        if folder is None:
+            return False
+        layouts = self.layouts(versions)
+        plan = PlanCache(folder / "plans").open(plan_key(self._ordered, layouts, versions), layouts)
+        if plan is not None and plan.ids == state.ids:
+            self._plan = plan
+        return plan is not None and plan.ids == state.ids
+
+
+def _from_rank_0(distributed: Any, rank: int, make: Callable[[], Any]) -> Any:
+    """What `make` returns on rank 0, or the error that it raises there, on every rank."""
+    shared: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            shared[0] = make()
+        except TensorDBError as error:
+            shared[1] = error
+    distributed.broadcast_object_list(shared, src=0)
+    if shared[1] is not None:
+        raise shared[1]
+    return shared[0]

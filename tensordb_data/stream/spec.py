@@ -15,6 +15,7 @@ from tensordb_data.query import Query
 End = Literal["short", "drop", "pad"]
 Weights = str | Callable[[Mapping[str, Any]], float]
 Ragged = Literal["list", "error", "pad"]
+Shuffle = bool | Literal["full"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class StreamSpec:
     """Samples in a batch, at least 1."""
     fields: tuple[str, ...] | None = None
     """Fields to deliver; `None`: every required field of the datasets."""
-    shuffle: bool = False
-    """A new order of the whole selection in each pass; otherwise the order of the query."""
+    shuffle: Shuffle = False
+    """A new order in each pass; otherwise the order of the query. True shuffles by blocks where the selection is larger
+    than the cache; `"full"` shuffles it as a whole in any case."""
     replacement: bool = False
     """Each sample of a pass is drawn from all samples anew."""
     weights: Weights | None = None
@@ -71,6 +73,8 @@ class StreamSpec:
             _whole("passes", self.passes, 1)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
             raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {self.seed!r}")
+        if self.shuffle not in (True, False, "full"):
+            raise QueryError(f'`shuffle` must be True, False or "full". Found: {self.shuffle!r}')
         if self.end not in get_args(End):
             raise QueryError(f"`end` must be one of {', '.join(get_args(End))}. Found: {self.end!r}")
         if self.ragged not in get_args(Ragged):
@@ -97,7 +101,7 @@ class StreamSpec:
 
     def _check_follow(self) -> None:
         taken = {
-            "shuffle": self.shuffle,
+            "shuffle": bool(self.shuffle),
             "replacement": self.replacement,
             "passes": self.passes is not None,
             "a sort": bool(self.query.sort),

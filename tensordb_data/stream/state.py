@@ -11,7 +11,7 @@ from tensordb_data.stream.block import After
 from tensordb_data.stream.cursor import Versions
 from tensordb_data.stream.spec import StreamSpec
 
-OnChange = Literal["error", "replan"]
+OnChange = Literal["finish", "error", "replan"]
 _FORMAT = 1
 
 
@@ -37,6 +37,8 @@ class State:
     """Samples in the pass."""
     followed: Mapping[str, int] | None = None
     """With follow, the sequence number of the last sample delivered of each dataset."""
+    blocks: tuple[int, int] | None = None
+    """How the stream shuffles, see `rows.Blocks`; None while that is not chosen."""
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
@@ -51,6 +53,7 @@ class State:
             "ids": self.ids,
             "n": self.n,
             "followed": None if self.followed is None else dict(self.followed),
+            "blocks": None if self.blocks is None else list(self.blocks),
         }
 
     @classmethod
@@ -73,6 +76,7 @@ class State:
             if min(int(doc["pass"]), int(doc["position"])) < 0:
                 raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
+            blocks = doc.get("blocks")
             after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(
                 Position(int(doc["pass"]), int(doc["position"]), after),
@@ -80,6 +84,7 @@ class State:
                 doc["ids"],
                 doc["n"],
                 None if doc["followed"] is None else {name: int(last) for name, last in doc["followed"].items()},
+                None if blocks is None else (int(blocks[0]), int(blocks[1])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error

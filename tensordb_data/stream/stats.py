@@ -15,7 +15,7 @@ THREADS = ("index", "fetch", "decode", "transform", "batch")
 AHEAD = ("cursor", "plan", "commits")
 """What is done ahead of the threads: reading the index by page or as a whole, and waiting for commits."""
 _LOOP = ("start", "wait", "loop")
-_COUNTS = ("samples", "batches", "bytes", "blobs", "missed", "skipped")
+_COUNTS = ("samples", "batches", "bytes", "blobs", "missed", "skipped", "deleted")
 SIZE = 2 * len(THREADS + AHEAD) + len(_LOOP + _COUNTS)
 """Length of `Stats.totals`."""
 
@@ -105,6 +105,12 @@ class Stats:
             self._counts["skipped"] += 1
             return self._counts["skipped"]
 
+    def lost(self, count: int) -> bool:
+        """Count deleted samples, and return whether they are the first."""
+        with self._lock:
+            self._counts["deleted"] += count
+            return self._counts["deleted"] == count
+
     def totals(self) -> list[float]:
         """All counters, for `report` in another process."""
         with self._lock:
@@ -145,6 +151,7 @@ class Stats:
             "bytes_per_second": counts["bytes"] / elapsed if elapsed else 0.0,
             "threads": times.threads * times.processes,
             "skipped": counts["skipped"],
+            "deleted": counts["deleted"],
             "cache": {"hits": counts["blobs"] - counts["missed"], "misses": counts["missed"]},
             "stages": {stage: {"work": pair[0], "wait": pair[1]} for stage, pair in stages.items()},
             "seconds": {name: value / times.processes for name, value in seconds.items()},

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.batch import lengths_field
@@ -56,10 +57,11 @@ class Stream(Pull[State]):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("db", "spec", "_worker", "_state", "_pinned")
-        return {name: self.__dict__[name] for name in kept}
+        return {**{name: self.__dict__[name] for name in kept}, "plans": self._source.stored}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["db"], state["spec"])  # type: ignore[misc]
+        self._source.accept(state.pop("plans"))
         self.__dict__.update(state)
 
     def _begin(self) -> None:
@@ -106,29 +108,73 @@ class Stream(Pull[State]):
         """
         return self._state.to_doc(self.spec)
 
-    def load_state_dict(self, state: Mapping[str, Any], *, on_change: OnChange = "error") -> None:
+    def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
+        """What a state refers to, to be stored beside it: the plan of the pass in progress, compressed, by its digest.
+        Empty where a state needs none: between two passes, and in query order, straight from the database.
+
+        Args:
+            state: from `state_dict()` or `advance`; by default the present one.
+        """
+        of = self._state if state is None else State.from_doc(state, self.spec)
+        return self._plans(of) if of.at.position else {}
+
+    def _plans(self, state: State) -> dict[str, NDArray[np.uint8]]:
+        return {} if state.ids is None else {state.ids: self._source.small(self._source.plan(state))}
+
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        *,
+        on_change: OnChange = "finish",
+        plans: Mapping[str, NDArray[np.uint8]] | None = None,
+    ) -> None:
         """Continue from `state`: the next batches hold exactly the samples not yet delivered.
 
         Args:
             state: from `state_dict()`, of any rank, world size and batch size.
-            on_change: what to do when the pass cannot be finished on the data it began with, because samples were
-                deleted or edited out of the query: raise an `error`, or `replan`: begin the next pass.
+            on_change: what to do when the data of the pass in progress has changed since it began. `finish` it as it
+                began: in its order, with its values, without what was added, less what was deleted; an `error`; or
+                `replan`: leave the rest of the pass and begin the next one, on today's data.
+            plans: from `plans()`. Without them, the plan is looked for in the cache of this host, and then read from
+                the database, which fails if samples of the pass were deleted or do not match any more.
 
         Raises:
             StateError: the state is of another stream, or the data has changed.
         """
-        if on_change not in ("error", "replan"):
-            raise QueryError(f'`on_change` must be "error" or "replan". Found: {on_change!r}')
+        if on_change not in get_args(OnChange):
+            raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
         loaded = State.from_doc(state, self.spec)
-        if loaded.ids is not None:
-            try:
-                self._source.plan(loaded)
-            except StateError:
-                if on_change == "error":
-                    raise
-                loaded = State(Position(loaded.at.number + (loaded.at.position > 0)))
+        self._source.accept(plans or {})
+        # Between two passes there is nothing to finish: the next one takes the data as it is then.
+        between = State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
+        self._move(self._checked(loaded, on_change) if loaded.at.position and not self.spec.follow else between)
+
+    def _within(self, state: Mapping[str, Any], plans: Mapping[str, NDArray[np.uint8]] | None) -> None:
+        """`load_state_dict`, of a state that lies within a pass even where it is at its start."""
+        loaded = State.from_doc(state, self.spec)
+        self._source.accept(plans or {})
+        self._source.plan(loaded)
+        self._move(loaded)
+
+    def _move(self, state: State) -> None:
         self._token += 1
-        self._state = self._settled(loaded)
+        self._state = self._settled(state)
+
+    def _checked(self, loaded: State, on_change: OnChange) -> State:
+        """A loaded state, or the start of the next pass if the data has changed and `on_change` says so."""
+        try:
+            if loaded.ids is not None:
+                self._source.plan(loaded)
+            if on_change != "finish" and self._source.changed(loaded):
+                raise StateError(
+                    "the data has changed since the pass of this state began:"
+                    ' on_change="finish" ends the pass as it began, "replan" begins the next one on today\'s data'
+                )
+        except StateError:
+            if on_change != "replan":
+                raise
+            return State(Position(loaded.at.number + 1), blocks=loaded.blocks)
+        return loaded
 
     def pin(self) -> Stream:
         """Fix the data that this stream, and every copy of it in another process, sees from now on in all passes, so
@@ -139,8 +185,7 @@ class Stream(Pull[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            plan = self._source.agreed()
-            self._pinned = State(Position(), plan.versions, plan.ids, len(plan))
+            self._pinned = self._source.agreed()
             self._state = self._settled(self._state)
         return self
 
@@ -148,17 +193,22 @@ class Stream(Pull[State]):
         """`state` with the digest and length of its pass, in a pinned stream."""
         if self._pinned is None or state.ids is not None:
             return state
-        at = replace(state.at, after=None)
-        if not at.position:
-            return replace(self._pinned, at=at)
+        blocks = state.blocks or self._pinned.blocks
+        if not state.at.position:
+            return replace(self._pinned, at=replace(state.at, after=None), blocks=blocks)
         plan = self._source.plan(state)
-        return State(at, plan.versions, plan.ids, len(plan))
+        at = state.at
+        if at.after is not None:
+            # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
+            at = Position(at.number, self._source.behind(state))
+        return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
 
     def _pin_to(self, state: Mapping[str, Any]) -> None:
         """Pin to the data of a pinned stream's state, for all passes."""
         loaded = State.from_doc(state, self.spec)
         plan = self._source.plan(loaded)
-        self._state = State(loaded.at, plan.versions, plan.ids, len(plan))
+        blocks = loaded.blocks or self._source.blocks(plan)
+        self._state = State(loaded.at, plan.versions, plan.ids, len(plan), blocks=blocks)
         self._pinned = replace(self._state, at=Position())
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
@@ -176,12 +226,14 @@ class Stream(Pull[State]):
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
             layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
             if batches < layout.rounds:
-                return replace(known, at=Position(at.number, layout.position(batches))).to_doc(self.spec)
+                at = Position(at.number, layout.position(batches))
+                break
             if layout.rounds == 0 and at.position == 0:
                 raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
             at, batches = Position(at.number + 1), batches - layout.rounds
             known = self._pinned or known
-        return replace(known or loaded, at=at).to_doc(self.spec)
+        blocks = loaded.blocks or (known and known.blocks)
+        return replace(known or loaded, at=at, blocks=blocks or None).to_doc(self.spec)
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
         """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks

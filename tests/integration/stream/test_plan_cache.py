@@ -19,14 +19,13 @@ N = 500
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry per plan that was read from the database; all plans are worth keeping."""
+    """One entry per plan that was read from the database."""
     found: list[int] = []
 
     def counted(*args: Any) -> Plan:
         found.append(1)
         return read_plan(*args)
 
-    monkeypatch.setattr(plan_cache, "_WORTH", 0)
     monkeypatch.setattr(source, "read_plan", counted)
     return found
 

@@ -1,1 +1,0 @@
-"""Logs of runs: written at training speed, read as tables, series and plots, and exported."""
