@@ -29,7 +29,17 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
     "architectures": [IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True)],
-    "jobs": [IndexModel([("_tdb.p", _UP), ("_id", _UP)])],
+    "jobs": [
+        IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+        # The order of claims.
+        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
+        # One active job a key; those that have ended have none.
+        IndexModel(
+            [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
+        ),
+        IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
+    ],
     "segments": [IndexModel([("p", _UP), ("dataset", _UP)]), IndexModel([("state", _UP), ("created", _UP)])],
 }
 _UNAUTHORIZED = 13

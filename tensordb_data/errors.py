@@ -66,6 +66,10 @@ class ClaimLostError(TensorDBError):
     """A worker's claim has run out and another has taken over, or what was claimed was cancelled or deleted."""
 
 
+class JobCancelledError(TensorDBError):
+    """Somebody cancelled the job that runs here; let this exception end it."""
+
+
 class UnsupportedError(TensorDBError, NotImplementedError):
     """The connected server (mongomock, say) cannot do what was asked."""
 

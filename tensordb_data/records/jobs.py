@@ -1,23 +1,415 @@
-"""Jobs."""
+"""Jobs: work that is queued in the warehouse, and done by workers on any number of machines."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime as dt
+import math
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from tensordb_data.errors import (
+    ClaimLostError,
+    DuplicateError,
+    JobCancelledError,
+    NotFoundError,
+    QueryError,
+    StateError,
+    UnsupportedError,
+)
+from tensordb_data.outage import ride_out
+from tensordb_data.query import Query
+from tensordb_data.records import job_steps as steps
 from tensordb_data.records.base import Collection, Record
+from tensordb_data.records.claim import Claim, check_lease, claim
+from tensordb_data.records.job_form import job_document, kinds_list, resources, result_value, start_time
+from tensordb_data.records.job_sweep import settle, sweep
 
 if TYPE_CHECKING:
+    from tensordb_data.records.logs import LogSelection
+    from tensordb_data.selection import Selection
     from tensordb_data.warehouse import TensorDB
+
+_SWEEP = 1.0  # seconds between looks for lost workers, by each process that claims
+_OWN = frozenset(("tags", "priority"))
 
 
 class Job(Record):
-    """One job, as it was when it was read."""
+    """One job. Its fields are as they were when it was read, or last changed through this object."""
 
-    __slots__ = ()
+    __slots__ = ("_claim", "_lease")
+
+    def __init__(self, db: TensorDB, doc: Mapping[str, Any]) -> None:
+        super().__init__(db, doc)
+        self._claim: Claim | None = None
+        self._lease = 0.0
+
+    @property
+    def status(self) -> str:
+        """Read now: `"waiting"` for others, `"ready"`, `"running"`, `"done"`, `"dead"` or `"cancelled"`."""
+        self.refresh()
+        return str(self._doc["status"])
+
+    @property
+    def query(self) -> Query:
+        """The query that names exactly this job."""
+        return Query("jobs", {"_id": self.id})
+
+    @property
+    def run(self) -> str:
+        """The name of its run in `db.logs`, where a worker also writes what it prints."""
+        return f"job-{self.id}"
+
+    @property
+    def output(self) -> LogSelection:
+        """What it has printed under a worker, as rows with a `text`."""
+        return self._db.logs.find({"run": self.run, "kind": "output"}, sort=[("step", 1), ("_id", 1)])
+
+    def selection(self, name: str) -> Selection[Any] | None:
+        """`"data"`, `"architecture"` or `"params"` of the job, bound to this warehouse; None if it has none."""
+        text = self._doc.get(name)
+        return None if text is None else self._db.select(Query.from_json(text))
+
+    def refresh(self) -> Job:
+        """Read the job again.
+
+        Raises:
+            NotFoundError: It was deleted.
+        """
+        found = ride_out(lambda: self._mongo.find_one(self._named))
+        if found is None:
+            raise NotFoundError(f"job {self.id} was deleted")
+        self._doc = found
+        return self
+
+    def explain(self) -> str:
+        """Why the job is where it is: what it waits for, why no worker claims it, how it ended."""
+        from tensordb_data.records.job_explain import explain
+
+        return explain(self._db, self.refresh()._doc)
+
+    # By whoever has claimed it
+
+    def heartbeat(self, progress: float | None = None) -> None:
+        """Says that the job is alive, and prolongs its lease.
+
+        Args:
+            progress: How much is done, from 0 to 1.
+
+        Raises:
+            JobCancelledError: It was cancelled; let this end it.
+            ClaimLostError: The lease had run out, and the job is another's, or it was deleted.
+        """
+        stages: steps.Stages = [{"$set": {f"{steps.CLAIM}.until": {"$add": ["$$NOW", round(self._lease * 1000)]}}}]
+        if progress is not None:
+            ok = not isinstance(progress, bool) and isinstance(progress, (int, float)) and 0 <= progress <= 1
+            if not ok or math.isnan(progress):
+                raise QueryError(f"progress is a number from 0 to 1; found {progress!r:.200}")
+            stages.append({"$set": {"progress": float(progress)}})
+        self._doc = self._held().write(stages, status="running")
+        if self._doc.get("cancel"):
+            raise JobCancelledError(f"job {self.id} was cancelled: {self._doc.get('reason', 'no reason given')}")
+
+    def done(self, result: Any = None) -> None:
+        """Ends the job with its result. Jobs that waited for it become ready.
+
+        Args:
+            result: Plain data, such as `{"acc": 0.93}`; scalars of NumPy, torch and TensorFlow are taken as numbers.
+
+        Raises:
+            QueryError: The result cannot be stored; the job goes on.
+            ClaimLostError: The job is another's by now, or was deleted; the result is dropped.
+        """
+        self._end(steps.done(result_value(result)))
+
+    def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
+        """Ends this attempt. The job is ready again after a while, or dead when it has no attempts left.
+
+        Args:
+            error: What went wrong; kept as the `reason`.
+            retry: Whether another attempt may help.
+
+        Raises:
+            ClaimLostError: The job is another's by now, or was deleted.
+        """
+        text = error if isinstance(error, str) else "".join(traceback.format_exception(error))
+        text = self._db._connections.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
+        reason = steps.literal(steps.shortened(text.strip() or "no reason given"))
+        self._end(steps.set_back("failed", reason, again=retry))
+
+    def hand_back(self) -> None:
+        """Gives the job back, ready for others; the attempt does not count.
+
+        Raises:
+            ClaimLostError: The job is another's by now, or was deleted.
+        """
+        self._end(steps.handed_back())
+
+    # By anybody
+
+    def cancel(self, reason: str = "cancelled by hand") -> bool:
+        """Cancels the job. One that runs is told at its next heartbeat, and stopped by its worker if it does not end.
+
+        Returns:
+            Whether there was something to cancel; False when it has ended already.
+        """
+        if self._claim is not None and self._claim.document["_id"] == self.id and self._doc.get("cancel"):
+            self._end(steps.cancelled_by_owner())
+            return True
+        open_ = {**self._named, "status": {"$in": list(steps.OPEN)}}
+        found = ride_out(lambda: self._change(open_, steps.cancelled(reason)))
+        if found is None:
+            self.refresh()
+            return False
+        self._doc = found
+        if found["status"] == "cancelled":
+            settle(self._db, {"after": self.id})
+        return True
+
+    def retry(self) -> None:
+        """Begins a dead or cancelled job again, with all its attempts.
+
+        Raises:
+            StateError: It is neither.
+            DuplicateError: Another job with its unique key is active.
+        """
+        try:
+            found = self._change({**self._named, "status": {"$in": ["dead", "cancelled"]}}, steps.retried())
+        except DuplicateKeyError:
+            key = self._doc.get("unique")
+            raise DuplicateError(f"job {self.id}: another job with the key {key!r} is active") from None
+        if found is None:
+            raise StateError(f"job {self.id} is {self.status}; only one that is dead or cancelled can be retried")
+        self._doc = found
+        if found["status"] == "waiting":
+            settle(self._db, {"_id": self.id})
+            self.refresh()
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        return {"_id": self.id, "_tdb.p": self._db.project}
+
+    @property
+    def _mongo(self) -> Any:
+        return self._db._mongo()["jobs"]
+
+    def _change(self, filter: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Any:
+        return self._mongo.find_one_and_update(filter, stages, return_document=ReturnDocument.AFTER)
+
+    def _held(self) -> Claim:
+        if self._claim is None:
+            raise StateError(f"job {self.id} was not claimed here; db.jobs.claim(worker=...) returns one that is")
+        return self._claim
+
+    def _bound(self, claim: Claim, lease: float) -> Job:
+        self._claim, self._lease = claim, lease
+        return self
+
+    def _end(self, stages: steps.Stages) -> None:
+        mark = ObjectId()
+        try:
+            self._doc = self._held().write(steps.marked(stages, mark), status="running")
+        except ClaimLostError as error:
+            # An outage may have swallowed the answer to a write that took place.
+            found = ride_out(lambda: self._mongo.find_one({"_id": self.id, "_tdb.end": mark}))
+            if found is None:
+                raise self._told(error) from None
+            self._doc = found
+        if self._doc["status"] in steps.ENDED:
+            settle(self._db, {"after": self.id})
+
+    def _told(self, error: ClaimLostError) -> Exception:
+        """What has become of a job that this process no longer holds."""
+        now = self._mongo.find_one(self._named)
+        if now is None or now["status"] == "running":
+            return error
+        return ClaimLostError(
+            f"job {self.id} is {now['status']} and no longer held by {self._held()._owner!r}; what was to be written is"
+            " dropped"
+        )
 
 
 class Jobs(Collection[Job]):
-    """`db.jobs`."""
+    """`db.jobs`: pushed by anybody, claimed by one worker at a time."""
 
     def __init__(self, db: TensorDB) -> None:
         super().__init__(db, "jobs", Job)
+        self._swept = -math.inf
+
+    def push(
+        self,
+        kind: str,
+        *,
+        entry: str | None = None,
+        script: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        data: Any = None,
+        architecture: Any = None,
+        params: Any = None,
+        priority: int = 0,
+        requires: Mapping[str, float] | None = None,
+        max_attempts: int = 3,
+        backoff: float = 5.0,
+        after: Sequence[Job | ObjectId] = (),
+        unique: str | None = None,
+        start: dt.datetime | float | None = None,
+        time_limit: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> Job:
+        """Queues a job.
+
+        Args:
+            kind: What sort of work it is; workers choose by it.
+            entry: The function that does it, `"mypkg.jobs:train"`. It is called with `args` as keyword arguments, with
+                `data`, `architecture` and `params` as Selections where they are given here, and with `job` and `db`
+                if it has parameters of these names. What it returns is the result.
+            script: Instead, the text of a Python program that finds all of these as variables and may set `result`.
+                Only workers that allow scripts run it.
+            args: Plain data, at most 4 MB.
+            data: The query of the samples.
+            architecture: The query of the architecture.
+            params: The query of the parameters, or a parameter set.
+            priority: Higher ones are claimed first; the oldest among equals.
+            requires: What a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
+            max_attempts: How often it may be begun.
+            backoff: Seconds before the second attempt, doubled before each further one, at most an hour.
+            after: Jobs that must be done first. When one of them is dead, cancelled or deleted, this one is cancelled.
+            unique: A key that only one job at a time may have that has not ended.
+            start: Not before this time (with a time zone), or not before so many seconds from now.
+            time_limit: Seconds after which a worker stops an attempt.
+            tags: Tags.
+
+        Returns:
+            The job.
+
+        Raises:
+            QueryError: An argument is malformed.
+            NotFoundError: A job in `after` does not exist. So it cannot lead in a circle: what a job waits for was
+                there before it.
+            DuplicateError: A job with this unique key is active.
+        """
+        if not self._db._full:
+            raise UnsupportedError("mongomock has no server time; jobs need a real server")
+        document = job_document(
+            kind, entry=entry, script=script, args=args, priority=priority, requires=requires, after=after,
+            queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
+            backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._db.project,
+        )  # fmt: skip
+        stages = steps.pushed(document, start_time(start))
+        mongo = self._db._mongo()["jobs"]
+        wanted = document.get("after", [])
+        if wanted:
+            there = set(mongo.distinct("_id", {"_id": {"$in": wanted}, "_tdb.p": self._db.project}))
+            missing = [id for id in wanted if id not in there]
+            if missing:
+                raise NotFoundError(f"after=: there is no job {missing[0]} in project {self._db.project!r}")
+
+        def insert() -> Any:
+            # Where it is there already, an earlier attempt arrived and its answer did not.
+            new = {"_id": document["_id"], "_tdb": None}
+            try:
+                return mongo.find_one_and_update(new, stages, upsert=True, return_document=ReturnDocument.AFTER)
+            except DuplicateKeyError:
+                found = mongo.find_one({"_id": document["_id"]})
+                if found is None:
+                    raise
+                return found
+
+        try:
+            job = Job(self._db, ride_out(insert))
+        except DuplicateKeyError:
+            other = mongo.find_one({"_tdb.p": self._db.project, "_tdb.key": unique}, {"status": 1})
+            which = f"job {other['_id']} is {other['status']}" if other else "it has ended meanwhile; push again"
+            raise DuplicateError(f"a job with the unique key {unique!r} is active: {which}") from None
+        if wanted:
+            settle(self._db, {"_id": job.id})
+            job.refresh()
+        return job
+
+    def claim(
+        self,
+        *,
+        worker: str,
+        kinds: Sequence[str] | None = None,
+        lease: float = 60.0,
+        has: Mapping[str, float] | None = None,
+    ) -> Job | None:
+        """Takes the first job that is ready, in one atomic step: no other worker gets it while the lease lasts.
+
+        Args:
+            worker: The worker's name, for people. Two of one name do not disturb each other.
+            kinds: The kinds of jobs to take; None for all.
+            lease: Seconds for which it is this worker's; `job.heartbeat()` prolongs it by as many. When it has run out,
+                the job is ready again for others, or dead if it has no attempts left.
+            has: What the worker has, `{"gpu": 1, "memory_gb": 64}`; jobs that require more are left alone.
+
+        Returns:
+            The job; None when there is nothing to do.
+
+        Raises:
+            QueryError: An argument is malformed.
+            ConnectError: The server is away and did not come back.
+        """
+        return self._claim(worker, kinds_list(kinds), lease, resources("has", has), {})
+
+    def _claim(
+        self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]
+    ) -> Job | None:
+        check_lease(lease)
+        self._sweep(_SWEEP)
+        mongo = self._db._mongo()["jobs"]
+        while True:
+            chosen = kinds
+            if chosen is None:  # the index has the kinds before the order of claims
+                chosen = ride_out(lambda: mongo.distinct("kind", {"_tdb.p": self._db.project, "status": "ready"}))
+            found = None
+            if chosen:
+                found = claim(
+                    mongo, {**self._claimable(chosen, has), **more}, path=steps.CLAIM, owner=worker, lease=lease,
+                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=steps.claimed(worker),
+                )  # fmt: skip
+            if found is not None:
+                return Job(self._db, found.document)._bound(found, float(lease))
+            if not self._sweep(0.0):
+                return None
+
+    def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
+        """The filter of jobs that a worker with these resources may claim now."""
+        return {
+            "_tdb.p": self._db.project,
+            "status": "ready",
+            "kind": {"$in": list(kinds)},
+            **within(has),
+            "$expr": {"$lte": ["$due", "$$NOW"]},
+        }
+
+    def _sweep(self, every: float) -> bool:
+        """Look for lost workers and for jobs that wait for what has ended; whether anything changed."""
+        now = time.monotonic()
+        if now - self._swept < every:
+            return False
+        self._swept = now
+        return sweep(self._db)
+
+    def _write(self, selection: Selection[Job], update: Mapping[str, Any] | None) -> int:
+        roots = {path.split(".")[0] for changes in (update or {}).values() for path in changes}
+        taken = sorted(roots - _OWN)
+        if taken:
+            raise QueryError(
+                f"update: {taken[0]!r} of a job is not changed by hand, only {' and '.join(sorted(_OWN))}; its status"
+                " changes by job.cancel() and job.retry(), and what it does and waits for is said when it is pushed"
+            )
+        return super()._write(selection, update)
+
+
+def within(has: Mapping[str, float]) -> dict[str, Any]:
+    """The filter of jobs that require no more than this."""
+    return {
+        "_tdb.needs": {"$not": {"$elemMatch": {"$nin": list(has)}}},
+        **{f"requires.{name}": {"$not": {"$gt": amount}} for name, amount in has.items()},
+    }

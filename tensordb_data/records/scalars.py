@@ -28,6 +28,16 @@ def scalar(name: str, value: Any) -> Any:
     return plain(value, lambda text: _refusal(name, text))
 
 
+def number_in(value: Any) -> Any:
+    """`value` with the scalars of NumPy, torch and TensorFlow in it, in lists and dicts too, as Python numbers."""
+    if isinstance(value, dict):
+        return {key: number_in(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [number_in(item) for item in value]
+    single = getattr(value, "shape", None) == () and hasattr(value, "__array__")
+    return _number("", value) if single else value
+
+
 def check_names(names: Iterable[str], reserved: frozenset[str]) -> None:
     """Refuses names that cannot be fields at the top of a document.
 

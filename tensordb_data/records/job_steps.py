@@ -1,0 +1,153 @@
+"""Job steps: each change of a job's status as an update that the server applies in one step, on its own clock.
+
+waiting -> ready -> running -> done | dead | cancelled
+^         |
++---------+   failed or lost with attempts left, or handed back
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bson import ObjectId
+
+Stages = list[dict[str, Any]]
+
+CLAIM = "_tdb.claim"
+OPEN = ("waiting", "ready", "running")
+ENDED = ("done", "dead", "cancelled")
+KEPT_EVENTS = 50
+_LONGEST_WAIT = 3600.0  # seconds between attempts
+_LONGEST_TEXT = 16_000
+
+
+def literal(value: Any) -> dict[str, Any]:
+    """A value that the server must not read as an expression."""
+    return {"$literal": value}
+
+
+def shortened(text: str) -> str:
+    """The end of a text, which is where a traceback says what happened."""
+    return text if len(text) <= _LONGEST_TEXT else f"...{text[-_LONGEST_TEXT:]}"
+
+
+def event(what: Any, **fields: Any) -> dict[str, Any]:
+    """The stage that notes what happens in the job's history, of which the newest are kept."""
+    entry = {"at": "$$NOW", "event": what, **fields}
+    history = {"$concatArrays": [{"$ifNull": ["$events", []]}, [entry]]}
+    return {"$set": {"events": {"$slice": [history, -KEPT_EVENTS]}}}
+
+
+def pushed(document: Mapping[str, Any], start: Any) -> Stages:
+    """A new job, as an upsert."""
+    times = {"created": "$$NOW", "due": "$$NOW" if start is None else start}
+    return [{"$replaceWith": {"$mergeObjects": [literal(dict(document)), times]}}, event("pushed")]
+
+
+def claimed(owner: str) -> Stages:
+    """It runs from now on; beside the claim itself."""
+    attempts = {"$add": ["$attempts", 1]}
+    return [
+        {"$set": {"status": "running", "attempts": attempts, "worker": literal(owner), "started": "$$NOW"}},
+        {"$unset": ["due", "progress"]},
+        event("claimed", worker=literal(owner), attempt="$attempts"),
+    ]
+
+
+def done(result: Any) -> Stages:
+    """It has its result."""
+    fields = {"status": "done", "result": literal(result), "finished": "$$NOW", "progress": 1.0}
+    return [{"$set": fields}, {"$unset": [CLAIM, "_tdb.key", "reason", "cancel"]}, event("done", attempt="$attempts")]
+
+
+def set_back(what: str, reason: Any, *, again: bool = True) -> Stages:
+    """An attempt came to nothing: ready once more after a while, or dead; cancelled where that was asked for.
+
+    Args:
+        what: The event, `"failed"` or `"lost"`.
+        reason: An expression.
+        again: Whether another attempt may help.
+    """
+    exhausted = {"$gte": ["$attempts", "$max_attempts"]} if again else True
+    doubled = {"$multiply": ["$backoff", {"$pow": [2, {"$min": [{"$subtract": ["$attempts", 1]}, 30]}]}]}
+    wait = {"$round": [{"$multiply": [1000, {"$min": [doubled, _LONGEST_WAIT]}]}, 0]}
+    is_ready = {"$eq": ["$status", "ready"]}
+    branches = [
+        {"case": {"$eq": ["$cancel", True]}, "then": "cancelled"},
+        {"case": exhausted, "then": "dead"},
+    ]
+    return [
+        {"$set": {"reason": reason, "status": {"$switch": {"branches": branches, "default": "ready"}}}},
+        {"$set": {
+            "due": {"$cond": [is_ready, {"$add": ["$$NOW", {"$toLong": wait}]}, "$$REMOVE"]},
+            "finished": {"$cond": [is_ready, "$$REMOVE", "$$NOW"]},
+            "_tdb.key": {"$cond": [is_ready, "$_tdb.key", "$$REMOVE"]},
+        }},
+        {"$unset": [CLAIM, "cancel"]},
+        event(what, reason="$reason", worker="$worker", attempt="$attempts"),
+        _also("dead"),
+        _also("cancelled"),
+    ]  # fmt: skip
+
+
+def lost() -> Stages:
+    """The lease of its worker has run out."""
+    parts = ["worker ", "$worker", " was lost in attempt ", {"$toString": "$attempts"}, " of ",
+             {"$toString": "$max_attempts"}, ": it let its lease run out"]  # fmt: skip
+    return set_back("lost", {"$concat": parts})
+
+
+def handed_back() -> Stages:
+    """Its worker stops before it is through; the attempt does not count."""
+    fields = {"status": "ready", "attempts": {"$subtract": ["$attempts", 1]}, "due": "$$NOW"}
+    return [{"$set": fields}, {"$unset": [CLAIM, "progress"]}, event("handed back", worker="$worker")]
+
+
+def ready() -> Stages:
+    """What it waited for is done."""
+    return [{"$set": {"status": "ready"}}, event("ready")]
+
+
+def cancelled(reason: str) -> Stages:
+    """It does not run; one that runs is asked to end."""
+    runs = {"$eq": ["$status", "running"]}
+    return [
+        {"$set": {"cancel": {"$cond": [runs, True, "$$REMOVE"]}, "reason": literal(reason)}},
+        {"$set": {
+            "status": {"$cond": [runs, "running", "cancelled"]},
+            "finished": {"$cond": [runs, "$$REMOVE", "$$NOW"]},
+            "_tdb.key": {"$cond": [runs, "$_tdb.key", "$$REMOVE"]},
+        }},
+        event({"$cond": [runs, "asked to end", "cancelled"]}, reason=literal(reason)),
+    ]  # fmt: skip
+
+
+def cancelled_by_owner() -> Stages:
+    """Its worker has ended it, as was asked for."""
+    return [
+        {"$set": {"status": "cancelled", "finished": "$$NOW"}},
+        {"$unset": [CLAIM, "_tdb.key", "cancel"]},
+        event("cancelled", worker="$worker", reason="$reason"),
+    ]
+
+
+def retried() -> Stages:
+    """One that ended without a result begins again, with all its attempts."""
+    waits = {"$cond": [{"$gt": [{"$size": {"$ifNull": ["$after", []]}}, 0]}, "waiting", "ready"]}
+    return [
+        {"$set": {"status": waits, "attempts": 0, "due": "$$NOW", "_tdb.key": {"$ifNull": ["$unique", "$$REMOVE"]}}},
+        {"$unset": ["finished", "reason", "progress"]},
+        event("retried"),
+    ]
+
+
+def marked(stages: Stages, mark: ObjectId) -> Stages:
+    """The same change, known again by its mark when the answer to it was lost."""
+    return [*stages, {"$set": {"_tdb.end": mark}}]
+
+
+def _also(status: str) -> dict[str, Any]:
+    """The stage that adds an event of this name where the job has come to this status."""
+    stage = event(status, reason="$reason")
+    return {"$set": {"events": {"$cond": [{"$eq": ["$status", status]}, stage["$set"]["events"], "$events"]}}}
