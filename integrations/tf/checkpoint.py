@@ -11,12 +11,16 @@ import numpy as np
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import assign, check_keras
-from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.core import Checkpointer, WhenBusy
+from tensordb_data.checkpoint.lineage import name_of, of_data
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.stream import Stream
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.records.params import ParameterSet
     from tensordb_data.warehouse import TensorDB
 
 
@@ -45,9 +49,18 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         db: The warehouse.
         run: Name of the run; `restore` continues the run of this name.
         every: Optimizer steps between saves.
+        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
+        on_best: Save when this metric, at the end of a step or an epoch, is better than in any set of the run:
+            `"val_accuracy"`, or `("val_loss", "min")` if less is better.
+        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say.
         stream: The Stream behind the dataset given to `fit`.
         tags: Tags of every set and log row.
-        buffers: Copies of the state in host memory; 1 halves the memory, and a save then waits for the one before.
+        architecture: Name of the architecture in `db.architectures`; noted with every set.
+        parent: The set of another run from which this one starts; noted with the first set.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
+            default two copies, whatever their size.
+        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
+            `"skip"` it. `stats()` counts both.
         signals: Whether SIGTERM and Ctrl-C are handled.
         grace: Seconds that a step may still take after a SIGTERM.
     """
@@ -57,10 +70,16 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         db: TensorDB,
         run: str,
         *,
-        every: int,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
         stream: Stream | None = None,
         tags: Sequence[str] = (),
-        buffers: int = 2,
+        architecture: str | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
@@ -80,8 +99,10 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._begin = 0
         self._iterated = False
         self._core = Checkpointer(
-            db, run, self._state, every=every, tags=tags, buffers=buffers, signals=signals, grace=grace
-        )
+            db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best, max_overhead=max_overhead,
+            tags=tags, lineage={"architecture": architecture, "data": of_data(stream)}, parent=parent, memory=memory,
+            when_busy=when_busy, signals=signals, grace=grace,
+        )  # fmt: skip
 
     def restore(self, model: keras.Model, step: int | None = None) -> int:
         """Continues the run: loads the set of it that was saved last. Call it before `fit`, with the model compiled.
@@ -123,7 +144,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         rng.apply(parts["rng"])
         self._iterated, self._batches = False, 0
         found_step = int(parts["training"]["step"])
-        self._core.start_at(found_step)
+        self._core.start_at(found_step, document["_id"])
         return found_step
 
     def save(self) -> None:
@@ -146,7 +167,9 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """A fit begins, and with it an iteration of the dataset."""
-        self._core.begin_at(int(_optimizer(self.model).iterations))
+        optimizer = _optimizer(self.model)
+        self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
+        self._core.begin_at(int(optimizer.iterations))
         self._iteration()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -162,6 +185,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Logs what Keras says about the epoch."""
         if logs:
             self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **_plain(logs)})
+            self._core.evaluated(_plain(logs))
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Returns when everything that was saved is durable."""

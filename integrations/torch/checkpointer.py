@@ -11,13 +11,19 @@ import torch
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import check_torch, into_torch
-from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.core import Checkpointer, WhenBusy
 from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.lineage import name_of, of_data
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.torch.position import position_of
+from tensordb_data.torch.ranks import ranks
+from tensordb_data.torch.sharded import gather, is_by_name, is_sharded, scatter, unwrapped
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.records.params import ParameterSet
     from tensordb_data.warehouse import TensorDB
 
 
@@ -29,9 +35,8 @@ class StepCheckpointer:
     per optimizer step. Without a stream, calls of `step()` are counted.
 
     A save copies model, optimizer, scheduler, scaler, RNG states (Python, NumPy, torch, CUDA) and position at one
-    instant; the loop waits for that copy only. Every save that is due becomes durable: if both buffers are still being
-    stored, the next save waits for one (`stats()["waited"]`). An error in the background is raised by the next `step()`
-    or by `close()`.
+    instant; the loop waits for that copy only. It is due by `every`, `every_seconds`, `on_best` or `max_overhead`, by
+    any of those given. An error in the background is raised by the next `step()` or by `close()`.
 
     SIGTERM and Ctrl-C save the last complete step and then end the process as they would have ended it. They are served
     when a step ends or the loop waits for data; if a step takes longer than `grace` seconds, the process ends with what
@@ -41,6 +46,11 @@ class StepCheckpointer:
     deterministic: on the CPU the same losses, bit for bit. Gradients are not saved. What a transform draws from global
     RNGs in worker processes is not restored; draw from the `rng` it is given.
 
+    Under `torch.distributed` each process makes one, with the same arguments, restores, and calls `step()`: process 0
+    stores, and all of them restore the same set, each with RNG states of its own. What is due, and a signal that any
+    process has received, is agreed upon at each step. A model that is sharded (FSDP2, DTensor) is gathered in process 0
+    through torch's own state-dict functions, so that the set fits any number of processes, and plain modules too.
+
     Use it as a context manager, or call `close()`; a process that ends without still stores what was taken.
 
     Args:
@@ -48,14 +58,24 @@ class StepCheckpointer:
         run: Name of the run; `restore()` continues the run of this name.
         model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
         optimizer: The optimizer, or None.
-        every: Steps between saves.
+        every: Steps between saves: one is due when a multiple is reached or crossed.
+        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
+        on_best: Save when this metric, of those given to `step()`, is better than in any set of the run: `"acc"`, or
+            `("loss", "min")` if less is better.
+        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say; the
+            waits and what a background save slows down are measured all along.
         stream: What the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader. Its
             class is replaced by a counting subclass until `close()`.
         scheduler: Anything with `state_dict` and `load_state_dict`, such as a learning-rate scheduler.
         scaler: A `torch.amp.GradScaler`.
         extra: More such objects by name, an EMA of the model say.
         tags: Tags of every set and log row.
-        buffers: Copies of the state in host memory; 1 halves the memory, and a save then waits for the one before.
+        architecture: Name of the architecture in `db.architectures`; noted with every set.
+        parent: The set of another run from which this one starts; noted with the first set.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
+            default two copies, whatever their size.
+        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
+            `"skip"` it. `stats()` counts both.
         signals: Whether SIGTERM and Ctrl-C are handled.
         grace: See above.
 
@@ -70,13 +90,19 @@ class StepCheckpointer:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        every: int,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
         stream: Any = None,
         scheduler: Any = None,
         scaler: Any = None,
         extra: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
-        buffers: int = 2,
+        architecture: str | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
@@ -91,12 +117,18 @@ class StepCheckpointer:
                 )
             if name in _OWN:
                 raise CheckpointError(f"extra= has {name!r}, which is a name of ours; name it otherwise")
+        lineage = {"model": name_of(unwrapped(model)), "architecture": architecture, "data": of_data(stream)}
+        if optimizer is not None:
+            lineage["optimizer"] = name_of(optimizer)
+        self._ranks = ranks()
+        self._sharded = is_sharded(model)
         self._deliveries = None if stream is None else Deliveries(stream)
         try:
             self._position = None if self._deliveries is None else position_of(stream, self._deliveries)
             self._core = Checkpointer(
-                db, run, self._state, every=every, tags=tags, buffers=buffers, deliveries=self._deliveries,
-                signals=signals, grace=grace,
+                db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
+                max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
+                when_busy=when_busy, peers=self._ranks, deliveries=self._deliveries, signals=signals, grace=grace,
             )  # fmt: skip
         except BaseException:
             if self._deliveries is not None:
@@ -129,7 +161,7 @@ class StepCheckpointer:
         """
         if self._deliveries is not None and self._deliveries.count:
             raise CheckpointError("restore() comes before the loop: it has received batches already.")
-        found = self._core.load(step)
+        found = self._core.load(step) if self._ranks is None else self._ranks.load(self._core, step)
         if found is None:
             return 0
         document, parts = found
@@ -137,15 +169,22 @@ class StepCheckpointer:
         self._check(label, parts)
         if self._position is not None:  # what may be refused comes first
             self._position.load(parts["stream"], parts.get("plans", {}))
-        into_torch(self._model, parts["model"], label)
+        optimizer = self._stateful.get("optimizer")
+        by_name = optimizer is not None and is_by_name(parts["optimizer"])
+        if by_name or self._sharded:
+            scatter(self._model, optimizer, parts, label)
+        else:
+            into_torch(self._model, parts["model"], label)
         for name, value in self._stateful.items():
-            value.load_state_dict(parts[name])
-        rng.apply(parts["rng"])
+            if name != "optimizer" or not (by_name or self._sharded):
+                value.load_state_dict(parts[name])
+        own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
+        rng.apply(own)
         # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
-        self._rng = None if parts["training"].get("at_end") else parts["rng"]
+        self._rng = None if parts["training"].get("at_end") else own
         self._start = int(parts["training"]["step"])
         self._calls = 0
-        self._core.start_at(self._start)
+        self._core.start_at(self._start, document["_id"])
         return self._start
 
     def step(self, **metrics: Any) -> None:
@@ -201,15 +240,24 @@ class StepCheckpointer:
             warnings.warn(f"while leaving on {type(error).__name__}: {failed}", stacklevel=2)
 
     def __repr__(self) -> str:
-        return f"StepCheckpointer(run={self.run!r}, every={self._core.every}, last_step={self.last_step})"
+        return f"StepCheckpointer(run={self.run!r}, every={self._core.policy.every}, last_step={self.last_step})"
 
     def _step_now(self) -> int:
         return self._start + (self._calls if self._deliveries is None else self._deliveries.count)
 
     def _state(self, step: int) -> dict[str, Any]:
-        state: dict[str, Any] = {name: value.state_dict() for name, value in self._stateful.items()}
-        state["model"] = self._model.state_dict()
+        state: dict[str, Any] = {
+            name: value.state_dict()
+            for name, value in self._stateful.items()
+            if not (self._sharded and name == "optimizer")
+        }
+        if self._sharded:
+            state.update(gather(self._model, self._stateful.get("optimizer")))
+        else:
+            state["model"] = self._model.state_dict()
         state["rng"] = rng.capture()
+        if self._ranks is not None:
+            state["rng"]["ranks"] = self._ranks.gather(state["rng"])
         state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
         if self._position is not None:
             state["stream"] = self._position.state()

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tensordb_data.checkpoint.deliveries import Deliveries
-from tensordb_data.checkpoint.load import describe, load_parts, verify
+from tensordb_data.checkpoint.lineage import of_position, surroundings
+from tensordb_data.checkpoint.load import load_parts, offer
+from tensordb_data.checkpoint.policy import Policy
 from tensordb_data.checkpoint.stop import StopGuard
 from tensordb_data.checkpoint.worker import Saver
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.records.logs import RESERVED
-from tensordb_data.records.params import set_fields
+from tensordb_data.records.params import parent_id, set_fields
 from tensordb_data.records.scalars import check_names
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
     from tensordb_data.records.logs import RunLog
+    from tensordb_data.records.params import ParameterSet
     from tensordb_data.warehouse import TensorDB
 
 Collect = Callable[[int], Mapping[str, Any]]
+WhenBusy = Literal["wait", "skip"]
+
+
+class Peers(Protocol):
+    """The processes that train together, each of which has a checkpointer of the same run."""
+
+    rank: int
+    """Of this process; 0 is the one that stores."""
+
+    def agree(self, due: bool, signal: int) -> tuple[bool, int]:
+        """The highest of what all processes say: whether a save is due, and the signal that one received or 0."""
+        ...
 
 
 class Checkpointer:
@@ -32,8 +51,17 @@ class Checkpointer:
         run: Name of the run; sets and log rows carry it.
         collect: Gives the state after the step it is called with: a dict of parts, of tensors and plain values.
         every: Save when a multiple of this number of steps is reached or crossed.
+        every_seconds: Save at the first step that ends so many seconds after the last save.
+        on_best: Save when this metric is better than in any set of the run: `"val_acc"`, or `("val_loss", "min")`.
+        max_overhead: Choose the number of steps so that saves cost at most this part of the training time.
         tags: Tags of every set.
-        buffers: Copies of the state in host memory: with 2 one is stored while the next is taken; 1 halves the memory.
+        lineage: What every set is made from, besides code and libraries.
+        parent: The set that the run starts from, if it is that of another run.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`: as many saves as fit may be under way. By
+            default two copies, whatever their size: one is stored while the next is taken.
+        when_busy: What happens to a save that is due while all of `memory` holds earlier ones: the loop is to `"wait"`
+            until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
+        peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
         deliveries: Counts the batches of the loop; lets a signal be served while the loop waits for data.
         signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.stop`).
         grace: Seconds that a step may still take after a SIGTERM.
@@ -45,20 +73,32 @@ class Checkpointer:
         run: str,
         collect: Collect,
         *,
-        every: int,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
         tags: Sequence[str] = (),
-        buffers: int = 2,
+        lineage: Mapping[str, Any] | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
+        peers: Peers | None = None,
         deliveries: Deliveries | None = None,
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise CheckpointError(f"`every` must be a number of steps, at least 1. Found: {every!r}")
+        self.policy = Policy(every, every_seconds, on_best, max_overhead)
+        if when_busy not in ("wait", "skip"):
+            raise CheckpointError(f'`when_busy` is "wait" or "skip". Found: {when_busy!r}')
         set_fields(run, 0, tags, {})
-        self.db, self.run, self.every, self.tags = db, run, every, list(tags)
+        self.db, self.run, self.tags = db, run, list(tags)
         self._collect = collect
+        self._lineage = {**(lineage or {}), **surroundings()}
+        self._wait = when_busy == "wait"
+        self._peers = peers
+        self._agreed = 0  # the signal that all processes serve at this step
         self._deliveries = deliveries
-        self._saver = Saver(db, buffers)
+        self._saver = Saver(db, memory, parent_id(parent))
         self._release = weakref.finalize(self, self._saver.retire)
         self._release.atexit = False  # the saver drains at exit by itself
         self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None
@@ -67,6 +107,7 @@ class Checkpointer:
         self._saved = 0  # the last that was saved, or restored
         self._batches = 0  # delivered when it ended
         self._metrics: Mapping[str, Any] = {}
+        self._best_known = self.policy.metric is None  # whether the sets that exist have been asked for the best
         self._prepared = False
         self._closed = False
         if deliveries is not None:
@@ -78,9 +119,14 @@ class Checkpointer:
         """The last step that has ended, or was restored."""
         return self._step
 
-    def start_at(self, step: int) -> None:
+    def start_at(self, step: int, parent: ObjectId | None = None) -> None:
         """Continues the count after a restore."""
         self._step = self._saved = step
+        self._saver.parent = parent
+
+    def made_from(self, **lineage: Any) -> None:
+        """What is known of the lineage only now."""
+        self._lineage.update(lineage)
 
     def begin_at(self, step: int) -> None:
         """A loop begins at a step that the framework counts: what it crosses counts from there."""
@@ -105,24 +151,78 @@ class Checkpointer:
         self._saver.check()
         if self._guard is not None:
             self._guard.install()
-        due = step // self.every > self._step // self.every
+        self._know_best(metrics)
+        due = self.policy.due(step, self._step, self._saved, metrics, self._saver.busy)
+        if self._peers is not None:
+            due = self._agree(due)
         self._step, self._metrics = step, metrics
         if self._deliveries is not None:
             self._batches = self._deliveries.count
-        if metrics:
+        if metrics and self._writes:
             self.log(step, "train", metrics)
-        if due:
-            self.save_now()
-        elif not self._prepared:
-            self._saver.prepare(self._collect(step))
+        saved = due and self._save(wait=self._wait)
+        if not due and not self._prepared:
+            state = self._collect(step)
+            if self._writes:
+                self._saver.prepare(state)
         self._prepared = True
         self._serve_signal()
-        return due
+        self.policy.resume()
+        return saved
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> bool:
+        """Metrics of the last step that has ended, known only after it: saves if `on_best` asks for it.
+
+        Returns:
+            Whether it was saved.
+        """
+        self._know_best(metrics)
+        if not self.policy.improves(metrics):
+            return False
+        self._metrics = {**self._metrics, **metrics}
+        return self._save(wait=self._wait)
 
     def save_now(self) -> None:
-        """Saves the last step that has ended, due or not."""
-        self._saver.save(self._collect(self._step), set_fields(self.run, self._step, self.tags, self._metrics))
-        self._saved = self._step
+        """Saves the last step that has ended, due or not, and however long it has to wait for memory."""
+        self._save(wait=True)
+
+    def _save(self, wait: bool) -> bool:
+        began = time.perf_counter()
+        state = self._collect(self._step)  # all processes take part, if there are several
+        taken = True
+        if self._writes:
+            fields = set_fields(self.run, self._step, self.tags, self._metrics)
+            position = {"position": of_position(state.get("stream"))}
+            taken = self._saver.save(state, {**fields, "lineage": {**self._lineage, **position}}, wait=wait)
+        if taken:
+            self._saved = self._step
+            self.policy.saved(time.perf_counter() - began)
+        return taken
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this is the process that stores."""
+        return self._peers is None or self._peers.rank == 0
+
+    def _agree(self, due: bool) -> bool:
+        """What the process that stores has decided, and a signal that any of them has received."""
+        assert self._peers is not None
+        guard = self._guard
+        due, self._agreed = self._peers.agree(due and self._writes, (guard.requested if guard else None) or 0)
+        if guard is not None and self._agreed and guard.requested is None:
+            guard.requested = self._agreed
+        return due
+
+    def _know_best(self, metrics: Mapping[str, Any]) -> None:
+        metric, sign = self.policy.metric, self.policy.sign
+        if self._best_known or metric not in metrics:
+            return
+        scope = {"_tdb.p": self.db.project, "run": self.run, metric: {"$type": "number"}}
+        # NaN is a number, and sorts before all others
+        ranked = self.db._mongo()["params"].find(scope, {metric: 1}, sort=[(metric, -sign)])
+        values = (float(document[metric]) for document in ranked)
+        self.policy.remember(next((value for value in values if not math.isnan(value)), None))
+        self._best_known = True
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         """Adds a row to the log of the run."""
@@ -175,11 +275,14 @@ class Checkpointer:
         """Counts and seconds since the start.
 
         Returns:
-            `saves` taken, `durable` of them, `failed`; `waited`: saves that had to wait for a free buffer, and
-            `waited_seconds`; `stall_seconds` (median) and `stall_seconds_max`: what the loop waited for a save;
-            `persist_seconds` (median); `bytes` saved and `bytes_stored`, the part that was not stored yet.
+            `saves` taken, `durable` of them, `failed`; `waited`: saves that had to wait for memory, and
+            `waited_seconds`; `skipped`: saves left out for want of it; `every`: the steps between saves, the number
+            that was chosen under `max_overhead`, None if there is none; `stall_seconds` (median) and
+            `stall_seconds_max`: what the loop waited for a save; `persist_seconds` (median); `bytes` saved and
+            `bytes_stored`, the part that was not stored yet.
         """
-        return self._saver.stats()
+        budget = self.policy.budget
+        return {**self._saver.stats(), "every": self.policy.every if budget is None else budget.steps}
 
     def load(self, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
         """The newest training set of the run, or the newest of one step: its document and its parts.
@@ -199,13 +302,15 @@ class Checkpointer:
         try:
             return document, load_parts(self.db, document, None, "auto")
         except (CorruptBlobError, StorageError, CheckpointError) as error:
-            raise type(error)(f"{error} {_offer(self.db, document)}") from error
+            raise type(error)(f"{error} {offer(self.db, document)}") from error
 
     # Signals
 
     def _serve_signal(self) -> None:
         """At a boundary of the loop, in its thread."""
         if self._guard is None or self._guard.requested is None or not self._rested():
+            return
+        if self._peers is not None and not self._agreed:  # alone, it would leave the others waiting
             return
         try:
             self._save_rest()
@@ -237,7 +342,7 @@ class Checkpointer:
     def _save_at_rest(self) -> bool:
         """From the guard's thread: saves if the loop waits for a batch and has ended the step of the one before."""
         deliveries = self._deliveries
-        if deliveries is None:
+        if deliveries is None or self._peers is not None:  # several processes leave at the end of a step, together
             return False
         with deliveries.lock:
             if not deliveries.waiting or not self._rested():
@@ -265,19 +370,6 @@ def newest_set(db: TensorDB, run: str, step: int | None = None) -> Mapping[str, 
         filter["step"] = step
     found: Mapping[str, Any] | None = db._mongo()["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
     return found
-
-
-def _offer(db: TensorDB, damaged: Mapping[str, Any]) -> str:
-    older = db._mongo()["params"].find(
-        {"_tdb.p": db.project, "run": damaged["run"], "_tdb.parts": "training", "_id": {"$ne": damaged["_id"]}},
-        sort=[("_tdb.s", -1), ("_id", -1)],
-    )
-    for document in older:
-        if verify(db, document):
-            return (
-                f"The newest intact one is {describe(document)}: restore(step={document['step']}) continues from there."
-            )
-    return "No other set of this run is intact."
 
 
 def _weakly(owner: Any, name: str) -> Callable[[], Any]:

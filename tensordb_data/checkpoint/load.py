@@ -91,6 +91,20 @@ def verify(db: TensorDB, document: Mapping[str, Any]) -> bool:
     return True
 
 
+def offer(db: TensorDB, damaged: Mapping[str, Any]) -> str:
+    """What to do about a damaged set, in words: the newest set of its run that is intact."""
+    run, training = damaged.get("run"), damaged["_tdb"]["parts"] != ["model"]
+    scope = {"_tdb.p": db.project, "run": run, "_id": {"$ne": damaged["_id"]}}
+    for document in db._mongo()["params"].find(scope, sort=[("_tdb.s", -1), ("_id", -1)]):
+        if (document["_tdb"]["parts"] != ["model"]) == training and verify(db, document):
+            how = f"restore(step={document['step']}) continues from there"
+            return (
+                f"The newest intact one is {describe(document)}: "
+                f"{how if training else 'find it by its _id and load that'}."
+            )
+    return "No other set of this run is intact." if run is not None else "No other set without a run is intact."
+
+
 def describe(document: Mapping[str, Any]) -> str:
     """A set in words, for messages."""
     text = f"parameter set {document['_id']}"

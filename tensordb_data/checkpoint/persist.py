@@ -1,8 +1,10 @@
 """Persist: from a snapshot to a parameter set that a query finds.
 
 Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
-stored again. The new ones of a set go into one object in safetensors layout. The object is durable before any document
-names it, and the document of the set is written last: a process killed at any point leaves a whole set or none.
+stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
+names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
+set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
+lost connection is found by its content, and not sent again.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
+OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
 _CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
 _ATTEMPTS = 5
 
@@ -63,13 +66,14 @@ def tensor_id(project: str, content: bytes) -> dict[str, Any]:
     return {"p": project, "h": content}
 
 
-def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Written:
+def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], parent: ObjectId | None = None) -> Written:
     """Stores a snapshot and commits its document.
 
     Args:
         db: The warehouse.
         snapshot: A state whose root is a dict: the parts of the set.
-        fields: The user's fields of the document, checked already.
+        fields: The fields of the document that a query finds, `lineage` among them; checked already.
+        parent: The set that it was made from.
 
     Raises:
         StorageError: The blob store refused or failed.
@@ -91,6 +95,7 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Wr
     document = {
         "_id": id,
         **fields,
+        "lineage": {**fields["lineage"], "parent": parent},
         "created": dt.datetime.now(dt.timezone.utc),
         "_tdb": {
             "p": db.project,
@@ -103,15 +108,15 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any]) -> Wr
     }
     stored = 0
     placed: dict[bytes, dict[str, Any]] = {}
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         missing = _missing(db, [content for content in references if content not in placed])
-        if missing:
-            batch = {content: tensors[content] for content in missing}
-            placed.update(
-                _put(db, f"params/{id}-{attempt}.safetensors" if attempt else f"params/{id}.safetensors", batch)
-            )
+        for number, batch in enumerate(_objects(tensors, missing), len(placed)):
+            key = f"params/{id}-{number}.safetensors" if number else f"params/{id}.safetensors"
+            rows = _put(db, key, batch)
+            _enter(db, rows)
+            placed.update(rows)
             stored += sum(leaf.nbytes for leaf, _ in batch.values())
-        _enter(db, placed, references)
+        _revive(db, placed, references)
         try:
             db._transaction(_commit(db, document, references))
         except _TensorGone:
@@ -183,8 +188,25 @@ def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]])
     }
 
 
-def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]) -> None:
-    """Enters the new tensors into the index.
+def _objects(
+    tensors: Mapping[bytes, tuple[Leaf, memoryview]], missing: Sequence[bytes]
+) -> Iterator[dict[bytes, tuple[Leaf, memoryview]]]:
+    """The tensors to store, in the order given, in portions for one object each."""
+    batch: dict[bytes, tuple[Leaf, memoryview]] = {}
+    size = 0
+    for content in missing:
+        leaf, data = tensors[content]
+        if batch and size + leaf.nbytes > OBJECT:
+            yield batch
+            batch, size = {}, 0
+        batch[content] = (leaf, data)
+        size += leaf.nbytes
+    if batch:
+        yield batch
+
+
+def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]]) -> None:
+    """Enters new tensors into the index.
 
     Outside the transaction, so that a process killed in it leaves no lock on a tensor that the next one wants: without
     a set that refers to them, they are only bytes that need not be stored again.
@@ -201,9 +223,13 @@ def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], references: 
         else:  # mongomock cannot read pymongo's bulk operations
             for filter, update in upserts:
                 tensors.update_one(filter, update, upsert=True)
+
+
+def _revive(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]) -> None:
+    """A tensor that was being collected when we stored it again lives on, in our object."""
     if _live(db._mongo(), db.project, references, None) < len(references):
-        for row in placed.values():  # one that is being collected lives on, in our object
-            tensors.update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row})
+        for row in placed.values():
+            db._mongo()["tensors"].update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row})
 
 
 def _commit(

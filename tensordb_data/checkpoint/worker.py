@@ -14,34 +14,40 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.checkpoint.persist import Written, write_set
 from tensordb_data.checkpoint.snapshot import Arena, Snapshot
-from tensordb_data.checkpoint.tree import flatten
+from tensordb_data.checkpoint.tree import Flat, flatten
 from tensordb_data.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
     from tensordb_data.warehouse import TensorDB
 
 _KEPT = 10_000  # stalls remembered for the median
+_READY = 2  # copies made ready in advance: one is stored while the next is taken
 
 
 class Saver:
     """Saves states in the background; every save that was accepted becomes durable, or its error is raised.
 
-    One save persists while the next is taken. A save due while all buffers hold earlier ones waits until one is free:
-    nothing that is due is left out. `stats()` counts those waits.
+    Saves persist one after the other, while the next are taken. `stats()` counts those that had to wait for memory.
 
     Args:
         db: The warehouse.
-        buffers: Host copies of the state that may exist at once, at least 1.
+        memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
+            saves as fit may be under way. By default two copies, whatever their size.
+        parent: The set that the first one is made from.
     """
 
-    def __init__(self, db: TensorDB, buffers: int = 2) -> None:
-        if buffers < 1:
-            raise CheckpointError(f"`buffers` must be at least 1. Found: {buffers}")
+    def __init__(self, db: TensorDB, memory: int | str | None = None, parent: ObjectId | None = None) -> None:
         self._db = db
-        self._free = deque(Arena() for _ in range(buffers))
+        self._memory = _size(memory)
+        self.parent = parent  # of the next set to be written
+        self._free: deque[Arena] = deque()
+        self._arenas = 0
         self._jobs: deque[tuple[Arena, Snapshot | None, Any]] = deque()
         self._changed = threading.Condition()
         self._busy = False
+        self._storing = False  # busy with a save, not with making memory ready
         self._closed = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -50,7 +56,7 @@ class Saver:
         self._pid = os.getpid()
         self._stalls: deque[float] = deque(maxlen=_KEPT)
         self._done: deque[Written] = deque(maxlen=_KEPT)
-        self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0}
+        self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
         self._bytes = {"bytes": 0, "bytes_stored": 0}
         self._waited = 0.0
 
@@ -58,13 +64,24 @@ class Saver:
         """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
         flat = flatten(state)
         with self._changed:
+            while self._arenas < min(_READY, self._capacity(flat)):
+                self._free.append(Arena())
+                self._arenas += 1
             self._preparing += len(self._free)
             self._jobs.extend((arena, None, flat) for arena in self._free)
             self._free.clear()
             self._start()
 
-    def save(self, state: Any, fields: Mapping[str, Any]) -> None:
+    def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
         """Copies the state and returns; it is stored in the background.
+
+        Args:
+            state: What to save.
+            fields: The user's fields of its document, checked already.
+            wait: Whether to wait for memory while all of it holds earlier saves. Otherwise this one is left out.
+
+        Returns:
+            Whether it was taken.
 
         Raises:
             CheckpointError: An earlier save failed (that one is lost, this one was not taken), or the state holds
@@ -76,6 +93,12 @@ class Saver:
         with self._changed:
             if self._closed:
                 raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
+            if not self._free and self._arenas < self._capacity(flat):
+                self._free.append(Arena())
+                self._arenas += 1
+            if not self._free and not wait and not self._preparing:
+                self._counts["skipped"] += 1
+                return False
             if not self._free:
                 self._counts["waited"] += not self._preparing
                 self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
@@ -93,6 +116,24 @@ class Saver:
             self._counts["saves"] += 1
             self._start()
         self._stalls.append(time.perf_counter() - began)
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being stored, or waits for that."""
+        with self._changed:
+            return self._storing or any(snapshot is not None for _, snapshot, _ in self._jobs)
+
+    def _capacity(self, flat: Flat) -> int:
+        """How many copies of such a state may exist at once."""
+        if self._memory is None:
+            return _READY
+        nbytes = sum(leaf.nbytes for leaf in flat.leaves)
+        if nbytes > self._memory:
+            raise CheckpointError(
+                f"memory= allows {self._memory:,} bytes, and one copy of the state takes {nbytes:,}: allow more."
+            )
+        return self._memory // max(1, nbytes)
 
     def check(self) -> None:
         """Raises what went wrong in the background since the last look; each error once."""
@@ -123,6 +164,7 @@ class Saver:
             atexit.unregister(self._at_exit)
             self._at_exit = None
         self._free.clear()
+        self._arenas = 0
         self.check()
 
     def retire(self) -> None:
@@ -159,7 +201,7 @@ class Saver:
                 if not self._jobs:
                     return
                 arena, snapshot, about = self._jobs.popleft()
-                self._busy = True
+                self._busy, self._storing = True, snapshot is not None
             error: BaseException | None = None
             written: Written | None = None
             preparing = snapshot is None
@@ -167,12 +209,13 @@ class Saver:
                 if snapshot is None:
                     arena.reserve(about)
                 else:
-                    written = write_set(self._db, snapshot, about)
+                    written = write_set(self._db, snapshot, about, parent=self.parent)
+                    self.parent = written.id
             except BaseException as caught:  # whatever it is, the training loop must hear of it
                 error = caught
             del snapshot, about
             with self._changed:
-                self._busy = False
+                self._busy = self._storing = False
                 self._free.append(arena)
                 self._preparing -= preparing
                 if error is not None:
@@ -185,6 +228,17 @@ class Saver:
                     self._done.append(written)
                 self._changed.notify_all()
             error = None
+
+
+def _size(memory: int | str | None) -> int | None:
+    from tensordb_data.warehouse import parse_size
+
+    try:
+        return None if memory is None else parse_size(memory)
+    except ValueError:
+        raise CheckpointError(
+            f'`memory` is a positive number of bytes, or a size such as "4GB". Found: {memory!r}'
+        ) from None
 
 
 def _drain_at_exit(saver: Saver) -> Callable[[], None]:

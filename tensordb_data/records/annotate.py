@@ -35,16 +35,8 @@ class Annotated:
 
 def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
     """See `Data.annotate`."""
-    if not isinstance(source, str) or not source or len(source) > _LONGEST_SOURCE:
-        raise QueryError(
-            f'source= says who annotates, such as "model:cnn-1@400": a string of 1 to {_LONGEST_SOURCE} characters;'
-            f" found {source!r:.80}"
-        )
-    if not isinstance(values, Mapping):
-        raise QueryError(f'annotate takes a dict such as {{id: {{"label": 2}}}}; found {type(values).__name__}')
-    wrong = next((id for id in values if not isinstance(id, ObjectId)), None)
-    if wrong is not None:
-        raise QueryError(f"samples are named by their _id, a bson.ObjectId; found {wrong!r}")
+    check_source(source)
+    check_ids(values)
     of = _datasets(db, list(values))
     names = sorted(set(of.values()))
     updates = _updates(db, of, values, {"source": source, "at": dt.datetime.now(dt.timezone.utc)}, names)
@@ -59,6 +51,24 @@ def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source:
         finally:
             db._mutated(names)
     return Annotated(changed, tuple(id for id in values if id not in of))
+
+
+def check_source(source: object) -> None:
+    """Refuses what does not say who annotates."""
+    if not isinstance(source, str) or not source or len(source) > _LONGEST_SOURCE:
+        raise QueryError(
+            f'source= says who annotates, such as "model:cnn-1@400": a string of 1 to {_LONGEST_SOURCE} characters;'
+            f" found {source!r:.80}"
+        )
+
+
+def check_ids(values: object) -> None:
+    """Refuses what is not a dict by `_id`."""
+    if not isinstance(values, Mapping):
+        raise QueryError(f'annotate takes a dict such as {{id: {{"label": 2}}}}; found {type(values).__name__}')
+    wrong = next((id for id in values if not isinstance(id, ObjectId)), None)
+    if wrong is not None:
+        raise QueryError(f"entities are named by their _id, a bson.ObjectId; found {wrong!r}")
 
 
 def _datasets(db: TensorDB, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:

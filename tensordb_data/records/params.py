@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
-from tensordb_data.checkpoint.apply import apply_to
+from tensordb_data.checkpoint.apply import Difference, apply_to
 from tensordb_data.checkpoint.leaves import Framework
-from tensordb_data.checkpoint.load import describe, load_parts
+from tensordb_data.checkpoint.lineage import surroundings
+from tensordb_data.checkpoint.load import describe, load_parts, offer
 from tensordb_data.checkpoint.persist import write_set
 from tensordb_data.checkpoint.snapshot import view
-from tensordb_data.errors import SchemaError
+from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.query import Query
+from tensordb_data.records.annotate import Annotated, check_ids, check_source
 from tensordb_data.records.base import Collection, Record
+from tensordb_data.records.bulk import Update, update_each
 from tensordb_data.records.scalars import check_names, scalar
+from tensordb_data.records.schema import PROVENANCE
 from tensordb_data.selection import clean_tags
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created"))
+RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created", "lineage", PROVENANCE))
 
 
 class ParameterSet(Record):
@@ -56,6 +61,16 @@ class ParameterSet(Record):
         """Bytes of its tensors, whether they share storage with other sets or not."""
         return int(self._doc["_tdb"]["bytes"])
 
+    @property
+    def lineage(self) -> Mapping[str, Any]:
+        """What it was made from.
+
+        `parent` (the set before it, or that the run started from), `code` (script, git commit, whether that was
+        changed) and `versions`; from a checkpointer also `model` and `optimizer` (classes), `architecture`, `data`
+        (queries with fingerprint, seed and batch size; `Query.from_json` reads them) and `position` in the data.
+        """
+        return dict(self._doc.get("lineage", {}))
+
     def load(self, part: str = "model", *, framework: Framework = "auto") -> Any:
         """The parameters, in the structure in which they were saved; every tensor is checked.
 
@@ -71,17 +86,28 @@ class ParameterSet(Record):
             CheckpointError: There is no such part, or it is not complete.
             StorageError: The blob store failed.
         """
-        return load_parts(self._db, self._doc, [part], framework)[part]
+        try:
+            return load_parts(self._db, self._doc, [part], framework)[part]
+        except CorruptBlobError as error:
+            raise CorruptBlobError(f"{error} {offer(self._db, self._doc)}") from error
 
-    def load_into(self, model: Any) -> None:
+    def load_into(self, model: Any, *, strict: bool = True) -> Difference:
         """Loads the parameters into a torch module or a Keras model.
+
+        Args:
+            model: The model.
+            strict: Whether all must fit. Otherwise what fits by name and shape (in Keras by order and shape) is
+                loaded, and the rest of the model stays as it was.
+
+        Returns:
+            What differs: nothing if `strict`.
 
         Raises:
             StateError: They do not fit; lists missing and unexpected tensors and differing shapes. The model is then
                 as it was before.
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
-        apply_to(model, self.load(), describe(self._doc))
+        return apply_to(model, self.load(), describe(self._doc), strict)
 
 
 class Params(Collection[ParameterSet]):
@@ -91,7 +117,14 @@ class Params(Collection[ParameterSet]):
         super().__init__(db, "params", ParameterSet)
 
     def save(
-        self, state: Any, *, run: str | None = None, step: int | None = None, tags: Sequence[str] = (), **metrics: Any
+        self,
+        state: Any,
+        *,
+        run: str | None = None,
+        step: int | None = None,
+        tags: Sequence[str] = (),
+        parent: ParameterSet | ObjectId | None = None,
+        **metrics: Any,
     ) -> ObjectId:
         """Saves a state; durable and visible on return. What the project has stored already is not stored again.
 
@@ -101,6 +134,7 @@ class Params(Collection[ParameterSet]):
             run: Name of the run.
             step: Step of the run. Saving a step again adds a set; the older one stays.
             tags: Tags of the set.
+            parent: The set that it was made from, in this run or another.
             metrics: Numbers and short texts to find it by: `val_acc=0.91`.
 
         Returns:
@@ -111,8 +145,52 @@ class Params(Collection[ParameterSet]):
             SchemaError: A metric, the run, the step or a tag is not of the right kind.
             StorageError: The blob store failed; nothing was saved.
         """
-        fields = set_fields(run, step, tags, metrics)
-        return write_set(self._db, view({"model": state}), fields).id
+        fields = {**set_fields(run, step, tags, metrics), "lineage": surroundings()}
+        return write_set(self._db, view({"model": state}), fields, parent_id(parent)).id
+
+    def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
+        """Attaches metrics to sets that exist: what an evaluator found out later. All or none are accepted.
+
+        Args:
+            values: Metrics by the `_id` of the set: `{best.id: {"test_acc": 0.9}}`. One that the set has is replaced.
+            source: Who says so; noted with the time as `provenance.<metric>`.
+
+        Returns:
+            How many sets were annotated, and the ids that are none of this project.
+
+        Raises:
+            SchemaError: A metric is not a number, short text or a list of those, or its name is taken.
+            QueryError: `source` or an id is not what it should be.
+        """
+        check_source(source)
+        check_ids(values)
+        by = {"source": source, "at": dt.datetime.now(dt.timezone.utc)}
+        updates: list[Update] = []
+        for id, given in values.items():
+            if not isinstance(given, Mapping) or not given:
+                raise SchemaError(f"set {id}: expected a dict of metric to value, found {given!r}")
+            check_names(given, RESERVED)
+            fields = {name: scalar(name, value) for name, value in given.items()}
+            fields.update({f"{PROVENANCE}.{name}": by for name in given})
+            updates.append(({"_id": id, "_tdb.p": self._db.project}, {"$set": fields}))
+        known = {row["_id"] for row in self._known(list(values))}
+        changed = update_each(self._db, "params", [each for each in updates if each[0]["_id"] in known])
+        return Annotated(changed, tuple(id for id in values if id not in known))
+
+    def _known(self, ids: Sequence[ObjectId]) -> Iterator[Mapping[str, Any]]:
+        return iter(self._db._mongo()["params"].find({"_id": {"$in": ids}, "_tdb.p": self._db.project}, {"_id": 1}))
+
+
+def parent_id(parent: object) -> ObjectId | None:
+    """The `_id` of the set that another one is made from.
+
+    Raises:
+        SchemaError: It is not a set.
+    """
+    found = parent.id if isinstance(parent, ParameterSet) else parent
+    if found is not None and not isinstance(found, ObjectId):
+        raise SchemaError(f"parent is a set, or the _id of one; found {parent!r}")
+    return found
 
 
 def set_fields(run: str | None, step: int | None, tags: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_a_run_that_has_no_set(db):
 
 
 def test_every_due_save_is_stored_however_fast_they_come(db):
-    ckpt = checkpointer(db, every=1, buffers=1, signals=False)
+    ckpt = checkpointer(db, every=1, memory=9000, signals=False)
     for step in range(1, 31):
         ckpt.end_step(step, {})
     ckpt.close()

@@ -1,0 +1,91 @@
+"""Ranks: the processes of a distributed training, which save one set together and restore the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from bson import ObjectId
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.load import load_parts
+from tensordb_data.checkpoint.packed import pack, unpack
+from tensordb_data.errors import CheckpointError
+
+
+def ranks() -> Ranks | None:
+    """The processes of this training, None if this is the only one. All of them must ask."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    return Ranks()
+
+
+class Ranks:
+    """Agreement between the processes, on a gloo group of their own: nothing waits for a GPU.
+
+    Attributes:
+        rank: Of this process; 0 stores.
+    """
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+        self._group = dist.new_group(backend="gloo")
+
+    def agree(self, due: bool, signal: int) -> tuple[bool, int]:
+        """See `checkpoint.core.Peers`."""
+        said = torch.tensor([int(due), signal], dtype=torch.int32)
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
+        return bool(said[0]), int(said[1])
+
+    def gather(self, state: Mapping[str, Any]) -> list[Any]:
+        """The states of all processes, in order."""
+        return [unpack(data) for data in self._all(pack(state))]
+
+    def own(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """This process's part of what `gather` returned as `state["ranks"]`.
+
+        With another number of processes than then, process 0 gets what process 0 had, and each of the others what it
+        drew from before: nothing that was saved would be theirs.
+        """
+        saved = state.get("ranks") or [state]
+        if len(saved) == dist.get_world_size() or self.rank == 0:
+            return dict(saved[self.rank])
+        return rng.capture()
+
+    def load(self, core: Checkpointer, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
+        """What `core.load(step)` gives in process 0, in every process; its error too."""
+        found, error = None, None
+        if self.rank == 0:
+            try:
+                found = core.load(step)
+            except Exception as caught:
+                error = caught
+        told = unpack(self._all(pack({"set": str(found[0]["_id"]) if found else None, "error": _say(error)}))[0])
+        if error is not None:
+            raise error
+        if told["error"] is not None:
+            raise CheckpointError(f"Process 0 could not restore: {told['error']}")
+        if told["set"] is None or found is not None:
+            return found
+        document: Mapping[str, Any] | None = core.db._mongo()["params"].find_one({"_id": ObjectId(told["set"])})
+        if document is None:
+            raise CheckpointError(f"Parameter set {told['set']}, which process 0 restored, is gone.")
+        return document, load_parts(core.db, document, None, "auto")
+
+    def _all(self, data: bytes) -> list[bytes]:
+        """What each process gives, in all of them. Not by torch's own collectives for objects: those use pickle."""
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        own = torch.zeros(longest, dtype=torch.uint8)
+        own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        found = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
+        dist.all_gather(found, own, group=self._group)
+        return [bytes(each.numpy()[: int(size)]) for each, size in zip(found, sizes, strict=True)]
+
+
+def _say(error: Exception | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"

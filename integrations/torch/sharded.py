@@ -1,0 +1,67 @@
+"""Sharded models: gathered into one state to be saved, and scattered again, by torch's own state-dict functions.
+
+https://docs.pytorch.org/docs/stable/distributed.checkpoint.html#torch.distributed.checkpoint.state_dict.get_state_dict
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from tensordb_data.errors import StateError
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether parameters are distributed tensors: of FSDP2, or of tensor parallelism."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """The module within DistributedDataParallel, or the model itself."""
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return model.module  # type: ignore[no-any-return]
+    return model
+
+
+def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """The whole state on the host of process 0, by the names of the parameters; empty in the others. All must call."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Any] = {"model": dict(get_model_state_dict(model, options=options))}
+    if optimizer is not None:
+        state["optimizer"] = get_optimizer_state_dict(model, optimizer, options=options)
+    return state
+
+
+def is_by_name(optimizer_state: Mapping[str, Any]) -> bool:
+    """Whether an optimizer's state knows its parameters by name, as `gather` gives it, not by number."""
+    return any(isinstance(name, str) for group in optimizer_state["param_groups"] for name in group["params"])
+
+
+def scatter(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, parts: Mapping[str, Any], label: str
+) -> None:
+    """Loads a whole state into a model, sharded or not, and its optimizer."""
+    options = StateDictOptions(full_state_dict=True)
+    if optimizer is not None and not is_by_name(parts["optimizer"]):
+        raise StateError(
+            f"{label} has the state of an optimizer of a model that was not sharded, by numbers and not by names: "
+            "restore it without optimizer=, into a model that is not sharded, or load only its parameters "
+            "(ParameterSet.load_into, before sharding)."
+        )
+    set_model_state_dict(model, dict(parts["model"]), options=options)
+    if optimizer is not None:
+        set_optimizer_state_dict(model, optimizer, parts["optimizer"], options=options)
