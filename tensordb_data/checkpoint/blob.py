@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.checkpoint.leaves import Leaf
 from tensordb_data.checkpoint.load import _read
-from tensordb_data.checkpoint.persist import _enter, _live, _missing, _put, _TensorGone, digest
+from tensordb_data.checkpoint.persist import _enter, _live, _missing, _put, _revive, _TensorGone, digest
 from tensordb_data.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def write_blob(
     for attempt in range(_ATTEMPTS):
         if content not in placed and _missing(db, [content]):
             placed = _put(db, f"{key}-{attempt}.safetensors", {content: (leaf, memoryview(data))})
-        _enter(db, placed, [content])
+        _enter(db, placed)
+        _revive(db, placed, [content])
         try:
             return db._transaction(commit)
         except _TensorGone:
