@@ -1,37 +1,25 @@
-"""Logs: rows of a run, written in bulk off the training thread."""
+"""Logs: rows of runs, and what is made of them."""
 
 from __future__ import annotations
 
-import atexit
-import datetime as dt
-import os
-import sys
-import threading
-import time
-import warnings
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
-from pymongo.errors import BulkWriteError, PyMongoError
-
-from tensordb_data.errors import SchemaError, StorageError, TensorDBError
+from tensordb_data.errors import NotFoundError, QueryError, StorageError
+from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.query import Filter, Query, Sort
 from tensordb_data.records.base import Collection, Record
-from tensordb_data.records.scalars import check_names, scalar
-from tensordb_data.selection import Selection, clean_tags
+from tensordb_data.selection import Selection
 
 if TYPE_CHECKING:
+    from tensordb_data.logs.plot import Picture
+    from tensordb_data.logs.series import Series
     from tensordb_data.warehouse import TensorDB
 
-RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
-CAPACITY = 200_000  # rows in memory while the server is away
-_BATCH = 2_000  # rows an insert
-_INTERVAL = 1.0  # seconds that a row waits for company
-_RETRY = (0.1, 5.0)  # seconds between attempts: first, most
-_DUPLICATE = 11000
+__all__ = ["RESERVED", "LogRow", "LogSelection", "Logs", "RunLog"]
+
+_POINTS = 500
 
 
 class LogRow(Record):
@@ -54,21 +42,79 @@ class LogRow(Record):
         """`"train"`, `"valid"` or what the run called it."""
         return str(self._doc["kind"])
 
+    def entity(self, name: str) -> Any:
+        """The sample, parameter set or other entity that was logged under a name.
+
+        Raises:
+            QueryError: What was logged there is no entity.
+            NotFoundError: It is not in the warehouse any more.
+        """
+        found = self[name]
+        if not isinstance(found, dict) or found.keys() != {"collection", "id"}:
+            raise QueryError(f"{name!r} of {self!r} is no entity; found {found!r}")
+        return self._db.select(Query(found["collection"], {"_id": found["id"]})).one()
+
 
 class LogSelection(Selection[LogRow]):
-    """Rows of logs; a Selection that also becomes a table."""
+    """Rows of logs; a Selection that also becomes a table, a series, or files of other tools."""
 
     def to_arrow(self) -> Any:
-        """The rows as a `pyarrow.Table`; a column for every field that occurs."""
-        pyarrow = _needed("pyarrow", "pyarrow")
-        rows = [{**row, "_id": str(row.id)} for row in self]
-        names = dict.fromkeys(name for row in rows for name in row)
-        return pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+        """The rows as a `pyarrow.Table`; a column for every field that occurs.
+
+        A column in which some rows have whole numbers and some others is one of floats; one in which some have numbers
+        and some texts is one of texts.
+        """
+        from tensordb_data.logs.tables import arrow
+
+        return arrow(self._flat())
 
     def to_pandas(self) -> Any:
         """The rows as a `pandas.DataFrame`; a column for every field that occurs."""
-        pandas = _needed("pandas", "pandas")
-        return pandas.DataFrame([{**row, "_id": str(row.id)} for row in self])
+        from tensordb_data.logs.tables import pandas
+
+        return pandas(self._flat())
+
+    def to_csv(self, path: str | Path) -> int:
+        """Writes the rows as a CSV file, whole or not at all; returns how many.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        from tensordb_data.logs.tables import write_csv
+
+        return write_csv(self._flat(), path)
+
+    def to_tensorboard(self, folder: str | Path) -> int:
+        """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`; returns how many values.
+
+        Numbers become scalars and texts texts. Exporting twice into one folder shows everything twice.
+
+        Raises:
+            MissingExtraError: tensorboard is not installed.
+            StorageError: The folder cannot be written.
+        """
+        from tensordb_data.logs.tensorboard import write_events
+
+        return write_events(self._flat(), folder)
+
+    def series(self, name: str, *, points: int = _POINTS) -> list[Series]:
+        """A metric over the steps, a series for each run and kind, thinned out by the server.
+
+        Args:
+            name: The metric. Rows in which it is not a number are left out; nan and inf are counted.
+            points: At most so many points each.
+
+        Raises:
+            QueryError: An argument is malformed.
+        """
+        from tensordb_data.logs.series import read_series
+
+        return read_series(self, name, points)
+
+    def _flat(self) -> Iterator[dict[str, Any]]:
+        from tensordb_data.logs.tables import flat
+
+        return flat(row._doc for row in self)
 
 
 class Logs(Collection[LogRow]):
@@ -88,277 +134,52 @@ class Logs(Collection[LogRow]):
         """Select rows; see `Collection.find`. Without a sort they come in the order in which they were written."""
         return LogSelection(self._db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
 
-    def run(self, name: str, *, tags: Sequence[str] = ()) -> RunLog:
+    def run(self, name: str, *, tags: Sequence[str] = (), system: float | None = None) -> RunLog:
         """The log of a run, to write to.
 
         Args:
             name: The run. Writing to one that has rows already adds to them.
             tags: Tags of each row.
+            system: Add a row of kind `"system"` every so many seconds: load and memory of the process, the machine
+                and its GPUs. Needs psutil.
+
+        Raises:
+            SchemaError: An argument is malformed.
+            MissingExtraError: psutil is not installed.
         """
-        return RunLog(self._db, name, tags)
+        return RunLog(self._db, name, tags, system)
 
-
-class RunLog:
-    """Writes rows: buffered, in order, never waiting for the server. Also a context manager.
-
-    Rows become visible within about a second, at `flush()` and at `close()`. While the server is away they are
-    kept, up to 200,000 of them; then further ones are dropped: a warning says so at once, `dropped` counts, and
-    `close()` raises.
-    """
-
-    def __init__(self, db: TensorDB, name: str, tags: Sequence[str] = ()) -> None:
-        if not isinstance(name, str) or not name:
-            raise SchemaError(f"a run is named by a non-empty string; found {name!r}")
-        if isinstance(tags, str):
-            raise SchemaError(f"tags is a list of strings; found the string {tags!r}")
-        self.name = name
-        self._names: set[str] = set()
-        self._writer = _Writer(db, {"run": name, "tags": clean_tags(tags) if tags else []})
-        weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
-
-    @property
-    def dropped(self) -> int:
-        """Rows that were lost because the server was away for too long."""
-        return self._writer.dropped
-
-    def write(self, step: int, kind: str = "train", **values: Any) -> None:
-        """Adds a row. A few microseconds.
+    def plot(
+        self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS
+    ) -> Picture:
+        """Draw a metric over the steps, a line for each run and kind that matches.
 
         Args:
-            step: The step it belongs to.
-            kind: `"train"`, `"valid"` or what you like.
-            values: Numbers (NumPy, torch and TensorFlow scalars too, nan and inf), short texts, booleans, lists of
-                those. A scalar on a GPU is fetched later, off this thread.
+            name: The metric.
+            filter: Which rows: `{"tags": "cnn", "kind": "valid"}`.
+            path: Where to write the PNG as well.
+            points: At most so many points a line; the server takes the rows between them together.
+
+        Returns:
+            The PNG, which a notebook shows.
 
         Raises:
-            SchemaError: A value or a name cannot be stored.
-            StorageError: The log is closed.
+            NotFoundError: No matching row has a number of that name.
+            MissingExtraError: matplotlib is not installed.
+            StorageError: `path` cannot be written.
         """
-        if type(step) is not int:
-            step = scalar("step", step)
-            if type(step) is not int:
-                raise SchemaError(f"a step is an integer; found {step!r}")
-        if not isinstance(kind, str) or not kind:
-            raise SchemaError(f"a kind is a non-empty string; found {kind!r}")
-        if not self._names.issuperset(values):
-            check_names(values, RESERVED)
-            self._names.update(values)
-        row = {"kind": kind, "step": step}
-        for name, value in values.items():
-            row[name] = value if type(value) is float else _Later(value) if _on_device(value) else scalar(name, value)
-        self._writer.add((time.time(), row))
+        from tensordb_data.logs.plot import draw
 
-    def flush(self) -> None:
-        """Returns when all rows so far are visible.
-
-        Raises:
-            StorageError: The server does not take them; they are kept and tried again.
-        """
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flushes and ends. Twice is fine.
-
-        Raises:
-            StorageError: Rows were lost.
-        """
-        self._writer.close()
-
-    def __enter__(self) -> RunLog:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self.close()
-            return
-        try:
-            self.close()
-        except StorageError as lost:  # must not hide what went wrong first
-            warnings.warn(str(lost), stacklevel=2)
-
-    def __repr__(self) -> str:
-        return f"<log of run {self.name!r}>"
-
-
-class _Later:
-    """A scalar on a device, read by the writer's thread: reading it here would wait for the device."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value.detach()
-
-
-class _Writer:
-    """The buffer of a log and the thread that empties it."""
-
-    def __init__(self, db: TensorDB, common: Mapping[str, Any]) -> None:
-        self._db = db
-        self._common = common
-        self._reset()
-
-    def _reset(self) -> None:
-        self._rows: deque[tuple[float, dict[str, Any]]] = deque()
-        self._sent: list[dict[str, Any]] = []  # taken from the buffer, not acknowledged yet
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._at_exit: Callable[[], None] | None = None
-        self._hurry = False
-        self._closed = False
-        self._failure: Exception | None = None  # of the newest attempt
-        self._reason: Exception | None = None  # of the newest that failed
-        self._attempts = 0
-        self.dropped = 0
-        self._pid = os.getpid()
-
-    def add(self, row: tuple[float, dict[str, Any]]) -> None:
-        if os.getpid() != self._pid:
-            self._reset()  # a forked child has rows of its own; those of the parent are the parent's
-        with self._changed:
-            if self._closed:
-                raise StorageError(f"the log of run {self._common['run']!r} is closed; db.logs.run(...) opens it again")
-            if len(self._rows) >= CAPACITY:
-                self.dropped += 1
-                first = self.dropped == 1
-            else:
-                first = False
-                self._rows.append(row)
-                if self._thread is None:
-                    self._start()
-                elif len(self._rows) in (1, _BATCH):
-                    self._changed.notify_all()
-        if first:
-            warnings.warn(
-                f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4
-            )
-
-    def flush(self) -> None:
-        with self._changed:
-            if self._thread is None or os.getpid() != self._pid:
-                return
-            self._hurry = True
-            self._changed.notify_all()
-            attempts = self._attempts
-            self._changed.wait_for(
-                lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
-            )
-            self._hurry = False
-            if not self._empty():
-                raise StorageError(
-                    f"{self._what()}: the server does not take the rows yet: {_line(self._failure)}"
-                ) from self._failure
-
-    def close(self) -> None:
-        if os.getpid() != self._pid:
-            return
-        self.retire()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
-            self._at_exit = None
-        lost, self.dropped = self.dropped, 0
-        if lost:
-            raise StorageError(f"{self._what()}: {lost:,} rows were lost: {_line(self._reason)}") from self._reason
-
-    def retire(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _empty(self) -> bool:
-        return not self._rows and not self._sent
-
-    def _what(self) -> str:
-        return f"the log of run {self._common['run']!r}"
-
-    def _start(self) -> None:
-        self._at_exit = _flush_at_exit(self)
-        self._thread = threading.Thread(target=self._run, name="tensordb-log", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        wait = _RETRY[0]
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._rows) or bool(self._sent) or self._closed)
-                if self._failure is not None:
-                    self._changed.wait_for(lambda: self._closed or self._hurry, timeout=wait)
-                else:
-                    self._changed.wait_for(
-                        lambda: self._closed or self._hurry or len(self._rows) >= _BATCH, timeout=_INTERVAL
-                    )
-                taken = [self._rows.popleft() for _ in range(min(len(self._rows), _BATCH - len(self._sent)))]
-                last = self._closed
-            failure: Exception | None = None
+        rows = self.find(filter)
+        series = rows.series(name, points=points)
+        if not series:
+            some = sorted({key for row in rows.head(100) for key in row} - RESERVED)
+            names = f"there are {', '.join(map(repr, some))}" if some else "no row matches"
+            raise NotFoundError(f"no number {name!r} in {rows.query.brief} of project {self._db.project!r}: {names}")
+        picture = draw(series, name)
+        if path is not None:
             try:
-                self._sent.extend(self._document(*row) for row in taken)
-                if self._sent:
-                    self._insert()
-            except (PyMongoError, TensorDBError, RuntimeError) as error:
-                failure = error
-            with self._changed:
-                self._failure = failure
-                self._reason = failure or self._reason
-                self._attempts += 1
-                if failure is None:
-                    self._sent = []
-                    wait = _RETRY[0]
-                else:
-                    wait = min(_RETRY[1], wait * 2)
-                if last and failure is not None:  # leaving, and nobody takes them
-                    self.dropped += len(self._rows) + len(self._sent)
-                    self._rows.clear()
-                    self._sent = []
-                self._changed.notify_all()
-                if last and self._empty():
-                    return
-
-    def _document(self, when: float, row: dict[str, Any]) -> dict[str, Any]:
-        for name, value in row.items():
-            if type(value) is _Later:
-                row[name] = scalar(name, value.value)
-        time_ = dt.datetime.fromtimestamp(when, dt.timezone.utc)
-        return {"_id": ObjectId(), **self._common, **row, "time": time_, "_tdb": {"p": self._db.project}}
-
-    def _insert(self) -> None:
-        try:
-            self._db._mongo()["logs"].insert_many(self._sent, ordered=False)
-        except BulkWriteError as error:
-            # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
-            if any(one.get("code") != _DUPLICATE for one in error.details.get("writeErrors", ())):
-                raise
-
-
-def _flush_at_exit(writer: _Writer) -> Callable[[], None]:
-    reference = weakref.ref(writer)
-
-    def at_exit() -> None:
-        if (found := reference()) is None:
-            return
-        try:
-            found.close()
-        except StorageError as error:
-            sys.stderr.write(f"tensordb: {error}\n")
-
-    atexit.register(at_exit)
-    return at_exit
-
-
-def _on_device(value: Any) -> bool:
-    return getattr(value, "is_cuda", False) is True and value.numel() == 1
-
-
-def _line(error: Exception | None) -> str:
-    return "" if error is None else str(error).split(", full error", 1)[0].split(", Timeout:", 1)[0]
-
-
-def _needed(module: str, package: str) -> Any:
-    from importlib import import_module
-
-    from tensordb_data.errors import MissingExtraError
-
-    try:
-        return import_module(module)
-    except ImportError:
-        raise MissingExtraError(f"this needs {package}: pip install {package}") from None
+                Path(path).write_bytes(picture)
+            except OSError as error:
+                raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        return picture

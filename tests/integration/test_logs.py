@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import math
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 import torch
 from pymongo.errors import AutoReconnect
 
-from tensordb_data.errors import SchemaError, StorageError
-from tensordb_data.records import logs
+from tensordb_data.errors import NotFoundError, QueryError, SchemaError, StorageError
+from tensordb_data.logs import ids
+from tensordb_data.logs import writer as logs
 
 
 def test_rows_come_back(db):
@@ -125,3 +128,158 @@ def test_a_process_that_forgets_to_close_loses_nothing(db, mongo_uri):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), mongo_uri], check=True, timeout=60)
     assert db.logs.find({"run": "r"}).count() == 3000
+
+
+def test_more_rows_than_the_buffer_holds_wait_and_none_is_lost(db, monkeypatch):
+    monkeypatch.setattr(logs, "CAPACITY", 500)
+    with db.logs.run("r") as log:
+        for step in range(20_000):
+            log.write(step, loss=1.0)
+    assert log.dropped == 0
+    assert [row.step for row in db.logs.find({"run": "r"})] == list(range(20_000))
+
+
+def test_a_killed_process_loses_what_waited_and_nothing_else(db, mongo_uri):
+    script = """
+        import os, signal, sys
+        from tensordb_data import TensorDB
+        log = TensorDB(sys.argv[1]).logs.run("r")
+        for step in range(1000):
+            log.write(step, loss=1.0)
+        log.flush()
+        log.write(1000, loss=1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), mongo_uri], timeout=60)
+    assert db.logs.find({"run": "r"}).count() in (1000, 1001)
+
+
+def test_entities_and_texts(db):
+    with db.data.writer("d") as writer:
+        id = writer.add(image=np.ones((2, 2), np.uint8), label=1)
+    params = db.params.save({"w": np.ones(3)}, run="r", step=1)
+    with db.logs.run("r") as log:
+        log.write(1, worst=db.data.find().one(), of=db.params.find().one(), note="diverged, again")
+        log.write(2, loss="three")
+    row = db.logs.find({"worst.id": id}).one()
+    assert row["note"] == "diverged, again" and row.entity("worst")["label"] == 1 and row.entity("of").id == params
+    with pytest.raises(QueryError, match="no entity"):
+        row.entity("note")
+    assert row["worst"] == {"collection": "data", "id": id}
+    assert db.logs.find().to_pandas()["worst"].tolist()[0] == f"data/{id}"
+
+
+def test_the_machine_is_logged_on_request(db):
+    with db.logs.run("r", system=0.01) as log:
+        log.write(7, loss=1.0)
+    rows = db.logs.find({"kind": "system"}).all()
+    assert rows[-1].step == 7 and rows[-1]["process_memory_bytes"] > 0 and 0 <= rows[-1]["cpu_percent"] <= 100
+    with pytest.raises(SchemaError, match="seconds"):
+        db.logs.run("r", system=0)
+    with db.logs.run("r", system=1000.0):
+        pass
+    log = db.logs.run("r", system=1000.0)
+    system = log._system
+    del log  # forgotten: its thread must not hold it, nor fail
+    system.stop()
+
+
+def test_ids_ascend_whatever_the_clock_does(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(ids.time, "time", lambda: clock[0])
+    monkeypatch.setattr(ids, "_COUNTS", 8)
+    one, found = ids.Ids(), []
+    for now in (100, 101, 99, 99, 102, 102.5, 50):
+        clock[0] = now
+        found += one.take(5)
+    assert found == sorted(set(found)) and len(found) == 35
+
+
+def test_series_are_thinned_by_the_server(db):
+    with db.logs.run("a") as log:
+        for step in range(10_000):
+            log.write(step, loss=float(step), text="x")
+        log.write(5, loss=float("nan"))
+        log.write(5, loss=-math.inf)
+        log.write(6, loss="broken")
+        log.write(9, kind="valid", loss=3, ok=True)
+    with db.logs.run("b", tags=["cnn"]) as log:
+        log.write(0, loss=np.float32("nan"))
+    a_train, a_valid, b = db.logs.find().series("loss", points=100)
+    assert [(one.run, one.kind) for one in (a_train, a_valid, b)] == [("a", "train"), ("a", "valid"), ("b", "train")]
+    assert len(a_train.step) == 100 and a_train.count.tolist() == [100] * 100
+    assert a_train.mean[0] == 49.5 and (a_train.low[0], a_train.high[0]) == (0, 99)
+    assert a_train.nonfinite.tolist() == [2] + [0] * 99
+    assert a_valid.mean.tolist() == [3.0] and a_valid.step.tolist() == [9]
+    assert np.isnan(b.mean[0]) and (b.count[0], b.nonfinite[0]) == (0, 1)
+    assert db.logs.find({"run": "a"}, sort=[("step", 1)], limit=10).series("loss", points=2)[0].count.sum() < 11
+    assert db.logs.find().series("text") == [] and db.logs.find().series("nothing") == []
+    for bad in ({"name": "$where"}, {"name": ""}, {"name": "loss", "points": 0}):
+        with pytest.raises(QueryError):
+            db.logs.find().series(**bad)
+
+
+def test_plot_is_a_png(db, tmp_path):
+    with db.logs.run("cnn-1", tags=["cnn"]) as log:
+        for step in range(3000):
+            log.write(step, loss=1 / (1 + step) if step != 1000 else math.nan)
+    picture = db.logs.plot("loss", {"tags": "cnn"}, path=tmp_path / "loss.png")
+    assert picture.startswith(b"\x89PNG") and (tmp_path / "loss.png").read_bytes() == picture
+    assert picture._repr_png_() == picture
+    with pytest.raises(NotFoundError, match="there are 'loss'"):
+        db.logs.plot("los")
+    with pytest.raises(NotFoundError, match="no row matches"):
+        db.logs.plot("loss", {"tags": "rnn"})
+    with pytest.raises(StorageError, match="cannot be written"):
+        db.logs.plot("loss", path=tmp_path / "missing" / "x.png")
+
+
+def test_mixed_columns_become_tables_too(db):
+    with db.logs.run("r") as log:
+        log.write(1, loss=1, a=True, l=[1, 2])
+        log.write(2, loss=0.5, a="text", l="no list", n=2**62)
+        log.write(3, loss=math.nan, b=None)
+    table = db.logs.find().to_arrow()
+    assert table.column("loss").to_pylist()[:2] == [1.0, 0.5] and math.isnan(table.column("loss")[2].as_py())
+    assert table.column("a").to_pylist() == ["True", "text", None]
+    assert table.column("l").to_pylist() == ["[1, 2]", "no list", None]
+    assert table.column("n").to_pylist() == [None, 2**62, None]
+    assert "_tdb" not in table.column_names
+    assert db.logs.find({"run": "none"}).to_arrow().num_rows == 0
+    assert db.logs.find({"run": "none"}).to_pandas().empty
+
+
+def test_csv(db, tmp_path):
+    with db.logs.run("r", tags=["x"]) as log:
+        log.write(1, loss=0.5)
+        log.write(2, note='a "quoted", line\nbreak', loss=math.inf)
+    assert db.logs.find().to_csv(tmp_path / "r.csv") == 2
+    with (tmp_path / "r.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert list(first)[:6] == ["_id", "run", "kind", "step", "time", "tags"]
+    assert (first["loss"], first["note"], first["tags"]) == ("0.5", "", '["x"]')
+    assert (second["loss"], second["note"]) == ("inf", 'a "quoted", line\nbreak')
+    with pytest.raises(StorageError, match="cannot be written"):
+        db.logs.find().to_csv(tmp_path / "missing" / "r.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
+
+
+def test_tensorboard_reads_what_was_exported(db, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with db.logs.run("odd/../run", tags=["x"]) as log:
+        for step in range(50):
+            log.write(step, loss=step / 2, per_class=[1, 2.5], note=f"step {step}")
+        log.write(50, loss=math.nan)
+        log.write(50, kind="valid", acc=True)
+    assert db.logs.find().to_tensorboard(tmp_path / "tb") == 50 * 4 + 2
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()) == [
+        "tb", "tb/odd_.._run", "tb/odd_.._run/train", "tb/odd_.._run/valid",
+    ]  # fmt: skip
+    found = EventAccumulator(str(tmp_path / "tb/odd_.._run/train"), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    scalars = found.Scalars("loss")
+    assert [(one.step, one.value) for one in scalars[:3]] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert math.isnan(scalars[-1].value) and abs(scalars[0].wall_time - time.time()) < 3600
+    assert found.Scalars("per_class/1")[0].value == 2.5
+    assert found.Tensors("note/text_summary")[3].tensor_proto.string_val[0] == b"step 3"
