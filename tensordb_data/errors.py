@@ -54,6 +54,10 @@ class CheckpointError(TensorDBError):
     """A parameter set could not be saved, found whole, or loaded."""
 
 
+class DeployError(TensorDBError):
+    """A parameter set was not deployed, or the place to deploy to cannot be used."""
+
+
 class ArchitectureError(TensorDBError, ValueError):
     """An architecture cannot be stored as it is, or its stored form gives no model."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -56,11 +57,27 @@ class Watch(Iterator[R], Generic[R]):
         Raises:
             ConnectError: The server went away and did not come back, or no longer knows where this watch was.
         """
+        if not self.wait():
+            raise StopIteration
+        return self._found.popleft()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Blocks until there is an entity, the watch is closed, or about so many seconds are over.
+
+        Returns:
+            Whether there is an entity, so that `next` does not block.
+
+        Raises:
+            ConnectError: As `next`.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
         failures = 0
         while not self._found:
             if self._closed.is_set():
                 self._release()
-                raise StopIteration
+                return False
+            if until is not None and time.monotonic() >= until:
+                return False
             try:
                 if self._stream is None:
                     self._stream = self._opened()
@@ -74,7 +91,11 @@ class Watch(Iterator[R], Generic[R]):
                     continue
                 failures += 1
                 self._recover(error, failures)
-        return self._found.popleft()
+        return True
+
+    def skip(self) -> None:
+        """Lets go of the entities that are there already: whoever looks at all of them needs only one wake-up."""
+        self._found.clear()
 
     def close(self) -> None:
         """End the iteration and release the server's cursor."""

@@ -1,0 +1,107 @@
+"""The loops as processes of their own, that say what they do in lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tensordb_data import TensorDB
+from tensordb_data.continuous import Deployer
+
+PATIENCE = 60.0  # seconds until something that must happen is given up
+
+
+def say(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message, default=str) + "\n")
+    sys.stdout.flush()
+
+
+class Program:
+    """One of the functions below in a process of its own."""
+
+    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
+        command = [sys.executable, "-m", __name__, function.__name__, *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def hear(self, **expected: Any) -> dict[str, Any]:
+        """The next message, or the next one with these values."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            message: dict[str, Any] = json.loads(line)
+            if all(message.get(name) == value for name, value in expected.items()):
+                return message
+        raise AssertionError(f"it ended with {self.process.wait(PATIENCE)} and without {expected}")
+
+    def end(self, number: signal.Signals) -> int:
+        """Its exit status after a signal."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(PATIENCE)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
+
+
+@contextmanager
+def running(function: Callable[..., None], *arguments: object) -> Iterator[Program]:
+    program = Program(function, *arguments)
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.end(signal.SIGKILL)
+
+
+def kill_server(folder: Path) -> None:
+    os.kill(json.loads((folder / "server.json").read_text())["mongod"], signal.SIGKILL)
+
+
+def save(db: TensorDB, value: int, **metrics: Any) -> Any:
+    """A set whose every number is its step."""
+    return db.params.save({"w": np.full(1000, value, "f4")}, run="r", step=value, **metrics)
+
+
+# --- the programs -----------------------------------------------------------------------------------------------------
+
+
+def deploy(address: str, to: str, die_at: str = "") -> None:
+    """A deployer; with `die_at` it is killed right before its call of this number that changes names."""
+    if die_at:
+        left = [int(die_at)]
+        for name in ("rename", "replace", "symlink", "fsync", "mkdir"):
+            setattr(os, name, _deadly(getattr(os, name), left))
+
+    def smoke(state: Any, about: Mapping[str, Any]) -> None:
+        assert (state["w"] == about["step"]).all()
+
+    with TensorDB(address) as db:
+        best = db.params.find({"run": "r"}, sort=[("acc", -1)])
+        with Deployer(db, best, to, check=smoke, notify=lambda about: say(live=about["step"])) as deployer:
+            say(ready=True)
+            deployer.run()
+    say(drained=True)
+
+
+def _deadly(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
+    def deadly(*arguments: Any, **options: Any) -> Any:
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return call(*arguments, **options)
+
+    return deadly
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
