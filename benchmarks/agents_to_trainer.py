@@ -67,8 +67,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "question": "B7-pong: samples a second from agents that play into one trainer that publishes its policy",
         "quick": options.quick,
         "context": {
-            "sample": f"{COURT[0] * COURT[1]} bytes, move, reward", "batch": BATCH, "paced_to_each": PACE,
-            "publish_every": EVERY, "published": PUBLISHED,
+            "sample": f"{COURT[0] * COURT[1]} bytes, move, reward",
+            "batch": BATCH,
+            "paced_to_each": PACE,
+            "publish_every": EVERY,
+            "published": PUBLISHED,
         },
         "rounds": rounds,
         "seconds": seconds,

@@ -35,6 +35,21 @@ def grey_images(count: int) -> tuple[Array, Array, str]:
     return large[rows], digits.target[rows].astype(np.int64), "scikit-learn digits, enlarged and repeated"
 
 
+def crops(count: int, side: int, seed: int = 0) -> Array:
+    """uint8 [count, side, side, 3]: different crops and exposures of the photographs in scikit-image."""
+    from skimage import data
+
+    sources = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    rng = np.random.default_rng(seed)
+    made = np.empty((count, side, side, 3), np.uint8)
+    for number in range(count):
+        image = sources[number % len(sources)]
+        top, left = (int(rng.integers(0, size - side + 1)) for size in image.shape[:2])
+        table = np.clip(np.arange(256) * rng.uniform(0.7, 1.3), 0, 255).astype(np.uint8)
+        made[number] = table[image[top : top + side, left : left + side]]
+    return made
+
+
 def photos(count: int, seed: int = 0) -> list[bytes]:
     """`count` different JPEGs of 500 × 375: random crops, flips and exposures of the photographs in scikit-image."""
     import cv2

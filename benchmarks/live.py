@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "question": "B7: samples a second from 4 live writers into one training loop",
         "quick": options.quick,
         "context": {
-            "sample": "784 bytes and a label", "writers": WRITERS, "batch": BATCH, "paced_to": PACED,
+            "sample": "784 bytes and a label",
+            "writers": WRITERS,
+            "batch": BATCH,
+            "paced_to": PACED,
             "load_before": load,
         },
         "rounds": rounds,

@@ -39,6 +39,7 @@ _KNOWN = 64  # batches in a row that needed no store, after which nothing need b
 _SCOUTS = 32  # announcements that wait for their segments to be opened, at a time
 _AHEAD = 2  # times what may be in flight is announced
 _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wants
+_LARGE = 16 << 10  # bytes from which a frame is worth a call of its own
 _INDEX_BYTES = ENTRY_BYTES + 8  # of a remote segment's index in memory, for each blob
 
 
@@ -209,11 +210,13 @@ class BlobReader:
             return None
         if any(len(stored[row]) != size for row in plain):
             return None
-        unpacked = self._decompress(refs, stored, rows)
-        if not plain:
-            return _as_batch(unpacked, size)
+        if not plain and size < _LARGE:
+            return _as_batch(self._decompress(refs, stored, rows), size)
         batch = np.empty((len(refs), size), np.uint8)
-        batch[rows] = _as_batch(unpacked, size)
+        if size < _LARGE:
+            batch[rows] = _as_batch(self._decompress(refs, stored, rows), size)
+        else:
+            self._decompress_into(batch, refs, stored, rows)
         for row in plain:
             batch[row] = np.frombuffer(stored[row], np.uint8)
         return batch
@@ -409,11 +412,28 @@ class BlobReader:
         except zstandard.ZstdError as error:
             raise self._bad_frame(refs, row, error) from None
 
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        """This thread's own."""
+        found = getattr(self._local, "decompressor", None)
+        if found is None:
+            found = self._local.decompressor = zstandard.ZstdDecompressor()
+        return found
+
+    def _decompress_into(self, batch: Batch, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> None:
+        """Those rows decompressed into their places: into memory that numpy takes in huge pages and uses again."""
+        decompressor = self._decompressor()
+        for row in rows:
+            try:
+                # All of the frame is here, and all of its room: the library then does it in one go.
+                count = decompressor.stream_reader(stored[row]).readinto(batch[row])
+            except zstandard.ZstdError as error:
+                raise self._bad_frame(refs, row, error) from None
+            if count != batch.shape[1]:
+                raise self._bad_frame(refs, row, f"it ends after {count} of {batch.shape[1]} bytes")
+
     def _decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
         """Those rows decompressed, as a sequence of buffers."""
-        decompressor = getattr(self._local, "decompressor", None)
-        if decompressor is None:
-            decompressor = self._local.decompressor = zstandard.ZstdDecompressor()
+        decompressor = self._decompressor()
         try:
             # One call for all: it holds the GIL only before and after.
             return decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
@@ -425,7 +445,7 @@ class BlobReader:
                     raise self._bad_frame(refs, row, reason) from None
             raise CorruptBlobError(f"expected zstd frames, found others: {error}") from None
 
-    def _bad_frame(self, refs: BlobRefs, row: int, error: Exception) -> StorageError:
+    def _bad_frame(self, refs: BlobRefs, row: int, error: Exception | str) -> StorageError:
         segment = refs.segments[int(refs.segment[row])]
         return at_row(
             CorruptBlobError(f"segment {segment}: expected a zstd frame at {int(refs.offset[row])}: {error}"), row

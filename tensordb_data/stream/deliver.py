@@ -207,9 +207,7 @@ class Deliverer:
         if group:
             yield Staged(partial(index, group), rest)
 
-    def _planned(
-        self, plan: Plan, blocks: Blocks, weights: NDArray[np.float64] | None, group: list[Run]
-    ) -> Indexed:
+    def _planned(self, plan: Plan, blocks: Blocks, weights: NDArray[np.float64] | None, group: list[Run]) -> Indexed:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])

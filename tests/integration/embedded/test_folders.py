@@ -222,7 +222,7 @@ def mongod_that(folder: Path, script: str) -> str:
     ("script", "message"),
     [
         ("sys.exit('mongod: error while loading shared libraries: libcurl.so.4: cannot open')", "library libcurl.so.4"),
-        ("print('{\"s\":\"F\",\"msg\":\"Boom\",\"attr\":{\"x\":1}}'); sys.exit(14)", r"status 14; .*Boom .*\"x\": 1"),
+        ('print(\'{"s":"F","msg":"Boom","attr":{"x":1}}\'); sys.exit(14)', r"status 14; .*Boom .*\"x\": 1"),
         ("import os; os.kill(os.getpid(), 4)", "AVX"),
         ("sys.exit(62)", "incompatible MongoDB version"),
         ("sys.exit('Permission denied')", "may not write"),

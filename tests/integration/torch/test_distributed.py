@@ -40,9 +40,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("context", ["fork", "forkserver"])
-def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(
-    mongo_uri: str, tmp_path: Path, context: str
-) -> None:
+def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(mongo_uri: str, tmp_path: Path, context: str) -> None:
     blobs = (tmp_path / "blobs").as_uri()
     with TensorDB(mongo_uri, blobs=blobs) as db, db.data.writer("numbers") as writer:
         writer.add_many(label=list(range(301)))

@@ -76,9 +76,7 @@ def test_each_sample_once_however_workers_start(sel: Selection[Any], mode: str, 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_sample_once_over_workers_and_ranks(sel: Selection[Any], mode: str, workers: int) -> None:
-    each = [
-        labels(make(sel, mode, workers, shuffle=True, passes=1, rank=rank, world_size=3)) for rank in range(3)
-    ]
+    each = [labels(make(sel, mode, workers, shuffle=True, passes=1, rank=rank, world_size=3)) for rank in range(3)]
     assert sorted(itertools.chain.from_iterable(itertools.chain(*each))) == list(range(N))
     assert len({len(batches) for batches in each}) == 1
 
