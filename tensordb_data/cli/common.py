@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -52,3 +52,8 @@ def parsed_filter(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise QueryError(f"the filter is a JSON object such as '{{\"label\": 3}}'; found {text}")
     return found
+
+
+def parsed_sort(names: Sequence[str] | None) -> list[tuple[str, int]] | None:
+    """The sort that options such as `-val_acc` make; None without any."""
+    return [(name[1:], -1) if name.startswith("-") else (name, 1) for name in names or ()] or None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from bson import json_util
 
-from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.query import Query
 from tensordb_data.records.sample import Sample
 
@@ -38,9 +38,8 @@ def find(
 ) -> None:
     """Print the entities that match a filter, in MongoDB's query language."""
     with warehouse(db, project) as opened:
-        order = [(name[1:], -1) if name.startswith("-") else (name, 1) for name in sort or ()]
         names = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
-        query = Query(collection, parsed_filter(filter), sort=order or None, limit=limit, fields=names)
+        query = Query(collection, parsed_filter(filter), sort=parsed_sort(sort), limit=limit, fields=names)
         selection = opened.select(query)
         if count:
             typer.echo(json.dumps(selection.count()) if as_json else f"{selection.count()}")

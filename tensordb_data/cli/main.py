@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli import compact, find, ingest, server, stream
+from tensordb_data.cli import compact, continuous, find, ingest, server, stream
 
 app = typer.Typer(
     name="tensordb",
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, stream, compact):
+for module in (server, ingest, find, stream, compact, continuous):
     module.register(app)
 
 

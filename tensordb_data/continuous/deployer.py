@@ -103,6 +103,8 @@ class Deployer(Loop):
         found = self._target.current()
         if found is None:
             raise DeployError(f"nothing is deployed at {self.ledger.target}")
+        if not self._target.can_go_back:
+            raise DeployError(f"there is none before {describe(found[0])} at {self.ledger.target}: nothing was changed")
         self._target.back()
         self.ledger.refuse(found[0], reason)
         self._settle()

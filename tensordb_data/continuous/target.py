@@ -33,6 +33,11 @@ class Target(Protocol):
         """The set that is live, and its version."""
         ...
 
+    @property
+    def can_go_back(self) -> bool:
+        """Whether a set before it is at hand."""
+        ...
+
     def stage(self, state: Any, about: About) -> Any:
         """Brings a set there without using it; returns its state as it would be used."""
         ...
@@ -66,6 +71,10 @@ class FolderTarget:
     def current(self) -> tuple[About, int | None] | None:
         number = self._versions.current
         return None if number is None else (bundle.about(self._versions.path(number)), number)
+
+    @property
+    def can_go_back(self) -> bool:
+        return self._versions.previous is not None
 
     def stage(self, state: Any, about: About) -> Any:
         staged = self._versions.stage()
@@ -124,6 +133,10 @@ class FunctionTarget:
 
     def current(self) -> tuple[About, int | None] | None:
         return None if self._live is None else (self._live[1], None)
+
+    @property
+    def can_go_back(self) -> bool:
+        return self._before is not None
 
     def stage(self, state: Any, about: About) -> Any:
         self._staged = (state, about)

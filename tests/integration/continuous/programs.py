@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensordb_data import TensorDB
-from tensordb_data.continuous import Deployer
+from tensordb_data.continuous import Deployer, Evaluator
 
 PATIENCE = 60.0  # seconds until something that must happen is given up
 
@@ -90,6 +91,27 @@ def deploy(address: str, to: str, die_at: str = "") -> None:
         with Deployer(db, best, to, check=smoke, notify=lambda about: say(live=about["step"])) as deployer:
             say(ready=True)
             deployer.run()
+    say(drained=True)
+
+
+def evaluate(address: str, name: str, hang_at: str = "-1", die_at: str = "-1") -> None:
+    """An evaluator, that hangs or is killed in the middle of the set of some step."""
+
+    def score(state: Any, batches: Iterable[Mapping[str, Any]]) -> float:
+        step = int(state["w"][0])
+        say(scoring=step)
+        seen = sum(len(batch["label"]) for batch in batches)
+        if step == int(hang_at):
+            threading.Event().wait()
+        if step == int(die_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step + seen / 1000
+
+    with TensorDB(address) as db:
+        valid, sets = db.data.find({"dataset": "d"}), db.params.find({"run": "r"})
+        evaluator = Evaluator(db, sets, score, metric="acc", data=valid, name=name, lease=1.0)
+        say(ready=True)
+        evaluator.run()
     say(drained=True)
 
 
