@@ -18,7 +18,8 @@ Versions = Mapping[str, tuple[int, int]]
 """Dataset name to (sequence, mutation counter): which state of the data is read."""
 
 _ATTEMPTS = 5
-_CURSOR_KILLED = {11601, 11600, 11602, 237, 262}
+_CURSOR_KILLED = {11601, 11600, 11602, 237, 262, 175, 206}
+"""Interrupted, shut down, killed, out of time; its collection or index dropped; its session ended."""
 
 
 def selected_datasets(filter_: Mapping[str, Any]) -> list[str] | None:

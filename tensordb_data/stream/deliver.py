@@ -19,7 +19,7 @@ from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages, Versions
 from tensordb_data.stream.decode import Column
-from tensordb_data.stream.follow import follow
+from tensordb_data.stream.follow import Followed, follow
 from tensordb_data.stream.living import Living
 from tensordb_data.stream.order import Layout, Run, runs
 from tensordb_data.stream.pipeline import ordered
@@ -177,19 +177,19 @@ class Deliverer:
             if page is None:
                 yield None
                 continue
-            layouts, dataset, docs, before = page
-            yield partial(self._followed_batches, layouts, dataset, docs, before, position)
+            yield partial(self._followed_batches, *page, position)
+            docs = page[2]
             position += len(docs)
 
     def _followed_batches(
-        self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], before: dict[str, int], base: int
+        self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], born: str, before: Followed, base: int
     ) -> Deliveries:
         deliveries = self._batches(*self._page(layouts, docs, False, State(), 0, base))
         made: Deliveries = []
         for delivery in deliveries:
             if isinstance(delivery, Delivery):
                 at = delivery.then.at
-                followed = {**before, dataset: at.after[1]} if at.after is not None else before
+                followed = {**before, dataset: (at.after[1], born)} if at.after is not None else before
                 delivery = replace(delivery, then=State(Position(0, at.position), followed=followed))
             made.append(delivery)
         return made

@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
-from tensordb_data.errors import StateError, UnsupportedError
+from tensordb_data.errors import ConnectError, StateError, UnsupportedError
 from tensordb_data.stream.block import Layouts
-from tensordb_data.stream.cursor import Pages
+from tensordb_data.stream.cursor import Pages, selected_datasets
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-Followed = dict[str, int]
-"""Dataset name to the sequence number of the last sample delivered."""
+Followed = dict[str, tuple[int, str]]
+"""Dataset name to the sequence number of the last sample delivered, and when the dataset was made."""
+NEW = (0, "")
 
 _LINGER = 0.05
 """Seconds that a batch which is not full waits for more samples."""
@@ -32,6 +33,8 @@ _BUSY = 0.5
 _LOOK, _SHARE = 0.01, 10
 """Seconds between two looks, and how many times as long as a look takes."""
 _UNKNOWN = float("inf")
+_PATIENCE = 120.0
+"""Seconds in which a server may come back."""
 
 
 class Wakeups:
@@ -74,9 +77,12 @@ class Wakeups:
                 return
             while (change := self._changes.try_next()) is not None:
                 fields = change.get("updateDescription", {}).get("updatedFields", {})
-                if not fields.get("seq", _UNKNOWN) <= done.get(change["documentKey"]["_id"]["d"], 0):
+                if not fields.get("seq", _UNKNOWN) <= done.get(change["documentKey"]["_id"]["d"], NEW)[0]:
                     return
-        except PyMongoError:
+        except ConnectionFailure:
+            self._close()
+            raise
+        except PyMongoError:  # the oplog has rolled over, or the collection is not what it was: begin anew
             self._close()
             time.sleep(0.1)
 
@@ -97,8 +103,8 @@ class Wakeups:
             self._changes = None
 
 
-Page = tuple[Layouts, str, list[dict[str, Any]], Followed]
-"""Documents of one dataset, and how far every dataset had been followed before them."""
+Page = tuple[Layouts, str, list[dict[str, Any]], str, Followed]
+"""Documents of one dataset, when it was made, and how far every dataset had been followed before them."""
 
 
 def follow(
@@ -115,49 +121,77 @@ def follow(
         stats: gets the times of reading and of waiting.
 
     Raises:
-        StateError: a dataset has fewer samples than were delivered: it was dropped.
+        StateError: a dataset is not the one that was followed: it was dropped, or the database is an older copy.
+        ConnectError: the server was away for two minutes.
     """
     done = dict(followed)
+    answered = time.monotonic()
     with Wakeups(source.db) as wakeups:
         while not ended():
-            busy = False
-            with stats.ahead("cursor"):
-                versions = _versions(source, done)
-                layouts = source.layouts(versions)
-            for dataset, pair in sorted(versions.items()):
-                start = done.get(dataset, 0)
-                if pair[0] <= start:
-                    continue
-                pages = iter(Pages(source.selection, layouts, {dataset: pair}, rows, (dataset, start)))
-                busy = True
-                while True:
-                    with stats.ahead("cursor"):
-                        page = next(pages, None)
-                    if page is None:
-                        break
-                    docs = page[0]
-                    yield layouts, dataset, docs, dict(done)
-                    done[dataset] = docs[-1]["_tdb"]["s"]
-                done[dataset] = pair[0]
-            yield None
-            with stats.ahead("commits"):
-                wakeups.wait(done, lambda: _new(source, done), busy)
-                until = time.monotonic() + _LINGER
-                while 0 < _new(source, done) < enough and time.monotonic() < until:
-                    time.sleep(0.005)
+            try:
+                busy = False
+                with stats.ahead("cursor"):
+                    found = _counters(source, done)
+                    new = {name: now for name, now in found.items() if now[0] > done.get(name, NEW)[0]}
+                    versions = source.versions() if new or not done else {}
+                    layouts = source.layouts(versions) if versions else None
+                answered = time.monotonic()
+                for dataset, (sequence, born) in sorted(new.items()):
+                    if layouts is None or dataset not in layouts.schemas:
+                        done[dataset] = (sequence, born)  # nothing of it matches
+                        continue
+                    start = done.get(dataset, NEW)[0]
+                    busy = True
+                    pages = iter(Pages(source.selection, layouts, {dataset: (sequence, 0)}, rows, (dataset, start)))
+                    while (page := _timed(pages, stats)) is not None:
+                        yield layouts, dataset, page, born, dict(done)
+                        done[dataset] = (page[-1]["_tdb"]["s"], born)
+                        answered = time.monotonic()
+                    done[dataset] = (sequence, born)
+                yield None
+                with stats.ahead("commits"):
+                    wakeups.wait(done, lambda: _new(source, done), busy)
+                    until = time.monotonic() + _LINGER
+                    while 0 < _new(source, done) < enough and time.monotonic() < until:
+                        time.sleep(0.005)
+            except ConnectionFailure as error:
+                if time.monotonic() - answered > _PATIENCE:
+                    raise ConnectError(
+                        f"the server that is followed was away for {_PATIENCE:.0f} s: {error}; begin again with the"
+                        " state of the stream, nothing is lost"
+                    ) from error
+                time.sleep(_LOOK)
 
 
-def _versions(source: Source, done: Followed) -> dict[str, tuple[int, int]]:
-    versions = dict(source.versions())
-    for dataset, sequence in done.items():
-        now = versions.get(dataset, (0, 0))[0]
-        if now < sequence:
+def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> list[dict[str, Any]] | None:
+    with stats.ahead("cursor"):
+        page = next(pages, None)
+    return None if page is None else page[0]
+
+
+def _counters(source: Source, done: Followed) -> Followed:
+    """How far each dataset goes now.
+
+    Raises:
+        StateError: one is not that which was followed.
+    """
+    db = source.db
+    named = selected_datasets(source.spec.query.filter)
+    found: dict[str, Any] = {"_id.p": db.project}
+    if named is not None:
+        found = {"_id": {"$in": [{"p": db.project, "d": name} for name in named]}}
+    docs = db._mongo()["datasets"].find(found, {"seq": 1, "created": 1})
+    counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
+    for dataset, (sequence, born) in done.items():
+        now, reborn = counters.get(dataset, (0, born))
+        if now < sequence or reborn != born:
+            what = f"and now {now}" if reborn == born else f"and that which is there now was made {reborn}"
             raise StateError(
                 f"dataset {dataset!r} was dropped while it was followed: {sequence} samples had been committed to it,"
-                f" and now {now}; begin a new stream, without the old state"
+                f" {what}; begin a new stream, without the old state"
             )
-    return versions
+    return counters
 
 
 def _new(source: Source, done: Followed) -> int:
-    return sum(max(0, pair[0] - done.get(dataset, 0)) for dataset, pair in source.versions().items())
+    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(source, done).items())

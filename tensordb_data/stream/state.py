@@ -35,8 +35,8 @@ class State:
     """Digest of the sample ids of the pass, in order."""
     n: int | None = None
     """Samples in the pass."""
-    followed: Mapping[str, int] | None = None
-    """With follow, the sequence number of the last sample delivered of each dataset."""
+    followed: Mapping[str, tuple[int, str]] | None = None
+    """With follow, of each dataset the sequence number of the last sample delivered, and when the dataset was made."""
     blocks: tuple[int, int] | None = None
     """How the stream shuffles, see `rows.Blocks`; None while that is not chosen."""
 
@@ -52,7 +52,7 @@ class State:
             "versions": versions,
             "ids": self.ids,
             "n": self.n,
-            "followed": None if self.followed is None else dict(self.followed),
+            "followed": None if self.followed is None else {name: list(pair) for name, pair in self.followed.items()},
             "blocks": None if self.blocks is None else list(self.blocks),
         }
 
@@ -76,6 +76,7 @@ class State:
             if min(int(doc["pass"]), int(doc["position"])) < 0:
                 raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
+            followed = doc["followed"]
             blocks = doc.get("blocks")
             after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(
@@ -83,7 +84,7 @@ class State:
                 None if versions is None else {name: (int(pair[0]), int(pair[1])) for name, pair in versions.items()},
                 doc["ids"],
                 doc["n"],
-                None if doc["followed"] is None else {name: int(last) for name, last in doc["followed"].items()},
+                None if followed is None else {name: (int(pair[0]), str(pair[1])) for name, pair in followed.items()},
                 None if blocks is None else (int(blocks[0]), int(blocks[1])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:

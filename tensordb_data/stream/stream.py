@@ -216,8 +216,14 @@ class Stream(Pull[State]):
         deliver.
 
         Raises:
-            StateError: the number of samples in a pass is not known; `pin` the stream first.
+            StateError: the number of samples in a pass is not known; `pin` the stream first. A stream that follows has
+                no such number.
         """
+        if self.spec.follow:
+            raise StateError(
+                "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
+                " `state_dict()` (a checkpointer takes it as stream=stream)"
+            )
         loaded = State.from_doc(state, self.spec)
         known = loaded if loaded.n is not None else self._pinned
         at = loaded.at

@@ -14,10 +14,13 @@ from typing import Any
 import mongomock
 import numpy as np
 import pytest
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
 
 from tensordb_data import TensorDB
-from tensordb_data.errors import QueryError, StateError, UnsupportedError
+from tensordb_data.errors import ConnectError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream import Stream
+from tests.mongod import running
 
 
 def write(db: TensorDB, numbers: Any, dataset: str = "pong", **values: Any) -> None:
@@ -192,3 +195,183 @@ def test_options_that_do_not_go_with_it(db: TensorDB) -> None:
     with pytest.raises(UnsupportedError, match="mongomock"):
         next(iter(follow(mock)))
     mock.close()
+
+
+def test_a_dataset_made_anew_is_another_one(db: TensorDB) -> None:
+    write(db, range(10))
+    stream = follow(db)
+    taken(iter(stream), 10)
+    state = stream.state_dict()
+    stream.close()
+    db._mongo()["datasets"].delete_many({})
+    db._mongo()["data"].delete_many({})
+    write(db, range(25))
+    again = follow(db)
+    again.load_state_dict(state)
+    with pytest.raises(StateError, match=r"was dropped .* 10 samples .* was made 20"):
+        next(iter(again))
+
+
+def test_a_dropped_database_ends_the_wait(db: TensorDB) -> None:
+    write(db, range(10))
+    batches = iter(follow(db))
+    taken(batches, 10)
+    failed: list[Exception] = []
+
+    def read() -> None:
+        try:
+            next(batches)
+        except StateError as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    db._mongo()["datasets"].drop()
+    reader.join(20)
+    assert not reader.is_alive() and "was dropped while it was followed" in str(failed[0])
+
+
+def test_samples_that_are_gone_before_they_came_do_not_come(db: TensorDB) -> None:
+    """Dropping the collection of samples is the same as deleting all of them."""
+    write(db, range(30))
+    stream = follow(db)
+    assert taken(iter(stream), 10) == list(range(10))
+    state = stream.state_dict()
+    stream.close()
+    db._mongo()["data"].drop()
+    again = follow(db)
+    again.load_state_dict(state)
+    batches = iter(again)
+    write(db, range(30, 33))
+    assert taken(batches, 3) == [30, 31, 32]
+    again.close()
+
+
+def test_the_collection_goes_while_it_is_read(db: TensorDB) -> None:
+    write(db, range(5000))
+    batches = iter(follow(db))
+    assert taken(batches, 10) == list(range(10))
+    db._mongo()["data"].drop()
+    write(db, [5000])
+    labels = [9]
+    while labels[-1] != 5000:
+        labels += next(batches)["label"].tolist()
+    assert labels == sorted(set(labels)), "in order, none twice"
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_labels_are_those_of_the_moment_of_delivery(db: TensorDB) -> None:
+    write(db, range(40), split="train")
+    stream = follow(db, split="train")
+    assert taken(iter(stream), 10) == list(range(10))
+    state = stream.state_dict()
+    stream.close()
+    dataset = db.data.find({"dataset": "pong"})
+    (dataset & {"label": {"$in": [3, 12]}}).update({"$set": {"label": 1000}})  # 3 was delivered, as 3
+    (dataset & {"label": 15}).update({"$set": {"split": "valid"}})
+    (dataset & {"label": 17}).delete()
+    again = follow(db, split="train")
+    again.load_state_dict(state)
+    expected = [1000 if n == 12 else n for n in range(10, 40) if n not in (15, 17)]
+    assert taken(iter(again), 28) == expected
+    again.close()
+
+
+def test_datasets_that_do_not_match_are_passed_over(db: TensorDB) -> None:
+    write(db, range(5), "a", kind="x")
+    write(db, range(5), "b", kind="y")
+    stream = db.data.find({"kind": "x"}).stream(batch_size=4, follow=True, fields=["label"])
+    batches = iter(stream)
+    assert taken(batches, 5) == list(range(5))
+    write(db, range(5, 10), "b", kind="y")
+    write(db, [5], "a", kind="x")
+    assert taken(batches, 1) == [5]
+    stream.close()
+
+
+def test_the_oplog_rolls_over_under_a_follower_far_behind(tmp_path: Path) -> None:
+    """The log of a MongoDB of 1 MB forgets all that came since; the samples are still there."""
+    # It forgets no more than its last checkpoint allows.
+    options = ("--oplogSize", "1", "--syncdelay", "1", "--setParameter", "minSnapshotHistoryWindowInSeconds=0")
+    with running(tmp_path, *options) as mongod, TensorDB(mongod.uri, blobs=f"file://{tmp_path}/blobs") as db:
+        write(db, range(10), note=[""] * 10)
+        waiting, behind = follow(db), follow(db)
+        batches = iter(waiting)
+        assert taken(batches, 10) == list(range(10)) == taken(iter(behind), 10)
+        state = behind.state_dict()
+        behind.close()
+        oplog = db._mongo().client["local"]["oplog.rs"]
+        first = oplog.find_one(sort=[("$natural", 1)])
+        assert first is not None
+        written = 10
+        while (oplog.find_one(sort=[("$natural", 1)]) or first)["ts"] == first["ts"]:
+            write(db, range(written, written + 2000), note=["x" * 200] * 2000)
+            written += 2000
+        assert taken(batches, written - 10) == list(range(10, written))
+        again = follow(db, batch_size=64)
+        again.load_state_dict(state)
+        assert taken(iter(again), written - 10) == list(range(10, written))
+        for stream in (waiting, again):
+            stream.close()
+
+
+def test_a_lost_place_in_the_oplog_only_costs_time(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(db, range(10))
+    batches = iter(follow(db))
+    assert taken(batches, 10) == list(range(10))
+    lost = OperationFailure("Resume of change stream was not possible", 286)
+    opened: list[Any] = []
+
+    class Lost:
+        alive = True
+
+        def try_next(self) -> None:
+            raise lost
+
+        def close(self) -> None:
+            opened.append(self)
+            if len(opened) == 2:
+                write(db, [10])
+
+    monkeypatch.setattr(Collection, "watch", lambda *args, **options: Lost())
+    assert taken(batches, 1) == [10] and len(opened) >= 2
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_a_server_that_comes_back_is_followed_on(tmp_path: Path) -> None:
+    with running(tmp_path) as mongod, TensorDB(mongod.uri, blobs=f"file://{tmp_path}/blobs") as db:
+        write(db, range(25))
+        stream = follow(db)
+        batches = iter(stream)
+        assert taken(batches, 10) == list(range(10))
+        found: list[int] = []
+        reader = threading.Thread(target=lambda: found.extend(taken(batches, 20)))
+        mongod.kill()
+        reader.start()
+        mongod.start()
+        write(db, range(25, 30))
+        reader.join(60)
+        assert found == list(range(10, 30))
+        stream.close()
+
+
+def test_a_server_that_stays_away_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tensordb_data.stream.follow._PATIENCE", 0.0)
+    with running(tmp_path) as mongod:
+        db = TensorDB(f"{mongod.uri}&serverSelectionTimeoutMS=200", blobs=f"file://{tmp_path}/blobs")
+        write(db, range(10))
+        stream = follow(db)
+        batches = iter(stream)
+        assert taken(batches, 10) == list(range(10))
+        mongod.kill()
+        with pytest.raises(ConnectError, match=r"away for 0 s.*begin again with the state"):
+            next(batches)
+        assert stream.state_dict()["position"] == 10
+        db.close()
+
+
+def test_only_the_stream_knows_how_far_it_is(db: TensorDB) -> None:
+    write(db, range(10))
+    stream = follow(db)
+    with pytest.raises(StateError, match="iterate over it directly"):
+        stream.advance(stream.state_dict(), 1)
