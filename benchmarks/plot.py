@@ -25,6 +25,8 @@ def draw(path: Path) -> Path:
     from matplotlib import pyplot
 
     result = json.loads(path.read_text())
+    if "memory_mb" in result:
+        return draw_memory(path, result)
     if "agents" in result:
         return _agents(result, path)
     rates = {name: entry["samples_per_s"] for name, entry in result["rates"].items() if "samples_per_s" in entry}
@@ -73,6 +75,25 @@ def _saved(figure: Any, result: Mapping[str, Any], path: Path) -> Path:
     machine = result["machine"]
     where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}"
     figure.suptitle(f"{result['question']}\n{where}", fontsize=9)
+    target = path.with_suffix(".png")
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def draw_memory(path: Path, result: dict[str, Any]) -> Path:
+    """Memory along each run."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    for name, curve in result["memory_mb"].items():
+        at = [(number + 1) / len(curve) for number in range(len(curve))]
+        axes.plot(at, curve, marker="." if len(curve) < 30 else "", label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("part of the run")
+    axes.set_ylabel("resident memory, MB")
+    axes.legend(fontsize=8)
+    machine = result["machine"]
+    axes.set_title(f"{result['question']}\n{machine['cpu']}, {result['date'][:10]}", fontsize=9)
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)
     return target
