@@ -9,7 +9,8 @@ except ImportError as error:
 
 from tensordb_data.torch.checkpointer import StepCheckpointer
 from tensordb_data.torch.dataset import QueryDataset
+from tensordb_data.torch.learner import Learner
 
-__all__ = ["QueryDataset", "StepCheckpointer"]
+__all__ = ["Learner", "QueryDataset", "StepCheckpointer"]
 
 del torch

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tensordb_data import TensorDB
-from tensordb_data.continuous import Deployer, Evaluator
+from tensordb_data.continuous import Deployer, Evaluator, Trainer
 
 PATIENCE = 60.0  # seconds until something that must happen is given up
 
@@ -113,6 +113,34 @@ def evaluate(address: str, name: str, hang_at: str = "-1", die_at: str = "-1") -
         say(ready=True)
         evaluator.run()
     say(drained=True)
+
+
+class Sum:
+    """Learns the sum of what it has seen, and how many samples that were."""
+
+    def __init__(self) -> None:
+        self.seen, self.total = 0, np.zeros(1)
+
+    def step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        self.seen += len(batch["number"])
+        self.total += batch["number"].sum()
+        say(seen=self.seen)
+        return {"seen": self.seen}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": {"total": self.total, "seen": self.seen}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.seen, self.total = state["model"]["seen"], state["model"]["total"]
+
+
+def train(address: str, every: str) -> None:
+    with TensorDB(address) as db:
+        stream = db.data.find({"dataset": "d"}).stream(batch_size=8, follow=True)
+        trainer = Trainer(db, "sum", Sum(), stream, every=int(every))
+        say(ready=True)
+        step = trainer.run()
+    say(drained=step)
 
 
 def _deadly(call: Callable[..., Any], left: list[int]) -> Callable[..., Any]:

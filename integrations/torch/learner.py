@@ -1,0 +1,54 @@
+"""Learner: a module and its optimizer, for a Trainer that never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from tensordb_data.checkpoint.apply import check_torch, into_torch
+from tensordb_data.errors import StateError
+from tensordb_data.torch.tensors import to_tensors
+
+
+class Learner:
+    """What `tensordb_data.continuous.Trainer` trains, in PyTorch.
+
+    Args:
+        model: The module.
+        optimizer: Its optimizer.
+        loss: Called with the module and a batch of tensors; returns the loss to minimise, or it and a dict of metrics.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[Any, Mapping[str, Any]], Any]
+    ) -> None:
+        self.model, self.optimizer, self._loss = model, optimizer, loss
+
+    def step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """One update of the optimizer; returns the loss and the metrics."""
+        result = self._loss(self.model, to_tensors(dict(batch)))
+        value, metrics = result if isinstance(result, tuple) else (result, {})
+        self.optimizer.zero_grad()
+        value.backward()
+        self.optimizer.step()
+        return {"loss": value.item(), **metrics}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and optimizer."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state.
+
+        Raises:
+            StateError: It does not fit; nothing was changed.
+        """
+        label = "the saved state"
+        check_torch(self.model, state["model"], label)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise StateError(f"{label} does not fit this {type(self.optimizer).__name__}: {error}") from error
+        into_torch(self.model, state["model"], label)

@@ -1,0 +1,213 @@
+"""Trainer: a training loop that does not end. What learns is given to it, in any framework."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.lineage import of_data
+from tensordb_data.checkpoint.load import describe
+from tensordb_data.continuous.loop import Stoppable, log, passing
+from tensordb_data.errors import CheckpointError, StateError
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+T = TypeVar("T")
+
+_WAIT = (0.05, 10.0)  # seconds between attempts at a warehouse that is away: first, most
+_OURS = frozenset(("rng", "stream", "training"))
+
+
+class Learner(Protocol):
+    """What a trainer trains. `tensordb_data.torch.Learner` is one for PyTorch; any object with these methods is."""
+
+    def step(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """One update; returns metrics: numbers and short texts, to be logged and stored with the set."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state by parts: `model`, the parameters, and others such as `optimizer`."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Continues from a state. Raises StateError, and changes nothing, if it does not fit."""
+        ...
+
+
+class Trainer(Stoppable):
+    """Pulls batches from a stream, trains, and saves every N steps, until it is asked to stop.
+
+    Each save has the state of the learner, the random generators and the position of the stream, at one instant. A
+    trainer that was killed goes on after the last save of its run; with a stream that follows, the samples since then
+    are trained on again and all others once. A database that is away is waited for, with the learner as it is: no
+    step is lost. A save that fails because the database or the store was away is made up for by the next that is due.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run: it is continued if it exists.
+        learner: What is trained.
+        stream: The batches, most of all `selection.stream(batch_size, follow=True)`. It is the trainer's alone.
+        every: Steps between two saves.
+        tags: Tags of every set and log row.
+
+    Raises:
+        CheckpointError: `every` is not a number of steps.
+    """
+
+    def __init__(
+        self, db: TensorDB, run: str, learner: Learner, stream: Any, *, every: int, tags: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.run_name, self.last_step = run, 0
+        self._db, self._learner, self._stream = db, learner, stream
+        self._options: dict[str, Any] = {"every": every, "tags": tags, "lineage": {"data": of_data(stream)}}
+        self._saved, self._delay = 0, _WAIT[0]
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._saver().close()  # raises if something is wrong with the arguments
+
+    def run(self, steps: int | None = None) -> int:
+        """Trains until `stop()`, SIGTERM or Ctrl-C, after which the last step is saved; or for so many steps.
+
+        Returns:
+            The last step.
+
+        Raises:
+            StateError: What the run has saved does not fit the learner or the stream.
+            CorruptBlobError: The last save of the run is damaged; says which one is intact.
+            CheckpointError: A save failed, and not because the warehouse was away.
+        """
+        with self._signals(), self._closing_stream(), contextlib.closing(self._saver()) as saver:
+            self._patiently(lambda: self._restore(saver))
+            until = None if steps is None else self.last_step + steps
+            for batch in self._batches():
+                metrics = self._learner.step(batch)
+                self.last_step += 1
+                self._ended(saver, metrics)
+                if self._stopping or self.last_step == until:
+                    break
+            self._save_last(saver)
+        return self.last_step
+
+    def _saver(self) -> Checkpointer:
+        return Checkpointer(self._db, self.run_name, self._state, signals=False, **self._options)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            **self._learner.state_dict(),
+            "rng": rng.capture(),
+            "stream": self._stream.state_dict(),
+            "training": {"step": step, "framework": "continuous"},
+        }
+
+    def _restore(self, saver: Checkpointer) -> None:
+        found = saver.load(None)
+        if found is None:
+            return
+        document, parts = found
+        if parts["training"].get("framework") != "continuous":
+            raise StateError(f"{describe(document)} was not saved by a Trainer. Use another run name.")
+        self._stream.load_state_dict(parts["stream"])
+        self._learner.load_state_dict({name: part for name, part in parts.items() if name not in _OURS})
+        rng.apply(parts["rng"])
+        self.last_step = self._saved = int(parts["training"]["step"])
+        saver.start_at(self.last_step, document["_id"])
+        log.info("going on after %s", describe(document))
+
+    def _batches(self) -> Iterator[Mapping[str, Any]]:
+        """Of the stream, begun anew where it stands whenever the database was away."""
+        batches: Any = None
+        while not self._stopping:
+            try:
+                batches = iter(self._stream) if batches is None else batches
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                if self.stopping and isinstance(error, StateError):
+                    return  # the stream was closed under the loop
+                if not passing(error):
+                    raise
+                batches = None
+                self._away(error, self._delay)
+                self._delay = min(_WAIT[1], self._delay * 2)
+                continue
+            self._delay = _WAIT[0]
+            yield batch
+
+    def _ended(self, saver: Checkpointer, metrics: Mapping[str, Any]) -> None:
+        try:
+            due = saver.end_step(self.last_step, metrics)
+        except CheckpointError as error:
+            if not _away(error):
+                raise
+            log.warning("a save was lost, the next that is due makes up for it: %s", error)
+            due = saver.end_step(self.last_step, metrics)
+        if due:
+            self._saved = self.last_step
+
+    def _save_last(self, saver: Checkpointer) -> None:
+        """The last step, and whatever save was under way, however long the warehouse is away."""
+
+        def save() -> None:
+            if self.last_step > self._saved:
+                saver.save_now()
+            self._saved = -1  # unless it is durable
+            saver.drain()
+            self._saved = self.last_step
+
+        self._patiently(save, stoppable=False)
+
+    def _patiently(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
+        """What `call` returns, once the warehouse is there; None if it was to stop before."""
+        delay = _WAIT[0]
+        while not (stoppable and self._stopping):
+            try:
+                return call()
+            except Exception as error:
+                if not (passing(error) or _away(error)):
+                    raise
+                self._away(error, delay)
+                delay = min(_WAIT[1], delay * 2)
+        return None
+
+    def _away(self, error: Exception, delay: float) -> None:
+        log.warning("the warehouse is away, again in %.2f s: %s", delay, str(error).split(", Timeout")[0])
+        if self._stopping:
+            time.sleep(delay)
+        else:
+            self._sleep(delay)
+
+    def stop(self) -> None:
+        super().stop()
+        self._wakes.put(None)
+
+    @contextlib.contextmanager
+    def _closing_stream(self) -> Iterator[None]:
+        """Ends a wait for data as soon as it is asked to stop; from a thread, since a handler must not."""
+
+        def close() -> None:
+            self._wakes.get()
+            with contextlib.suppress(ValueError):  # it is just running: then it sees by itself that it was closed
+                self._stream.close()
+
+        self._wakes = queue.SimpleQueue()
+        thread = threading.Thread(target=close, name="tensordb-trainer-stop", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._wakes.put(None)
+            thread.join()
+
+
+def _away(error: BaseException) -> bool:
+    """Whether a save failed because database or store were away, or the disk was full."""
+    cause = error.__cause__ if isinstance(error, CheckpointError) else None
+    return isinstance(cause, Exception) and (passing(cause) or isinstance(cause, OSError))
