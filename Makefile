@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again lint typecheck bench peers docs clean
+.PHONY: help setup demo test again lint typecheck bench peers chaos docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -59,6 +59,9 @@ bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks
 
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
+
+chaos: $(STAMP) ## 8 workers killed at random for 3 minutes, the database twice: every job accounted for
+	@$(BIN)/python tests/chaos.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py

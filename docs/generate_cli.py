@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# The command `tensordb`
@@ -23,8 +25,15 @@ def page() -> str:
 
     from tensordb_data.cli.main import app
 
-    commands = sorted(typer.main.get_group(app).commands)  # type: ignore[attr-defined]
-    return HEAD + "".join(section(["tensordb", *words]) for words in ([], *([name] for name in commands)))
+    return HEAD + "".join(section(["tensordb", *words]) for words in ([], *_words(typer.main.get_group(app))))
+
+
+def _words(group: Any) -> Iterator[list[str]]:
+    """The words of each command, those of groups with their subcommands after them."""
+    for name, command in sorted(group.commands.items()):
+        yield [name]
+        if hasattr(command, "commands"):
+            yield from ([name, *words] for words in _words(command))
 
 
 def section(command: list[str]) -> str:

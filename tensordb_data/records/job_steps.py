@@ -95,7 +95,7 @@ def lost() -> Stages:
     """The lease of its worker has run out."""
     parts = ["worker ", "$worker", " was lost in attempt ", {"$toString": "$attempts"}, " of ",
              {"$toString": "$max_attempts"}, ": it let its lease run out"]  # fmt: skip
-    return set_back("lost", {"$concat": parts})
+    return [*set_back("lost", {"$concat": parts}), {"$unset": "_tdb.last"}]
 
 
 def handed_back() -> Stages:
@@ -142,9 +142,9 @@ def retried() -> Stages:
     ]
 
 
-def marked(stages: Stages, mark: ObjectId) -> Stages:
-    """The same change, known again by its mark when the answer to it was lost."""
-    return [*stages, {"$set": {"_tdb.end": mark}}]
+def marked(stages: Stages, mark: ObjectId, token: ObjectId) -> Stages:
+    """The same change, known again by its mark when the answer to it was lost, and by the token of who made it."""
+    return [*stages, {"$set": {"_tdb.end": mark, "_tdb.last": token}}]
 
 
 def _also(status: str) -> dict[str, Any]:

@@ -210,10 +210,18 @@ class Job(Record):
         self._claim, self._lease = claim, lease
         return self
 
+    def _is_held(self) -> bool:
+        """Whether the claim made here stands, as far as was read."""
+        return bool(self._doc["_tdb"].get("claim", {}).get("token") == self._held().token)
+
+    def _has_ended_here(self) -> bool:
+        """Whether the last who held it was this claim's owner, and has reported."""
+        return self._doc["status"] != "running" and bool(self._doc["_tdb"].get("last") == self._held().token)
+
     def _end(self, stages: steps.Stages) -> None:
         mark = ObjectId()
         try:
-            self._doc = self._held().write(steps.marked(stages, mark), status="running")
+            self._doc = self._held().write(steps.marked(stages, mark, self._held().token), status="running")
         except ClaimLostError as error:
             # An outage may have swallowed the answer to a write that took place.
             found = ride_out(lambda: self._mongo.find_one({"_id": self.id, "_tdb.end": mark}))

@@ -23,8 +23,12 @@ def test_every_command_and_option_has_a_help() -> None:
 
     from tensordb_data.cli.main import app
 
-    group = typer.main.get_group(app)  # type: ignore[attr-defined]
-    for name, command in group.commands.items():
+    def all_of(group, before=""):  # type: ignore[no-untyped-def]
+        for name, command in group.commands.items():
+            yield f"{before}{name}", command
+            yield from all_of(command, f"{name} ") if hasattr(command, "commands") else ()
+
+    for name, command in all_of(typer.main.get_group(app)):  # type: ignore[attr-defined]
         assert command.help, f"tensordb {name} has no help"
         silent = [param.name for param in command.params if not getattr(param, "help", None)]
         assert not silent, f"tensordb {name}: no help for {silent}"

@@ -1,0 +1,187 @@
+"""`tensordb jobs`: what is queued, what runs, and why something does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+from bson import ObjectId, json_util
+from bson.errors import InvalidId
+
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
+from tensordb_data.errors import QueryError
+from tensordb_data.query import Query
+from tensordb_data.records.job_form import QUERIES
+from tensordb_data.records.jobs import Job
+from tensordb_data.warehouse import TensorDB
+
+_OUTPUT = 20
+_COLORS = {"done": "green", "dead": "red", "running": "cyan", "cancelled": "yellow"}
+Id = Annotated[str, typer.Argument(help="The job's id.")]
+
+jobs = typer.Typer(help="List, show, push, cancel and retry jobs.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.add_typer(jobs, name="jobs")
+
+
+@jobs.command("list")
+def list_(
+    filter: Annotated[str, typer.Argument(help='A filter in JSON, such as \'{"tags": "sweep"}\'.')] = "{}",
+    status: Annotated[
+        str | None, typer.Option(help="Only these: waiting, ready, running, done, dead or cancelled.")
+    ] = None,
+    sort: Annotated[str, typer.Option(help="A field; -field for descending order.")] = "-created",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """List jobs, the newest first.
+
+    Example: tensordb jobs list '{"tags": "sweep"}' --sort -result.acc
+    """
+    with warehouse(db, project) as opened:
+        wanted = parsed_filter(filter) | ({} if status is None else {"status": status})
+        order = [(sort[1:], -1) if sort.startswith("-") else (sort, 1)]
+        found = opened.jobs.find(wanted, sort=order, limit=limit).all()
+        if as_json:
+            _print_json(found)
+        else:
+            _table(found)
+
+
+@jobs.command()
+def show(id: Id, as_json: Json = False, db: Db = None, project: Project = None) -> None:
+    """Show a job: why it is where it is, its history, its last output.
+
+    Example: tensordb jobs show 6b05afd5e3eb8e80cc24b60d
+    """
+    with warehouse(db, project) as opened:
+        job = _job(opened, id)
+        if as_json:
+            _print_json([job], explanation=job.explain())
+            return
+        typer.echo(f"job {job.id} ({job['kind']}, {job.get('entry', 'script')})\n{job.explain()}")
+        for name in ("args", *QUERIES, "requires", "result", "tags"):
+            if job.get(name):
+                typer.echo(f"{name}: {json_util.dumps(job[name])}")
+        for event in job["events"]:
+            rest = {name: value for name, value in event.items() if name not in ("at", "event", "reason")}
+            details = " ".join(f"{name}={value}" for name, value in rest.items())
+            typer.echo(f"{event['at']:%Y-%m-%d %H:%M:%S}  {event['event']}  {details}")
+        rows = opened.logs.find({"run": job.run, "kind": "output"}, sort=[("_id", -1)], limit=_OUTPUT).all()
+        for row in reversed(rows):
+            typer.echo(f"| {row['text']}")
+
+
+@jobs.command()
+def push(
+    kind: Annotated[str, typer.Argument(help="What sort of work it is.")],
+    entry: Annotated[str | None, typer.Option(help="The function, mypkg.jobs:train.")] = None,
+    args: Annotated[str, typer.Option(help="Its arguments, a JSON object.")] = "{}",
+    data: Annotated[str | None, typer.Option(help="A filter in JSON: the samples it is given.")] = None,
+    params: Annotated[str | None, typer.Option(help="A filter in JSON: the parameters it is given.")] = None,
+    architecture: Annotated[str | None, typer.Option(help="A filter in JSON: the architecture it is given.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher ones are claimed first.")] = 0,
+    requires: Annotated[str, typer.Option(help='What a worker must have, {"gpu": 1} say.')] = "{}",
+    max_attempts: Annotated[int, typer.Option(help="How often it may be begun.")] = 3,
+    after: Annotated[list[str] | None, typer.Option(help="A job that must be done first. Repeatable.")] = None,
+    unique: Annotated[str | None, typer.Option(help="A key that only one active job may have.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Queue a job, and print its id.
+
+    Example: tensordb jobs push train --entry mypkg.jobs:train --args '{"lr": 0.01}' --data '{"split": "train"}'
+    """
+    with warehouse(db, project) as opened:
+        given = {"data": data, "params": params, "architecture": architecture}
+        queries: dict[str, Any] = {
+            name: Query(QUERIES[name], parsed_filter(text)) for name, text in given.items() if text is not None
+        }
+        job = opened.jobs.push(
+            kind, entry=entry, args=parsed_filter(args), **queries, priority=priority, requires=parsed_filter(requires),
+            max_attempts=max_attempts, after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
+        )  # fmt: skip
+        if as_json:
+            _print_json([job])
+        else:
+            typer.echo(str(job.id))
+
+
+@jobs.command()
+def cancel(id: Id, db: Db = None, project: Project = None) -> None:
+    """Cancel a job; one that runs is asked to end. Exit status 1 when it has ended already.
+
+    Example: tensordb jobs cancel 6b05afd5e3eb8e80cc24b60d
+    """
+    with warehouse(db, project) as opened:
+        job = _job(opened, id)
+        cancelled = job.cancel()
+        typer.echo(f"job {job.id}: {job.explain()}")
+    if not cancelled:
+        raise typer.Exit(1)
+
+
+@jobs.command()
+def retry(id: Id, db: Db = None, project: Project = None) -> None:
+    """Begin a dead or cancelled job again, with all its attempts.
+
+    Example: tensordb jobs retry 6b05afd5e3eb8e80cc24b60d
+    """
+    with warehouse(db, project) as opened:
+        job = _job(opened, id)
+        job.retry()
+        typer.echo(f"job {job.id}: {job.explain()}")
+
+
+def _id(text: str) -> ObjectId:
+    try:
+        return ObjectId(text)
+    except InvalidId:
+        raise QueryError(f"a job is named by its id, 24 hexadecimal digits; found {text!r}") from None
+
+
+def _job(db: TensorDB, text: str) -> Job:
+    return db.jobs.find({"_id": _id(text)}).one()
+
+
+def _print_json(found: Iterable[Job], **more: Any) -> None:
+    for job in found:
+        text = json_util.dumps({**job, **more}, json_options=json_util.RELAXED_JSON_OPTIONS)
+        typer.echo(json.dumps(json.loads(text)))
+
+
+def _table(found: list[Job]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("id", "kind", "what", "status", "attempt", "progress", "worker", "args", "result or reason"):
+        table.add_column(name, no_wrap=name == "id")
+    for job in found:
+        progress = "" if job.get("progress") is None else f"{job['progress']:.0%}"
+        outcome = _brief(job["result"]) if job["status"] == "done" else job.get("reason", "").strip().splitlines()[-1:]
+        row = [
+            str(job.id), job["kind"], job.get("entry", "script"), job["status"],
+            f"{job['attempts']}/{job['max_attempts']}", progress, job.get("worker", ""), _brief(job["args"]),
+            outcome if isinstance(outcome, str) else " ".join(outcome)[:80],
+        ]  # fmt: skip
+        color = _COLORS.get(job["status"], "")
+        table.add_row(*(Text(text, style=color if column == 3 else "") for column, text in enumerate(row)))
+    Console().print(table)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_brief(item)}" for name, item in value.items())
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,77 @@
+"""`tensordb worker`: run jobs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from tensordb_data.cli.common import Db, Project, warehouse
+from tensordb_data.errors import QueryError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(worker)
+
+
+def worker(
+    allow: Annotated[
+        list[str] | None, typer.Option(help="What may be run: a package (mypkg.), module or function. Repeatable.")
+    ] = None,
+    kinds: Annotated[str | None, typer.Option(help="Kinds of jobs to take, with commas between; default: all.")] = None,
+    allow_scripts: Annotated[
+        bool, typer.Option("--allow-scripts", help="Also run jobs that bring their own program. Trusts all writers.")
+    ] = False,
+    has: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="What there is, gpu=1 say; default: the machine's.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The worker's name; default: host and process number.")] = None,
+    lease: Annotated[float, typer.Option(help="Seconds until a job of a dead worker is given to another.")] = 60.0,
+    grace: Annotated[float, typer.Option(help="Seconds that a cancelled job has to end, and to obey SIGTERM.")] = 10,
+    until_empty: Annotated[bool, typer.Option("--until-empty", help="End when no job is left for it.")] = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Run jobs, each in a process of its own, until stopped.
+
+    SIGTERM or Ctrl-C: finish the job that runs, and end. A second one: hand it back to the queue, and end.
+
+    Example: tensordb worker --kinds train --allow mypkg.
+    """
+    from tensordb_data.continuous.worker import Worker
+
+    with warehouse(db, project) as opened:
+        worker = Worker(
+            opened, kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],
+            allow=allow or [], allow_scripts=allow_scripts, name=name, lease=lease, grace=grace, say=_say,
+            has=None if has is None else dict(map(_amount, has)),
+        )  # fmt: skip
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if worker.draining:
+                worker.stop()
+            else:
+                _say("ends after the job that runs; once more to hand that back")
+                worker.drain()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        _say(f"worker {worker.name} waits for jobs")
+        count = worker.run(until_empty=until_empty)
+        _say(f"worker {worker.name} has run {count} jobs")
+
+
+def _say(line: str) -> None:
+    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise QueryError(f"--has is a name and an amount, such as gpu=1; found {text!r}") from None
