@@ -1,14 +1,17 @@
 """B9: how long does training wait for a save, how much slower is the whole run, and how fast does it come back?
 
-A plain loop over an MLP of 10M and of 100M fp32 parameters saves every 10 and every 50 steps; each step changes every
-parameter. The yardstick is a warm copy of the parameters into memory that was used before. A stall is the time from the
-call that saves to its return; the slowdown compares the loop's steps with those of the same loop that saves nothing, in
-the same round. Ours is durable (fsync) and in a queryable warehouse; the peers write files without fsync.
+A plain loop over an MLP of 10M and of 100M fp32 parameters; each step changes every parameter. A round opens each
+contender, lets it make one save off the clock, and then times a window of N steps that begins with a save, so that
+whatever goes on in the background falls into the window. The stall is the time from the call that saves to its return,
+beside a warm copy of the parameters into memory that was used before; the slowdown is the time of the window beside
+that of one without saves, in the same round. Ours is durable (fsync) and in a queryable warehouse; the peers write
+files without fsync.
 
 Then: the bytes that a second save stores when 90% of the tensors have not changed, and a restore beside reading the
 same bytes.
 
     python benchmarks/checkpoint_stall.py --sizes 100 --every 10,50 --peers torch.save,dcp
+    python benchmarks/plot.py benchmarks/results/checkpoint_stall.json
 """
 
 from __future__ import annotations
@@ -35,15 +38,18 @@ LAYERS = 25
 BATCH = 8
 PACKAGES = ["tensordb-data", "torch", "safetensors", "orbax-checkpoint", "xxhash", "numpy"]
 NOTHING, MEMCPY, OURS = "no saves", "memcpy (yardstick)", "TensorDB"
-PEERS = ["torch.save", "safetensors", "dcp", "orbax"]
+PEERS = ["torch.save", "safetensors", "dcp", "orbax", "keras"]
+
+
+Calls = tuple[Callable[[int], None], Callable[[], None]]
 
 
 @dataclass
 class Saver:
-    """One way to save: `open(model, every)` gives the function to call; leaving it waits until all is written."""
+    """One way to save: `open(model, every)` gives what to call after a step, and what waits until all is written."""
 
     name: str
-    open: Callable[[Any, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+    open: Callable[[Any, int], contextlib.AbstractContextManager[Calls]]
     failure: str = ""
     stalls: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
@@ -92,8 +98,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", default="10,100", help="millions of parameters")
     parser.add_argument("--every", default="10,50", help="steps between saves")
     parser.add_argument("--peers", default=",".join(PEERS), help="of: " + ", ".join(PEERS) + "; or none")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds")
-    parser.add_argument("--saves", type=int, default=2, help="saves a round")
+    parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; the temporary folder if not given")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON result")
     options = parser.parse_args(argv)
@@ -118,22 +123,21 @@ def stalls(db: Any, folder: Path, millions: float, every: int, options: argparse
     savers = [Saver(NOTHING, nothing), Saver(MEMCPY, memcpy), Saver(OURS, ours(db))]
     savers += [Saver(name, peer(name, folder / name)) for name in options.peers]
     console = Console(stderr=True)
-    for round_ in range(-1, options.rounds):
+    for round_ in range(options.rounds):
         turn = round_ % len(savers)
         measured: dict[str, tuple[list[float], float, float]] = {}
         for saver in [*savers[turn:], *savers[:turn]]:
-            console.print(f"[dim]{millions:g}M every {every}, round {max(0, round_ + 1)}: {saver.name:<40}", end="\r")
+            console.print(f"[dim]{millions:g}M every {every}, round {round_ + 1}: {saver.name:<40}", end="\r")
             if saver.failure:
                 continue
             try:
-                measured[saver.name] = run(saver, model, every, options.saves)
+                measured[saver.name] = run(saver, model, every)
             except ImportError as error:
                 saver.failure = f"missing: {error}"
             except Exception as error:
                 saver.failure = f"failed: {type(error).__name__}: {error}"[:160]
             forget(db)
-        if round_ >= 0:
-            collect(savers, measured)
+        collect(savers, measured)
     console.print(" " * 90, end="\r")
     return report(savers, millions, every, options)
 
@@ -151,43 +155,49 @@ def collect(savers: Sequence[Saver], measured: dict[str, tuple[list[float], floa
         saver.rest.append(rest)
 
 
-def run(saver: Saver, model: Any, every: int, saves: int) -> tuple[list[float], float, float]:
-    """Stalls of the saves, seconds of the whole loop, seconds until all was written after it.
-
-    One save and some steps come first, off the clock: that is where buffers are made.
-    """
+def run(saver: Saver, model: Any, every: int) -> tuple[list[float], float, float]:
+    """The stall of a save, seconds of the steps of its window, seconds until all was written after them."""
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     data = torch.randn(BATCH, model[0].in_features)
-    stall: list[float] = []
-    began = 0.0
-    with saver.open(model, every) as save:
-        for number in range(1, (saves + 1) * every + 1):
-            if number == every + 1:
-                began = time.perf_counter()
-            model(data).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if number % every == 0:
-                before = time.perf_counter()
+
+    def train() -> None:
+        model(data).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)  # else most of a step is the kernel giving zeroed pages for gradients
+
+    with saver.open(model, every) as (save, drain):
+        train()
+        calls = range(1, every + 1) if saver.name == OURS else [every]
+        for number in calls:  # a save off the clock, which makes the buffers
+            save(number)
+        drain()
+        for number in range(every + 1, 2 * every) if saver.name == OURS else ():
+            save(number)  # none of these is due
+        train()
+        began = time.perf_counter()
+        for number in range(2 * every, 3 * every):
+            train()
+            before = time.perf_counter()
+            if number == 2 * every:
                 save(number)
-                if number > every:
-                    stall.append(time.perf_counter() - before)
+                stall = time.perf_counter() - before
             elif saver.name == OURS:
                 save(number)  # its step() is called at every step, and what that costs is in the loop's time
         loop = time.perf_counter() - began
-        ended = time.perf_counter()
-    return ([] if saver.name == NOTHING else stall), loop, time.perf_counter() - ended
+        drain()
+        rest = time.perf_counter() - began - loop
+    return ([] if saver.name == NOTHING else [stall]), loop, rest
 
 
 @contextlib.contextmanager
-def nothing(model: Any, every: int) -> Iterator[Callable[[int], None]]:
-    yield lambda number: None
+def nothing(model: Any, every: int) -> Iterator[Calls]:
+    yield lambda number: None, lambda: None
 
 
 @contextlib.contextmanager
-def memcpy(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+def memcpy(model: Any, every: int) -> Iterator[Calls]:
     import torch
 
     targets = [torch.zeros_like(value) for value in model.state_dict().values()]
@@ -196,28 +206,28 @@ def memcpy(model: Any, every: int) -> Iterator[Callable[[int], None]]:
         for target, value in zip(targets, model.state_dict().values(), strict=True):
             target.copy_(value)
 
-    yield copy
+    yield copy, lambda: None
 
 
 def ours(db: Any) -> Callable[[Any, int], Any]:
     @contextlib.contextmanager
-    def open_(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+    def open_(model: Any, every: int) -> Iterator[Calls]:
         from tensordb_data.torch import StepCheckpointer
 
         with StepCheckpointer(db, run="bench", model=model, every=every, signals=False) as ckpt:
-            yield lambda number: ckpt.step()
+            yield lambda number: ckpt.step(), ckpt.drain
 
     return open_
 
 
 def peer(name: str, folder: Path) -> Callable[[Any, int], Any]:
     @contextlib.contextmanager
-    def open_(model: Any, every: int) -> Iterator[Callable[[int], None]]:
+    def open_(model: Any, every: int) -> Iterator[Calls]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
-            with _PEERS[name](model, folder) as save:
-                yield save
+            with _PEERS[name](model, folder) as calls:
+                yield calls
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -225,21 +235,21 @@ def peer(name: str, folder: Path) -> Callable[[Any, int], Any]:
 
 
 @contextlib.contextmanager
-def torch_save(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+def torch_save(model: Any, folder: Path) -> Iterator[Calls]:
     import torch
 
-    yield lambda number: torch.save(model.state_dict(), folder / f"{number}.pt")
+    yield lambda number: torch.save(model.state_dict(), folder / f"{number}.pt"), lambda: None
 
 
 @contextlib.contextmanager
-def safetensors_file(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+def safetensors_file(model: Any, folder: Path) -> Iterator[Calls]:
     from safetensors.torch import save_file
 
-    yield lambda number: save_file(model.state_dict(), folder / f"{number}.safetensors")
+    yield lambda number: save_file(model.state_dict(), folder / f"{number}.safetensors"), lambda: None
 
 
 @contextlib.contextmanager
-def dcp(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+def dcp(model: Any, folder: Path) -> Iterator[Calls]:
     """torch's asynchronous save with its staging buffers kept; one save at a time, as it demands."""
     import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -250,23 +260,25 @@ def dcp(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
     # pinned memory and asynchronous staging need CUDA
     stager = DefaultStager(StagingOptions(False, True, False, False))
     pending: list[Any] = []
-    try:
 
-        def save(number: int) -> None:
-            while pending:
-                pending.pop().result()
-            writer = FileSystemWriter(folder / str(number), sync_files=False)
-            pending.append(async_save({"model": model.state_dict()}, storage_writer=writer, async_stager=stager))
-
-        yield save
+    def drain() -> None:
         while pending:
             pending.pop().result()
+
+    def save(number: int) -> None:
+        drain()
+        writer = FileSystemWriter(folder / str(number), sync_files=False)
+        pending.append(async_save({"model": model.state_dict()}, storage_writer=writer, async_stager=stager))
+
+    try:
+        yield save, drain
+        drain()
     finally:
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def orbax(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
+def orbax(model: Any, folder: Path) -> Iterator[Calls]:
     import orbax.checkpoint as ocp  # type: ignore[import-not-found]
 
     with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -275,7 +287,26 @@ def orbax(model: Any, folder: Path) -> Iterator[Callable[[int], None]]:
             state = {name: value.numpy() for name, value in model.state_dict().items()}
             checkpointer.save(folder / str(number), args=ocp.args.StandardSave(state))
 
-        yield save
+        yield save, checkpointer.wait_until_finished
+
+
+@contextlib.contextmanager
+def keras_callback(model: Any, folder: Path) -> Iterator[Calls]:
+    """`ModelCheckpoint(save_freq=1)` on a Keras model of the same parameters, called as `fit` calls it."""
+    import keras
+
+    shape = model[0].in_features
+    same = keras.Sequential([keras.Input((shape,)), *[keras.layers.Dense(shape, use_bias=False) for _ in model]])
+    same.set_weights([layer.weight.detach().numpy().T for layer in model])
+    callback = keras.callbacks.ModelCheckpoint(folder / "{epoch}.weights.h5", save_freq=1, save_weights_only=True)
+    callback.set_model(same)
+
+    def save(number: int) -> None:
+        callback.on_epoch_begin(number)
+        callback.on_train_batch_end(number, {})
+
+    yield save, lambda: None
+    keras.backend.clear_session()
 
 
 _PEERS: dict[str, Callable[[Any, Path], Any]] = {
@@ -283,6 +314,7 @@ _PEERS: dict[str, Callable[[Any, Path], Any]] = {
     "safetensors": safetensors_file,
     "dcp": dcp,
     "orbax": orbax,
+    "keras": keras_callback,
 }
 
 
@@ -310,16 +342,19 @@ def restore(db: Any, millions: float, rounds: int) -> dict[str, Any]:
     forget(db)  # otherwise the tensors lie in the object of another set already
     model = network(millions)
     id = db.params.save(model.state_dict(), run="restore")
-    path = db._store(db._root).local_path(f"params/{id}.safetensors")
+    store = db._store(db._root)
+    paths = [store.local_path(key) for key, _ in store.list("params/") if str(id) in key]
     found, loads, reads = db.params.find({"_id": id}).one(), [], []
     for _ in range(rounds + 1):
         began = time.perf_counter()
         found.load_into(model)
         loads.append(time.perf_counter() - began)
         began = time.perf_counter()
-        with open(path, "rb", buffering=0) as file:
-            held = bytearray(os.fstat(file.fileno()).st_size)
-            file.readinto(held)
+        held = []
+        for path in paths:
+            with open(path, "rb", buffering=0) as file:
+                held.append(bytearray(os.fstat(file.fileno()).st_size))
+                file.readinto(held[-1])
         reads.append(time.perf_counter() - began)
         del held
     ratios = [load / read for load, read in zip(loads[1:], reads[1:], strict=True)]

@@ -16,7 +16,7 @@ from tensordb_data.checkpoint.deliveries import Deliveries
 from tensordb_data.checkpoint.lineage import name_of, of_data
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
-from tensordb_data.torch.position import position_of
+from tensordb_data.torch.position import Position, position_of
 from tensordb_data.torch.ranks import ranks
 from tensordb_data.torch.sharded import gather, is_by_name, is_sharded, scatter, unwrapped
 
@@ -122,9 +122,9 @@ class StepCheckpointer:
             lineage["optimizer"] = name_of(optimizer)
         self._ranks = ranks()
         self._sharded = is_sharded(model)
-        self._deliveries = None if stream is None else Deliveries(stream)
+        self._deliveries = None if stream is None else self._count(stream)
         try:
-            self._position = None if self._deliveries is None else position_of(stream, self._deliveries)
+            self._position = None if self._deliveries is None else self._locate(stream, self._deliveries)
             self._core = Checkpointer(
                 db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
                 max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
@@ -241,6 +241,12 @@ class StepCheckpointer:
 
     def __repr__(self) -> str:
         return f"StepCheckpointer(run={self.run!r}, every={self._core.policy.every}, last_step={self.last_step})"
+
+    def _count(self, stream: Any) -> Deliveries:
+        return Deliveries(stream)
+
+    def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
+        return position_of(stream, deliveries)
 
     def _step_now(self) -> int:
         return self._start + (self._calls if self._deliveries is None else self._deliveries.count)

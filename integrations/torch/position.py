@@ -40,9 +40,9 @@ def position_of(stream: Any, deliveries: Deliveries) -> Position:
         CheckpointError: It is none of these.
     """
     if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return _OfDataset(stream.dataset, stream, deliveries)
+        return OfDataset(stream.dataset, stream, deliveries)
     if isinstance(stream, QueryDataset):
-        return _OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
+        return OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
         return _OfStream(stream)
     found = (
@@ -79,7 +79,7 @@ class _OfStream:
             self._stream.load_state_dict(state)
 
 
-class _OfDataset:
+class OfDataset:
     """A QueryDataset, perhaps behind workers that are ahead of the loop: its start state and the batches since."""
 
     def __init__(self, dataset: QueryDataset, loader: Any, deliveries: Deliveries) -> None:

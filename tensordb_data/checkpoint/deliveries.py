@@ -26,7 +26,15 @@ class Deliveries:
         waiting: The loop is asking for a batch: nothing of the previous one is under way.
     """
 
+    _source: Any
+
     def __init__(self, source: Any) -> None:
+        self._begin()
+        self._restore = type(source)
+        self._source = source
+        _adopt(source, self)
+
+    def _begin(self) -> None:
         self.count = 0
         self.in_iteration = 0
         self.iterations = 0
@@ -37,9 +45,7 @@ class Deliveries:
         self.renew: Callable[[], bool] = _no  # an iteration was empty: whether to begin another in its place
         self.on_ask: Callable[[], None] = _nothing  # before each batch, in the loop's thread
         self.on_failure: Callable[[], None] = _nothing  # no batch came: there is an error instead, about to be raised
-        self._restore = type(source)
-        self._source = source
-        _adopt(source, self)
+        self._source = None
 
     def close(self) -> None:
         """Gives the object its own class back. Iterators in use go on, uncounted."""
@@ -48,6 +54,24 @@ class Deliveries:
         if self._source is not None:
             self._source.__class__ = self._restore
             self._source = None
+
+
+class Told(Deliveries):
+    """Counts what a trainer says that it has trained on, where the loop is the trainer's own and may fetch ahead."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def begin(self) -> None:
+        """The trainer begins an iteration of its data."""
+        self.before_iterate()
+        self.in_iteration = 0
+        self.iterations += 1
+
+    def trained(self) -> None:
+        """The trainer has trained on another batch."""
+        self.count += 1
+        self.in_iteration += 1
 
 
 class _Counting:

@@ -1,0 +1,105 @@
+"""PyTorch Lightning: a callback that saves every N steps through a StepCheckpointer, and resumes `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.errors import MissingExtraError
+from tensordb_data.torch.driven import Data, Driven
+
+try:
+    from lightning.pytorch import Callback
+except ImportError:
+    try:
+        from pytorch_lightning import Callback
+    except ImportError as error:
+        raise MissingExtraError("tensordb_data.torch.lightning needs Lightning: pip install lightning") from error
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+
+class StepCheckpoint(Callback):  # type: ignore[misc]
+    """Saves model, optimizer, schedulers, scaler, RNG states and data position; continues the run when `fit` begins.
+
+    Steps are batches that were trained on. What `validation_step` logs is logged with kind "valid", and counts for
+    `on_best`. One optimizer. The trainer's own progress is restored as far as `max_steps` and the number of the epoch
+    need it; with an endless dataset, the default, there is one epoch, and the resume is exact.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; a `fit` continues the run of this name, if it has a set.
+        stream: The QueryDataset that the trainer's DataLoader is over, or that DataLoader.
+        options: Of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+    """
+
+    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:
+        super().__init__()
+        self.db, self.run = db, run
+        self._options = options
+        self._data = None if stream is None else Data(stream)
+        self._checkpointer: Driven | None = None
+        self._steps = 0
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Before the trainer fetches its first batch."""
+        if self._data is not None:
+            self._data.resume(self.db, self.run)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Model and optimizer are there: restores them."""
+        extra = {f"scheduler_{i}": one.scheduler for i, one in enumerate(trainer.lr_scheduler_configs)}
+        extra |= {"progress": _Progress(trainer), **(self._options.get("extra") or {})}
+        options = {**self._options, "extra": extra, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
+        self._checkpointer = Driven(
+            self.db, self.run, self._data, model=pl_module, optimizer=trainer.optimizers[0], **options
+        )
+        self._checkpointer.restore()
+        self._steps = trainer.global_step
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The trainer's loader begins anew."""
+        if self._checkpointer is not None:
+            self._checkpointer.begin()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """A batch, and perhaps a step of the optimizer."""
+        if self._checkpointer is not None:
+            stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
+            self._checkpointer.trained(stepped)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Metrics of the model as it is now."""
+        if self._checkpointer is not None and not trainer.sanity_checking:
+            self._checkpointer.evaluated({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Returns when everything that was saved is durable."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """What was taken before still becomes durable."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._checkpointer is not None:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            checkpointer.close()
+
+
+class _Progress:
+    """What the trainer counts itself."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": int(self._trainer.global_step), "epoch": int(self._trainer.current_epoch)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        loop = self._trainer.fit_loop
+        steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        steps.ready = steps.completed = state["step"]
+        loop.epoch_loop._batches_that_stepped = state["step"]
+        loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = state["epoch"]

@@ -1,0 +1,108 @@
+"""Hugging Face: a callback of `Trainer` that saves every N steps through a StepCheckpointer, and resumes `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.errors import CheckpointError, MissingExtraError
+from tensordb_data.torch.dataset import QueryDataset
+from tensordb_data.torch.driven import Data, Driven
+
+try:
+    from transformers import TrainerCallback
+except ImportError as error:
+    raise MissingExtraError(
+        "tensordb_data.torch.transformers needs Transformers: pip install transformers accelerate"
+    ) from error
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+
+class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
+    """Saves model, optimizer, scheduler, RNG states and data position; continues the run when `train` begins.
+
+    Steps are batches that were trained on. What `Trainer` evaluates is logged with kind "valid", under its own names
+    (`eval_loss`), and counts for `on_best`. Give the trainer `max_steps` and an endless QueryDataset, so that there is
+    one epoch, and `save_strategy="no"`: its own checkpoints are not needed. The scaler of fp16 training is not saved;
+    bf16 has none.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; a `train()` continues the run of this name, if it has a set.
+        stream: The QueryDataset given as `train_dataset`, sample by sample: the trainer makes the batches. In one
+            process, since the trainer shares out what the dataset has shared out already.
+        options: Of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+    """
+
+    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:
+        self.db, self.run = db, run
+        self._options = options
+        self._stream = stream
+        self._checkpointer: Driven | None = None
+        self._fetching = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restores all that the trainer has made."""
+        data = None
+        if self._stream is not None:
+            if not isinstance(self._stream, QueryDataset):
+                raise CheckpointError(
+                    f"stream= is the QueryDataset given as train_dataset; found a {type(self._stream).__name__}"
+                )
+            loader = SimpleNamespace(num_workers=args.dataloader_num_workers, batch_size=args.train_batch_size)
+            data = Data(self._stream, loader)
+        extra = {"progress": _Progress(state), **(self._options.get("extra") or {})}
+        self._checkpointer = Driven(
+            self.db, self.run, data, model=kwargs["model"], optimizer=kwargs["optimizer"],
+            scheduler=kwargs.get("lr_scheduler"), **{**self._options, "extra": extra},
+        )  # fmt: skip
+        self._checkpointer.restore()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer is about to make an iterator of its data."""
+        self._fetching = True
+        if self._checkpointer is not None:
+            self._checkpointer.begin()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The iterator has been made."""
+        if self._fetching and self._checkpointer is not None:
+            self._fetching = False
+            self._checkpointer.settle()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A batch whose gradients are accumulated."""
+        if self._checkpointer is not None:
+            self._checkpointer.trained(False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A batch, and a step of the optimizer."""
+        if self._checkpointer is not None:
+            self._checkpointer.trained(True)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Metrics of the model as it is now."""
+        if self._checkpointer is not None:
+            self._checkpointer.evaluated(kwargs.get("metrics") or {})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Returns when everything that was saved is durable."""
+        if self._checkpointer is not None:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            checkpointer.close()
+
+
+class _Progress:
+    """What the trainer counts itself."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": int(self._state.global_step)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._state.global_step = state["step"]

@@ -1,0 +1,149 @@
+"""Trainers of Lightning and Hugging Face, interrupted and resumed by their callbacks, end as if never interrupted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tensordb_data.torch import QueryDataset
+from tests.integration.checkpoint.loops import fill, net
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestLightning:
+    @pytest.fixture
+    def fit(self, db, tmp_path):
+        pl = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed: pip install lightning")
+        from tensordb_data.torch.lightning import StepCheckpoint
+
+        fill(db)
+
+        class Module(pl.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.net = net()
+
+            def training_step(self, batch, index):
+                return torch.nn.functional.cross_entropy(self.net(batch["image"]), batch["label"])
+
+            def validation_step(self, batch, index):
+                self.log("val_loss", self.training_step(batch, index))
+
+            def configure_optimizers(self):
+                optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+                scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 9])
+                return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+        def run(name, steps, accumulate=1, workers=0, valid=None, **options):
+            torch.manual_seed(0)
+            dataset = QueryDataset(db.data.find({"dataset": "x"}), batch_size=16, shuffle=True, seed=0)
+            module = Module()
+            trainer = pl.Trainer(
+                max_steps=steps,
+                accumulate_grad_batches=accumulate,
+                callbacks=[StepCheckpoint(db, name, stream=dataset, **{"every": 4, **options})],
+                default_root_dir=tmp_path,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                accelerator="cpu",
+                **({} if valid is None else {"val_check_interval": valid, "limit_val_batches": 2}),
+            )
+            loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+            held_out = QueryDataset(db.data.find({"dataset": "x"}), batch_size=50, passes=1)
+            trainer.fit(module, loader, None if valid is None else DataLoader(held_out, batch_size=None))
+            return weights(module), trainer.global_step
+
+        return run
+
+    def test_exact(self, db, fit):
+        whole, _ = fit("whole", 14)
+        fit("cut", 10)
+        assert db.params.find({"run": "cut"}).distinct("step") == [4, 8]
+        rest, steps = fit("cut", 14, workers=2)
+        assert same(rest, whole) and steps == 14
+        assert db.params.find({"run": "cut"}).distinct("step") == [4, 8, 12]
+
+    def test_accumulated_and_on_the_best(self, db, fit):
+        fit("r", 4, accumulate=2, valid=2, every=None, on_best=("val_loss", "min"))
+        found = db.params.find({"run": "r"}, sort=[("step", 1)]).all()
+        assert found and all(one.step % 2 == 0 for one in found)
+        losses = [one["val_loss"] for one in found]
+        assert losses == sorted(losses, reverse=True)
+        assert db.logs.find({"run": "r", "kind": "valid"}).count() >= len(found)
+
+
+class TestTransformers:
+    @pytest.fixture
+    def fit(self, db, tmp_path):
+        reason = "Transformers are not installed: pip install transformers accelerate"
+        transformers = pytest.importorskip("transformers", reason=reason)
+        pytest.importorskip("accelerate", reason=reason)
+        from tensordb_data.torch.transformers import StepCheckpoint
+
+        fill(db)
+
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = net()
+
+            def forward(self, image, labels):
+                logits = self.net(image)
+                return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+        def run(name, steps, accumulate=1, **options):
+            torch.manual_seed(0)
+            dataset = QueryDataset(db.data.find({"dataset": "x"}), shuffle=True, seed=0)
+            model = Model()
+            arguments = transformers.TrainingArguments(
+                output_dir=str(tmp_path),
+                max_steps=steps,
+                lr_scheduler_type="constant_with_warmup",
+                warmup_steps=6,
+                per_device_train_batch_size=16,
+                gradient_accumulation_steps=accumulate,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                remove_unused_columns=False,
+                dataloader_pin_memory=False,
+            )
+            callback = StepCheckpoint(db, name, stream=dataset, **{"every": 4, **options})
+            trainer = transformers.Trainer(
+                model=model, args=arguments, train_dataset=dataset, data_collator=collate, callbacks=[callback]
+            )
+            trainer.train()
+            return weights(model), trainer.state.global_step
+
+        def collate(samples):
+            return {
+                "image": torch.stack([one["image"] for one in samples]),
+                "labels": torch.stack([torch.as_tensor(one["label"]) for one in samples]),
+            }
+
+        return run
+
+    def test_exact(self, db, fit):
+        whole, _ = fit("whole", 14)
+        fit("cut", 10)
+        assert db.params.find({"run": "cut"}).distinct("step") == [4, 8]
+        rest, steps = fit("cut", 14)
+        assert same(rest, whole) and steps == 14
+
+    def test_accumulated(self, db, fit):
+        whole, _ = fit("whole", 6, accumulate=2)
+        fit("cut", 4, accumulate=2)
+        assert db.params.find({"run": "cut"}).distinct("step") == [4, 8]
+        rest, steps = fit("cut", 6, accumulate=2)
+        assert same(rest, whole) and steps == 6
