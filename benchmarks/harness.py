@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -111,8 +113,7 @@ def race(contenders: Sequence[Contender], *, rounds: int, seconds: float, warmup
     """Fills in the rates of `contenders`; one that fails is reported and left out of further rounds."""
     console = Console(stderr=True)
     for round_ in range(-warmups, rounds):
-        turn = round_ % len(contenders)
-        for contender in [*contenders[turn:], *contenders[:turn]]:
+        for contender in rotated(contenders, round_):
             if contender.failure:
                 continue
             console.print(f"[dim]round {max(round_ + 1, 0)}/{rounds}  {contender.name:<40}", end="\r")
@@ -125,6 +126,12 @@ def race(contenders: Sequence[Contender], *, rounds: int, seconds: float, warmup
             if round_ >= 0:
                 contender.rates.append(rate)
     console.print(" " * 70, end="\r")
+
+
+def rotated(items: Sequence[T], round_: int) -> list[T]:
+    """The items, beginning with another one in each round."""
+    turn = round_ % len(items)
+    return [*items[turn:], *items[:turn]]
 
 
 def _round(contender: Contender, seconds: float) -> float:

@@ -45,7 +45,8 @@ def bounded(versions: Versions) -> dict[str, Any]:
 
 
 class Pages:
-    """The documents of a selection at `versions`, from behind `after`, in pages of about `rows`.
+    """The documents of a selection at `versions`, from behind `after`, in pages of about `rows`; the `first`, which
+    somebody waits for, may be smaller.
 
     Iterating gives (documents, is last) pages of at most `rows` documents, none of them empty; `blocks` the same as
     columns, with as many rows as the server puts into a reply.
@@ -63,8 +64,10 @@ class Pages:
         rows: int,
         after: After | None = None,
         limit: int | None = None,
+        first: int | None = None,
     ) -> None:
         self._selection, self._layouts, self._versions, self._rows = selection, layouts, versions, rows
+        self._first = None if selection.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
         self._cursor: Cursor[dict[str, Any]] | None = None
         self._ahead: dict[str, Any] | None = None
@@ -74,6 +77,9 @@ class Pages:
             while page := self._page():
                 self._ahead = next(iter(self._take(1)), None)
                 yield page, self._ahead is None
+                if self._first is not None:  # larger replies from here on
+                    self._first = None
+                    self.close()
         finally:
             self.close()
 
@@ -113,7 +119,7 @@ class Pages:
 
     def _page(self) -> list[dict[str, Any]]:
         if self._ahead is None:
-            return self._take(self._rows)
+            return self._take(self._first or self._rows)
         return [self._ahead, *self._take(self._rows - 1)]
 
     def _take(self, count: int) -> list[dict[str, Any]]:
@@ -139,21 +145,30 @@ class Pages:
                     raise
                 self._cursor = None
 
+    @property
+    def _order(self) -> list[tuple[str, int]]:
+        """The order of the query. Within one dataset by sequence alone, so that the server can merge what an index on
+        other fields has in that order; with the dataset in the sort it would scan the whole dataset.
+        """
+        alone = not self._selection.query.sort and len(self._versions) == 1
+        return [("_tdb.s", 1)] if alone else self._selection._sort()
+
     def _open(self, raw: bool = False) -> Cursor[Any]:
         query = self._selection.query
         extra: list[dict[str, Any]] = [bounded(self._versions)]
         if not query.sort and self._after is not None:
             dataset, sequence = self._after
-            behind = [{"dataset": dataset, "_tdb.s": {"$gt": sequence}}, {"dataset": {"$gt": dataset}}]
-            extra.append({"$or": behind})
+            later = {"_tdb.s": {"$gt": sequence}}
+            behind: dict[str, Any] = {"$or": [{"dataset": dataset, **later}, {"dataset": {"$gt": dataset}}]}
+            extra.append(later if len(self._versions) == 1 else behind)
         collection = self._selection.db._mongo()["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(
             self._selection._filter({"$and": extra}),
             self._layouts.projection(inline=not raw),
-            batch_size=max(self._rows, 1000),
+            batch_size=self._first + 1 if self._first is not None else max(self._rows, 1000),
         )
-        found = found.sort(self._selection._sort())
+        found = found.sort(self._order)
         if self._selection.db._full:
             found = found.allow_disk_use(True)
         if query.sort and self._read:

@@ -125,7 +125,7 @@ class Deliverer:
         if limit == 0:
             return False
         rows = spec.batch_size * self._batches_a_task(layouts)
-        read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit))
+        read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit, spec.batch_size))
         position, seen = at.position, False
         with closing(ordered(repeat(partial(self._next_page, read)), 1, 1)) as pages:
             for page in pages:

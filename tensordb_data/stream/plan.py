@@ -15,7 +15,7 @@ from tensordb_data.stream.cursor import Pages, Versions
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
 
-_PAGE = 50_000
+PAGE = 50_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,6 @@ class Plan:
 
 def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
     """Read the references and values of every sample that matches at `versions`, in the order of the query."""
-    pages = Pages(selection, layouts, versions, _PAGE, limit=selection.query.limit)
+    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit)
     block = compact(concatenate(layouts, list(pages.blocks())))
     return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))

@@ -1,0 +1,177 @@
+"""B6: how fast does the index of a selection become a plan, and what does it cost to hold and to open again?
+
+A dataset of one small blob and one label a sample. The yardstick is the same cursor, with the same projection, whose
+raw replies are thrown away: what the server and the wire leave possible. Then, in a process of its own with an empty
+cache, the plan is read, opened again and a shuffled pass streamed, which gives seconds and the peak of its memory.
+
+    python benchmarks/plan.py
+    python benchmarks/plan.py --samples 10000000 --rounds 2 --keep DIR   # writes them once
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+from harness import Contender, Target
+
+BATCH, BYTES = 1024, 16
+CURSOR, PLAN = "cursor, raw replies thrown away", "TensorDB plan"
+REOPEN_S, BYTES_A_SAMPLE = 0.1, 32
+PACKAGES = ["tensordb-data", "numpy", "pymongo"]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--alone"]:
+        print(json.dumps(alone(Path(arguments[1]), Path(arguments[2]))))
+        return {}
+    count, arguments = _taken(arguments, "--samples", 1_000_000)
+    kept, arguments = _taken(arguments, "--keep", "")
+    options = harness.arguments(__doc__ or "", [], arguments)
+    harness.quiet()
+    count = 5_000 if options.quick else int(count)
+    with contextlib.ExitStack() as stack:
+        folder = Path(kept or stack.enter_context(tempfile.TemporaryDirectory(prefix="tdbb")))
+        folder.mkdir(parents=True, exist_ok=True)
+        db = stack.enter_context(harness.warehouse(folder))
+        fill(db, count)
+        contenders = [Contender(CURSOR, contextlib.nullcontext, "yardstick"), Contender(PLAN, contextlib.nullcontext)]  # type: ignore[arg-type]
+        reopened: list[float] = []
+        for round_ in range(0 if options.quick else -1, options.rounds):
+            rates = [count / cursor(db), count / read(db)]
+            seconds = reopen(db, count)
+            if round_ >= 0:
+                reopened.append(seconds)
+                for contender, rate in zip(contenders, rates, strict=True):
+                    contender.rates.append(rate)
+        with tempfile.TemporaryDirectory(prefix="tdbb") as cache:
+            command = [sys.executable, __file__, "--alone", str(folder), cache]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        context = {"samples": count, "bytes_a_blob": BYTES, "batch": BATCH}
+        context.update(found, reopen_s=statistics.median(reopened))
+        contenders[1].note = (
+            f"{found['bytes_a_sample']:.1f} B a sample in memory, {found['small_bytes_a_sample']:.1f} with a checkpoint"
+        )
+        title = f"B6 plan: {count:,} samples of one blob and one label"
+        result = harness.report(title, contenders, [Target(PLAN, CURSOR, 0.75)], options, context, PACKAGES, "plan")
+        print(
+            f"opened again in {1000 * context['reopen_s']:.1f} ms (target {1000 * REOPEN_S:.0f});"
+            f" {found['bytes_a_sample']:.1f} B a sample (target {BYTES_A_SAMPLE})\n"
+            f"alone in a process: plan {found['plan_s']:.1f} s, first batch {1000 * found['first_batch_s']:.0f} ms"
+            f" later, a shuffled pass at {found['pass_samples_per_s']:,.0f} samples/s; resident at most"
+            f" {found['peak_rss_mb']:,.0f} MB ({found['rss_before_mb']:,.0f} before)"
+        )
+        return result
+
+
+def fill(db: Any, count: int) -> None:
+    """Writes the samples, unless they are there."""
+    from rich.progress import track
+
+    if db.data.find({"dataset": "d"}).count() == count:
+        return
+    step = min(count, 50_000)
+    with db.data.writer("d") as writer:
+        for low in track(range(0, count, step), description=f"writing {count:,} samples"):
+            rows = np.arange(low, min(low + step, count))
+            writer.add_many(x=np.resize(rows.astype("<u8").view(np.uint8), (len(rows), BYTES)), label=rows % 1000)
+
+
+def _source(db: Any) -> Any:
+    from tensordb_data.stream.source import Source
+
+    return Source(db, db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True).spec)
+
+
+def cursor(db: Any) -> float:
+    """Seconds to receive all replies that a plan is read from."""
+    from tensordb_data.stream.cursor import Pages
+    from tensordb_data.stream.plan import PAGE
+
+    source = _source(db)
+    versions = source.versions()
+    pages = Pages(source.selection, source.layouts(versions), versions, PAGE)
+    start = time.perf_counter()
+    received = sum(len(reply) for reply in pages._open(raw=True))
+    assert received > 0
+    return time.perf_counter() - start
+
+
+def read(db: Any) -> float:
+    """Seconds to read a plan from the database."""
+    from tensordb_data.stream.plan import read_plan
+
+    source = _source(db)
+    versions = source.versions()
+    layouts = source.layouts(versions)
+    start = time.perf_counter()
+    read_plan(source.selection, layouts, versions)
+    return time.perf_counter() - start
+
+
+def reopen(db: Any, count: int) -> float:
+    """Seconds to a plan that this host has kept."""
+    _source(db).plan()
+    source = _source(db)
+    start = time.perf_counter()
+    assert len(source.plan()) == count
+    return time.perf_counter() - start
+
+
+def alone(folder: Path, cache: Path) -> dict[str, float]:
+    """What one process with an empty cache sees."""
+    from tensordb_data import TensorDB
+
+    with TensorDB(folder / "warehouse", cache=cache) as db:
+        before = _peak_mb()
+        stream = db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True, passes=1)
+        start = time.perf_counter()
+        plan = stream._source.plan()
+        planned = time.perf_counter()
+        seen, first = 0, 0.0
+        for batch in stream:
+            first = first or time.perf_counter()
+            seen += len(batch["label"])
+        end = time.perf_counter()
+        assert seen == len(plan)
+        peak = _peak_mb()
+        return {
+            "plan_s": planned - start,
+            "first_batch_s": first - planned,
+            "pass_samples_per_s": seen / (end - planned),
+            "bytes_a_sample": plan.block.nbytes / seen,
+            "small_bytes_a_sample": len(stream._source.small(plan)) / seen,
+            "rss_before_mb": before,
+            "peak_rss_mb": peak,
+        }
+
+
+def _peak_mb() -> float:
+    # The kernel's own figure: that of getrusage begins at the size of the parent.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def _taken(arguments: list[str], name: str, default: Any) -> tuple[Any, list[str]]:
+    """The value of an option that only this benchmark has, and the other arguments."""
+    if name not in arguments:
+        return default, arguments
+    at = arguments.index(name)
+    return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    main()
