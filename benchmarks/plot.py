@@ -29,6 +29,8 @@ def draw(path: Path) -> Path:
         return draw_memory(path, result)
     if "agents" in result:
         return _agents(result, path)
+    if result["question"].startswith("B9"):
+        return _stalls(result, path)
     rates = {name: entry["samples_per_s"] for name, entry in result["rates"].items() if "samples_per_s" in entry}
     names = sorted(rates, key=lambda name: statistics.median(rates[name]))
     medians = [statistics.median(rates[name]) for name in names]
@@ -94,6 +96,29 @@ def draw_memory(path: Path, result: dict[str, Any]) -> Path:
     axes.legend(fontsize=8)
     machine = result["machine"]
     axes.set_title(f"{result['question']}\n{machine['cpu']}, {result['date'][:10]}", fontsize=9)
+    target = path.with_suffix(".png")
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def _stalls(result: Mapping[str, Any], path: Path) -> Path:
+    """What a loop waits for a save, a panel for each size and number of steps."""
+    from matplotlib import pyplot
+
+    panels = result["results"]
+    figure, row = pyplot.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.4), layout="constrained", squeeze=False)
+    for axes, panel in zip(row[0], panels, strict=True):
+        stalls = {name: entry["stall_ms"] for name, entry in panel["savers"].items() if "stall_ms" in entry}
+        names = sorted(stalls, key=lambda name: -statistics.median(stalls[name]))
+        medians = [statistics.median(stalls[name]) for name in names]
+        low = [median - min(stalls[name]) for name, median in zip(names, medians, strict=True)]
+        high = [max(stalls[name]) - median for name, median in zip(names, medians, strict=True)]
+        colors = ["tab:blue" if name == "TensorDB" else "silver" for name in names]
+        axes.barh(names, medians, xerr=(low, high), color=colors, error_kw={"elinewidth": 1})
+        axes.set_xscale("log")
+        axes.set_xlabel("ms that a save makes the loop wait, median and range")
+        axes.set_title(f"{panel['parameters'] / 1e6:,.0f}M parameters, every {panel['every']} steps", fontsize=9)
+    figure.suptitle(f"{result['question']} ({result['date'][:10]})", fontsize=9)
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)
     return target
