@@ -3,6 +3,7 @@
 Everything is data, everything is identified by a query, and the training side pulls an endless stream.
 """
 
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
 from tensordb_data.errors import (
     ArchitectureError,
@@ -44,6 +45,7 @@ __all__ = [
     "EmbeddedServerError",
     "Image",
     "JobCancelledError",
+    "Keep",
     "MissingExtraError",
     "NotAllowedError",
     "NotFoundError",

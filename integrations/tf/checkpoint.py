@@ -12,6 +12,7 @@ import numpy as np
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import assign, check_keras
 from tensordb_data.checkpoint.core import Checkpointer, WhenBusy
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.lineage import name_of, of_data
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
@@ -61,6 +62,8 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             default two copies, whatever their size.
         when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
             `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
+            each save, and changeable later (`db.params.prune`). By default all of them.
         signals: Whether SIGTERM and Ctrl-C are handled.
         grace: Seconds that a step may still take after a SIGTERM.
     """
@@ -80,6 +83,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         parent: ParameterSet | ObjectId | None = None,
         memory: int | str | None = None,
         when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
@@ -101,7 +105,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._core = Checkpointer(
             db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best, max_overhead=max_overhead,
             tags=tags, lineage={"architecture": architecture, "data": of_data(stream)}, parent=parent, memory=memory,
-            when_busy=when_busy, signals=signals, grace=grace,
+            when_busy=when_busy, keep=keep, signals=signals, grace=grace,
         )  # fmt: skip
 
     def restore(self, model: keras.Model, step: int | None = None) -> int:

@@ -13,6 +13,7 @@ from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import check_torch, into_torch
 from tensordb_data.checkpoint.core import Checkpointer, WhenBusy
 from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.lineage import name_of, of_data
 from tensordb_data.checkpoint.load import describe
 from tensordb_data.errors import CheckpointError, StateError
@@ -76,6 +77,8 @@ class StepCheckpointer:
             default two copies, whatever their size.
         when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
             `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
+            each save, and changeable later (`db.params.prune`). By default all of them.
         signals: Whether SIGTERM and Ctrl-C are handled.
         grace: See above.
 
@@ -103,6 +106,7 @@ class StepCheckpointer:
         parent: ParameterSet | ObjectId | None = None,
         memory: int | str | None = None,
         when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
@@ -128,7 +132,8 @@ class StepCheckpointer:
             self._core = Checkpointer(
                 db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
                 max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
-                when_busy=when_busy, peers=self._ranks, deliveries=self._deliveries, signals=signals, grace=grace,
+                when_busy=when_busy, keep=keep, peers=self._ranks, deliveries=self._deliveries,
+                signals=signals, grace=grace,
             )  # fmt: skip
         except BaseException:
             if self._deliveries is not None:

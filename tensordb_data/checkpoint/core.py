@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.lineage import of_position, surroundings
 from tensordb_data.checkpoint.load import load_parts, offer
 from tensordb_data.checkpoint.policy import Policy
@@ -61,6 +62,7 @@ class Checkpointer:
             default two copies, whatever their size: one is stored while the next is taken.
         when_busy: What happens to a save that is due while all of `memory` holds earlier ones: the loop is to `"wait"`
             until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
+        keep: Which training states of the run stay, applied after each save; by default all of them.
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
         deliveries: Counts the batches of the loop; lets a signal be served while the loop waits for data.
         signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.stop`).
@@ -82,6 +84,7 @@ class Checkpointer:
         parent: ParameterSet | ObjectId | None = None,
         memory: int | str | None = None,
         when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
         peers: Peers | None = None,
         deliveries: Deliveries | None = None,
         signals: bool = True,
@@ -98,7 +101,9 @@ class Checkpointer:
         self._peers = peers
         self._agreed = 0  # the signal that all processes serve at this step
         self._deliveries = deliveries
-        self._saver = Saver(db, memory, parent_id(parent))
+        if keep is not None and not isinstance(keep, Keep):
+            raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
+        self._saver = Saver(db, memory, parent_id(parent), keep)
         self._release = weakref.finalize(self, self._saver.retire)
         self._release.atexit = False  # the saver drains at exit by itself
         self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import statistics
 import threading
@@ -12,15 +13,21 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pymongo.errors import PyMongoError
+
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.persist import Written, write_set
+from tensordb_data.checkpoint.prune import prune
 from tensordb_data.checkpoint.snapshot import Arena, Snapshot
 from tensordb_data.checkpoint.tree import Flat, flatten
-from tensordb_data.errors import CheckpointError
+from tensordb_data.errors import CheckpointError, TensorDBError
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
     from tensordb_data.warehouse import TensorDB
+
+log = logging.getLogger("tensordb_data.checkpoint")
 
 _KEPT = 10_000  # stalls remembered for the median
 _READY = 2  # copies made ready in advance: one is stored while the next is taken
@@ -36,10 +43,14 @@ class Saver:
         memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
             saves as fit may be under way. By default two copies, whatever their size.
         parent: The set that the first one is made from.
+        keep: Which training states of the run stay when a save is durable.
     """
 
-    def __init__(self, db: TensorDB, memory: int | str | None = None, parent: ObjectId | None = None) -> None:
+    def __init__(
+        self, db: TensorDB, memory: int | str | None = None, parent: ObjectId | None = None, keep: Keep | None = None
+    ) -> None:
         self._db = db
+        self._keep = keep
         self._memory = _size(memory)
         self.parent = parent  # of the next set to be written
         self._free: deque[Arena] = deque()
@@ -186,6 +197,14 @@ class Saver:
                 **self._bytes,
             }
 
+    def _prune(self, run: str) -> None:
+        if self._keep is None:
+            return
+        try:
+            prune(self._db, run, self._keep, training=True)
+        except (PyMongoError, TensorDBError) as error:  # the save stands, and the next one prunes again
+            log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
+
     def _start(self) -> None:
         """With the lock held: wakes the thread, or makes it."""
         if self._thread is None:
@@ -211,6 +230,7 @@ class Saver:
                 else:
                     written = write_set(self._db, snapshot, about, parent=self.parent)
                     self.parent = written.id
+                    self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it
                 error = caught
             del snapshot, about

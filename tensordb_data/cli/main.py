@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli import compact, continuous, find, ingest, jobs, server, stream, worker
+from tensordb_data.cli import compact, continuous, find, ingest, jobs, params, server, stream, worker
 
 app = typer.Typer(
     name="tensordb",
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, stream, compact, jobs, worker, continuous):
+for module in (server, ingest, find, stream, compact, jobs, worker, continuous, params):
     module.register(app)
 
 

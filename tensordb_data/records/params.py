@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.checkpoint.apply import Difference, apply_to
+from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.leaves import Framework
 from tensordb_data.checkpoint.lineage import surroundings
 from tensordb_data.checkpoint.load import describe, load_parts, offer
 from tensordb_data.checkpoint.persist import write_set
+from tensordb_data.checkpoint.prune import Pruned, prune
 from tensordb_data.checkpoint.snapshot import view
 from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.query import Query
@@ -176,6 +178,25 @@ class Params(Collection[ParameterSet]):
         known = {row["_id"] for row in self._known(list(values))}
         changed = update_each(self._db, "params", [each for each in updates if each[0]["_id"] in known])
         return Annotated(changed, tuple(id for id in values if id not in known))
+
+    def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
+        """Deletes the sets of a run that a policy does not keep, those saved by hand among them.
+
+        What a running checkpointer keeps is up to its own `keep=`; this is for afterwards, and for changing one's mind.
+        The bytes go with the next `db.gc()`. A set that is tagged or annotated meanwhile is left alone.
+
+        Args:
+            run: The run.
+            keep: What stays. The newest set always does.
+            dry_run: Only say what would go.
+
+        Returns:
+            The sets that stay with the rules that keep them, and those that were (or would be) deleted.
+
+        Raises:
+            NotFoundError: The run has no sets.
+        """
+        return prune(self._db, run, keep, dry_run=dry_run)
 
     def _known(self, ids: Sequence[ObjectId]) -> Iterator[Mapping[str, Any]]:
         return iter(self._db._mongo()["params"].find({"_id": {"$in": ids}, "_tdb.p": self._db.project}, {"_id": 1}))

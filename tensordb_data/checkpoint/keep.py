@@ -1,0 +1,128 @@
+"""Keep: which saved sets of a run stay. A function of their documents alone, so it can be changed at any time."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import CheckpointError
+
+_LESS_IS_BETTER = re.compile(
+    r"(^|_)(loss|losses|err|error|errors|nll|perplexity|ppl|mse|rmse|mae|wer|cer|fid)(_|$)", re.I
+)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What stays of the sets of a run; a set stays if any of the rules says so.
+
+    The set that a run continues from, its newest, always stays. Nothing is held back for a metric that may still come:
+    let `last` reach back as far as an evaluator lags behind.
+    """
+
+    last: int = 1
+    """The newest so many."""
+    best: tuple[str, int] | tuple[str, int, str] | None = None
+    """Metric and number: `("val_acc", 2)`. More is better; where it is not, say so: `("val_loss", 2, "min")`. Sets
+    without the metric, or with NaN, are not among the best; of equal ones the newer is the better."""
+    every: int | None = None
+    """The first set at or after each multiple of so many steps."""
+    tagged: str | Sequence[str] = ()
+    """Sets with one of these tags."""
+
+    def __post_init__(self) -> None:
+        if not _is_count(self.last, 0):
+            raise CheckpointError(f"Keep(last=) is a number of sets, 0 or more. Found: {self.last!r}")
+        if self.every is not None and not _is_count(self.every, 1):
+            raise CheckpointError(f"Keep(every=) is a number of steps, at least 1. Found: {self.every!r}")
+        tags = self.tags
+        if not all(isinstance(tag, str) and tag for tag in tags):
+            raise CheckpointError(f"Keep(tagged=) is a tag or a list of tags. Found: {self.tagged!r}")
+        if self.best is not None:
+            self._check_best(self.best)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags as a tuple."""
+        return (self.tagged,) if isinstance(self.tagged, str) else tuple(self.tagged)
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that `best` goes by."""
+        return None if self.best is None else self.best[0]
+
+    def kept(self, sets: Sequence[Mapping[str, Any]]) -> dict[ObjectId, list[str]]:
+        """Which sets stay, and by which rules.
+
+        Args:
+            sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`
+                and the metric.
+
+        Returns:
+            The rules by `_id` of each set that stays: some of `"newest"`, `"last"`, `"best"`, `"every"`, `"tagged"`.
+        """
+        order = sorted(sets, key=_age)
+        chosen: dict[ObjectId, list[str]] = {}
+
+        def choose(rule: str, documents: Sequence[Mapping[str, Any]]) -> None:
+            for document in documents:
+                chosen.setdefault(document["_id"], []).append(rule)
+
+        states = [document for document in order if "training" in document["_tdb"]["parts"]]
+        choose("newest", order[-1:] if order[-1:] == states[-1:] else states[-1:] + order[-1:])
+        choose("last", order[-self.last :] if self.last else [])
+        choose("best", self._best_of(order))
+        choose("every", self._every_of(order))
+        choose("tagged", [document for document in order if set(self.tags) & set(document.get("tags") or ())])
+        return chosen
+
+    def _best_of(self, order: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        if self.best is None:
+            return []
+        metric, count = self.best[0], self.best[1]
+        sign = -1 if self.best[2:] == ("min",) else 1
+        known = [document for document in order if _is_number(document.get(metric))]
+        return sorted(known, key=lambda document: (sign * document[metric], _age(document)))[-count:]
+
+    def _every_of(self, order: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        if self.every is None:
+            return []
+        first: dict[int, Mapping[str, Any]] = {}
+        for document in order:
+            step = document.get("step")
+            if not isinstance(step, int) or step < self.every:
+                continue
+            before = first.get(step // self.every)
+            if before is None or step <= before["step"]:  # a step that was saved again: the newer one
+                first[step // self.every] = document
+        return list(first.values())
+
+    def _check_best(self, best: object) -> None:
+        valid = isinstance(best, tuple) and len(best) in (2, 3) and isinstance(best[0], str) and best[0]
+        if not valid or not _is_count(best[1], 1) or best[2:] not in ((), ("min",), ("max",)):  # type: ignore[index]
+            raise CheckpointError(
+                'Keep(best=) is a metric and a number of sets, ("val_acc", 2), or with a direction, ("val_loss", 2, '
+                f'"min"). Found: {best!r}'
+            )
+        if len(best) == 2 and _LESS_IS_BETTER.search(best[0]):  # type: ignore[arg-type,index]
+            raise CheckpointError(
+                f"Keep(best={best!r}): more would be taken as better. Write {(*best, 'min')!r}, or "  # type: ignore[misc]
+                f"{(*best, 'max')!r} if more is better."  # type: ignore[misc]
+            )
+
+
+def _age(document: Mapping[str, Any]) -> tuple[int, ObjectId]:
+    return int(document["_tdb"]["s"]), document["_id"]
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
