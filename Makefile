@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again lint typecheck bench peers chaos docs clean
+.PHONY: help setup demo test again matrix lint typecheck bench peers chaos docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -43,6 +43,9 @@ test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=..
 
 again: $(STAMP) lint typecheck ## lint, type check, and the tests that failed last time
 	@$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none tests
+
+matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (a quarter of an hour)
+	@MATRIX=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/acceptance/test_matrix.py
 
 lint: $(STAMP) ## ruff over everything
 	@$(BIN)/ruff check .
