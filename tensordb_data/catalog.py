@@ -40,6 +40,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         ),
         IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
     ],
+    "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
     "segments": [IndexModel([("p", _UP), ("dataset", _UP)]), IndexModel([("state", _UP), ("created", _UP)])],
 }
 _UNAUTHORIZED = 13

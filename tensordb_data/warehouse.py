@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tensordb_data.blobs.store import Store
     from tensordb_data.records.logs import Logs
     from tensordb_data.records.params import Params
+    from tensordb_data.search.find import Hit
 
 T = TypeVar("T")
 
@@ -147,9 +148,36 @@ class TensorDB:
             )
         return Selection(self, query)
 
+    def search(
+        self, words: str, *, kind: str | Sequence[str] | None = None, project: str | None = None, limit: int = 20
+    ) -> list[Hit]:
+        """Find what has some words in its name, tags or texts, among all kinds of entities.
+
+        Words are cut at everything that is neither letter nor digit, without regard to case and accents; the beginning
+        of a word finds it too. Samples of one dataset with the same tags are one hit, and so are log rows of one run.
+
+        What has more of the words comes first; then what scores higher: a word counts 3 in a name, 2 in a tag and 1 in
+        a text, half where only its beginning was asked for, times the logarithm of how rare it is; then the newer.
+
+        Args:
+            words: `"chest ct 2024"`.
+            kind: Only of these collections: `"data"`, `"architectures"`, `"params"`, `"jobs"`, `"logs"`.
+            project: Another project of the warehouse.
+            limit: At most so many hits.
+
+        Raises:
+            QueryError: An argument is malformed.
+        """
+        from tensordb_data.search.find import search
+
+        return search(self, words, kind, project, limit)
+
     def touch(self, dataset: str) -> None:
-        """Say that a dataset's index was edited by other tools, so that streams and plans look again."""
+        """Say that a dataset's index was edited by other tools, so that streams, plans and searches look again."""
+        from tensordb_data.search.follow import groups_of
+
         self._mutated([dataset], deleted=True)
+        self.data._entries.add_groups(groups_of(self.data.find({"dataset": dataset})))
 
     def close(self) -> None:
         """Let go of the server and the blobs. Calling it twice does nothing."""

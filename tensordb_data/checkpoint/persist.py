@@ -117,6 +117,7 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], paren
             placed.update(rows)
             stored += sum(leaf.nbytes for leaf, _ in batch.values())
         _revive(db, placed, references)
+        db.params._entries.add_entities([document])
         try:
             db._transaction(_commit(db, document, references))
         except _TensorGone:

@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError
 
-from tensordb_data.errors import SchemaError, StorageError, TensorDBError
-from tensordb_data.logs.ids import Ids
+from tensordb_data.errors import SchemaError, StorageError
+from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
 from tensordb_data.records.base import Record
 from tensordb_data.records.scalars import check_names, scalar
@@ -157,7 +157,7 @@ class _Writer:
         self._reason: Exception | None = None  # of the newest that failed
         self._attempts = 0
         self.dropped = 0
-        self._ids = Ids()
+        self._texts: set[tuple[str, str, str]] = set()  # of the rows that were taken, to be searched
         self._pid = os.getpid()
 
     def add(self, row: tuple[float, dict[str, Any]]) -> None:
@@ -248,7 +248,7 @@ class _Writer:
                 self._sent += self._documents(taken)
                 if self._sent:
                     self._insert()
-            except (PyMongoError, TensorDBError, RuntimeError) as error:
+            except Exception as error:  # of any kind: a thread that dies would leave close() waiting
                 failure = error
             with self._changed:
                 self._failure = failure
@@ -268,18 +268,23 @@ class _Writer:
                     return
 
     def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
-        common, internal, ids = self._common, {"p": self._db.project}, self._ids.take(len(rows))
+        common, internal, ids = self._common, {"p": self._db.project}, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
         for _, row in rows:
             for name, value in row.items():
                 if type(value) is _Later:
                     row[name] = scalar(name, value.value)
+                elif type(value) is str and name != "kind":
+                    self._texts.add((common["run"], name, value))
         return [
             {"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": internal}
             for id, (when, row) in zip(ids, rows, strict=True)
         ]
 
     def _insert(self) -> None:
+        common = self._common
+        self._db.logs._entries.add_groups([(common["run"], tuple(common["tags"]))], self._texts)
+        self._texts.clear()
         try:
             self._db._mongo()["logs"].insert_many(self._sent, ordered=False)
         except BulkWriteError as error:

@@ -16,6 +16,7 @@ from tensordb_data.query import Query
 from tensordb_data.records.base import Collection, Record
 from tensordb_data.records.formats import pack, unpack
 from tensordb_data.records.source import module_source
+from tensordb_data.records.update import clean_update
 from tensordb_data.selection import Selection, clean_tags
 from tensordb_data.values import plain
 
@@ -184,6 +185,7 @@ class Architectures(Collection[Architecture]):
         return document["_id"]  # type: ignore[no-any-return]
 
     def _insert(self, document: dict[str, Any], data: bytes | None) -> None:
+        self._entries.add_entities([document])
         mongo = self._db._mongo()["architectures"]
 
         def number(session: Any = None) -> None:
@@ -203,6 +205,13 @@ class Architectures(Collection[Architecture]):
                 continue
         raise ConnectError(f"architecture {document['name']!r}: {_ATTEMPTS} attempts to save it met other savers")
 
+    def _update(self, selection: Selection[Architecture], update: Mapping[str, Any]) -> int:
+        changes = clean_update(update)
+        fixed = sorted({path.split(".")[0] for paths in changes.values() for path in paths} & _FIXED)
+        if fixed:
+            raise QueryError(f"update: {fixed[0]!r} of an architecture stays as it was saved; save a new version")
+        return self._write(selection, changes)
+
     def _order(self) -> list[tuple[str, int]]:
         return [("name", 1), ("version", -1)]
 
@@ -213,6 +222,7 @@ class Architectures(Collection[Architecture]):
 
 
 _RESERVED = frozenset(("_id", "_tdb", "version", "format", "created", "source", "data"))
+_FIXED = frozenset(("name", "version", "format", "factory", "kwargs", "created"))
 
 
 def _extra(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from bson import ObjectId
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Filter, Query, Sort, check_name
 from tensordb_data.records.update import clean_update
+from tensordb_data.search.entries import Entries
+from tensordb_data.search.follow import findable
 
 if TYPE_CHECKING:
     from tensordb_data.selection import Selection
@@ -84,6 +86,7 @@ class Collection(Generic[R]):
 
     def __init__(self, db: TensorDB, name: str, record_type: type[R]) -> None:
         self._db = db
+        self._entries = Entries(db, name)
         self.name = name
         self._record_type = record_type
 
@@ -155,10 +158,13 @@ class Collection(Generic[R]):
 
     def _write(self, selection: Selection[R], update: Mapping[str, Any] | None) -> int:
         """Apply an update to the selected entities, or delete them when it is None."""
+        from tensordb_data.selection import reported
+
         mongo = selection._mongo
         if update is None:
             return selection._modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
-        return selection._modify(lambda filter: int(mongo.update_many(filter, update).modified_count))
+        with reported(selection.query), findable(selection, update):
+            return selection._modify(lambda filter: int(mongo.update_many(filter, update).modified_count))
 
 
 def new_id(value: object) -> ObjectId:

@@ -66,6 +66,7 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         StorageError: The blob store failed.
     """
     segment = batch.segment_id if batch.has_segment else None
+    db.data._entries.add_documents(batch.docs)
     if segment is not None:
         put_segment(db, dataset, segment, batch.builder, batch.docs)
     try:

@@ -309,6 +309,7 @@ class Jobs(Collection[Job]):
             backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._db.project,
         )  # fmt: skip
         stages = steps.pushed(document, start_time(start))
+        self._entries.add_entities([document])
         mongo = self._db._mongo()["jobs"]
         wanted = document.get("after", [])
         if wanted:

@@ -207,6 +207,15 @@ def test_onnx(db, tmp_path, mongo_uri, warehouse_dir):
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), mongo_uri], check=True, timeout=100)
 
 
+def test_a_version_stays_as_it_was_saved(db):
+    db.architectures.save("cnn", factory="json:loads")
+    db.architectures.find({"name": "cnn"}).update({"$set": {"note": "good"}})
+    assert db.architectures.find({"note": "good"}).one().version == 1
+    for field in ("name", "version", "factory", "kwargs.s"):
+        with pytest.raises(QueryError, match="save a new version"):
+            db.architectures.find({"name": "cnn"}).update({"$set": {field: "x"}})
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

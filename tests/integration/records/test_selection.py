@@ -263,15 +263,15 @@ def test_a_lost_segment_names_itself(digits: TensorDB) -> None:
 
 def test_the_other_collections_have_the_same_verbs(db: TensorDB) -> None:
     mongo = db._mongo()
-    for name in ("architectures", "jobs"):
+    for name, field, new in (("architectures", "note", "m"), ("jobs", "priority", 7)):
         collection = getattr(db, name)
         mongo[name].insert_many(
             [{"_id": ObjectId(), "name": f"n{i}", "tags": [], "_tdb": {"p": "default"}} for i in range(3)]
         )
         assert collection.find().count() == 3
         assert collection.find(limit=2).tag("x") == 2
-        assert collection.find({"tags": "x"}).update({"$set": {"name": "m"}}) == 2
-        assert collection.find({"name": "m"}).one()["name"] == "m"
+        assert collection.find({"tags": "x"}).update({"$set": {field: new}}) == 2
+        assert collection.find({field: new}).one()[field] == new
         assert "_tdb" not in collection.find().one()
         assert collection.find({"name": "n2"}, fields=["name"]).delete() == 1
         with pytest.raises(QueryError, match="only samples can be streamed"):

@@ -1,0 +1,159 @@
+"""B13: how long does a keyword search take among a million tagged entities, and what do writers pay for it?
+
+Two warehouses of `--entities` samples. *Shared*: tags drawn from 200 words by Zipf's law, 5,000 different sets of
+three, as datasets are tagged. *Own*: the worst case, where every entity is tagged like no other, as parameter sets of
+a million runs would be: as many entries as entities. Searches of one to three words, frequent, rare, cut short and
+missing; each is timed from call to hits. The entities are there, for a search looks whether what it names exists.
+
+Writers: the same samples through `add_many` with entries and without, in turns.
+
+    python benchmarks/search.py --entities 1000000 --scene shared
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import harness
+import numpy as np
+from bson import ObjectId
+from rich.console import Console
+from rich.table import Table
+
+TARGET, WRITING = 0.05, 0.95
+WORDS, SETS, TAGS, DATASETS = 200, 5_000, 3, 10
+SCENES = ("shared", "own")
+SEARCHES = ("w0", "w0 w1", "w0 w1 w2", "w3 w150", "w199", "w0 nothing", "nothing", "w1", "w", "set w0", "set w7 w8")
+_CHUNK = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--entities", type=int, default=1_000_000)
+    own.add_argument("--scene", choices=(*SCENES, "all"), default="all")
+    mine, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
+    options = harness.arguments(__doc__ or "", [], rest)
+    entities, rounds = (2_000, 1) if options.quick else (mine.entities, options.rounds)
+    times: dict[str, dict[str, list[float]]] = {}
+    writing: list[float] = []
+    for scene in SCENES if mine.scene == "all" else (mine.scene,):
+        with (
+            tempfile.TemporaryDirectory(prefix="tdbb", ignore_cleanup_errors=True) as folder,
+            harness.warehouse(Path(folder)) as db,
+        ):
+            fill(db, scene, entities)
+            times[scene] = {text: [timed(db, text) for _ in range(rounds + 1)][1:] for text in SEARCHES}
+            if not writing:
+                writing = writers(db, 2_000 if options.quick else 50_000, rounds)
+    worst = max(statistics.median(of) for scene in times.values() for of in scene.values())
+    ratio = statistics.median(writing)
+    result: dict[str, Any] = {
+        "question": f"Keyword search among {entities:,} tagged entities",
+        "quick": options.quick,
+        "context": {"entities": entities, "scenes": list(times)},
+        "rounds": rounds,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": harness.machine(),
+        "load_before": options.load,
+        "packages": harness.versions(["tensordb-data", "pymongo"]),
+        "seconds": times,
+        "verdicts": [
+            {"what": "slowest search, s", "found": worst, "target": TARGET, "met": worst < TARGET},
+            {"what": "writing with entries / without", "found": ratio, "target": WRITING, "met": ratio >= WRITING},
+        ],
+    }
+    show(result)
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "search.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
+    return result
+
+
+def timed(db: Any, text: str) -> float:
+    begin = time.perf_counter()
+    db.search(text)
+    return time.perf_counter() - begin
+
+
+def fill(db: Any, scene: str, entities: int) -> None:
+    """Samples with tags, written as a writer writes them, without blobs, and their entries."""
+    for i in range(DATASETS):
+        with db.data.writer(f"set{i}") as writer:
+            writer.add(label=0)
+    data, console = db._mongo()["data"], Console(stderr=True)
+    for done, docs in enumerate(documents(db.project, scene, entities), 1):
+        db.data._entries.add_documents(docs)
+        data.insert_many(docs, ordered=False)
+        console.print(f"[dim]{scene}: {done * _CHUNK:,} of {entities:,}", end="\r")
+
+
+def documents(project: str, scene: str, entities: int) -> Iterator[list[dict[str, Any]]]:
+    chance = random.Random(0)
+    weights = [1 / (1 + i) for i in range(WORDS)]
+    names = [f"w{i}" for i in range(WORDS)]
+    sets = [sorted(set(chance.choices(names, weights, k=TAGS))) for _ in range(SETS)]
+    for low in range(0, entities, _CHUNK):
+        numbers = range(low, min(entities, low + _CHUNK))
+        yield [
+            {
+                "_id": ObjectId(), "dataset": f"set{i % DATASETS}", "label": 0,
+                "tags": chance.choice(sets) if scene == "shared" else [*chance.choice(sets), f"e{i}"],
+                "_tdb": {"p": project, "s": i + DATASETS, "b": {}},
+            }
+            for i in numbers
+        ]  # fmt: skip
+
+
+def writers(db: Any, samples: int, rounds: int) -> list[float]:
+    """Rates with entries over rates without, a ratio for each round."""
+    columns = {"image": np.zeros((samples, 64), np.uint8), "label": np.arange(samples), "split": ["train"] * samples}
+    tags = [[f"t{i % 50}", "x"] for i in range(samples)]
+
+    def write(name: str) -> float:
+        begin = time.perf_counter()
+        with db.data.writer(name) as writer:
+            writer.add_many(**columns, tags=tags)
+        return samples / (time.perf_counter() - begin)
+
+    def without(name: str) -> float:
+        with mock.patch.object(type(db.data._entries), "add_documents"):
+            return write(name)
+
+    write("warm-up")
+    ratios = []
+    for i in range(max(3, rounds)):
+        pair = [(write, f"with-{i}"), (without, f"without-{i}")]
+        rates = {call: call(name) for call, name in (pair if i % 2 else reversed(pair))}
+        ratios.append(rates[write] / rates[without])
+    return ratios
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table and the verdicts."""
+    console = Console(width=120)
+    table = Table(title=result["question"], title_justify="left")
+    table.add_column("search")
+    for scene in result["seconds"]:
+        table.add_column(f"{scene}, ms", justify="right")
+    for text in SEARCHES:
+        table.add_row(text, *(f"{1e3 * statistics.median(of[text]):,.1f}" for of in result["seconds"].values()))
+    console.print(table)
+    for verdict in result["verdicts"]:
+        met = "reached" if verdict["met"] else "MISSED"
+        console.print(f"{verdict['what']}: {verdict['found']:,.4g} (target {verdict['target']:g}: {met})")
+
+
+if __name__ == "__main__":
+    main()

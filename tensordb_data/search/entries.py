@@ -1,0 +1,137 @@
+"""Entries: what of an entity can be searched, written before the entity is, so that none is ever missing.
+
+An entry may outlive what it names: a search looks whether that is still there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import Binary
+from pymongo import UpdateOne
+
+from tensordb_data.abandoned import write_patiently
+from tensordb_data.outage import ride_out
+from tensordb_data.search.words import most, words
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+GROUPED = {"data": "dataset", "logs": "run"}
+"""Kinds of which there may be millions, and the field whose value they share within an entry."""
+NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
+"""The other kinds have an entry for each entity; the field that is its name."""
+REFRESH = 3600.0
+"""Seconds after which a process writes an entry again that it has written before."""
+
+_VALUES = 1000  # different texts of one field that are looked at, in one dataset or run
+_LONGEST = 200  # characters of a text that is searched
+_REMEMBERED = 100_000
+_CHUNK = 1000
+_SKIPPED = {
+    kind: frozenset(("_id", "_tdb", "tags", name, *(["kind"] if kind == "logs" else [])))
+    for kind, name in {**GROUPED, **NAMED}.items()
+}
+
+Group = tuple[str, tuple[str, ...]]
+
+
+class Entries:
+    """The entries of one collection that this process has written, and the way to write more."""
+
+    def __init__(self, db: TensorDB, kind: str) -> None:
+        self._db, self._kind = db, kind
+        self._forget()
+
+    def _forget(self) -> None:
+        self._since = time.monotonic()
+        self._groups: set[Group] = set()
+        self._texts: dict[tuple[str, str], set[str]] = {}
+
+    def add_documents(self, docs: Sequence[Mapping[str, Any]]) -> None:
+        """Entries for samples or log rows that are about to be inserted; nearly free when none of them is new."""
+        if not docs:
+            return
+        name = GROUPED[self._kind]
+        groups = {(doc[name], tuple(doc["tags"])) for doc in docs}
+        fields = {field for doc in (docs[0], docs[-1]) for field, value in doc.items() if type(value) is str}
+        texts = {
+            (doc[name], field, doc[field])
+            for field in fields - _SKIPPED[self._kind]
+            for doc in docs
+            if type(doc.get(field)) is str
+        }
+        self.add_groups(groups, texts)
+
+    def add_groups(self, groups: Iterable[Group], texts: Iterable[tuple[str, str, str]] = ()) -> None:
+        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`."""
+        if time.monotonic() - self._since > REFRESH or len(self._groups) > _REMEMBERED:
+            self._forget()
+        new = [group for group in groups if group not in self._groups]
+        entries = [self._group(*group) for group in new]
+        met: list[tuple[set[str], str]] = []
+        for name, field, text in texts:
+            known = self._texts.setdefault((name, field), set())
+            if text not in known and len(known) + sum(of is known for of, _ in met) < _VALUES and text.strip():
+                entries.append(self._text(name, field, text))
+                met.append((known, text))
+        self._write(entries)
+        self._groups.update(new)
+        for known, text in met:
+            known.add(text)
+
+    def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
+        """Entries for entities of the other kinds, in place of those that they had."""
+        name = NAMED[self._kind]
+        entries = []
+        for doc in docs:
+            named = str(doc.get(name) or "")
+            texts = [
+                value[:_LONGEST]
+                for field, value in doc.items()
+                if isinstance(value, str) and field not in _SKIPPED[self._kind]
+            ]
+            key = [str(doc["_id"])]
+            entries.append(self._entry(key, named, list(doc.get("tags", ())), texts, {"e": doc["_id"]}))
+        self._write(entries)
+
+    def _group(self, name: str, tags: tuple[str, ...]) -> dict[str, Any]:
+        ordered = sorted(set(tags))
+        return self._entry(["group", name, *ordered], name, ordered, [], {})
+
+    def _text(self, name: str, field: str, text: str) -> dict[str, Any]:
+        return self._entry(["text", name, field, text], name, [], [text[:_LONGEST]], {"f": {"n": field, "v": text}})
+
+    def _entry(
+        self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        named = json.dumps([self._db.project, self._kind, *key])
+        return {
+            "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
+            "p": self._db.project, "k": self._kind, "n": name, "t": tags, "x": texts,
+            "w": most([*words(name), *words(*tags), *words(*texts)]), **more,
+        }  # fmt: skip
+
+    def _write(self, entries: Sequence[dict[str, Any]]) -> None:
+        mongo, now = self._db._mongo(), dt.datetime.now(dt.timezone.utc)
+        for low in range(0, len(entries), _CHUNK):
+            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in entries[low : low + _CHUNK]]
+
+            def write(pairs: Sequence[Any] = pairs) -> None:
+                mongo["search"].bulk_write(
+                    [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
+                )
+
+            if self._db._full and self._kind == "logs":  # its writer tries again by itself
+                write()
+            elif self._db._full:
+                ride_out(functools.partial(write_patiently, mongo.client, write))
+            else:  # mongomock cannot read pymongo's bulk operations
+                for pair in pairs:
+                    mongo["search"].update_one(*pair, upsert=True)

@@ -1,0 +1,191 @@
+"""Find: the entries that have the words, scored, and what they name."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ExecutionTimeout
+
+from tensordb_data.errors import QueryError
+from tensordb_data.query import Query
+from tensordb_data.search.entries import GROUPED, REFRESH
+from tensordb_data.search.words import words
+from tensordb_data.selection import Selection
+from tensordb_data.values import COLLECTIONS
+
+if TYPE_CHECKING:
+    from tensordb_data.records.base import Record
+    from tensordb_data.warehouse import TensorDB
+
+_WORDS = 10  # of a search
+_CANDIDATES = 100  # entries that are looked at for a word, and for all words together
+_COUNTED = 1000  # how far the entries of a word are counted
+_NAME, _TAG, _TEXT = 3.0, 2.0, 1.0
+_PREFIX = 0.5
+_SHORTEST = 2  # characters that may stand for the beginning of a word
+_LOOK_MS = 20
+_STALE = dt.timedelta(seconds=24 * REFRESH)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One thing that a search has found: an entity, or samples or log rows that have name and tags in common."""
+
+    kind: str
+    """The collection."""
+    name: str
+    """Dataset of samples, run of log rows and parameter sets, name of an architecture, kind of a job."""
+    tags: tuple[str, ...]
+    score: float
+    """For comparison within one search; the order is by words found first."""
+    query: Query
+    """Names exactly what was found: plain data."""
+    entity: Record
+    """The entity, or one of the samples or rows."""
+    db: TensorDB
+
+    @property
+    def selection(self) -> Selection[Any]:
+        """What was found, to read, count, tag or stream."""
+        return self.db.select(self.query)
+
+    @property
+    def id(self) -> Any:
+        """The `_id` of `entity`."""
+        return self.entity.id
+
+    def __getitem__(self, field: str) -> Any:
+        return self.entity[field]
+
+    def __repr__(self) -> str:
+        tags = f" {list(self.tags)}" if self.tags else ""
+        return f"<Hit {self.score:.2f} {self.kind} {self.name!r}{tags}>"
+
+
+def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: str | None, limit: int) -> list[Hit]:
+    """See `TensorDB.search`."""
+    if not isinstance(text, str):
+        raise QueryError(f'search takes words, "chest ct 2024" say; found {text!r:.200}')
+    kinds = list(COLLECTIONS) if kind is None else [kind] if isinstance(kind, str) else list(kind)
+    unknown = [name for name in kinds if name not in COLLECTIONS]
+    if unknown or not kinds:
+        raise QueryError(f"kind= is one or more of {', '.join(COLLECTIONS)}; found {kind!r}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise QueryError(f"limit is a number of hits, at least 1; found {limit!r}")
+    wanted = words(text)[:_WORDS]
+    if not wanted:
+        return []
+    if project is not None and project != db.project:
+        db = _in_project(db, project)
+    scope = {"p": db.project, "k": {"$in": kinds}}
+    store = db._mongo()["search"]
+    size = store.estimated_document_count()
+    rare = {
+        word: math.log(1 + size / (1 + store.count_documents({**scope, "w": word}, limit=_COUNTED))) for word in wanted
+    }
+    found = _candidates(store, scope, sorted(wanted, key=lambda word: -rare[word]), max(limit, _CANDIDATES), db._full)
+    scored: list[Any] = [
+        (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry) for entry in found.values()
+    ]
+    scored.sort(key=lambda one: one[:4], reverse=True)
+    return _alive(db, ((score, entry) for _, score, _, _, entry in scored), limit)
+
+
+def _candidates(
+    store: Any, scope: Mapping[str, Any], wanted: Sequence[str], most: int, full: bool
+) -> dict[bytes, Mapping[str, Any]]:
+    """The newest entries that have all words, those that have each, and some that have longer words in its place."""
+    found: dict[bytes, Mapping[str, Any]] = {}
+
+    def look(filter: Mapping[str, Any], newest: bool = True) -> int:
+        cursor = store.find({**scope, **filter}).limit(most)
+        if newest:
+            cursor = cursor.sort("at", -1)
+        if full:
+            cursor = cursor.max_time_ms(_LOOK_MS)
+        try:
+            entries = list(cursor)
+        except ExecutionTimeout:  # frequent words that are seldom together: the newest of each have to do
+            return 0
+        found.update((entry["_id"], entry) for entry in entries)
+        return len(entries)
+
+    together = look({"w": {"$all": list(wanted)}}) if len(wanted) > 1 else 0
+    for word in wanted:
+        look({"w": word})
+    for word in wanted:
+        longer = {"w": {"$elemMatch": {"$gt": word, "$lt": f"{word}\U0010ffff"}}}
+        others = [other for other in wanted if other != word]
+        if len(word) >= _SHORTEST and look(longer, newest=False) and others and together < most:
+            look({"$and": [longer, {"w": {"$all": others}}]}, newest=False)
+    return found
+
+
+def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, float]) -> tuple[int, float]:
+    """How many of the words an entry has, and how well: by where a word stands, how rare it is, and whether whole."""
+    weights: dict[str, float] = {}
+    for weight, texts in ((_TEXT, entry["x"]), (_TAG, entry["t"]), (_NAME, [entry["n"]])):
+        weights.update(dict.fromkeys(words(*texts), weight))
+    hits, score = 0, 0.0
+    for word in wanted:
+        best = weights.get(word, 0.0)
+        if not best and len(word) >= _SHORTEST:
+            best = max((_PREFIX * weight for other, weight in weights.items() if other.startswith(word)), default=0.0)
+        hits += best > 0
+        score += best * rare[word]
+    return hits, score
+
+
+def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limit: int) -> list[Hit]:
+    """The first `limit` that name something which is there; entries of what has long gone are removed."""
+    hits: list[Hit] = []
+    stale: list[Any] = []
+    for score, entry in scored:
+        if len(hits) == limit:
+            break
+        query = _query(entry)
+        entity = _one(db, query)
+        if entity is not None:
+            hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
+        elif dt.datetime.now(dt.timezone.utc).replace(tzinfo=None) - entry["at"] > _STALE:
+            stale.append({"_id": entry["_id"], "at": entry["at"]})
+    if stale:
+        db._mongo()["search"].delete_many({"$or": stale})
+    return hits
+
+
+def _query(entry: Mapping[str, Any]) -> Query:
+    kind = entry["k"]
+    if kind not in GROUPED:
+        return Query(kind, {"_id": entry["e"]})
+    filter: dict[str, Any] = {GROUPED[kind]: entry["n"]}
+    if entry["t"]:
+        filter["tags"] = entry["t"][0] if len(entry["t"]) == 1 else {"$all": entry["t"]}
+    if "f" in entry:
+        filter[entry["f"]["n"]] = entry["f"]["v"]
+    return Query(kind, filter)
+
+
+def _one(db: TensorDB, query: Query) -> Record | None:
+    selection: Selection[Any] = Selection(db, query)
+    limit = {"max_time_ms": _LOOK_MS} if db._full else {}
+    try:
+        doc = selection._mongo.find_one(selection._filter(), **limit)
+    except ExecutionTimeout:  # it is somewhere, far down: what to show of it is not worth the wait
+        unread: Record = selection._collection._record_type(db, {"_id": None})
+        return unread
+    found: list[Record] = [] if doc is None else selection._collection._entities([doc])
+    return found[0] if found else None
+
+
+def _in_project(db: TensorDB, project: str) -> TensorDB:
+    """The same connection, in another project."""
+    if not isinstance(project, str) or not project:
+        raise QueryError(f"project= is the name of a project; found {project!r}")
+    other = object.__new__(type(db))
+    vars(other).update(vars(db), project=project, _collections={})
+    return other

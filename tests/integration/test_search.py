@@ -1,0 +1,138 @@
+"""Search: all kinds, by name, tag and text; ranked; right after edits; and cheap for writers."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import mongomock
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensordb_data import QueryError, TensorDB
+from tensordb_data.search.words import words
+
+
+def kinds(hits):
+    return [hit.kind for hit in hits]
+
+
+@pytest.fixture
+def full(db):
+    with db.data.writer("ct") as w:
+        for year in (2023, 2024):
+            w.add_many(scan=np.zeros((4, 2), np.int16), site=["St. Mary", "Charité"] * 2, tags=["chest", str(year)])
+        w.add(scan=np.zeros(2, np.int16), site="St. Mary")
+    db.params.save({"w": np.ones(3)}, run="resnet50", step=1, tags=["chest", "2024"], note="after the fix")
+    db.architectures.save("ResNet", factory="mypkg.nets:resnet", tags=["cnn"])
+    with db.logs.run("resnet50", tags=["chest"]) as log:
+        log.write(1, loss=0.5)
+        log.write(2, remark="diverged")
+    return db
+
+
+def test_all_kinds_and_the_ranking(full):
+    hits = full.search("resnet chest 2024")
+    assert hits[0].kind == "params" and hits[0].entity.step == 1  # the only one that has all three
+    assert set(kinds(hits)) == {"data", "params", "architectures", "logs"}
+    assert kinds(full.search("resnet"))[0] == "architectures"  # the whole word, in a name
+    (data, *_) = full.search("chest 2024", kind="data")
+    assert (data.name, data.tags, data.selection.count()) == ("ct", ("2024", "chest"), 4)
+    assert data["dataset"] == "ct" and data.id == data.entity.id
+    assert full.select(data.query).count() == 4
+    assert [hit.kind for hit in full.search("diverged")] == ["logs"]
+    assert full.search("diverged")[0].selection.one().step == 2
+    assert full.search("FIX")[0].kind == "params"
+    site = full.search("charite")[0]
+    assert site.query.filter == {"dataset": "ct", "site": "Charité"} and site.selection.count() == 4
+    assert full.search("mypkg")[0].kind == "architectures"
+
+
+def test_filters(full):
+    assert set(kinds(full.search("chest", kind=["logs", "params"]))) == {"logs", "params"}
+    assert full.search("chest", limit=1) == full.search("chest")[:1]
+    other = TensorDB.__new__(TensorDB)
+    vars(other).update(vars(full), project="shoes", _collections={})
+    assert other.search("chest") == []
+    (hit, *_) = other.search("chest", kind="data", project="default")
+    assert hit.selection.count() == 4
+    with other.data.writer("boots") as w:
+        w.add(label=1, tags=["chest"])
+    assert [hit.name for hit in full.search("chest", kind="data", project="shoes")] == ["boots"]
+
+
+def test_beginnings_and_odd_characters(full):
+    assert full.search("che 202")[0].kind in ("data", "params")
+    assert full.search("") == [] == full.search("  ") == full.search("nothing at all here")
+    full.data.find({"dataset": "ct"}).tag("a.b$c", "🙂", "C++", "日本語", "^.*", "x" * 500, "--")
+    for text in ("a.b$c", "🙂", "c++", "日本", "^.*", "x" * 500, "X" * 60, "--"):
+        assert [hit for hit in full.search(text) if hit.kind == "data"], text
+    assert full.search(".*") == [] and full.search("$where") == []
+    for bad in ({"words": 3}, {"words": "a", "kind": "datas"}, {"words": "a", "kind": []}, {"words": "a", "limit": 0}):
+        with pytest.raises(QueryError):
+            full.search(**bad)
+
+
+def test_tags_and_texts_that_change(full):
+    full.data.find({"tags": "2024"}).tag("clean")
+    assert full.search("clean")[0].selection.count() == 4
+    full.data.find({"tags": "2024"}, limit=1).tag("golden")
+    assert full.search("golden")[0].selection.count() == 1
+    full.data.find({"dataset": "ct"}).untag("chest")
+    assert full.search("chest", kind="data") == []
+    full.data.find({"dataset": "ct"}).update({"$set": {"site": "Guy's"}})
+    assert full.search("guy")[0].selection.count() == 9 and full.search("charite") == []
+    full.params.find({"run": "resnet50"}).tag("best")
+    assert kinds(full.search("best")) == ["params"]
+    full.params.find({"run": "resnet50"}).update({"$set": {"note": "stable"}})
+    full.params.find({"run": "resnet50"}).untag("best")
+    assert kinds(full.search("stable 2024"))[0] == "params" and full.search("best") == [] == full.search("fix")
+    full.logs.find({"run": "resnet50"}).tag("kept")
+    assert full.search("kept")[0].selection.count() == 2
+    full.data.find({"dataset": "ct"}).delete()
+    assert full.search("ct", kind="data") == []
+
+
+def test_edits_by_other_tools_are_found_after_touch(full):
+    full._mongo()["data"].update_many({"dataset": "ct"}, {"$push": {"tags": "elsewhere"}})
+    assert full.search("elsewhere") == []
+    full.touch("ct")
+    assert full.search("elsewhere", kind="data")
+
+
+def test_entries_of_what_is_gone_go_after_a_day(full):
+    store = full._mongo()["search"]
+    full.params.find({"run": "resnet50"}).delete()
+    full.search("resnet50")
+    assert store.count_documents({"k": "params"}) == 1
+    store.update_many({}, {"$set": {"at": dt.datetime(2020, 1, 1)}})
+    before = store.count_documents({})
+    full.search("resnet50")
+    assert store.count_documents({"k": "params"}) == 0 and store.count_documents({}) == before - 1
+
+
+def test_a_set_of_tags_is_one_entry_however_many_samples(db):
+    with db.data.writer("d") as w:
+        w.add_many(label=np.arange(5000), name=[f"text {i}" for i in range(5000)], tags=["a", "b"])
+        w.add_many(label=np.arange(10), name=["text"] * 10, tags=["b", "a"])
+    store = db._mongo()["search"]
+    assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 1000
+
+
+def test_mongomock():
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        with db.data.writer("ct") as w:
+            w.add(label=1, tags=["chest"])
+        assert db.search("ches")[0].name == "ct"
+
+
+def test_words():
+    assert words("ResNet-50_Café", "cnn cnn") == ["resnet", "50", "cafe", "cnn"]
+    assert words("ＣＴ straße") == ["ct", "strasse"] and words("++ 🙂") == ["++", "🙂"] and words(" \n") == []
+
+
+@given(st.text(max_size=50))
+def test_cutting_twice_changes_nothing(text):
+    once = words(text)
+    assert words(" ".join(once)) == once and all(once)
