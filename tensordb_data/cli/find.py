@@ -12,6 +12,7 @@ from bson import json_util
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.query import Query
 from tensordb_data.records.sample import Sample
+from tensordb_data.values import COLLECTIONS
 
 _ROWS = 20
 
@@ -22,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 
 def find(
-    collection: Annotated[str, typer.Argument(help="data, architectures, params, jobs or logs.")],
+    collection: Annotated[
+        str,
+        typer.Argument(help="data, architectures, params, jobs or logs.", autocompletion=lambda: list(COLLECTIONS)),
+    ],
     filter: Annotated[str, typer.Argument(help="A filter in JSON, such as '{\"label\": 3}'.")] = "{}",
     limit: Annotated[
         int | None, typer.Option(min=1, help=f"At most so many; a table shows {_ROWS} unless told.")
@@ -45,14 +49,14 @@ def find(
             typer.echo(json.dumps(selection.count()) if as_json else f"{selection.count()}")
         elif as_json:
             for entity in selection:
-                typer.echo(json_util.dumps(_shown(entity), json_options=json_util.RELAXED_JSON_OPTIONS))
+                typer.echo(json_util.dumps(shown(entity), json_options=json_util.RELAXED_JSON_OPTIONS))
         else:
-            _table([_shown(entity) for entity in selection.head(limit or _ROWS)])
+            table([shown(entity) for entity in selection.head(limit or _ROWS)])
             matching = opened.select(query.replace(limit=None)).count()
             typer.echo(f"{matching} match{'' if matching != 1 else 'es'}")
 
 
-def _shown(entity: Mapping[str, Any]) -> dict[str, Any]:
+def shown(entity: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an entity, with blobs named and not read."""
     if isinstance(entity, Sample):
         blobs = entity.blobs
@@ -60,7 +64,8 @@ def _shown(entity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(entity)
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as a table with a column for every field."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -6,18 +6,27 @@ from typing import Annotated
 
 import typer
 
+<<<<<<< HEAD
 from tensordb_data.cli import compact, continuous, find, ingest, jobs, params, server, stream, worker
+=======
+from tensordb_data.cli import compact, continuous, find, ingest, jobs, logs, search, server, stream, worker
+from tensordb_data.cli.examples import add_examples
+>>>>>>> 42c5209 (tensordb search and logs, completion, an example for every command; pages on logs, architectures and coming from TensorLayer)
 
 app = typer.Typer(
     name="tensordb",
     help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db or $TENSORDB.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+<<<<<<< HEAD
 for module in (server, ingest, find, stream, compact, jobs, worker, continuous, params):
+=======
+for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous):
+>>>>>>> 42c5209 (tensordb search and logs, completion, an example for every command; pages on logs, architectures and coming from TensorLayer)
     module.register(app)
+add_examples(app)
 
 
 def _version(asked: bool) -> None:

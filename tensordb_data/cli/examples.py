@@ -1,0 +1,31 @@
+"""Examples: one for each command whose help says none itself, at the end of it."""
+
+from __future__ import annotations
+
+import typer
+
+EXAMPLES = {
+    "up": "tensordb up --db ./warehouse --port 27018",
+    "down": "tensordb down --db ./warehouse",
+    "uri": "tensordb uri --db ./warehouse",
+    "status": "tensordb status --db ./warehouse --json",
+    "ingest": "tensordb ingest photos/ --dataset photos --split train",
+    "find": "tensordb find data '{\"label\": 3}' --limit 5 --sort=-year",
+    "search": "tensordb search chest ct 2024 --kind data",
+    "stream": "tensordb stream --dataset photos --shuffle --bench",
+    "compact": "tensordb compact pong",
+    "logs tail": "tensordb logs tail cnn-1 --follow",
+    "logs plot": 'tensordb logs plot loss --filter \'{"tags": "cnn"}\' --out loss.png',
+    "logs export": 'tensordb logs export cnn.csv --filter \'{"run": "cnn-1"}\'',
+}
+
+
+def add_examples(app: typer.Typer, above: str = "") -> None:
+    """Put the example of each command below its help."""
+    for command in app.registered_commands:
+        name = f"{above}{command.name or getattr(command.callback, '__name__', '')}"
+        if name in EXAMPLES:
+            command.epilog = f"Example: {EXAMPLES[name]}"
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_examples(group.typer_instance, f"{above}{group.name} ")

@@ -1,0 +1,60 @@
+"""The commands that look at a warehouse: search and logs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def tensordb(db, mongo_uri):
+    with db.data.writer("ct") as w:
+        w.add_many(label=[1, 2], tags=["chest", "2024"])
+    with db.logs.run("cnn-1", tags=["cnn"]) as log:
+        for step in range(30):
+            log.write(step, loss=1 / (1 + step))
+
+    def run(*args):
+        command = [sys.executable, "-m", "tensordb_data.cli.main", *args, "--db", mongo_uri]
+        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+    return run
+
+
+def test_search(tensordb):
+    done = tensordb("search", "chest", "2024")
+    assert done.returncode == 0 and "ct" in done.stdout and "1 found" in done.stdout, done
+    (line,) = tensordb("search", "chest", "--json", "--kind", "data").stdout.splitlines()
+    found = json.loads(line)
+    assert (found["kind"], found["name"], found["tags"]) == ("data", "ct", ["2024", "chest"])
+    assert found["query"]["filter"] == {"dataset": "ct", "tags": {"$all": ["2024", "chest"]}}
+    done = tensordb("search", "chest", "--kind", "datas")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+def test_logs(tensordb, tmp_path, db, mongo_uri):
+    rows = [json.loads(line) for line in tensordb("logs", "tail", "cnn-1", "-n", "3", "--json").stdout.splitlines()]
+    assert [row["step"] for row in rows] == [27, 28, 29]
+    assert "loss" in tensordb("logs", "tail").stdout
+    done = tensordb("logs", "plot", "loss", "--filter", '{"tags": "cnn"}', "--out", str(tmp_path / "loss.png"))
+    assert done.returncode == 0 and (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG"), done
+    assert "30 rows" in tensordb("logs", "export", str(tmp_path / "cnn.csv")).stdout
+    assert len((tmp_path / "cnn.csv").read_text().splitlines()) == 31
+    for bad in (("plot", "los"), ("plot", "loss", "--filter", "{"), ("export", str(tmp_path / "no" / "x.csv"))):
+        done = tensordb("logs", *bad)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr, done
+    assert tensordb("logs", "export", "x", "--format", "pickle").returncode == 2
+
+
+def test_logs_as_they_are_written(tensordb, db, mongo_uri):
+    command = [sys.executable, "-m", "tensordb_data.cli.main", "logs", "tail", "cnn-1", "-f", "-n", "1", "--json"]
+    with subprocess.Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert json.loads(running.stdout.readline())["step"] == 29  # by now it watches
+        with db.logs.run("cnn-1") as log:
+            log.write(30, loss=0.5)
+        assert json.loads(running.stdout.readline())["step"] == 30
+        running.kill()
