@@ -6,12 +6,8 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from tensordb_data.cli import compact, continuous, find, ingest, jobs, params, server, stream, worker
-=======
-from tensordb_data.cli import compact, continuous, find, ingest, jobs, logs, search, server, stream, worker
+from tensordb_data.cli import compact, continuous, find, ingest, jobs, logs, params, search, server, stream, worker
 from tensordb_data.cli.examples import add_examples
->>>>>>> 42c5209 (tensordb search and logs, completion, an example for every command; pages on logs, architectures and coming from TensorLayer)
 
 app = typer.Typer(
     name="tensordb",
@@ -20,11 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-<<<<<<< HEAD
-for module in (server, ingest, find, stream, compact, jobs, worker, continuous, params):
-=======
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous):
->>>>>>> 42c5209 (tensordb search and logs, completion, an example for every command; pages on logs, architectures and coming from TensorLayer)
+for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params):
     module.register(app)
 add_examples(app)
 
