@@ -225,18 +225,27 @@ def warehouse(folder: Path) -> Iterator[Any]:
 
 
 def allow_streaming() -> None:
-    """Lets MosaicML Streaming be imported beside a torchvision that was built for another torch.
+    """Imports MosaicML Streaming without torchvision, of which no build fits every build of torch.
 
-    It imports torchvision for classes that no benchmark uses; only the registration of compiled operators would fail.
+    It imports three of its names for classes that no benchmark uses.
     """
+    import importlib
     import types
 
+    importlib.import_module("transformers.feature_extraction_utils")  # looks for torchvision itself
+    stand_ins = {
+        "torchvision": types.ModuleType("torchvision"),
+        "torchvision.datasets": types.SimpleNamespace(VisionDataset=object, CIFAR10=object),
+        "torchvision.transforms": types.ModuleType("torchvision.transforms"),
+        "torchvision.transforms.functional": types.SimpleNamespace(to_tensor=None),
+    }
+    missing: dict[str, Any] = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    sys.modules.update(missing)
     try:
-        import torchvision  # type: ignore[import-not-found]  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.startswith("torchvision")]:
+        importlib.import_module("streaming")
+    finally:
+        for name in missing:
             del sys.modules[name]
-        sys.modules["torchvision._meta_registrations"] = types.ModuleType("torchvision._meta_registrations")
 
 
 def machine() -> dict[str, object]:
