@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Delivery(Generic[S]):
-    """A batch, its number of samples, and the state of the stream once it is delivered."""
+    """A batch, its number of samples, and the state of the stream once it is delivered. Without samples, only that."""
 
     batch: Batch
     samples: int
@@ -237,7 +238,7 @@ class Deliverer:
         except SampleError:
             block, alive = self._living.located(block)
         try:
-            return self._remaining(plan, block, alive, group, positions, data, clock, self._batches)
+            return self._remaining(plan, block, alive, group, positions, data, clock, partial(self._batches, plan=plan))
         except SampleError as error:
             return [error]
 
@@ -264,7 +265,10 @@ class Deliverer:
             part, at = block.take(rows), positions[rows]
             if not len(rows):
                 # Ranks and workers count batches: one whose samples are all gone repeats others.
-                part = self._living.others(plan, size)
+                found = next(self._living.others(plan, size), None)
+                if found is None:
+                    raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
+                part = found
                 at = run.low + np.arange(len(part))
             made += make(part, [replace(run, high=run.low + len(part))], at, data, clock)
             if made and isinstance(made[-1], SampleError):
@@ -273,9 +277,18 @@ class Deliverer:
         return made
 
     def _batches(
-        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
+        self,
+        block: Block,
+        group: list[Run],
+        positions: NDArray[np.int64],
+        data: State,
+        clock: Clock,
+        plan: Plan | None = None,
     ) -> Deliveries:
-        """The batches of a task. After the first that fails come no more, and those before it are delivered."""
+        """The batches of a task. After the first that fails come no more, and those before it are delivered. One of
+        which no sample is good repeats others of the plan, for ranks and workers count batches; without a plan, only
+        the position moves on.
+        """
         self._budget.tried(len(block))
         try:
             return self._made(block, group, positions, data, clock)
@@ -287,30 +300,42 @@ class Deliverer:
             rows = np.arange(low, low + run.high - run.low)
             low += len(rows)
             try:
-                rows = self._readable(block, rows, run, positions, data)
-                deliveries += self._made(block.take(rows), [run], positions[rows], data, clock)
+                part, at = block.take(rows), positions[rows]
+                good = self._budget.readable(part, partial(self._try, part, run, at, data))
+                if len(good):
+                    deliveries += self._made(part.take(good), [run], at[good], data, clock)
+                elif plan is not None:
+                    deliveries += self._repeated(plan, run, data, clock)
+                else:
+                    deliveries.append(Delivery({}, 0, self._then(run, data), self._opens(run, data)))
             except SampleError as error:
                 return [*deliveries, error]
         return deliveries
 
-    def _readable(
-        self, block: Block, rows: NDArray[np.int64], run: Run, positions: NDArray[np.int64], data: State
-    ) -> NDArray[np.int64]:
-        """Those of a batch's rows that are good, as far as the budget allows to skip the others."""
-        good = []
-        for row in rows:
-            one = np.array([row])
-            try:
-                self._made(block.take(one), [run], positions[one], data, Clock())
-                good.append(row)
-            except SampleError as error:
-                if not self._budget.forgives(error):
-                    raise
-                self._budget.skip(error)
-                last = error
-        if not good:
-            raise SampleError(f"{last} (and no other sample of this batch can be read)") from last
-        return np.array(good)
+    def _try(
+        self, block: Block, run: Run, positions: NDArray[np.int64], data: State, rows: NDArray[np.int64]
+    ) -> Deliveries:
+        return self._made(block.take(rows), [run], positions[rows], data, Clock())
+
+    def _repeated(self, plan: Plan, run: Run, data: State, clock: Clock) -> Deliveries:
+        """A batch in place of one whose samples are all bad."""
+        for block in self._living.others(plan, run.high - run.low):
+            good = []
+            at = run.low + np.arange(len(block))
+            for row in range(len(block)):
+                with contextlib.suppress(SampleError):  # it counts in its own turn
+                    self._try(block, run, at, data, np.array([row]))
+                    good.append(row)
+            if good:
+                return self._made(block.take(np.array(good)), [run], at[good], data, clock)
+        raise SampleError(f"none of the {len(plan)} samples of this pass can be read")
+
+    @staticmethod
+    def _then(run: Run, data: State) -> State:
+        return replace(data, at=run.then) if run.then.position else State(run.then, blocks=data.blocks)
+
+    def _opens(self, run: Run, data: State) -> Versions | None:
+        return data.versions if run.low == 0 and run.number > self._start.at.number else None
 
     def _made(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
@@ -326,9 +351,7 @@ class Deliverer:
             for run in group:
                 high = low + run.high - run.low if len(group) > 1 else len(block)
                 batch = cut(columns, low, high, self._spec.ragged, block.name)
-                then = replace(data, at=run.then) if run.then.position else State(run.then, blocks=data.blocks)
-                ahead = run.low == 0 and run.number > self._start.at.number
-                deliveries.append(Delivery(batch, high - low, then, data.versions if ahead else None))
+                deliveries.append(Delivery(batch, high - low, self._then(run, data), self._opens(run, data)))
                 low = high
         self._stats.worked(clock)
         return deliveries

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.errors import SampleError
 from tensordb_data.stream.block import Block
 from tensordb_data.stream.cursor import Versions
 from tensordb_data.stream.inline import moved
@@ -78,18 +78,14 @@ class Living:
                 inline.pop(name, None)
         return replace(block, refs=refs, inline=inline), alive
 
-    def others(self, plan: Plan, count: int) -> Block:
-        """At most `count` samples of a plan that are there, at least one.
-
-        Raises:
-            SampleError: there is none.
-        """
+    def others(self, plan: Plan, count: int) -> Iterator[Block]:
+        """The samples of a plan that are there, from its start, at most `count` at a time."""
         for low in range(0, len(plan), _IDS):
             block = plan.block.take(np.arange(low, min(low + _IDS, len(plan))))
             block, alive = self.located(block)
-            if alive.any():
-                return block.take(np.flatnonzero(alive)[:count])
-        raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
+            rows = np.flatnonzero(alive)
+            for first in range(0, len(rows), count):
+                yield block.take(rows[first : first + count])
 
     def missed(self, count: int) -> None:
         """Count samples that a batch lacks since they were deleted."""

@@ -7,6 +7,7 @@ samples taken from each stream.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
 from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block
+from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.deliver import Delivery
 from tensordb_data.stream.living import Living
@@ -82,6 +84,7 @@ class Mix(Pull[Place]):
         self.seed = seed
         super().__init__(Place(0, (0,) * len(pairs)))
         _check([stream.spec for stream in self.streams])
+        self._budgets = [Budget(stream.spec.max_failures, self._stats) for stream in self.streams]
 
     def __repr__(self) -> str:
         parts = ", ".join(f"({stream.spec.query!r}, {weight:g})" for stream, weight in self._pairs())
@@ -156,7 +159,11 @@ class Mix(Pull[Place]):
         """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
         part = Mix([(stream.worker(0, 1), weight) for stream, weight in self._pairs()], self.seed)
         part._state, part._worker = self._state, (index, count)
-        part._stats = self._stats if count == 1 else Stats(part._threads)
+        if count == 1:
+            part._stats, part._budgets = self._stats, self._budgets
+        else:
+            part._stats = Stats(part._threads)
+            part._budgets = [Budget(stream.spec.max_failures, part._stats) for stream in part.streams]
         return part
 
     def at(self, state: Mapping[str, Any]) -> Mix:
@@ -218,7 +225,8 @@ class Mix(Pull[Place]):
         for stream, plan in zip(self.streams, plans, strict=True):
             if not len(plan):
                 raise NotFoundError(f"a stream of the mix has no sample: none matches {stream.spec.query!r}")
-        takers = [_Taker(stream, plan, self._stats) for stream, plan in zip(self.streams, plans, strict=True)]
+        pairs = zip(self.streams, plans, self._budgets, strict=True)
+        takers = [_Taker(stream, plan, self._stats, budget) for stream, plan, budget in pairs]
         with closing(ordered(self._tasks(takers), self._threads, self._threads + 1)) as tasks:
             yield from in_turn(tasks)
 
@@ -255,7 +263,13 @@ class Mix(Pull[Place]):
                 parts.append(columns)
                 named += [(at, name(row)) for row, at in enumerate(where[there].tolist())]
             if not parts:
-                raise SampleError(f"all {len(choices)} samples of a batch were deleted since the mix began; begin anew")
+                # Ranks and workers count batches: one whose samples are all gone or bad repeats others.
+                found = next(filter(None, (taker.others(len(choices), clock) for taker in takers)), None)
+                if found is None:
+                    raise SampleError("no sample of any stream of the mix is left that can be read; begin anew")
+                columns, name, there = found
+                places, parts = [there], [columns]
+                named = [(row, name(row)) for row in range(len(there))]
             names = [name for _, name in sorted(named)]
             with clock("batch"):
                 # Deleted samples leave no gaps.
@@ -286,22 +300,26 @@ class Mix(Pull[Place]):
         return np.bincount(choices, minlength=len(self.weights))
 
 
+Taken = tuple[dict[str, Column], Callable[[int], str], NDArray[np.int64]]
+
+
 class _Taker:
     """Samples of one stream by their number since its beginning, counted over all passes."""
 
-    def __init__(self, stream: Stream, plan: Plan, stats: Stats) -> None:
+    def __init__(self, stream: Stream, plan: Plan, stats: Stats, budget: Budget) -> None:
         self._spec, self._plan = stream.spec, plan
         self._weights = stream._source.cumulative(plan)
         self._blocks = Blocks(*(stream._state.blocks or (0, 0)))
         self._reader = stream.db._reader()
         self._living = Living(stream.db, stats)
+        self._budget = budget
         self._transform = None if stream.spec.transform is None else Transform(stream.spec.transform)
 
     def take(
         self, first: int, count: int, clock: Clock
-    ) -> tuple[dict[str, Column], Callable[[int], str], NDArray[np.int64]] | None:
+    ) -> Taken | None:
         """The values of samples `first`..`first + count`-1, how errors speak of each, and which of them are there: all
-        that were not deleted since. None when none is.
+        that were not deleted since, and are not bad. None when none is.
         """
         n = len(self._plan)
         rows: list[NDArray[np.int64]] = []
@@ -317,6 +335,7 @@ class _Taker:
                     keys += position_keys(self._spec.seed, number, positions)
                 at += high - low
             block = self._plan.block.take(np.concatenate(rows))
+        self._budget.tried(count)
         alive = self._living.mask(block, self._plan.versions)
         if alive is None:
             try:
@@ -328,7 +347,32 @@ class _Taker:
         if not len(there):
             return None
         block = block.take(there)
-        return self._loaded(block, [keys[row] for row in there] if keys else [], clock), block.name, there
+        keys = [keys[row] for row in there] if keys else []
+        try:
+            return self._loaded(block, keys, clock), block.name, there
+        except SampleError:
+            good = self._budget.readable(block, partial(self._try, block, keys))
+        if not len(good):
+            return None
+        there, block = there[good], block.take(good)
+        return self._loaded(block, [keys[row] for row in good] if keys else [], clock), block.name, there
+
+    def others(self, count: int, clock: Clock) -> Taken | None:
+        """At most `count` samples from the start of the plan that are there and good; None when none is."""
+        for block in self._living.others(self._plan, count):
+            keys = position_keys(self._spec.seed, 0, np.arange(len(block))) if self._transform is not None else []
+            good = []
+            for row in range(len(block)):
+                with contextlib.suppress(SampleError):  # it counts in its own turn
+                    self._try(block, keys, np.array([row]))
+                    good.append(row)
+            if good:
+                block, keys = block.take(np.array(good)), [keys[row] for row in good] if keys else []
+                return self._loaded(block, keys, clock), block.name, np.arange(len(good))
+        return None
+
+    def _try(self, block: Block, keys: list[int], rows: NDArray[np.int64]) -> dict[str, Column]:
+        return self._loaded(block.take(rows), [keys[row] for row in rows] if keys else [], Clock())
 
     def _loaded(self, block: Block, keys: list[int], clock: Clock) -> dict[str, Column]:
         return transformed(block, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
@@ -366,5 +410,3 @@ def _check(specs: list[StreamSpec]) -> None:
     for spec in specs:
         if spec.passes is not None or spec.follow:
             raise QueryError("the streams of a mix have no end: make them without `passes` and without `follow`")
-        if spec.max_failures:
-            raise QueryError("a mix skips no bad samples yet: make its streams without `max_failures`")

@@ -73,6 +73,8 @@ class Pull(abc.ABC, Generic[S]):
                 if token != self._token:
                     raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
                 self._state = delivery.then
+                if not delivery.samples:
+                    continue
                 now = Clock.wall()
                 self._stats.delivered(delivery.samples, now - asked, None if left is None else asked - left)
                 left = now

@@ -99,11 +99,10 @@ class Stats:
             self._loop["start" if loop is None else "wait"] += wait
             self._loop["loop"] += loop or 0.0
 
-    def skip(self) -> int:
-        """Count a bad sample, and return how many there were."""
+    def skip(self) -> None:
+        """Count a bad sample."""
         with self._lock:
             self._counts["skipped"] += 1
-            return self._counts["skipped"]
 
     def lost(self, count: int) -> bool:
         """Count deleted samples, and return whether they are the first."""

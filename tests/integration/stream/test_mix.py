@@ -98,3 +98,34 @@ def test_bad_mixes(two: TensorDB) -> None:
             other.load_state_dict(state)
     with pytest.raises(StateError, match="expected what"):
         mixed(two).load_state_dict({})
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_bad_samples_within_the_budget_of_their_stream_are_skipped(two: TensorDB, batch_size: int) -> None:
+    def picky(sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["label"] % 10 == 3:
+            raise ValueError("too dark")
+        return sample
+
+    tolerant = mixed(two, transform=picky, max_failures=7, batch_size=batch_size)
+    batches = list(itertools.islice(tolerant, 300 // batch_size))
+    got = labels(batches)
+    assert len(batches) == 300 // batch_size and not [label for label in got if label % 10 == 3]
+    assert len(set(got)) > 80 and tolerant.stats()["skipped"] >= 10
+    assert tolerant.state_dict()["total"] == 300
+    rest = mixed(two, batch_size=batch_size)
+    rest.load_state_dict(tolerant.state_dict())
+    expected = labels(itertools.islice(mixed(two, batch_size=10), 40))[300:]
+    assert labels(itertools.islice(rest, 100 // batch_size)) == expected
+    with pytest.raises(SampleError, match="max_failures=6 is used up"):
+        list(itertools.islice(mixed(two, transform=picky, max_failures=6, batch_size=batch_size), 300))
+
+
+def test_a_batch_whose_samples_were_all_deleted_repeats_others(two: TensorDB) -> None:
+    both = mixed(two, batch_size=1).pin()
+    two.data.find({"dataset": "clean", "label": {"$ne": 7}}).delete()
+    two.data.find({"dataset": "noisy"}).delete()
+    assert labels(itertools.islice(both, 50)) == [7] * 50
+    two.data.find({"dataset": "clean"}).delete()
+    with pytest.raises(SampleError, match="no sample of any stream"):
+        list(itertools.islice(both, 50))

@@ -387,8 +387,41 @@ def test_bad_samples_within_the_budget_are_skipped_and_logged(
     assert len(list(stream(digits, transform=picky, max_failures=0.01, passes=1))) == 13
     with pytest.raises(SampleError, match=r"max_failures=0.005 is used up"):
         list(stream(digits, transform=picky, max_failures=0.005, passes=1))
-    with pytest.raises(SampleError, match="no other sample"):
-        list(stream(digits, batch_size=1, transform=picky, max_failures=50, passes=1))
+    twice = stream(digits, transform=picky, max_failures=10, passes=2)
+    assert len(numbers(twice)) == 180 and twice.stats()["skipped"] == 20, "a sample counts once"
     for budget in (-1, 1.5, True, "3"):
         with pytest.raises(QueryError, match="max_failures"):
             stream(digits, max_failures=budget)
+
+
+def test_a_batch_without_a_good_sample_costs_neither_the_stream_nor_the_step_of_ranks(digits: TensorDB) -> None:
+    bad = {*range(8, 17), *range(96, 100)}  # the second batch, one of the third, and the last batch
+
+    def picky(sample: dict[str, Any]) -> dict[str, Any]:
+        if int(sample["image"][0, 0]) // 12 in bad:
+            raise ValueError("too dark")
+        return sample
+
+    good = [i for i in range(N) if i not in bad]
+    one = stream(digits, transform=picky, max_failures=13, passes=1)
+    for _ in "12":  # in query order it is left out, and the position moves on behind it
+        batches = list(one)
+        assert len(batches) == 11 and numbers(batches) == good and one.state_dict()["position"] == 0
+    singly = stream(digits, batch_size=1, transform=picky, max_failures=13, passes=1)
+    assert numbers(singly) == good
+    # A plan is shared by ranks and workers, which count batches: others come in its place.
+    ranks = [
+        list(stream(digits, batch_size=1, transform=picky, max_failures=13, passes=1, rank=rank, world_size=2))
+        for rank in range(2)
+    ]
+    assert [len(batches) for batches in ranks] == [N // 2] * 2
+    both = numbers(itertools.chain(*ranks))
+    assert set(both) == set(good) and len(both) == N and set(numbers(ranks[0])) >= {i for i in good if i % 2 == 0}
+    with pytest.raises(SampleError, match="bad sample number 13, and max_failures=12 is used up"):
+        list(stream(digits, batch_size=1, transform=picky, max_failures=12, passes=1))
+    bad.update(range(N))
+    with pytest.raises(SampleError, match="max_failures=50 is used up"):
+        list(stream(digits, transform=picky, max_failures=50))
+    with pytest.raises(SampleError, match="none of the 100 samples"):
+        list(stream(digits, transform=picky, max_failures=100, shuffle=True))
+    assert list(stream(digits, transform=picky, max_failures=100, passes=1)) == []
