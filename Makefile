@@ -63,7 +63,7 @@ bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
 
-chaos: $(STAMP) ## 8 workers killed at random for 3 minutes, the database twice: every job accounted for
+chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/

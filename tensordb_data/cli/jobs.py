@@ -13,8 +13,8 @@ from bson.errors import InvalidId
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
+from tensordb_data.records.job import Job
 from tensordb_data.records.job_form import QUERIES
-from tensordb_data.records.jobs import Job
 from tensordb_data.warehouse import TensorDB
 
 _OUTPUT = 20

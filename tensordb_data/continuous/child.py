@@ -28,8 +28,8 @@ from tensordb_data.errors import (
     QueryError,
     TensorDBError,
 )
+from tensordb_data.records.job import Job
 from tensordb_data.records.job_form import GIVEN, QUERIES
-from tensordb_data.records.jobs import Job
 
 _F_SETSIG = 10  # of Linux; the module fcntl has no name for it
 

@@ -11,8 +11,8 @@ from bson import ObjectId
 from tensordb_data.address import Address
 from tensordb_data.errors import NotFoundError
 from tensordb_data.records.claim import Claim
+from tensordb_data.records.job import Job
 from tensordb_data.records.job_steps import CLAIM
-from tensordb_data.records.jobs import Job
 from tensordb_data.warehouse import TensorDB
 
 

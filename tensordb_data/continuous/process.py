@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.errors import StorageError
-from tensordb_data.records.jobs import Job
+from tensordb_data.records.job import Job
 
 MARK = "TENSORDB_JOB"
 _LINE = 8_000  # characters of a line; longer ones are split

@@ -20,9 +20,10 @@ from tensordb_data.continuous.process import JobProcess
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.records import workers
 from tensordb_data.records.claim import check_lease
+from tensordb_data.records.job import Job
 from tensordb_data.records.job_form import kinds_list, resources
 from tensordb_data.records.job_steps import OPEN
-from tensordb_data.records.jobs import Job, within
+from tensordb_data.records.jobs import within
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB

@@ -14,6 +14,6 @@ SCRIPT = Path(__file__).parents[1] / "chaos.py"
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_job_is_accounted_for():
-    command = [sys.executable, str(SCRIPT), "--seconds", "12", "--workers", "3", "--restarts", "1"]
+    command = [sys.executable, str(SCRIPT), "--seconds", "10", "--workers", "2", "--restarts", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=230)
     assert done.returncode == 0, done.stdout + done.stderr

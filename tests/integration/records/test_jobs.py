@@ -189,7 +189,7 @@ def test_what_a_worker_left_half_done_the_next_one_finishes(db, monkeypatch):
     """Killed right after a job was done, before those that wait for it were told."""
     a = push(db)
     b = push(db, after=[a])
-    monkeypatch.setattr("tensordb_data.records.jobs.settle", lambda *_: 0)
+    monkeypatch.setattr("tensordb_data.records.job.settle", lambda *_: 0)
     claim(db).done()
     assert b.status == "waiting"
     assert claim(db).id == b.id
