@@ -107,10 +107,11 @@ def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:
     next(batches)
     seen: list[tuple[float, Mapping[str, Any]]] = []
     ages: list[int] = []
-    written: dict[int, tuple[int, int]] = {}
+    written: dict[int, tuple[int, int, float]] = {}
     watchdog = threading.Timer(_STUCK + 4 * seconds, stream.close)  # a lost sample must not hang it
     watchdog.start()
     state = {"model": {"policy": policy}}
+    before = _spent(db)
     with (
         writers(agent, db, run, seconds, count=agents, method="forkserver") as (barrier, reports),
         closing(Checkpointer(db, run, lambda _: state, every=EVERY, signals=False)) as publisher,
@@ -127,16 +128,34 @@ def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:
                 number, report = reports.get()
                 written[number] = report
             if len(written) == agents and missing is None:
-                missing = sum(count for count, _ in written.values())
+                missing = sum(count for count, *_ in written.values())
             if missing is not None and sum(len(part["agent"]) for _, part in seen) >= missing:
                 break
         watchdog.cancel()
         stream.close()
-        published = publisher.stats()
-    return summary(seen, written, begin) | {
-        "published": published["durable"],
-        "pulled_by_each": statistics.median(pulled for _, pulled in written.values()),
-        "policy_age_updates": statistics.median(ages),
+        published, after = publisher.stats(), _spent(db)
+    spent = {name: after[name] - before[name] for name in before}
+    spent["agents_cpu_s"] = sum(seconds for *_, seconds in written.values())
+    return (
+        spent
+        | summary(seen, written, begin)
+        | {
+            "published": published["durable"],
+            "pulled_by_each": statistics.median(pulled for _, pulled, _ in written.values()),
+            "policy_age_updates": statistics.median(ages),
+        }
+    )
+
+
+def _spent(db: Any) -> dict[str, float]:
+    """What this process and the server have spent so far, and the transactions that were committed and aborted."""
+    status = db._mongo().client.admin.command("serverStatus")
+    used, counts = status["extra_info"], status["transactions"]
+    return {
+        "trainer_cpu_s": time.process_time(),
+        "server_cpu_s": (used["user_time_us"] + used["system_time_us"]) / 1e6,
+        "committed": float(counts["totalCommitted"]),
+        "aborted": float(counts["totalAborted"]),
     }
 
 
@@ -157,7 +176,7 @@ def agent(db: Any, run: str, seconds: float, number: int, barrier: Any, reports:
     court = np.zeros(COURT, np.uint8)
     with db.data.writer(run, live=True) as writer:
         barrier.wait()
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), time.process_time()
         while (spent := time.monotonic() - begin) < seconds:
             if (early := i / PACE - spent) > 0.002:
                 time.sleep(early)
@@ -173,12 +192,12 @@ def agent(db: Any, run: str, seconds: float, number: int, barrier: Any, reports:
             reward = float(move == row * MOVES // COURT[0])
             writer.add(court=court, move=move, reward=reward, agent=number, number=i, version=version, at=time.time())
             i += 1
-    reports.put((number, (i, pulled)))
+    reports.put((number, (i, pulled, time.process_time() - cpu)))
     db.close()
 
 
 def summary(
-    seen: Sequence[tuple[float, Mapping[str, Any]]], written: Mapping[int, tuple[int, int]], begin: float
+    seen: Sequence[tuple[float, Mapping[str, Any]]], written: Mapping[int, tuple[int, int, float]], begin: float
 ) -> dict[str, float]:
     """The rate, the latencies, and what was lost or came twice."""
     latency = np.concatenate([now - part["at"] for now, part in seen])
@@ -187,11 +206,12 @@ def summary(
     tenth = max(1, len(rewards) // 10)
     pairs = np.unique(np.stack([agents, numbers]), axis=1).shape[1]
     return {
+        "samples": len(latency),
         "samples_per_s": len(latency) / (seen[-1][0] - begin),
         "p50_s": float(np.quantile(latency, 0.5)),
         "p95_s": float(np.quantile(latency, 0.95)),
         "max_s": float(latency.max()),
-        "lost": sum(count for count, _ in written.values()) - pairs,
+        "lost": sum(count for count, *_ in written.values()) - pairs,
         "twice": len(latency) - pairs,
         "reward_first_tenth": float(rewards[:tenth].mean()),
         "reward_last_tenth": float(rewards[-tenth:].mean()),
@@ -213,17 +233,19 @@ def verdicts(runs: Mapping[int, Sequence[Mapping[str, float]]]) -> list[dict[str
 
 def show(runs: Mapping[int, Sequence[Mapping[str, float]]], found: Sequence[Mapping[str, Any]]) -> None:
     """The table and the verdicts."""
-    console = Console(width=120)
+    console = Console(width=140)
     table = Table(title="B7-pong: agents that play, one trainer that follows", title_justify="left")
-    columns = ("agents", "samples/s", "TensorLayer", "p50, ms", "p95, ms", "published", "pulled by each", "policy age",
-               "reward")  # fmt: skip
+    columns = ("agents", "samples/s", "TensorLayer", "p50, ms", "p95, ms", "CPU µs: agents", "trainer", "server",
+               "samples a commit", "aborted", "published", "pulled by each", "policy age", "reward")  # fmt: skip
     for column in columns:
         table.add_column(column, justify="right")
     for count, each in runs.items():
         value = {key: statistics.median(run[key] for run in each) for key in each[0]}
         table.add_row(
             str(count), f"{value['samples_per_s']:,.0f}", f"{PUBLISHED[count]:,}" if count in PUBLISHED else "",
-            f"{1e3 * value['p50_s']:,.0f}", f"{1e3 * value['p95_s']:,.0f}", f"{value['published']:,.0f}",
+            f"{1e3 * value['p50_s']:,.0f}", f"{1e3 * value['p95_s']:,.0f}",
+            *(f"{1e6 * value[f'{who}_cpu_s'] / value['samples']:,.0f}" for who in ("agents", "trainer", "server")),
+            f"{value['samples'] / value['committed']:,.0f}", f"{value['aborted']:,.0f}", f"{value['published']:,.0f}",
             f"{value['pulled_by_each']:,.0f}", f"{value['policy_age_updates']:,.0f} updates",
             f"{value['reward_first_tenth']:.2f} → {value['reward_last_tenth']:.2f}",
         )  # fmt: skip

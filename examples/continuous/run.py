@@ -2,6 +2,8 @@
 
 A labeller inserts digits all the time, a trainer follows them, an evaluator scores what the trainer saves, and a
 deployer serves the best. What the deployed model gets right on digits that nobody else has seen is drawn over time.
+After each kill it is waited until a set that was saved since has its score: then all of them are at work again. For a
+while nothing may be deployed, since nothing better has been learned.
 
     python examples/continuous/run.py continuous --seconds 120
 """
@@ -10,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ from sklearn.datasets import load_digits
 
 from tensordb_data import TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, Trainer, load_deployed
+from tensordb_data.records.params import ParameterSet
 
 ROLES = ("labeller", "trainer", "evaluator", "deployer")
 SAMPLES_A_SECOND = 300
+PATIENCE = 60.0
 TRAIN, VALID = slice(0, 1000), slice(1000, 1400)  # the rest is what the deployed model is measured with
 
 
@@ -107,45 +112,74 @@ def main() -> int:
     options = parser.parse_args()
     with TensorDB(options.folder / "warehouse") as db:
         if options.role:
+            (options.folder / f"{options.role}.pid").write_text(f"{os.getpid()}\n")
             globals()[options.role](db, options.folder)
             return 0
         digits = load_digits()
         with db.data.writer("digits") as writer:
             images, labels = digits.images[VALID].astype("uint8"), digits.target[VALID]
             writer.add_many(image=images, label=labels, split=["valid"] * len(labels))
-        kills = conduct(options.folder, options.seconds)
+        kills = conduct(db, options.folder, options.seconds)
+        scored = db.params.find({"run": "digits", "val_acc": {"$exists": True}}, sort=[("step", 1)]).all()
     served = [json.loads(line) for line in (options.folder / "served.jsonl").read_text().splitlines()]
-    print(draw(options.folder / "continuous.png", served, kills))
+    print(draw(options.folder / "continuous.png", served, scored, kills))
     first, last = served[0]["accuracy"], served[-1]["accuracy"]
-    print(f"{len(served)} deployments, all four killed once; accuracy of the deployed model {first:.3f} -> {last:.3f}")
+    print(f"{len(scored)} sets were scored, {len(served)} deployed, all four were killed once")
+    print(f"accuracy of the deployed model {first:.3f} -> {last:.3f}")
     return 0 if last > first else 1
 
 
-def conduct(folder: Path, seconds: float) -> dict[str, float]:
+def conduct(db: TensorDB, folder: Path, seconds: float) -> dict[str, float]:
     """Runs the four, kills each once and starts it again; returns when each was killed."""
+    part, kills = seconds / (len(ROLES) + 1), {}
+    running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(role: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, __file__, str(folder), "--role", role])
+    def start(role: str) -> None:
+        process = running[role] = subprocess.Popen([sys.executable, __file__, str(folder), "--role", role])
+        noted = folder / f"{role}.pid"
+        until(lambda: noted.exists() and noted.read_text() == f"{process.pid}\n", f"the {role} did not start")
 
-    running, kills = {role: start(role) for role in ROLES}, {}
-    for role in ROLES:
-        time.sleep(seconds / (len(ROLES) + 1))
-        print(f"kill -9 {role}", flush=True)
-        running[role].kill()
-        assert running[role].wait() == -signal.SIGKILL, f"the {role} had ended by itself"
-        kills[role], running[role] = time.time(), start(role)
-    time.sleep(seconds / (len(ROLES) + 1))
-    for role in ROLES[1:]:
-        assert running[role].poll() is None, f"the {role} has ended by itself"
-    for role, process in running.items():  # the labeller has no end but this one
-        process.send_signal(signal.SIGKILL if role == "labeller" else signal.SIGTERM)
-    for role in ROLES[1:]:
-        assert running[role].wait(60) == 0, f"the {role} did not end as it should"
-    running["labeller"].wait()
+    try:
+        for role in ROLES:
+            start(role)
+        at_work(db, "the start", part)
+        until((folder / "served.jsonl").exists, "nothing was deployed")
+        for role in ROLES:
+            print(f"kill -9 {role}", flush=True)
+            running[role].kill()
+            assert running[role].wait() == -signal.SIGKILL, f"the {role} had ended by itself"
+            kills[role] = time.time()
+            start(role)
+            at_work(db, f"the {role} was killed", part)
+        for role in ROLES[1:]:
+            assert running[role].poll() is None, f"the {role} has ended by itself"
+            running[role].terminate()
+        for role in ROLES[1:]:
+            assert running[role].wait(60) == 0, f"the {role} did not end as it should"
+    finally:
+        for process in running.values():  # the labeller has no end but this one
+            process.kill()
+            process.wait()
     return kills
 
 
-def draw(path: Path, served: list[dict[str, Any]], kills: Mapping[str, float]) -> Path:
+def at_work(db: TensorDB, since: str, seconds: float) -> None:
+    """Lets them work for so long, and until a set that was saved since has a score."""
+    newest = db.params.find({"run": "digits"}, sort=[("step", -1)]).head(1)
+    before = newest[0]["step"] if newest else 0
+    time.sleep(seconds)
+    newer = db.params.find({"run": "digits", "step": {"$gt": before}, "val_acc": {"$exists": True}})
+    until(lambda: newer.count() > 0, f"no set was saved and scored since {since}")
+
+
+def until(reached: Callable[[], bool], complaint: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < end, f"{complaint}, for {PATIENCE:.0f} seconds"
+        time.sleep(0.1)
+
+
+def draw(path: Path, served: list[dict[str, Any]], scored: list[ParameterSet], kills: Mapping[str, float]) -> Path:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -153,12 +187,24 @@ def draw(path: Path, served: list[dict[str, Any]], kills: Mapping[str, float]) -
 
     begin = served[0]["at"]
     figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
-    axes.step([one["at"] - begin for one in served], [one["accuracy"] for one in served], where="post")
+    times = [found.id.generation_time.timestamp() - begin for found in scored]
+    axes.plot(
+        times,
+        [found["val_acc"] for found in scored],
+        ".",
+        color="lightgrey",
+        label="each set saved, on the valid split",
+    )
+    axes.step(
+        [one["at"] - begin for one in served], [one["accuracy"] for one in served], where="post",
+        label="the deployed one, on digits of nobody else",
+    )  # fmt: skip
     for role, at in kills.items():
         axes.axvline(at - begin, color="grey", linestyle=":")
         axes.annotate(f" kill -9 {role}", (at - begin, 0.02), xycoords=("data", "axes fraction"), fontsize=8)
     axes.set_xlabel("seconds since the first deployment")
-    axes.set_ylabel("accuracy of the deployed model")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="center right")
     figure.savefig(path, dpi=110)
     return path
 

@@ -17,6 +17,7 @@ from tensordb_data.blobs.segments import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.records.batch import Batch
 from tensordb_data.records.schema import Schema
+from tensordb_data.records.turn import turn
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -70,7 +71,8 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
     if segment is not None:
         put_segment(db, dataset, segment, batch.builder, batch.docs)
     try:
-        return db._transaction(_Body(db, dataset, schema, batch))
+        with turn(db, dataset):
+            return db._transaction(_Body(db, dataset, schema, batch))
     except (DuplicateError, SchemaError):
         done = landed(db, batch)
         if done:  # by an earlier attempt, whose answer was lost

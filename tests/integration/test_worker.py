@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
+from tensordb_data.cli.main import app
 from tensordb_data.continuous.worker import Worker
 from tensordb_data.errors import NotAllowedError, QueryError, UnsupportedError
 
@@ -215,9 +217,8 @@ def test_the_database_is_killed_under_a_running_job(warehouse_dir):
 
 def test_from_the_command_line(mongo_uri):
     def tensordb(*args, status=0):
-        command = [sys.executable, "-m", "tensordb_data.cli.main", *args, "--db", mongo_uri]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        assert done.returncode == status, done.stdout + done.stderr
+        done = CliRunner().invoke(app, [*args, "--db", mongo_uri])
+        assert done.exit_code == status, done.output
         return done.stdout if status == 0 else done.stderr
 
     entry = ("--entry", "tests.integration.workload:add", "--args")
@@ -226,7 +227,8 @@ def test_from_the_command_line(mongo_uri):
     assert later["status"] == "waiting" and later["after"] == [{"$oid": id}]
     assert "no worker is alive" in tensordb("jobs", "show", id)
     assert json.loads(tensordb("jobs", "show", id, "--json"))["explanation"].startswith("ready")
-    tensordb("worker", "--allow", ALLOW[0], "--until-empty", "--has", "gpu=0")
+    worker = ["worker", "--allow", ALLOW[0], "--until-empty", "--has", "gpu=0", "--db", mongo_uri]
+    subprocess.run([sys.executable, "-m", "tensordb_data.cli.main", *worker], check=True, timeout=100)
     shown = [json.loads(line) for line in tensordb("jobs", "list", "--json").splitlines()]
     assert [job["status"] for job in shown] == ["dead", "done"] and shown[1]["result"] == 3
     assert "done" in tensordb("jobs", "list", '{"tags": "x y"}') and "dead" in tensordb("jobs", "list")

@@ -1,0 +1,70 @@
+"""Turns: the writers of one host commit to a dataset one after the other.
+
+Every commit to a dataset increments the one counter that its sequence comes from. Where two transactions meet there,
+one is aborted and done again, which costs both processes and the server far more than a wait: with many writers, most
+of their time. So whoever is about to commit asks for a lock first, that its host alone knows.
+
+It is a courtesy. That commits do not mix is up to the transaction; a writer that has not got the lock for a while goes
+ahead without it, so that a process that was stopped while it had it holds nobody up for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tensordb_data.embedded import locks
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+PATIENCE = 1.0  # seconds
+_LOOK = (0.001, 0.008)  # seconds between two looks: least, most
+
+
+@contextlib.contextmanager
+def turn(db: TensorDB, dataset: str) -> Iterator[None]:
+    """Waits until no other writer of this host, or hardly any, is committing to the dataset."""
+    file = _opened(db, dataset)
+    if file is None:
+        yield
+        return
+    try:
+        _wait(file)
+        yield
+    finally:
+        locks.close_fd(file)
+
+
+def _opened(db: TensorDB, dataset: str) -> int | None:
+    if db._cache_folder is None:
+        return None
+    folder = db._cache_folder / "turns"
+    name = hashlib.sha256(f"{db.project}\0{dataset}".encode()).hexdigest()[:16]
+    with contextlib.suppress(OSError):  # nowhere to write: no turns
+        try:
+            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+    return None
+
+
+def _wait(file: int) -> None:
+    begin = time.monotonic()
+    while (waited := time.monotonic() - begin) < PATIENCE:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Who has waited long looks more often, and so mostly comes first.
+            time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - 4 * waited / PATIENCE)))
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
