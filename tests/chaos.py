@@ -1,7 +1,7 @@
 """Chaos: processes are killed at random and the database is restarted under them; then everything is accounted for.
 
     make chaos                              # 8 workers, 2 evaluators, a deployer; 3 minutes, two restarts
-    .venv/bin/python tests/chaos.py --seconds 10 --workers 2 --evaluators 2 --restarts 1    # as the tests run it
+    .venv/bin/python tests/chaos.py --seconds 10 --workers 2 --restarts 1       # as the tests run it
 
 Each job holds a lock of its own on a file while it works, so that two live owners meet. What must hold at the end:
 every job is done with the result of its one completion, or dead or cancelled with a reason; none had two live owners.

@@ -30,7 +30,7 @@ from tensordb_data.records.params import ParameterSet
 
 ROLES = ("labeller", "trainer", "evaluator", "deployer")
 SAMPLES_A_SECOND = 300
-PATIENCE = 60.0
+PATIENCE = 120.0  # seconds until something that must happen is given up
 TRAIN, VALID = slice(0, 1000), slice(1000, 1400)  # the rest is what the deployed model is measured with
 
 
@@ -155,7 +155,7 @@ def conduct(db: TensorDB, folder: Path, seconds: float) -> dict[str, float]:
             assert running[role].poll() is None, f"the {role} has ended by itself"
             running[role].terminate()
         for role in ROLES[1:]:
-            assert running[role].wait(60) == 0, f"the {role} did not end as it should"
+            assert running[role].wait(PATIENCE) == 0, f"the {role} did not end as it should"
     finally:
         for process in running.values():  # the labeller has no end but this one
             process.kill()
