@@ -24,11 +24,17 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
     ],
     "params": [
+        IndexModel([("_tdb.tensors", _UP)]),
         IndexModel([("_tdb.p", _UP), ("run", _UP), ("step", _DOWN), ("_id", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
     ],
+    "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
+    "leases": [IndexModel([("state", _UP), ("began", _UP)])],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
-    "architectures": [IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True)],
+    "architectures": [
+        IndexModel([("_tdb.tensors", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True),
+    ],
     "jobs": [
         IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tensordb_data.blobs.reader import BlobReader
     from tensordb_data.blobs.store import Store
+    from tensordb_data.housekeeping.gc import Collected
     from tensordb_data.records.logs import Logs
     from tensordb_data.records.params import Params
     from tensordb_data.search.find import Hit
@@ -178,6 +179,31 @@ class TensorDB:
 
         self._mutated([dataset], deleted=True)
         self.data._entries.add_groups(groups_of(self.data.find({"dataset": dataset})))
+
+    def gc(
+        self,
+        *,
+        grace: float = 3600.0,
+        dry_run: bool = False,
+        progress: Callable[[str, int], None] | None = None,
+    ) -> Collected:
+        """Remove blobs that nothing refers to, of all projects. Safe at any time, beside writers, readers and savers.
+
+        What is found unused is marked, and removed by a later call if it is unused still when `grace` has passed.
+
+        Args:
+            grace: Seconds, on the server's clock: how old what is marked must be, and how long ago it must have been
+                marked to be removed. With 0, what a running `load()` of a deleted set still reads may go too.
+            dry_run: Change nothing; only say what is unused.
+            progress: Called with the name of what is looked at, and how many of it so far.
+
+        Raises:
+            StorageError: A blob store failed; the next call goes on.
+            UnsupportedError: This is mongomock.
+        """
+        from tensordb_data.housekeeping.gc import collect
+
+        return collect(self, grace, dry_run, progress)
 
     def close(self) -> None:
         """Let go of the server and the blobs. Calling it twice does nothing."""

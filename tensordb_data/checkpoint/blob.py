@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bson import ObjectId
+
 from tensordb_data.checkpoint.leaves import Leaf
 from tensordb_data.checkpoint.load import _read
-from tensordb_data.checkpoint.persist import _enter, _live, _missing, _put, _revive, _TensorGone, digest
-from tensordb_data.errors import CheckpointError
+from tensordb_data.checkpoint.persist import digest, store_all
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from tensordb_data.warehouse import TensorDB
 
-_ATTEMPTS = 5
-
 
 def write_blob(
-    db: TensorDB, document: dict[str, Any], key: str, data: bytes, insert: Callable[[ClientSession | None], None]
+    db: TensorDB, document: dict[str, Any], folder: str, data: bytes, insert: Callable[[ClientSession | None], None]
 ) -> None:
     """Makes bytes durable and then, in a transaction that finds them live, calls `insert`.
 
     Args:
         db: The warehouse.
         document: The document that `insert` inserts; its `_tdb` gets the reference.
-        key: Name of the object, if one has to be written.
+        folder: Of the object, if one has to be written.
         data: The bytes, at least one.
         insert: Inserts the document, in the session it is given.
 
@@ -38,22 +37,7 @@ def write_blob(
     document["_tdb"] |= {"blob": content, "tensors": [content]}
     leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
 
-    def commit(session: ClientSession | None) -> None:
-        if not _live(db._mongo(), db.project, [content], session):
-            raise _TensorGone
-        insert(session)
-
-    placed: dict[bytes, dict[str, Any]] = {}
-    for attempt in range(_ATTEMPTS):
-        if content not in placed and _missing(db, [content]):
-            placed = _put(db, f"{key}-{attempt}.safetensors", {content: (leaf, memoryview(data))})
-        _enter(db, placed)
-        _revive(db, placed, [content])
-        try:
-            return db._transaction(commit)
-        except _TensorGone:
-            continue
-    raise CheckpointError(f"{key} could not be committed: its bytes were removed {_ATTEMPTS} times meanwhile")
+    store_all(db, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
 
 
 def read_blob(db: TensorDB, content: bytes, label: str) -> bytes:

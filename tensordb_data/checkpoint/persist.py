@@ -10,7 +10,9 @@ lost connection is found by its content, and not sent again.
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +23,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from tensordb_data.checkpoint import layout
+from tensordb_data.checkpoint.lease import Lease, LeaseLost
 from tensordb_data.checkpoint.leaves import Leaf
 from tensordb_data.checkpoint.snapshot import Snapshot
 from tensordb_data.checkpoint.tree import parts, to_json
@@ -28,9 +31,10 @@ from tensordb_data.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
-    from pymongo.database import Database
 
     from tensordb_data.warehouse import TensorDB
+
+log = logging.getLogger("tensordb_data.checkpoint")
 
 FORMAT = 1
 INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
@@ -106,27 +110,67 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], paren
             "bytes": snapshot.nbytes,
         },
     }
+    db.params._entries.add_entities([document])
+    stored = store_all(db, "params", id, tensors, _commit(db, document))
+    return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+
+
+def store_all(
+    db: TensorDB,
+    folder: str,
+    id: ObjectId,
+    tensors: Mapping[bytes, tuple[Leaf, memoryview]],
+    insert: Callable[[ClientSession | None], None],
+) -> int:
+    """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
+
+    Args:
+        db: The warehouse.
+        folder: Of the objects.
+        id: A new one, which names them.
+        tensors: By their content addresses.
+        insert: Inserts the document that refers to them, in the session it is given.
+
+    Returns:
+        Bytes that were stored.
+
+    Raises:
+        StorageError: The blob store failed.
+        CheckpointError: The tensors were removed time and again.
+    """
     stored = 0
-    placed: dict[bytes, dict[str, Any]] = {}
-    for _ in range(_ATTEMPTS):
-        missing = _missing(db, [content for content in references if content not in placed])
-        for number, batch in enumerate(_objects(tensors, missing), len(placed)):
-            key = f"params/{id}-{number}.safetensors" if number else f"params/{id}.safetensors"
-            rows = _put(db, key, batch)
-            _enter(db, rows)
-            placed.update(rows)
-            stored += sum(leaf.nbytes for leaf, _ in batch.values())
-        _revive(db, placed, references)
-        db.params._entries.add_entities([document])
-        try:
-            db._transaction(_commit(db, document, references))
-        except _TensorGone:
-            continue  # collected between the look and the commit: store it again
-        return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    for attempt in range(_ATTEMPTS):
+        with contextlib.suppress(LeaseLost, _TensorGone), Lease(db, ObjectId() if attempt else id) as lease:
+            missing = _missing(db, list(tensors), lease)
+            whole = True
+            for number, batch in enumerate(_objects(tensors, missing)):
+                key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
+                lease.announce(db._root, key)
+                rows = _put(db, key, batch, lease.began)
+                whole &= _enter(db, rows, lease) == len(rows)
+                stored += sum(leaf.nbytes for leaf, _ in batch.values())
+            db._transaction(_finish(db, list(tensors), lease, insert))
+            lease.clean = whole
+            return stored
+        log.warning("a save began again, attempt %d: it was taken for dead", attempt + 1)
     raise CheckpointError(
-        f"The set {id} could not be committed: its tensors were removed {_ATTEMPTS} times while it was written. "
-        "Is a gc without grace period running?"
+        f"What was to be saved could not be committed: its tensors were removed {_ATTEMPTS} times while it was written"
     )
+
+
+def _finish(
+    db: TensorDB, references: Sequence[bytes], lease: Lease, insert: Callable[[ClientSession | None], None]
+) -> Callable[[ClientSession | None], None]:
+    def work(session: ClientSession | None) -> None:
+        lease.hold(session)
+        if _live(db, references, session) < len(references):
+            # Marked since the look, so not removed as long as this lease is held.
+            _revive(db, references, session)
+            if _live(db, references, session) < len(references):
+                raise _TensorGone
+        insert(session)
+
+    return work
 
 
 class _TensorGone(Exception):
@@ -154,18 +198,33 @@ def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
-def _missing(db: TensorDB, contents: Sequence[bytes]) -> list[bytes]:
-    collection = db._mongo()["tensors"]
-    found: set[bytes] = set()
-    for chunk in chunks(contents):
-        ids = [tensor_id(db.project, content) for content in chunk]
-        found.update(
-            bytes(row["_id"]["h"]) for row in collection.find({"_id": {"$in": ids}, "state": "live"}, {"_id": 1})
-        )
+def _missing(db: TensorDB, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
+    """The tensors that are not stored. Those that were dying live again: what dies from here on, the lease protects."""
+    found = _states(db, contents)
+    dying = [content for content, state in found.items() if state != "live"]
+    if dying:
+
+        def revive(session: ClientSession | None) -> None:
+            lease.hold(session)
+            _revive(db, dying, session)
+
+        db._transaction(revive)
+        found = _states(db, contents)
     return [content for content in contents if content not in found]
 
 
-def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]]) -> dict[bytes, dict[str, Any]]:
+def _states(db: TensorDB, contents: Sequence[bytes]) -> dict[bytes, str]:
+    tensors = db._mongo()["tensors"]
+    return {
+        bytes(row["_id"]["h"]): row["state"]
+        for chunk in chunks(contents)
+        for row in tensors.find({"_id": {"$in": [tensor_id(db.project, each) for each in chunk]}}, {"state": 1})
+    }
+
+
+def _put(
+    db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]], created: dt.datetime
+) -> dict[bytes, dict[str, Any]]:
     """Writes one object; returns the documents of its tensors."""
     names: set[str] = set()
     leaves = []
@@ -174,7 +233,6 @@ def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]])
         names.add(leaf.name)
     front, offsets = layout.header(leaves, {"format": "tensordb", "project": db.project})
     db._store(db._root).put(key, [front, *(data for _, data in batch.values())])
-    now = dt.datetime.now(dt.timezone.utc)
     return {
         content: {
             "_id": tensor_id(db.project, content),
@@ -183,7 +241,7 @@ def _put(db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]])
             "o": offset,
             "n": leaf.nbytes,
             "state": "live",
-            "created": now,
+            "created": created,
         }
         for (content, (leaf, _)), offset in zip(batch.items(), offsets, strict=True)
     }
@@ -206,13 +264,13 @@ def _objects(
         yield batch
 
 
-def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]]) -> None:
-    """Enters new tensors into the index.
+def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
+    """Enters new tensors into the index, if the lease still protects their object; returns how many were new.
 
-    Outside the transaction, so that a process killed in it leaves no lock on a tensor that the next one wants: without
-    a set that refers to them, they are only bytes that need not be stored again.
+    Before the set that refers to them: without it, they are only bytes that need not be stored again.
     """
     tensors = db._mongo()["tensors"]
+    entered = 0
     for chunk in chunks(list(placed.values())):
         # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
         upserts = [
@@ -220,26 +278,33 @@ def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]]) -> None:
             for row in chunk
         ]
         if db._full:
-            tensors.bulk_write([UpdateOne(filter, update, upsert=True) for filter, update in upserts], ordered=False)
+            writes = [UpdateOne(filter, update, upsert=True) for filter, update in upserts]
+
+            def enter(session: ClientSession | None, writes: Sequence[UpdateOne] = writes) -> int:
+                lease.hold(session)
+                return tensors.bulk_write(list(writes), ordered=False, session=session).upserted_count
+
+            entered += db._transaction(enter)
         else:  # mongomock cannot read pymongo's bulk operations
             for filter, update in upserts:
                 tensors.update_one(filter, update, upsert=True)
+            entered += len(chunk)
+    return entered
 
 
-def _revive(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], references: Sequence[bytes]) -> None:
-    """A tensor that was being collected when we stored it again lives on, in our object."""
-    if _live(db._mongo(), db.project, references, None) < len(references):
-        for row in placed.values():
-            db._mongo()["tensors"].update_one({"_id": row["_id"], "state": {"$ne": "live"}}, {"$set": row})
+def _revive(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> None:
+    """Tensors that are being collected live on; their objects stay as long as their documents do."""
+    for chunk in chunks(contents):
+        db._mongo()["tensors"].update_many(
+            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "dying"},
+            {"$set": {"state": "live"}, "$unset": {"dying": ""}},
+            session=session,
+        )
 
 
-def _commit(
-    db: TensorDB, document: dict[str, Any], references: Sequence[bytes]
-) -> Callable[[ClientSession | None], None]:
+def _commit(db: TensorDB, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
         mongo = db._mongo()
-        if _live(mongo, db.project, references, session) < len(references):
-            raise _TensorGone
         scope = {"_tdb.p": db.project, "run": document.get("run")}
         last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
@@ -248,12 +313,10 @@ def _commit(
     return work
 
 
-def _live(
-    mongo: Database[dict[str, Any]], project: str, contents: Sequence[bytes], session: ClientSession | None
-) -> int:
+def _live(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> int:
     return sum(
-        mongo["tensors"].count_documents(
-            {"_id": {"$in": [tensor_id(project, content) for content in chunk]}, "state": "live"}, session=session
+        db._mongo()["tensors"].count_documents(
+            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "live"}, session=session
         )
         for chunk in chunks(contents)
     )

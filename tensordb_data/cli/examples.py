@@ -14,6 +14,7 @@ EXAMPLES = {
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",
+    "gc": "tensordb gc --dry-run",
     "params prune": "tensordb params prune --run cnn-1 --last 3 --best val_acc:2 --dry-run",
     "logs tail": "tensordb logs tail cnn-1 --follow",
     "logs plot": 'tensordb logs plot loss --filter \'{"tags": "cnn"}\' --out loss.png',

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli import compact, continuous, find, ingest, jobs, logs, params, search, server, stream, worker
+from tensordb_data.cli import compact, continuous, find, gc, ingest, jobs, logs, params, search, server, stream, worker
 from tensordb_data.cli.examples import add_examples
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params):
+for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc):
     module.register(app)
 add_examples(app)
 

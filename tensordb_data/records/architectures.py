@@ -199,7 +199,7 @@ class Architectures(Collection[Architecture]):
                 if data is None:
                     number()
                 else:
-                    write_blob(self._db, document, f"architectures/{document['_id']}", data, number)
+                    write_blob(self._db, document, "architectures", data, number)
                 return
             except DuplicateKeyError:  # another has taken this version
                 continue

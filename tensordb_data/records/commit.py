@@ -130,7 +130,14 @@ class _Body:
         except BulkWriteError as error:
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_segment:
-            mongo["segments"].update_one({"_id": self._batch.segment_id}, {"$set": {"state": "live"}}, session=session)
+            # One that was taken for dead lives again, unless it is already being removed: both write the state.
+            there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
+            lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
+            if not mongo["segments"].update_one(there, lives, session=session).matched_count:
+                raise StorageError(
+                    f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
+                    " it was committed: write these samples again"
+                )
         return schema
 
     def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
@@ -155,12 +162,13 @@ def put_segment(
     packed = builder.finish(samples)
     root, key = db._root, f"segments/{id}"
     doc = {
-        "_id": id, "p": db.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
+        "p": db.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
-        "created": dt.datetime.now(dt.timezone.utc),
     }  # fmt: skip
-    # Known before it exists, so that one without samples can be found and removed.
-    db._mongo()["segments"].insert_one(doc)
+    # Known before it exists, so that one without samples can be found and removed; on the server's clock, as gc is.
+    db._mongo()["segments"].update_one(
+        {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
+    )
     try:
         db._store(root).put(key, packed.parts)
     except StorageError:

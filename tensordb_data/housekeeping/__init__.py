@@ -1,0 +1,1 @@
+"""Housekeeping: what nothing refers to any more is removed."""

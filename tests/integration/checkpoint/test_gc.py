@@ -1,0 +1,205 @@
+"""gc: nothing reachable goes, whatever it runs beside; what is unreachable goes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from bson import ObjectId
+from typer.testing import CliRunner
+
+from tensordb_data import Keep, StorageError, TensorDB
+from tensordb_data.checkpoint import persist
+from tensordb_data.checkpoint.lease import Lease, LeaseLost
+from tensordb_data.checkpoint.load import verify
+from tensordb_data.cli.main import app
+from tensordb_data.housekeeping import gc as module
+from tensordb_data.records import commit as committing
+
+
+@pytest.fixture(autouse=True)
+def _no_margin(monkeypatch):
+    monkeypatch.setattr(module, "_MARGIN", module.dt.timedelta(0))
+
+
+def objects(db):
+    return sorted(key for key, _ in db._store(db._root).list())
+
+
+def save(db, value, run="r", step=1):
+    return db.params.save({"w": np.full(1000, float(value) + 10), "shared": np.ones(1000)}, run=run, step=step)
+
+
+def intact(db):
+    return all(verify(db, each._doc) for each in db.params.find())
+
+
+def test_pruned_sets_lose_what_only_they_have(db):
+    for step in range(1, 5):
+        save(db, step, step=step)
+    assert len(objects(db)) == 4
+    db.params.prune("r", Keep(last=1))
+    dry = db.gc(grace=0, dry_run=True)
+    assert dry.marked == 6 and dry.removed == 0  # of each of three sets: a tensor and its structure
+    done = db.gc(grace=0)
+    assert (done.marked, done.removed, done.waiting) == (6, 6, 0)
+    # the first object holds what is shared
+    assert len(objects(db)) == 2 and done.objects == 2 and intact(db)
+    again = db.gc(grace=0)
+    assert (again.marked, again.removed, again.objects) == (0, 0, 0)
+    assert not list(db._mongo()["leases"].find())
+
+
+def test_the_grace_period_is_waited_for(db):
+    save(db, 1)
+    db.params.find({"run": "r"}).delete()
+    assert db.gc().marked == 0
+    assert db.gc(grace=0, dry_run=True).marked == 3
+    db._mongo()["tensors"].update_many({}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+    marked = db.gc()
+    assert (marked.marked, marked.removed, marked.waiting) == (3, 0, 3)
+    save(db, 1)  # stored again, since what is dying may be gone at any time
+    assert db.gc().waiting == 0 and intact(db)
+
+
+@pytest.mark.parametrize("place", ["_missing", "_put", "_enter", "_states", "_live"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_beside_a_saver_that_shares_what_dies(db, monkeypatch, place, when):
+    """The saver finds a tensor stored; gc marks and sweeps it, as often as it likes, at every step of the save."""
+    save(db, 1)
+    db.params.find({"run": "r"}).delete()
+    real = getattr(persist, place)
+
+    def step(*args, **kwargs):
+        if when == "before":
+            db.gc(grace=0)
+        found = real(*args, **kwargs)
+        if when == "after":
+            db.gc(grace=0)
+            db.gc(grace=0)
+        return found
+
+    monkeypatch.setattr(persist, place, step)
+    save(db, 1)
+    monkeypatch.undo()
+    assert intact(db)
+    db.gc(grace=0)
+    db.gc(grace=0)
+    assert intact(db) and db.params.find().count() == 1
+
+
+def test_equal_bytes_of_two_projects(db, mongo_uri):
+    """Both die, one is used again: the other goes alone."""
+    with TensorDB(mongo_uri, project="other") as other:
+        save(other, 1)
+    save(db, 1)
+    kept = db._mongo()["params"].find_one({"_tdb.p": "default"})
+    db._mongo()["params"].delete_many({})
+    db._mongo()["tensors"].update_many({}, {"$set": {"state": "dying", "dying": module.dt.datetime(2020, 1, 1)}})
+    db._mongo()["params"].insert_one(kept)
+    done = db.gc(grace=0)
+    assert (done.revived, done.removed) == (3, 3) and intact(db) and len(objects(db)) == 1
+
+
+@pytest.mark.parametrize("place", ["_missing", "_put", "_enter"])
+def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
+    save(db, 1)
+    db.params.find({"run": "r"}).delete()
+    real, once = getattr(persist, place), []
+
+    def step(*args, **kwargs):
+        found = real(*args, **kwargs)
+        if not once:
+            once.append(1)
+            db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+            db.gc(grace=0)
+            db.gc(grace=0)
+        return found
+
+    monkeypatch.setattr(persist, place, step)
+    save(db, 2)
+    assert once and intact(db)
+    monkeypatch.undo()
+    db.gc(grace=0)
+    assert intact(db) and len(objects(db)) == 1
+
+
+def test_objects_of_a_saver_that_died(db, monkeypatch):
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(persist, "_enter", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save(db, 1)
+    assert len(objects(db)) == 1
+    assert db.gc(grace=0).objects == 1 and not objects(db)
+
+
+def test_an_ended_lease_stays_ended(db):
+    with Lease(db, ObjectId()) as lease:
+        lease.hold(None)
+        db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+        db.gc(grace=0)
+        with pytest.raises(LeaseLost):
+            lease.hold(None)
+
+
+def test_segments_of_deleted_samples_and_dead_writers(db):
+    for name in ("a", "b"):
+        with db.data.writer(name) as writer:
+            writer.add_many(x=np.zeros((10, 1000), "u1"))
+    db.data.find({"dataset": "a"}).delete()
+    done = db.gc(grace=0)
+    assert done.removed == 1 and len(objects(db)) == 1 and list(done.by) == ["dataset a of default"]
+    assert db.data.find({"dataset": "b"}).one()["x"].shape == (1000,)
+
+
+def test_beside_a_commit(db, monkeypatch):
+    """A writer that is slow between its segment and its transaction: dying is revived, gone is an error."""
+    real = committing.put_segment
+
+    def slow(*args):
+        real(*args)
+        db._mongo()["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+        db.gc()  # marks; the grace period keeps it
+
+    monkeypatch.setattr(committing, "put_segment", slow)
+    with db.data.writer("a") as writer:
+        writer.add(x=np.zeros(1000, "u1"))
+    db.gc(grace=0)
+    assert db.data.find().one()["x"].shape == (1000,)
+
+    def slower(*args):
+        slow(*args)
+        db.gc(grace=0)
+
+    monkeypatch.setattr(committing, "put_segment", slower)
+    with pytest.raises(StorageError, match="write these samples again"), db.data.writer("a") as writer:
+        writer.add(x=np.ones(1000, "u1"))
+    assert db.data.find().count() == 1
+
+
+def test_beside_a_stream_whose_blobs_were_moved(db):
+    with db.data.writer("a") as writer:
+        ids = writer.add_many(x=np.arange(40, dtype="u1").repeat(1000).reshape(40, 1000), n=list(range(40)))
+    stream = db.data.find({"dataset": "a"}).stream(batch_size=4, shuffle=True, seed=0, passes=1)
+    batches = iter(stream)
+    first = next(batches)
+    db.data.find({"_id": {"$in": ids[:24]}}).delete()
+    db.data.compact("a")
+    assert db.gc(grace=0).removed == 1
+    got = [first, *batches]
+    for batch in got:
+        assert (batch["x"][:, 0] == batch["n"]).all()
+    assert set(range(24, 40)) <= {int(n) for batch in got for n in batch["n"]}
+
+
+def test_the_command(db, mongo_uri):
+    save(db, 1)
+    db.params.find({"run": "r"}).delete()
+    shown = CliRunner().invoke(app, ["gc", "--dry-run", "--grace", "0"], env={"TENSORDB": mongo_uri})
+    assert shown.exit_code == 0 and "3 blobs would be marked" in shown.stdout, shown.output
+    done = CliRunner().invoke(app, ["gc", "--json", "--grace", "0"], env={"TENSORDB": mongo_uri})
+    assert json.loads(done.stdout)["removed"] == 3 and not objects(db)
