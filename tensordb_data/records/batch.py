@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -38,15 +39,29 @@ class Batch:
         schema: Its schema.
         level: The zstd level for arrays, bytes and text; None for none.
         live: Whether small blobs go into the documents, and few samples fill it.
+        most: How many samples fill it in any case.
     """
 
-    def __init__(self, project: str, dataset: str, schema: Schema, level: int | None, live: bool = False) -> None:
+    stored = False
+    """Whether its segment is durable."""
+    first = True
+    """Whether no other part of it was committed before."""
+
+    def __init__(
+        self,
+        project: str,
+        dataset: str,
+        schema: Schema,
+        level: int | None,
+        live: bool = False,
+        most: int = BATCH_SAMPLES,
+    ) -> None:
         self.segment_id = ObjectId()
         self.docs: list[dict[str, Any]] = []
         self.builder = SegmentBuilder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0
-        self._live, self._limit = live, LIVE_SAMPLES if live else BATCH_SAMPLES
+        self._live, self._limit = live, min(LIVE_SAMPLES if live else BATCH_SAMPLES, most)
         self._in_segment = False
         self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
 
@@ -66,6 +81,13 @@ class Batch:
             or self.builder.nbytes >= SEGMENT_BYTES
             or self._document_bytes >= DOCUMENT_BYTES
         )
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches of its samples, at least two, to be committed one after the other; they share the segment."""
+        one, two = copy.copy(self), copy.copy(self)
+        middle = len(self.docs) // 2
+        one.docs, two.docs, two.first = self.docs[:middle], self.docs[middle:], False
+        return one, two
 
     def add(self, id: ObjectId, tags: Sequence[str], sample: Mapping[str, Any]) -> None:
         """Add one sample, whose names were checked: all of it, or nothing and an error."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
-from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
 from tensordb_data.blobs.segments import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
@@ -22,8 +22,12 @@ from tensordb_data.records.turn import turn
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-_DUPLICATE = 11000
+_DUPLICATE, _TOO_LARGE = 11000, 388
 _LONGEST_WAIT = 0.25
+
+
+class TooLarge(Exception):
+    """The cache of the server does not hold a transaction of so many samples."""
 
 
 def register(db: TensorDB, dataset: str) -> None:
@@ -65,11 +69,13 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         DuplicateError: A sample's `_id` exists already.
         SchemaError: The dataset has been given another schema meanwhile.
         StorageError: The blob store failed.
+        TooLarge: The server cannot take so much at once; nothing of it is visible, and the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
     db.data._entries.add_documents(batch.docs)
-    if segment is not None:
+    if segment is not None and not batch.stored:
         put_segment(db, dataset, segment, batch.builder, batch.docs)
+        batch.stored = True
     try:
         with turn(db, dataset):
             return db._transaction(_Body(db, dataset, schema, batch))
@@ -77,9 +83,13 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         done = landed(db, batch)
         if done:  # by an earlier attempt, whose answer was lost
             return schema
-        if segment is not None and done is False:
+        if segment is not None and done is False and batch.first:
             _drop_segment(db, segment)
         raise
+    except OperationFailure as error:
+        if error.code != _TOO_LARGE or len(batch) == 1:
+            raise
+        raise TooLarge from error
 
 
 def landed(db: TensorDB, batch: Batch) -> bool | None:
@@ -128,6 +138,8 @@ class _Body:
         try:
             mongo["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
+            if any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ())):
+                raise OperationFailure("transaction is too large for the server's cache", _TOO_LARGE) from error
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_segment:
             # One that was taken for dead lives again, unless it is already being removed: both write the state.
@@ -187,7 +199,7 @@ def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
         if failure.get("code") == _DUPLICATE:
             id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
             return DuplicateError(
-                f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this flush was written"
+                f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this commit was written"
             )
     return error
 

@@ -17,9 +17,9 @@ from bson import ObjectId
 
 from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
 from tensordb_data.records.base import new_id
-from tensordb_data.records.batch import Batch
+from tensordb_data.records.batch import BATCH_SAMPLES, Batch
 from tensordb_data.records.columns import count_rows, encode_columns, first_row, make_ids
-from tensordb_data.records.commit import agree, commit, landed, register
+from tensordb_data.records.commit import TooLarge, agree, commit, landed, register
 from tensordb_data.records.schema import Schema, check_names
 from tensordb_data.selection import clean_tags
 
@@ -37,8 +37,10 @@ class Writer:
 
     Samples are checked and encoded when they are added, and become visible to readers together, in commits:
     at `flush()`, every `flush_every` seconds, when about 32 MB or 50,000 samples are pending, and at the end of the
-    `with` block. A commit takes place whole or not at all. After an exception in the block, or Ctrl-C, what was
-    committed stays and what was pending is dropped; a note on the exception says how much.
+    `with` block. A commit takes place whole or not at all. Where the cache of the server is too small for one of so
+    many samples, it is made as several, each of which takes place whole, and later ones are smaller. After an exception
+    in the block, or Ctrl-C, what was committed stays and what was pending is dropped; a note on the exception says how
+    much.
 
     A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, and puts blobs
     of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact` moves them into
@@ -65,7 +67,7 @@ class Writer:
             flush_every = LIVE_FLUSH if live else FLUSH
         if flush_every is not None and not (isinstance(flush_every, (int, float)) and flush_every > 0):
             raise ValueError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
-        self._flush_every, self._live = flush_every, live
+        self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
@@ -255,7 +257,7 @@ class Writer:
 
     def _room(self, schema: Schema) -> Batch:
         if self._batch is None:
-            self._batch = Batch(self._db.project, self._dataset, schema, self._level, self._live)
+            self._batch = Batch(self._db.project, self._dataset, schema, self._level, self._live, self._most)
         return self._batch
 
     def _added(self, batch: Batch) -> None:
@@ -272,16 +274,30 @@ class Writer:
         batch, self._batch, self._since = self._batch, None, 0.0
         if batch is None or not len(batch) or self._schema is None:
             return
-        try:
-            self._schema = commit(self._db, self._dataset, self._schema, batch)
-        except BaseException as error:
-            done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._db, batch)
-            before = self._written
-            self._written += len(batch) if done else 0
-            outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
-            _note(error, f"{self._named}: {before} samples were committed before; this flush of {len(batch)} {outcome}")
-            raise
-        self._written += len(batch)
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                self._schema = commit(self._db, self._dataset, self._schema, part)
+            except TooLarge:
+                parts += reversed(part.halves())
+                self._most = max(1, len(part) // 2)
+                continue
+            except BaseException as error:
+                self._failed(error, part, sum(map(len, parts)))
+                raise
+            self._written += len(part)
+
+    def _failed(self, error: BaseException, batch: Batch, behind: int) -> None:
+        """Say what became of a batch whose commit raised, and of the samples `behind` it."""
+        done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._db, batch)
+        before = self._written
+        self._written += len(batch) if done else 0
+        outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
+        rest = f", and {behind} behind it were dropped" if behind else ""
+        _note(
+            error, f"{self._named}: {before} samples were committed before; this flush of {len(batch)} {outcome}{rest}"
+        )
 
     def _end(self) -> None:
         self._closed = True

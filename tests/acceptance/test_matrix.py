@@ -39,7 +39,7 @@ ALL = list(itertools.product(ENDS, CONTEXTS, RESUMES, CACHES))
 SOME = [
     (ENDS[a], CONTEXTS[b], RESUMES[(a + b) % 3], list(CACHES)[(a + 2 * b) % 3]) for a in range(3) for b in range(3)
 ]
-PATIENCE = 120
+PATIENCE = 50
 
 SCRIPT = """
 import json, sys
@@ -91,7 +91,7 @@ class Runs:
         command = [sys.executable, str(self.folder / "train.py"), json.dumps({**self.options, **defaults, **options})]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
+            start_new_session=True, env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         ) as run:  # fmt: skip
             assert run.stdin is not None
             run.stdin.write(("" if state is None else json.dumps(state)) + "\n")
@@ -102,7 +102,7 @@ class Runs:
         """One run, that ends in this way after `stop` batches."""
         with self.started(state, log, stop=stop, breaks=end == "break", **options) as run:
             if end == "break":
-                _, errors = run.communicate(timeout=PATIENCE)
+                errors = ended(run)
                 assert run.returncode == 0, errors
                 assert "Traceback" not in errors, errors
                 return
@@ -113,8 +113,17 @@ class Runs:
                 os.killpg(run.pid, signal.SIGINT)  # as a terminal does
             else:
                 run.kill()
-            run.communicate(timeout=PATIENCE)
+            ended(run)
             assert run.returncode != 0
+
+
+def ended(run: subprocess.Popen[str]) -> str:
+    """What it wrote to stderr until its end; where that does not come, with the stacks of all its threads."""
+    try:
+        return run.communicate(timeout=PATIENCE)[1]
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGABRT)
+        pytest.fail(f"it does not end: {run.communicate()[1]}")
 
 
 def notes(log: Path) -> list[dict[str, Any]]:
@@ -172,7 +181,7 @@ def test_a_run_goes_on_where_it_was(
                 noted += notes(log)
                 assert labels(noted) == expected[0][: len(noted)]
         if other is not None:
-            _, errors = other.communicate(timeout=PATIENCE)
+            errors = ended(other)
             assert other.returncode == 0, errors
             assert labels(notes(other_log)) == expected[1][: 2 * PASS]
     _, alive = psutil.wait_procs(runs.left, timeout=PATIENCE)
