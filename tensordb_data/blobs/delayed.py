@@ -35,9 +35,9 @@ class DelayedStore:
     def __repr__(self) -> str:
         return f"DelayedStore({self.store!r}, {self.seconds})"
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         self._wait(1)
-        self.store.put(key, parts)
+        self.store.put(key, parts, cold=cold)
 
     def get(self, key: str) -> memoryview:
         self._wait(1)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tensordb_data.blobs.direct import open_direct, write_direct
 from tensordb_data.blobs.store import Buffer, check_key, check_range
 from tensordb_data.errors import StorageError
 
@@ -30,15 +31,20 @@ class FileStore:
     def __repr__(self) -> str:
         return f"FileStore({self.url!r})"
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         path = self._path(key)
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
         try:
             self._make_folder(path.parent)
             try:
-                with open(temporary, "xb", buffering=0) as file:
-                    for part in parts:
-                        _write(file.fileno(), part)
+                nbytes = sum(memoryview(part).nbytes for part in parts)
+                direct = open_direct(temporary, nbytes) if cold else None
+                with open(temporary if direct is None else direct, "xb" if direct is None else "wb", 0) as file:
+                    if direct is not None:
+                        write_direct(direct, parts)
+                    else:
+                        for part in parts:
+                            _write(file.fileno(), part)
                     os.fsync(file.fileno())
                 os.replace(temporary, path)
             except BaseException:

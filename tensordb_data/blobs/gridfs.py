@@ -46,7 +46,7 @@ class GridFSStore:
     def __repr__(self) -> str:
         return f"GridFSStore({self.url!r})"
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         check_key(key)
         id, n, length = ObjectId(), 0, 0
         try:

@@ -22,7 +22,7 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"MemoryStore({self.url!r}, objects={len(self._objects)})"
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         self._objects[check_key(key)] = b"".join(parts)
 
     def get(self, key: str) -> memoryview:

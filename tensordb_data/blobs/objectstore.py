@@ -53,7 +53,7 @@ class ObjectStore:
     def __repr__(self) -> str:
         return f"ObjectStore({self.url!r})"
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         check_key(key)
         self._reach("write", key)
         try:

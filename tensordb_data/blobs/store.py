@@ -30,8 +30,11 @@ class Store(Protocol):
     url: str
     """Where the store is; never holds a secret."""
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Store the parts, one after the other, as one object: all of it or nothing, durable on return."""
+    def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
+        """Store the parts, one after the other, as one object: all of it or nothing, durable on return.
+
+        A `cold` one is not read soon: it need not pass through the caches of this machine.
+        """
 
     def get(self, key: str) -> memoryview:
         """All bytes of an object."""

@@ -20,13 +20,18 @@ _NAMES = {
     "<u8": "U64", "<f2": "F16", "<f4": "F32", "<f8": "F64", "<c8": "C64",
 }  # fmt: skip
 
+_PAGE = 4096
+_LARGE = 256 * _PAGE  # bytes from which on a page of padding does not matter
 
-def header(leaves: Sequence[Leaf], metadata: Mapping[str, str]) -> tuple[bytes, list[int]]:
+
+def header(leaves: Sequence[Leaf], metadata: Mapping[str, str], address: int = 0) -> tuple[bytes, list[int]]:
     """The bytes in front of the data, and the offset within the object at which each leaf will lie.
 
     Args:
         leaves: What is stored, in order, back to back.
         metadata: Short texts that say what the object is.
+        address: Of the first byte of the data in memory: the offset in the object becomes the same within a page, so
+            that the disk can read the one into the other without a copy between.
     """
     document: dict[str, object] = {"__metadata__": dict(metadata)}
     starts: list[int] = []
@@ -41,6 +46,7 @@ def header(leaves: Sequence[Leaf], metadata: Mapping[str, str]) -> tuple[bytes, 
             "data_offsets": [starts[-1], end],
         }
     text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers like the data aligned
+    # readers like the data aligned, to 8 bytes at least
+    text += b" " * ((address - address % 8 - 8 - len(text)) % (_PAGE if end >= _LARGE else 8))
     front = len(text).to_bytes(8, "little") + text
     return front, [len(front) + start for start in starts]

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from tensordb_data.checkpoint.leaves import Framework, build
-from tensordb_data.checkpoint.persist import FORMAT, chunks, tensor_id
+from tensordb_data.checkpoint.persist import FORMAT, chunks, digest, tensor_id
 from tensordb_data.checkpoint.tree import from_json, leaf_numbers, parts, unflatten
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 
@@ -194,7 +194,7 @@ def _fill_remote(
             if len(data) != places[i].nbytes:
                 raise _corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
             memory[i][:] = np.frombuffer(data, np.uint8)
-            if xxhash.xxh3_128_digest(memory[i].data) != places[i].content:
+            if digest(memory[i].data) != places[i].content:
                 raise _corrupt(places[i], label, "its bytes do not match their checksum")
 
 

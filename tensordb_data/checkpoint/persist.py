@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xxhash
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -62,7 +63,9 @@ class Written:
 
 def digest(data: memoryview) -> bytes:
     """The content address of a tensor: xxh3-128 of its bytes."""
-    return xxhash.xxh3_128_digest(data)
+    hasher = xxhash.xxh3_128()
+    hasher.update(data)  # unlike the function that does both, it leaves the GIL to the training loop
+    return hasher.digest()
 
 
 def tensor_id(project: str, content: bytes) -> dict[str, Any]:
@@ -231,8 +234,9 @@ def _put(
     for content, (leaf, _) in batch.items():
         leaves.append(leaf if leaf.name not in names else replace(leaf, name=f"{leaf.name}#{content.hex()}"))
         names.add(leaf.name)
-    front, offsets = layout.header(leaves, {"format": "tensordb", "project": db.project})
-    db._store(db._root).put(key, [front, *(data for _, data in batch.values())])
+    address = np.frombuffer(next(iter(batch.values()))[1], np.uint8).ctypes.data
+    front, offsets = layout.header(leaves, {"format": "tensordb", "project": db.project}, address)
+    db._store(db._root).put(key, [front, *(data for _, data in batch.values())], cold=True)
     return {
         content: {
             "_id": tensor_id(db.project, content),

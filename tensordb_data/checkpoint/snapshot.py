@@ -12,7 +12,8 @@ import numpy as np
 from tensordb_data.checkpoint.leaves import Leaf, copy_into, host_bytes, target_view
 from tensordb_data.checkpoint.tree import Flat, flatten
 
-_ALIGN = 64  # a cache line, and enough for any dtype
+_ALIGN = 16  # enough for any dtype, and mostly without gaps: neighbours here are neighbours in their object
+_SMALL = 256  # bytes up to which a leaf lies behind the others, not between them
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Arena:
         pin = any(leaf.kind == "torch" and leaf.value.is_cuda for leaf in leaves)
         if signatures == self._signatures and pin == (self._pinned is not None):
             return
-        self._offsets, end = [], 0
-        for leaf in leaves:
-            self._offsets.append(end)
+        self._offsets, end = [0] * len(leaves), 0
+        for number, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].nbytes <= _SMALL):
+            self._offsets[number] = end
             if leaf.kind != "bytes":
                 end += -(-leaf.nbytes // _ALIGN) * _ALIGN
         if end > self._memory.nbytes or pin != (self._pinned is not None):

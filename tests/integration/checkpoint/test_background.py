@@ -110,10 +110,10 @@ def gate(db, monkeypatch):
     store = db._store(db._root)
     put, opened, reached = store.put, threading.Event(), threading.Semaphore(0)
 
-    def held(key, parts):
+    def held(key, parts, **options):
         reached.release()
         assert opened.wait(60)
-        put(key, parts)
+        put(key, parts, **options)
 
     monkeypatch.setattr(store, "put", held)
     yield opened, reached
@@ -179,7 +179,7 @@ def test_an_error_is_raised_by_the_next_step_and_training_may_go_on(db, monkeypa
     model = torch.nn.Linear(100, 10)
     store = db._store(db._root)
 
-    def full(*args):
+    def full(*args, **options):
         failed.set()
         raise OSError("no space left")
 
@@ -208,10 +208,10 @@ persist.OBJECT = 100_000
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 store, sent = db._store(db._root), []
 put = store.put
-def dying(key, parts):
+def dying(key, parts, **options):
     if len(sent) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    put(key, parts)
+    put(key, parts, **options)
     sent.append(key)
 store.put = dying
 db.params.save({str(i): np.full(10_000, i, "f4") for i in range(10)}, run="r", step=1)

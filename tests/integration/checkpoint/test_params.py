@@ -96,7 +96,7 @@ def test_s3(mongo_uri, s3):
 
 
 def test_nothing_is_visible_when_the_store_fails(db, monkeypatch):
-    def full(*args):
+    def full(*args, **options):
         raise StorageError("full")
 
     monkeypatch.setattr(db._store(db._root), "put", full)

@@ -202,7 +202,7 @@ def test_an_error_in_the_background_reaches_the_loop(db, monkeypatch):
     model = net()
     ckpt = StepCheckpointer(db, run="r", model=model, every=1)
 
-    def full(*args):
+    def full(*args, **options):
         raise OSError("no space left")
 
     store = db._store(db._root)

@@ -63,3 +63,18 @@ def test_numpy_names_too(tmp_path):
     front, _ = layout.header(flat.leaves, {})
     back = safetensors.numpy.load(b"".join([front, *view(arrays).data]))
     assert np.array_equal(back["f"], arrays["f"]) and back["swapped"].view(">i4").tolist() == [1, 1, 1]
+
+
+def test_what_follows_in_the_object_follows_in_memory_so_that_the_disk_reads_it_there():
+    """Scalars between the tensors, as Adam has them, do not tear them apart."""
+    tensors = {}
+    for number in range(30):
+        tensors |= {f"step{number}": torch.ones(1), f"w{number}": torch.ones(100_000 + 4 * number)}
+    arena = Arena()
+    flat = flatten(tensors)
+    snapshot = arena.take(flat)
+    large = [(leaf, data) for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True) if leaf.nbytes > 256]
+    at = [np.frombuffer(data, np.uint8).ctypes.data for _, data in large]
+    front, offsets = layout.header([leaf for leaf, _ in large], {"format": "x"}, at[0])
+    assert len({(a - o) % 4096 for a, o in zip(at, offsets, strict=True)}) == 1
+    assert (at[0] - offsets[0]) % 4096 == 0 and len(front) % 8 == 0
