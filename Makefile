@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again matrix lint typecheck bench peers chaos docs clean
+.PHONY: help setup demo test again matrix lint typecheck bench peers chaos soak docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -62,6 +62,9 @@ bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks
 
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
+
+soak: $(STAMP) ## saves, prunes and collections killed at 200 random points: every state whole, nothing left over
+	@$(BIN)/python tests/soak.py
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py

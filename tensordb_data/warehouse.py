@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from tensordb_data.blobs.reader import BlobReader
     from tensordb_data.blobs.store import Store
+    from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
+    from tensordb_data.housekeeping.rebuild import Rebuilt
     from tensordb_data.records.logs import Logs
     from tensordb_data.records.params import Params
     from tensordb_data.search.find import Hit
@@ -204,6 +206,39 @@ class TensorDB:
         from tensordb_data.housekeeping.gc import collect
 
         return collect(self, grace, dry_run, progress)
+
+    def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
+        """Verify that every reference leads to bytes, and that all bytes match their checksums, of all projects.
+
+        It reads all bytes, changes nothing, and may run at any time.
+
+        Args:
+            progress: Called with what is looked at, how many of it are done, and of how many.
+
+        Returns:
+            What was verified, and the findings: none, if everything is as it should be.
+        """
+        from tensordb_data.housekeeping.fsck import check
+
+        return check(self, progress)
+
+    def rebuild(self, *, progress: Callable[[str, int, int], None] | None = None) -> Rebuilt:
+        """Write the samples of a project whose index is lost into this one again, from the segments in its blob store.
+
+        For that, open a new database with the `blobs=` of the old one. It can be stopped and called again.
+
+        Args:
+            progress: Called with what is read, how many of it are done, and of how many.
+
+        Returns:
+            What came back, which segments could not be used, and what segments cannot tell.
+
+        Raises:
+            UnsupportedError: The project has samples: its index is not lost.
+        """
+        from tensordb_data.housekeeping.rebuild import rebuild
+
+        return rebuild(self, progress)
 
     def close(self) -> None:
         """Let go of the server and the blobs. Calling it twice does nothing."""

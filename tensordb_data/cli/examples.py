@@ -15,6 +15,7 @@ EXAMPLES = {
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",
     "gc": "tensordb gc --dry-run",
+    "fsck": "tensordb fsck --json",
     "params prune": "tensordb params prune --run cnn-1 --last 3 --best val_acc:2 --dry-run",
     "logs tail": "tensordb logs tail cnn-1 --follow",
     "logs plot": 'tensordb logs plot loss --filter \'{"tags": "cnn"}\' --out loss.png',

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli import compact, continuous, find, gc, ingest, jobs, logs, params, search, server, stream, worker
+from tensordb_data.cli import (
+    compact,
+    continuous,
+    find,
+    fsck,
+    gc,
+    ingest,
+    jobs,
+    logs,
+    params,
+    search,
+    server,
+    stream,
+    worker,
+)
 from tensordb_data.cli.examples import add_examples
 
 app = typer.Typer(
@@ -16,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc):
+for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck):
     module.register(app)
 add_examples(app)
 

@@ -8,7 +8,6 @@ refers to bytes that are there, and the next compaction goes on.
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,10 +270,10 @@ def _bury(db: TensorDB, dataset: str, ids: Sequence[ObjectId], report: Compacted
 
     def body(session: Any) -> list[Doc]:
         give_way(next(attempts))
-        now, done = dt.datetime.now(dt.timezone.utc), []
+        done = []
         for doc in unused:
             same = {"_id": doc["_id"], "state": "live", "v": doc.get("v")}
-            dying = {"$set": {"state": "dying", "dying": now}}
+            dying = {"$set": {"state": "dying"}, "$currentDate": {"dying": True}}
             if segments.update_one(same, dying, session=session).modified_count:
                 done.append(doc)
         if done:  # no plan of the data from here on refers to them

@@ -203,3 +203,29 @@ def test_the_command(db, mongo_uri):
     assert shown.exit_code == 0 and "3 blobs would be marked" in shown.stdout, shown.output
     done = CliRunner().invoke(app, ["gc", "--json", "--grace", "0"], env={"TENSORDB": mongo_uri})
     assert json.loads(done.stdout)["removed"] == 3 and not objects(db)
+
+
+def collect_and_check(db):
+    for step in (1, 2):
+        save(db, step, step=step)
+    with db.data.writer("a") as writer:
+        ids = writer.add_many(x=np.ones((10, 1000), "u1"))
+    with db.data.writer("b") as writer:
+        writer.add_many(x=np.ones((10, 1000), "u1"))
+    db.params.find({"step": 2}).delete()
+    db.data.find({"_id": {"$in": ids}}).delete()
+    assert db.fsck().findings == []
+    done = db.gc(grace=0)
+    assert (done.removed, done.objects, len(objects(db))) == (3, 2, 2)
+    assert intact(db) and db.data.find({"dataset": "b"}).all()[0]["x"].all() and db.fsck().findings == []
+
+
+@pytest.mark.parametrize("blobs", ["memory://", "gridfs://"])
+def test_any_store(mongo_uri, blobs):
+    with TensorDB(mongo_uri, blobs=blobs) as db:
+        collect_and_check(db)
+
+
+def test_s3(mongo_uri, s3):
+    with TensorDB(mongo_uri, blobs=s3) as db:
+        collect_and_check(db)

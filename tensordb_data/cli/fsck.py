@@ -1,0 +1,79 @@
+"""`tensordb fsck`: whether everything that the index refers to is there, and whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.housekeeping.fsck import Checked
+from tensordb_data.housekeeping.rebuild import Rebuilt
+
+_NAMED = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(fsck)
+
+
+def fsck(
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Instead, bring back the samples of a lost index from the segments."),
+    ] = False,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Verify every reference and every checksum, of all projects. It reads all bytes, and changes nothing.
+
+    Safe at any time. Exit status 0 when everything is as it should be, 1 when there are findings.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with warehouse(db, project) as opened:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("looking", total=None)
+
+            def progress(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
+
+            report = opened.rebuild(progress=progress) if rebuild else opened.fsck(progress=progress)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(report)))
+    elif isinstance(report, Rebuilt):
+        _print_rebuilt(report)
+    else:
+        _print_checked(report)
+    if report.skipped if isinstance(report, Rebuilt) else report.findings:
+        raise typer.Exit(1)
+
+
+def _print_checked(report: Checked) -> None:
+    for finding in report.findings[:_NAMED]:
+        typer.echo(f"{finding.kind}: {finding.where}: {finding.what}")
+    if len(report.findings) > _NAMED:
+        typer.echo(f"and {len(report.findings) - _NAMED} more; --json names them all")
+    typer.echo(
+        f"{report.segments:,} segments, {report.samples:,} samples, {report.tensors:,} tensors and {report.sets:,}"
+        f" sets verified ({report.bytes / 1e6:,.1f} MB): {len(report.findings) or 'no'} findings"
+    )
+
+
+def _print_rebuilt(report: Rebuilt) -> None:
+    for dataset, samples in sorted(report.datasets.items()):
+        typer.echo(f"{dataset}: {samples:,} samples")
+    typer.echo(f"{report.samples:,} samples from {report.segments:,} segments. What segments do not tell:")
+    for text in report.unknown:
+        typer.echo(f"- {text}")
+    for name in report.projects:
+        typer.echo(f"project {name!r} has segments here, too: rebuild it with --project {name}")
+    for text in report.skipped:
+        typer.echo(f"not used: {text}", err=True)

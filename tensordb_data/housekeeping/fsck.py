@@ -1,0 +1,288 @@
+"""fsck: every reference leads to bytes, and every byte matches its checksum; what does not is a finding.
+
+It changes nothing and may run beside writers and collections: what it finds is looked at again before it is reported,
+since it may have been removed rightly in the meantime. All bytes are read, in pieces, so memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from bson import ObjectId
+
+from tensordb_data.blobs.inline import check_inline, is_inline
+from tensordb_data.blobs.segments import SegmentIndex, read_segment
+from tensordb_data.blobs.store import Store
+from tensordb_data.checkpoint.lease import SECONDS
+from tensordb_data.checkpoint.load import describe
+from tensordb_data.checkpoint.persist import chunks, digest, tensor_id
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse import TensorDB
+
+_ROUND = 64 << 20  # bytes read at once
+_OPEN = 64  # segments whose places are kept while samples are looked at
+_BATCH = 1000
+
+Doc = Mapping[str, Any]
+Progress = Callable[[str, int, int], None]
+"""Called with what is looked at, how many of it are done, of how many."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    kind: str
+    """`missing object`, `damaged object`, `damaged blob`, `dangling reference`, `leftover` or `unknown object`."""
+    where: str
+    """What it is about: a sample and its field, a parameter set, a key of the store."""
+    what: str
+    """What was expected, and what was found."""
+
+
+@dataclass
+class Checked:
+    """What was looked at, and what was found."""
+
+    segments: int = 0
+    samples: int = 0
+    tensors: int = 0
+    sets: int = 0
+    """Parameter sets and architectures."""
+    bytes: int = 0
+    """Bytes whose checksums were verified."""
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass
+class _Segment:
+    """The places in a segment, and which of its blobs are damaged."""
+
+    index: SegmentIndex | None
+    damaged: frozenset[int]
+
+    def complaint(self, offset: int, nbytes: int) -> tuple[str, str] | None:
+        """Kind and words for a reference that is wrong."""
+        if self.index is None:
+            return "dangling reference", "its segment is missing or damaged"
+        at = int(np.searchsorted(self.index.offsets, offset, side="left"))
+        while at < len(self.index.offsets) and self.index.offsets[at] == offset:  # empty blobs share their offset
+            if self.index.lengths[at] == nbytes:
+                damaged = offset in self.damaged and nbytes > 0
+                return ("damaged blob", "the stored bytes do not match their checksum") if damaged else None
+            at += 1
+        return "dangling reference", f"its segment has no blob of {nbytes} bytes at {offset}"
+
+
+def check(db: TensorDB, progress: Progress | None = None) -> Checked:
+    """See `TensorDB.fsck`."""
+    run = _Check(db, progress or (lambda what, done, total: None))
+    run.segments()
+    run.samples()
+    run.tensors()
+    run.sets("params")
+    run.sets("architectures")
+    run.leftovers()
+    run.unknown_objects()
+    return run.report
+
+
+class _Check:
+    def __init__(self, db: TensorDB, progress: Progress) -> None:
+        self._db, self._mongo, self._progress = db, db._mongo(), progress
+        self.report = Checked()
+        self._damaged: dict[ObjectId, frozenset[int]] = {}
+        self._bad: set[ObjectId] = set()
+        self._open: OrderedDict[ObjectId, _Segment] = OrderedDict()
+
+    # Data
+
+    def segments(self) -> None:
+        """Every segment is there, describes itself, and its blobs match their checksums."""
+        for doc in self._all("segments", {"state": {"$in": ["live", "dying"]}}):
+            self.report.segments += 1
+            key, store = doc["key"], self._db._store(doc["root"])
+            try:
+                index, _ = read_segment(store, key)
+                self._damaged[doc["_id"]] = frozenset(self._damaged_blobs(store, key, index))
+            except StorageError as error:
+                if self._mongo["segments"].find_one({"_id": doc["_id"], "state": doc["state"]}, {"_id": 1}):
+                    self._bad.add(doc["_id"])
+                    self._find(_kind(error), f"{store.url}/{key}", str(error))
+
+    def _damaged_blobs(self, store: Store, key: str, index: SegmentIndex) -> Iterator[int]:
+        for low, high in _rounds(index.lengths):
+            offsets, lengths = index.offsets[low:high].tolist(), index.lengths[low:high].tolist()
+            parts = store.get_ranges(key, offsets, lengths)
+            self.report.bytes += sum(lengths)
+            for part, expected, offset in zip(parts, index.checksums[low:high].tolist(), offsets, strict=True):
+                if xxhash.xxh3_64_intdigest(part) != expected:
+                    yield offset
+
+    def samples(self) -> None:
+        """Every blob of every sample lies in a segment that has it, or is whole in the document."""
+        order = [("_tdb.p", 1), ("dataset", 1), ("_tdb.s", 1)]  # segment by segment, mostly
+        for doc in self._all("data", {}, {"_tdb.b": 1, "_tdb.p": 1, "dataset": 1}, order):
+            self.report.samples += 1
+            for name, part in (doc["_tdb"].get("b") or {}).items():
+                complaint = self._complaint(part)
+                if complaint is not None and self._mongo["data"].find_one(
+                    {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
+                ):
+                    where = f"sample {doc['_id']} of dataset {doc['dataset']!r} of {doc['_tdb']['p']!r}, field {name!r}"
+                    self._find(complaint[0], where, complaint[1])
+
+    def _complaint(self, part: Doc) -> tuple[str, str] | None:
+        if not is_inline(part):
+            return self._segment(part["k"]).complaint(part["o"], part["n"])
+        try:
+            self.report.bytes += part["n"]
+            check_inline(part["d"], part["x"])
+        except CorruptBlobError as error:
+            return "damaged blob", str(error)
+        return None
+
+    def _segment(self, id: ObjectId) -> _Segment:
+        found = self._open.get(id)
+        if found is None:
+            found = self._open[id] = self._read(id)
+            if len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        return found
+
+    def _read(self, id: ObjectId) -> _Segment:
+        doc = self._mongo["segments"].find_one({"_id": id, "state": {"$in": ["live", "dying"]}})
+        if doc is None or id in self._bad:
+            return _Segment(None, frozenset())
+        try:
+            index, _ = read_segment(self._db._store(doc["root"]), doc["key"])
+        except StorageError:
+            return _Segment(None, frozenset())
+        return _Segment(index, self._damaged.get(id, frozenset()))
+
+    # Parameters and architectures
+
+    def tensors(self) -> None:
+        """Every tensor is where its document says, and is what its name says."""
+        group: list[Doc] = []
+        for doc in self._all("tensors", {"state": {"$in": ["live", "dying"]}}, None, [("key", 1)]):
+            if group and (doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]):
+                self._object(group)
+                group = []
+            group.append(doc)
+        if group:
+            self._object(group)
+
+    def _object(self, group: Sequence[Doc]) -> None:
+        self.report.tensors += len(group)
+        key, store = group[0]["key"], self._db._store(group[0]["root"])
+        for low, high in _rounds(np.array([doc["n"] for doc in group])):
+            some = group[low:high]
+            try:
+                parts = store.get_ranges(key, [doc["o"] for doc in some], [doc["n"] for doc in some])
+            except StorageError as error:
+                if self._mongo["tensors"].find_one({"_id": {"$in": [doc["_id"] for doc in some]}, "key": key}):
+                    self._find(_kind(error), f"{store.url}/{key}", f"{error} ({self._users(some)})")
+                return
+            for doc, part in zip(some, parts, strict=True):
+                self.report.bytes += doc["n"]
+                if digest(part) != bytes(doc["_id"]["h"]):
+                    what = f"the stored bytes do not match their checksum ({self._users([doc])})"
+                    self._find("damaged blob", f"{store.url}/{key} at {doc['o']}, {doc['n']} bytes", what)
+
+    def _users(self, tensors: Sequence[Doc]) -> str:
+        contents, project = [doc["_id"]["h"] for doc in tensors], tensors[0]["_id"]["p"]
+        used = {"_tdb.p": project, "_tdb.tensors": {"$in": contents}}
+        sets = list(self._mongo["params"].find(used, {"run": 1, "step": 1}).limit(4))
+        others = list(self._mongo["architectures"].find(used, {"name": 1, "version": 1}).limit(4))
+        names = [*map(describe, sets), *map(_architecture, others)]
+        return "used by " + (", ".join(names[:3]) or "nothing") + (" and others" if len(names) > 3 else "")
+
+    def sets(self, name: str) -> None:
+        """Every tensor that a document refers to is known."""
+        for doc in self._all(name, {}, {"_tdb": 1, "run": 1, "step": 1, "name": 1, "version": 1}):
+            self.report.sets += 1
+            contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
+            known = {
+                bytes(row["_id"]["h"])
+                for chunk in chunks(contents)
+                for row in self._mongo["tensors"].find({"_id": {"$in": [tensor_id(project, each) for each in chunk]}})
+            }
+            absent = len({bytes(content) for content in contents} - known)
+            if absent and self._mongo[name].find_one({"_id": doc["_id"]}, {"_id": 1}):
+                where = describe(doc) if name == "params" else _architecture(doc)
+                self._find("dangling reference", where, f"{absent} of its {len(contents)} tensors are not in the index")
+
+    # Both
+
+    def leftovers(self) -> None:
+        """What was begun and never ended; the next gc sees to it."""
+        silent = {"$subtract": ["$$NOW", int(SECONDS * 1000)]}
+        writing = {"state": "writing", "$expr": {"$lt": ["$created", silent]}}
+        for filter, what in ((writing, "its writer never came back"), ({"state": "gone"}, "a gc was stopped")):
+            for doc in self._mongo["segments"].find(filter, {"key": 1, "state": 1}):
+                self._find("leftover", doc["key"], f"in state {doc['state']!r}: {what}; the next gc removes it")
+        for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
+            self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
+
+    def unknown_objects(self) -> None:
+        """Objects are named in the index before they are written: those that are not belong to nobody."""
+        for root in self._db._roots:
+            store = self._db._store(root["id"])
+            for folder in ("segments/", "params/", "architectures/"):
+                batch: list[str] = []
+                for key, _ in store.list(folder):
+                    batch.append(key)
+                    if len(batch) == _BATCH:
+                        self._unknown(store, root["id"], batch)
+                        batch = []
+                self._unknown(store, root["id"], batch)
+
+    def _unknown(self, store: Store, root: int, keys: Sequence[str]) -> None:
+        ids = [ObjectId(name) for key in keys if ObjectId.is_valid(name := key.rsplit("/", 1)[1])]
+        known = {doc["key"] for doc in self._mongo["segments"].find({"_id": {"$in": ids}}, {"key": 1})}
+        known |= set(self._mongo["tensors"].distinct("key", {"key": {"$in": list(keys)}}))
+        rest = [key for key in keys if key not in known]
+        for lease in self._mongo["leases"].find({"objects.key": {"$in": rest}}) if rest else ():
+            known |= {at["key"] for at in lease["objects"]}
+        for key in keys:
+            if key not in known:
+                self._find("unknown object", f"{store.url}/{key}", "nothing in the index names it")
+
+    def _all(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
+        total = self._mongo[name].count_documents(dict(filter))
+        found = self._mongo[name].find(dict(filter), fields, sort=sort or [("_id", 1)], allow_disk_use=True)
+        for done, doc in enumerate(found):
+            self._progress(name, done, total)
+            yield doc
+        self._progress(name, total, total)
+
+    def _find(self, kind: str, where: str, what: str) -> None:
+        self.report.findings.append(Finding(kind, where, what))
+
+
+def _kind(error: StorageError) -> str:
+    return "damaged object" if isinstance(error, CorruptBlobError) else "missing object"
+
+
+def _architecture(doc: Doc) -> str:
+    return f"architecture {doc['name']!r} version {doc['version']}"
+
+
+def _rounds(lengths: Any) -> Iterator[tuple[int, int]]:
+    """Runs of pieces that are read at once."""
+    low = size = 0
+    for at, nbytes in enumerate(lengths.tolist()):
+        if size + nbytes > _ROUND and at > low:
+            yield low, at
+            low, size = at, 0
+        size += nbytes
+    if len(lengths) > low:
+        yield low, len(lengths)

@@ -1,0 +1,138 @@
+"""fsck: a warehouse that is whole has no findings; each fault is one, and names what it hits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tensordb_data.checkpoint import persist
+from tensordb_data.cli.main import app
+
+
+@pytest.fixture
+def full(db):
+    """Samples in segments and in documents, two sets that share a tensor, and one deletion of each."""
+    with db.data.writer("a") as writer:
+        ids = writer.add_many(x=np.arange(20, dtype="u1").repeat(500).reshape(20, 500), t=["", "ab"] * 10)
+    with db.data.writer("a", live=True) as writer:
+        writer.add(x=np.full(500, 7, "u1"), t="inline")
+    db.data.find({"_id": ids[0]}).delete()
+    for step in (1, 2, 3):
+        db.params.save({"w": np.full(1000, 10.0 + step), "shared": np.ones(1000)}, run="r", step=step)
+    db.params.find({"step": 3}).delete()
+    return db
+
+
+def path(db, folder, number=0):
+    keys = sorted(key for key, _ in db._store(db._root).list(f"{folder}/"))
+    return db._store(db._root).local_path(keys[number])
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def kinds(db):
+    return sorted(finding.kind for finding in db.fsck().findings)
+
+
+def test_a_whole_warehouse(full):
+    seen = []
+    report = full.fsck(progress=lambda *args: seen.append(args))
+    assert report.findings == []
+    assert (report.samples, report.segments, report.sets) == (20, 1, 2) and report.tensors == 7
+    assert report.bytes > 20 * 500 + 4 * 8000
+    assert {what for what, _, _ in seen} == {"segments", "data", "tensors", "params", "architectures"}
+    assert all(done <= total for _, done, total in seen)
+    full.gc(grace=0)
+    assert kinds(full) == []
+
+
+def test_a_damaged_blob_names_sample_and_field(full):
+    sample = full.data.find({"dataset": "a"}, limit=1).one()
+    flip(path(full, "segments"), sample._doc["_tdb"]["b"]["x"]["o"] + 3)
+    (found,) = full.fsck().findings
+    assert found.kind == "damaged blob" and str(sample.id) in found.where and "'x'" in found.where
+
+
+def test_a_damaged_blob_of_a_deleted_sample_hurts_nobody(full):
+    flip(path(full, "segments"), 8)
+    assert kinds(full) == []
+
+
+def test_a_damaged_blob_in_a_document(full):
+    full._mongo()["data"].update_one({"_tdb.b.x.d": {"$exists": True}}, {"$set": {"_tdb.b.x.d": b"1" * 500}})
+    (found,) = full.fsck().findings
+    assert found.kind == "damaged blob" and "expected" in found.what
+
+
+def test_a_segment_that_is_gone(full):
+    path(full, "segments").unlink()
+    found = kinds(full)
+    assert found.count("missing object") == 1 and found.count("dangling reference") == len(found) - 1 >= 19
+
+
+def test_a_segment_that_was_cut_off(full):
+    file = path(full, "segments")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert kinds(full)[0] == "damaged object"
+
+
+def test_a_reference_to_no_blob(full):
+    full._mongo()["data"].update_one({"_tdb.s": 3}, {"$inc": {"_tdb.b.x.o": 1}})
+    (found,) = full.fsck().findings
+    assert found.kind == "dangling reference" and "no blob of 500 bytes" in found.what
+
+
+def test_a_damaged_tensor_names_its_sets(full):
+    row = full._mongo()["tensors"].find_one({"n": 8000}, sort=[("o", 1)])
+    shared = full._mongo()["tensors"].find_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    flip(full._store(row["root"]).local_path(shared["key"]), shared["o"])
+    (found,) = full.fsck().findings
+    assert found.kind == "damaged blob" and "at step 1" in found.what and "at step 2" in found.what
+
+
+def test_an_object_of_tensors_that_is_gone(full):
+    path(full, "params").unlink()
+    (found,) = full.fsck().findings
+    assert found.kind == "missing object" and "run 'r'" in found.what
+
+
+def test_a_tensor_that_the_index_has_lost(full):
+    full._mongo()["tensors"].delete_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    assert kinds(full) == ["dangling reference"] * 2
+
+
+def test_an_object_that_nobody_names(full):
+    full._store(full._root).put("params/strange.safetensors", [b"1"])
+    (found,) = full.fsck().findings
+    assert found.kind == "unknown object"
+
+
+def test_what_a_dead_saver_left(full, monkeypatch):
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(persist, "_enter", dies)
+        full.params.save({"w": np.full(1000, 9.0)}, run="r", step=9)
+    assert kinds(full) == []  # its lease names the object, and the next gc removes it
+    full._mongo()["segments"].update_one({}, {"$set": {"state": "gone"}})
+    assert "leftover" in kinds(full)
+
+
+def test_the_command(full, mongo_uri):
+    def run(*more):
+        return CliRunner().invoke(app, ["fsck", *more], env={"TENSORDB": mongo_uri})
+
+    clean = run()
+    assert clean.exit_code == 0 and "no findings" in clean.stdout, clean.output
+    path(full, "params").unlink()
+    found = run("--json")
+    assert found.exit_code == 1 and json.loads(found.stdout)["findings"][0]["kind"] == "missing object"
+    assert run().exit_code == 1
