@@ -96,7 +96,9 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 f"stream= must be endless; this one ends after passes={stream.spec.passes}. Leave passes out, and "
                 "give fit() steps_per_epoch. Without stream= a resumed fit begins at the start of the data."
             )
-        self._stream = None if stream is None else stream.pin()
+        self._stream = stream
+        if stream is not None:
+            stream._anew()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
         self._batches = 0  # that this iteration of the dataset has given to fit

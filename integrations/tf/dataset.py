@@ -32,7 +32,8 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
 
     Each iteration begins at the position where the stream stands, and does not move it. With `passes=None`, the
     default, the dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs.
-    The dataset sees the data as it is when it is made (`Stream.pin`).
+    Data that changed is seen by the next pass that is begun; tf.data reads ahead of the loop, by up to two stacks of 64
+    batches or 4 MB, which of small data can be several passes. A stream that was pinned (`Stream.pin`) stays so.
 
     Args:
         source: a stream, or a Selection, with `batch_size`.
@@ -44,9 +45,11 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
         NotFoundError: nothing matches, where the form of a field is only seen in a sample.
     """
     stream = _stream(source, batch_size, options)
-    signature = _signature(stream.pin())
+    stream._anew()
+    signature = _signature(stream)
 
     def stacks() -> Generator[Batch, None, None]:
+        stream._anew()
         batches = cast(Generator[Batch, None, None], iter(stream.worker(0, 1)))
         with closing(batches):
             yield from _stacks(batches, signature)

@@ -73,7 +73,10 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     rank can receive a sample less than another, and so, by chance, a batch less; `end="drop"` or `end="pad"` make them
     equal, by leaving out or giving twice one sample of some shares of a pass.
 
-    The dataset sees the data as it is when the dataset is made (`Stream.pin`): workers and ranks agree on it.
+    Data that changed is seen by the next pass: workers and ranks agree on what each pass goes over as its first batch
+    is made, which is as far ahead of the loop as the loader prefetches. In sample-wise mode, by the next iteration.
+    Each iteration sees new data, of one rank; a pass that several ranks go over again, without `set_epoch`, is the same
+    as before. A stream that was pinned (`Stream.pin`) stays so, and one whose user may not write to the database is.
 
     Args:
         source: a Selection, or a Stream, whose position is then the start state.
@@ -95,12 +98,13 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
             self._by_sample = False
             self._stream = source
-        self._stream.pin()
+        self._ledger = self._stream._share()
         self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
         self._mailbox = Mailbox()
         self._counters = Counters()
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
+        self._iterations = 0  # in this process
         self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,9 +138,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             return self._stream.plans(state)
         return self._stream._plans(State.from_doc(state["stream"], self._stream.spec)) if state["batches"] else {}
 
-    def load_state_dict(
-        self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None
-    ) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None) -> None:
         """Start from `state` at the next iteration, in persistent workers too.
 
         Args:
@@ -163,6 +165,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
+        self._listen()
         if not self._by_sample:
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
@@ -172,7 +175,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             for name, value in turns.items():
                 if state[name] != value:
                     raise StateError(_inexact(name, state[name], value))
-        return {**state, **turns, "batches": state["batches"] + batches}
+        known = self._stream._known(state["stream"]) if state["batches"] + batches else state["stream"]
+        return {**state, "stream": known, **turns, "batches": state["batches"] + batches}
 
     def set_epoch(self, epoch: int) -> None:
         """Start with epoch `epoch` (0, 1, …) at the next iteration: with finite `passes` each epoch is that many
@@ -234,7 +238,17 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 self._read = self._mailbox.version
                 self._load(self._mailbox.read())
             self._restarted = True
+        self._iterations += 1
+        self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
+        self._listen()
         return Turn(partial(self._samples if self._by_sample else self._batches, worker, workers))
+
+    def _listen(self) -> None:
+        """Take part in what the readers of the iteration that was begun last agree on."""
+        if self._ledger is not None:
+            passes = self._ledger.iteration(self._mailbox.iteration)
+            if passes.name != getattr(self._stream._passes, "name", None):
+                self._stream._iterate(passes)
 
     def _batches(self, worker: int, workers: int, done: int) -> Items:
         """The batches of one worker, behind the first `done` of them."""
@@ -252,7 +266,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     def _samples(self, worker: int, workers: int, done: int) -> Items:
         """The samples of one worker, behind the first `done` of them."""
         spec = self._stream.spec
-        start = self._stream.advance(self._stream.state_dict(), 0)
+        start = self._stream._known(self._stream.state_dict())
         resumed = self._turns or {"batches": 0, "batch_size": 1, "num_workers": workers}
         if resumed["num_workers"] != workers:
             raise StateError(_inexact("num_workers", resumed["num_workers"], workers))

@@ -1,4 +1,6 @@
-"""Mailbox: the newest start state, where the workers of a DataLoader can read it at each iteration."""
+"""Mailbox: the newest start state, where the workers of a DataLoader can read it at each iteration, and in the other
+direction, which iteration that is.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class Mailbox:
     """
 
     def __init__(self) -> None:
-        self._head = torch.zeros(2, dtype=torch.int64)
+        self._head = torch.zeros(4, dtype=torch.int64)
         self._body = torch.zeros(_BYTES, dtype=torch.uint8)
         self._share()
 
@@ -32,6 +34,15 @@ class Mailbox:
     def _share(self) -> None:
         self._head.share_memory_()  # type: ignore[no-untyped-call]
         self._body.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def iteration(self) -> str:
+        """Name of the iteration that was begun last; all its workers write the same."""
+        return f"{int(self._head[2])}-{int(self._head[3])}"
+
+    def begin(self, seed: int, count: int) -> None:
+        """An iteration is begun: of workers that the loader started with a seed, the `count`-th of theirs."""
+        self._head[2], self._head[3] = seed, count
 
     @property
     def version(self) -> int:

@@ -18,11 +18,12 @@ from tensordb_data.stream.announce import Staged, announced
 from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
-from tensordb_data.stream.cursor import Pages, Versions
+from tensordb_data.stream.cursor import Pages
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.follow import Followed, follow
 from tensordb_data.stream.living import Living
 from tensordb_data.stream.order import Layout, Run, runs
+from tensordb_data.stream.passes import Opened
 from tensordb_data.stream.pipeline import ordered
 from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.rows import Blocks, rows_at
@@ -47,8 +48,8 @@ class Delivery(Generic[S]):
     batch: Batch
     samples: int
     then: S
-    opens: Versions | None = None
-    """The data that the pass was opened on, for the first batch of a pass that was opened ahead of time."""
+    opens: Opened = ()
+    """Passes that were opened ahead of time, of which this is the first batch, or which have none for this reader."""
 
 
 Deliveries = list[Delivery[State] | SampleError]
@@ -60,16 +61,18 @@ Indexed = tuple[Block, list[Run], NDArray[np.int64], State, Clock]
 class Deliverer:
     """One iteration of a stream, from `start` on.
 
-    `pinned` is the state of the data for all passes after the one in progress, if it is fixed; `worker` is
-    (index, count) among the readers that share this rank's batches; `last` is the number of the pass to end before.
+    `settled` gives the data of a pass, where it is fixed, and fixes that of the pass that comes first; `worker` is
+    (index, count) among the readers that share this rank's batches, and `rounds` how many batches of them all came
+    before; `last` is the number of the pass to end before.
     """
 
     def __init__(
         self,
         source: Source,
         start: State,
-        pinned: State | None,
+        settled: Callable[[int], State | None] | None,
         worker: tuple[int, int],
+        rounds: int,
         last: int | None,
         threads: int,
         stats: Stats,
@@ -77,7 +80,8 @@ class Deliverer:
         ended: Callable[[], bool],
     ) -> None:
         self._source, self._spec = source, source.spec
-        self._start, self._pinned, self._worker, self._last = start, pinned, worker, last
+        self._start, self._settled, self._worker, self._last = start, settled, worker, last
+        self._rounds = rounds
         self._threads, self._stats, self._budget = threads, stats, budget
         self._ended = ended
         self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
@@ -92,19 +96,25 @@ class Deliverer:
         if self._spec.follow:
             yield from self._by_following()
             return
-        at, first = self._start.at, 0
-        chosen = self._start.blocks or (self._pinned and self._pinned.blocks)
+        at, first = self._start.at, self._rounds
+        chosen = self._start.blocks
+        opens: list[tuple[int, State]] = []
         while self._last is None or at.number < self._last:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
             else:
                 with self._stats.ahead("plan"):
-                    plan = self._source.plan(self._start if at.position else self._pinned)
-                chosen = chosen or self._source.blocks(plan)
+                    data = self._start if at.position else self._settled and self._settled(at.number)
+                    plan = self._source.plan(data)
+                chosen = chosen or (data and data.blocks) or self._source.blocks(plan)
+                if at.number > self._start.at.number:
+                    opens.append((at.number, _data(plan, chosen)))
                 layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
                 if len(plan) and layout.rounds == 0 and at.position == 0:
                     raise self._all_dropped(len(plan))
-                yield from self._by_plan(plan, Blocks(*chosen), layout, at.number, first)
+                for task in self._by_plan(plan, Blocks(*chosen), layout, at.number, first, tuple(opens)):
+                    yield task
+                    opens.clear()
                 first += layout.rounds
                 empty = len(plan) == 0
             if empty and self._last is None:
@@ -113,7 +123,7 @@ class Deliverer:
 
     def _by_cursor(self, at: Position) -> bool:
         spec = self._spec
-        alone = spec.world_size == 1 and self._worker == (0, 1) and self._pinned is None
+        alone = spec.world_size == 1 and self._worker == (0, 1) and self._settled is None
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and (at.position == 0 or at.after is not None)
 
@@ -195,16 +205,19 @@ class Deliverer:
             made.append(delivery)
         return made
 
-    def _by_plan(self, plan: Plan, blocks: Blocks, layout: Layout, number: int, first: int) -> Iterator[Task]:
+    def _by_plan(
+        self, plan: Plan, blocks: Blocks, layout: Layout, number: int, first: int, opens: Opened
+    ) -> Iterator[Task]:
         size = self._batches_a_task(plan.block.layouts)
         weights = self._source.cumulative(plan)
-        index, rest = partial(self._planned, plan, blocks, weights), partial(self._planned_batches, plan)
+        index = partial(self._planned, plan, blocks, weights)
+        rest: Callable[..., Deliveries] = partial(self._planned_batches, plan, opens)
         group: list[Run] = []
         for run in runs(layout, number, self._spec.rank, *self._worker, first):
             group.append(run)
             if len(group) == size:
                 yield Staged(partial(index, group), rest)
-                group = []
+                group, rest = [], partial(self._planned_batches, plan, ())
         if group:
             yield Staged(partial(index, group), rest)
 
@@ -214,11 +227,15 @@ class Deliverer:
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
             rows = rows_at(positions, len(plan), group[0].number, self._spec, blocks, weights)
             block = plan.block.take(rows)
-        chosen = (blocks.block, blocks.window)
-        data = State(Position(), plan.versions, plan.ids, len(plan), blocks=chosen)
-        return block, group, positions, data, clock
+        return block, group, positions, _data(plan, (blocks.block, blocks.window)), clock
 
-    def _planned_batches(
+    def _planned_batches(self, plan: Plan, opens: Opened, *made: Any) -> Deliveries:
+        deliveries = self._present_batches(plan, *made)
+        if opens and deliveries and isinstance(first := deliveries[0], Delivery):
+            deliveries[0] = replace(first, opens=opens)
+        return deliveries
+
+    def _present_batches(
         self,
         plan: Plan,
         block: Block,
@@ -334,8 +351,8 @@ class Deliverer:
     def _then(run: Run, data: State) -> State:
         return replace(data, at=run.then) if run.then.position else State(run.then, blocks=data.blocks)
 
-    def _opens(self, run: Run, data: State) -> Versions | None:
-        return data.versions if run.low == 0 and run.number > self._start.at.number else None
+    def _opens(self, run: Run, data: State) -> Opened:
+        return ((run.number, data),) if run.low == 0 and run.number > self._start.at.number else ()
 
     def _made(
         self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
@@ -366,3 +383,7 @@ class Deliverer:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
         sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
         return int(min(max(_TASK_BYTES // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
+
+
+def _data(plan: Plan, blocks: tuple[int, int]) -> State:
+    return State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks)

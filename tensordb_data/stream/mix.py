@@ -155,6 +155,12 @@ class Mix(Pull[Place]):
             stream.pin()
         return self
 
+    def _share(self) -> None:
+        self.pin()
+
+    def _anew(self) -> None:
+        self.pin()
+
     def worker(self, index: int, count: int) -> Mix:
         """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
         part = Mix([(stream.worker(0, 1), weight) for stream, weight in self._pairs()], self.seed)

@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.memory import MemoryStore
 from tensordb_data.errors import NotFoundError, QueryError, StateError, TensorDBError
 from tensordb_data.stream.block import Layouts
 from tensordb_data.stream.cursor import Versions, bounded, selected_datasets
+from tensordb_data.stream.passes import Ledger, new_token
 from tensordb_data.stream.plan import Plan, read_plan
 from tensordb_data.stream.plan_cache import PlanCache, plan_key
 from tensordb_data.stream.plan_format import DAMAGED, packed, unpacked
@@ -40,6 +42,10 @@ class Source:
         self._small: tuple[Plan, NDArray[np.uint8]] | None = None
         self.stored: Mapping[str, NDArray[np.uint8]] = {}
         """Plans that came with a checkpoint, by their digests."""
+        self.ledger: Ledger | None = None
+        """Where the readers of a shared stream agree on the data of its passes."""
+        self._apart = False  # some of the readers share no cache
+        self._agreed: State | None = None
 
     @property
     def selection(self) -> Selection[Any]:
@@ -98,7 +104,7 @@ class Source:
         ids = None if wanted is None else wanted.ids
         plan = self._plan
         if plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
-            plan = self._stored(ids, versions) or self._read(self.layouts(versions), versions)
+            plan = self._stored(ids, versions) or self._received(wanted) or self._read(self.layouts(versions), versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
@@ -212,15 +218,59 @@ class Source:
 
     def share(self, other: Source) -> None:
         """Use the plan of another source with the same query and fields."""
-        self._plan, self._weighed, self.stored = other._plan, other._weighed, other.stored
+        self._plan, self._weighed = other._plan, other._weighed
+        self.agree(other.agreement())
 
-    def agreed(self) -> State:
-        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
-        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
-
-        Raises:
-            TensorDBError: rank 0 cannot make a plan; raised on every rank.
+    def shared(self) -> Ledger | None:
+        """Where the readers of this stream, in other processes and ranks, agree on the data of each pass; `None` where
+        they cannot: without the right to write to the database, and among ranks that torch.distributed does not know.
+        On all ranks of torch.distributed this is called together.
         """
+        if self.spec.world_size > 1 and self._ranks() is None:
+            return None
+        self._agreed = self.agreed()
+        ranks, db, spec = self._ranks(), self.db, self.spec
+        if ranks is None:
+            token: str | None = new_token() if Ledger(db, spec, "").writable() else None
+        else:
+            writable: list[Any] = [None] * spec.world_size
+            ranks.all_gather_object(writable, Ledger(db, spec, "").writable())
+            token = _from_rank_0(ranks, spec.rank, lambda: new_token() if all(writable) else None)
+        self.ledger = None if token is None else Ledger(db, spec, token)
+        return self.ledger
+
+    def agreement(self) -> dict[str, Any]:
+        """What copies in other processes need, for `agree`."""
+        return {name: self.__dict__[name] for name in ("stored", "ledger", "_apart", "_agreed")}
+
+    def agree(self, agreement: Mapping[str, Any]) -> None:
+        """Take part in what the readers of another source have agreed on."""
+        self.__dict__.update(agreement)
+
+    def begun(self, blocks: tuple[int, int] | None = None) -> State:
+        """The data now, and how it is shuffled."""
+        plan = self.plan()
+        return State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks or self.blocks(plan))
+
+    def send(self, data: State) -> None:
+        """Make the plan of `data` available to the readers that share no cache with this one."""
+        known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
+        if self.ledger is not None and self._apart and not known:
+            self.ledger.send(_named(data), self.small(self.plan(data)))
+
+    def _received(self, wanted: State | None) -> Plan | None:
+        if wanted is None or wanted.ids is None or self.ledger is None or not self._apart:
+            return None
+        if self._open(wanted):
+            return self._plan
+        found = self.ledger.receive(_named(wanted))
+        if found is None:
+            return None
+        self.accept({wanted.ids: found})
+        return self._stored(wanted.ids, wanted.versions or {})
+
+    def _ranks(self) -> Any:
+        """`torch.distributed`, if the ranks of this stream are those that it knows."""
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -229,22 +279,32 @@ class Source:
             or not distributed.is_initialized()
             or distributed.get_world_size() != self.spec.world_size
         ):
-            return self._begun()
-        first = _from_rank_0(distributed, self.spec.rank, lambda: self._begun().to_doc(self.spec))
+            return None
+        return distributed
+
+    def agreed(self) -> State:
+        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
+        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
+
+        Raises:
+            TensorDBError: rank 0 cannot make a plan; raised on every rank.
+        """
+        distributed = self._ranks()
+        if distributed is None:
+            self._apart = self.db._cache_folder is None
+            return self.begun()
+        first = _from_rank_0(distributed, self.spec.rank, lambda: self.begun().to_doc(self.spec))
         state = State.from_doc(first, self.spec)
         known = self._open(state)
         lacking: list[Any] = [None] * self.spec.world_size
         distributed.all_gather_object(lacking, not known)
+        self._apart = any(lacking)
         if any(lacking):
             sent = _from_rank_0(distributed, self.spec.rank, lambda: self.small(self.plan(state)).tobytes())
             if not known:
                 self.accept({str(state.ids): np.frombuffer(sent, np.uint8)})
         self.plan(state)
         return state
-
-    def _begun(self) -> State:
-        plan = self.plan()
-        return State(Position(), plan.versions, plan.ids, len(plan), blocks=self.blocks(plan))
 
     def _open(self, state: State) -> bool:
         """Whether the plan of a state is at hand without reading the index."""
@@ -272,3 +332,8 @@ def _from_rank_0(distributed: Any, rank: int, make: Callable[[], Any]) -> Any:
     if shared[1] is not None:
         raise shared[1]
     return shared[0]
+
+
+def _named(data: State) -> str:
+    """What tells a plan from others: the same samples can have other values."""
+    return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

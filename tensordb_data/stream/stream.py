@@ -15,6 +15,7 @@ from tensordb_data.stream.batch import lengths_field
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.deliver import Deliverer, Delivery
 from tensordb_data.stream.order import Layout
+from tensordb_data.stream.passes import Ledger, OwnPasses, Passes
 from tensordb_data.stream.pull import Pull, in_turn
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.spec import StreamSpec
@@ -37,7 +38,7 @@ class Stream(Pull[State]):
     Two ways through, with the same batches. Without shuffling, in one process, batches come straight from a database
     cursor, in constant memory. Otherwise the references of all samples are read once, into a plan of about 32 bytes a
     sample. In both, a pass delivers the samples that existed when it began; changes are seen at the next pass, except
-    by a stream that is pinned (see `pin`).
+    by a stream that is pinned (see `pin`). Worker processes, and the ranks of torch.distributed, agree on each pass.
 
     A batch is a dict of fields: arrays [batch, ...] of numbers, lists of everything else.
     """
@@ -48,6 +49,7 @@ class Stream(Pull[State]):
         self.spec = spec
         self._source = Source(db, spec)
         self._pinned: State | None = None
+        self._passes: Passes | None = None
         self._budget = Budget(spec.max_failures, self._stats)
 
     def __repr__(self) -> str:
@@ -56,27 +58,29 @@ class Stream(Pull[State]):
         return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("db", "spec", "_worker", "_state", "_pinned")
-        return {**{name: self.__dict__[name] for name in kept}, "plans": self._source.stored}
+        kept = ("db", "spec", "_worker", "_state", "_pinned", "_passes")
+        return {**{name: self.__dict__[name] for name in kept}, "source": self._source.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["db"], state["spec"])  # type: ignore[misc]
-        self._source.accept(state.pop("plans"))
+        self._source.agree(state.pop("source"))
         self.__dict__.update(state)
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1:
-            self.pin()
+        if self.spec.world_size > 1 and self._passes is None:
+            self._share()
 
     def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
         passes = self.spec.passes
         last = None if passes is None else (self._state.at.number // passes + 1) * passes
+        rounds = 0
         while True:
             deliverer = Deliverer(
                 self._source,
                 self._state,
-                self._pinned,
+                None if self._pinned is None and self._passes is None else self._data_of,
                 self._worker,
+                rounds,
                 last,
                 self._threads,
                 self._stats,
@@ -87,13 +91,42 @@ class Stream(Pull[State]):
                 for delivery in in_turn(tasks):
                     if isinstance(delivery, Delivery) and self._begins_stale(delivery):
                         break
+                    rounds = self._worker[0] + 1
                     yield delivery
                 else:
                     return
 
     def _begins_stale(self, delivery: Delivery[State]) -> bool:
-        """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile."""
-        return delivery.opens is not None and self._pinned is None and self._source.versions() != delivery.opens
+        """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile, or
+        another reader has opened it on other data.
+        """
+        if self._pinned is not None:
+            return False
+        for number, data in delivery.opens:
+            settled = self._passes.get(number) if self._passes is not None else None
+            if settled is None:
+                changed = self._source.versions() != data.versions
+                if self._passes is not None:
+                    settled = self._settle(number, self._source.begun(data.blocks) if changed else data)
+                elif changed:
+                    return True
+            if settled is not None and (settled.versions, settled.ids) != (data.versions, data.ids):
+                return True
+        return False
+
+    def _data_of(self, number: int) -> State | None:
+        """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
+        if self._pinned is not None or self._passes is None:
+            return self._pinned
+        found = self._passes.get(number)
+        return self._settle(number) if found is None and number <= self._state.at.number else found
+
+    def _settle(self, number: int, data: State | None = None) -> State:
+        """Fix the data of a pass for all who share the stream, if nobody else has."""
+        assert self._passes is not None
+        data = self._source.begun(self._state.blocks) if data is None else data
+        self._source.send(data)
+        return self._passes.put(number, data)
 
     def close(self) -> None:
         """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
@@ -185,17 +218,45 @@ class Stream(Pull[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            self._pinned = self._source.agreed()
+            self._pinned, self._passes = self._source.agreed(), None
             self._state = self._settled(self._state)
         return self
 
+    def _share(self) -> Ledger | None:
+        """Let the copies of this stream in other processes agree on the data of each pass, as it begins; in ranks that
+        torch.distributed does not know, and without the right to write, it is pinned.
+
+        Returns:
+            Where they agree; `None` if the stream is pinned, or follows.
+        """
+        if self._pinned is not None or self.spec.follow:
+            return None
+        ledger = self._source.ledger or self._source.shared()
+        if ledger is None:
+            self.pin()
+            return None
+        self._iterate(ledger.iteration(""))
+        return ledger
+
+    def _anew(self) -> None:
+        """One reader in this process begins an iteration, whose passes `advance` must know."""
+        if self.spec.world_size > 1:
+            self._share()
+        elif self._pinned is None and self._source.ledger is None and not self.spec.follow:
+            self._iterate(OwnPasses())
+
+    def _iterate(self, passes: Passes) -> None:
+        """Agree on the data of passes through `passes`, in an iteration that begins."""
+        self._passes = passes
+        self._state = self._settled(self._state)
+
     def _settled(self, state: State) -> State:
         """`state` with the digest and length of its pass, in a pinned stream."""
-        if self._pinned is None or state.ids is not None:
+        if (self._pinned is None and self._passes is None) or state.ids is not None:
             return state
-        blocks = state.blocks or self._pinned.blocks
+        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
         if not state.at.position:
-            return replace(self._pinned, at=replace(state.at, after=None), blocks=blocks)
+            return replace(self._pinned or State(), at=replace(state.at, after=None), blocks=blocks)
         plan = self._source.plan(state)
         at = state.at
         if at.after is not None:
@@ -228,6 +289,8 @@ class Stream(Pull[State]):
         known = loaded if loaded.n is not None else self._pinned
         at = loaded.at
         while batches > 0:
+            if known is None:
+                known = self._pinned if self._passes is None else self._data_of(at.number) or self._settle(at.number)
             if known is None or known.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
             layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
@@ -237,9 +300,18 @@ class Stream(Pull[State]):
             if layout.rounds == 0 and at.position == 0:
                 raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
             at, batches = Position(at.number + 1), batches - layout.rounds
-            known = self._pinned or known
+            known = self._pinned or (known if self._passes is None else None)
         blocks = loaded.blocks or (known and known.blocks)
-        return replace(known or loaded, at=at, blocks=blocks or None).to_doc(self.spec)
+        between = State(blocks=loaded.blocks) if self._passes is not None and not at.position else loaded
+        return replace(known or between, at=at, blocks=blocks or None).to_doc(self.spec)
+
+    def _known(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A state with the data of its pass."""
+        loaded = State.from_doc(state, self.spec)
+        if loaded.ids is None:
+            data = self._data_of(loaded.at.number) or self._settle(loaded.at.number)
+            loaded = replace(data, at=loaded.at, blocks=loaded.blocks or data.blocks)
+        return loaded.to_doc(self.spec)
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
         """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks
@@ -248,6 +320,7 @@ class Stream(Pull[State]):
         part = Stream(self.db, replace(self.spec, **changes))
         part._source.share(self._source)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
+        part._passes = self._passes
         part._stats, part._budget = self._stats, self._budget
         return part
 
@@ -259,7 +332,7 @@ class Stream(Pull[State]):
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.db, self.spec)
         part._source.share(self._source)
-        part._state, part._pinned = self._state, self._pinned
+        part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
         part._worker = (index, count)
         if count == 1:
             part._stats, part._budget = self._stats, self._budget

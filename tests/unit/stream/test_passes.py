@@ -1,0 +1,127 @@
+"""Readers that share a stream agree on what each pass goes over, however far apart they are when the data changes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import mongomock
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensordb_data import TensorDB
+from tensordb_data.stream import Stream
+from tensordb_data.stream.passes import SharedPasses
+
+SIZE = 5
+
+steps = st.lists(st.one_of(st.integers(0, 2), st.just("change")), max_size=25)
+"""Which reader pulls a batch, or that the data changes."""
+
+
+class Data:
+    """Samples that all carry the number of the last change as their label; each change adds some."""
+
+    def __init__(self, db: TensorDB, n: int) -> None:
+        self.db, self.n, self.label = db, 0, 0
+        self.add(n)
+
+    def add(self, count: int) -> None:
+        with self.db.data.writer("d") as writer:
+            writer.add_many(number=np.arange(self.n, self.n + count), label=np.full(count, self.label))
+        self.n += count
+
+    def change(self) -> None:
+        self.label += 1
+        self.db.data.find({"dataset": "d"}).update({"$set": {"label": self.label}})
+        self.add(1 + self.label % 3)
+
+    def stream(self, **options: Any) -> Stream:
+        found = self.db.data.find({"dataset": "d"})
+        return found.stream(batch_size=SIZE, fields=["number", "label"], shuffle=True, **options)
+
+
+@given(n=st.sampled_from([1, 4, 9, 23]), workers=st.integers(1, 3), steps=steps, at=st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_each_pass_is_one_state_of_the_data(n: int, workers: int, steps: list[Any], at: int) -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        data = Data(db, n)
+        stream = data.stream()
+        assert stream._share() is not None
+        start = stream.state_dict()
+        readers = [iter(stream.worker(index, workers)) for index in range(workers)]
+        got: list[list[Any]] = [[] for _ in readers]
+        for step in [*steps, "change", *range(workers)]:
+            if step == "change":
+                data.change()
+            else:
+                got[step % workers].append(next(readers[step % workers]))
+        rounds = max(map(len, got)) * workers + 12
+        for index, reader in enumerate(readers):
+            while len(got[index]) * workers + index < rounds:
+                got[index].append(next(reader))
+        batches = [got[round_ % workers][round_ // workers] for round_ in range(rounds)]
+        passes: dict[int, list[Any]] = defaultdict(list)
+        for round_, batch in enumerate(batches):
+            passes[stream.advance(start, round_)["pass"]].append(batch)
+        labels = []
+        for number in range(max(passes)):
+            found = sorted(sample for batch in passes[number] for sample in batch["number"].tolist())
+            assert found == list(range(len(found)))
+            (label,) = {label for batch in passes[number] for label in batch["label"].tolist()}
+            labels.append(label)
+        assert labels == sorted(labels) and labels[-1:] <= [data.label]
+        at %= rounds
+        again = data.stream()
+        state = stream.advance(start, at)
+        again.load_state_dict(state, plans=stream.plans(state))
+        for batch, other in zip(again, batches[at:], strict=False) if state["position"] else ():
+            if again.state_dict()["position"] == 0:
+                break
+            assert batch["number"].tolist() == other["number"].tolist()
+            assert batch["label"].tolist() == other["label"].tolist()
+        for reader in readers:
+            reader.close()  # type: ignore[attr-defined]
+
+
+def test_a_pass_is_what_the_first_reader_said_though_it_is_dead() -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        data = Data(db, 10)
+        stream = data.stream()
+        stream._share()
+        first, second = iter(stream.worker(0, 2)), iter(stream.worker(1, 2))
+        assert next(first)["label"][0] == 0
+        assert next(first)["label"][0] == 0  # of pass 1
+        first.close()  # type: ignore[attr-defined]
+        data.change()
+        assert [next(second)["label"][0] for _ in range(3)] == [0, 0, 1]
+        second.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_pinned_stream_stays(shuffle: bool) -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        data = Data(db, 10)
+        stream = data.stream().pin()
+        assert stream._share() is None
+        data.change()
+        with_stream = iter(stream.worker(0, 1))
+        assert {next(with_stream)["label"][0] for _ in range(6)} == {0}
+        with_stream.close()  # type: ignore[attr-defined]
+
+
+def test_what_was_settled_stays() -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        data = Data(db, 10)
+        stream = data.stream()
+        ledger = stream._share()
+        assert ledger is not None
+        one, two = ledger.iteration("a"), ledger.iteration("a")
+        before = stream._source.begun()
+        assert two.get(3) is None and one.put(3, before) == before
+        data.change()
+        now = stream._source.begun()
+        assert now != before and two.put(3, now) == before == two.get(3)
+        assert SharedPasses(ledger, "b").put(3, now) == now
