@@ -26,6 +26,7 @@ from tensordb_data.errors import (
     StorageError,
     TensorDBError,
     UnsupportedError,
+    WorkerError,
 )
 from tensordb_data.query import Query
 from tensordb_data.selection import Selection
@@ -62,6 +63,7 @@ __all__ = [
     "TensorDBError",
     "Text",
     "UnsupportedError",
+    "WorkerError",
     "bench",
     "mix",
 ]

@@ -46,6 +46,10 @@ class SampleError(TensorDBError):
     """One sample could not be read, decoded, transformed or put into a batch."""
 
 
+class WorkerError(TensorDBError, RuntimeError):
+    """A process that transforms samples for a stream could not start, or ended before its work was done."""
+
+
 class StateError(TensorDBError, ValueError):
     """A saved stream or training state does not fit what it is loaded into."""
 

@@ -132,7 +132,8 @@ class Selection(Generic[R]):
         seed: int = 0,
         passes: int | None = None,
         follow: bool = False,
-        transform: Callable[..., Any] | None = None,
+        transform: Callable[..., Any] | str | None = None,
+        workers: int = 0,
         ragged: Ragged = "list",
         max_failures: int | float = 0,
         rank: int | None = None,
@@ -154,7 +155,9 @@ class Selection(Generic[R]):
             follow: Deliver what exists, in the order of commits, then whatever is committed from now on; a batch that
                 does not fill soon is delivered short. For one reader.
             transform: Called for each sample: a callable of the sample, or of the sample and an `rng`, or an
-                albumentations pipeline.
+                albumentations pipeline; or the import path of one, `"module:name"`.
+            workers: Run the transform in so many processes, where it is Python code for the most part; it must be
+                found by its import path. None of its own: in threads, which suits NumPy, OpenCV and PyTorch.
             ragged: What to do with arrays of different shapes: `"list"`, `"error"`, or `"pad"` with zeros, and the
                 true shapes as a field `<name>_lengths`.
             max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
@@ -175,8 +178,8 @@ class Selection(Generic[R]):
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         return open_stream(
             self, batch_size=batch_size, fields=fields, shuffle=shuffle, replacement=replacement, weights=weights,
-            seed=seed, passes=passes, follow=follow, transform=transform, ragged=ragged,
-            max_failures=max_failures, rank=rank, world_size=world_size, end=end,
+            seed=seed, passes=passes, follow=follow, transform=transform, workers=workers,
+            ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=end,
         )  # fmt: skip
 
     # Writing

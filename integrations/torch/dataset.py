@@ -13,12 +13,12 @@ from typing import Any, cast
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.errors import QueryError, StateError
+from tensordb_data.orphans import exit_with
 from tensordb_data.selection import Selection
 from tensordb_data.stream import Stream
 from tensordb_data.stream.state import State
 from tensordb_data.torch.counters import Counters
 from tensordb_data.torch.mailbox import Mailbox
-from tensordb_data.torch.orphans import exit_with
 from tensordb_data.torch.shares import Share, Turns
 from tensordb_data.torch.tensors import to_samples, to_tensors
 

@@ -13,9 +13,11 @@ from tensordb_data.stream.decode import Column
 from tensordb_data.stream.spec import Ragged
 
 Batch = dict[str, Any]
+Name = Callable[[int], str]
+"""How errors speak of the sample in a row."""
 
 
-def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Callable[[int], str]) -> Batch:
+def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
     """The batch of rows `low`..`high`-1: an array [high - low, ...] per field where the values have one shape and
     dtype, otherwise what `ragged` says.
 
@@ -40,7 +42,7 @@ def lengths_field(field: str) -> str:
     return f"{field}_lengths"
 
 
-def _stack(field: str, items: list[Any], ragged: Ragged, name: Callable[[int], str]) -> Any:
+def _stack(field: str, items: list[Any], ragged: Ragged, name: Name) -> Any:
     first = items[0]
     if isinstance(first, (bool, int, float, np.generic)) and all(type(item) is type(first) for item in items):
         return np.array(items)
@@ -57,7 +59,7 @@ def _stack(field: str, items: list[Any], ragged: Ragged, name: Callable[[int], s
     return np.stack(items)
 
 
-def _pad(field: str, items: list[Any], name: Callable[[int], str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _pad(field: str, items: list[Any], name: Name) -> tuple[NDArray[Any], NDArray[np.int64]]:
     first = items[0]
     for row, item in enumerate(items):
         if not isinstance(item, np.ndarray) or item.ndim != first.ndim or item.dtype != first.dtype:
@@ -118,10 +120,18 @@ def gathered(values: Iterable[Any], m: int, stack: bool) -> Column:
     return pile.column()
 
 
+def whole(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
+    """The columns of m values each, some of which are yet to be decoded; see `Pile`."""
+    return {
+        name: column if isinstance(column, (np.ndarray, list)) else gathered(column, m, stack)
+        for name, column in values.items()
+    }
+
+
 class Piles:
     """The fields of samples that a transform returns, each in a `Pile`."""
 
-    def __init__(self, m: int, stack: bool, name: Callable[[int], str]) -> None:
+    def __init__(self, m: int, stack: bool, name: Name) -> None:
         self._m, self._stack, self._name, self._count = m, stack, name, 0
         self._piles: dict[str, Pile] = {}
 

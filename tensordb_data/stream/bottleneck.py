@@ -46,6 +46,8 @@ class Times:
     """Share of the blobs that had to be fetched from a store elsewhere."""
     processes: int = 1
     """Over which all times are summed."""
+    workers: int = 0
+    """Processes that transform in place of the threads."""
 
     @property
     def elapsed(self) -> float:
@@ -56,13 +58,18 @@ class Times:
         """By stage the share of the time in which its server was at work: of the threads, the stage that takes most."""
         if not self.elapsed:
             return {"loop": 0.0}
-        most = max(self.stages, key=lambda stage: sum(self.stages[stage]))
+        inside = {
+            stage: sum(pair) for stage, pair in self.stages.items() if not (self.workers and stage == "transform")
+        }
+        most = max(inside, key=inside.__getitem__)
         in_start = self.start if self.wait + self.loop else 0.0
         shares = {
             "index": (sum(self.cursor) + max(0.0, sum(self.plan) - in_start)) / self.elapsed,
             "commits": sum(self.commits) / self.elapsed,
         }
-        pool = sum(map(sum, self.stages.values())) / (self.elapsed * self.threads)
+        if self.workers:
+            shares["transform"] = sum(self.stages.get("transform", NOTHING)) / (self.elapsed * self.workers)
+        pool = sum(inside.values()) / (self.elapsed * self.threads)
         shares[most] = max(pool, shares.get(most, 0.0))
         return {stage: min(1.0, share) for stage, share in shares.items()}
 
@@ -133,11 +140,15 @@ def _decode(times: Times, server: str) -> str:
 
 
 def _transform(times: Times, server: str) -> str:
+    if times.workers:
+        busy = times.busy()["transform"]
+        more = "use more of them (`workers=`)" if times.cores > times.workers else "use a machine with more cores"
+        return f"{times.workers} worker processes, {busy:.0%} busy; do less for each sample, or {more}"
     blocked = _blocked(times, "transform")
     if times.threads > 1 and blocked >= _BLOCKED:
         return (
             f"{server}, {blocked:.0%} of it waiting, as Python code does, of which one thread runs at a time; run it in"
-            " worker processes (DataLoader with `num_workers`), or let NumPy, OpenCV or PyTorch do the work"
+            " worker processes (`workers=`), or let NumPy, OpenCV or PyTorch do the work"
         )
     return f"{server}; do less for each sample, do once at ingest what is not random, or {_more(times)}"
 

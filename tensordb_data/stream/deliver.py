@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
 from tensordb_data.stream.announce import Staged, announced
+from tensordb_data.stream.apply import open_transform, position_keys, transformed
 from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
@@ -30,7 +31,8 @@ from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.transform import Transform, position_keys, transformed
+from tensordb_data.stream.transform import Transform
+from tensordb_data.stream.workers import Workers
 
 _TASK_BYTES = 2 << 20
 _TASK_BATCHES = 64
@@ -84,13 +86,16 @@ class Deliverer:
         self._rounds = rounds
         self._threads, self._stats, self._budget = threads, stats, budget
         self._ended = ended
-        self._transform = None if self._spec.transform is None else Transform(self._spec.transform)
+        self._transform: Transform | Workers | None = None
         self._reader = source.db._reader()
         self._living = Living(source.db, stats)
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
-        return ordered(announced(self._tasks(), self._reader), self._threads, self._threads + 1)
+        transform = self._transform = open_transform(self._spec)
+        threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
+        tasks = announced(self._tasks(), self._reader)
+        yield from ordered(tasks, threads, threads + 1, transform.close if transform is not None else lambda: None)
 
     def _tasks(self) -> Generator[Task | None, None, None]:
         if self._spec.follow:
@@ -359,7 +364,9 @@ class Deliverer:
     ) -> Deliveries:
         columns: dict[str, Column] = {}
         if group:
-            keys = position_keys(self._spec.seed, group[0].number, positions) if self._transform is not None else []
+            keys = (
+                position_keys(self._spec.seed, group[0].number, positions) if self._spec.transform is not None else []
+            )
             stack = self._spec.ragged != "pad"
             columns = transformed(block, self._reader, self._transform, keys, stack, clock)
         deliveries: Deliveries = []
@@ -379,7 +386,7 @@ class Deliverer:
         """
         fields = [s[name] for s in layouts.schemas.values() for name in layouts.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]
-        if self._transform is not None or None in sizes:
+        if self._spec.transform is not None or None in sizes:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
         sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
         return int(min(max(_TASK_BYTES // (self._spec.batch_size * sample), 1), _TASK_BATCHES))

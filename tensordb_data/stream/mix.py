@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
+from tensordb_data.stream.apply import open_transform, position_keys, transformed
 from tensordb_data.stream.batch import Batch, cut
 from tensordb_data.stream.block import Block
 from tensordb_data.stream.budget import Budget
@@ -32,7 +33,6 @@ from tensordb_data.stream.pull import Pull, in_turn
 from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.stream import Element, Stream
-from tensordb_data.stream.transform import Transform, position_keys, transformed
 
 if TYPE_CHECKING:
     from tensordb_data.stream.spec import StreamSpec
@@ -85,6 +85,7 @@ class Mix(Pull[Place]):
         super().__init__(Place(0, (0,) * len(pairs)))
         _check([stream.spec for stream in self.streams])
         self._budgets = [Budget(stream.spec.max_failures, self._stats) for stream in self.streams]
+        self._stats.workers = sum(stream.spec.workers for stream in self.streams)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"({stream.spec.query!r}, {weight:g})" for stream, weight in self._pairs())
@@ -231,10 +232,15 @@ class Mix(Pull[Place]):
         for stream, plan in zip(self.streams, plans, strict=True):
             if not len(plan):
                 raise NotFoundError(f"a stream of the mix has no sample: none matches {stream.spec.query!r}")
-        pairs = zip(self.streams, plans, self._budgets, strict=True)
-        takers = [_Taker(stream, plan, self._stats, budget) for stream, plan, budget in pairs]
-        with closing(ordered(self._tasks(takers), self._threads, self._threads + 1)) as tasks:
-            yield from in_turn(tasks)
+        threads = self._threads + self._stats.workers
+        with ExitStack() as opened:
+            takers = [
+                opened.enter_context(closing(_Taker(stream, plan, self._stats, budget)))
+                for stream, plan, budget in zip(self.streams, plans, self._budgets, strict=True)
+            ]
+            tasks = ordered(self._tasks(takers), threads, threads + 1, opened.pop_all().close)
+            with closing(tasks):
+                yield from in_turn(tasks)
 
     def _tasks(self, takers: list[_Taker]) -> Generator[Callable[[], list[Delivery[Place] | SampleError]], None, None]:
         spec, (worker, workers) = self.spec, self._worker
@@ -319,7 +325,12 @@ class _Taker:
         self._reader = stream.db._reader()
         self._living = Living(stream.db, stats)
         self._budget = budget
-        self._transform = None if stream.spec.transform is None else Transform(stream.spec.transform)
+        self._transform = open_transform(stream.spec)
+
+    def close(self) -> None:
+        """End the processes that transform, if there are any."""
+        if self._transform is not None:
+            self._transform.close()
 
     def take(
         self, first: int, count: int, clock: Clock

@@ -10,11 +10,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -> Generator[T, None, None]:
+def ordered(
+    tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int, stop: Callable[[], None] = lambda: None
+) -> Generator[T, None, None]:
     """The results of `tasks`, in order, computed on `threads` threads, with at most `ahead` tasks begun or done beyond
     the one delivered. `None` among the tasks means that the next may be long in coming: what is under way is delivered
     first. An error is raised in its place. Closing the generator drops what has not begun, and waits for
-    what has.
+    what has; `stop` is called before that, to cut it short.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tensordb-stream")
     waiting: deque[Future[T]] = deque()
@@ -28,6 +30,7 @@ def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -
         while waiting:
             yield waiting.popleft().result()
     finally:
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)
         close = getattr(source, "close", None)
         if close is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
+from tensordb_data.stream.named import path_of, resolve
 
 End = Literal["short", "drop", "pad"]
 Weights = str | Callable[[Mapping[str, Any]], float]
@@ -45,8 +46,11 @@ class StreamSpec:
     """Passes over the selection that one iteration delivers; `None`: no end."""
     follow: bool = False
     """What exists in the order of commits, then whatever is committed from now on."""
-    transform: Callable[..., Any] | None = None
-    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline."""
+    transform: Callable[..., Any] | str | None = None
+    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline; or
+    the import path of one, `module:name`."""
+    workers: int = 0
+    """Processes that run the transform in place of threads: for one that is Python code for the most part."""
     ragged: Ragged = "list"
     """What becomes of a field whose arrays may differ in shape: a `list` of arrays in batches where they do, an
     `error` in that case, or always `pad`: zeros behind, and the true shapes as a field `<name>_lengths`."""
@@ -61,7 +65,7 @@ class StreamSpec:
     with samples from the start of the pass. Each rank gets the same number of batches in any case."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "seed", "passes", "rank", "world_size"):
+        for name in ("batch_size", "seed", "passes", "workers", "rank", "world_size"):
             if isinstance(getattr(self, name), np.integer):
                 object.__setattr__(self, name, int(getattr(self, name)))
         _whole("batch_size", self.batch_size, 1)
@@ -92,8 +96,15 @@ class StreamSpec:
             raise QueryError(
                 f"`max_failures` must be a whole number, or a rate of at least 0 and below 1. Found: {budget!r}"
             )
-        if self.transform is not None and not callable(self.transform):
+        if isinstance(self.transform, str):
+            resolve(self.transform)
+        elif self.transform is not None and not callable(self.transform):
             raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
+        _whole("workers", self.workers, 0)
+        if self.workers:
+            if self.transform is None:
+                raise QueryError(f"`workers` run a transform, and there is none. Found: workers={self.workers}")
+            path_of(self.transform)
         if self.follow:
             self._check_follow()
         if self.query.collection != "data":

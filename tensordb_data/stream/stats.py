@@ -35,6 +35,11 @@ class Clock:
         self.wait: dict[str, float] = {}
         self.bytes = self.blobs = self.missed = 0
 
+    def add(self, stage: str, work: float, wait: float) -> None:
+        """Count seconds of a stage."""
+        self.work[stage] = self.work.get(stage, 0.0) + work
+        self.wait[stage] = self.wait.get(stage, 0.0) + wait
+
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         lap = self.laps()
@@ -51,8 +56,7 @@ class Clock:
             nonlocal before
             now = self.wall(), self.cpu()
             wall, cpu = now[0] - before[0], now[1] - before[1]
-            self.work[stage] = self.work.get(stage, 0.0) + cpu
-            self.wait[stage] = self.wait.get(stage, 0.0) + max(0.0, wall - cpu)
+            self.add(stage, cpu, max(0.0, wall - cpu))
             before = now
 
         return lap
@@ -61,8 +65,8 @@ class Clock:
 class Stats:
     """Totals since the stream was made; thread-safe."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, workers: int = 0) -> None:
+        self.threads, self.workers = threads, workers
         self._lock = threading.Lock()
         self._work = dict.fromkeys((*THREADS, *AHEAD), 0.0)
         self._wait = dict(self._work)
@@ -140,6 +144,7 @@ class Stats:
             stages["commits"],
             missed=counts["missed"] / counts["blobs"] if counts["blobs"] else 0.0,
             processes=max(1, len(others)),
+            workers=self.workers,
         )
         elapsed = sum(seconds.values()) / times.processes
         for part in ("cursor", "plan"):

@@ -47,6 +47,7 @@ class Stream(Pull[State]):
         super().__init__(State())
         self.db = db
         self.spec = spec
+        self._stats = Stats(self._threads, spec.workers)
         self._source = Source(db, spec)
         self._pinned: State | None = None
         self._passes: Passes | None = None
@@ -337,7 +338,7 @@ class Stream(Pull[State]):
         if count == 1:
             part._stats, part._budget = self._stats, self._budget
         else:
-            part._stats = Stats(part._threads)
+            part._stats = Stats(part._threads, part.spec.workers)
             part._budget = Budget(self.spec.max_failures, part._stats)
         return part
 
@@ -360,7 +361,7 @@ class Stream(Pull[State]):
         return spec
 
     def _observed(self) -> dict[str, Element]:
-        probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short"))
+        probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short", workers=0))
         with closing(probe._deliver(probe._token)) as batches:
             first = next(batches)
         return {

@@ -5,18 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.errors import QueryError, SampleError
-from tensordb_data.stream.batch import Piles, gathered, to_samples
-from tensordb_data.stream.block import Block
-from tensordb_data.stream.decode import Column, load
-from tensordb_data.stream.order import pass_key
+from tensordb_data.stream.batch import Name, Piles, to_samples
+from tensordb_data.stream.decode import Column, Values
 from tensordb_data.stream.stats import Clock
 
 Sample = dict[str, Any]
@@ -36,14 +33,14 @@ class Transform:
         self._local = threading.local()
         self._lock = threading.Lock()
 
-    def __call__(self, sample: Sample, key: int, block: Block, row: int) -> Sample:
+    def __call__(self, sample: Sample, key: int, name: Name, row: int) -> Sample:
         """The transformed sample.
 
         Args:
             sample: fields of one sample; the function may change it.
             key: 64-bit number made of (seed, pass, position).
-            block: holds the sample in `row`; for errors, which name it.
-            row: see `block`.
+            name: how errors speak of the sample in `row`.
+            row: see `name`.
 
         Raises:
             SampleError: the function raised, or did not return a dict.
@@ -62,12 +59,38 @@ class Transform:
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            raise SampleError(f"{block.name(row)}: the transform raised {cause}") from error
+            raise SampleError(f"{name(row)}: the transform raised {cause}") from error
         if not isinstance(result, Mapping):
-            raise SampleError(
-                f"{block.name(row)}: a transform must return a dict of fields. Found: {type(result).__name__}"
-            )
+            raise SampleError(f"{name(row)}: a transform must return a dict of fields. Found: {type(result).__name__}")
         return dict(result)
+
+    def columns(
+        self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
+    ) -> dict[str, Column]:
+        """The transformed values of m samples. Each is decoded, transformed and put into its column before the next
+        one is touched: of large images most of the time would otherwise go into memory that is no longer in the caches.
+
+        Args:
+            values: per field m values.
+            m: how many.
+            keys: for each sample; see `position_keys`.
+            stack: whether values are put into arrays as they come, where that is possible.
+            name: how errors speak of the sample in a row.
+            clock: of the task.
+
+        Raises:
+            SampleError: a sample cannot be decoded or transformed.
+        """
+        lap = clock.laps()
+        piles = Piles(m, stack, name)
+        for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
+            lap("decode")
+            piles.add(self(sample, key, name, row))
+            lap("transform")
+        return piles.columns()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
     @contextmanager
     def _copy(self) -> Iterator[Any]:
@@ -106,44 +129,3 @@ def _kind(function: Callable[..., Any]) -> str:
         and (parameter.default is parameter.empty or parameter.name == "rng")
     ]
     return "rng" if len(required) >= 2 else "sample"
-
-
-def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]:
-    """A 64-bit number for each position of pass `number`."""
-    key = pass_key(seed, number)
-    return [pass_key(key, int(position)) for position in positions]
-
-
-def transformed(
-    block: Block, reader: BlobReader, transform: Transform | None, keys: Sequence[int], stack: bool, clock: Clock
-) -> dict[str, Column]:
-    """The values of the samples in `block`, each transformed with the random numbers of its key.
-
-    A sample is decoded, transformed and put into its column before the next one is touched: of large images most of
-    the time would otherwise go into memory that is no longer in the caches.
-
-    Args:
-        block: the samples.
-        reader: of their blobs.
-        transform: the transform, if there is one.
-        keys: for each sample, if there is a transform; see `position_keys`.
-        stack: whether values are put into arrays as they come, where that is possible.
-        clock: of the task.
-
-    Raises:
-        SampleError: a sample cannot be read, decoded or transformed.
-    """
-    values = load(block, reader, clock)
-    if transform is None:
-        with clock("decode"):
-            return {
-                name: column if isinstance(column, (np.ndarray, list)) else gathered(column, len(block), stack)
-                for name, column in values.items()
-            }
-    lap = clock.laps()
-    piles = Piles(len(block), stack, block.name)
-    for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
-        lap("decode")
-        piles.add(transform(sample, key, block, row))
-        lap("transform")
-    return piles.columns()

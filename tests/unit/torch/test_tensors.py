@@ -50,3 +50,13 @@ def test_samples_collate_to_the_batch_they_came_from(dtype: str) -> None:
     assert again["name"] == ["a", "b", "c"]
     for name in "xy":
         assert again[name].dtype == batch[name].dtype and torch.equal(again[name], batch[name])
+
+
+def test_a_dataloader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+    # Pinning itself needs a GPU; which tensors it is asked for does not.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *device: pinned.append(self) or self)
+    batch = to_tensors({"image": np.zeros((2, 3)), "wave": [np.ones(1), np.ones(2)], "name": ["a", "b"]})
+    again = torch.utils.data._utils.pin_memory.pin_memory(batch)
+    assert again.keys() == batch.keys() and again["name"] == ["a", "b"]
+    assert [tensor.shape for tensor in pinned] == [(2, 3), (1,), (2,)]

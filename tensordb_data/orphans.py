@@ -1,8 +1,7 @@
-"""Orphans: worker processes whose training process was killed.
+"""Orphans: helper processes whose training process was killed.
 
-A DataLoader worker watches its parent process. One that a forkserver started watches the forkserver, which in turn
-lives as long as any worker does: after a kill -9 of the training process both would stay for good, with all they hold
-open.
+A process that a forkserver started watches the forkserver, which in turn lives as long as any such process does: after
+a kill -9 of the training process both would stay for good, with all they hold open.
 """
 
 from __future__ import annotations
