@@ -120,7 +120,7 @@ class Workers:
             )
         _preload(path)
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed, self._why = False, "the worker processes of this stream were ended"
         self._all: list[_Worker] = []
         try:
             for _ in range(count):
@@ -145,8 +145,9 @@ class Workers:
         worker = self._take()
         try:
             answer = worker.ask(request)
-        except WorkerError:
+        except WorkerError as error:
             with self._changed:
+                self._why = self._why if self._closed else str(error)
                 self._closed = True  # for the threads that wait
             raise
         finally:
@@ -165,7 +166,7 @@ class Workers:
             while not (self._free or self._closed):
                 self._changed.wait()
             if self._closed:
-                raise WorkerError("the worker processes of this stream have ended")
+                raise WorkerError(self._why)
             return self._free.pop()
 
     def close(self) -> None:
