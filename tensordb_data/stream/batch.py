@@ -102,7 +102,7 @@ class Pile:
                 self._count += 1
                 return
         if self._array is not None:
-            self._items = [row.copy() for row in self._array[: self._count]]
+            self._items = [self._array[row, ...].copy() for row in range(self._count)]
             self._array = None
         self._stack = False
         self._items.append(value)
