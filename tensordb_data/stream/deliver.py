@@ -34,7 +34,8 @@ from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform import Transform
 from tensordb_data.stream.workers import Workers
 
-_TASK_BYTES = 2 << 20
+_TASK_BYTES = 4 << 20
+_PAGE_BYTES = 2 << 20
 _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
@@ -140,7 +141,7 @@ class Deliverer:
         limit = None if spec.query.limit is None else spec.query.limit - at.position
         if limit == 0:
             return False
-        rows = spec.batch_size * self._batches_a_task(layouts)
+        rows = spec.batch_size * self._batches_a_task(layouts, _PAGE_BYTES)
         read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit, spec.batch_size))
         position, seen = at.position, False
         with closing(ordered(repeat(partial(self._next_page, read)), 1, 1)) as pages:
@@ -213,7 +214,7 @@ class Deliverer:
     def _by_plan(
         self, plan: Plan, blocks: Blocks, layout: Layout, number: int, first: int, opens: Opened
     ) -> Iterator[Task]:
-        size = self._batches_a_task(plan.block.layouts)
+        size = self._batches_a_task(plan.block.layouts, _TASK_BYTES)
         weights = self._source.cumulative(plan)
         index = partial(self._planned, plan, blocks, weights)
         rest: Callable[..., Deliveries] = partial(self._planned_batches, plan, opens)
@@ -354,7 +355,7 @@ class Deliverer:
 
     @staticmethod
     def _then(run: Run, data: State) -> State:
-        return replace(data, at=run.then) if run.then.position else State(run.then, blocks=data.blocks)
+        return data.moved(run.then) if run.then.position else State(run.then, blocks=data.blocks)
 
     def _opens(self, run: Run, data: State) -> Opened:
         return ((run.number, data),) if run.low == 0 and run.number > self._start.at.number else ()
@@ -380,16 +381,16 @@ class Deliverer:
         self._stats.worked(clock)
         return deliveries
 
-    def _batches_a_task(self, layouts: Layouts) -> int:
+    def _batches_a_task(self, layouts: Layouts, nbytes: int) -> int:
         """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
-        work of its own.
+        work of its own. A page of a cursor is smaller than a task of a plan, since the first batch waits for all of it.
         """
         fields = [s[name] for s in layouts.schemas.values() for name in layouts.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]
         if self._spec.transform is not None or None in sizes:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
         sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
-        return int(min(max(_TASK_BYTES // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
+        return int(min(max(nbytes // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
 
 
 def _data(plan: Plan, blocks: tuple[int, int]) -> State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ class Layout:
     def _stride(self) -> int:
         return self.batch_size * self.world
 
-    @property
+    @cached_property
     def _full(self) -> int:
         """Rounds of whole batches before the tail."""
         full, tail = divmod(self.n - self.start, self._stride)
@@ -142,7 +142,7 @@ class Layout:
         """A tail of fewer samples than ranks: shared together with the last full round, over two rounds."""
         return self.end == "short" and 0 < tail < self.world and full > 0 and self.batch_size > 1
 
-    @property
+    @cached_property
     def rounds(self) -> int:
         """Batches that each rank receives from here to the end of the pass."""
         full, tail = divmod(self.n - self.start, self._stride)

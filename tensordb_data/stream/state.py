@@ -40,6 +40,10 @@ class State:
     blocks: tuple[int, int] | None = None
     """How the stream shuffles, see `rows.Blocks`; None while that is not chosen."""
 
+    def moved(self, at: Position) -> State:
+        """The same data at another position; one a batch, for which `dataclasses.replace` is slow."""
+        return State(at, self.versions, self.ids, self.n, self.followed, self.blocks)
+
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
         versions = None if self.versions is None else {name: list(pair) for name, pair in self.versions.items()}
