@@ -73,7 +73,6 @@ def test_streams_the_query_and_writes_back(filled: TensorDB) -> None:
         ({"acc": object()}, "metric 'acc': expected a number"),
         ({"acc": 0.5, "a.b": 1}, "metric 'a.b': a name is a non-empty string"),
     ],
-    ids=str,
 )
 def test_what_is_no_score_is_noted_and_not_tried_again(filled: TensorDB, result: Any, reason: str) -> None:
     save(filled, 1)
