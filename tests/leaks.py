@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -48,7 +49,10 @@ class Census:
             # A dummy stands for a thread of TensorFlow's own pool that has called Python once.
             threads=frozenset(t for t in threading.enumerate() if not isinstance(t, threading._DummyThread)),
             children=children,
-            files=Counter(name for name in [*names, *mapped] if name.startswith(temporary)),
+            # A checkout may lie in the temporary folder too, and what libraries have loaded stays.
+            files=Counter(
+                name for name in [*names, *mapped] if name.startswith(temporary) and not name.startswith(sys.prefix)
+            ),
             others=sum(not name.startswith(temporary) for name in names),
         )
 
