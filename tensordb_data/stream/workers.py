@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (makes its entry before ours, see below)
 import contextlib
 import multiprocessing
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -119,6 +121,7 @@ class Workers:
                 " workers=0, or the DataLoader with num_workers=0"
             )
         _preload(path)
+        self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
         self._all: list[_Worker] = []
@@ -127,6 +130,7 @@ class Workers:
                 self._all.append(_Worker(path))
         finally:
             self._free = list(self._all)
+            _open.add(self)
             if len(self._all) < count:
                 self.close()
 
@@ -182,6 +186,20 @@ class Workers:
             self._changed.notify_all()
         for worker in workers:
             worker.close()
+
+
+_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _close_at_exit() -> None:
+    for workers in list(_open):
+        if workers.pid == os.getpid():  # a forked child has no part in them
+            workers.close()
+
+
+# The interpreter ends by waiting for the threads of all executors, one of which may wait for a worker that is stuck;
+# what `atexit` has comes after that. This list, last entry first, comes before, and has no public name.
+threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
 def _preload(path: str) -> None:

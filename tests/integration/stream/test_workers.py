@@ -239,6 +239,23 @@ def test_no_process_outlives_a_script_that_is_stopped(
     assert not alive
 
 
+def test_a_script_ends_though_it_left_a_stream_open_and_a_worker_stuck(
+    things: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        "from tensordb_data import TensorDB\n"
+        "from tests import transforms\n"
+        "if __name__ == '__main__':\n"
+        f"    db = TensorDB({mongo_uri!r}, blobs='file://{warehouse_dir}/blobs')\n"
+        "    things = db.data.find({'dataset': 'things'})\n"
+        "    batches = iter(things.stream(batch_size=4, transform=transforms.stuck_at_17, workers=2))\n"
+        "    next(batches)\n"
+    )
+    assert subprocess.run([sys.executable, str(script)], timeout=60).returncode == 0
+
+
 def test_a_script_without_a_guard_is_told(
     things: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: Path
 ) -> None:
