@@ -13,6 +13,7 @@ from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.core import Checkpointer
 from tensordb_data.checkpoint.load import load_parts
 from tensordb_data.checkpoint.packed import pack, unpack
+from tensordb_data.collective import Collective
 from tensordb_data.errors import CheckpointError
 
 
@@ -24,25 +25,25 @@ def ranks() -> Ranks | None:
 
 
 class Ranks:
-    """Agreement between the processes, on a gloo group of their own: nothing waits for a GPU.
+    """Agreement between the processes; see `Collective`.
 
     Attributes:
         rank: Of this process; 0 stores.
     """
 
     def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self._group = dist.new_group(backend="gloo")
+        self._collective = Collective()
+        self.rank = self._collective.rank
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
         """See `checkpoint.core.Peers`."""
         said = torch.tensor([int(due), signal], dtype=torch.int32)
-        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self._collective.group)
         return bool(said[0]), int(said[1])
 
     def gather(self, state: Mapping[str, Any]) -> list[Any]:
         """The states of all processes, in order."""
-        return [unpack(data) for data in self._all(pack(state))]
+        return [unpack(data) for data in self._collective.all(pack(state))]
 
     def own(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """This process's part of what `gather` returned as `state["ranks"]`.
@@ -63,7 +64,8 @@ class Ranks:
                 found = core.load(step)
             except Exception as caught:
                 error = caught
-        told = unpack(self._all(pack({"set": str(found[0]["_id"]) if found else None, "error": _say(error)}))[0])
+        about = {"set": str(found[0]["_id"]) if found else None, "error": _say(error)}
+        told = unpack(self._collective.all(pack(about))[0])
         if error is not None:
             raise error
         if told["error"] is not None:
@@ -74,17 +76,6 @@ class Ranks:
         if document is None:
             raise CheckpointError(f"Parameter set {told['set']}, which process 0 restored, is gone.")
         return document, load_parts(core.db, document, None, "auto")
-
-    def _all(self, data: bytes) -> list[bytes]:
-        """What each process gives, in all of them. Not by torch's own collectives for objects: those use pickle."""
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
-        longest = max(int(size) for size in sizes)
-        own = torch.zeros(longest, dtype=torch.uint8)
-        own[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        found = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
-        dist.all_gather(found, own, group=self._group)
-        return [bytes(each.numpy()[: int(size)]) for each, size in zip(found, sizes, strict=True)]
 
 
 def _say(error: Exception | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.checkpoint.leaves import Leaf
-from tensordb_data.checkpoint.load import _read
+from tensordb_data.checkpoint.load import read_leaves
 from tensordb_data.checkpoint.persist import digest, store_all
 
 if TYPE_CHECKING:
@@ -47,4 +47,4 @@ def read_blob(db: TensorDB, content: bytes, label: str) -> bytes:
         CorruptBlobError: They do not match their checksum.
         StorageError: The blob store failed.
     """
-    return _read(db, {0: ("data", bytes(content))}, label)[0].tobytes()
+    return read_leaves(db, {0: ("data", bytes(content))}, label)[0].tobytes()

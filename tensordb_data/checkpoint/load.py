@@ -55,7 +55,7 @@ def load_parts(
     """
     label = describe(document)
     about = document["_tdb"]
-    raw = _read(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
+    raw = read_leaves(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
     whole = from_json(raw.data)
     if whole.get("format") != FORMAT:
         raise CheckpointError(
@@ -75,7 +75,7 @@ def load_parts(
             memory[number] = np.frombuffer(bytearray(base64.b64decode(inline)), np.uint8)
         else:
             stored[number] = (name, bytes.fromhex(content))
-    memory.update(_read(db, stored, label))
+    memory.update(read_leaves(db, stored, label))
     leaves = {
         n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers
     }
@@ -115,7 +115,8 @@ def describe(document: Mapping[str, Any]) -> str:
     return text
 
 
-def _read(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, np.ndarray[Any, Any]]:
+def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, np.ndarray[Any, Any]]:
+    """The bytes of tensors by their digests, each checked: uint8 [n] for each place of `stored`, (name, digest)."""
     places = _places(db, stored, label)
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, place in places.items():

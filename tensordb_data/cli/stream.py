@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import sys
@@ -14,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
+from tensordb_data.errors import QueryError
 from tensordb_data.stream.bench import Bench, bench
+from tensordb_data.stream.named import resolve
 
 
 def register(app: typer.Typer) -> None:
@@ -71,17 +72,13 @@ def stream(
 
 
 def _imported(path: str, option: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise typer.BadParameter(f"expected a MODULE:NAME that is found here: {error}", param_hint=option) from None
+        return resolve(path)
+    except QueryError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
     finally:
         sys.path.pop(0)
-    if not callable(found):
-        raise typer.BadParameter(f"{path} is no function but {type(found).__name__}", param_hint=option)
-    return found  # type: ignore[no-any-return]
 
 
 def _pause(seconds: float) -> Callable[[Any], object]:

@@ -38,12 +38,14 @@ if TYPE_CHECKING:
 
 Score = Callable[[Any, Iterable[Mapping[str, Any]]], Any]
 
+ERROR = "_error"
+"""What is added to the name of a metric for the reason why a set has none."""
+
+
 class _NoScore(TensorDBError):
     """What came out is no score."""
 
 
-ERROR = "_error"
-"""What is added to the name of a metric for the reason why a set has none."""
 # Not the fault of the set.
 _OURS = (ArchitectureError, MissingExtraError, NotAllowedError)
 # The same at any later attempt.

@@ -20,7 +20,7 @@ from bson import ObjectId
 
 from tensordb_data.checkpoint.lease import SECONDS
 from tensordb_data.errors import UnsupportedError
-from tensordb_data.records.compact import _references
+from tensordb_data.records.compact import references
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -165,7 +165,7 @@ class _Collection:
         segments, ripe = self._mongo["segments"], self._ripe()
         for batch in _batches(segments.find({"state": {"$in": ["dying", "gone"]}}).sort([("p", 1), ("dataset", 1)])):
             ready = [doc for doc in batch if doc["state"] == "gone" or doc["dying"] <= ripe]
-            self._wait([doc for doc in batch if doc not in ready], "bytes")
+            self._wait([doc for doc in batch if doc["state"] != "gone" and doc["dying"] > ripe], "bytes")
             for doc, used in self._use(ready):
                 same = {"_id": doc["_id"], "state": doc["state"], "v": doc.get("v"), "dying": doc["dying"]}
                 if used and doc["state"] == "dying":
@@ -185,7 +185,7 @@ class _Collection:
         for doc in segments:
             by.setdefault((doc["p"], doc["dataset"]), []).append(doc)
         for (project, dataset), docs in by.items():
-            used = _references(self._db, dataset, [doc["_id"] for doc in docs], project)
+            used = references(self._db, dataset, [doc["_id"] for doc in docs], project)
             yield from ((doc, doc["_id"] in used) for doc in docs)
 
     # Both

@@ -91,7 +91,7 @@ def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Com
     return report
 
 
-def _references(
+def references(
     db: TensorDB, dataset: str, ids: Sequence[ObjectId] | None = None, project: str | None = None
 ) -> dict[ObjectId, int]:
     """Bytes of the blobs in each segment that samples refer to; empty blobs count one, to be seen at all."""
@@ -110,7 +110,7 @@ def _mostly_dead(db: TensorDB, dataset: str) -> list[ObjectId]:
     """Live segments of which too little is referred to."""
     # In this order: what a commit refers to is visible once its segment is live.
     live = list(db._mongo()["segments"].find({"p": db.project, "dataset": dataset, "state": "live"}))
-    used = _references(db, dataset) if live else {}
+    used = references(db, dataset) if live else {}
     return [doc["_id"] for doc in live if _is_dead(used.get(doc["_id"]), doc.get("blobs"))]
 
 
@@ -264,7 +264,7 @@ def _bury(db: TensorDB, dataset: str, ids: Sequence[ObjectId], report: Compacted
     segments = db._mongo()["segments"]
     # Their `v` first: whoever refers to one after this look has counted it up.
     found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
-    used = _references(db, dataset, ids) if found else {}
+    used = references(db, dataset, ids) if found else {}
     unused = [doc for doc in found if doc["_id"] not in used]
     attempts = itertools.count()
 

@@ -151,11 +151,16 @@ def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limi
         entity = _one(db, query)
         if entity is not None:
             hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
-        elif dt.datetime.now(dt.timezone.utc).replace(tzinfo=None) - entry["at"] > _STALE:
+        elif _age(entry["at"]) > _STALE:
             stale.append({"_id": entry["_id"], "at": entry["at"]})
     if stale:
         db._mongo()["search"].delete_many({"$or": stale})
     return hits
+
+
+def _age(at: dt.datetime) -> dt.timedelta:
+    # A client of the user's own may give times with their zone.
+    return dt.datetime.now(dt.timezone.utc) - (at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc))
 
 
 def _query(entry: Mapping[str, Any]) -> Query:

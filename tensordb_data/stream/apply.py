@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.stream.batch import whole
@@ -13,7 +14,9 @@ from tensordb_data.stream.order import pass_key
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform import Transform
-from tensordb_data.stream.workers import Workers
+
+if TYPE_CHECKING:
+    from tensordb_data.stream.workers import Workers
 
 
 def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]:
@@ -27,6 +30,8 @@ def open_transform(spec: StreamSpec) -> Transform | Workers | None:
     if spec.transform is None:
         return None
     if spec.workers:
+        from tensordb_data.stream.workers import Workers
+
         return Workers(path_of(spec.transform), spec.workers)
     return Transform(resolve(spec.transform) if isinstance(spec.transform, str) else spec.transform)
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform import Transform
-from tensordb_data.stream.workers import Workers
 
 _TASK_BYTES = 4 << 20
 _PAGE_BYTES = 2 << 20
@@ -40,6 +39,9 @@ _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
 
+
+if TYPE_CHECKING:
+    from tensordb_data.stream.workers import Workers
 
 S = TypeVar("S")
 

@@ -1,4 +1,7 @@
-"""Named: functions by their import paths, `module:name`, so that another process or a job can find them."""
+"""Named: functions by their import paths, `module:name`, so that another process can find them.
+
+Whoever gives such a path trusts it: names that come from a warehouse go through `allow` instead.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ def resolve(path: str) -> Callable[..., Any]:
     """
     module, colon, name = path.partition(":")
     if not (colon and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])):
-        raise QueryError(f'a transform by name is written "package.module:name". Found: {path!r}')
+        raise QueryError(f'a function by name is written "package.module:name". Found: {path!r}')
     try:
         found: Any = importlib.import_module(module)
     except ImportError as error:
-        raise QueryError(f"the transform {path!r} cannot be imported: {error}") from error
+        raise QueryError(f"the function {path!r} cannot be imported: {error}") from error
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise QueryError(f"the transform {path!r}: there is no {name!r} in the module {module}") from None
+            raise QueryError(f"the function {path!r}: there is no {name!r} in the module {module}") from None
     if not callable(found):
-        raise QueryError(f"the transform {path!r} must be callable. Found: {type(found).__name__}")
+        raise QueryError(f"the function {path!r} must be callable. Found: {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 

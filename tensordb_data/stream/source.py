@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.errors import NotFoundError, QueryError, StateError, TensorDBError
+from tensordb_data.collective import Collective
+from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.block import Layouts
 from tensordb_data.stream.cursor import Versions, bounded, selected_datasets
 from tensordb_data.stream.passes import Ledger, new_token
@@ -46,6 +48,7 @@ class Source:
         """Where the readers of a shared stream agree on the data of its passes."""
         self._apart = False  # some of the readers share no cache
         self._agreed: State | None = None
+        self._collective: Collective | None = None
 
     @property
     def selection(self) -> Selection[Any]:
@@ -233,9 +236,8 @@ class Source:
         if ranks is None:
             token: str | None = new_token() if Ledger(db, spec, "").writable() else None
         else:
-            writable: list[Any] = [None] * spec.world_size
-            ranks.all_gather_object(writable, Ledger(db, spec, "").writable())
-            token = _from_rank_0(ranks, spec.rank, lambda: new_token() if all(writable) else None)
+            writable = ranks.all(b"1" if Ledger(db, spec, "").writable() else b"")
+            token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
         self.ledger = None if token is None else Ledger(db, spec, token)
         return self.ledger
 
@@ -269,8 +271,8 @@ class Source:
         self.accept({wanted.ids: found})
         return self._stored(wanted.ids, wanted.versions or {})
 
-    def _ranks(self) -> Any:
-        """`torch.distributed`, if the ranks of this stream are those that it knows."""
+    def _ranks(self) -> Collective | None:
+        """The ranks of this stream, if they are those that torch.distributed knows."""
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -280,7 +282,9 @@ class Source:
             or distributed.get_world_size() != self.spec.world_size
         ):
             return None
-        return distributed
+        if self._collective is None:
+            self._collective = Collective()
+        return self._collective
 
     def agreed(self) -> State:
         """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
@@ -289,18 +293,16 @@ class Source:
         Raises:
             TensorDBError: rank 0 cannot make a plan; raised on every rank.
         """
-        distributed = self._ranks()
-        if distributed is None:
+        ranks = self._ranks()
+        if ranks is None:
             self._apart = self.db._cache_folder is None
             return self.begun()
-        first = _from_rank_0(distributed, self.spec.rank, lambda: self.begun().to_doc(self.spec))
-        state = State.from_doc(first, self.spec)
+        first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
+        state = State.from_doc(json.loads(first), self.spec)
         known = self._open(state)
-        lacking: list[Any] = [None] * self.spec.world_size
-        distributed.all_gather_object(lacking, not known)
-        self._apart = any(lacking)
-        if any(lacking):
-            sent = _from_rank_0(distributed, self.spec.rank, lambda: self.small(self.plan(state)).tobytes())
+        self._apart = any(ranks.all(b"" if known else b"1"))
+        if self._apart:
+            sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
             if not known:
                 self.accept({str(state.ids): np.frombuffer(sent, np.uint8)})
         self.plan(state)
@@ -318,20 +320,6 @@ class Source:
         if plan is not None and plan.ids == state.ids:
             self._plan = plan
         return plan is not None and plan.ids == state.ids
-
-
-def _from_rank_0(distributed: Any, rank: int, make: Callable[[], Any]) -> Any:
-    """What `make` returns on rank 0, or the error that it raises there, on every rank."""
-    shared: list[Any] = [None, None]
-    if rank == 0:
-        try:
-            shared[0] = make()
-        except TensorDBError as error:
-            shared[1] = error
-    distributed.broadcast_object_list(shared, src=0)
-    if shared[1] is not None:
-        raise shared[1]
-    return shared[0]
 
 
 def _named(data: State) -> str:
