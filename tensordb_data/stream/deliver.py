@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -95,10 +95,12 @@ class Deliverer:
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
-        transform = self._transform = open_transform(self._spec)
-        threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
-        tasks = announced(self._tasks(), self._reader)
-        yield from ordered(tasks, threads, threads + 1, transform.close if transform is not None else lambda: None)
+        with ExitStack() as opened:
+            self._transform = open_transform(self._spec)
+            if self._transform is not None:
+                opened.callback(self._transform.close)
+            threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
+            yield from ordered(announced(self._tasks(), self._reader), threads, threads + 1)
 
     def _tasks(self) -> Generator[Task | None, None, None]:
         if self._spec.follow:
@@ -135,7 +137,7 @@ class Deliverer:
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and (at.position == 0 or at.after is not None)
 
-    def _by_pages(self, at: Position) -> Generator[Task, None, bool]:
+    def _by_pages(self, at: Position) -> Generator[Task | None, None, bool]:
         """Tasks that read a cursor. Returns whether nothing matched in the whole pass."""
         spec = self._spec
         versions = self._start.versions if at.position and self._start.versions is not None else self._source.versions()
@@ -152,10 +154,11 @@ class Deliverer:
                     break
                 docs, is_last = page
                 seen = True
-
                 data = State(versions=versions)
                 make = partial(self._page, layouts, docs, is_last, data, at.number, position)
                 yield Staged(make, self._batches)
+                if position == self._start.at.position and at.number == self._start.at.number:
+                    yield None  # somebody waits for the first batch, and none of the pages behind it
                 position += len(docs)
         if seen and spec.end == "drop" and position < spec.batch_size:
             raise self._all_dropped(position)

@@ -238,8 +238,7 @@ class Mix(Pull[Place]):
                 opened.enter_context(closing(_Taker(stream, plan, self._stats, budget)))
                 for stream, plan, budget in zip(self.streams, plans, self._budgets, strict=True)
             ]
-            tasks = ordered(self._tasks(takers), threads, threads + 1, opened.pop_all().close)
-            with closing(tasks):
+            with closing(ordered(self._tasks(takers), threads, threads + 1)) as tasks:
                 yield from in_turn(tasks)
 
     def _tasks(self, takers: list[_Taker]) -> Generator[Callable[[], list[Delivery[Place] | SampleError]], None, None]:

@@ -85,8 +85,8 @@ class Pull(abc.ABC, Generic[S]):
                 asked = Clock.wall()
 
     def close(self) -> None:
-        """End the iteration in progress: its loop gets no more batches, and its threads are gone on return. The
-        position stays: the stream can be iterated again.
+        """End the iteration in progress, at once: its loop gets no more batches, and a thread that is in the middle of
+        a read ends after it. The position stays: the stream can be iterated again.
         """
         self._token += 1
         iteration = self._live()

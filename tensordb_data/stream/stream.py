@@ -130,8 +130,8 @@ class Stream(Pull[State]):
         return self._passes.put(number, data)
 
     def close(self) -> None:
-        """End the iteration in progress: its loop gets no more batches, its threads are gone on return, and the plan is
-        freed. The position stays: the stream can be iterated again.
+        """End the iteration in progress, at once: its loop gets no more batches, a thread that is in the middle of a
+        read ends after it, and the plan is freed. The position stays: the stream can be iterated again.
         """
         super().close()
         self._source.drop()

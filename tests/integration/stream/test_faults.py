@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,69 @@ def test_streams_work_on_mongomock() -> None:
         batches = db.data.find({"dataset": "numbers"}).stream(batch_size=4, passes=1, shuffle=shuffle)
         assert sorted(value for batch in batches for value in batch["x"].tolist()) == list(range(10))
     db.close()
+
+
+class Stuck:
+    """A store of which one segment can be read, and the others not until it is let go."""
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.asked, self.go = store, threading.Event(), threading.Event()
+        self.first: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def local_path(self, key: str) -> None:
+        return None
+
+    def get_ranges(self, key: str, *ranges: Any) -> Any:
+        self.first = self.first or key
+        if key != self.first:
+            self.asked.set()
+            assert self.go.wait(60)
+        return self.store.get_ranges(key, *ranges)
+
+
+def pipelines() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tensordb-stream")]
+
+
+@pytest.mark.parametrize("how", ["close", "break"])
+@pytest.mark.parametrize(("what", "batches"), [("store", 4), ("cursor", 1)])
+def test_a_stream_is_left_at_once_whatever_it_waits_for(
+    db: TensorDB, monkeypatch: pytest.MonkeyPatch, how: str, what: str, batches: int
+) -> None:
+    for first in range(0, N, 500):  # a segment each
+        with db.data.writer("numbers") as writer:
+            numbers = np.arange(first, first + 500)
+            writer.add_many(x=numbers.astype(np.uint32).reshape(-1, 1), label=numbers)
+    stuck = Stuck(db._store())
+    if what == "store":
+        db._connections.get()._stores[0] = stuck
+    else:
+        take = Pages._take
+
+        def slow(self: Pages, count: int) -> list[dict[str, Any]]:
+            if self._read >= 100 and count > 1:  # all but the first page, and a look whether there is another
+                stuck.asked.set()
+                assert stuck.go.wait(60)
+            return take(self, count)
+
+        monkeypatch.setattr(Pages, "_take", slow)
+    stream = open_stream(db, transform=lambda sample: sample)  # a task is a batch
+    for number, batch in enumerate(stream):
+        assert batch["label"].tolist() == list(range(100 * number, 100 * number + 100)) == batch["x"][:, 0].tolist()
+        if number + 1 < batches:
+            continue
+        assert stuck.asked.wait(60)
+        if how == "close":
+            stream.close()
+        break
+    assert pipelines(), "one of them still waits, and was not waited for"
+    monkeypatch.undo()
+    stuck.go.set()
+    for thread in pipelines():
+        thread.join(60)
+    assert not pipelines()
+    assert len(next(iter(stream))["label"]) == 100
+    stream.close()
