@@ -46,7 +46,8 @@ JSON = json_util.CANONICAL_JSON_OPTIONS
 def plain(value: Any, fail: Callable[[str], Exception], *, filter: bool = False, path: str = "") -> Any:
     """A deep copy of `value` made of BSON types only; equal values come out identical.
 
-    NumPy scalars become Python numbers, tuples lists, aware datetimes naive UTC in milliseconds.
+    Scalars of NumPy, torch and TensorFlow become Python numbers, tuples lists, aware datetimes naive UTC in
+    milliseconds.
 
     Args:
         value: Anything JSON- or BSON-able.
@@ -95,14 +96,23 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
     if isinstance(value, _KEPT):
         return value
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
+        shape = tuple(getattr(value, "shape", ()))
+        if shape == ():
+            return _plain(single(value), fail, filter, path, depth + 1)
         raise fail(
-            f"{_at(path)}an array of shape {tuple(getattr(value, 'shape', ()))} cannot stand here; "
+            f"{_at(path)}an array of shape {shape} cannot stand here; "
             "pass .tolist(), or a single number with .item()"
         )
     if isinstance(value, dt.date):
         raise fail(f"{_at(path)}a date without a time; pass a datetime.datetime")
     raise fail(f"{_at(path)}a {type(value).__name__} cannot be stored in the index; "
                "use numbers, strings, booleans, None, datetimes, bytes, lists and dicts")  # fmt: skip
+
+
+def single(value: Any) -> Any:
+    """The Python number in an array of one element: NumPy's, torch's, TensorFlow's."""
+    item: Callable[[], Any] | None = getattr(value, "item", None)
+    return np.asarray(value).item() if item is None else item()
 
 
 def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:

@@ -45,12 +45,21 @@ def warehouse(db: str | None, project: str | None = None) -> Iterator[TensorDB]:
 
 def parsed_filter(text: str) -> dict[str, Any]:
     """The filter that an argument holds as JSON."""
+    return parsed_object("the filter", text, '{"label": 3}')
+
+
+def parsed_object(what: str, text: str, example: str) -> dict[str, Any]:
+    """The object that an argument holds as JSON.
+
+    Raises:
+        QueryError: It does not; names `what`, and shows the example.
+    """
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise QueryError(f"the filter is not JSON ({error}); write for example '{{\"label\": 3}}'") from None
+    except (ValueError, RecursionError) as error:
+        raise QueryError(f"{what} is not JSON ({error}); write for example '{example}'") from None
     if not isinstance(found, dict):
-        raise QueryError(f"the filter is a JSON object such as '{{\"label\": 3}}'; found {text}")
+        raise QueryError(f"{what} is a JSON object such as '{example}'; found {text:.200}")
     return found
 
 

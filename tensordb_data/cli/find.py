@@ -10,6 +10,7 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
+from tensordb_data.cli.tables import table
 from tensordb_data.query import Query
 from tensordb_data.records.sample import Sample
 from tensordb_data.values import COLLECTIONS
@@ -62,26 +63,3 @@ def shown(entity: Mapping[str, Any]) -> dict[str, Any]:
         blobs = entity.blobs
         return {name: repr(blobs[name]) if name in blobs else entity[name] for name in entity}
     return dict(entity)
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table with a column for every field."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value not in (None, [])))
-    for name in names:
-        table.add_column(Text(name), no_wrap=name == "_id")
-    for row in rows:
-        table.add_row(*(Text(_cell(row[name])) if name in row else "" for name in names))
-    if rows:
-        Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

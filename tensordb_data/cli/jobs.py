@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -10,8 +11,9 @@ import typer
 from bson import ObjectId, json_util
 from bson.errors import InvalidId
 
-from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
-from tensordb_data.errors import QueryError
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
+from tensordb_data.cli.tables import brief, table
+from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query import Query
 from tensordb_data.records.job import Job
 from tensordb_data.records.job_form import QUERIES
@@ -24,6 +26,17 @@ Id = Annotated[str, typer.Argument(help="The job's id.")]
 jobs = typer.Typer(help="List, show, push, cancel and retry jobs.", no_args_is_help=True)
 
 
+class Status(str, enum.Enum):
+    """Where a job is."""
+
+    waiting = "waiting"
+    ready = "ready"
+    running = "running"
+    done = "done"
+    dead = "dead"
+    cancelled = "cancelled"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.add_typer(jobs, name="jobs")
@@ -32,9 +45,7 @@ def register(app: typer.Typer) -> None:
 @jobs.command("list")
 def list_(
     filter: Annotated[str, typer.Argument(help='A filter in JSON, such as \'{"tags": "sweep"}\'.')] = "{}",
-    status: Annotated[
-        str | None, typer.Option(help="Only these: waiting, ready, running, done, dead or cancelled.")
-    ] = None,
+    status: Annotated[Status | None, typer.Option(help="Only these.")] = None,
     sort: Annotated[str, typer.Option(help="A field; -field for descending order.")] = "-created",
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: Json = False,
@@ -46,13 +57,13 @@ def list_(
     Example: tensordb jobs list '{"tags": "sweep"}' --sort -result.acc
     """
     with warehouse(db, project) as opened:
-        wanted = parsed_filter(filter) | ({} if status is None else {"status": status})
-        order = [(sort[1:], -1) if sort.startswith("-") else (sort, 1)]
-        found = opened.jobs.find(wanted, sort=order, limit=limit).all()
+        wanted = parsed_filter(filter) | ({} if status is None else {"status": status.value})
+        found = opened.jobs.find(wanted, sort=parsed_sort([sort]), limit=limit).all()
         if as_json:
             _print_json(found)
         else:
-            _table(found)
+            table(list(map(_row, found)), _COLORS)
+            typer.echo(f"{len(found)} job{'' if len(found) == 1 else 's'}")
 
 
 @jobs.command()
@@ -107,8 +118,9 @@ def push(
             name: Query(QUERIES[name], parsed_filter(text)) for name, text in given.items() if text is not None
         }
         job = opened.jobs.push(
-            kind, entry=entry, args=parsed_filter(args), **queries, priority=priority, requires=parsed_filter(requires),
-            max_attempts=max_attempts, after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
+            kind, entry=entry, args=parsed_object("--args", args, '{"lr": 0.01}'), **queries, priority=priority,
+            requires=parsed_object("--requires", requires, '{"gpu": 1}'), max_attempts=max_attempts,
+            after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
         )  # fmt: skip
         if as_json:
             _print_json([job])
@@ -150,7 +162,10 @@ def _id(text: str) -> ObjectId:
 
 
 def _job(db: TensorDB, text: str) -> Job:
-    return db.jobs.find({"_id": _id(text)}).one()
+    found = db.jobs.find({"_id": _id(text)}).head(1)
+    if not found:
+        raise NotFoundError(f"there is no job {text} in project {db.project!r}; `tensordb jobs list` shows the others")
+    return found[0]
 
 
 def _print_json(found: Iterable[Job], **more: Any) -> None:
@@ -159,29 +174,12 @@ def _print_json(found: Iterable[Job], **more: Any) -> None:
         typer.echo(json.dumps(json.loads(text)))
 
 
-def _table(found: list[Job]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for name in ("id", "kind", "what", "status", "attempt", "progress", "worker", "args", "result or reason"):
-        table.add_column(name, no_wrap=name == "id")
-    for job in found:
-        progress = "" if job.get("progress") is None else f"{job['progress']:.0%}"
-        outcome = _brief(job["result"]) if job["status"] == "done" else job.get("reason", "").strip().splitlines()[-1:]
-        row = [
-            str(job.id), job["kind"], job.get("entry", "script"), job["status"],
-            f"{job['attempts']}/{job['max_attempts']}", progress, job.get("worker", ""), _brief(job["args"]),
-            outcome if isinstance(outcome, str) else " ".join(outcome)[:80],
-        ]  # fmt: skip
-        color = _COLORS.get(job["status"], "")
-        table.add_row(*(Text(text, style=color if column == 3 else "") for column, text in enumerate(row)))
-    Console().print(table)
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={_brief(item)}" for name, item in value.items())
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _row(job: Job) -> dict[str, Any]:
+    reason = job.get("reason", "").strip().splitlines()[-1:]
+    return {
+        "id": str(job.id), "kind": job["kind"], "status": job["status"],
+        "attempt": f"{job['attempts']}/{job['max_attempts']}",
+        "progress": None if job.get("progress") is None else f"{job['progress']:.0%}",
+        "args": job["args"], "result or reason": brief(job["result"]) if job["status"] == "done" else " ".join(reason),
+        "what": job.get("entry", "script"), "worker": job.get("worker"), "tags": job.tags,
+    }  # fmt: skip

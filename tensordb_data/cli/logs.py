@@ -11,7 +11,8 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
-from tensordb_data.cli.find import table
+from tensordb_data.cli.tables import table
+from tensordb_data.errors import NotFoundError
 
 Filter = Annotated[str, typer.Option("--filter", help='Which rows, in JSON, such as \'{"tags": "cnn"}\'.')]
 
@@ -46,6 +47,8 @@ def tail(
         rows = opened.logs.find(filter)
         watch = rows.watch() if follow else None  # before what is there is read, so that nothing falls between
         newest = opened.logs.find(filter, sort=[("_id", -1)], limit=lines).all()[::-1]
+        if not newest and watch is None:
+            raise NotFoundError(f"{opened.logs.find(filter).query!r} matches no rows in project {opened.project!r}")
         if as_json:
             for row in newest:
                 typer.echo(_json(row))

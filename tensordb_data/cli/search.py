@@ -9,7 +9,7 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
-from tensordb_data.cli.find import table
+from tensordb_data.cli.tables import table
 from tensordb_data.values import COLLECTIONS
 
 

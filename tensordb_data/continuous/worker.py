@@ -19,9 +19,9 @@ from tensordb_data.continuous.handover import described
 from tensordb_data.continuous.process import JobProcess
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.records import workers
-from tensordb_data.records.claim import check_lease
+from tensordb_data.records.claim import check_lease, check_owner
 from tensordb_data.records.job import Job
-from tensordb_data.records.job_form import kinds_list, resources
+from tensordb_data.records.job_form import kinds_list, resources, seconds
 from tensordb_data.records.job_steps import OPEN
 from tensordb_data.records.jobs import within
 
@@ -73,9 +73,9 @@ class Worker:
             raise UnsupportedError("jobs run in processes of their own, which connect by themselves: a worker needs a"
                                    " TensorDB with an address, and not with client=")  # fmt: skip
         self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
-        self.name = name if name is not None else f"{socket.gethostname()}-{os.getpid()}"
+        self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
         self._has = machine() if has is None else resources("has", has)
-        self._lease, self._grace, self._say = check_lease(lease), grace, say
+        self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), say
         self._id = ObjectId()
         self._job: Job | None = None
         self._pulse: _Pulse | None = None
@@ -162,6 +162,8 @@ class Worker:
                 self._say(f"job {job.id}: {'paused until the server is back' if paused else 'goes on'}")
             if pulse.cancelled:
                 end.ask("cancelled", after=self._grace)
+            if pulse.over:
+                end.ask("over", after=self._grace)
             if time.monotonic() > limit:
                 end.ask("time limit")
             if self._stopping:
@@ -239,13 +241,15 @@ class _Pulse:
         self._renewed = time.monotonic()
         self.cancelled = False
         self.lost = False
+        self.over = False
+        """The process has reported how the job ended; what it still does is for nothing."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tensordb-lease", daemon=True)
         self._thread.start()
 
     def late(self) -> bool:
         """Whether the lease may have run out: what this process knows of it."""
-        return time.monotonic() - self._renewed > self._lease
+        return not self.over and time.monotonic() - self._renewed > self._lease
 
     def close(self) -> None:
         self._end.set()
@@ -259,20 +263,20 @@ class _Pulse:
             except JobCancelledError:
                 self.cancelled = True
             except ClaimLostError:
-                # also where the process has just reported its end
-                self.lost = self._job_goes_on_elsewhere()
+                self.over = self._has_ended_here()
+                self.lost = not self.over
                 return
             except (ConnectError, PyMongoError):
                 continue
             self._renewed = asked
 
-    def _job_goes_on_elsewhere(self) -> bool:
+    def _has_ended_here(self) -> bool:
         try:
-            return not self._job.refresh()._has_ended_here()
+            return self._job.refresh()._has_ended_here()
         except LookupError:
-            return True
-        except (ConnectError, PyMongoError):
             return False
+        except (ConnectError, PyMongoError):
+            return True
 
 
 class _Ending:

@@ -120,8 +120,7 @@ def claim(
         QueryError: The lease is not a positive number of seconds, or the owner no text.
         ConnectError: The server is away and did not come back.
     """
-    if not isinstance(owner, str) or not owner or "\0" in owner:
-        raise QueryError(f"a claim is made by a worker with a name, a non-empty string; found {owner!r}")
+    check_owner(owner)
     token = ObjectId()
     found = ride_out(_attempt(mongo, filter, path, owner, check_lease(lease), sort, stages, token))
     return None if found is None else Claim(mongo, path, token, found)
@@ -157,6 +156,18 @@ def claim_path(name: str) -> str:
     """The path of the claims of this name, whatever characters it has; each name has claims of its own."""
     key = name if _KEY.fullmatch(name) else hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
     return f"_tdb.claims.{key}"
+
+
+def check_owner(owner: object) -> str:
+    """`owner` if it can be the name of one who claims.
+
+    Raises:
+        QueryError: It cannot.
+    """
+    text = isinstance(owner, str) and "\0" not in owner and owner == owner.encode(errors="replace").decode()
+    if not isinstance(owner, str) or not text or not owner:
+        raise QueryError(f"a claim is made by a worker with a name, a non-empty string; found {owner!r:.200}")
+    return owner
 
 
 def check_lease(lease: object) -> float:

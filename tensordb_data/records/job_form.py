@@ -14,7 +14,6 @@ from tensordb_data.allow import split
 from tensordb_data.errors import ArchitectureError, QueryError
 from tensordb_data.query import Query
 from tensordb_data.records.base import Record
-from tensordb_data.records.scalars import number_in
 from tensordb_data.selection import Selection, clean_tags
 from tensordb_data.values import plain
 
@@ -58,7 +57,7 @@ def job_document(
         "status": "waiting" if after else "ready",
         "attempts": 0,
         "max_attempts": _whole("max_attempts", max_attempts, 1, 1_000_000),
-        "backoff": _seconds("backoff", backoff, zero=True),
+        "backoff": seconds("backoff", backoff, zero=True),
         "_tdb": {"p": project},
     }
     document["_tdb"]["needs"] = sorted(name for name, amount in document["requires"].items() if amount > 0)
@@ -67,7 +66,7 @@ def job_document(
     if unique is not None:
         document["unique"] = document["_tdb"]["key"] = _text("unique", unique)
     if time_limit is not None:
-        document["time_limit"] = _seconds("time_limit", time_limit)
+        document["time_limit"] = seconds("time_limit", time_limit)
     return document
 
 
@@ -97,9 +96,7 @@ def result_value(value: Any) -> Any:
     Raises:
         QueryError: It cannot be stored.
     """
-    return _fitting(
-        "the result", plain(number_in(value), lambda text: QueryError(f"the result cannot be stored: {text}"))
-    )
+    return _fitting("the result", plain(value, lambda text: QueryError(f"the result cannot be stored: {text}")))
 
 
 def kinds_list(kinds: Sequence[str] | None) -> list[str] | None:
@@ -127,7 +124,7 @@ def start_time(start: dt.datetime | float | None) -> Any:
         if start.tzinfo is None:
             raise QueryError(f"start= is a datetime with a time zone, datetime.now(timezone.utc) say; found {start!r}")
         return start
-    return {"$add": ["$$NOW", round(_seconds("start", start, zero=True) * 1000)]}
+    return {"$add": ["$$NOW", round(seconds("start", start, zero=True) * 1000)]}
 
 
 def _code(entry: str | None, script: str | None) -> dict[str, Any]:
@@ -209,7 +206,12 @@ def _whole(what: str, value: object, least: int, most: int) -> int:
     return value
 
 
-def _seconds(what: str, value: object, *, zero: bool = False) -> float:
+def seconds(what: str, value: object, *, zero: bool = False) -> float:
+    """`value` if it is a number of seconds.
+
+    Raises:
+        QueryError: It is not.
+    """
     ok = not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 1e9 and (zero or value > 0)
     if not ok:
         least = "0 or more" if zero else "more than 0"

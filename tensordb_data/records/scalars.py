@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from tensordb_data.errors import SchemaError
-from tensordb_data.values import plain
+from tensordb_data.values import plain, single
 
 _PLAIN = frozenset((float, bool, str, type(None)))
 
@@ -26,16 +26,6 @@ def scalar(name: str, value: Any) -> Any:
     if hasattr(value, "__array__") or hasattr(value, "item"):
         value = _number(name, value)
     return plain(value, lambda text: _refusal(name, text))
-
-
-def number_in(value: Any) -> Any:
-    """`value` with the scalars of NumPy, torch and TensorFlow in it, in lists and dicts too, as Python numbers."""
-    if isinstance(value, dict):
-        return {key: number_in(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [number_in(item) for item in value]
-    single = getattr(value, "shape", None) == () and hasattr(value, "__array__")
-    return _number("", value) if single else value
 
 
 def check_names(names: Iterable[str], reserved: frozenset[str]) -> None:
@@ -58,12 +48,7 @@ def _number(name: str, value: Any) -> Any:
         size *= int(length)
     if size != 1:
         raise _refusal(name, f"an array of shape {shape}; log a number, its mean say, or a list (.tolist())")
-    item: Callable[[], Any] | None = getattr(value, "item", None)
-    if item is None:
-        import numpy as np
-
-        item = np.asarray(value).item
-    return item()
+    return single(value)
 
 
 def _refusal(name: str, what: str) -> SchemaError:

@@ -103,6 +103,14 @@ def test_what_a_job_leaves_behind_is_ended(db, tmp_path):
     until(lambda: not any(alive(pid) for pid in (tmp_path / "pids").read_text().split()))
 
 
+def test_a_process_that_goes_on_after_its_result_is_ended_and_the_next_job_has_its_turn(db, tmp_path):
+    first = push(db, "lingers", args={"path": str(tmp_path / "a")}, priority=1)
+    second = push(db, "add", args={"a": 1, "b": 2})
+    assert work(db, lease=0.9) == 2
+    assert (first.status, first["result"], first["attempts"]) == ("done", "long done", 1)
+    assert second.status == "done" and not alive((tmp_path / "a").read_text())
+
+
 def test_cancel_cooperative_and_by_force(db, tmp_path):
     obeys = push(db, "obeys", args={"path": str(tmp_path / "a")}, priority=1)
     stubborn = push(db, "stubborn", args={"path": str(tmp_path / "b")})
@@ -148,7 +156,8 @@ def test_a_deleted_job_is_stopped(db, tmp_path):
 
 
 def test_what_a_worker_is_given(db):
-    for more, error in (({"allow": []}, QueryError), ({"allow": "x"}, NotAllowedError), ({"kinds": "x"}, QueryError)):
+    odd = [{"allow": []}, {"kinds": "x"}, {"name": ""}, {"name": "a\0"}, {"grace": -1}, {"lease": 0}]
+    for more, error in (({"allow": "x"}, NotAllowedError), *((more, QueryError) for more in odd)):
         with pytest.raises(error):
             Worker(db, **{"allow": ALLOW, **more})
     with pytest.raises(UnsupportedError, match="an address"):
@@ -235,6 +244,10 @@ def test_from_the_command_line(mongo_uri):
     assert "ready" in tensordb("jobs", "retry", later["_id"]["$oid"])
     assert "cancelled by hand" in tensordb("jobs", "cancel", later["_id"]["$oid"])
     assert "only one that is dead" in tensordb("jobs", "retry", id, status=1)
+    assert "--args is not JSON" in tensordb("jobs", "push", "t", *entry, "{a: 1}", status=1)
+    assert "--requires is a JSON object" in tensordb("jobs", "push", "t", *entry, "{}", "--requires", "[1]", status=1)
+    assert "there is no job 6b05" in tensordb("jobs", "show", "6b05afd5e3eb8e80cc24b60d", status=1)
+    assert "'cancelled'" in tensordb("jobs", "list", "--status", "lost", status=2)
     assert "24 hexadecimal digits; found 'x'" in tensordb("jobs", "show", "x", status=1)
     assert "--allow mypkg." in tensordb("worker", status=1)
     assert "such as gpu=1; found 'gpu'" in tensordb("worker", "--allow", "a.", "--has", "gpu", status=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def forks(path):
     while not Path(path).exists() or len(Path(path).read_text().split()) < 2:
         time.sleep(0.01)
     return {"pid": os.getpid()} if os.fork() else {"pid": 0}
+
+
+def lingers(path):
+    """Has a result, and a thread that keeps its process from ending."""
+    Path(path).write_text(str(os.getpid()))
+    threading.Thread(target=threading.Event().wait).start()
+    return "long done"
 
 
 def stubborn(path):

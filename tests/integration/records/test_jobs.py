@@ -344,14 +344,17 @@ def test_odd_kinds_and_claims(db):
 
 def test_results_that_are_odd_and_those_that_cannot_be_stored(db):
     torch = pytest.importorskip("torch")
-    job = push(db, tags=["a.b", "$x", "日本 ☃"])
+    job = push(db, tags=["a.b", "$x", "日本 ☃"], args={"lr": torch.tensor(0.5)})
     mine = claim(db)
-    for bad in ({1, 2}, {"x": object()}, {"x": np.zeros(3)}, {1: 2}, b"0" * 17_000_000, {"$x": 1}):
+    endless: list = []
+    endless += [endless, endless]
+    for bad in ({1, 2}, {"x": object()}, {"x": np.zeros(3)}, {1: 2}, b"0" * 17_000_000, {"$x": 1}, endless):
         with pytest.raises(QueryError, match="the result"):
             mine.done(bad)
     for progress in (math.nan, 2, "x", True):
         with pytest.raises(QueryError, match="from 0 to 1"):
             mine.heartbeat(progress)
+    assert mine["args"] == {"lr": 0.5}
     mine.done({"acc": math.nan, "f1": "n/a $x", "loss": torch.tensor(0.25), "n": np.int64(3), "l": [np.float64(1)]})
     found = db.jobs.find({"tags": "日本 ☃"}).one()
     assert math.isnan(found["result"]["acc"]) and found["result"]["f1"] == "n/a $x" and found["result"]["loss"] == 0.25
