@@ -180,7 +180,7 @@ class TensorDB:
         from tensordb_data.search.follow import groups_of
 
         self._mutated([dataset], deleted=True)
-        self.data._entries.add_groups(groups_of(self.data.find({"dataset": dataset})))
+        self.data._entries.add_groups(groups_of(self.data.find({"dataset": dataset})), {})
 
     def gc(
         self,

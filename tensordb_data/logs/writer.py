@@ -25,6 +25,8 @@ from tensordb_data.selection import clean_tags
 from tensordb_data.values import COLLECTIONS
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
     from tensordb_data.warehouse import TensorDB
 
 RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
@@ -157,7 +159,7 @@ class _Writer:
         self._reason: Exception | None = None  # of the newest that failed
         self._attempts = 0
         self.dropped = 0
-        self._texts: set[tuple[str, str, str]] = set()  # of the rows that were taken, to be searched
+        self._texts: dict[tuple[str, str, str], ObjectId] = {}  # of the rows that were taken, to be searched
         self._pid = os.getpid()
 
     def add(self, row: tuple[float, dict[str, Any]]) -> None:
@@ -270,12 +272,12 @@ class _Writer:
     def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
         common, internal, ids = self._common, {"p": self._db.project}, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
-        for _, row in rows:
+        for id, (_, row) in zip(ids, rows, strict=True):
             for name, value in row.items():
                 if type(value) is _Later:
                     row[name] = scalar(name, value.value)
                 elif type(value) is str and name != "kind":
-                    self._texts.add((common["run"], name, value))
+                    self._texts[common["run"], name, value] = id
         return [
             {"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": internal}
             for id, (when, row) in zip(ids, rows, strict=True)
@@ -283,7 +285,8 @@ class _Writer:
 
     def _insert(self) -> None:
         common = self._common
-        self._db.logs._entries.add_groups([(common["run"], tuple(common["tags"]))], self._texts)
+        group = (common["run"], tuple(common["tags"]))
+        self._db.logs._entries.add_groups({group: self._sent[0]["_id"]}, self._texts)
         self._texts.clear()
         try:
             self._db._mongo()["logs"].insert_many(self._sent, ordered=False)

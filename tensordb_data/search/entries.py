@@ -40,6 +40,7 @@ _SKIPPED = {
 }
 
 Group = tuple[str, tuple[str, ...]]
+Text = tuple[str, str, str]
 
 
 class Entries:
@@ -59,27 +60,30 @@ class Entries:
         if not docs:
             return
         name = GROUPED[self._kind]
-        groups = {(doc[name], tuple(doc["tags"])) for doc in docs}
+        groups = {(doc[name], tuple(doc["tags"])): doc["_id"] for doc in docs}
         fields = {field for doc in (docs[0], docs[-1]) for field, value in doc.items() if type(value) is str}
         texts = {
-            (doc[name], field, doc[field])
+            (doc[name], field, doc[field]): doc["_id"]
             for field in fields - _SKIPPED[self._kind]
             for doc in docs
             if type(doc.get(field)) is str
         }
         self.add_groups(groups, texts)
 
-    def add_groups(self, groups: Iterable[Group], texts: Iterable[tuple[str, str, str]] = ()) -> None:
-        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`."""
+    def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
+        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`.
+
+        Each comes with the `_id` of one that is in it, or None: a search looks there first.
+        """
         if time.monotonic() - self._since > REFRESH or len(self._groups) > _REMEMBERED:
             self._forget()
         new = [group for group in groups if group not in self._groups]
-        entries = [self._group(*group) for group in new]
+        entries = [self._group(*group, groups[group]) for group in new]
         met: list[tuple[set[str], str]] = []
-        for name, field, text in texts:
+        for (name, field, text), member in texts.items():
             known = self._texts.setdefault((name, field), set())
             if text not in known and len(known) + sum(of is known for of, _ in met) < _VALUES and text.strip():
-                entries.append(self._text(name, field, text))
+                entries.append(self._text(name, field, text, member))
                 met.append((known, text))
         self._write(entries)
         self._groups.update(new)
@@ -101,12 +105,13 @@ class Entries:
             entries.append(self._entry(key, named, list(doc.get("tags", ())), texts, {"e": doc["_id"]}))
         self._write(entries)
 
-    def _group(self, name: str, tags: tuple[str, ...]) -> dict[str, Any]:
+    def _group(self, name: str, tags: tuple[str, ...], member: Any) -> dict[str, Any]:
         ordered = sorted(set(tags))
-        return self._entry(["group", name, *ordered], name, ordered, [], {})
+        return self._entry(["group", name, *ordered], name, ordered, [], {"e": member})
 
-    def _text(self, name: str, field: str, text: str) -> dict[str, Any]:
-        return self._entry(["text", name, field, text], name, [], [text[:_LONGEST]], {"f": {"n": field, "v": text}})
+    def _text(self, name: str, field: str, text: str, member: Any) -> dict[str, Any]:
+        more = {"f": {"n": field, "v": text}, "e": member}
+        return self._entry(["text", name, field, text], name, [], [text[:_LONGEST]], more)
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 _WORDS = 10  # of a search
 _CANDIDATES = 100  # entries that are looked at for a word, and for all words together
 _COUNTED = 1000  # how far the entries of a word are counted
+_SEEN = 2000  # entries of the rarest word that are looked through for the others
 _NAME, _TAG, _TEXT = 3.0, 2.0, 1.0
 _PREFIX = 0.5
 _SHORTEST = 2  # characters that may stand for the beginning of a word
-_LOOK_MS = 20
+_LOOK_MS = 100
 _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 
@@ -87,7 +89,7 @@ def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: s
     rare = {
         word: math.log(1 + size / (1 + store.count_documents({**scope, "w": word}, limit=_COUNTED))) for word in wanted
     }
-    found = _candidates(store, scope, sorted(wanted, key=lambda word: -rare[word]), max(limit, _CANDIDATES), db._full)
+    found = _candidates(store, scope, wanted, max(limit, _CANDIDATES))
     scored: list[Any] = [
         (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry) for entry in found.values()
     ]
@@ -96,33 +98,45 @@ def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: s
 
 
 def _candidates(
-    store: Any, scope: Mapping[str, Any], wanted: Sequence[str], most: int, full: bool
+    store: Any, scope: Mapping[str, Any], wanted: Sequence[str], most: int
 ) -> dict[bytes, Mapping[str, Any]]:
-    """The newest entries that have all words, those that have each, and some that have longer words in its place."""
+    """The newest entries that have each word, some with words that begin so, and those that have all of them.
+
+    Those are looked for among the newest entries of the rarest word, and of words that it is the beginning of.
+
+    Args:
+        store: The collection of entries.
+        scope: Project and kinds.
+        wanted: The words.
+        most: Entries to take for a word, and for all together.
+    """
     found: dict[bytes, Mapping[str, Any]] = {}
 
-    def look(filter: Mapping[str, Any], newest: bool = True) -> int:
-        cursor = store.find({**scope, **filter}).limit(most)
-        if newest:
-            cursor = cursor.sort("at", -1)
-        if full:
-            cursor = cursor.max_time_ms(_LOOK_MS)
-        try:
-            entries = list(cursor)
-        except ExecutionTimeout:  # frequent words that are seldom together: the newest of each have to do
-            return 0
+    def take(entries: Iterable[Mapping[str, Any]]) -> None:
         found.update((entry["_id"], entry) for entry in entries)
-        return len(entries)
 
-    together = look({"w": {"$all": list(wanted)}}) if len(wanted) > 1 else 0
     for word in wanted:
-        look({"w": word})
-    for word in wanted:
-        longer = {"w": {"$elemMatch": {"$gt": word, "$lt": f"{word}\U0010ffff"}}}
-        others = [other for other in wanted if other != word]
-        if len(word) >= _SHORTEST and look(longer, newest=False) and others and together < most:
-            look({"$and": [longer, {"w": {"$all": others}}]}, newest=False)
+        take(store.find({**scope, "w": word}).sort("at", -1).limit(most))
+        if len(word) >= _SHORTEST:
+            take(store.find({**scope, "w": _longer(word)}).limit(most))
+    if len(wanted) > 1:
+        first = min(wanted, key=lambda word: store.count_documents({**scope, "w": _begins(word)}, limit=_SEEN))
+        together = {"$match": {"$and": [{"w": _begins(word)} for word in wanted if word != first]}}
+        newest = [{"$match": {**scope, "w": first}}, {"$sort": {"at": -1}}]
+        longer = [{"$match": {**scope, "w": _longer(first)}}]
+        for looked in (newest, longer):
+            take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}]))
     return found
+
+
+def _begins(word: str) -> dict[str, Any]:
+    """The word, or one that it is the beginning of, where it is long enough to stand for one."""
+    below = f"{word}\U0010ffff" if len(word) >= _SHORTEST else f"{word}\0"
+    return {"$elemMatch": {"$gte": word, "$lt": below}}
+
+
+def _longer(word: str) -> dict[str, Any]:
+    return {"$elemMatch": {"$gt": word, "$lt": f"{word}\U0010ffff"}}
 
 
 def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, float]) -> tuple[int, float]:
@@ -144,15 +158,16 @@ def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limi
     """The first `limit` that name something which is there; entries of what has long gone are removed."""
     hits: list[Hit] = []
     stale: list[Any] = []
-    for score, entry in scored:
-        if len(hits) == limit:
-            break
-        query = _query(entry)
-        entity = _one(db, query)
-        if entity is not None:
-            hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
-        elif _age(entry["at"]) > _STALE:
-            stale.append({"_id": entry["_id"], "at": entry["at"]})
+    rest = iter(scored)
+    while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
+        members = _members(db, [entry for _, entry in some])
+        for score, entry in some:
+            query = _query(entry)
+            entity = members.get(entry["_id"]) or _one(db, query, entry)
+            if entity is not None:
+                hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
+            elif _age(entry["at"]) > _STALE:
+                stale.append({"_id": entry["_id"], "at": entry["at"]})
     if stale:
         db._mongo()["search"].delete_many({"$or": stale})
     return hits
@@ -175,16 +190,43 @@ def _query(entry: Mapping[str, Any]) -> Query:
     return Query(kind, filter)
 
 
-def _one(db: TensorDB, query: Query) -> Record | None:
+def _members(db: TensorDB, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, Record]:
+    """What the entries name by `_id`, by theirs: the entity, or a sample that still has name, tags and text."""
+    found: dict[bytes, Record] = {}
+    for kind in {entry["k"] for entry in entries}:
+        named = [entry for entry in entries if entry["k"] == kind and "e" in entry]
+        selection: Selection[Any] = Selection(db, Query(kind, {"_id": {"$in": [entry["e"] for entry in named]}}))
+        docs = {doc["_id"]: doc for doc in selection._mongo.find(selection._filter())} if named else {}
+        pairs = [(entry, docs[entry["e"]]) for entry in named if entry["e"] in docs]
+        pairs = [(entry, doc) for entry, doc in pairs if _fits(kind, entry, doc)]
+        entities = selection._collection._entities([doc for _, doc in pairs])
+        found.update((entry["_id"], entity) for (entry, _), entity in zip(pairs, entities, strict=True))
+    return found
+
+
+def _fits(kind: str, entry: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
+    if kind not in GROUPED:
+        return True
+    text = "f" not in entry or doc.get(entry["f"]["n"]) == entry["f"]["v"]
+    return text and doc.get(GROUPED[kind]) == entry["n"] and set(entry["t"]) <= set(doc.get("tags", ()))
+
+
+def _one(db: TensorDB, query: Query, entry: Mapping[str, Any]) -> Record | None:
+    """One of what an entry names by a query; it is remembered for the next search."""
+    if entry["k"] not in GROUPED:
+        return None
     selection: Selection[Any] = Selection(db, query)
     limit = {"max_time_ms": _LOOK_MS} if db._full else {}
     try:
         doc = selection._mongo.find_one(selection._filter(), **limit)
     except ExecutionTimeout:  # it is somewhere, far down: what to show of it is not worth the wait
-        unread: Record = selection._collection._record_type(db, {"_id": None})
-        return unread
-    found: list[Record] = [] if doc is None else selection._collection._entities([doc])
-    return found[0] if found else None
+        doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
+    if doc is None:
+        return None
+    if doc["_id"] is not None:
+        db._mongo()["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
+    record: Record = selection._collection._entities([doc])[0]
+    return record
 
 
 def _in_project(db: TensorDB, project: str) -> TensorDB:

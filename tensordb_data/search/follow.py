@@ -24,8 +24,9 @@ def findable(selection: Selection[Any], update: Mapping[str, Any]) -> Iterator[N
         return
     entries, kind = selection._collection._entries, selection.query.collection
     if kind in GROUPED:
-        groups = [(name, changed(tags, update)) for name, tags in groups_of(selection)]
-        texts = {(name, field, v) for name, _ in groups for field, v in set_.items() if isinstance(v, str)}
+        groups = {(name, changed(tags, update)): member for (name, tags), member in groups_of(selection).items()}
+        new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
+        texts = {(name, *text): member for (name, _), member in groups.items() for text in new}
         entries.add_groups(groups, texts)
         yield
         return
@@ -36,14 +37,15 @@ def findable(selection: Selection[Any], update: Mapping[str, Any]) -> Iterator[N
         entries.add_entities(selection._mongo.find(chosen))
 
 
-def groups_of(selection: Selection[Any]) -> list[Group]:
-    """The different groups among the selected samples or rows, one for each set of tags."""
+def groups_of(selection: Selection[Any]) -> dict[Group, Any]:
+    """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
     stages: list[dict[str, Any]] = [{"$match": selection._filter()}]
     if selection.query.limit is not None:
         stages += [{"$sort": dict(selection._sort())}, {"$limit": selection.query.limit}]
-    stages.append({"$group": {"_id": {"n": f"${GROUPED[selection.query.collection]}", "t": "$tags"}}})
-    found = selection._mongo.aggregate(stages, allowDiskUse=True)
-    return [(doc["_id"]["n"], tuple(doc["_id"].get("t") or ())) for doc in found if doc["_id"].get("n") is not None]
+    group = {"_id": {"n": f"${GROUPED[selection.query.collection]}", "t": "$tags"}, "one": {"$first": "$_id"}}
+    found = selection._mongo.aggregate([*stages, {"$group": group}], allowDiskUse=True)
+    named = ((doc["_id"], doc["one"]) for doc in found)
+    return {(of["n"], tuple(of.get("t") or ())): one for of, one in named if of.get("n") is not None}
 
 
 def changed(tags: tuple[str, ...], update: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ import datetime as dt
 
 import mongomock
 import numpy as np
+import pymongo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo.errors import ExecutionTimeout
 
 from tensordb_data import QueryError, TensorDB
 from tensordb_data.search.words import words
@@ -92,6 +94,42 @@ def test_tags_and_texts_that_change(full):
     assert full.search("kept")[0].selection.count() == 2
     full.data.find({"dataset": "ct"}).delete()
     assert full.search("ct", kind="data") == []
+
+
+def test_what_stands_for_a_group_may_go(full):
+    for gone in (lambda one: one.delete(), lambda one: one.untag("2024"), lambda one: one.untag("2024")):
+        (before, *_) = full.search("ct chest 2024", kind="data")
+        count = before.selection.count()
+        gone(full.data.find({"_id": before.id}))
+        (after, *_) = full.search("ct chest 2024", kind="data")
+        assert after.tags == before.tags and after.id != before.id
+        assert "2024" in after["tags"] and after.selection.count() == count - 1
+    full.data.find({"site": "Charité"}).delete()
+    assert full.search("charite") == []
+
+
+def test_a_hit_that_cannot_be_read_in_time_is_still_a_hit(full, monkeypatch):
+    (hit, *_) = full.search("ct chest 2024", kind="data")
+    full.data.find({"_id": hit.id}).delete()
+
+    def slow(*_, **limit):
+        assert limit["max_time_ms"] < 1000
+        raise ExecutionTimeout("operation exceeded time limit", 50)
+
+    monkeypatch.setattr(pymongo.collection.Collection, "find_one", slow)
+    (found, *_) = full.search("ct chest 2024", kind="data")
+    monkeypatch.undo()
+    assert found.query == hit.query and found.id is None and found.selection.count() == 3
+
+
+def test_rare_together_though_each_is_frequent(db):
+    with db.data.writer("d") as w:
+        w.add(label=0, tags=["alpha", "beta", "rare"])
+        for word in ("alpha", "beta"):
+            for i in range(150):
+                w.add(label=1, tags=[word, f"n{i}"])
+    for text in ("alpha beta", "alph bet", "beta alph"):
+        assert db.search(text)[0].tags == ("alpha", "beta", "rare"), text
 
 
 def test_edits_by_other_tools_are_found_after_touch(full):
