@@ -30,6 +30,7 @@ class Leaf:
         nbytes: Its size in C order.
         value: The tensor itself, not a copy.
         identity: Equal for two leaves that are the same memory; None if that does not matter.
+        fixed: Whether nobody can change it, so that it needs no copy: an array over the memory of a `bytes`.
     """
 
     name: str
@@ -39,11 +40,12 @@ class Leaf:
     nbytes: int
     value: Any
     identity: Any = None
+    fixed: bool = False
 
     @property
-    def signature(self) -> tuple[Kind, str, tuple[int, ...]]:
+    def signature(self) -> tuple[Kind, str, tuple[int, ...], bool]:
         """What decides how its copy is laid out."""
-        return (self.kind, self.dtype, self.shape)
+        return (self.kind, self.dtype, self.shape, self.fixed)
 
 
 def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
@@ -196,4 +198,12 @@ def _numpy_leaf(value: np.ndarray[Any, Any], name: str, where: Callable[[], str]
     identity = None
     if value.nbytes and kind == "numpy":
         identity = (value.__array_interface__["data"][0], text, value.shape, value.strides)
-    return Leaf(name, kind, text, value.shape, value.nbytes, value, identity)
+    fixed = kind == "numpy" and value.flags.c_contiguous and type(_owner(value)) is bytes
+    return Leaf(name, kind, text, value.shape, value.nbytes, value, identity, fixed)
+
+
+def _owner(value: Any) -> Any:
+    """Whose memory an array shows."""
+    while isinstance(value, np.ndarray):
+        value = value.base
+    return value

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
+import zstandard
 
 from tensordb_data.checkpoint.leaves import Framework, build
 from tensordb_data.checkpoint.persist import FORMAT, chunks, digest, tensor_id
+from tensordb_data.checkpoint.squeeze import expand
 from tensordb_data.checkpoint.tree import from_json, leaf_numbers, parts, unflatten
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 
@@ -35,6 +37,9 @@ class _Place:
     key: str
     offset: int
     nbytes: int
+    """Stored bytes."""
+    expanded: int | None
+    """Bytes of the tensor, where those are zstd."""
 
 
 def load_parts(
@@ -121,7 +126,8 @@ def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: st
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, place in places.items():
         objects[place.root, place.key].append(number)
-    memory = {number: np.empty(place.nbytes, np.uint8) for number, place in places.items()}
+    sizes = {n: place.nbytes if place.expanded is None else place.expanded for n, place in places.items()}
+    memory = {number: np.empty(nbytes, np.uint8) for number, nbytes in sizes.items()}
 
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="tensordb-load") as pool:
         for (root, key), numbers in objects.items():
@@ -143,7 +149,7 @@ def _places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -
             raise CheckpointError(
                 f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete."
             )
-        places[number] = _Place(name, content, row["root"], row["key"], row["o"], row["n"])
+        places[number] = _Place(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
     return places
 
 
@@ -170,14 +176,27 @@ def _fill_local(
 
 
 def _pread(file: int, place: _Place, memory: np.ndarray[Any, Any], label: str) -> None:
-    target, hasher, done = memory.data, xxhash.xxh3_128(), 0
+    squeezed = place.expanded is not None
+    target, hasher, done = np.empty(place.nbytes, np.uint8).data if squeezed else memory.data, xxhash.xxh3_128(), 0
     while done < place.nbytes:
         got = os.preadv(file, [target[done : done + _PIECE]], place.offset + done)
         if got == 0:
             raise _corrupt(place, label, f"the object ends {place.nbytes - done} bytes too early")
-        hasher.update(target[done : done + got])
+        if not squeezed:
+            hasher.update(target[done : done + got])
         done += got
-    if hasher.digest() != place.content:
+    if squeezed:
+        _expand(place, target, memory, label)
+    elif hasher.digest() != place.content:
+        raise _corrupt(place, label, "its bytes do not match their checksum")
+
+
+def _expand(place: _Place, stored: memoryview, memory: np.ndarray[Any, Any], label: str) -> None:
+    try:
+        content = expand(stored, memory.data, len(memory))
+    except zstandard.ZstdError as error:
+        raise _corrupt(place, label, f"its bytes are not what was compressed: {error}") from None
+    if content != place.content:
         raise _corrupt(place, label, "its bytes do not match their checksum")
 
 
@@ -194,6 +213,9 @@ def _fill_remote(
         for i, data in zip(group, got, strict=True):
             if len(data) != places[i].nbytes:
                 raise _corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
+            if places[i].expanded is not None:
+                _expand(places[i], data, memory[i], label)
+                continue
             memory[i][:] = np.frombuffer(data, np.uint8)
             if digest(memory[i].data) != places[i].content:
                 raise _corrupt(places[i], label, "its bytes do not match their checksum")

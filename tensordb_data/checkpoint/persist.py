@@ -4,7 +4,8 @@ Tensors are content-addressed: bytes that the project has already stored, at ano
 stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
 names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
 set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
-lost connection is found by its content, and not sent again.
+lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
+address is that of the bytes themselves.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import json
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +30,7 @@ from tensordb_data.checkpoint import layout
 from tensordb_data.checkpoint.lease import Lease, LeaseLost
 from tensordb_data.checkpoint.leaves import Leaf
 from tensordb_data.checkpoint.snapshot import Snapshot
+from tensordb_data.checkpoint.squeeze import Squeezer
 from tensordb_data.checkpoint.tree import parts, to_json
 from tensordb_data.errors import CheckpointError
 
@@ -73,7 +77,13 @@ def tensor_id(project: str, content: bytes) -> dict[str, Any]:
     return {"p": project, "h": content}
 
 
-def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], parent: ObjectId | None = None) -> Written:
+def write_set(
+    db: TensorDB,
+    snapshot: Snapshot,
+    fields: Mapping[str, Any],
+    parent: ObjectId | None = None,
+    squeezer: Squeezer | None = None,
+) -> Written:
     """Stores a snapshot and commits its document.
 
     Args:
@@ -81,6 +91,7 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], paren
         snapshot: A state whose root is a dict: the parts of the set.
         fields: The fields of the document that a query finds, `lineage` among them; checked already.
         parent: The set that it was made from.
+        squeezer: Compresses what is worth it; by default without a limit on its time.
 
     Raises:
         StorageError: The blob store refused or failed.
@@ -114,7 +125,7 @@ def write_set(db: TensorDB, snapshot: Snapshot, fields: Mapping[str, Any], paren
         },
     }
     db.params._entries.add_entities([document])
-    stored = store_all(db, "params", id, tensors, _commit(db, document))
+    stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer)
     return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
 
@@ -124,6 +135,7 @@ def store_all(
     id: ObjectId,
     tensors: Mapping[bytes, tuple[Leaf, memoryview]],
     insert: Callable[[ClientSession | None], None],
+    squeezer: Squeezer | None = None,
 ) -> int:
     """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
 
@@ -133,6 +145,7 @@ def store_all(
         id: A new one, which names them.
         tensors: By their content addresses.
         insert: Inserts the document that refers to them, in the session it is given.
+        squeezer: Compresses what is worth it; by default without a limit on its time.
 
     Returns:
         Bytes that were stored.
@@ -142,6 +155,7 @@ def store_all(
         CheckpointError: The tensors were removed time and again.
     """
     stored = 0
+    squeezer = squeezer or Squeezer()
     for attempt in range(_ATTEMPTS):
         with contextlib.suppress(LeaseLost, _TensorGone), Lease(db, ObjectId() if attempt else id) as lease:
             missing = _missing(db, list(tensors), lease)
@@ -149,9 +163,9 @@ def store_all(
             for number, batch in enumerate(_objects(tensors, missing)):
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
                 lease.announce(db._root, key)
-                rows = _put(db, key, batch, lease.began)
+                rows = _put(db, key, batch, lease.began, squeezer)
                 whole &= _enter(db, rows, lease) == len(rows)
-                stored += sum(leaf.nbytes for leaf, _ in batch.values())
+                stored += sum(row["n"] for row in rows.values())
             db._transaction(_finish(db, list(tensors), lease, insert))
             lease.clean = whole
             return stored
@@ -190,10 +204,25 @@ def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
             table.append([*row, None, base64.b64encode(data).decode()])
             contents.append(None)
         else:
-            content = digest(data)
+            content = _content(leaf, data)
             table.append([*row, content.hex(), None])
             contents.append(content)
     return table, contents
+
+
+_fixed: dict[int, tuple[weakref.ref[Any], bytes]] = {}
+"""Digests of values that never change, as long as they live, by their identities."""
+
+
+def _content(leaf: Leaf, data: memoryview) -> bytes:
+    """The digest of a leaf; of one that never changes and comes with each save, the one of the first time."""
+    if not leaf.fixed:
+        return digest(data)
+    key = id(leaf.value)
+    known = _fixed.get(key)
+    if known is None or known[0]() is not leaf.value:
+        known = _fixed[key] = weakref.ref(leaf.value, lambda _: _fixed.pop(key, None)), digest(data)
+    return known[1]
 
 
 def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -226,29 +255,43 @@ def _states(db: TensorDB, contents: Sequence[bytes]) -> dict[bytes, str]:
 
 
 def _put(
-    db: TensorDB, key: str, batch: Mapping[bytes, tuple[Leaf, memoryview]], created: dt.datetime
+    db: TensorDB,
+    key: str,
+    batch: Mapping[bytes, tuple[Leaf, memoryview]],
+    created: dt.datetime,
+    squeezer: Squeezer,
 ) -> dict[bytes, dict[str, Any]]:
     """Writes one object; returns the documents of its tensors."""
     names: set[str] = set()
-    leaves = []
-    for content, (leaf, _) in batch.items():
-        leaves.append(leaf if leaf.name not in names else replace(leaf, name=f"{leaf.name}#{content.hex()}"))
-        names.add(leaf.name)
-    address = np.frombuffer(next(iter(batch.values()))[1], np.uint8).ctypes.data
-    front, offsets = layout.header(leaves, {"format": "tensordb", "project": db.project}, address)
-    db._store(db._root).put(key, [front, *(data for _, data in batch.values())], cold=True)
-    return {
-        content: {
-            "_id": tensor_id(db.project, content),
-            "root": db._root,
-            "key": key,
-            "o": offset,
-            "n": leaf.nbytes,
-            "state": "live",
-            "created": created,
-        }
-        for (content, (leaf, _)), offset in zip(batch.items(), offsets, strict=True)
-    }
+    leaves, parts, squeezed = [], [], {}
+    for content, (leaf, data) in batch.items():
+        name = leaf.name if leaf.name not in names else f"{leaf.name}#{content.hex()}"
+        names.add(name)
+        small = squeezer.squeeze(leaf, data)
+        if small is not None:
+            squeezed[name] = [leaf.dtype, list(leaf.shape)]
+            leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
+        leaves.append(replace(leaf, name=name))
+        parts.append(data)
+    about = {"format": "tensordb", "project": db.project}
+    if squeezed:
+        about["zstd"] = json.dumps(squeezed)
+    # what is as it was lies in memory as in the object, if nothing else comes between
+    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
+    address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
+    front, offsets = layout.header([leaves[i] for i in order], about, address)
+    db._store(db._root).put(key, [front, *(parts[i] for i in order)], cold=True)
+    contents = list(batch)
+    rows = {}
+    for i, offset in zip(order, offsets, strict=True):
+        leaf, content = leaves[i], contents[i]
+        rows[content] = {
+            "_id": tensor_id(db.project, content), "root": db._root, "key": key, "o": offset, "n": leaf.nbytes,
+            "state": "live", "created": created,
+        }  # fmt: skip
+        if leaf.name in squeezed:
+            rows[content]["z"] = batch[content][0].nbytes
+    return rows
 
 
 def _objects(

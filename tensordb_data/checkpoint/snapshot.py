@@ -89,15 +89,12 @@ class Arena:
         self._offsets, end = [0] * len(leaves), 0
         for number, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].nbytes <= _SMALL):
             self._offsets[number] = end
-            if leaf.kind != "bytes":
+            if not _stays(leaf):
                 end += -(-leaf.nbytes // _ALIGN) * _ALIGN
         if end > self._memory.nbytes or pin != (self._pinned is not None):
             self._allocate(end, pin)
         self._views = [
-            # bytes never change, and what has no bytes needs no copy
-            target_view(leaf, self._memory[offset : offset + leaf.nbytes])
-            if leaf.nbytes and leaf.kind != "bytes"
-            else None
+            target_view(leaf, self._memory[offset : offset + leaf.nbytes]) if leaf.nbytes and not _stays(leaf) else None
             for leaf, offset in zip(leaves, self._offsets, strict=True)
         ]
         self._signatures = signatures
@@ -111,3 +108,8 @@ class Arena:
         else:
             self._memory = np.empty(nbytes, np.uint8)
         self._memory.fill(0)
+
+
+def _stays(leaf: Leaf) -> bool:
+    """Whether it never changes, so that it needs no copy."""
+    return leaf.kind == "bytes" or leaf.fixed

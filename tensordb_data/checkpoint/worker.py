@@ -19,6 +19,7 @@ from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.persist import Written, write_set
 from tensordb_data.checkpoint.prune import prune
 from tensordb_data.checkpoint.snapshot import Arena, Snapshot
+from tensordb_data.checkpoint.squeeze import Squeezer
 from tensordb_data.checkpoint.tree import Flat, flatten
 from tensordb_data.errors import CheckpointError, TensorDBError
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.checkpoint")
 
 _KEPT = 10_000  # stalls remembered for the median
+_SHARE = 0.05  # of the time between two saves that compressing may take of one processor
 _READY = 2  # copies made ready in advance: one is stored while the next is taken
 
 
@@ -70,6 +72,7 @@ class Saver:
         self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
         self._bytes = {"bytes": 0, "bytes_stored": 0}
         self._waited = 0.0
+        self._stored_at = time.monotonic()  # when the last save began to be stored
 
     def prepare(self, state: Any) -> None:
         """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
@@ -228,7 +231,9 @@ class Saver:
                 if snapshot is None:
                     arena.reserve(about)
                 else:
-                    written = write_set(self._db, snapshot, about, parent=self.parent)
+                    squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
+                    self._stored_at = time.monotonic()
+                    written = write_set(self._db, snapshot, about, self.parent, squeezer)
                     self.parent = written.id
                     self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it

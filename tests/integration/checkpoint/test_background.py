@@ -214,7 +214,7 @@ def dying(key, parts, **options):
     put(key, parts, **options)
     sent.append(key)
 store.put = dying
-db.params.save({str(i): np.full(10_000, i, "f4") for i in range(10)}, run="r", step=1)
+db.params.save({str(i): np.random.default_rng(i).random(10_000, "f4") for i in range(10)}, run="r", step=1)
 """
 
 
@@ -225,7 +225,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
     monkeypatch.setattr(persist, "OBJECT", 100_000)
     store = db._store(db._root)
     before = dict(store.list("params/"))
-    state = {str(i): np.full(10_000, i, "f4") for i in range(10)}
+    state = {str(i): np.random.default_rng(i).random(10_000, "f4") for i in range(10)}
     db.params.save(state, run="r", step=1)
     sent = sum(size for key, size in store.list("params/") if key not in before)
     assert sum(before.values()) >= 6 * 40_000 and 4 * 40_000 <= sent < 5 * 40_000
@@ -235,7 +235,8 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
 
 def test_an_object_for_each_portion(db, monkeypatch):
     monkeypatch.setattr(persist, "OBJECT", 1000)
-    state = {"small": np.zeros(100, "f4"), "large": np.ones(5000, "f4"), "other": np.full(100, 2, "f4")}
+    large = np.random.default_rng(0).random(5000, "f4")
+    state = {"small": np.zeros(100, "f4"), "large": large, "other": np.full(100, 2, "f4")}
     id = db.params.save(state)
     keys = sorted(key for key, _ in db._store(db._root).list("params/"))
     assert len(keys) == 3 and keys[-1] == f"params/{id}.safetensors"

@@ -46,7 +46,7 @@ def test_a_whole_warehouse(full):
     report = full.fsck(progress=lambda *args: seen.append(args))
     assert report.findings == []
     assert (report.samples, report.segments, report.sets) == (20, 1, 2) and report.tensors == 7
-    assert report.bytes > 20 * 500 + 4 * 8000
+    assert report.bytes > 20 * 500
     assert {what for what, _, _ in seen} == {"segments", "data", "tensors", "params", "architectures"}
     assert all(done <= total for _, done, total in seen)
     full.gc(grace=0)
@@ -90,7 +90,7 @@ def test_a_reference_to_no_blob(full):
 
 
 def test_a_damaged_tensor_names_its_sets(full):
-    row = full._mongo()["tensors"].find_one({"n": 8000}, sort=[("o", 1)])
+    row = full._mongo()["tensors"].find_one()
     shared = full._mongo()["tensors"].find_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
     flip(full._store(row["root"]).local_path(shared["key"]), shared["o"])
     (found,) = full.fsck().findings
