@@ -18,7 +18,7 @@ from pymongo import UpdateOne
 
 from tensordb_data.abandoned import write_patiently
 from tensordb_data.outage import ride_out
-from tensordb_data.search.words import most, words
+from tensordb_data.search.words import beside, most, words
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -110,8 +110,11 @@ class Entries:
         return self._entry(["group", name, *ordered], name, ordered, [], {"e": member})
 
     def _text(self, name: str, field: str, text: str, member: Any) -> dict[str, Any]:
+        shown = text[:_LONGEST]
         more = {"f": {"n": field, "v": text}, "e": member}
-        return self._entry(["text", name, field, text], name, [], [text[:_LONGEST]], more)
+        entry = self._entry(["text", name, field, text], name, [], [shown], more)
+        # There may be a thousand of these: they are not what is found by the name alone.
+        return {**entry, "w": most([*words(shown), *map(beside, words(name))])}
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]

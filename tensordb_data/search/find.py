@@ -14,7 +14,7 @@ from pymongo.errors import ExecutionTimeout
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
 from tensordb_data.search.entries import GROUPED, REFRESH
-from tensordb_data.search.words import words
+from tensordb_data.search.words import beside, words
 from tensordb_data.selection import Selection
 from tensordb_data.values import COLLECTIONS
 
@@ -94,7 +94,7 @@ def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: s
         (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry) for entry in found.values()
     ]
     scored.sort(key=lambda one: one[:4], reverse=True)
-    return _alive(db, ((score, entry) for _, score, _, _, entry in scored), limit)
+    return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
 
 
 def _candidates(
@@ -120,19 +120,21 @@ def _candidates(
         if len(word) >= _SHORTEST:
             take(store.find({**scope, "w": _longer(word)}).limit(most))
     if len(wanted) > 1:
-        first = min(wanted, key=lambda word: store.count_documents({**scope, "w": _begins(word)}, limit=_SEEN))
-        together = {"$match": {"$and": [{"w": _begins(word)} for word in wanted if word != first]}}
-        newest = [{"$match": {**scope, "w": first}}, {"$sort": {"at": -1}}]
-        longer = [{"$match": {**scope, "w": _longer(first)}}]
+        first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
+        together = {"$match": {"$and": [_begins(word) for word in wanted if word != first]}}
+        newest = [{"$match": {**scope, "w": {"$in": [first, beside(first)]}}}, {"$sort": {"at": -1}}]
+        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(beside(first))}]}}]
         for looked in (newest, longer):
             take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}]))
     return found
 
 
 def _begins(word: str) -> dict[str, Any]:
-    """The word, or one that it is the beginning of, where it is long enough to stand for one."""
-    below = f"{word}\U0010ffff" if len(word) >= _SHORTEST else f"{word}\0"
-    return {"$elemMatch": {"$gte": word, "$lt": below}}
+    """Entries with the word, or one that it is the beginning of, where it is long enough to stand for one: their own,
+    or of the name beside it.
+    """
+    above = "\U0010ffff" if len(word) >= _SHORTEST else "\0"
+    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, beside(word))]}
 
 
 def _longer(word: str) -> dict[str, Any]:
@@ -140,11 +142,15 @@ def _longer(word: str) -> dict[str, Any]:
 
 
 def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, float]) -> tuple[int, float]:
-    """How many of the words an entry has, and how well: by where a word stands, how rare it is, and whether whole."""
+    """How many of the words an entry has, and how well: by where a word stands, how rare it is, and whether whole.
+    None, where a text has none of them and only the name of its dataset or run has: that is another entry.
+    """
     weights: dict[str, float] = {}
     for weight, texts in ((_TEXT, entry["x"]), (_TAG, entry["t"]), (_NAME, [entry["n"]])):
         weights.update(dict.fromkeys(words(*texts), weight))
     hits, score = 0, 0.0
+    if "f" in entry and not any(own.startswith(word) for own in words(*entry["x"]) for word in wanted):
+        return hits, score
     for word in wanted:
         best = weights.get(word, 0.0)
         if not best and len(word) >= _SHORTEST:

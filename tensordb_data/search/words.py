@@ -31,6 +31,11 @@ def most(found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))[:MOST]
 
 
+def beside(word: str) -> str:
+    """The form in which an entry holds a word that is not its own, by which it is found only together with others."""
+    return f" {word}"
+
+
 def _folded(text: str) -> str:
     # Each may give the other something to do: 𝕊 becomes S, İ becomes i with a dot above.
     for _ in range(3):

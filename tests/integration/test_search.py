@@ -158,6 +158,18 @@ def test_a_set_of_tags_is_one_entry_however_many_samples(db):
     assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 1000
 
 
+def test_a_dataset_is_found_by_its_name_however_many_texts_it_has(db):
+    with db.data.writer("chest ct") as w:
+        w.add_many(path=[f"cat/{i}.png" for i in range(400)], tags=["scan"])
+    whole = {"dataset": "chest ct", "tags": "scan"}
+    for text in ("chest", "ct", "chest ct", "chest scan", "che"):
+        assert [hit.query.filter for hit in db.search(text)] == [whole], text
+    (hit,) = db.search("chest 399", limit=1)
+    assert hit.query.filter == {"dataset": "chest ct", "path": "cat/399.png"}
+    assert hit.query.filter in [found.query.filter for found in db.search("399 ct")]
+    assert len(db.search("cat", limit=50)) == 50
+
+
 def test_mongomock():
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         with db.data.writer("ct") as w:
