@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
@@ -296,6 +296,29 @@ class Selection(Generic[R]):
         if not all and not self.query.filter and self.query.limit is None:
             raise QueryError(f"this would {verb} everything in {self.query.collection} of project "
                              f"{self.db.project!r}; say {verb}(..., all=True) if that is meant")  # fmt: skip
+
+
+def streamed(source: object, batch_size: int | None, options: Mapping[str, Any]) -> Stream:
+    """The stream that a dataset of a framework is made of: the one that it is given, or a new one over a Selection.
+
+    Raises:
+        QueryError: It is neither, or a stream with options, of which it has its own.
+    """
+    from tensordb_data.stream import Mix, Stream
+
+    if isinstance(source, Selection):
+        if batch_size is None:
+            raise QueryError("a Selection needs a `batch_size` here: query_dataset(sel, batch_size=256)")
+        return source.stream(batch_size=batch_size, **options)
+    if not isinstance(source, (Stream, Mix)):
+        hint = "; db.select(query) makes a Selection of it" if isinstance(source, Query) else ""
+        raise QueryError(
+            f"a Selection, db.data.find(...), or a stream is needed here; found a {type(source).__name__}{hint}"
+        )
+    given = [*([] if batch_size is None else ["batch_size"]), *options]
+    if given:
+        raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
+    return cast("Stream", source)
 
 
 def clean_tags(tags: Sequence[object]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import keras
-import numpy as np
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.apply import assign, check_keras
@@ -175,7 +175,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """A fit begins, and with it an iteration of the dataset."""
         optimizer = _optimizer(self.model)
         self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
-        self._core.begin_at(int(optimizer.iterations))
+        self._core.begin_at(int(_read(optimizer.iterations)))
         self._iteration()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -185,7 +185,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """One or more steps have ended."""
         self._batches += batch - self._begin + 1
-        self._core.end_step(int(_optimizer(self.model).iterations), _plain(logs))
+        self._core.end_step(int(_read(_optimizer(self.model).iterations)), _plain(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Logs what Keras says about the epoch."""
@@ -207,7 +207,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         optimizer = _optimizer(self.model)
         state: dict[str, Any] = {
             "model": _named(self.model.weights),
-            "seeds": [np.asarray(variable) for variable in _seeds(self.model)],
+            "seeds": [_read(variable) for variable in _seeds(self.model)],
             "optimizer": _named(optimizer.variables),
             "rng": rng.capture(),
             "training": {
@@ -238,8 +238,15 @@ def _built(model: Any) -> Any:
             "the model has no variables yet: give it an Input, or call model.build(input_shape), before restore"
         )
     if not optimizer.built:
-        optimizer.build(model.trainable_variables)
+        strategy = getattr(model, "distribute_strategy", None)
+        with nullcontext() if strategy is None else strategy.scope():
+            optimizer.build(model.trainable_variables)
     return optimizer
+
+
+def _read(variable: Any) -> Any:
+    """The value, also of a variable that a tf.distribute strategy mirrors, which NumPy cannot read by itself."""
+    return keras.ops.convert_to_numpy(variable)
 
 
 def _seeds(model: Any) -> list[Any]:
@@ -251,7 +258,7 @@ def _named(variables: Sequence[Any]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for number, variable in enumerate(variables):
         name = variable.path if variable.path not in named else f"{variable.path}#{number}"
-        named[name] = np.asarray(variable)
+        named[name] = _read(variable)
     return named
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
-from tensordb_data.selection import Selection
+from tensordb_data.selection import Selection, streamed
 from tensordb_data.stream import Stream
 
 _BYTES = 4 << 20
@@ -44,7 +44,7 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
         QueryError: an option is out of its range, or a field has no tensor form.
         NotFoundError: nothing matches, where the form of a field is only seen in a sample.
     """
-    stream = _stream(source, batch_size, options)
+    stream = streamed(source, batch_size, options)
     stream._anew()
     signature = _signature(stream)
 
@@ -60,17 +60,6 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
     if stream.spec.passes is None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset
-
-
-def _stream(source: Selection[Any] | Stream, batch_size: int | None, options: dict[str, Any]) -> Stream:
-    if isinstance(source, Selection):
-        if batch_size is None:
-            raise QueryError("query_dataset needs a `batch_size` with a Selection: query_dataset(sel, batch_size=256)")
-        return source.stream(batch_size=batch_size, **options)
-    given = [*([] if batch_size is None else ["batch_size"]), *options]
-    if given:
-        raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
-    return source
 
 
 def _signature(stream: Stream) -> dict[str, tf.TensorSpec]:
@@ -158,8 +147,8 @@ def _no_tensor(name: str, column: Any) -> QueryError:
     if arrays:
         found = " and ".join(str(list(shape)) for shape in sorted({item.shape for item in arrays})[:2])
         return QueryError(
-            f"field {name!r}: the arrays of one batch differ in shape ({found}), and a tensor has one; resize or pad"
-            " them in a transform, or leave the field out with `fields`"
+            f"field {name!r}: the arrays of one batch differ in shape ({found}), and a tensor has one; give the"
+            " stream ragged=\"pad\", resize them in a transform, or leave the field out with `fields`"
         )
     kinds = ", ".join(sorted({type(item).__name__ for item in column}))
     return QueryError(

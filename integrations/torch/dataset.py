@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.orphans import exit_with
-from tensordb_data.selection import Selection
+from tensordb_data.selection import Selection, streamed
 from tensordb_data.stream import Stream
 from tensordb_data.stream.state import State
 from tensordb_data.torch.counters import Counters
@@ -89,15 +89,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def __init__(self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> None:
         super().__init__()
-        if isinstance(source, Selection):
-            self._by_sample = batch_size is None
-            self._stream = source.stream(batch_size=_BLOCK if batch_size is None else batch_size, **options)
-        else:
-            given = [*([] if batch_size is None else ["batch_size"]), *options]
-            if given:
-                raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
-            self._by_sample = False
-            self._stream = source
+        self._by_sample = isinstance(source, Selection) and batch_size is None
+        self._stream = streamed(source, _BLOCK if self._by_sample else batch_size, options)
         self._ledger = self._stream._share()
         self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
         self._mailbox = Mailbox()

@@ -93,6 +93,8 @@ class Checkpointer:
         self.policy = Policy(every, every_seconds, on_best, max_overhead)
         if when_busy not in ("wait", "skip"):
             raise CheckpointError(f'`when_busy` is "wait" or "skip". Found: {when_busy!r}')
+        if run is None:
+            raise CheckpointError('A checkpointer needs the name of its run: run="cnn-1".')
         set_fields(run, 0, tags, {})
         self.db, self.run, self.tags = db, run, list(tags)
         self._collect = collect

@@ -8,19 +8,24 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.batch import Batch
 from tensordb_data.stream.deliver import Delivery
 from tensordb_data.stream.stats import Clock, Stats
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 S = TypeVar("S")
 Results = list[Delivery[S] | SampleError]
 
 
 class Pull(abc.ABC, Generic[S]):
-    """An endless or finite sequence of batches with a position, `S`, that iteration moves on."""
+    """An endless or finite sequence of batches with a position, `S`, that iteration moves on; in a `with` block, at the
+    end of which it is closed.
+    """
 
     def __init__(self, start: S) -> None:
         self._worker = (0, 1)
@@ -93,6 +98,12 @@ class Pull(abc.ABC, Generic[S]):
         # One that runs now, in another thread, sees the token.
         if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
             iteration.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def stats(self) -> dict[str, Any]:
         """Counts since the stream was made.

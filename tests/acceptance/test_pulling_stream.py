@@ -9,7 +9,7 @@ import albumentations
 import numpy as np
 import pytest
 
-from tensordb_data import TensorDB
+from tensordb_data import TensorDB, mix
 
 N = 600
 
@@ -65,6 +65,16 @@ def test_exact_resume(db_with_fashion: TensorDB) -> None:
     resumed.load_state_dict(state)
     for ours, theirs in itertools.islice(zip(resumed, stream, strict=False), 9):
         assert np.array_equal(ours["image"], theirs["image"])
+
+
+def test_a_with_block_ends_the_iteration_and_keeps_the_position(db_with_fashion: TensorDB) -> None:
+    sel = db_with_fashion.data.find({"dataset": "fashion"})
+    with sel.stream(batch_size=8, shuffle=True) as stream:
+        batches = iter(stream)
+        next(batches)
+    assert list(batches) == [] and stream.state_dict()["position"] == 8
+    with mix([(stream, 1.0)], seed=0) as mixed:
+        assert len(next(iter(mixed))["label"]) == 8
 
 
 def test_ranks(db_with_fashion: TensorDB) -> None:

@@ -27,8 +27,8 @@ def net(width=16, steps_per_execution=1):
     return model
 
 
-def fit(db, run, epochs, *, done=0, every=10, steps=20, restore=False, **options):
-    model = net(**options)
+def fit(db, run, epochs, *, done=0, every=10, steps=20, restore=False, model=None, **options):
+    model = net(**options) if model is None else model
     stream = db.data.find({"dataset": "x"}).stream(batch_size=16, shuffle=True, seed=0)
     dataset = query_dataset(stream).map(lambda batch: (batch["image"], batch["label"])).prefetch(4)
     ckpt = StepCheckpoint(db, run=run, every=every, stream=stream)
@@ -52,6 +52,17 @@ def test_weights_are_equal(db, steps_per_execution):
     assert start == 48 and equal(whole, resumed)
     steps = sorted(db.params.find({"run": "whole"}).distinct("step"))
     assert steps == ([12, 24, 36, 48, 60, 72] if steps_per_execution == 1 else [16, 24, 40, 48, 64, 72])
+
+
+def test_weights_are_equal_under_a_strategy(db):
+    """Mirrored variables, and a restore outside of the scope of the strategy."""
+    fill(db)
+    with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+        first, second, third = net(), net(), net()
+    _, whole = fit(db, "whole", 2, model=first)
+    fit(db, "cut", 1, model=second)
+    start, resumed = fit(db, "cut", 2, done=1, restore=True, model=third)
+    assert start == 20 and equal(whole, resumed)
 
 
 def test_in_the_middle_of_an_epoch_and_tf_data_ahead(db):

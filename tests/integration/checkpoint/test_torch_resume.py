@@ -142,6 +142,11 @@ def test_the_loop_must_iterate_the_stream(db):
             ckpt.step()
 
 
+def test_a_run_without_a_name_is_refused(db):
+    with pytest.raises(CheckpointError, match="needs the name of its run"):
+        StepCheckpointer(db, run=None, model=torch.nn.Linear(1, 1), every=1)
+
+
 def test_what_has_no_position_is_refused(db):
     loader = DataLoader([1, 2])
     with pytest.raises(CheckpointError, match="DataLoader over a list"):

@@ -122,10 +122,12 @@ def test_values_without_a_tensor_form(db: TensorDB) -> None:
 
 
 def test_options_belong_to_one_side(sel: Selection[Any]) -> None:
-    with pytest.raises(QueryError, match="needs a `batch_size` with a Selection"):
+    with pytest.raises(QueryError, match="a Selection needs a `batch_size` here"):
         query_dataset(sel)
     with pytest.raises(QueryError, match="a stream has its own options: give batch_size, seed to"):
         query_dataset(sel.stream(batch_size=2), batch_size=2, seed=1)
+    with pytest.raises(QueryError, match="a stream is needed here; found a int"):
+        query_dataset(3)  # type: ignore[arg-type]
 
 
 def _model() -> Any:

@@ -234,6 +234,14 @@ def test_a_dataset_over_a_stream_starts_where_the_stream_stands(sel: Selection[A
         QueryDataset(stream, batch_size=3, seed=4)
 
 
+def test_what_is_no_selection_and_no_stream_is_refused(db: TensorDB, sel: Selection[Any]) -> None:
+    with pytest.raises(QueryError, match=r"found a Query; db.select\(query\) makes a Selection of it"):
+        QueryDataset(sel.query, batch_size=2)  # type: ignore[arg-type]
+    for wrong in (db, sel.all(), None):
+        with pytest.raises(QueryError, match="a stream is needed here; found a"):
+            QueryDataset(wrong, batch_size=2)  # type: ignore[arg-type]
+
+
 def test_an_error_in_a_worker_keeps_its_type_and_message(db: TensorDB, sel: Selection[Any]) -> None:
     def fail(sample: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("no such colour")
