@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
 _ROUND = 256 << 20  # bytes asked of a remote store at once
-_THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
+    """Where the bytes of a tensor are stored."""
+
     name: str
     content: bytes
     root: int
@@ -59,14 +61,7 @@ def load_parts(
         StorageError: The blob store failed.
     """
     label = describe(document)
-    about = document["_tdb"]
-    raw = read_leaves(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
-    whole = from_json(raw.data)
-    if whole.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
-        )
-    trees, table = parts(whole["tree"]), whole["leaves"]
+    trees, table = structure(db, document)
     wanted = list(trees) if names is None else list(names)
     for name in wanted:
         if name not in trees:
@@ -85,6 +80,19 @@ def load_parts(
         n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers
     }
     return {name: unflatten(trees[name], leaves) for name in wanted}
+
+
+def structure(db: TensorDB, document: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """The trees of the parts by name, see `tree.Flat`, and for each leaf: name, kind, dtype, shape, digest, bytes."""
+    label = describe(document)
+    about = document["_tdb"]
+    raw = read_leaves(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
+    whole = from_json(raw.data)
+    if whole.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
+        )
+    return parts(whole["tree"]), whole["leaves"]
 
 
 def verify(db: TensorDB, document: Mapping[str, Any]) -> bool:
@@ -122,14 +130,14 @@ def describe(document: Mapping[str, Any]) -> str:
 
 def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, np.ndarray[Any, Any]]:
     """The bytes of tensors by their digests, each checked: uint8 [n] for each place of `stored`, (name, digest)."""
-    places = _places(db, stored, label)
+    places = find_places(db, stored, label)
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, place in places.items():
         objects[place.root, place.key].append(number)
     sizes = {n: place.nbytes if place.expanded is None else place.expanded for n, place in places.items()}
     memory = {number: np.empty(nbytes, np.uint8) for number, nbytes in sizes.items()}
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="tensordb-load") as pool:
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load") as pool:
         for (root, key), numbers in objects.items():
             store = db._store(root)
             fill = _fill_local if store.local_path(key) is not None else _fill_remote
@@ -137,7 +145,12 @@ def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: st
     return memory
 
 
-def _places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, _Place]:
+def find_places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, Place]:
+    """Where tensors are, by their names and digests.
+
+    Raises:
+        CheckpointError: One is not there any more.
+    """
     rows: dict[bytes, Mapping[str, Any]] = {}
     contents = list({content for _, content in stored.values()})
     for chunk in chunks(contents):
@@ -149,7 +162,7 @@ def _places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -
             raise CheckpointError(
                 f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete."
             )
-        places[number] = _Place(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
+        places[number] = Place(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
     return places
 
 
@@ -157,54 +170,60 @@ def _fill_local(
     pool: ThreadPoolExecutor,
     store: Store,
     key: str,
-    places: list[_Place],
+    places: list[Place],
     memory: list[np.ndarray[Any, Any]],
     label: str,
 ) -> None:
-    path = store.local_path(key)
-    assert path is not None
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        raise StorageError(f"The object {key} that holds tensors of {label} is gone from {store.url}.") from None
+    file = open_local(store, key, label)
     try:
         # threads split the work by tensor: reading and hashing both release the GIL
-        for _ in pool.map(lambda pair: _pread(file, pair[0], pair[1], label), zip(places, memory, strict=True)):
+        for _ in pool.map(lambda pair: pread(file, pair[0], pair[1], label), zip(places, memory, strict=True)):
             pass
     finally:
         os.close(file)
 
 
-def _pread(file: int, place: _Place, memory: np.ndarray[Any, Any], label: str) -> None:
+def open_local(store: Store, key: str, label: str) -> int:
+    """A descriptor of an object that is a file of this machine."""
+    path = store.local_path(key)
+    assert path is not None
+    try:
+        return os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise StorageError(f"The object {key} that holds tensors of {label} is gone from {store.url}.") from None
+
+
+def pread(file: int, place: Place, memory: np.ndarray[Any, Any], label: str) -> None:
+    """The bytes of a tensor into memory of its size, checked."""
     squeezed = place.expanded is not None
     target, hasher, done = np.empty(place.nbytes, np.uint8).data if squeezed else memory.data, xxhash.xxh3_128(), 0
     while done < place.nbytes:
         got = os.preadv(file, [target[done : done + _PIECE]], place.offset + done)
         if got == 0:
-            raise _corrupt(place, label, f"the object ends {place.nbytes - done} bytes too early")
+            raise corrupt(place, label, f"the object ends {place.nbytes - done} bytes too early")
         if not squeezed:
             hasher.update(target[done : done + got])
         done += got
     if squeezed:
         _expand(place, target, memory, label)
     elif hasher.digest() != place.content:
-        raise _corrupt(place, label, "its bytes do not match their checksum")
+        raise corrupt(place, label, "its bytes do not match their checksum")
 
 
-def _expand(place: _Place, stored: memoryview, memory: np.ndarray[Any, Any], label: str) -> None:
+def _expand(place: Place, stored: memoryview, memory: np.ndarray[Any, Any], label: str) -> None:
     try:
         content = expand(stored, memory.data, len(memory))
     except zstandard.ZstdError as error:
-        raise _corrupt(place, label, f"its bytes are not what was compressed: {error}") from None
+        raise corrupt(place, label, f"its bytes are not what was compressed: {error}") from None
     if content != place.content:
-        raise _corrupt(place, label, "its bytes do not match their checksum")
+        raise corrupt(place, label, "its bytes do not match their checksum")
 
 
 def _fill_remote(
     pool: ThreadPoolExecutor,
     store: Store,
     key: str,
-    places: list[_Place],
+    places: list[Place],
     memory: list[np.ndarray[Any, Any]],
     label: str,
 ) -> None:
@@ -212,16 +231,16 @@ def _fill_remote(
         got = store.get_ranges(key, [places[i].offset for i in group], [places[i].nbytes for i in group])
         for i, data in zip(group, got, strict=True):
             if len(data) != places[i].nbytes:
-                raise _corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
+                raise corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
             if places[i].expanded is not None:
                 _expand(places[i], data, memory[i], label)
                 continue
             memory[i][:] = np.frombuffer(data, np.uint8)
             if digest(memory[i].data) != places[i].content:
-                raise _corrupt(places[i], label, "its bytes do not match their checksum")
+                raise corrupt(places[i], label, "its bytes do not match their checksum")
 
 
-def _rounds(places: list[_Place]) -> list[list[int]]:
+def _rounds(places: list[Place]) -> list[list[int]]:
     rounds: list[list[int]] = []
     size = _ROUND
     for i, place in enumerate(places):
@@ -233,7 +252,8 @@ def _rounds(places: list[_Place]) -> list[list[int]]:
     return rounds
 
 
-def _corrupt(place: _Place, label: str, what: str) -> CorruptBlobError:
+def corrupt(place: Place, label: str, what: str) -> CorruptBlobError:
+    """The error that a tensor's bytes are not those that were saved."""
     return CorruptBlobError(
         f"Tensor {place.name!r} of {label} is damaged: {what} (object {place.key}, offset {place.offset})."
     )

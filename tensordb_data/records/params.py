@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.checkpoint.apply import Difference, apply_to
+from tensordb_data.checkpoint.in_place import load_in_place
 from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.checkpoint.leaves import Framework
 from tensordb_data.checkpoint.lineage import surroundings
@@ -88,10 +90,8 @@ class ParameterSet(Record):
             CheckpointError: There is no such part, or it is not complete.
             StorageError: The blob store failed.
         """
-        try:
+        with self._offered():
             return load_parts(self._db, self._doc, [part], framework)[part]
-        except CorruptBlobError as error:
-            raise CorruptBlobError(f"{error} {offer(self._db, self._doc)}") from error
 
     def load_into(self, model: Any, *, strict: bool = True) -> Difference:
         """Loads the parameters into a torch module or a Keras model.
@@ -109,7 +109,17 @@ class ParameterSet(Record):
                 as it was before.
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
+        with self._offered():
+            if strict and load_in_place(self._db, self._doc, model):
+                return Difference()
         return apply_to(model, self.load(), describe(self._doc), strict)
+
+    @contextlib.contextmanager
+    def _offered(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptBlobError as error:
+            raise CorruptBlobError(f"{error} {offer(self._db, self._doc)}") from error
 
 
 class Params(Collection[ParameterSet]):
