@@ -174,6 +174,11 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
     if not isinstance(out, dict):
         raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
     _refuse_internal(out, False)
+    if isinstance(out.get("_id"), str):  # would match nothing, as every _id is an ObjectId
+        raise QueryError(
+            'filter: an _id is a bson.ObjectId, in JSON {"$oid": "65f0c0ffee65f0c0ffee65f0"}; '
+            f"found the text {out['_id']!r:.100}"
+        )
     return out
 
 
@@ -240,6 +245,8 @@ def _clean_sort(sort: Any) -> tuple[tuple[str, int], ...] | None:
             raise QueryError(
                 f"sort by {name!r}: the direction is 1 (ascending) or -1 (descending); found {direction!r}"
             )
+        if isinstance(pair, str) and pair.startswith("-"):
+            raise QueryError(f'sort: for descending order write ("{pair[1:]}", -1); found {pair!r}')
         out.append((check_name(name, "sort"), int(direction)))
     if len({name for name, _ in out}) < len(out):
         raise QueryError(f"sort names a field twice: {out}")

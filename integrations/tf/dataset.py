@@ -148,7 +148,7 @@ def _no_tensor(name: str, column: Any) -> QueryError:
         found = " and ".join(str(list(shape)) for shape in sorted({item.shape for item in arrays})[:2])
         return QueryError(
             f"field {name!r}: the arrays of one batch differ in shape ({found}), and a tensor has one; give the"
-            " stream ragged=\"pad\", resize them in a transform, or leave the field out with `fields`"
+            ' stream ragged="pad", resize them in a transform, or leave the field out with `fields`'
         )
     kinds = ", ".join(sorted({type(item).__name__ for item in column}))
     return QueryError(

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.errors import QueryError, TensorDBError
+from tensordb_data.address import parse
+from tensordb_data.embedded.layout import Layout
+from tensordb_data.errors import NotFoundError, QueryError, TensorDBError
 from tensordb_data.warehouse import TensorDB
 
 Db = Annotated[
@@ -20,17 +22,26 @@ Db = Annotated[
     ),
 ]
 Project = Annotated[str | None, typer.Option("--project", help="The project; default: default.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one a line.")]
 
 
 @contextlib.contextmanager
-def warehouse(db: str | None, project: str | None = None) -> Iterator[TensorDB]:
-    """The warehouse that the options name. Errors that a user can act on become one line and exit status 1."""
+def warehouse(db: str | None, project: str | None = None, *, new: bool = False) -> Iterator[TensorDB]:
+    """The warehouse that the options name. Errors that a user can act on become one line and exit status 1.
+
+    Args:
+        db: The folder or address.
+        project: The project.
+        new: Whether the command has a use for a folder that does not hold a warehouse yet.
+    """
     if not db:
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
         )
     try:
+        folder = parse(db).folder
+        if not new and folder is not None and not Layout(folder).manifest.exists():
+            raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
         with TensorDB(db, project=project) as opened:
             yield opened
     except TensorDBError as error:

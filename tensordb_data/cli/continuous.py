@@ -63,7 +63,7 @@ def evaluate(
     """
     from tensordb_data.continuous import Evaluator
 
-    with warehouse(db, project) as opened, _told():
+    with warehouse(db, project, new=True) as opened, _told():
         named = {"name": architecture}
         evaluator = Evaluator(
             opened, opened.params.find(parsed_filter(filter)), _function(score, allow), metric=metric,
@@ -109,7 +109,7 @@ def deploy(
     """
     from tensordb_data.continuous import Deployer, deployments
 
-    with warehouse(db, project) as opened, _told():
+    with warehouse(db, project, new=True) as opened, _told():
         if show:
             _show(deployments(opened), as_json)
             return

@@ -48,7 +48,7 @@ def ingest(
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with warehouse(db, project) as opened:
+    with warehouse(db, project, new=True) as opened:
         console = Console(stderr=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("0 samples", total=None)

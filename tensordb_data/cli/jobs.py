@@ -112,7 +112,7 @@ def push(
 
     Example: tensordb jobs push train --entry mypkg.jobs:train --args '{"lr": 0.01}' --data '{"split": "train"}'
     """
-    with warehouse(db, project) as opened:
+    with warehouse(db, project, new=True) as opened:
         given = {"data": data, "params": params, "architecture": architecture}
         queries: dict[str, Any] = {
             name: Query(QUERIES[name], parsed_filter(text)) for name, text in given.items() if text is not None

@@ -40,7 +40,8 @@ def params(
         found = opened.params.find(filter, sort=[("_id", -1)], limit=limit).all()
         rows = [_row(each, each.nbytes) for each in found]
         if as_json:
-            typer.echo(json.dumps(rows, default=str))
+            for row in rows:
+                typer.echo(json.dumps(row, default=str))
         else:
             _table(rows, "no parameter sets" if run is None else f"run {run!r} has no parameter sets")
 

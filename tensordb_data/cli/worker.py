@@ -44,7 +44,7 @@ def worker(
     """
     from tensordb_data.continuous.worker import Worker
 
-    with warehouse(db, project) as opened:
+    with warehouse(db, project, new=True) as opened:
         worker = Worker(
             opened, kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],
             allow=allow or [], allow_scripts=allow_scripts, name=name, lease=lease, grace=grace, say=_say,

@@ -119,9 +119,9 @@ def describe(value: Any) -> str:
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{type(value).__name__} of {dtype} {_shape(shape)}"
-    text = repr(value) if isinstance(value, (bool, int, float, str, type(None))) else ""
     if isinstance(value, (bytes, bytearray)):
-        text = f"{len(value)} bytes beginning {bytes(value[:8])!r}"
+        return f"{len(value)} bytes" + (f" beginning {bytes(value[:8])!r}" if value else "")
+    text = repr(value) if isinstance(value, (bool, int, float, str, type(None))) else ""
     return f"{type(value).__name__} {text[:60]}".rstrip()
 
 

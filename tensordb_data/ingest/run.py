@@ -71,6 +71,10 @@ def ingest(
     if clash := [name for name in fixed if name in opened.schema(stored)]:
         raise SchemaError(f"set: the source has a field {clash[0]!r} of its own; choose another name")
     fields = {**opened.schema(stored), **{name: stored.get(name) or infer(value) for name, value in fixed.items()}}
+    for name, field in stored.items():
+        if name not in fields and not field.optional:
+            raise SchemaError(f"{path} has no field {name!r}, which every sample of dataset {dataset!r} has; "
+                              "choose another dataset, or give one value to all samples with set=")  # fmt: skip
     schema = {name: _fitted(name, field, stored) for name, field in fields.items()}
     salt = repr((db.project, dataset, sorted(fixed.items()))).encode()
     report, done = Report(failed=opened.failed), 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import socket
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tensordb_data.errors import MissingExtraError, StorageError
 from tensordb_data.logs.writer import RESERVED
@@ -25,7 +28,7 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError:
         raise MissingExtraError("this export needs tensorboard: pip install 'tensordb-data[logs]'") from None
     text = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
@@ -37,25 +40,32 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
             return Summary.Value(tag=f"{name}/text_summary", metadata=text, tensor=tensor)
         return Summary.Value(tag=name, simple_value=float(found))
 
-    writers: dict[tuple[str, str], Any] = {}
     count = 0
     try:
-        for row in rows:
-            values = [value(*pair) for pair in _values(row)]
-            if not values:
-                continue
-            key = (row["run"], row["kind"])
-            if key not in writers:
-                writers[key] = EventFileWriter(str(Path(folder, *map(_name, key))))
-            wall = row["time"].replace(tzinfo=dt.timezone.utc).timestamp()
-            writers[key].add_event(Event(wall_time=wall, step=row["step"], summary=Summary(value=values)))
-            count += len(values)
+        with contextlib.ExitStack() as files:
+            writers: dict[tuple[str, str], Any] = {}
+            for row in rows:
+                values = [value(*pair) for pair in _values(row)]
+                if not values:
+                    continue
+                key = (row["run"], row["kind"])
+                if key not in writers:
+                    # Not its EventFileWriter, which loads all of TensorFlow where that is installed.
+                    writers[key] = RecordWriter(files.enter_context(_opened(Path(folder, *map(_name, key)))))
+                    begin = Event(wall_time=time.time(), file_version="brain.Event:2")
+                    writers[key].write(begin.SerializeToString())
+                wall = row["time"].replace(tzinfo=dt.timezone.utc).timestamp()
+                event = Event(wall_time=wall, step=row["step"], summary=Summary(value=values))
+                writers[key].write(event.SerializeToString())
+                count += len(values)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        for writer in writers.values():
-            writer.close()
     return count
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.mkdir(parents=True, exist_ok=True)
+    return open(path / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}", "xb")
 
 
 def _values(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from tensordb_data.cli.main import app
 
 
 @pytest.fixture
@@ -59,3 +62,13 @@ def test_logs_as_they_are_written(tensordb, db, mongo_uri):
             log.write(30, loss=0.5)
         assert json.loads(running.stdout.readline())["step"] == 30
         running.kill()
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["find data", "search cat", "stream", "logs tail", "params", "gc", "fsck", "compact d", "jobs list"],
+)
+def test_what_only_reads_makes_no_warehouse_of_a_mistyped_folder(words, tmp_path):
+    done = CliRunner().invoke(app, [*words.split(), "--db", str(tmp_path / "typo")])
+    assert done.exit_code == 1 and "there is no warehouse in" in done.stderr, done.output
+    assert list(tmp_path.iterdir()) == []

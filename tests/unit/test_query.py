@@ -106,6 +106,7 @@ def test_numpy_numbers_and_python_types_become_plain() -> None:
     ("filter", "says"),
     [
         ({"$where": "true"}, "runs code on the server"),
+        ({"_id": "65f0c0ffee65f0c0ffee65f0"}, "an _id is a bson.ObjectId"),
         ({"a": [{"b": {"$function": {}}}]}, "runs code on the server"),
         ({"$expr": {"$accumulator": {}}}, "runs code on the server"),
         ({"_tdb.p": "other"}, "internal"),
@@ -152,6 +153,7 @@ def test_cyclic_and_deep_filters() -> None:
         ({"sort": [("a", "asc")]}, "1 .ascending. or -1"),
         ({"sort": [("a", 1), ("a", -1)]}, "twice"),
         ({"sort": 3}, "sort is a list"),
+        ({"sort": "-label"}, r'for descending order write \("label", -1\)'),
         ({"sort": [("a",)]}, "pairs"),
         ({"sort": [("$natural", 1)]}, "not a field name"),
         ({"sort": [("_tdb.s", 1)]}, "internal"),

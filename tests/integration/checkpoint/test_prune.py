@@ -68,7 +68,7 @@ def test_the_commands(db, mongo_uri, warehouse_dir):
         return CliRunner().invoke(app, ["params", *words], env={"TENSORDB": mongo_uri})
 
     listed = run("--json", "--run", "r")
-    assert [row["step"] for row in json.loads(listed.stdout)] == [4, 3, 2, 1], listed.output
+    assert [json.loads(line)["step"] for line in listed.stdout.splitlines()] == [4, 3, 2, 1], listed.output
     assert "acc=0.4" in run().stdout
     dry = run("prune", "--run", "r", "--last", "1", "--best", "acc:2", "--dry-run", "--json")
     assert len(json.loads(dry.stdout)["deleted"]) == 2 and len(_steps(db)) == 4

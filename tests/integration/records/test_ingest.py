@@ -240,7 +240,7 @@ def test_other_sources_and_clashes(db: TensorDB, tmp_path: Path, pictures: Path)
         ingest(db, pictures, "d", set={"label": 3})
     with db.data.writer("taken") as writer:
         writer.add(other=1)
-    with pytest.raises(SchemaError, match="taken"):
+    with pytest.raises(SchemaError, match="no field 'other', which every sample of dataset 'taken' has"):
         ingest(db, pictures, "taken")
 
 

@@ -162,6 +162,13 @@ def test_values_that_are_no_encoded_image(value: object) -> None:
         Image().check(value)
 
 
+def test_bytes_are_named_once() -> None:
+    with pytest.raises(SchemaError, match=r"found 4 bytes beginning b'nope'$"):
+        Image().check(b"nope")
+    with pytest.raises(SchemaError, match=r"found 0 bytes$"):
+        Image().check(b"")
+
+
 def test_other_forms_of_bytes() -> None:
     data = png(RGB)
     for value in (bytearray(data), memoryview(data)):
