@@ -91,7 +91,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         super().__init__()
         self._by_sample = isinstance(source, Selection) and batch_size is None
         self._stream = streamed(source, _BLOCK if self._by_sample else batch_size, options)
-        self._ledger = self._stream._share()
+        self._stream._share()
         self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
         self._mailbox = Mailbox()
         self._counters = Counters()
@@ -158,7 +158,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
-        self._listen()
+        self._stream._listen(self._mailbox.iteration)
         if not self._by_sample:
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
@@ -233,15 +233,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             self._restarted = True
         self._iterations += 1
         self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
-        self._listen()
+        self._stream._listen(self._mailbox.iteration)
         return Turn(partial(self._samples if self._by_sample else self._batches, worker, workers))
-
-    def _listen(self) -> None:
-        """Take part in what the readers of the iteration that was begun last agree on."""
-        if self._ledger is not None:
-            passes = self._ledger.iteration(self._mailbox.iteration)
-            if passes.name != getattr(self._stream._passes, "name", None):
-                self._stream._iterate(passes)
 
     def _batches(self, worker: int, workers: int, done: int) -> Items:
         """The batches of one worker, behind the first `done` of them."""

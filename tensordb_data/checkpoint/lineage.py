@@ -51,7 +51,7 @@ def of_position(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
     inner = state.get("stream", state)
     if not isinstance(inner, Mapping):
         return None
-    return {name: inner[name] for name in ("pass", "position", "total", "taken") if name in inner} or None
+    return {name: inner[name] for name in ("pass", "position", "total") if name in inner} or None
 
 
 def name_of(model: Any) -> str:

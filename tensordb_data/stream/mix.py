@@ -1,16 +1,15 @@
 """Mix: several streams as one, sample by sample, in stated proportions.
 
 Which stream the sample at place g of the mix comes from is a function of (seed, g) alone, and each stream's samples
-come in its own order. So a mix resumes exactly, with any number of ranks and workers, from the place and the number of
-samples taken from each stream.
+come in its own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the place
+and the states of its streams.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,44 +17,49 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
-from tensordb_data.stream.apply import open_transform, position_keys, transformed
-from tensordb_data.stream.batch import Batch, cut
-from tensordb_data.stream.block import Block
+from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.budget import Budget
-from tensordb_data.stream.decode import Column
 from tensordb_data.stream.deliver import Delivery
-from tensordb_data.stream.living import Living
+from tensordb_data.stream.member import Member, Span
 from tensordb_data.stream.order import draw, pass_key
+from tensordb_data.stream.passes import Opened
 from tensordb_data.stream.pipeline import ordered
-from tensordb_data.stream.plan import Plan
 from tensordb_data.stream.pull import Pull, in_turn
-from tensordb_data.stream.rows import Blocks, rows_at
+from tensordb_data.stream.state import OnChange, State
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.stream import Element, Stream
+from tensordb_data.stream.take import Takers, Wanted
 
 if TYPE_CHECKING:
     from tensordb_data.stream.spec import StreamSpec
     from tensordb_data.warehouse import TensorDB
 
-_FORMAT = 1
+_FORMAT = 2
 _AGREE = ("batch_size", "ragged", "rank", "world_size")
+_DRAWN = 1 << 20
 
 
 @dataclass(frozen=True)
 class Place:
-    """Samples delivered to all ranks together, and how many of them came from each stream."""
+    """Samples delivered to all ranks together, and where each stream stands behind those that came from it."""
 
     total: int
-    taken: tuple[int, ...]
+    members: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Mixed(Delivery[Place]):
+    """A batch of a mix, with the passes of each stream that were opened ahead of time for it or for those before it."""
+
+    opened: tuple[Opened, ...] = ()
 
 
 def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
     """One endless stream that takes each sample from one of several, with given chances.
 
     Batches hold samples of all streams side by side; each stream keeps its own order, passes and transform, and begins
-    anew when it is through, so that a small one comes round more often. The data is that of the moment in which the
-    mix begins (see `Stream.pin`).
+    anew when it is through, so that a small one comes round more often. Each of its passes goes over the data of the
+    moment in which it begins, as those of a stream on its own do (see `Stream`); a stream that was pinned stays so.
 
     Args:
         streams: (stream, weight) pairs; weights are proportions of any positive sum. The streams must have the same
@@ -82,7 +86,8 @@ class Mix(Pull[Place]):
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {seed!r}")
         self.seed = seed
-        super().__init__(Place(0, (0,) * len(pairs)))
+        super().__init__(Place(0, tuple(stream._state for stream in self.streams)))
+        self._tally = (0, 0, np.zeros(len(pairs), np.int64))
         _check([stream.spec for stream in self.streams])
         self._budgets = [Budget(stream.spec.max_failures, self._stats) for stream in self.streams]
         self._stats.workers = sum(stream.spec.workers for stream in self.streams)
@@ -118,49 +123,83 @@ class Mix(Pull[Place]):
         return self._doc(self._state)
 
     def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
-        """The plans of all streams, to be stored beside a state; see `Stream.plans`."""
-        parts = (stream._plans(stream._pinned) for stream in self.streams if stream._pinned is not None)
-        return {ids: plan for part in parts for ids, plan in part.items()}
+        """The plans of the passes in progress, to be stored beside a state; see `Stream.plans`."""
+        place = self._state if state is None else self._place(state)
+        found: dict[str, NDArray[np.uint8]] = {}
+        for stream, member in zip(self.streams, place.members, strict=True):
+            found.update(stream._plans(member) if member.at.position else {})
+        return found
 
     def load_state_dict(
-        self, state: Mapping[str, Any], *, plans: Mapping[str, NDArray[np.uint8]] | None = None
+        self,
+        state: Mapping[str, Any],
+        *,
+        on_change: OnChange = "finish",
+        plans: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> None:
-        """Continue from `state`, on the data that it refers to, in all passes.
+        """Continue from `state`: each stream ends its pass as it began, and sees changes in the next.
 
         Args:
             state: from `state_dict()`, of any rank, world size and batch size.
+            on_change: of each stream whose data has changed since its pass began; see `Stream.load_state_dict`.
             plans: from `plans()`; see `Stream.load_state_dict`.
 
         Raises:
             StateError: the state is of another mix, or samples of its data were deleted and its plans are not kept.
         """
-        place = self._place(state)
-        for stream, part in zip(self.streams, state["streams"], strict=True):
-            stream._source.accept(plans or {})
-            stream._pin_to(part)
-        self._state = place
-        self._token += 1
+        total = self._place(state).total
+        parts = zip(self.streams, state["streams"], strict=True)
+        self._move(Place(total, tuple(stream._loaded(part, on_change, plans) for stream, part in parts)))
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
-        """The state after `batches` more batches were delivered to this rank."""
+        """The state after `batches` more batches were delivered to this rank; see `Stream.advance`."""
         place = self._place(state)
         total = place.total + batches * self.spec.batch_size * self.spec.world_size
-        taken = np.array(place.taken)
-        for low in range(place.total, total, 1 << 20):
-            taken += self._counts(self._choices(low, min(low + (1 << 20), total)))
-        return {**state, "total": total, "taken": taken.tolist()}
+        counts = self._drawn(place.total, total).tolist()
+        parts = zip(self.streams, place.members, counts, strict=True)
+        return self._doc(Place(total, tuple(stream._further(member, count) for stream, member, count in parts)))
+
+    def _drawn(self, low: int, high: int) -> NDArray[np.int64]:
+        """How many of the samples at places `low`..`high` - 1 come from each stream. It is asked from one `low` on
+        again and again, by whoever counts what others deliver.
+        """
+        first, last, counts = self._tally
+        if first != low or last > high:
+            last, counts = low, np.zeros(len(self.streams), np.int64)
+        for start in range(last, high, _DRAWN):
+            counts = counts + self._counts(self._choices(start, min(start + _DRAWN, high)))
+        self._tally = (low, high, counts)
+        return counts
+
+    def _move(self, place: Place) -> None:
+        self._token += 1
+        self._state = self._settled(place)
+
+    def _settled(self, place: Place) -> Place:
+        parts = zip(self.streams, place.members, strict=True)
+        return Place(place.total, tuple(stream._settled(member) for stream, member in parts))
 
     def pin(self) -> Mix:
         """Fix the data that the mix, and every copy of it in another process, sees; see `Stream.pin`."""
         for stream in self.streams:
             stream.pin()
+        self._state = self._settled(self._state)
         return self
 
     def _share(self) -> None:
-        self.pin()
+        for stream in self.streams:
+            stream._share()
+        self._state = self._settled(self._state)
 
     def _anew(self) -> None:
-        self.pin()
+        for stream in self.streams:
+            stream._anew()
+        self._state = self._settled(self._state)
+
+    def _listen(self, iteration: str) -> None:
+        for stream in self.streams:
+            stream._listen(iteration)
+        self._state = self._settled(self._state)
 
     def worker(self, index: int, count: int) -> Mix:
         """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
@@ -203,9 +242,10 @@ class Mix(Pull[Place]):
             "format": _FORMAT,
             "seed": self.seed,
             "weights": self.weights,
-            "streams": [stream.state_dict() for stream in self.streams],
+            "streams": [
+                member.to_doc(stream.spec) for stream, member in zip(self.streams, place.members, strict=True)
+            ],
             "total": place.total,
-            "taken": list(place.taken),
         }
 
     def _place(self, state: Mapping[str, Any]) -> Place:
@@ -220,88 +260,78 @@ class Mix(Pull[Place]):
             raise StateError(
                 f"the state is of a mix of {len(state['streams'])} streams, and this one has {len(self.streams)}"
             )
-        return Place(int(state["total"]), tuple(map(int, state["taken"])))
+        parts = zip(self.streams, state["streams"], strict=True)
+        return Place(int(state["total"]), tuple(State.from_doc(part, stream.spec) for stream, part in parts))
 
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self.pin()
+        if self.spec.world_size > 1 and any(stream._passes is None for stream in self.streams):
+            self._share()
+        members = []
+        for stream, member in zip(self.streams, self._state.members, strict=True):
+            # One that was iterated on its own may stand where a cursor was.
+            members.append(stream._planned(member) if member.at.position and member.ids is None else member)
+        self._state = Place(self._state.total, tuple(members))
 
     def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[Place] | SampleError, None, None]:
-        plans = [stream._source.plan(stream._pinned) for stream in self.streams]
-        for stream, plan in zip(self.streams, plans, strict=True):
-            if not len(plan):
-                raise NotFoundError(f"a stream of the mix has no sample: none matches {stream.spec.query!r}")
-        threads = self._threads + self._stats.workers
-        with ExitStack() as opened:
-            takers = [
-                opened.enter_context(closing(_Taker(stream, plan, self._stats, budget)))
-                for stream, plan, budget in zip(self.streams, plans, self._budgets, strict=True)
-            ]
-            with closing(ordered(self._tasks(takers), threads, threads + 1)) as tasks:
-                yield from in_turn(tasks)
+        threads, rounds = self._threads + self._stats.workers, 0
+        members = [Member(stream) for stream in self.streams]
+        with closing(Takers(self.streams, self._stats, self._budgets)) as takers:
+            while True:
+                for member, state in zip(members, self._state.members, strict=True):
+                    member.begin(state)
+                with closing(ordered(self._tasks(members, takers, rounds), threads, threads + 1)) as tasks:
+                    for delivery in in_turn(tasks):
+                        if isinstance(delivery, Mixed) and self._begins_stale(members, delivery):
+                            break
+                        rounds = self._worker[0] + 1
+                        yield delivery
 
-    def _tasks(self, takers: list[_Taker]) -> Generator[Callable[[], list[Delivery[Place] | SampleError]], None, None]:
+    @staticmethod
+    def _begins_stale(members: list[Member], delivery: Mixed) -> bool:
+        if any(member.stale(opened) for member, opened in zip(members, delivery.opened, strict=True)):
+            return True
+        for member, state in zip(members, delivery.then.members, strict=True):
+            member.delivered(state)
+        return False
+
+    def _tasks(
+        self, members: list[Member], takers: Takers, first: int
+    ) -> Iterator[Callable[[], list[Delivery[Place] | SampleError]]]:
+        """The batches of this worker, of rounds of which the one that comes next is number `first`."""
         spec, (worker, workers) = self.spec, self._worker
-        place, round_ = self._state, 0
-        stride = spec.batch_size * spec.world_size
+        place, round_ = self._state, first
+        stride, low = spec.batch_size * spec.world_size, spec.rank * spec.batch_size
+        high = low + spec.batch_size
         while True:
             choices = self._choices(place.total, place.total + stride)
-            then = Place(place.total + stride, tuple((np.array(place.taken) + self._counts(choices)).tolist()))
+            before, mine, behind = map(self._counts, (choices[:low], choices[low:high], choices[high:]))
+            spans: list[list[Span]] = []
+            then: list[State] = []
+            for number, (member, state) in enumerate(zip(members, place.members, strict=True)):
+                _, state = member.walk(state, int(before[number]))
+                own, state = member.walk(state, int(mine[number]))
+                _, state = member.walk(state, int(behind[number]))
+                spans.append(own)
+                then.append(state)
+            place = Place(place.total + stride, tuple(then))
             if round_ % workers == worker:
-                low = spec.rank * spec.batch_size
-                before = np.array(place.taken) + self._counts(choices[:low])
-                yield partial(self._batch, takers, choices[low : low + spec.batch_size], before, then)
-            place, round_ = then, round_ + 1
+                opened = tuple(member.opened() for member in members)
+                wanted = Wanted(choices[low:high], spans, [member.newest for member in members])
+                yield partial(self._batch, takers, wanted, place, opened)
+            round_ += 1
 
     def _batch(
-        self, takers: list[_Taker], choices: NDArray[np.int64], before: NDArray[np.int64], then: Place
+        self, takers: Takers, wanted: Wanted, then: Place, opened: tuple[Opened, ...]
     ) -> list[Delivery[Place] | SampleError]:
         clock = Clock()
-        places: list[NDArray[np.int64]] = []
-        parts: list[dict[str, Column]] = []
-        named: list[tuple[int, str]] = []
         try:
-            for number, taker in enumerate(takers):
-                where = np.flatnonzero(choices == number)
-                if not len(where):
-                    continue
-                taken = taker.take(int(before[number]), len(where), clock)
-                if taken is None:
-                    continue
-                columns, name, there = taken
-                places.append(where[there])
-                parts.append(columns)
-                named += [(at, name(row)) for row, at in enumerate(where[there].tolist())]
-            if not parts:
-                # Ranks and workers count batches: one whose samples are all gone or bad repeats others.
-                found = next(filter(None, (taker.others(len(choices), clock) for taker in takers)), None)
-                if found is None:
-                    raise SampleError("no sample of any stream of the mix is left that can be read; begin anew")
-                columns, name, there = found
-                places, parts = [there], [columns]
-                named = [(row, name(row)) for row in range(len(there))]
-            names = [name for _, name in sorted(named)]
-            with clock("batch"):
-                # Deleted samples leave no gaps.
-                order = np.sort(np.concatenate(places))
-                batch = self._joined([np.searchsorted(order, place) for place in places], parts, names)
+            batch, samples = takers.batch(wanted, clock)
         except SampleError as error:
             return [error]
         self._stats.worked(clock)
-        return [Delivery(batch, len(names), then)]
-
-    def _joined(self, places: list[NDArray[np.int64]], parts: list[dict[str, Column]], names: list[str]) -> Batch:
-        columns: dict[str, Column] = {}
-        for part in parts[1:]:
-            if part.keys() != parts[0].keys():
-                raise SampleError(
-                    f"the streams of a mix must deliver the same fields: one has {', '.join(parts[0])}, another"
-                    f" {', '.join(part)}; name them with `fields`, or return them from the transforms"
-                )
-        for name in parts[0]:
-            columns[name] = _interleaved([part[name] for part in parts], places, len(names))
-        return cut(columns, 0, len(names), self.spec.ragged, names.__getitem__)
+        return [Mixed(batch, samples, then, opened=opened)]
 
     def _choices(self, low: int, high: int) -> NDArray[np.int64]:
         sums = np.cumsum(np.array(self.weights, np.float64))
@@ -309,104 +339,6 @@ class Mix(Pull[Place]):
 
     def _counts(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(choices, minlength=len(self.weights))
-
-
-Taken = tuple[dict[str, Column], Callable[[int], str], NDArray[np.int64]]
-
-
-class _Taker:
-    """Samples of one stream by their number since its beginning, counted over all passes."""
-
-    def __init__(self, stream: Stream, plan: Plan, stats: Stats, budget: Budget) -> None:
-        self._spec, self._plan = stream.spec, plan
-        self._weights = stream._source.cumulative(plan)
-        self._blocks = Blocks(*(stream._state.blocks or (0, 0)))
-        self._reader = stream.db._reader()
-        self._living = Living(stream.db, stats)
-        self._budget = budget
-        self._transform = open_transform(stream.spec)
-
-    def close(self) -> None:
-        """End the processes that transform, if there are any."""
-        if self._transform is not None:
-            self._transform.close()
-
-    def take(
-        self, first: int, count: int, clock: Clock
-    ) -> Taken | None:
-        """The values of samples `first`..`first + count`-1, how errors speak of each, and which of them are there: all
-        that were not deleted since, and are not bad. None when none is.
-        """
-        n = len(self._plan)
-        rows: list[NDArray[np.int64]] = []
-        keys: list[int] = []
-        with clock("index"):
-            at = first
-            while at < first + count:
-                number, low = divmod(at, n)
-                high = min(n, low + first + count - at)
-                positions = np.arange(low, high)
-                rows.append(rows_at(positions, n, number, self._spec, self._blocks, self._weights))
-                if self._transform is not None:
-                    keys += position_keys(self._spec.seed, number, positions)
-                at += high - low
-            block = self._plan.block.take(np.concatenate(rows))
-        self._budget.tried(count)
-        alive = self._living.mask(block, self._plan.versions)
-        if alive is None:
-            try:
-                return self._loaded(block, keys, clock), block.name, np.arange(count)
-            except SampleError:
-                block, alive = self._living.located(block)
-        there = np.flatnonzero(alive)
-        self._living.missed(count - len(there))
-        if not len(there):
-            return None
-        block = block.take(there)
-        keys = [keys[row] for row in there] if keys else []
-        try:
-            return self._loaded(block, keys, clock), block.name, there
-        except SampleError:
-            good = self._budget.readable(block, partial(self._try, block, keys))
-        if not len(good):
-            return None
-        there, block = there[good], block.take(good)
-        return self._loaded(block, [keys[row] for row in good] if keys else [], clock), block.name, there
-
-    def others(self, count: int, clock: Clock) -> Taken | None:
-        """At most `count` samples from the start of the plan that are there and good; None when none is."""
-        for block in self._living.others(self._plan, count):
-            keys = position_keys(self._spec.seed, 0, np.arange(len(block))) if self._transform is not None else []
-            good = []
-            for row in range(len(block)):
-                with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, keys, np.array([row]))
-                    good.append(row)
-            if good:
-                block, keys = block.take(np.array(good)), [keys[row] for row in good] if keys else []
-                return self._loaded(block, keys, clock), block.name, np.arange(len(good))
-        return None
-
-    def _try(self, block: Block, keys: list[int], rows: NDArray[np.int64]) -> dict[str, Column]:
-        return self._loaded(block.take(rows), [keys[row] for row in rows] if keys else [], Clock())
-
-    def _loaded(self, block: Block, keys: list[int], clock: Clock) -> dict[str, Column]:
-        return transformed(block, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
-
-
-def _interleaved(parts: list[Column], places: list[NDArray[np.int64]], size: int) -> Column:
-    if all(isinstance(part, np.ndarray) for part in parts):
-        arrays = [part for part in parts if isinstance(part, np.ndarray)]
-        if all(array.dtype == arrays[0].dtype and array.shape[1:] == arrays[0].shape[1:] for array in arrays):
-            joined = np.empty((size, *arrays[0].shape[1:]), arrays[0].dtype)
-            for where, array in zip(places, arrays, strict=True):
-                joined[where] = array
-            return joined
-    items: list[Any] = [None] * size
-    for where, part in zip(places, parts, strict=True):
-        for at, item in zip(where.tolist(), part, strict=True):
-            items[at] = item
-    return items
 
 
 def _weight(weight: object) -> float:

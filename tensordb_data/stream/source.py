@@ -107,7 +107,7 @@ class Source:
         ids = None if wanted is None else wanted.ids
         plan = self._plan
         if plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
-            plan = self._stored(ids, versions) or self._received(wanted) or self._read(self.layouts(versions), versions)
+            plan = self._stored(wanted) or self._received(wanted) or self._read(self.layouts(versions), versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
@@ -175,10 +175,17 @@ class Source:
         """
         self.stored = {**self.stored, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
 
-    def _stored(self, ids: str | None, versions: Versions) -> Plan | None:
-        content = None if ids is None else self.stored.get(ids)
-        if content is None:
+    def _stored(self, wanted: State | None) -> Plan | None:
+        if wanted is None or wanted.ids is None:
             return None
+        for name in (_named(wanted), wanted.ids):
+            content = self.stored.get(name)
+            plan = None if content is None else self._unpacked(content, wanted.versions or {})
+            if plan is not None:
+                return plan
+        return None
+
+    def _unpacked(self, content: NDArray[np.uint8], versions: Versions) -> Plan | None:
         try:
             plan = unpacked(content, self.layouts(versions))
         except DAMAGED as error:
@@ -266,10 +273,7 @@ class Source:
         if self._open(wanted):
             return self._plan
         found = self.ledger.receive(_named(wanted))
-        if found is None:
-            return None
-        self.accept({wanted.ids: found})
-        return self._stored(wanted.ids, wanted.versions or {})
+        return None if found is None else self._unpacked(found, wanted.versions or {})
 
     def _ranks(self) -> Collective | None:
         """The ranks of this stream, if they are those that torch.distributed knows."""
@@ -296,7 +300,10 @@ class Source:
         ranks = self._ranks()
         if ranks is None:
             self._apart = self.db._cache_folder is None
-            return self.begun()
+            state = self.begun()
+            if self._apart:  # or it would be lost when the next one is opened
+                self.accept({_named(state): self.small(self.plan(state))})
+            return state
         first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
         state = State.from_doc(json.loads(first), self.spec)
         known = self._open(state)
@@ -304,7 +311,7 @@ class Source:
         if self._apart:
             sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
             if not known:
-                self.accept({str(state.ids): np.frombuffer(sent, np.uint8)})
+                self.accept({_named(state): np.frombuffer(sent, np.uint8)})
         self.plan(state)
         return state
 

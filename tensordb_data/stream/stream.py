@@ -14,6 +14,7 @@ from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.batch import lengths_field
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.deliver import Deliverer, Delivery
+from tensordb_data.stream.opening import Opening
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.passes import Ledger, OwnPasses, Passes
 from tensordb_data.stream.pull import Pull, in_turn
@@ -73,13 +74,19 @@ class Stream(Pull[State]):
 
     def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
         passes = self.spec.passes
+
+        def settled(number: int) -> State | None:
+            """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
+            opening, due = self._opening(), number <= self._state.at.number
+            return opening.fixed(number, self._state.blocks) if due else opening.known(number)
+
         last = None if passes is None else (self._state.at.number // passes + 1) * passes
         rounds = 0
         while True:
             deliverer = Deliverer(
                 self._source,
                 self._state,
-                None if self._pinned is None and self._passes is None else self._data_of,
+                None if self._pinned is None and self._passes is None else settled,
                 self._worker,
                 rounds,
                 last,
@@ -90,44 +97,16 @@ class Stream(Pull[State]):
             )
             with closing(deliverer.run()) as tasks:
                 for delivery in in_turn(tasks):
-                    if isinstance(delivery, Delivery) and self._begins_stale(delivery):
+                    opens = delivery.opens if isinstance(delivery, Delivery) else ()
+                    if opens and self._opening().stale(opens):
                         break
                     rounds = self._worker[0] + 1
                     yield delivery
                 else:
                     return
 
-    def _begins_stale(self, delivery: Delivery[State]) -> bool:
-        """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile, or
-        another reader has opened it on other data.
-        """
-        if self._pinned is not None:
-            return False
-        for number, data in delivery.opens:
-            settled = self._passes.get(number) if self._passes is not None else None
-            if settled is None:
-                changed = self._source.versions() != data.versions
-                if self._passes is not None:
-                    settled = self._settle(number, self._source.begun(data.blocks) if changed else data)
-                elif changed:
-                    return True
-            if settled is not None and (settled.versions, settled.ids) != (data.versions, data.ids):
-                return True
-        return False
-
-    def _data_of(self, number: int) -> State | None:
-        """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
-        if self._pinned is not None or self._passes is None:
-            return self._pinned
-        found = self._passes.get(number)
-        return self._settle(number) if found is None and number <= self._state.at.number else found
-
-    def _settle(self, number: int, data: State | None = None) -> State:
-        """Fix the data of a pass for all who share the stream, if nobody else has."""
-        assert self._passes is not None
-        data = self._source.begun(self._state.blocks) if data is None else data
-        self._source.send(data)
-        return self._passes.put(number, data)
+    def _opening(self) -> Opening:
+        return Opening(self._source, self._pinned, self._passes)
 
     def close(self) -> None:
         """End the iteration in progress, at once: its loop gets no more batches, a thread that is in the middle of a
@@ -175,13 +154,18 @@ class Stream(Pull[State]):
         Raises:
             StateError: the state is of another stream, or the data has changed.
         """
+        self._move(self._loaded(state, on_change, plans))
+
+    def _loaded(self, state: Mapping[str, Any], on_change: OnChange, plans: Mapping[str, Any] | None) -> State:
+        """What `load_state_dict` puts the stream to."""
         if on_change not in get_args(OnChange):
             raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
         loaded = State.from_doc(state, self.spec)
         self._source.accept(plans or {})
+        if loaded.at.position and not self.spec.follow:
+            return self._checked(loaded, on_change)
         # Between two passes there is nothing to finish: the next one takes the data as it is then.
-        between = State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
-        self._move(self._checked(loaded, on_change) if loaded.at.position and not self.spec.follow else between)
+        return State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
 
     def _within(self, state: Mapping[str, Any], plans: Mapping[str, NDArray[np.uint8]] | None) -> None:
         """`load_state_dict`, of a state that lies within a pass even where it is at its start."""
@@ -239,6 +223,13 @@ class Stream(Pull[State]):
         self._iterate(ledger.iteration(""))
         return ledger
 
+    def _listen(self, iteration: str) -> None:
+        """Take part in what the readers of an iteration agree on."""
+        if self._pinned is None and self._source.ledger is not None:
+            passes = self._source.ledger.iteration(iteration)
+            if passes.name != getattr(self._passes, "name", None):
+                self._iterate(passes)
+
     def _anew(self) -> None:
         """One reader in this process begins an iteration, whose passes `advance` must know."""
         if self.spec.world_size > 1:
@@ -255,14 +246,19 @@ class Stream(Pull[State]):
         """`state` with the digest and length of its pass, in a pinned stream."""
         if (self._pinned is None and self._passes is None) or state.ids is not None:
             return state
-        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
-        if not state.at.position:
-            return replace(self._pinned or State(), at=replace(state.at, after=None), blocks=blocks)
+        if state.at.position:
+            return self._planned(state)
+        known = self._pinned or State()
+        return replace(known, at=replace(state.at, after=None), blocks=state.blocks or known.blocks)
+
+    def _planned(self, state: State) -> State:
+        """A state in mid-pass with the digest and length of its pass."""
         plan = self._source.plan(state)
         at = state.at
         if at.after is not None:
             # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
             at = Position(at.number, self._source.behind(state))
+        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
         return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
 
     def _pin_to(self, state: Mapping[str, Any]) -> None:
@@ -286,12 +282,13 @@ class Stream(Pull[State]):
                 "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
+        opening = self._opening()
         loaded = State.from_doc(state, self.spec)
         known = loaded if loaded.n is not None else self._pinned
         at = loaded.at
         while batches > 0:
             if known is None:
-                known = self._pinned if self._passes is None else self._data_of(at.number) or self._settle(at.number)
+                known = opening.fixed(at.number, self._state.blocks)
             if known is None or known.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
             layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
@@ -306,11 +303,27 @@ class Stream(Pull[State]):
         between = State(blocks=loaded.blocks) if self._passes is not None and not at.position else loaded
         return replace(known or between, at=at, blocks=blocks or None).to_doc(self.spec)
 
+    def _further(self, state: State, samples: int) -> State:
+        """`state` after so many samples more, of passes that are not cut into batches: as a mix takes them."""
+        while samples:
+            data = state if state.n is not None else self._opening().fixed(state.at.number, state.blocks)
+            if data is None or data.n is None:
+                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
+            if not data.n:
+                raise StateError(f"a pass without samples cannot be counted: none matches {self.spec.query!r}")
+            left = data.n - state.at.position
+            blocks = state.blocks or data.blocks
+            if samples < left:
+                return replace(data, at=Position(state.at.number, state.at.position + samples), blocks=blocks)
+            state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
+        return state
+
     def _known(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """A state with the data of its pass."""
         loaded = State.from_doc(state, self.spec)
         if loaded.ids is None:
-            data = self._data_of(loaded.at.number) or self._settle(loaded.at.number)
+            data = self._opening().fixed(loaded.at.number, self._state.blocks)
+            assert data is not None
             loaded = replace(data, at=loaded.at, blocks=loaded.blocks or data.blocks)
         return loaded.to_doc(self.spec)
 

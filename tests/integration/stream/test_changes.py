@@ -185,19 +185,37 @@ def test_a_cursor_resumes_as_a_plan_though_what_it_delivered_is_gone(host: Hosts
     assert sorted(itertools.chain(*map(numbers, ranks))) == list(range(50, N))
 
 
-def test_a_mix_on_another_host_keeps_its_order(host: Hosts) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mix_on_another_host_ends_each_pass_as_it_began(host: Hosts, workers: int) -> None:
     def made(db: TensorDB) -> Mix:
-        found = [db.data.find({"dataset": "digits", "label": {"$lt": 5}}), db.data.find({"dataset": "digits"})]
-        return mix([(part.stream(batch_size=8, shuffle=True), 0.5) for part in found], seed=3)
+        found = [{"dataset": "digits", "number": {"$lt": 50}}, {"dataset": "digits", "number": {"$gte": 50}}]
+        return mix([(db.data.find(part).stream(batch_size=8, shuffle=True), weight)
+                    for part, weight in zip(found, (0.4, 0.6), strict=True)], seed=3)  # fmt: skip
 
     whole = numbers(itertools.islice(made(host("calm")), 60))
     first = made(host("here"))
-    head = numbers(itertools.islice(first, 7))
+    head = numbers(itertools.islice(first, 4))
     state, plans = kept(first.state_dict(), first.plans())
     assert len(plans) == 2
     change(host("here"))
     again = made(host("there"))
     again.load_state_dict(state, plans=plans)
-    rest = numbers(itertools.islice(again, 40))
-    expected = [number for number in whole[len(head) :] if not gone(number)]
-    assert rest == expected[: len(rest)] and len(rest) > 200 and again.stats()["deleted"] > 0
+    again._share()
+    readers = [iter(again.worker(index, workers)) for index in range(workers)]
+    batches = [next(readers[round_ % workers]) for round_ in range(24)]
+    for low, high, now in ((0, 50, 40), (50, 200, 60)):
+        mine = [n for n in numbers(batches) if low <= n < high]
+        old = [n for n in whole if low <= n < high][:50]
+        begun = [n for n in head if low <= n < high]
+        rest = [n for n in old[len(begun) :] if not gone(n)]
+        assert mine[: len(rest)] == rest
+        passed = mine[len(rest) : len(rest) + now]
+        assert sorted(passed) == [n for n in range(low, min(high, N + 10)) if not gone(n)][: len(passed)]
+    values = {n: label for batch in batches[-2:] for n, label in zip(batch["number"], batch["label"], strict=True)}
+    assert set(values.values()) <= {77, 5}  # today's
+    state, plans = kept(again.advance(state, 24), again.plans(again.advance(state, 24)))
+    third = made(host("third"))
+    third.load_state_dict(state, plans=plans)
+    assert numbers(itertools.islice(third, 3)) == numbers([next(readers[round_ % workers]) for round_ in range(24, 27)])
+    for reader in readers:
+        reader.close()  # type: ignore[attr-defined]

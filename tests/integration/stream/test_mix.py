@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from tensordb_data import TensorDB
+from tensordb_data import Array, Scalar, TensorDB
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
 from tensordb_data.stream import Mix, mix
+from tensordb_data.stream.source import Source
 from tensordb_data.torch import QueryDataset
 
 
@@ -57,8 +58,8 @@ def test_resume_is_exact_and_elastic(two: TensorDB) -> None:
     rest = mixed(two, batch_size=9)
     rest.load_state_dict(state)
     assert labels(itertools.islice(rest, 20)) == whole[60:240]
-    counted = rest.advance(state, 20)
-    assert counted == rest.state_dict()
+    counting = mixed(two, batch_size=9).pin()
+    assert counting.advance(state, 20) == rest.state_dict()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -129,3 +130,86 @@ def test_a_batch_whose_samples_were_all_deleted_repeats_others(two: TensorDB) ->
     two.data.find({"dataset": "clean"}).delete()
     with pytest.raises(SampleError, match="no sample of any stream"):
         list(itertools.islice(both, 50))
+
+
+def change(db: TensorDB) -> None:
+    """Every label of `clean` is 100 more, and there are ten samples more."""
+    db.data.find({"dataset": "clean"}).update({"$inc": {"label": 100}})
+    with db.data.writer("clean") as writer:
+        writer.add_many(x=np.arange(70, 80, dtype=np.int32).reshape(-1, 1), label=np.arange(170, 180))
+
+
+def split(taken: list[int], n: int) -> list[list[int]]:
+    return [taken[low : low + n] for low in range(0, len(taken) - n + 1, n)]
+
+
+def test_each_pass_of_a_stream_sees_the_data_of_its_beginning(two: TensorDB) -> None:
+    one = mixed(two)
+    batches = iter(one)
+    head = labels(next(batches) for _ in range(5))
+    change(two)
+    taken = head + labels(next(batches) for _ in range(95))
+    clean = [label for label in taken if label < 1000]
+    assert sorted(clean[:70]) == list(range(70))  # the pass in progress ends as it began
+    for each in split(clean[70:], 80):
+        assert sorted(each) == list(range(100, 180))
+    for each in split([label for label in taken if label >= 1000], 30):
+        assert sorted(each) == list(range(1000, 1030))
+    state = json.loads(json.dumps(one.state_dict()))
+    assert [part["n"] for part in state["streams"] if part["position"]] in ([80, 30], [80], [30])
+
+
+def test_a_pinned_mix_and_a_pinned_stream_stay(two: TensorDB) -> None:
+    whole = mixed(two).pin()
+    clean, noisy = (two.data.find({"dataset": name}).stream(batch_size=10, shuffle=True) for name in ("clean", "noisy"))
+    part = mix([(clean.pin(), 0.7), (noisy, 0.3)])
+    change(two)
+    two.data.find({"dataset": "noisy"}).update({"$inc": {"label": 100}})
+    got = labels(itertools.islice(whole, 60))
+    assert {label for label in got if label < 1000} == set(range(70)) and max(got) < 1030
+    got = labels(itertools.islice(part, 60))
+    assert {label for label in got if label < 1000} == set(range(70)) and min(x for x in got if x >= 1000) >= 1100
+
+
+def test_what_on_change_says(two: TensorDB) -> None:
+    first = mixed(two)
+    head = labels(itertools.islice(first, 3))
+    state, plans = json.loads(json.dumps(first.state_dict())), first.plans()
+    assert len(plans) == 2
+    change(two)
+    other = mixed(two)
+    with pytest.raises(StateError, match="the data has changed"):
+        other.load_state_dict(state, on_change="error", plans=plans)
+    other.load_state_dict(state, on_change="replan", plans=plans)
+    got = labels(itertools.islice(other, 40))
+    assert sorted([label for label in got if label < 1000][:80]) == list(range(100, 180))
+    noisy = [label for label in head + got if label >= 1000]
+    assert sorted(noisy[:30]) == list(range(1000, 1030))  # has not changed, and goes on
+    other.load_state_dict(state, plans=plans)
+    got = labels(itertools.islice(other, 40))
+    assert sorted([label for label in head + got if label < 1000][:70]) == list(range(70))
+
+
+def test_a_stream_of_a_mix_goes_on_where_it_stands(two: TensorDB) -> None:
+    clean, noisy = (two.data.find({"dataset": name}).stream(batch_size=10) for name in ("clean", "noisy"))
+    assert labels(itertools.islice(clean, 2)) == list(range(20))
+    got = [label for label in labels(itertools.islice(mix([(clean, 1), (noisy, 1)]), 20)) if label < 1000]
+    assert got[:60] == [*range(20, 70), *range(10)]
+    assert clean.state_dict()["position"] == 20
+
+
+def test_data_that_changes_all_the_time_does_not_stop_a_mix(two: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream with fewer samples than a batch begins passes in each."""
+    real = Source.versions
+
+    def versions(self: Source) -> Any:
+        two.data.find({"dataset": "noisy", "label": 1003}).update({"$inc": {"x2": 1}})
+        return real(self)
+
+    with two.data.writer("noisy", schema={"x": Array("int32", (1,)), "label": int, "x2": Scalar("int", optional=True)}):
+        pass
+    two.data.find({"dataset": "noisy"}).update({"$set": {"x2": 0}})
+    monkeypatch.setattr(Source, "versions", versions)
+    batches = list(itertools.islice(mixed(two, batch_size=100, fields=["label"]), 10))
+    noisy = [label for label in labels(batches) if label >= 1000]
+    assert len(noisy) > 200 and all(sorted(each) == list(range(1000, 1030)) for each in split(noisy, 30))

@@ -13,10 +13,10 @@ import pytest
 from tensordb_data import TensorDB
 
 SCRIPT = """
-import json, sys
+import itertools, json, sys
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from tensordb_data import TensorDB
+from tensordb_data import TensorDB, mix
 from tensordb_data.torch import QueryDataset
 
 if __name__ == "__main__":
@@ -34,6 +34,10 @@ if __name__ == "__main__":
         dataset.load_state_dict(dataset.advance(dataset.state_dict(), 3, loader))
         assert [batch["label"].tolist() for batch in loader] == whole[3:]
         print(json.dumps(whole))
+    halves = [db.data.find({"dataset": "numbers", "label": part}) for part in ({"$lt": 100}, {"$gte": 100})]
+    both = mix([(half.stream(batch_size=16, shuffle=True), 1) for half in halves])
+    loader = DataLoader(QueryDataset(both), batch_size=None, **options)
+    print(json.dumps([batch["label"].tolist() for batch in itertools.islice(loader, 12)]))
     dist.barrier()
     dist.destroy_process_group()
 """
@@ -60,3 +64,11 @@ def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(mongo_uri: str,
         each: list[Any] = [json.loads(lines[mode]) for lines in printed]
         assert len({len(batches) for batches in each}) == 1
         assert sorted(label for batches in each for batch in batches for label in batch) == list(range(301))
+    rounds = [
+        [label for batch in batches for label in batch]
+        for batches in zip(*(json.loads(lines[2]) for lines in printed), strict=True)
+    ]
+    mixed = [label for labels in rounds for label in labels]
+    assert [len(labels) for labels in rounds] == [48] * 12
+    halves = [label for label in mixed if label < 100], [label for label in mixed if label >= 100]
+    assert sorted(halves[0][:100]) == list(range(100)) and sorted(halves[1][:201]) == list(range(100, 301))
