@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -54,7 +55,11 @@ def _options(
 
 def main() -> None:
     """Run the command line; the entry point of `tensordb`."""
-    app()
+    try:
+        app()
+    finally:
+        # The work is done, or has been interrupted and said so: the driver's threads end without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Collected:
     objects: int = 0
     """Objects that were deleted from the stores."""
     by: dict[str, int] = field(default_factory=dict)
-    """Bytes that were marked or removed, by dataset; those of tensors under the project."""
+    """Bytes that were marked, removed or both, by dataset; those of tensors under the project."""
 
 
 def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None) -> Collected:
@@ -74,6 +74,7 @@ class _Collection:
     def __init__(self, db: TensorDB, grace: dt.timedelta, dry_run: bool, progress: Progress | None) -> None:
         self._db, self._mongo, self._grace, self._dry = db, db._mongo(), grace, dry_run
         self._progress = progress or (lambda what, count: None)
+        self._began = self._now()
         self.report = Collected()
 
     # Tensors
@@ -214,7 +215,8 @@ class _Collection:
     def _removed(self, doc: Doc, size: str, by: str) -> None:
         self.report.removed += 1
         self.report.removed_bytes += doc[size]
-        self._count(by, doc[size])
+        if "dying" not in doc or doc["dying"] < self._began:  # others were counted as they were marked, just now
+            self._count(by, doc[size])
         self._progress("removed", self.report.removed)
 
     def _count(self, by: str, nbytes: int) -> None:

@@ -72,3 +72,17 @@ def test_what_only_reads_makes_no_warehouse_of_a_mistyped_folder(words, tmp_path
     done = CliRunner().invoke(app, [*words.split(), "--db", str(tmp_path / "typo")])
     assert done.exit_code == 1 and "there is no warehouse in" in done.stderr, done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_at_the_end_shows_no_traceback():
+    script = """
+import os, signal, sys
+from tensordb_data.cli.main import main
+sys.argv = ["tensordb", "--version"]
+try:
+    main()
+except SystemExit:
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("tensordb-data ")
