@@ -92,6 +92,9 @@ class CsvFile:
         names = next(self._checked(reader), None)
         if names is None:
             raise SchemaError(f"{self._path}: expected a line of names, found an empty file")
+        if len(names) == 1 and (other := [mark for mark in ";\t|" if mark in names[0]]):
+            raise SchemaError(f"{self._path}: expected commas between columns (tabs in a .tsv), found {other[0]!r} in "
+                              f"{names[0]!r}; save it with commas")  # fmt: skip
         if len(set(names)) < len(names):
             raise SchemaError(f"{self._path}: expected different names, found {names}")
         return names, self._complete(names, reader)
@@ -114,8 +117,10 @@ class CsvFile:
         except csv.Error as error:
             raise SchemaError(f"{self._path}, line {reader.line_num}: {error}") from None
         except UnicodeDecodeError as error:
-            raise SchemaError(f"{self._path}: expected UTF-8, found something else near line {reader.line_num}: "
-                              f"{error.reason}; convert it first") from None  # fmt: skip
+            raise SchemaError(
+                f"{self._path}: expected UTF-8, found something else in line {reader.line_num + 1} or soon after: "
+                f"{error.reason}; convert it first"
+            ) from None
 
 
 def _fits(cell: str, kind: int) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_OTHERS = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
 _CHUNK_FILES = 1024
 
 
@@ -32,10 +33,12 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files = sorted(_find(folder))
+        self._files = sorted(_find(folder, SUFFIXES))
+        others = sorted(_find(folder, _OTHERS))
         if not self._files:
-            raise SchemaError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in a folder a class, found none")
-        self.failed: list[tuple[str, str]] = []
+            found = f"{len(others)} of other formats, such as {others[0]}: convert them" if others else "none"
+            raise SchemaError(f"{folder}: expected images ({', '.join(SUFFIXES)}) in a folder a class, found {found}")
+        self.failed = [(str(path), f"{path.suffix} is not read: convert it to JPEG or PNG") for path in others]
         self._sizes = self._measured()
         self._files = list(self._sizes)
         self.total = sum(self._sizes.values())
@@ -133,9 +136,9 @@ def _all_gray(headers: list[Header]) -> bool:
     return bool(headers) and all(header.gray for header in headers)
 
 
-def _find(folder: Path) -> Iterator[Path]:
+def _find(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(root, name).relative_to(folder)

@@ -113,6 +113,20 @@ def test_damaged_images_are_named_and_the_rest_comes_in(db: TensorDB, pictures: 
     assert sorted(name for name, _ in report.failed) == named
 
 
+def test_images_of_other_formats_are_named(db: TensorDB, pictures: Path) -> None:
+    for suffix in ("webp", "GIF"):
+        (pictures / f"cat/x.{suffix}").write_bytes(b"x")
+    report = ingest(db, pictures, "pets")
+    assert report.added == 12
+    assert report.failed == [
+        (f"cat/x.{suffix}", f".{suffix} is not read: convert it to JPEG or PNG") for suffix in ("GIF", "webp")
+    ]
+    (pictures.parent / "webs/a").mkdir(parents=True)
+    (pictures / "cat/x.webp").rename(pictures.parent / "webs/a/x.webp")
+    with pytest.raises(SchemaError, match=r"found 1 of other formats, such as a/x\.webp: convert them"):
+        ingest(db, pictures.parent / "webs", "webs")
+
+
 def test_gray_folders_stay_gray_and_mixed_ones_become_rgb(db: TensorDB, tmp_path: Path) -> None:
     picture(tmp_path, "gray/a/0.png", (4, 4), 0)
     picture(tmp_path, "gray/a/1.jpg", (4, 4), 0)
@@ -167,6 +181,7 @@ def test_csv(db: TensorDB, tmp_path: Path) -> None:
         ("a.b,c\n1,2\n", "rename it"),
         ("tags\nx\n", "taken"),
         ("a\n\xff\n", "expected UTF-8"),
+        ("a;b\n1;2\n", "expected commas between columns .*';' in 'a;b'"),
     ],
 )
 def test_malformed_csv(db: TensorDB, tmp_path: Path, text: str, says: str) -> None:
