@@ -12,7 +12,9 @@ from typing import Any
 PAGE = Path(__file__).with_name("cli.md")
 HEAD = """# The command `tensordb`
 
-Generated from `--help` by `make docs`.
+Generated from `--help` by `make docs`. With `--json`, commands that list things print one object a line, as they come:
+for `jq`, `grep`, or `python -m json.tool --json-lines`. Exit status: 0; 1 with one line on stderr that says what is
+wrong; 2 for a malformed command line.
 """
 
 
