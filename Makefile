@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again matrix lint typecheck bench peers chaos soak docs clean
+.PHONY: help setup demo test again matrix lint typecheck bench peers chaos interleavings soak docs clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -65,6 +65,9 @@ peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-
 
 soak: $(STAMP) ## saves, prunes and collections killed at 200 random points: every state whole, nothing left over
 	@$(BIN)/python tests/soak.py
+
+interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compaction, prune and gc, and each within gc
+	@INTERLEAVINGS=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/integration/housekeeping/test_interleavings.py
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py

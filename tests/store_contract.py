@@ -57,6 +57,11 @@ class StoreContract:
         found = store.get_ranges("large", offsets, lengths)
         assert [bytes(each) for each in found] == [data[o : o + n] for o, n in zip(offsets, lengths, strict=True)]
 
+    def test_a_sweep_takes_no_object(self, store: Store) -> None:
+        store.put("data/one", [b"1" * 300_000])
+        assert store.sweep(0, dry_run=True) == store.sweep(0) == (0, 0)
+        assert store.size("data/one") == 300_000
+
     def test_ranges_come_in_the_order_asked_overlapping_or_not(self, store: Store) -> None:
         store.put("digits", [b"0123456789"])
         found = store.get_ranges("digits", [5, 0, 0, 9, 4, 10], [5, 10, 1, 1, 3, 0])

@@ -63,6 +63,10 @@ class DelayedStore:
         self._wait(1)
         self.store.delete(key)
 
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        self._wait(1)
+        return self.store.sweep(silent, dry_run)
+
     def local_path(self, key: str) -> Path | None:
         """None: a file would be read without any wait."""
         return None

@@ -97,6 +97,25 @@ class FileStore:
         except OSError as error:
             raise self._error("delete", path, error) from error
 
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        count = nbytes = 0
+        now: float | None = None
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                if not name.startswith(_TEMPORARY):
+                    continue
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # it was renamed, or another has swept it
+                    if now is None:
+                        now = self._clock()
+                    found = path.stat()
+                    if now - found.st_mtime < silent:
+                        continue
+                    if not dry_run:
+                        path.unlink()
+                    count, nbytes = count + 1, nbytes + found.st_size
+        return count, nbytes
+
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
 
@@ -114,6 +133,17 @@ class FileStore:
         for made in reversed(missing):
             made.mkdir(exist_ok=True)
             _sync_folder(made.parent)
+
+    def _clock(self) -> float:
+        """What the file system says is now: its clock may be that of another machine."""
+        path = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+        try:
+            with open(path, "xb", 0) as file:
+                return os.fstat(file.fileno()).st_mtime
+        except OSError as error:
+            raise self._error("write", path, error) from error
+        finally:
+            path.unlink(missing_ok=True)
 
     def _error(self, action: str, path: Path, error: OSError) -> StorageError:
         if isinstance(error, FileNotFoundError) and action == "read":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tensordb_data.blobs.store import Buffer, TransientError, check_key, check_r
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 _CHUNK_BYTES = 255 * 1024
+_CLOCKS = 24 * 3600  # seconds that the clocks of two hosts may differ by, amply
 _BATCH_BYTES = 8 << 20
 _MAX_KNOWN = 4096
 
@@ -113,6 +114,27 @@ class GridFSStore:
             self._remove([doc["_id"] for doc in self._files.find({"filename": key}, {"_id": 1})])
         except PyMongoError as error:
             raise self._error("delete", key, error) from error
+
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        # An id has the time of the host that made it, whose clock may be some hours away.
+        before = ObjectId.from_datetime(datetime.now(timezone.utc) - timedelta(seconds=max(silent, _CLOCKS)))
+        stages: list[dict[str, Any]] = [
+            {"$match": {"files_id": {"$lt": before}, "n": 0}},
+            {"$project": {"_id": 0, "files_id": 1}},
+            {"$lookup": {"from": self._files.name, "localField": "files_id", "foreignField": "_id", "as": "files"}},
+            {"$match": {"files": []}},
+        ]
+        count = nbytes = 0
+        try:
+            for doc in self._chunks.aggregate(stages):
+                chunks = {"files_id": doc["files_id"]}
+                nbytes += _CHUNK_BYTES * self._chunks.count_documents(chunks)
+                if not dry_run:
+                    self._chunks.delete_many(chunks)
+                count += 1
+        except PyMongoError as error:
+            raise self._error("sweep", "chunks", error) from error
+        return count, nbytes
 
     def local_path(self, key: str) -> Path | None:
         return None

@@ -48,6 +48,10 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
 
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        """Nothing. Memory goes with its process."""
+        return 0, 0
+
     def local_path(self, key: str) -> Path | None:
         return None
 

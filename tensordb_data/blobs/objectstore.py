@@ -122,6 +122,13 @@ class ObjectStore:
         except Exception as error:
             raise self._error("delete", key, error) from None
 
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        """Nothing.
+
+        A part of an upload is no object: a bucket can have a rule that ends uploads which were never completed.
+        """
+        return 0, 0
+
     def local_path(self, key: str) -> Path | None:
         return None
 

@@ -55,6 +55,14 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
 
+    def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
+        """Remove what puts have left that were killed, and have not grown for `silent` seconds on the store's clock.
+
+        Returns:
+            How many, and their bytes.
+        """
+        ...
+
     def local_path(self, key: str) -> Path | None:
         """The file that holds the object, where it is a file of this machine."""
         ...

@@ -125,7 +125,7 @@ def write_set(
         },
     }
     db.params._entries.add_entities([document])
-    stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer)
+    stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer, fields.get("run"))
     return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
 
@@ -136,6 +136,7 @@ def store_all(
     tensors: Mapping[bytes, tuple[Leaf, memoryview]],
     insert: Callable[[ClientSession | None], None],
     squeezer: Squeezer | None = None,
+    run: str | None = None,
 ) -> int:
     """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
 
@@ -146,6 +147,7 @@ def store_all(
         tensors: By their content addresses.
         insert: Inserts the document that refers to them, in the session it is given.
         squeezer: Compresses what is worth it; by default without a limit on its time.
+        run: That the tensors are of; those that are stored already keep theirs.
 
     Returns:
         Bytes that were stored.
@@ -163,7 +165,8 @@ def store_all(
             for number, batch in enumerate(_objects(tensors, missing)):
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
                 lease.announce(db._root, key)
-                rows = _put(db, key, batch, lease.began, squeezer)
+                about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
+                rows = _put(db, key, batch, about, squeezer)
                 whole &= _enter(db, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
             db._transaction(_finish(db, list(tensors), lease, insert))
@@ -258,7 +261,7 @@ def _put(
     db: TensorDB,
     key: str,
     batch: Mapping[bytes, tuple[Leaf, memoryview]],
-    created: dt.datetime,
+    about: Mapping[str, Any],
     squeezer: Squeezer,
 ) -> dict[bytes, dict[str, Any]]:
     """Writes one object; returns the documents of its tensors."""
@@ -273,13 +276,13 @@ def _put(
             leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
         leaves.append(replace(leaf, name=name))
         parts.append(data)
-    about = {"format": "tensordb", "project": db.project}
+    metadata = {"format": "tensordb", "project": db.project}
     if squeezed:
-        about["zstd"] = json.dumps(squeezed)
+        metadata["zstd"] = json.dumps(squeezed)
     # what is as it was lies in memory as in the object, if nothing else comes between
     order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
     address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
-    front, offsets = layout.header([leaves[i] for i in order], about, address)
+    front, offsets = layout.header([leaves[i] for i in order], metadata, address)
     db._store(db._root).put(key, [front, *(parts[i] for i in order)], cold=True)
     contents = list(batch)
     rows = {}
@@ -287,7 +290,7 @@ def _put(
         leaf, content = leaves[i], contents[i]
         rows[content] = {
             "_id": tensor_id(db.project, content), "root": db._root, "key": key, "o": offset, "n": leaf.nbytes,
-            "state": "live", "created": created,
+            **about,
         }  # fmt: skip
         if leaf.name in squeezed:
             rows[content]["z"] = batch[content][0].nbytes

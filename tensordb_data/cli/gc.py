@@ -58,3 +58,6 @@ def gc(
             (report.waiting, report.waiting_bytes, "wait for the grace period or a running save"),
         ):
             typer.echo(f"{count:,} blobs {what} ({nbytes / 1e6:,.1f} MB)")
+        if report.temporary:
+            size = f"{report.temporary_bytes / 1e6:,.1f} MB"
+            typer.echo(f"{report.temporary:,} halves of objects, whose writers were killed, {would}removed ({size})")

@@ -233,6 +233,13 @@ class _Check:
                 self._find("leftover", doc["key"], f"in state {doc['state']!r}: {what}; the next gc removes it")
         for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
             self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
+        for root in self._db._roots:
+            store = self._db._store(root["id"])
+            count, nbytes = store.sweep(SECONDS, dry_run=True)
+            if count:
+                self._find(
+                    "leftover", store.url, f"{count} halves of objects ({nbytes:,} bytes); the next gc removes them"
+                )
 
     def unknown_objects(self) -> None:
         """Objects are named in the index before they are written: those that are not belong to nobody."""

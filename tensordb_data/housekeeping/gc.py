@@ -50,8 +50,11 @@ class Collected:
     removed_bytes: int = 0
     objects: int = 0
     """Objects that were deleted from the stores."""
+    temporary: int = 0
+    """What killed writers and savers have left in the middle of an object, removed like the rest."""
+    temporary_bytes: int = 0
     by: dict[str, int] = field(default_factory=dict)
-    """Bytes that were marked, removed or both, by dataset; those of tensors under the project."""
+    """Bytes that were marked or removed, by dataset, and by the run that stored the tensors; none twice."""
 
 
 def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None) -> Collected:
@@ -67,6 +70,7 @@ def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None
     run.remove_objects()
     run.mark_segments()
     run.sweep_segments()
+    run.sweep_stores()
     return run.report
 
 
@@ -90,7 +94,7 @@ class _Collection:
         """Live tensors that nothing refers to begin to die."""
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
         for batch in self._unused(old):
-            self._mark("tensors", [(doc, {}) for doc in batch], lambda doc: f"parameters of {doc['_id']['p']}", "n")
+            self._mark("tensors", [(doc, {}) for doc in batch], _run, "n")
 
     def sweep_tensors(self) -> None:
         """Dying ones go, if nothing refers to them still, and no save under way may have seen them live."""
@@ -115,7 +119,7 @@ class _Collection:
                         tensors.update_one(same, {"$set": {"state": "live"}, "$unset": {"dying": ""}})
                     self.report.revived += 1
                 elif self._dry or tensors.delete_one(same).deleted_count:
-                    self._removed(doc, "n", f"parameters of {doc['_id']['p']}")
+                    self._removed(doc, "n", _run(doc))
 
     def _unused(self, filter: Doc) -> Iterator[list[Doc]]:
         """The tensors of a filter that no document refers to, found by the server."""
@@ -142,8 +146,9 @@ class _Collection:
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
         for lease in leases.find({"state": "ended"}):
             for at in lease.get("objects", ()):
-                held = {"state": "held", "objects": at}
-                if tensors.find_one(at, {"_id": 1}) is None and leases.find_one(held, {"_id": 1}) is None:
+                # In this order: one that is not held any more has entered all that it ever will.
+                held = leases.find_one({"state": "held", "objects": at}, {"_id": 1})
+                if held is None and tensors.find_one(at, {"_id": 1}) is None:
                     self._db._store(at["root"]).delete(at["key"])
                     self.report.objects += 1
             leases.delete_one({"_id": lease["_id"], "state": "ended"})
@@ -191,6 +196,14 @@ class _Collection:
 
     # Both
 
+    def sweep_stores(self) -> None:
+        """Objects of which only a part was written, by someone who has been silent for too long."""
+        silent = max(self._grace.total_seconds(), SECONDS)
+        for root in self._db._roots:
+            count, nbytes = self._db._store(root["id"]).sweep(silent, self._dry)
+            self.report.temporary += count
+            self.report.temporary_bytes += nbytes
+
     def _mark(self, name: str, found: Sequence[tuple[Doc, Doc]], by: Callable[[Doc], str], size: str) -> None:
         for doc, same in found:
             dies = [{"$set": {"state": "dying", "dying": "$$NOW"}}]
@@ -232,6 +245,14 @@ class _Collection:
 
 def _content(tensor: Doc) -> tuple[str, bytes]:
     return tensor["_id"]["p"], bytes(tensor["_id"]["h"])
+
+
+def _run(tensor: Doc) -> str:
+    project = tensor["_id"]["p"]
+    if tensor["key"].startswith("architectures/"):
+        return f"architectures of {project}"
+    run = tensor.get("run")
+    return f"parameters of {project}" if run is None else f"run {run} of {project}"
 
 
 def _dataset(doc: Doc) -> str:

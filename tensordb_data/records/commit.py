@@ -30,6 +30,10 @@ class TooLarge(Exception):
     """The cache of the server does not hold a transaction of so many samples."""
 
 
+class _SegmentGone(StorageError):
+    """A gc has taken the writer for dead."""
+
+
 def register(db: TensorDB, dataset: str) -> None:
     """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
     new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
@@ -84,7 +88,11 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         if done:  # by an earlier attempt, whose answer was lost
             return schema
         if segment is not None and done is False and batch.first:
-            _drop_segment(db, segment)
+            drop_segment(db, segment)
+        raise
+    except _SegmentGone:
+        if segment is not None:  # it may have been put after the gc had removed what was there
+            drop_segment(db, segment)
         raise
     except OperationFailure as error:
         if error.code != _TOO_LARGE or len(batch) == 1:
@@ -146,7 +154,7 @@ class _Body:
             there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
             if not mongo["segments"].update_one(there, lives, session=session).matched_count:
-                raise StorageError(
+                raise _SegmentGone(
                     f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
                     " it was committed: write these samples again"
                 )
@@ -184,11 +192,12 @@ def put_segment(
     try:
         db._store(root).put(key, packed.parts)
     except StorageError:
-        _drop_segment(db, id)
+        drop_segment(db, id)
         raise
 
 
-def _drop_segment(db: TensorDB, id: ObjectId) -> None:
+def drop_segment(db: TensorDB, id: ObjectId) -> None:
+    """Remove a segment that no sample refers to or ever will."""
     with contextlib.suppress(StorageError, PyMongoError):
         db._store(db._root).delete(f"segments/{id}")
         db._mongo()["segments"].delete_one({"_id": id, "state": "writing"})

@@ -21,7 +21,7 @@ from tensordb_data.blobs.segments import SegmentBuilder
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.records import batch
 from tensordb_data.records.bulk import Update, update_each
-from tensordb_data.records.commit import give_way, put_segment
+from tensordb_data.records.commit import drop_segment, give_way, put_segment
 from tensordb_data.records.schema import Schema
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ Progress = Callable[[int, int, Compacted], None]
 
 
 class _Died(Exception):
-    """Another compaction has found the new segment mostly empty, and has moved its samples on."""
+    """Another compaction has found the new segment mostly empty, and has moved its samples on; or a gc removed it."""
 
 
 def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Compacted:
@@ -175,9 +175,11 @@ class _Mover:
                 moved += self._db._transaction(_Body(self._db, segment, updates[low : low + _CHUNK]))
         except _Died:
             whole = False
+            if not moved:  # a gc took this for dead, perhaps before the object was there
+                drop_segment(self._db, segment)
         self._report.samples += moved
         self._report.bytes += sum(part["n"] for doc in samples for part in _within(doc, segment)) if moved else 0
-        if not moved:
+        if not moved and whole:
             self.unused.append(segment)
         return whole
 

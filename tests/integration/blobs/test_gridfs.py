@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import gridfs
 import mongomock
 import pymongo
 import pytest
+from bson import ObjectId
 from pymongo import monitoring
 from pymongo.database import Database
 
@@ -108,6 +110,18 @@ def test_an_interrupted_put_shows_nothing_and_leaves_nothing(
         store.put("k", [bytes(600_000)])
     assert list(store.list()) == []
     assert database["blobs.chunks"].count_documents({}) == 0
+
+
+def test_chunks_of_a_killed_put_go_when_they_are_old(database: Database[Any]) -> None:
+    store = GridFSStore(database)
+    store.put("k", [bytes(600_000)])
+    old, fresh = (ObjectId.from_datetime(datetime.now(timezone.utc) - timedelta(hours=hours)) for hours in (25, 2))
+    for id in (old, fresh):
+        database["blobs.chunks"].insert_many([{"files_id": id, "n": n, "data": b"x"} for n in range(2)])
+    assert store.sweep(1800, dry_run=True)[0] == store.sweep(1800)[0] == 1
+    assert store.sweep(1800) == (0, 0)
+    assert database["blobs.chunks"].count_documents({"files_id": fresh}) == 2
+    assert len(store.get("k")) == 600_000
 
 
 def test_lost_chunks_are_an_error(database: Database[Any]) -> None:

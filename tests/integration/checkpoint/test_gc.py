@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,10 @@ from tensordb_data.records import commit as committing
 @pytest.fixture(autouse=True)
 def _no_margin(monkeypatch):
     monkeypatch.setattr(module, "_MARGIN", module.dt.timedelta(0))
+
+
+def dies(*args, **kwargs):
+    raise KeyboardInterrupt
 
 
 def objects(db):
@@ -126,9 +132,6 @@ def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
 
 
 def test_objects_of_a_saver_that_died(db, monkeypatch):
-    def dies(*args):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(persist, "_enter", dies)
         with pytest.raises(KeyboardInterrupt):
@@ -195,6 +198,39 @@ def test_beside_a_stream_whose_blobs_were_moved(db):
     for batch in got:
         assert (batch["x"][:, 0] == batch["n"]).all()
     assert set(range(24, 40)) <= {int(n) for batch in got for n in batch["n"]}
+
+
+def test_bytes_by_run(db):
+    for run, number in (("a", 2), ("b", 1)):
+        for step in range(number):
+            save(db, step + 10 * ord(run), run=run, step=step)
+    db.params.save({"w": np.arange(3000.0)})
+    db.params.find().delete(all=True)
+    dry = db.gc(grace=0, dry_run=True)
+    assert dry.by.keys() == {"run a of default", "run b of default", "parameters of default"}
+    # the first to store what both have
+    sizes = {doc["_id"]["h"]: doc["n"] for doc in db._mongo()["tensors"].find({"run": "a"})}
+    assert dry.by["run a of default"] == sum(sizes.values()) and len(sizes) == 5
+    assert db.gc(grace=0).by == dry.by
+
+
+def test_halves_of_objects(db, mongo_uri, monkeypatch):
+    """A saver that is killed while it writes leaves a file that no document names."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        patch.setattr(Path, "unlink", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save(db, 1)
+    (half,) = Path(db._store(db._root).folder).rglob(".put-*")
+    assert db.gc(grace=0).temporary == 0 and half.exists()
+    size, old = half.stat().st_size, half.stat().st_mtime - 1900
+    os.utime(half, (old, old))
+    assert [each.kind for each in db.fsck().findings] == ["leftover"]
+    assert (db.gc(dry_run=True, grace=0).temporary_bytes, half.exists()) == (size, True)
+    assert db.gc().temporary == 0  # an hour of grace
+    shown = CliRunner().invoke(app, ["gc", "--grace", "0"], env={"TENSORDB": mongo_uri})
+    assert "1 halves of objects" in shown.stdout and not half.exists()
+    assert db.fsck().findings == []
 
 
 def test_the_command(db, mongo_uri):

@@ -81,3 +81,34 @@ def test_interrupted_put_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 def test_local_path_of_a_bad_key(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="expected a key"):
         FileStore(tmp_path).local_path("../outside")
+
+
+def test_what_a_killed_put_has_left_goes_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path)
+    store.put("a/k", [b"whole"])
+    for name, age in (("old", 2000), ("fresh", 0), ("growing", 100)):
+        path = tmp_path / "a" / f".put-123-{name}"
+        path.write_bytes(b"half")
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+    monkeypatch.setattr("time.time", lambda: 0.0)  # only the clock of the file system counts
+    assert store.sweep(1800, dry_run=True) == (1, 4)
+    assert store.sweep(1800) == (1, 4)
+    assert store.sweep(1800) == (0, 0)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".put-123-fresh", ".put-123-growing", "k"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_put_whose_file_was_swept_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that was stopped for so long that it counted as dead."""
+    store = FileStore(tmp_path)
+    real = os.fsync
+
+    def stopped(fd: int) -> None:
+        store.sweep(0)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    with pytest.raises(StorageError, match="cannot write"):
+        store.put("k", [b"whole"])
+    assert list(store.list()) == []
