@@ -10,6 +10,7 @@ from bson import decode_all
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
+from tensordb_data.advice import narrowing_index
 from tensordb_data.selection import Selection, reported
 from tensordb_data.stream.block import After, Block, Layouts, block_from_docs
 from tensordb_data.stream.raw import block_from_raw
@@ -153,6 +154,13 @@ class Pages:
         alone = not self._selection.query.sort and len(self._versions) == 1
         return [("_tdb.s", 1)] if alone else self._selection._sort()
 
+    def _index(self, filter_: Mapping[str, Any]) -> str | None:
+        """The index to read all that is left through, where the server would not choose it."""
+        if self._selection.query.sort or len(self._versions) != 1:
+            return None
+        ((sequence, _),) = self._versions.values()
+        return narrowing_index(self._selection, filter_, sequence - (self._after[1] if self._after else 0))
+
     def _open(self, raw: bool = False) -> Cursor[Any]:
         query = self._selection.query
         extra: list[dict[str, Any]] = [bounded(self._versions)]
@@ -161,13 +169,16 @@ class Pages:
             later = {"_tdb.s": {"$gt": sequence}}
             behind: dict[str, Any] = {"$or": [{"dataset": dataset, **later}, {"dataset": {"$gt": dataset}}]}
             extra.append(later if len(self._versions) == 1 else behind)
+        filter_ = self._selection._filter({"$and": extra})
         collection = self._selection.db._mongo()["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(
-            self._selection._filter({"$and": extra}),
+            filter_,
             self._layouts.projection(inline=not raw),
             batch_size=self._first + 1 if self._first is not None else max(self._rows, 1000),
         )
+        if self._first is None and self._limit is None and (index := self._index(filter_)) is not None:
+            found = found.hint(index)
         found = found.sort(self._order)
         if self._selection.db._full:
             found = found.allow_disk_use(True)

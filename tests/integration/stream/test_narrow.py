@@ -1,0 +1,79 @@
+"""A selective range is read through its index: what the server looks at is bounded by what matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tensordb_data import TensorDB, advice
+
+N = 20_000
+
+
+@pytest.fixture
+def scored(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
+    monkeypatch.setattr(advice, "LARGE", 1000)
+    rng = np.random.default_rng(0)
+    with db.data.writer("scored") as writer:
+        writer.add_many(number=np.arange(N), score=rng.permutation(N))
+    db.data.create_index(["dataset", "score"])
+    return db
+
+
+@contextmanager
+def examined(db: TensorDB) -> Iterator[dict[str, int]]:
+    """What the server looks at in all reads of samples."""
+    mongo, found = db._mongo(), {"keys": 0, "docs": 0}
+    mongo.command("profile", 2)
+    try:
+        yield found
+    finally:
+        mongo.command("profile", 0)
+        for op in mongo["system.profile"].find({"ns": f"{mongo.name}.data"}):
+            found["keys"] += op.get("keysExamined", 0)
+            found["docs"] += op.get("docsExamined", 0)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("part", [0.02, 0.09])
+def test_a_selective_range_reads_what_matches(scored: TensorDB, shuffle: bool, part: float) -> None:
+    matching = int(part * N)
+    few = scored.data.find({"dataset": "scored", "score": {"$gte": N - matching}})
+    with examined(scored) as found:
+        batches = list(few.stream(batch_size=64, shuffle=shuffle, passes=1))
+    numbers = np.concatenate([batch["number"] for batch in batches])
+    scores = np.concatenate([batch["score"] for batch in batches])
+    assert len(set(numbers.tolist())) == matching and scores.min() == N - matching
+    assert shuffle or (np.diff(numbers) > 0).all()
+    # In order, the first batch comes from a scan or a sort, whichever is sooner there; then all the others.
+    ahead = 0 if shuffle else 102 / part  # the server compares its plans by their first 101
+    assert matching <= found["docs"] <= 1.1 * matching + ahead
+    # Once counted, and once read.
+    assert found["keys"] <= 2.2 * matching + 2 * ahead
+    plan = few.explain()
+    assert plan["returned"] == matching
+
+
+def test_a_range_that_most_match_is_scanned_in_order(scored: TensorDB) -> None:
+    most = scored.data.find({"dataset": "scored", "score": {"$gte": N // 4}})
+    with examined(scored) as found:
+        stream = most.stream(batch_size=64, shuffle=True, passes=1)
+        assert sum(len(batch["number"]) for batch in stream) == N - N // 4
+    assert found["docs"] <= N
+    assert found["keys"] <= 1.2 * N, "the count gives up at a tenth"
+
+
+def index_of(selection: Any) -> str | None:
+    return advice.narrowing_index(selection, selection._filter(), N)
+
+
+def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> None:
+    few: dict[str, Any] = {"dataset": "scored", "score": {"$lt": 50}}
+    assert "score" in str(index_of(scored.data.find(few)))
+    assert index_of(scored.data.find({"dataset": "scored"})) is None
+    assert index_of(scored.data.find({"dataset": "scored", "number": {"$lt": 50}})) is None  # has no index
+    assert advice.narrowing_index(scored.data.find(few), scored.data.find(few)._filter(), 999) is None
