@@ -10,13 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from tensordb_data.errors import StateError
 
@@ -39,6 +32,13 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """The whole state on the host of process 0, by the names of the parameters; empty in the others. All must call."""
+    # These take a second to import, which a program without sharded models need not wait for.
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = {"model": dict(get_model_state_dict(model, options=options))}
     if optimizer is not None:
@@ -55,6 +55,12 @@ def scatter(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, parts: Mapping[str, Any], label: str
 ) -> None:
     """Loads a whole state into a model, sharded or not, and its optimizer."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
     options = StateDictOptions(full_state_dict=True)
     if optimizer is not None and not is_by_name(parts["optimizer"]):
         raise StateError(
