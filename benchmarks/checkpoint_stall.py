@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +63,11 @@ class Saver:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = arguments(argv)
-    harness.quiet()
+    harness.quiet(options.device)
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device cuda: torch finds no CUDA device here.")
     results = []
     with (
         tempfile.TemporaryDirectory(prefix="tdbb", dir=options.folder) as folder,
@@ -71,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for millions in options.sizes:
             for every in options.every:
                 results.append(stalls(db, Path(folder), millions, every, options))
-            results[-1] |= {"frozen": frozen(db, millions), "restore": restore(db, millions, options.rounds)}
+            restored = restore(db, millions, options.rounds, options.device)
+            results[-1] |= {"frozen": frozen(db, millions, options.device), "restore": restored}
             summary = results[-1]
             print(
                 f"frozen 90%: {summary['frozen']:.3f} of the bytes (target 0.12); "
@@ -80,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             )
             forget(db)
     result = {
-        "question": "B9 saves: what training waits for",
+        "question": f"B9 saves: what training waits for ({options.device})",
         "quick": options.quick,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": harness.machine(),
@@ -88,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "results": results,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "checkpoint_stall.json"
+    path = options.out / ("checkpoint_stall.json" if options.device == "cpu" else "checkpoint_stall_gpu.json")
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return result
@@ -102,28 +108,38 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", default="10,100", help="millions of parameters")
     parser.add_argument("--every", default="10,50", help="steps between saves")
     parser.add_argument("--peers", default=",".join(PEERS), help="of: " + ", ".join(PEERS) + "; or none")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where the model is")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     parser.add_argument("--folder", type=Path, default=None, help="where to write; the temporary folder if not given")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the JSON result")
     options = parser.parse_args(argv)
     options.sizes = [float(size) for size in options.sizes.split(",")]
     options.every = [int(every) for every in options.every.split(",")]
-    options.peers = [peer for peer in PEERS if peer in options.peers.split(",")]
+    peers = PEERS if options.device == "cpu" else PEERS[:3]  # the others would need a GPU build of their own
+    options.peers = [peer for peer in peers if peer in options.peers.split(",")]
     if options.quick:
         options.sizes, options.every, options.rounds = [0.2], [5], 1
     return options
 
 
-def network(millions: float) -> Any:
+def network(millions: float, device: str) -> Any:
     import torch
 
     torch.manual_seed(0)
     width = round((millions * 1e6 / LAYERS) ** 0.5)
-    return torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(LAYERS)])
+    return torch.nn.Sequential(*[torch.nn.Linear(width, width, bias=False) for _ in range(LAYERS)]).to(device)
+
+
+def settle() -> None:
+    """On a GPU: waits for what the loop has queued, as the next step there would; copies beside it go on."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
 
 
 def stalls(db: Any, folder: Path, millions: float, every: int, options: argparse.Namespace) -> dict[str, Any]:
-    model = network(millions)
+    model = network(millions, options.device)
     savers = [Saver(NOTHING, nothing), Saver(MEMCPY, memcpy), Saver(OURS, ours(db))]
     savers += [Saver(name, peer(name, folder / name)) for name in options.peers]
     console = Console(stderr=True)
@@ -164,7 +180,7 @@ def run(saver: Saver, model: Any, every: int) -> tuple[list[float], float, float
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    data = torch.randn(BATCH, model[0].in_features)
+    data = torch.randn(BATCH, model[0].in_features, device=model[0].weight.device)
 
     def train() -> None:
         model(data).square().mean().backward()
@@ -180,15 +196,19 @@ def run(saver: Saver, model: Any, every: int) -> tuple[list[float], float, float
         for number in range(every + 1, 2 * every) if saver.name == OURS else ():
             save(number)  # none of these is due
         train()
+        settle()
         began = time.perf_counter()
         for number in range(2 * every, 3 * every):
             train()
+            settle()
             before = time.perf_counter()
             if number == 2 * every:
                 save(number)
+                settle()
                 stall = time.perf_counter() - before
             elif saver.name == OURS:
                 save(number)  # its step() is called at every step, and what that costs is in the loop's time
+        settle()
         loop = time.perf_counter() - began
         drain()
         rest = time.perf_counter() - began - loop
@@ -204,11 +224,12 @@ def nothing(model: Any, every: int) -> Iterator[Calls]:
 def memcpy(model: Any, every: int) -> Iterator[Calls]:
     import torch
 
-    targets = [torch.zeros_like(value) for value in model.state_dict().values()]
+    pin = torch.cuda.is_available()
+    targets = [torch.zeros_like(value, device="cpu", pin_memory=pin) for value in model.state_dict().values()]
 
     def copy(number: int) -> None:
         for target, value in zip(targets, model.state_dict().values(), strict=True):
-            target.copy_(value)
+            target.copy_(value, non_blocking=True)
 
     yield copy, lambda: None
 
@@ -255,14 +276,16 @@ def safetensors_file(model: Any, folder: Path) -> Iterator[Calls]:
 @contextlib.contextmanager
 def dcp(model: Any, folder: Path) -> Iterator[Calls]:
     """torch's asynchronous save with its staging buffers kept; one save at a time, as it demands."""
+    import torch
     import torch.distributed as dist
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
     from torch.distributed.checkpoint.state_dict_saver import async_save
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-    # pinned memory and asynchronous staging need CUDA
-    stager = DefaultStager(StagingOptions(False, True, False, False))
+    # pinned memory and copies beside the host need CUDA
+    pin = torch.cuda.is_available()
+    stager = DefaultStager(StagingOptions(pin, True, False, pin))
     pending: list[Any] = []
 
     def drain() -> None:
@@ -322,13 +345,13 @@ _PEERS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
-def frozen(db: Any, millions: float) -> float:
+def frozen(db: Any, millions: float, device: str) -> float:
     """The part of its bytes that a second save stores when 90% of the tensors are as they were."""
     import torch
 
     from tensordb_data.torch import StepCheckpointer
 
-    model = network(millions)
+    model = network(millions, device)
     with StepCheckpointer(db, run="frozen", model=model, every=1, signals=False) as ckpt:
         ckpt.step()
         ckpt.drain()
@@ -341,10 +364,10 @@ def frozen(db: Any, millions: float) -> float:
         return float((ckpt.stats()["bytes_stored"] - first) / first)
 
 
-def restore(db: Any, millions: float, rounds: int) -> dict[str, Any]:
+def restore(db: Any, millions: float, rounds: int, device: str) -> dict[str, Any]:
     """Seconds to load a model from a set, beside reading the bytes of its object into fresh memory."""
     forget(db)  # otherwise the tensors lie in the object of another set already
-    model = network(millions)
+    model = network(millions, device)
     id = db.params.save(model.state_dict(), run="restore")
     store = db._store(db._root)
     paths = [store.local_path(key) for key, _ in store.list("params/") if str(id) in key]
@@ -353,6 +376,7 @@ def restore(db: Any, millions: float, rounds: int) -> dict[str, Any]:
     for _ in range(rounds + 1):
         began = time.perf_counter()
         found.load_into(model)
+        settle()
         loads.append(time.perf_counter() - began)
         began = time.perf_counter()
         read(paths, readers)

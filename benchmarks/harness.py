@@ -59,8 +59,13 @@ class Target:
     ratio: float
 
 
-def arguments(description: str, peers: Sequence[str], argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line that all benchmarks have in common."""
+def arguments(
+    description: str,
+    peers: Sequence[str],
+    argv: Sequence[str] | None = None,
+    own: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
+    """The command line that all benchmarks have in common, and what `own` adds to it."""
     parser = argparse.ArgumentParser(
         description=description.strip().splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -69,6 +74,8 @@ def arguments(description: str, peers: Sequence[str], argv: Sequence[str] | None
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a round for one contender")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON result")
+    if own is not None:
+        own(parser)
     options = parser.parse_args(argv)
     options.load = round(os.getloadavg()[0], 1)
     wanted = {"all": list(peers), "none": []}.get(options.peers, options.peers.split(","))
@@ -254,8 +261,11 @@ def machine() -> dict[str, object]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
     return {
         "cpu": cpu,
+        "gpu": gpu,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": f"{platform.system()} {platform.release()}",
@@ -274,11 +284,12 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def quiet() -> None:
+def quiet(device: str = "cpu") -> None:
     """Keeps libraries' start-up chatter out of the report; to be called before they are imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    if device == "cpu":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     if not sys.warnoptions:
         import warnings
 

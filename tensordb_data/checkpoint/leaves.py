@@ -43,9 +43,14 @@ class Leaf:
     fixed: bool = False
 
     @property
-    def signature(self) -> tuple[Kind, str, tuple[int, ...], bool]:
+    def device(self) -> Any:
+        """The CUDA device that it is on, if it is."""
+        return self.value.device if self.kind == "torch" and self.value.is_cuda else None
+
+    @property
+    def signature(self) -> tuple[Kind, str, tuple[int, ...], bool, Any]:
         """What decides how its copy is laid out."""
-        return (self.kind, self.dtype, self.shape, self.fixed)
+        return (self.kind, self.dtype, self.shape, self.fixed, self.device)
 
 
 def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
@@ -85,7 +90,7 @@ def host_bytes(leaf: Leaf) -> memoryview:
 def copy_into(leaf: Leaf, target: Any) -> None:
     """Copies a torch or numpy leaf into the view of host memory that `target_view` made for it."""
     if leaf.kind == "torch":
-        target.copy_(leaf.value.detach(), non_blocking=True)  # asynchronous only into pinned memory: the caller waits
+        target.copy_(leaf.value.detach())
     else:
         np.copyto(target, leaf.value)
 
@@ -136,9 +141,12 @@ def _build_torch(dtype: str, shape: tuple[int, ...], memory: np.ndarray[Any, Any
         raise CheckpointError(
             f"Tensor {name!r} has the dtype torch.{dtype}, which torch {torch.__version__} does not know."
         )
-    if not memory.size:
-        return torch.empty(shape, dtype=kind)
-    return torch.from_numpy(memory).view(kind).reshape(shape)
+    return torch_view(dtype, shape, torch.from_numpy(memory)) if memory.size else torch.empty(shape, dtype=kind)
+
+
+def torch_view(dtype: str, shape: tuple[int, ...], memory: Any) -> Any:
+    """A tensor over `memory`: a uint8 tensor of its size, on any device, aligned."""
+    return memory.view(getattr(sys.modules["torch"], dtype)).reshape(shape)
 
 
 def _numpy_dtype(dtype: str, name: str) -> np.dtype[Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tensordb_data.checkpoint.leaves import Leaf, copy_into, host_bytes, target_view
+from tensordb_data.checkpoint.device import DeviceCopy
+from tensordb_data.checkpoint.leaves import Leaf, copy_into, host_bytes, target_view, torch_view
 from tensordb_data.checkpoint.tree import Flat, flatten
 
 _ALIGN = 16  # enough for any dtype, and mostly without gaps: neighbours here are neighbours in their object
@@ -45,7 +46,7 @@ def view(state: Any) -> Snapshot:
 class Arena:
     """Host memory for one snapshot at a time. It grows to the largest one and stays: pages are touched once.
 
-    For tensors on a CUDA device the memory is pinned, so that the copies run at the speed of the bus.
+    With tensors on CUDA devices the memory is pinned, and the copies may still be on their way when the loop goes on.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class Arena:
         self._signatures: list[Any] = []
         self._views: list[Any] = []
         self._offsets: list[int] = []
+        self._copies: list[tuple[DeviceCopy, list[int]]] = []  # of each device, and the numbers of its leaves
 
     @property
     def nbytes(self) -> int:
@@ -65,42 +67,61 @@ class Arena:
         self._lay_out(flat.leaves)
 
     def take(self, flat: Flat) -> Snapshot:
-        """Copies the leaves. On return the state may change: the snapshot does not."""
+        """Copies the leaves. On return the state may change; the snapshot does not, and is whole after `wait`."""
         self._lay_out(flat.leaves)
-        on_device = False
+        for copy, numbers in self._copies:
+            copy.start([flat.leaves[number].value.detach() for number in numbers])
         for leaf, target in zip(flat.leaves, self._views, strict=True):
-            if target is None:
-                continue
-            copy_into(leaf, target)
-            on_device = on_device or (leaf.kind == "torch" and leaf.value.is_cuda)
-        if on_device:
-            sys.modules["torch"].cuda.synchronize()
+            if target is not None:
+                copy_into(leaf, target)
         data = tuple(
-            host_bytes(leaf) if target is None else self._memory.data[offset : offset + leaf.nbytes]
-            for leaf, target, offset in zip(flat.leaves, self._views, self._offsets, strict=True)
+            self._memory.data[offset : offset + leaf.nbytes] if leaf.nbytes and not _stays(leaf) else host_bytes(leaf)
+            for leaf, offset in zip(flat.leaves, self._offsets, strict=True)
         )
         return Snapshot(flat.structure, flat.leaves, data)
 
+    def wait(self) -> None:
+        """Returns when the bytes of the last snapshot are there, from any thread."""
+        for copy, _ in self._copies:
+            copy.wait()
+
     def _lay_out(self, leaves: Sequence[Leaf]) -> None:
         signatures = [leaf.signature for leaf in leaves]
-        pin = any(leaf.kind == "torch" and leaf.value.is_cuda for leaf in leaves)
-        if signatures == self._signatures and pin == (self._pinned is not None):
+        if signatures == self._signatures:
             return
+        self.wait()
+        devices = {leaf.device for leaf in leaves} - {None}
         self._offsets, end = [0] * len(leaves), 0
-        for number, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].nbytes <= _SMALL):
+        spans: dict[Any, list[int]] = {device: [] for device in devices}
+        for number, leaf in sorted(enumerate(leaves), key=lambda pair: (str(pair[1].device), pair[1].nbytes <= _SMALL)):
             self._offsets[number] = end
-            if not _stays(leaf):
+            if leaf.nbytes and not _stays(leaf):
                 end += -(-leaf.nbytes // _ALIGN) * _ALIGN
-        if end > self._memory.nbytes or pin != (self._pinned is not None):
-            self._allocate(end, pin)
+                if leaf.device is not None:
+                    spans[leaf.device].append(number)
+        if end > self._memory.nbytes or bool(devices) != (self._pinned is not None):
+            self._allocate(end, bool(devices))
         self._views = [
-            target_view(leaf, self._memory[offset : offset + leaf.nbytes]) if leaf.nbytes and not _stays(leaf) else None
+            target_view(leaf, self._memory[offset : offset + leaf.nbytes])
+            if leaf.nbytes and leaf.device is None and not _stays(leaf)
+            else None
             for leaf, offset in zip(leaves, self._offsets, strict=True)
         ]
+        self._copies = [(self._copy(device, leaves, numbers), numbers) for device, numbers in spans.items() if numbers]
         self._signatures = signatures
 
+    def _copy(self, device: Any, leaves: Sequence[Leaf], numbers: Sequence[int]) -> DeviceCopy:
+        start, last = self._offsets[numbers[0]], numbers[-1]
+        span = slice(start, self._offsets[last] + leaves[last].nbytes)
+
+        def view(memory: Any) -> list[Any]:
+            places = [(leaves[number], self._offsets[number] - start) for number in numbers]
+            return [torch_view(leaf.dtype, leaf.shape, memory[at : at + leaf.nbytes]) for leaf, at in places]
+
+        return DeviceCopy(device, self._pinned[span], view)
+
     def _allocate(self, nbytes: int, pin: bool) -> None:
-        self._views, self._signatures = [], []  # let go of the old memory before asking for more
+        self._views, self._copies, self._signatures = [], [], []  # let go of the old memory before asking for more
         self._memory, self._pinned = np.empty(0, np.uint8), None
         if pin:
             self._pinned = sys.modules["torch"].empty(nbytes, dtype=sys.modules["torch"].uint8, pin_memory=True)

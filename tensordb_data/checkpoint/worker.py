@@ -233,6 +233,7 @@ class Saver:
                 else:
                     squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
+                    arena.wait()
                     written = write_set(self._db, snapshot, about, self.parent, squeezer)
                     self.parent = written.id
                     self._prune(about["run"])
