@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,7 +31,10 @@ from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 Runs = np.ndarray[tuple[int], np.dtype[np.void]]
+
+_ADDRESSABLE = np.iinfo(np.intp).max  # bytes that numpy lets an array seem to have
 
 
 class OpenSegment:
@@ -68,7 +72,8 @@ class OpenSegment:
         self.end = trailer.documents[0]
         """Where the last one ends."""
         self.index_start = trailer.index[0]
-        self.compared = np.zeros(self.blobs, np.uint8)
+        # Not of the heap, which in some builds of Python is 128 TB away from what is mapped: see `Table.gather`.
+        self.compared = np.frombuffer(mmap.mmap(-1, max(self.blobs, 1)), np.uint8, self.blobs)
         """1 for each blob that is mapped and has been compared with its checksum."""
         self.coming = np.zeros(self.blobs if path is None else 0, np.int64)
         """The request that is under way for each blob of a remote segment, or 0."""
@@ -234,6 +239,15 @@ class Table:
             self._span = max(space.ctypes.data + len(space) for space in spaces) - low
             for column in (self.bases, self._indexes, self._compared):
                 column -= low
+
+    def gather(self, starts: Int64s, size: int) -> Bytes2D:
+        """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
+        if self._span * size <= _ADDRESSABLE:
+            return self.window(size)[starts].view(np.uint8).reshape(len(starts), size)
+        space, batch = self.window(1).view(np.uint8), np.empty((len(starts), size), np.uint8)
+        for row, start in zip(batch, starts.tolist(), strict=True):
+            np.copyto(row, space[start : start + size])
+        return batch
 
     def window(self, size: int) -> Runs:
         """The address space as an array of every run of `size` (> 0) bytes in it, each run one opaque value: of these

@@ -159,7 +159,7 @@ class BlobReader:
         starts += refs.offset
         if not size:
             return np.empty((len(refs), 0), np.uint8)
-        return table.window(size)[starts].view(np.uint8).reshape(len(refs), size)
+        return table.gather(starts, size)
 
     def read(self, refs: BlobRefs) -> list[Blob]:
         """The blobs, each decompressed, in order. What was not compressed may be a view of mapped memory.

@@ -18,6 +18,7 @@ from tensordb_data.blobs.cache import SegmentCache
 from tensordb_data.blobs.delayed import DelayedStore
 from tensordb_data.blobs.files import FileStore
 from tensordb_data.blobs.memory import MemoryStore
+from tensordb_data.blobs.opened import Table
 from tensordb_data.blobs.reader import BlobReader
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.errors import CorruptBlobError, StorageError
@@ -57,6 +58,26 @@ def test_any_mixture_comes_back_in_order(
             assert [row.tobytes() for row in rows] == [blobs[i] for i in order]
         else:
             assert rows is None
+    reader.close()
+
+
+def test_large_blobs_whose_memory_lies_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system may map two segments at the two ends of the address space, which times their size numpy cannot count."""
+    find = Table._map
+
+    def far(table: Table) -> None:
+        find(table)
+        table._span = 1 << 47
+
+    monkeypatch.setattr(Table, "_map", far)
+    shelf = Shelf(FileStore(tmp_path))
+    blobs = [bytes([i]) * 150_000 for i in range(6)]
+    docs = [ref for half in (blobs[:3], blobs[3:]) for ref in shelf.put(half, [None] * 3)]
+    refs, order = shuffled(docs, 0)
+    reader = shelf.reader()
+    for _ in range(2):
+        rows = reader.gather(refs)
+        assert rows is not None and [row.tobytes() for row in rows] == [blobs[i] for i in order]
     reader.close()
 
 
