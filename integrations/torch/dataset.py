@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from itertools import chain, islice
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -16,16 +15,10 @@ from tensordb_data.errors import QueryError, StateError
 from tensordb_data.orphans import exit_with
 from tensordb_data.selection import Selection, streamed
 from tensordb_data.stream import Stream
-from tensordb_data.stream.state import State
 from tensordb_data.torch.counters import Counters
 from tensordb_data.torch.mailbox import Mailbox
-from tensordb_data.torch.shares import Share, Turns
-from tensordb_data.torch.tensors import to_samples, to_tensors
-
-_BLOCK = 64
-"""Samples that a worker reads at once in sample-wise mode."""
-
-Items = Generator[dict[str, Any], None, None]
+from tensordb_data.torch.samples import BLOCK, Items, Samples
+from tensordb_data.torch.tensors import to_tensors
 
 
 class Turn(Iterator[dict[str, Any]]):
@@ -74,9 +67,9 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     equal, by leaving out or giving twice one sample of some shares of a pass.
 
     Data that changed is seen by the next pass: workers and ranks agree on what each pass goes over as its first batch
-    is made, which is as far ahead of the loop as the loader prefetches. In sample-wise mode, by the next iteration.
-    Each iteration sees new data, of one rank; a pass that several ranks go over again, without `set_epoch`, is the same
-    as before. A stream that was pinned (`Stream.pin`) stays so, and one whose user may not write to the database is.
+    is made, which is as far ahead of the loop as the loader prefetches. Each iteration sees new data, of one rank; a
+    pass that several ranks go over again, without `set_epoch`, is the same as before. A stream that was pinned
+    (`Stream.pin`) stays so, and one whose user may not write to the database is.
 
     Args:
         source: a Selection, or a Stream, whose position is then the start state.
@@ -90,9 +83,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     def __init__(self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> None:
         super().__init__()
         self._by_sample = isinstance(source, Selection) and batch_size is None
-        self._stream = streamed(source, _BLOCK if self._by_sample else batch_size, options)
+        if self._by_sample and options.get("follow"):
+            raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
+        self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
         self._stream._share()
-        self._turns: dict[str, Any] | None = None  # of a resumed sample-wise run
+        self._run: dict[str, Any] | None = None  # the state of a sample-wise run that is resumed
+        self._resumed = False
         self._mailbox = Mailbox()
         self._counters = Counters()
         self._read = 0  # version of the mailbox that the start state is from
@@ -119,17 +115,13 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def state_dict(self) -> dict[str, Any]:
         """The start state: JSON-able. In batch-wise mode it is the state of the stream."""
-        stream = self._stream.state_dict()
         if not self._by_sample:
-            return stream
-        turns = self._turns or {"batches": 0, "batch_size": None, "num_workers": None}
-        return {"stream": stream, "world_size": self._stream.spec.world_size, "block": _BLOCK, **turns}
+            return self._stream.state_dict()
+        return Samples.fresh(self._stream) if self._run is None else dict(self._run)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """What a state refers to, to be stored beside it; see `Stream.plans`."""
-        if not self._by_sample:
-            return self._stream.plans(state)
-        return self._stream._plans(State.from_doc(state["stream"], self._stream.spec)) if state["batches"] else {}
+        return Samples(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
 
     def load_state_dict(self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None) -> None:
         """Start from `state` at the next iteration, in persistent workers too.
@@ -142,6 +134,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             StateError: the state is of another query, order or mode, or (sample-wise) of another world size.
         """
         self._load(state, plans)
+        self._resumed = True
         self._post()
 
     def advance(self, state: Mapping[str, Any], batches: int, loader: Any) -> dict[str, Any]:
@@ -163,26 +156,20 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
             return self._stream.advance(state, batches)
-        turns = {"batch_size": loader.batch_size or 1, "num_workers": max(1, loader.num_workers)}
-        if state["batches"]:
-            for name, value in turns.items():
-                if state[name] != value:
-                    raise StateError(_inexact(name, state[name], value))
-        known = self._stream._known(state["stream"]) if state["batches"] + batches else state["stream"]
-        return {**state, "stream": known, **turns, "batches": state["batches"] + batches}
+        return Samples(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Start with epoch `epoch` (0, 1, …) at the next iteration: with finite `passes` each epoch is that many
         passes, each in its own order. A start state that lies within this epoch is kept, so that a resumed run can
-        call `set_epoch` as the first run did.
+        call `set_epoch` as the first run did. An epoch without end holds all passes behind its first.
         """
-        length = self._stream.spec.passes or 1
+        passes = self._stream.spec.passes
         state = self.state_dict()
         stream = state["stream"] if self._by_sample else state
-        resumed = self._turns is not None and stream["pass"] == epoch * length
-        if resumed or (self._turns is None and stream["pass"] // length == epoch):
+        at, length = stream["pass"], passes or 1
+        if at // length == epoch or (passes is None and self._resumed and at > epoch):
             return
-        self._turns = None
+        self._run, self._resumed = None, False
         self._stream.load_state_dict({**stream, "pass": epoch * length, "position": 0, "after": None})
         self._post()
 
@@ -193,23 +180,16 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 f"the state was taken {made}-wise, and this dataset is {this}-wise: give QueryDataset a `batch_size`"
                 " for batch-wise mode, none for sample-wise"
             )
-        if not self._by_sample:
-            self._move(state, plans, within=False)
-            return
-        for name, value in {"world_size": self._stream.spec.world_size, "block": _BLOCK}.items():
-            if state["batches"] and state[name] != value:
-                raise StateError(_inexact(name, state[name], value))
-        self._move(state["stream"], plans, within=bool(state["batches"]))
-        turns = {name: state[name] for name in ("batches", "batch_size", "num_workers")}
-        self._turns = turns if state["batches"] else None
-
-    def _move(self, state: Mapping[str, Any], plans: Mapping[str, Any] | None, within: bool) -> None:
+        stream = state
+        if self._by_sample:
+            if "begun" not in state:
+                raise StateError("the state was taken by an earlier version, sample-wise: begin a new run without it")
+            Samples(self._stream, state).check(plans or {})
+            self._run, stream = (dict(state) if state["batches"] else None), state["stream"]
         if get_worker_info() is not None:
-            self._stream = self._stream.at(state)
-        elif within:
-            self._stream._within(state, plans)
+            self._stream = self._stream.at(stream)
         else:
-            self._stream.load_state_dict(state, plans=plans)
+            self._stream.load_state_dict(stream, plans=plans)
 
     def _post(self) -> None:
         self._mailbox.post(self.state_dict())
@@ -251,26 +231,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def _samples(self, worker: int, workers: int, done: int) -> Items:
         """The samples of one worker, behind the first `done` of them."""
-        spec = self._stream.spec
-        start = self._stream._known(self._stream.state_dict())
-        resumed = self._turns or {"batches": 0, "batch_size": 1, "num_workers": workers}
-        if resumed["num_workers"] != workers:
-            raise StateError(_inexact("num_workers", resumed["num_workers"], workers))
-        turns = Turns(start["n"], workers, spec.world_size, resumed["batches"], resumed["batch_size"])
-        role = turns.role(worker)
-        if role is None:
-            return
-        parts = turns.roles * spec.world_size
-        share = Share(turns.n, spec.batch_size, parts, role * spec.world_size + spec.rank, spec.end)
-        here = share.place(start["pass"], turns.delivered(role) + done)
-        state = {**start, "pass": here.number, "position": here.position}
-        if self._over(start, state) or share.given == 0:
-            return
-        stream = self._stream.at(state, rank=share.rank, world_size=parts, end="short")
-        stream._pin_to(state)  # the arithmetic of shares is that of passes of one length
-        with closing(self._counted(stream)) as batches:
-            samples = chain.from_iterable(to_samples(to_tensors(batch)) for batch in batches)
-            yield from islice(share.even(samples, here.position), here.drop, None)
+        return Samples(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
 
     def _counted(self, stream: Stream) -> Items:
         """The batches of a stream; in a worker its times are written where the parent can read them."""
@@ -292,12 +253,4 @@ def _twice(batch_size: int) -> str:
     return (
         f"these samples would be batched twice: the dataset makes batches of {batch_size} already. Give the DataLoader"
         " batch_size=None, or make the QueryDataset without batch_size"
-    )
-
-
-def _inexact(name: str, then: Any, now: Any) -> str:
-    return (
-        f"sample by sample, a run resumes exactly only with the same `{name}`: it was {then}, and is {now}. Use"
-        f" {name}={then}, or batch-wise mode (batch_size in QueryDataset, batch_size=None in the DataLoader), which"
-        " resumes with any number of workers"
     )

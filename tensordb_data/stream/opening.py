@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,3 +58,21 @@ class Opening:
             if (settled.versions, settled.ids) != (data.versions, data.ids):
                 return True
         return False
+
+
+class Begun:
+    """The passes of a run that is resumed: those that had begun go over the data of then, the others over that of the
+    opening.
+    """
+
+    def __init__(self, known: Mapping[int, State], opening: Opening) -> None:
+        self._known, self._opening = known, opening
+
+    def get(self, number: int) -> State | None:
+        """See `Passes`."""
+        return self._known.get(number) or self._opening.known(number)
+
+    def put(self, number: int, data: State) -> State:
+        """See `Passes`."""
+        assert self._opening.passes is not None
+        return self._known.get(number) or self._opening.passes.put(number, data)

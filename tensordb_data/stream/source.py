@@ -178,7 +178,7 @@ class Source:
     def _stored(self, wanted: State | None) -> Plan | None:
         if wanted is None or wanted.ids is None:
             return None
-        for name in (_named(wanted), wanted.ids):
+        for name in (named(wanted), wanted.ids):
             content = self.stored.get(name)
             plan = None if content is None else self._unpacked(content, wanted.versions or {})
             if plan is not None:
@@ -265,14 +265,14 @@ class Source:
         """Make the plan of `data` available to the readers that share no cache with this one."""
         known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
         if self.ledger is not None and self._apart and not known:
-            self.ledger.send(_named(data), self.small(self.plan(data)))
+            self.ledger.send(named(data), self.small(self.plan(data)))
 
     def _received(self, wanted: State | None) -> Plan | None:
         if wanted is None or wanted.ids is None or self.ledger is None or not self._apart:
             return None
         if self._open(wanted):
             return self._plan
-        found = self.ledger.receive(_named(wanted))
+        found = self.ledger.receive(named(wanted))
         return None if found is None else self._unpacked(found, wanted.versions or {})
 
     def _ranks(self) -> Collective | None:
@@ -302,7 +302,7 @@ class Source:
             self._apart = self.db._cache_folder is None
             state = self.begun()
             if self._apart:  # or it would be lost when the next one is opened
-                self.accept({_named(state): self.small(self.plan(state))})
+                self.accept({named(state): self.small(self.plan(state))})
             return state
         first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
         state = State.from_doc(json.loads(first), self.spec)
@@ -311,7 +311,7 @@ class Source:
         if self._apart:
             sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
             if not known:
-                self.accept({_named(state): np.frombuffer(sent, np.uint8)})
+                self.accept({named(state): np.frombuffer(sent, np.uint8)})
         self.plan(state)
         return state
 
@@ -329,6 +329,6 @@ class Source:
         return plan is not None and plan.ids == state.ids
 
 
-def _named(data: State) -> str:
+def named(data: State) -> str:
     """What tells a plan from others: the same samples can have other values."""
     return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

@@ -18,7 +18,7 @@ from tensordb_data.stream.opening import Opening
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.passes import Ledger, OwnPasses, Passes
 from tensordb_data.stream.pull import Pull, in_turn
-from tensordb_data.stream.source import Source
+from tensordb_data.stream.source import Source, named
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
@@ -131,8 +131,14 @@ class Stream(Pull[State]):
         of = self._state if state is None else State.from_doc(state, self.spec)
         return self._plans(of) if of.at.position else {}
 
-    def _plans(self, state: State) -> dict[str, NDArray[np.uint8]]:
-        return {} if state.ids is None else {state.ids: self._source.small(self._source.plan(state))}
+    def _plans(self, *states: State) -> dict[str, NDArray[np.uint8]]:
+        """The plans of states, by their digests; of the same samples with other values, by a name of its own."""
+        found: dict[str, NDArray[np.uint8]] = {}
+        for state in states:
+            if state.ids is not None:
+                name = named(state) if state.ids in found else state.ids
+                found[name] = self._source.small(self._source.plan(state))
+        return found
 
     def load_state_dict(
         self,
@@ -166,13 +172,6 @@ class Stream(Pull[State]):
             return self._checked(loaded, on_change)
         # Between two passes there is nothing to finish: the next one takes the data as it is then.
         return State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
-
-    def _within(self, state: Mapping[str, Any], plans: Mapping[str, NDArray[np.uint8]] | None) -> None:
-        """`load_state_dict`, of a state that lies within a pass even where it is at its start."""
-        loaded = State.from_doc(state, self.spec)
-        self._source.accept(plans or {})
-        self._source.plan(loaded)
-        self._move(loaded)
 
     def _move(self, state: State) -> None:
         self._token += 1
@@ -261,14 +260,6 @@ class Stream(Pull[State]):
         blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
         return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
 
-    def _pin_to(self, state: Mapping[str, Any]) -> None:
-        """Pin to the data of a pinned stream's state, for all passes."""
-        loaded = State.from_doc(state, self.spec)
-        plan = self._source.plan(loaded)
-        blocks = loaded.blocks or self._source.blocks(plan)
-        self._state = State(loaded.at, plan.versions, plan.ids, len(plan), blocks=blocks)
-        self._pinned = replace(self._state, at=Position())
-
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank: for a process that counts what others
         deliver.
@@ -317,15 +308,6 @@ class Stream(Pull[State]):
                 return replace(data, at=Position(state.at.number, state.at.position + samples), blocks=blocks)
             state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
         return state
-
-    def _known(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """A state with the data of its pass."""
-        loaded = State.from_doc(state, self.spec)
-        if loaded.ids is None:
-            data = self._opening().fixed(loaded.at.number, self._state.blocks)
-            assert data is not None
-            loaded = replace(data, at=loaded.at, blocks=loaded.blocks or data.blocks)
-        return loaded.to_doc(self.spec)
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
         """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks

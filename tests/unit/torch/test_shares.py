@@ -1,45 +1,56 @@
 from __future__ import annotations
 
+import json
 from collections import Counter
-from itertools import chain, islice
+from itertools import chain
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tensordb_data.stream.order import Layout, runs
 from tensordb_data.stream.spec import End
-from tensordb_data.torch.shares import Share, Turns
+from tensordb_data.torch.shares import Turns
 
 BLOCK = 4
 
 sizes = st.integers(1, 90)
 few = st.integers(1, 4)
 ends = st.sampled_from(["short", "drop", "pad"])
+lengths = st.lists(sizes, min_size=1, max_size=4)
+"""Of a run's passes, which data that changes gives."""
+
+Received = list[list[tuple[int, int]]]
+"""Batches of (pass, position)."""
 
 
-def share(n: int, parts: int, rank: int, number: int, position: int, until: int) -> list[tuple[int, int]]:
-    """(pass, position) of each sample that the engine gives to one share."""
+def begin(lengths: list[int], workers: int, world: int, batch_size: int = 3, end: End = "short") -> Turns:
+    return Turns.fresh(lengths[0], BLOCK, end, workers, world, batch_size, 0, len(lengths))
+
+
+def share(turns: Turns, lengths: list[int], part: int) -> list[tuple[int, int]]:
+    """(pass, position) of each sample that one share yields, from where the run stands."""
+    place = turns.place(part, 0, lengths.__getitem__)
+    if place is None:
+        return []
+    first, position, drop = place
     out = []
-    while number < until:
-        for run in runs(Layout(n, position, BLOCK, parts, "short"), number, rank):
-            out += [(number, at % n) for at in range(run.low, run.high)]
-        number, position = number + 1, 0
-    return out
+    for number in range(first, len(lengths)):
+        n = lengths[number]
+        layout = Layout(n, position, BLOCK, turns.shares.parts, "short")
+        samples = [(number, at % n) for run in runs(layout, number, part) for at in range(run.low, run.high)]
+        more = int(turns.shares.given(n)[part] - turns.shares.received(n)[part])
+        out += samples[:more] if more < 0 else samples + samples[-1:] * more
+        position = 0
+    return out[drop:]
 
 
-def loader(turns: Turns, rank: int, passes: int, end: End = "short") -> list[list[tuple[int, int]]]:
-    """The batches that one rank's loop receives from a DataLoader, from where `turns` stands."""
-    parts = turns.roles * turns.world
+def loader(turns: Turns, lengths: list[int], rank: int) -> Received:
+    """The batches that one rank's loop receives from a DataLoader, from where the run stands."""
+    world = turns.shares.parts // turns.roles
     sequences = []
     for worker in range(turns.workers):
         role = turns.role(worker)
-        if role is None:
-            continue
-        mine = Share(turns.n, BLOCK, parts, role * turns.world + rank, end)
-        here = mine.place(0, turns.delivered(role))
-        received = share(turns.n, parts, mine.rank, here.number, here.position, passes)
-        samples = list(mine.even(received, here.position))[here.drop :]
+        samples = [] if role is None else share(turns, lengths, role * world + rank)
         sequences.append([samples[i : i + turns.batch_size] for i in range(0, len(samples), turns.batch_size)])
     longest = max(map(len, sequences), default=0)
     return list(
@@ -47,57 +58,96 @@ def loader(turns: Turns, rank: int, passes: int, end: End = "short") -> list[lis
     )
 
 
-@given(n=sizes, workers=few, world=few, passes=st.integers(1, 3))
-def test_each_sample_once_per_pass(n: int, workers: int, world: int, passes: int) -> None:
-    assume(n >= world)
-    turns = Turns(n, workers, world, 0, 3)
-    seen = Counter(chain.from_iterable(chain.from_iterable(loader(turns, rank, passes) for rank in range(world))))
-    assert seen == {(number, at): 1 for number in range(passes) for at in range(n)}
+@given(lengths=lengths, workers=few, world=few)
+def test_each_sample_once_per_pass(lengths: list[int], workers: int, world: int) -> None:
+    assume(lengths[0] >= world)
+    turns = begin(lengths, workers, world)
+    seen = Counter(chain.from_iterable(chain.from_iterable(loader(turns, lengths, rank) for rank in range(world))))
+    for number, n in enumerate(lengths):
+        times = {seen[number, at] for at in range(n)}
+        # Fewer samples than readers: some are read twice, so that each reader has one.
+        assert times == {1} if n >= turns.shares.parts else min(times) >= 1
+    assert len(seen) == sum(lengths)
 
 
-@given(n=sizes, workers=few, world=few, passes=st.integers(1, 3))
-def test_ranks_differ_by_one_sample_a_pass_at_most(n: int, workers: int, world: int, passes: int) -> None:
-    assume(n >= world)
-    turns = Turns(n, workers, world, 0, 3)
-    counts = [sum(map(len, loader(turns, rank, passes))) for rank in range(world)]
-    assert max(counts) - min(counts) <= passes
+@given(lengths=lengths, workers=few, world=few)
+def test_ranks_differ_by_one_sample_a_pass_at_most(lengths: list[int], workers: int, world: int) -> None:
+    assume(lengths[0] >= world)
+    turns = begin(lengths, workers, world)
+    counts = [sum(map(len, loader(turns, lengths, rank))) for rank in range(world)]
+    assert max(counts) - min(counts) <= len(lengths)
 
 
-@given(n=sizes, workers=few, world=few, batch_size=st.integers(1, 9), end=ends, data=st.data())
+@given(lengths=lengths, workers=few, world=few, batch_size=st.integers(1, 9), end=ends, data=st.data())
 def test_resume_continues_the_very_batches(
-    n: int, workers: int, world: int, batch_size: int, end: End, data: st.DataObject
+    lengths: list[int], workers: int, world: int, batch_size: int, end: End, data: st.DataObject
 ) -> None:
-    assume(n >= world)
+    """Also from a state that another rank has taken, and again after that."""
+    assume(lengths[0] >= world)
     rank = data.draw(st.integers(0, world - 1))
-    whole = loader(Turns(n, workers, world, 0, batch_size), rank, 3, end)
-    received = data.draw(st.integers(0, len(whole)))
-    turns = Turns(n, workers, world, received, batch_size)
-    assert loader(turns, rank, 3, end) == whole[received:]
+    turns = begin(lengths, workers, world, batch_size, end)
+    whole = loader(turns, lengths, rank)
+    steps = sorted(data.draw(st.lists(st.integers(0, len(whole)), min_size=1, max_size=3)))
+    for before, step in zip([0, *steps], steps, strict=False):
+        turns = turns.after(step - before, lengths.__getitem__)
+        again = Turns.from_doc(
+            json.loads(json.dumps(turns.to_doc())), BLOCK, end, world, turns.first, len(lengths)
+        )  # fmt: skip
+        assert again == turns
+        assert loader(again, lengths, rank) == whole[step:]
+
+
+@given(lengths=lengths, workers=few, world=few, batch_size=st.integers(1, 9), data=st.data())
+def test_what_a_state_says_has_begun(
+    lengths: list[int], workers: int, world: int, batch_size: int, data: st.DataObject
+) -> None:
+    """Passes that have begun, of any reader, and are not over: a resume needs their data, and no other."""
+    assume(lengths[0] >= world)
+    turns = begin(lengths, workers, world, batch_size)
+    ranks = [loader(turns, lengths, rank) for rank in range(world)]
+    received = data.draw(st.integers(0, min(map(len, ranks))))
+    seen = {number for batches in ranks for batch in batches[:received] for number, _ in batch}
+    rest = {number for batches in ranks for batch in batches[received:] for number, _ in batch}
+    after = turns.after(received, lengths.__getitem__)
+    begun = set(after.begun(lengths.__getitem__))
+    assert begun >= seen & rest and begun <= seen | {len(lengths) - 1}
+    assert not [number for number in rest if number < after.first]
 
 
 def test_a_worker_too_many_does_nothing() -> None:
-    turns = Turns(n=2, workers=3, world=1)
+    turns = begin([2], workers=3, world=1)
     assert [turns.role(worker) for worker in range(3)] == [0, 1, None]
 
 
-def test_a_pass_counts_from_its_first_role_again() -> None:
-    assert [Turns(100, 3, 1, 4).role(worker) for worker in range(3)] == [1, 2, 0]
-    assert list(islice((Turns(100, 3, 1, 4, 10).delivered(role) for role in range(3)), 3)) == [20, 10, 10]
+def test_a_run_counts_from_its_first_role_again() -> None:
+    turns = begin([100], workers=3, world=1, batch_size=10).after(4, [100].__getitem__)
+    assert [turns.role(worker) for worker in range(3)] == [1, 2, 0]
+    assert turns.left.tolist() == [20, 10, 10]
 
 
-@pytest.mark.parametrize("number", [0, 7])
-def test_place_jumps_over_whole_passes(number: int) -> None:
-    assert Share(10, BLOCK, 2, 0, "short").place(number, 5 * 1000 + 4).number == number + 1000
+def test_what_is_over_is_counted_and_no_more_looked_at() -> None:
+    turns = Turns.fresh(10, BLOCK, "short", 2, 1, 5, 7, None)
+    asked: list[int] = []
+
+    def length(number: int) -> int:
+        asked.append(number)
+        return 10
+
+    after = turns.after(2 * 1000 + 1, length)
+    assert after.first == 1007 and after.passed == (5000, 5000) and set(asked) == set(range(7, 1007))
+    assert after.to_doc()["passed"] == [[2, 5000]]
+    asked.clear()
+    assert after.after(1, length).first == 1008 and set(asked) == {1007}
 
 
 @given(n=sizes, workers=few, world=few, end=st.sampled_from(["drop", "pad"]))
 def test_shares_made_even(n: int, workers: int, world: int, end: End) -> None:
     assume(n >= world)
-    turns = Turns(n, workers, world, 0, 3)
-    ranks = [loader(turns, rank, 2, end) for rank in range(world)]
+    turns = begin([n, n], workers, world, end=end)
+    ranks = [loader(turns, [n, n], rank) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == len({sum(map(len, batches)) for batches in ranks}) == 1
     seen = Counter(chain.from_iterable(chain.from_iterable(ranks)))
-    parts = turns.roles * world
+    parts = turns.shares.parts
     if end == "drop":
         assert set(seen.values()) <= {1} and len(seen) == 2 * (n - n % parts)
     else:
