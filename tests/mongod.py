@@ -1,13 +1,16 @@
-"""A mongod of a test's own: with the limits that it asks for, killed and started again as it likes."""
+"""Servers of a test's own: with the limits that it asks for, killed, stopped and started again as it likes."""
 
 from __future__ import annotations
 
 import contextlib
+import random
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import pymongo
 
@@ -19,14 +22,17 @@ class Mongod:
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.folder, self.options = folder, options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _free_port()
         self.uri = f"mongodb://127.0.0.1:{self.port}/tdb?replicaSet=rs"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and return once it takes writes."""
+    @property
+    def runs(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
+    def launch(self) -> None:
+        """Start it, and return at once."""
         (self.folder / "db").mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [
@@ -36,6 +42,10 @@ class Mongod:
             ],
             stdout=(self.folder / "log").open("ab"), stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def start(self) -> None:
+        """Start it, and return once it takes writes."""
+        self.launch()
         with pymongo.MongoClient(f"mongodb://127.0.0.1:{self.port}", directConnection=True) as client:
             with contextlib.suppress(pymongo.errors.OperationFailure):  # it has been one before
                 member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
@@ -50,13 +60,85 @@ class Mongod:
             self._process.wait()
             self._process = None
 
+    def send(self, number: signal.Signals) -> None:
+        """SIGSTOP: it holds its connections and answers nobody, until SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def await_secondary(self) -> None:
+        """Return once it follows a primary."""
+        while not self.ask("hello")["secondary"]:
+            time.sleep(0.05)
+
+    def ask(self, command: str, value: Any = 1, **fields: Any) -> dict[str, Any]:
+        """What this member itself answers."""
+        address = f"mongodb://127.0.0.1:{self.port}"
+        with pymongo.MongoClient(address, directConnection=True) as client:
+            return client.admin.command(command, value, **fields)
+
+
+def _free_port() -> int:
+    """Not one of those that the kernel gives to clients: it might, before the server is there."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class ReplicaSet:
+    """Three members, of which each can lead. They elect a new primary about a second after the old one is gone."""
+
+    _SETTINGS: ClassVar = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 300}
+
+    def __init__(self, folder: Path) -> None:
+        self.members = []
+        for i in range(3):
+            (folder / str(i)).mkdir()
+            self.members.append(Mongod(folder / str(i)))
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        self.uri = f"mongodb://{hosts}/tdb?replicaSet=rs&heartbeatFrequencyMS=500&connectTimeoutMS=1000"
+
+    def start(self) -> None:
+        """Start all, and return once there is a primary, and the others follow it."""
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.ask("ping")  # one that is not there yet would be no member
+        named = [{"_id": i, "host": f"127.0.0.1:{member.port}"} for i, member in enumerate(self.members)]
+        self.members[0].ask("replSetInitiate", {"_id": "rs", "members": named, "settings": self._SETTINGS})
+        leader = self.primary()
+        for member in self.members:
+            if member is not leader:
+                member.await_secondary()
+
+    def primary(self, besides: Mongod | None = None) -> Mongod:
+        """The member that takes writes, once there is one; not one that may still believe that it does."""
+        while True:
+            for member in self.members:
+                if member is not besides and member.runs and member.ask("hello")["isWritablePrimary"]:
+                    return member
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """kill -9, all."""
+        for member in self.members:
+            member.kill()
+
+
+T = TypeVar("T", Mongod, ReplicaSet)
+
 
 @contextlib.contextmanager
-def running(folder: Path, *options: str) -> Iterator[Mongod]:
-    """A running one, killed in the end."""
-    mongod = Mongod(folder, options)
+def started(servers: T) -> Iterator[T]:
+    """Started, and killed in the end."""
     try:
-        mongod.start()
-        yield mongod
+        servers.start()
+        yield servers
     finally:
-        mongod.kill()
+        servers.kill()
+
+
+def running(folder: Path, *options: str) -> contextlib.AbstractContextManager[Mongod]:
+    """One alone, started and killed in the end."""
+    return started(Mongod(folder, options))

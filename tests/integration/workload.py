@@ -99,3 +99,9 @@ def prints(n):
     for i in range(n):
         print(i)
     sys.stdout.buffer.write(b"x" * 20_000 + b"\n\xff\n")
+
+
+def counted(number, seconds, job):
+    """Takes a while, and tells which attempt it was."""
+    time.sleep(seconds)
+    return {"number": number, "attempt": job["attempts"]}

@@ -1,0 +1,194 @@
+"""A replica set loses its primary in three ways, while jobs are pushed and run and parameter sets saved and scored.
+
+Owners have short leases, so that an outage outlasts some of them: what they write afterwards, to the new primary or to
+one that does not know yet that it is none, must count for nothing once another has the job.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bson import ObjectId
+
+from tensordb_data import TensorDB
+from tensordb_data.continuous import Evaluator
+from tensordb_data.errors import ClaimLostError
+from tests.chaos import changes, wrong
+from tests.integration.test_worker import until
+from tests.mongod import Mongod, ReplicaSet, started
+
+LEASE = 1.5
+
+
+class Thread(threading.Thread):
+    """With a connection of its own, until it is told to end; what it raises is raised by `end`."""
+
+    def __init__(self, uri: str, blobs: str, work: Callable[[TensorDB, threading.Event], None]) -> None:
+        super().__init__(daemon=True)
+        self._given, self._work = (uri, blobs), work
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        uri, blobs = self._given
+        try:
+            with TensorDB(uri, blobs=blobs) as db:
+                self._work(db, self._ended)
+        except BaseException as error:
+            self._error = error
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join(60)
+        if self._error is not None:
+            raise self._error
+        assert not self.is_alive()
+
+
+class Story:
+    """What those who took part believe."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[ObjectId, list[Any]] = {}
+        self.refused: Counter[ObjectId] = Counter()
+        self.pushed: list[ObjectId] = []
+        self.saved: list[ObjectId] = []
+
+    def owner(self, db: TensorDB, ended: threading.Event) -> None:
+        """Does jobs."""
+        while not ended.is_set():
+            job = db.jobs.claim(worker="owner", kinds=["quick"], lease=LEASE)
+            if job is None:
+                ended.wait(0.05)
+                continue
+            try:
+                job.heartbeat(0.5)
+                result = {"number": job["args"]["number"], "attempt": job["attempts"]}
+                job.done(result)
+                self.accepted.setdefault(job.id, []).append(result)
+            except ClaimLostError:
+                self.refused[job.id] += 1
+
+    def pusher(self, db: TensorDB, ended: threading.Event) -> None:
+        """Makes jobs and parameter sets, also while there is no primary."""
+        while not ended.wait(0.05):
+            number = len(self.pushed)
+            args, after = {"number": number}, self.pushed[-1:] if number % 5 == 4 else []
+            job = db.jobs.push("quick", entry="a:b", args=args, backoff=0, max_attempts=1000, after=after)
+            self.pushed.append(job.id)
+            if number % 5 == 0:
+                self.saved.append(db.params.save({"w": np.full(10, float(number))}, run="r", step=number))
+
+    def evaluator(self, db: TensorDB, ended: threading.Event) -> None:
+        """Scores them."""
+        sets, valid = db.params.find({"run": "r"}), db.data.find({"dataset": "valid"})
+        scorer = Evaluator(db, sets, self.score, metric="acc", data=valid, lease=LEASE)
+        threading.Thread(target=lambda: (ended.wait(), scorer.stop()), daemon=True).start()
+        scorer.run()
+
+    @staticmethod
+    def score(state: Any, batches: Any) -> float:
+        assert sum(len(batch["number"]) for batch in batches) == 10
+        return float(state["w"][0])
+
+
+def killed(old: Mongod) -> Callable[[], None]:
+    old.kill()
+
+    def back() -> None:
+        old.launch()
+        old.await_secondary()
+
+    return back
+
+
+def stepped_down(old: Mongod) -> Callable[[], None]:
+    old.ask("replSetStepDown", 10, force=True)
+    return old.await_secondary
+
+
+def stopped(old: Mongod) -> Callable[[], None]:
+    old.send(signal.SIGSTOP)
+
+    def back() -> None:
+        old.send(signal.SIGCONT)  # it goes on with what it was sent, as the primary that it believes to be
+        old.await_secondary()
+
+    return back
+
+
+@pytest.mark.slow
+def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: Path) -> None:
+    blobs, story = f"file://{tmp_path}/blobs", Story()
+    with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=blobs) as db, ExitStack() as stack:
+        with db.data.writer("valid") as writer:
+            writer.add_many(number=np.arange(10))
+        since = db._mongo().command("ping")["operationTime"]
+        entry = "tests.integration.workload:counted"
+        slow = [db.jobs.push("slow", entry=entry, args={"number": n, "seconds": 2}, backoff=0) for n in range(4)]
+        command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
+        options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
+        worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        stack.callback(worker.kill)
+        busy = [Thread(servers.uri, blobs, work) for work in (*[story.owner] * 4, story.evaluator, story.evaluator)]
+        pusher = Thread(servers.uri, blobs, story.pusher)
+        for fault in (killed, stepped_down, stopped):
+            count = len(story.accepted)
+            until(lambda count=count: len(story.accepted) > count + 10)
+            old = servers.primary()
+            stale = _held(db)
+            back = fault(old)
+            servers.primary(besides=old)
+            count = len(story.accepted)
+            until(lambda count=count: len(story.accepted) > count + 5)
+            back()
+            _is_fenced_off(db, stale)
+        pusher.end()
+        open_ = {"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}}
+        until(lambda: not db.jobs.find(open_).count() and not db.params.find({"acc": {"$exists": False}}).count())
+        for thread in busy:
+            thread.end()
+        _, said = worker.communicate(timeout=60)
+        assert worker.returncode == 0, said
+        history = changes(db, since)
+        found = db.jobs.find({"kind": {"$in": ["quick", "slow"]}}).all()
+        assert wrong(found, len(story.pushed) + len(slow), history["jobs"]) == []
+        assert {job.id for job in found} == {*story.pushed, *(job.id for job in slow)}
+        # What was accepted stands, and nobody else was told that his was.
+        quick = {job.id: [job["result"]] for job in found if job["kind"] == "quick"}
+        assert story.accepted == quick
+        scores = Counter(
+            change["documentKey"]["_id"]
+            for change in history["params"]
+            if "acc" in change["updateDescription"]["updatedFields"]
+        )
+        assert scores == Counter(story.saved) and not db.params.find({"acc_error": {"$exists": True}}).count()
+        assert all(one["acc"] == one["step"] for one in db.params.find({"run": "r"}))
+
+
+def _held(db: TensorDB) -> Any:
+    """A job of an owner who will be silent for longer than his lease."""
+    db.jobs.push("held", entry="a:b", backoff=0)
+    return db.jobs.claim(worker="stale", kinds=["held"], lease=0.5)
+
+
+def _is_fenced_off(db: TensorDB, stale: Any) -> None:
+    """Another gets the job, and ends it; then the silent owner comes back with his result."""
+    found: list[Any] = []
+    until(lambda: (found.append(db.jobs.claim(worker="next", kinds=["held"], lease=60)), found[-1])[1])
+    assert found[-1].id == stale.id
+    with pytest.raises(ClaimLostError):
+        stale.done("too late")
+    found[-1].done("in time")
+    assert (stale.status, stale["result"], stale["worker"]) == ("done", "in time", "next")
