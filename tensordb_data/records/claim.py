@@ -137,7 +137,7 @@ def _attempt(
         nonlocal attempts
         attempts += 1
         if attempts > 1:  # the answer of an earlier one may have been lost, and the claim granted
-            mine = mongo.find_one({f"{path}.token": token})
+            mine = confirmed(mongo, {f"{path}.token": token})
             if mine is not None:
                 return mine
         return mongo.find_one_and_update(
@@ -145,6 +145,13 @@ def _attempt(
         )
 
     return attempt
+
+
+def confirmed(mongo: Any, filter: Document) -> Any:
+    """The entity that an earlier write has left so, if it has; asked by a write that changes nothing, for a read may
+    be answered by a primary that is none any more, of what is then rolled back.
+    """
+    return mongo.find_one_and_update(filter, [{"$set": {"_tdb.p": "$_tdb.p"}}], return_document=ReturnDocument.AFTER)
 
 
 def free(path: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tensordb_data.outage import ride_out
 from tensordb_data.query import Query
 from tensordb_data.records import job_steps as steps
 from tensordb_data.records.base import Record
-from tensordb_data.records.claim import Claim
+from tensordb_data.records.claim import Claim, confirmed
 from tensordb_data.records.job_form import result_value
 from tensordb_data.records.job_sweep import settle
 
@@ -218,7 +218,7 @@ class Job(Record):
             self._doc = self._held().write(steps.marked(stages, mark, self._held().token), status="running")
         except ClaimLostError as error:
             # An outage may have swallowed the answer to a write that took place.
-            found = ride_out(lambda: self._mongo.find_one({"_id": self.id, "_tdb.end": mark}))
+            found = ride_out(lambda: confirmed(self._mongo, {"_id": self.id, "_tdb.end": mark}))
             if found is None:
                 raise self._told(error) from None
             self._doc = found

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 from bson import ObjectId
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect
+from pymongo.write_concern import WriteConcern
 
 from tensordb_data import TensorDB
 from tensordb_data.continuous import Evaluator
@@ -175,6 +178,38 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         )
         assert scores == Counter(story.saved) and not db.params.find({"acc_error": {"$exists": True}}).count()
         assert all(one["acc"] == one["step"] for one in db.params.find({"run": "r"}))
+
+
+def test_a_claim_that_only_a_deposed_primary_knew_of_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its write reaches no other member, and the answer is lost; whoever asks again is told what stands."""
+    with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=f"file://{tmp_path}/blobs") as db:
+        job, leader = db.jobs.push("held", entry="a:b"), servers.primary()
+        others = [member for member in servers.members if member is not leader]
+        real, calls = Collection.find_one_and_update, []
+
+        def failover() -> None:
+            leader.kill()
+            for member in others:
+                member.send(signal.SIGCONT)
+
+        def lost(self: Any, *args: Any, **options: Any) -> Any:
+            calls.append(args)
+            if len(calls) == 1:
+                for member in others:
+                    member.send(signal.SIGSTOP)
+                real(self.with_options(write_concern=WriteConcern(1)), *args, **options)
+                raise AutoReconnect("connection closed")
+            if len(calls) == 2:
+                threading.Timer(0.3, failover).start()
+            return real(self, *args, **options)
+
+        monkeypatch.setattr(Collection, "find_one_and_update", lost)
+        mine = db.jobs.claim(worker="w", kinds=["held"], lease=60)
+        if len(calls) < 3:
+            failover()
+        monkeypatch.undo()
+        mine.heartbeat()
+        assert (mine.id, job.refresh()["attempts"]) == (job.id, 1)
 
 
 def _held(db: TensorDB) -> Any:
