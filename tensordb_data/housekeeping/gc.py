@@ -12,20 +12,20 @@ collector: each step is one write on condition of the state before it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
+from pymongo import DeleteOne, UpdateOne
 
 from tensordb_data.checkpoint.lease import SECONDS
 from tensordb_data.errors import UnsupportedError
-from tensordb_data.records.compact import references
+from tensordb_data.housekeeping.use import BATCH, looked_at
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-_BATCH = 1000
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
 """More than a command that marks may take: a lease that began so long after a mark has seen it."""
@@ -94,32 +94,28 @@ class _Collection:
         """Live tensors that nothing refers to begin to die."""
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
         for batch in self._unused(old):
-            self._mark("tensors", [(doc, {}) for doc in batch], _run, "n")
+            self._mark("tensors", batch, {}, _run, "n")
 
     def sweep_tensors(self) -> None:
         """Dying ones go, if nothing refers to them still, and no save under way may have seen them live."""
-        tensors = self._mongo["tensors"]
-        for batch in _batches(tensors.find({"state": "dying"}).sort("_id", 1)):
+        dying = self._mongo["tensors"].find({"state": "dying"}, sort=[("_id", 1)], batch_size=BATCH)
+        for batch in _batches(dying):
             # The leases after the tensors: a save that takes its lease later has seen these dying.
             ripe = self._ripe()
             oldest = self._mongo["leases"].find_one({"state": "held"}, sort=[("began", 1)])
             if oldest is not None:
                 ripe = min(ripe, oldest["began"] - _MARGIN)
             ready = [doc for doc in batch if doc["dying"] <= ripe]
-            self._wait([doc for doc in batch if doc["dying"] > ripe], "n")
+            self._wait(len(batch) - len(ready), sum(doc["n"] for doc in batch if doc["dying"] > ripe))
             ids = [doc["_id"] for doc in ready]
             unused = {_content(doc) for part in self._unused({"_id": {"$in": ids}}) for doc in part}
             gone = [doc for doc in ready if _content(doc) in unused]
+            self._revive("tensors", [doc for doc in ready if _content(doc) not in unused])
             if not self._dry:
                 self._name_objects(gone)
-            for doc in ready:
-                same = {"_id": doc["_id"], "state": "dying", "dying": doc["dying"]}
-                if _content(doc) not in unused:
-                    if not self._dry:
-                        tensors.update_one(same, {"$set": {"state": "live"}, "$unset": {"dying": ""}})
-                    self.report.revived += 1
-                elif self._dry or tensors.delete_one(same).deleted_count:
-                    self._removed(doc, "n", _run(doc))
+                gone = self._write_each("tensors", [DeleteOne(_as_it_was(doc)) for doc in gone], gone, None)
+            for doc in gone:
+                self._removed(doc, "n", _run(doc))
 
     def _unused(self, filter: Doc) -> Iterator[list[Doc]]:
         """The tensors of a filter that no document refers to, found by the server."""
@@ -130,7 +126,7 @@ class _Collection:
             for name in ("params", "architectures")
         ]  # fmt: skip
         stages = [{"$match": dict(filter)}, *lookups, {"$match": {"params": [], "architectures": []}}]
-        yield from _batches(self._mongo["tensors"].aggregate(stages, allowDiskUse=True))
+        yield from _batches(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH))
 
     def _name_objects(self, tensors: Sequence[Doc]) -> None:
         """Before the documents go: a collector that is killed leaves the names of what is to be looked at."""
@@ -158,41 +154,34 @@ class _Collection:
     def mark_segments(self) -> None:
         """Live ones that no sample refers to, and those of writers that never came back, begin to die."""
         silent = self._now() - max(self._grace, dt.timedelta(seconds=SECONDS))
-        for batch in _batches(self._mongo["segments"].find({"state": "writing", "created": {"$lt": silent}})):
-            self._mark("segments", [(doc, {}) for doc in batch], _dataset, "bytes")
+        abandoned = {"state": "writing", "created": {"$lt": silent}}
+        for batch in _batches(self._mongo["segments"].find(abandoned, batch_size=BATCH)):
+            self._mark("segments", batch, {}, _dataset, "bytes")
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
-        for batch in _batches(self._mongo["segments"].find(old).sort([("p", 1), ("dataset", 1)])):
-            # `v` was read before this look: whoever refers to one afterwards has counted it up.
-            unused = [doc for doc, used in self._use(batch) if not used]
-            self._mark("segments", [(doc, {"v": doc.get("v")}) for doc in unused], _dataset, "bytes")
+        for unused, _ in looked_at(self._db, old):
+            # `v` is that of before the look: whoever refers to one afterwards has counted it up.
+            self._mark("segments", unused, {"v"}, _dataset, "bytes")
 
     def sweep_segments(self) -> None:
         """Dying ones go, if no sample refers to them still."""
         segments, ripe = self._mongo["segments"], self._ripe()
-        for batch in _batches(segments.find({"state": {"$in": ["dying", "gone"]}}).sort([("p", 1), ("dataset", 1)])):
-            ready = [doc for doc in batch if doc["state"] == "gone" or doc["dying"] <= ripe]
-            self._wait([doc for doc in batch if doc["state"] != "gone" and doc["dying"] > ripe], "bytes")
-            for doc, used in self._use(ready):
-                same = {"_id": doc["_id"], "state": doc["state"], "v": doc.get("v"), "dying": doc["dying"]}
-                if used and doc["state"] == "dying":
-                    if not self._dry:
-                        segments.update_one(same, {"$set": {"state": "live"}, "$unset": {"dying": ""}})
-                    self.report.revived += 1
-                elif self._dry or segments.update_one(same, {"$set": {"state": "gone"}}).matched_count:
-                    self._removed(doc, "bytes", _dataset(doc))
-                    if not self._dry:
-                        self._db._store(doc["root"]).delete(doc["key"])
-                        segments.delete_one({"_id": doc["_id"], "state": "gone"})
-                        self.report.objects += 1
-
-    def _use(self, segments: Sequence[Doc]) -> Iterator[tuple[Doc, bool]]:
-        """Each segment of a batch, and whether samples refer to it."""
-        by: dict[tuple[str, str], list[Doc]] = {}
-        for doc in segments:
-            by.setdefault((doc["p"], doc["dataset"]), []).append(doc)
-        for (project, dataset), docs in by.items():
-            used = references(self._db, dataset, [doc["_id"] for doc in docs], project)
-            yield from ((doc, doc["_id"] in used) for doc in docs)
+        later = {"state": "dying", "dying": {"$gt": ripe}}
+        total = {"$group": {"_id": None, "n": {"$sum": 1}, "bytes": {"$sum": "$bytes"}}}
+        for doc in segments.aggregate([{"$match": later}, total]):
+            self._wait(doc["n"], doc["bytes"])
+        ready = {"$or": [{"state": "dying", "dying": {"$lte": ripe}}, {"state": "gone"}]}
+        for unused, used in looked_at(self._db, ready):
+            self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
+            gone = [*unused, *(doc for doc in used if doc["state"] == "gone")]
+            if not self._dry:
+                goes = [UpdateOne(_as_it_was(doc), {"$set": {"state": "gone"}}) for doc in gone]
+                gone = self._write_each("segments", goes, gone, "gone")
+                for doc in gone:
+                    self._db._store(doc["root"]).delete(doc["key"])
+                self.report.objects += len(gone)
+                segments.delete_many({"_id": {"$in": [doc["_id"] for doc in gone]}, "state": "gone"})
+            for doc in gone:
+                self._removed(doc, "bytes", _dataset(doc))
 
     # Both
 
@@ -204,26 +193,46 @@ class _Collection:
             self.report.temporary += count
             self.report.temporary_bytes += nbytes
 
-    def _mark(self, name: str, found: Sequence[tuple[Doc, Doc]], by: Callable[[Doc], str], size: str) -> None:
-        for doc, same in found:
+    def _mark(self, name: str, docs: Sequence[Doc], also: Collection[str], by: Callable[[Doc], str], size: str) -> None:
+        """Those begin to die that are still in the state they were in, and in the fields `also`."""
+        if docs and not self._dry:
             dies = [{"$set": {"state": "dying", "dying": "$$NOW"}}]
-            where = {"_id": doc["_id"], "state": doc["state"], **same}
-            if self._dry or self._update(name, where, dies):
-                self.report.marked += 1
-                self.report.marked_bytes += doc[size]
-                self._count(by(doc), doc[size])
+            same = [{"_id": doc["_id"], "state": doc["state"], **{key: doc.get(key) for key in also}} for doc in docs]
+            answer = self._mongo.command(
+                "update", name, updates=[{"q": where, "u": dies} for where in same], maxTimeMS=_MARK_SECONDS * 1000,
+                writeConcern={"w": "majority"},
+            )  # fmt: skip
+            docs = self._in_state(name, docs, answer["n"], "dying")
+        for doc in docs:
+            self.report.marked += 1
+            self.report.marked_bytes += doc[size]
+            self._count(by(doc), doc[size])
         self._progress(f"{name} marked", self.report.marked)
 
-    def _update(self, name: str, where: Doc, update: Sequence[Doc]) -> bool:
-        answer = self._mongo.command(
-            "update", name, updates=[{"q": dict(where), "u": list(update)}], maxTimeMS=_MARK_SECONDS * 1000,
-            writeConcern={"w": "majority"},
-        )  # fmt: skip
-        return bool(answer["n"])
+    def _revive(self, name: str, docs: Sequence[Doc]) -> None:
+        lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
+        if docs and not self._dry:
+            self._mongo[name].bulk_write([UpdateOne(_as_it_was(doc), lives) for doc in docs], ordered=False)
+        self.report.revived += len(docs)
 
-    def _wait(self, docs: Sequence[Doc], size: str) -> None:
-        self.report.waiting += len(docs)
-        self.report.waiting_bytes += sum(doc[size] for doc in docs)
+    def _write_each(self, name: str, writes: Sequence[Any], docs: list[Doc], state: str | None) -> list[Doc]:
+        """Carries out a write on each of some documents; returns those that have come to that state, None for gone."""
+        if not docs:
+            return []
+        done = self._mongo[name].bulk_write(list(writes), ordered=False)
+        return self._in_state(name, docs, done.matched_count + done.deleted_count, state)
+
+    def _in_state(self, name: str, docs: Sequence[Doc], count: int, state: str | None) -> list[Doc]:
+        """Those of some documents that a write has brought to a state, where it has hit `count` of them."""
+        if count == len(docs):
+            return list(docs)
+        found = self._mongo[name].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"state": 1})
+        states = {_key(doc): doc["state"] for doc in found}
+        return [doc for doc in docs if states.get(_key(doc)) == state]
+
+    def _wait(self, count: int, nbytes: int) -> None:
+        self.report.waiting += count
+        self.report.waiting_bytes += nbytes
 
     def _removed(self, doc: Doc, size: str, by: str) -> None:
         self.report.removed += 1
@@ -241,6 +250,15 @@ class _Collection:
 
     def _ripe(self) -> dt.datetime:
         return self._now() - self._grace
+
+
+def _as_it_was(doc: Doc) -> dict[str, Any]:
+    """A condition that the state of a document has not been written since it was read."""
+    return {"_id": doc["_id"], "state": doc["state"], "v": doc.get("v"), "dying": doc.get("dying")}
+
+
+def _key(doc: Doc) -> Any:
+    return _content(doc) if isinstance(doc["_id"], dict) else doc["_id"]
 
 
 def _content(tensor: Doc) -> tuple[str, bytes]:
@@ -263,7 +281,7 @@ def _batches(docs: Any) -> Iterator[list[Doc]]:
     batch: list[Doc] = []
     for doc in docs:
         batch.append(doc)
-        if len(batch) == _BATCH:
+        if len(batch) == BATCH:
             yield batch
             batch = []
     if batch:

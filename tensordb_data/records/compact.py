@@ -91,19 +91,17 @@ def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Com
     return report
 
 
-def references(
-    db: TensorDB, dataset: str, ids: Sequence[ObjectId] | None = None, project: str | None = None
-) -> dict[ObjectId, int]:
+def references(db: TensorDB, dataset: str, ids: Sequence[ObjectId] | None = None) -> dict[ObjectId, int]:
     """Bytes of the blobs in each segment that samples refer to; empty blobs count one, to be seen at all."""
     only = {"$exists": True} if ids is None else {"$in": list(ids)}
     stages: list[dict[str, Any]] = [
-        {"$match": {"_tdb.p": project or db.project, "dataset": dataset}},
+        {"$match": {"_tdb.p": db.project, "dataset": dataset}},
         {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
         {"$unwind": "$r"},
         {"$match": {"r.v.k": only}},
         {"$group": {"_id": "$r.v.k", "bytes": {"$sum": "$r.v.n"}}},
     ]
-    return {doc["_id"]: int(doc["bytes"]) for doc in db._mongo()["data"].aggregate(stages)}
+    return {doc["_id"]: int(doc["bytes"]) for doc in db._mongo()["data"].aggregate(stages, allowDiskUse=True)}
 
 
 def _mostly_dead(db: TensorDB, dataset: str) -> list[ObjectId]:
