@@ -81,14 +81,13 @@ class FileStore:
             raise self._error("read", path, error) from error
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                path = Path(folder, name)
-                key = path.relative_to(self.folder).as_posix()
-                if key.startswith(prefix) and not name.startswith(_TEMPORARY):
-                    # A file may be deleted while the folder is walked.
-                    with contextlib.suppress(FileNotFoundError):
-                        yield key, path.stat().st_size
+        base = os.fspath(self.folder)
+        for entry in _walk(os.path.join(base, prefix.rpartition("/")[0])):
+            key = os.path.relpath(entry.path, base).replace(os.sep, "/")
+            if key.startswith(prefix) and not entry.name.startswith(_TEMPORARY):
+                # A file may be deleted while the folder is walked.
+                with contextlib.suppress(FileNotFoundError):
+                    yield key, entry.stat().st_size
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -100,20 +99,19 @@ class FileStore:
     def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
         count = nbytes = 0
         now: float | None = None
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                if not name.startswith(_TEMPORARY):
+        for entry in _walk(os.fspath(self.folder)):
+            if not entry.name.startswith(_TEMPORARY):
+                continue
+            path = Path(entry.path)
+            with contextlib.suppress(FileNotFoundError):  # it was renamed, or another has swept it
+                if now is None:
+                    now = self._clock()
+                found = path.stat()
+                if now - found.st_mtime < silent:
                     continue
-                path = Path(folder, name)
-                with contextlib.suppress(FileNotFoundError):  # it was renamed, or another has swept it
-                    if now is None:
-                        now = self._clock()
-                    found = path.stat()
-                    if now - found.st_mtime < silent:
-                        continue
-                    if not dry_run:
-                        path.unlink()
-                    count, nbytes = count + 1, nbytes + found.st_size
+                if not dry_run:
+                    path.unlink()
+                count, nbytes = count + 1, nbytes + found.st_size
         return count, nbytes
 
     def local_path(self, key: str) -> Path | None:
@@ -152,6 +150,16 @@ class FileStore:
             free = _free_bytes(path)
             return StorageError(f"cannot write {path}: no space left ({free} bytes free): make room and write again")
         return StorageError(f"cannot {action} {path}: {error.strerror or error}")
+
+
+def _walk(folder: str) -> Iterator[os.DirEntry[str]]:
+    """The files below a folder, without a list of them."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path)
+            else:
+                yield entry
 
 
 def _free_bytes(path: Path) -> str:

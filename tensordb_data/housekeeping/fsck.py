@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ROUND = 64 << 20  # bytes read at once
 _OPEN = 64  # segments whose places are kept while samples are looked at
 _BATCH = 1000
+LISTED = 10_000
 
 Doc = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -61,6 +62,9 @@ class Checked:
     bytes: int = 0
     """Bytes whose checksums were verified."""
     findings: list[Finding] = field(default_factory=list)
+    """The first ten thousand."""
+    more: int = 0
+    """Findings beyond those."""
 
 
 @dataclass
@@ -113,7 +117,9 @@ class _Check:
             key, store = doc["key"], self._db._store(doc["root"])
             try:
                 index, _ = read_segment(store, key)
-                self._damaged[doc["_id"]] = frozenset(self._damaged_blobs(store, key, index))
+                damaged = frozenset(self._damaged_blobs(store, key, index))
+                if damaged:
+                    self._damaged[doc["_id"]] = damaged
             except StorageError as error:
                 if self._mongo["segments"].find_one({"_id": doc["_id"], "state": doc["state"]}, {"_id": 1}):
                     self._bad.add(doc["_id"])
@@ -175,7 +181,7 @@ class _Check:
         """Every tensor is where its document says, and is what its name says."""
         group: list[Doc] = []
         for doc in self._all("tensors", {"state": {"$in": ["live", "dying"]}}, None, [("key", 1)]):
-            if group and (doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]):
+            if group and ((doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]) or len(group) == _BATCH):
                 self._object(group)
                 group = []
             group.append(doc)
@@ -267,14 +273,18 @@ class _Check:
 
     def _all(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
         total = self._mongo[name].count_documents(dict(filter))
-        found = self._mongo[name].find(dict(filter), fields, sort=sort or [("_id", 1)], allow_disk_use=True)
+        sort = sort or [("_id", 1)]
+        found = self._mongo[name].find(dict(filter), fields, sort=sort, batch_size=_BATCH, allow_disk_use=True)
         for done, doc in enumerate(found):
             self._progress(name, done, total)
             yield doc
         self._progress(name, total, total)
 
     def _find(self, kind: str, where: str, what: str) -> None:
-        self.report.findings.append(Finding(kind, where, what))
+        if len(self.report.findings) < LISTED:
+            self.report.findings.append(Finding(kind, where, what))
+        else:
+            self.report.more += 1
 
 
 def _kind(error: StorageError) -> str:

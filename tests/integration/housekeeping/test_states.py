@@ -99,15 +99,27 @@ def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
     monkeypatch.setattr(use, "_used", used)
 
 
-def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch):
+@pytest.mark.parametrize("moment", ["look", "mark"])
+def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch, moment):
     """It would have to stop, and leave its samples where they are, if its segment began to die meanwhile."""
     write(db)
     old, new = segment(db), ObjectId()
     db._store(0).put(f"segments/{new}", [bytes(db._store(0).get(old["key"]))])
     db._mongo()["segments"].insert_one({**old, "_id": new, "key": f"segments/{new}", "v": 1, "created": LONG_AGO})
     moves = [({"_id": doc["_id"]}, {"$set": {"_tdb.b.x.k": new}}) for doc in db._mongo()["data"].find({})]
-    between(monkeypatch, lambda: db._transaction(compact._Body(db, new, moves)))
+    if moment == "look":
+        between(monkeypatch, lambda: db._transaction(compact._Body(db, new, moves)))
+    else:
+        real = gc._Collection._mark
+
+        def mark(self, name, docs, *more):
+            if docs:
+                db._transaction(compact._Body(db, new, moves))
+            real(self, name, docs, *more)
+
+        monkeypatch.setattr(gc._Collection, "_mark", mark)
     report = db.gc(grace=0)
+    monkeypatch.undo()
     assert (report.marked, report.removed) == (0, 0)
     assert db._mongo()["segments"].find_one({"_id": new})["state"] == "live" and whole(db, 4)
     assert db.gc(grace=0).removed == 1 and whole(db, 4)  # the old one

@@ -1,0 +1,48 @@
+"""gc and fsck hold no more of an index that is ten times as large."""
+
+from __future__ import annotations
+
+import gc as garbage
+import importlib
+import tracemalloc
+
+import pytest
+
+from tensordb_data import TensorDB
+from tensordb_data.housekeeping import fsck, gc, use
+from tests.conftest import ROOT
+
+FEW, MANY = 300, 3_000
+BATCH = 50
+
+
+def peak(act):
+    """Bytes that Python held at most during a call, above what it held before."""
+    garbage.collect()
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("way", ["gc --dry-run", "gc", "fsck"])
+def test_ten_times_as_many_documents(mongo_uri, monkeypatch, way):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    fill = importlib.import_module("housekeeping").fill
+    for module, names in ((gc, ("BATCH",)), (use, ("BATCH", "_ANSWER")), (fsck, ("_BATCH",))):
+        for name in names:
+            monkeypatch.setattr(module, name, BATCH)
+    found = []
+    for count in (FEW, MANY):
+        with TensorDB(mongo_uri, blobs="memory://") as db:
+            fill(db, count)
+            if way == "fsck":
+                found.append(peak(lambda db=db: db.fsck()))
+            else:
+                found.append(peak(lambda db=db: db.gc(grace=0, dry_run=way != "gc")))
+            for name in ("data", "segments", "tensors", "params"):
+                db._mongo()[name].delete_many({})
+    few, many = found
+    assert many < few + 500_000, f"{few / 1e6:.1f} MB for {FEW:,} documents, {many / 1e6:.1f} MB for {MANY:,}"
