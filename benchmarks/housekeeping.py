@@ -5,7 +5,7 @@ lies in a segment of its own, and half of the segments and tensors are in use. E
 highest resident memory above that of an open warehouse counts; a dry run of gc, a gc that marks and removes, and fsck,
 which has a tenth of the documents, since it reads the bytes of each. The same with a tenth of all that.
 
-    python benchmarks/housekeeping.py --documents 2000000
+    python benchmarks/housekeeping.py --documents 1000000
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PER_SET, PER_OBJECT, CHUNK = 1000, 1000, 5000
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--documents", type=int, default=2_000_000)
+    own.add_argument("--documents", type=int, default=1_000_000)
     mine, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
     options = harness.arguments(__doc__ or "", [], rest)
     harness.quiet()

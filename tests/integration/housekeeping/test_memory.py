@@ -30,14 +30,15 @@ def peak(act):
 @pytest.mark.parametrize("way", ["gc --dry-run", "gc", "fsck"])
 def test_ten_times_as_many_documents(mongo_uri, monkeypatch, way):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    fill = importlib.import_module("housekeeping").fill
+    benchmark = importlib.import_module("housekeeping")
+    monkeypatch.setattr(benchmark, "PER_SET", BATCH)
     for module, names in ((gc, ("BATCH",)), (use, ("BATCH", "_ANSWER")), (fsck, ("_BATCH",))):
         for name in names:
             monkeypatch.setattr(module, name, BATCH)
     found = []
     for count in (FEW, MANY):
         with TensorDB(mongo_uri, blobs="memory://") as db:
-            fill(db, count)
+            benchmark.fill(db, count)
             if way == "fsck":
                 found.append(peak(lambda db=db: db.fsck()))
             else:
