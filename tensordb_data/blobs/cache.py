@@ -13,6 +13,7 @@ that one fetches), which end with it. They save work; nothing relies on them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -48,6 +49,14 @@ _TEMPORARY = re.compile(r"new-[0-9a-f]{32}-[0-9a-f]{12}\.tmp")
 _ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody
 _PAUSE = 30.0  # seconds without a write to a disk that refused one
 _GRANT = 64 << 20  # bytes that a process writes at most before it looks again how full the cache is
+
+_LARGE = 1 << 20  # bytes for which it pays to reserve their place on disk first
+
+_SLICE = 256 << 10
+"""Bytes written at once. For larger writes the kernel looks for larger pages, which a machine that has been up for a
+while has to make first: there 800 MB then take 1.2 s of processor time instead of 0.1."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _FLOCK = struct.Struct("@hhqqi4x")
 _CAN_CLAIM = sys.platform == "linux" and sys.maxsize > 2**32 and hasattr(fcntl, "F_OFD_SETLK")
@@ -116,6 +125,8 @@ class Claim:
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes of the segment."""
+        if len(data) >= _LARGE:
+            _reserve(self._fd, self._file.begin + offset, len(data))
         _write(self._fd, self._file.begin + offset, data)
 
     def mark(self, first: int, last: int) -> None:
@@ -371,10 +382,21 @@ def _is_ours(path: Path) -> bool:
         os.close(fd)
 
 
+def _reserve(fd: int, offset: int, nbytes: int) -> None:
+    """Take a place on disk in one piece: to write there costs half as much processor time as to a hole."""
+    with contextlib.suppress(AttributeError):  # not every system has the call
+        # Not os.posix_fallocate, which writes zeros where the file system cannot do it.
+        if _libc.fallocate(fd, 0, ctypes.c_long(offset), ctypes.c_long(nbytes)) == 0:
+            return
+        code = ctypes.get_errno()
+        if code == errno.ENOSPC or code == errno.EDQUOT:
+            raise OSError(code, os.strerror(code))
+
+
 def _write(fd: int, offset: int, data: memoryview) -> None:
     view = data.cast("B")
     while len(view):
-        written = os.pwrite(fd, view, offset)
+        written = os.pwrite(fd, view[:_SLICE], offset)
         view, offset = view[written:], offset + written
 
 

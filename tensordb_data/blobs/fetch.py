@@ -81,7 +81,7 @@ class Fetcher:
         with self._lock:
             if self.closed.is_set():
                 raise StorageError("the blob reader is closed: connect again")
-            (self._waiting.appendleft if urgent else self._waiting.append)((future, work, cost))
+            (self._waiting.appendleft if urgent else self._waiting.append)((future, work, cost, urgent))
             self._start()
         return future
 
@@ -104,7 +104,7 @@ class Fetcher:
             waiting = list(self._waiting)
             self._waiting.clear()
             pool, self._pool = self._pool, None
-        for future, _, _ in waiting:
+        for future, *_ in waiting:
             future.cancel()
         if pool is not None:
             pool.shutdown(wait=False)
@@ -112,15 +112,18 @@ class Fetcher:
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any], Callable[[], int]]] = deque()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any], Callable[[], int], bool]] = deque()
         self._flying = 0
         self._pool = None
 
     def _start(self) -> None:
         while self._waiting:
-            future, work, cost = self._waiting[0]
+            future, work, cost, urgent = self._waiting[0]
             nbytes = cost()
             if self._flying and self._flying + nbytes > self.window.limit:
+                return
+            # The newest may still grow: few large requests cost less than many small ones, here and there.
+            if not urgent and len(self._waiting) == 1 and self._flying > self.window.limit // 2:
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="tensordb-blobs")

@@ -125,14 +125,12 @@ class OpenSegment:
         return at
 
     def compare(self, number: int, offset: int, length: int, checksum: int, row: int) -> bool:
-        """Whether a mapped blob is there and matches its checksum.
+        """Whether a mapped blob matches its checksum.
 
         Raises:
             CorruptBlobError: it does not match, and cannot be fetched anew.
         """
         assert self.mapped is not None
-        if self.file is not None and not self.file.marks[number]:
-            return False
         found = xxhash.xxh3_64_intdigest(self.mapped.data[offset : offset + length])
         if found == checksum:
             self.compared[number] = 1
@@ -152,7 +150,8 @@ class OpenSegment:
         assert self.index is not None
         columns = (self.index.offsets, self.index.lengths, self.index.checksums)
         fresh = first + np.flatnonzero((self.compared[first:last] == 0) & (self.index.lengths[first:last] > 0))
-        for number, o, n, checksum in zip(fresh.tolist(), *(c[fresh].tolist() for c in columns), strict=True):
+        there = fresh if self.file is None else fresh[self.file.marks[fresh] != 0]
+        for number, o, n, checksum in zip(there.tolist(), *(c[there].tolist() for c in columns), strict=True):
             self.compare(number, o, n, checksum, -1)
         left = fresh[self.compared[fresh] == 0]
         return (int(left[0]), int(left[-1]) + 1) if len(left) else None
@@ -209,7 +208,6 @@ class Table:
         self.complete = bool(self.is_open.all())
         self.is_local: Bools = np.array([s is not None and s.mapped is not None for s in self.opened], np.bool_)
         self.local = not (self.is_open & ~self.is_local).any()
-        self.cached = any(s is not None and s.file is not None for s in self.opened)
         self.used: Bools = np.zeros(len(ids), np.bool_)
         """Of cached segments: those used since that was last noted."""
         self.bases: Int64s = np.zeros(len(ids), np.int64)
@@ -217,6 +215,9 @@ class Table:
         self._blobs: Int64s = np.zeros(len(ids), np.int64)
         self._indexes: Int64s = np.zeros(len(ids), np.int64)
         self._compared: Int64s = np.zeros(len(ids), np.int64)
+        self._marks: Int64s = np.zeros(len(ids), np.int64)
+        self._is_cached: Bools = np.array([s is not None and s.file is not None for s in self.opened], np.bool_)
+        self.cached = bool(self._is_cached.any())
         self._lowest: Bytes1D | None = None
         self._span = 0
         self._windows: dict[int, Runs] = {}
@@ -233,11 +234,14 @@ class Table:
             self._blobs[i] = segment.blobs
             self._indexes[i] = self.bases[i] + segment.index_start
             self._compared[i] = segment.compared.ctypes.data
+            if segment.file is not None and segment.blobs:
+                spaces.append(segment.file.marks)
+                self._marks[i] = segment.file.marks.ctypes.data
         if spaces:
             self._lowest = min(spaces, key=lambda space: space.ctypes.data)
             low = self._lowest.ctypes.data
             self._span = max(space.ctypes.data + len(space) for space in spaces) - low
-            for column in (self.bases, self._indexes, self._compared):
+            for column in (self.bases, self._indexes, self._compared, self._marks):
                 column -= low
 
     def gather(self, starts: Int64s, size: int) -> Bytes2D:
@@ -282,25 +286,31 @@ class Table:
         segment, offset, length = refs.segment[rows].astype(np.intp), refs.offset[rows], refs.length[rows]
         packed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
         index, blobs = self._indexes[segment], self._blobs[segment]
-        at = self._search(index, blobs, offset)
+        # Where all blobs of a segment have one size, it says which one this is.
+        at = np.minimum((offset - len(MAGIC)) // np.maximum(length, 1), blobs - 1)
+        start, end = self._bounds(index, blobs, at, segment)
+        other = np.flatnonzero((start != offset) | (end - start != length))
+        if len(other):
+            at[other] = self._search(index[other], blobs[other], offset[other])
+            start[other], end[other] = self._bounds(index[other], blobs[other], at[other], segment[other])
         inside = np.maximum(at, 0)
-        start = self._int64s(index + 8 * inside)
-        last = inside + 1 >= blobs
-        end = np.where(last, self.ends[segment], self._int64s(index + 8 * np.where(last, 0, inside + 1)))
-        flag = self.window(1)[index + 16 * blobs + inside].view(np.uint8) != 0
+        flag = self._bytes(index + 16 * blobs + inside) != 0
         wrong = is_wrong(at, (start, end - start, flag), (offset, length, packed)) | (blobs == 0)
         if wrong.any():
             one = int(np.argmax(wrong))
             self.at(segment[one]).refuse(offset, length, wrong, rows)
-        marks = self._compared[segment] + inside
-        fresh = np.flatnonzero(self.window(1)[marks].view(np.uint8) == 0)
-        checksums = self._int64s(index + 8 * blobs + 8 * inside).view(np.uint64)[fresh]
-        columns = (segment[fresh], at[fresh], offset[fresh], length[fresh], checksums, rows[fresh])
-        absent = []
-        for i, number, *blob in zip(fresh.tolist(), *(column.tolist() for column in columns), strict=True):
-            # An empty blob has its place in common with the next one, which it says nothing about.
-            if blob[2] and not self.at(number).compare(*blob):
-                absent.append(i)
+        # An empty blob has its place in common with the next one, which it says nothing about.
+        fresh = np.flatnonzero((self._bytes(self._compared[segment] + inside) == 0) & (length > 0))
+        cached = fresh[self._is_cached[segment[fresh]]]
+        absent = cached[self._bytes(self._marks[segment[cached]] + inside[cached]) == 0]
+        there = np.setdiff1d(fresh, absent, assume_unique=True)
+        checksums = self._int64s(index[there] + 8 * (blobs + inside)[there]).view(np.uint64)
+        columns = (segment[there], at[there], offset[there], length[there], checksums, rows[there])
+        damaged = []
+        for i, number, *blob in zip(there.tolist(), *(column.tolist() for column in columns), strict=True):
+            if not self.at(number).compare(*blob):
+                damaged.append(i)
+        absent = np.append(absent, np.array(damaged, np.int64))
         return rows[absent], at[absent]
 
     def at(self, number: int) -> OpenSegment:
@@ -308,6 +318,13 @@ class Table:
         found = self.opened[number]
         assert found is not None
         return found
+
+    def _bounds(self, index: Int64s, blobs: Int64s, at: Int64s, segment: Int64s) -> tuple[Int64s, Int64s]:
+        """Where the blobs `at` their places begin and end."""
+        inside = np.maximum(at, 0)
+        last = inside + 1 >= blobs
+        end = np.where(last, self.ends[segment], self._int64s(index + 8 * np.where(last, 0, inside + 1)))
+        return self._int64s(index + 8 * inside), end
 
     def _search(self, index: Int64s, blobs: Int64s, offset: Int64s) -> Int64s:
         """The last blob of each row's segment that begins at or before `offset`, or -1: a binary search in all."""
@@ -319,6 +336,9 @@ class Table:
             low = np.where(right, middle + 1, low)
             high = np.where(right, high, np.minimum(middle, high))
         return low - 1
+
+    def _bytes(self, addresses: Int64s) -> npt.NDArray[np.uint8]:
+        return self.window(1)[addresses].view(np.uint8)
 
     def _int64s(self, addresses: Int64s) -> Int64s:
         return self.window(8)[addresses].view("<i8")

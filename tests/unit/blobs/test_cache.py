@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tensordb_data.blobs import cache
 from tensordb_data.blobs.cache import DEFAULT_CAP, SegmentCache
 from tensordb_data.blobs.delayed import DelayedStore
 from tensordb_data.blobs.files import FileStore
@@ -176,6 +177,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield disk
     gc.collect()
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_large_pieces_reserve_their_place_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(tmp_path, segments=1, blobs=60)
+    reserved: list[tuple[int, int]] = []
+    real = cache._reserve
+    monkeypatch.setattr(cache, "_reserve", lambda fd, at, n: (reserved.append((at, n)), real(fd, at, n))[1])
+    few = library.plan.take(np.arange(5))
+    reader = library.reader()
+    reader.gather(BlobRefs(few.segments, few.segment, few.offset, few.length))
+    assert not reserved
+    library.check(reader)
+    begin = int(library.plan.offset[5]) + cache._begin(60)
+    assert reserved == [(begin, 55 * BYTES)]
+    assert library.on_disk() <= library.rows.nbytes + 5 * 4096
+    reader.close()
 
 
 def test_a_full_disk(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:

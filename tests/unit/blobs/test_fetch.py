@@ -88,6 +88,21 @@ def test_bytes_in_flight_are_bounded_and_urgent_ones_go_first() -> None:
         fetcher.submit(lambda: None, lambda: 1)
 
 
+def test_the_newest_waits_to_grow_while_the_line_is_busy() -> None:
+    fetcher, gate = Fetcher(), threading.Event()
+    most = int(0.6 * fetcher.window.limit)
+    busy = fetcher.submit(lambda: gate.wait(30), lambda: most)
+    one = fetcher.submit(lambda: 1, lambda: 1)
+    assert fetcher.submit(lambda: 2, lambda: 1, urgent=True).result(30) == 2
+    assert not one.running() and not one.done()
+    other = fetcher.submit(lambda: 3, lambda: 1)
+    assert one.result(30) == 1
+    assert not other.running() and not other.done()
+    gate.set()
+    assert busy.result(30) and other.result(30) == 3
+    fetcher.close()
+
+
 def test_one_request_that_is_larger_than_the_window_is_made() -> None:
     fetcher = Fetcher()
     assert fetcher.submit(lambda: 1, lambda: 10 * fetcher.window.limit).result(30) == 1
