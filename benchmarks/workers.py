@@ -1,24 +1,44 @@
-"""Worker processes beside threads, for a transform of about 2 ms of pure Python a sample.
+"""B14: worker processes beside threads: which are faster for a transform of pure Python, of about 2 ms a sample?
 
-    python benchmarks/workers.py --workers 2
+2,048 images, shuffled, in batches of 64: the same stream with as many worker processes as the machine has cores, and
+without any, where as many threads share one interpreter. Processes start, and send their first batch, off the clock.
 
-Prints samples a second of both and their ratio, of interleaved rounds. Both have the same samples, batches and
-function; processes are started, and their first batches delivered, before the time runs.
+    python benchmarks/workers.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
+import contextlib
 import tempfile
-import time
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
+from harness import Batches, Contender, Target
 
-from tensordb_data import TensorDB
+BATCH, SIDE = 64, 96
+PACKAGES = ["tensordb-data", "numpy", "pymongo"]
+THREADS, PROCESSES = "threads", "worker processes"
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    options = harness.arguments(__doc__ or "", [], argv)
+    harness.quiet()
+    count, cores = 256 if options.quick else 2_048, int(str(harness.machine()["cores"]))
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="tdbb") as folder, harness.warehouse(Path(folder)) as db:
+        with db.data.writer("images") as writer:
+            writer.add_many(image=rng.integers(0, 255, (count, SIDE, SIDE, 3), np.uint8))
+        contenders = [
+            Contender(THREADS, stream(db, 0), f"{cores} of them"),
+            Contender(PROCESSES, stream(db, cores), f"{cores} of them"),
+        ]
+        harness.race(contenders, rounds=options.rounds, seconds=options.seconds)
+    context = {"samples": count, "batch": BATCH, "bytes_a_sample": SIDE * SIDE * 3}
+    title = f"A transform of pure Python: {count:,} images, shuffled, batches of {BATCH}"
+    return harness.report(title, contenders, [Target(PROCESSES, THREADS, 1.5)], options, context, PACKAGES, "workers")
 
 
 def augment(sample: dict[str, Any]) -> dict[str, Any]:
@@ -29,46 +49,16 @@ def augment(sample: dict[str, Any]) -> dict[str, Any]:
     return {"image": sample["image"], "total": total}
 
 
-def rate(db: TensorDB, workers: int, batches: int) -> float:
-    """Samples a second, after a warm-up."""
-    stream = db.data.find({"dataset": "images"}).stream(64, shuffle=True, transform=augment, workers=workers)
-    reading = iter(stream)
-    for _ in islice(reading, 2 * max(2, workers)):
-        pass
-    start = time.perf_counter()
-    for _ in islice(reading, batches):
-        pass
-    elapsed = time.perf_counter() - start
-    stream.close()
-    return 64 * batches / elapsed
+def stream(db: Any, workers: int) -> Callable[[], Any]:
+    @contextlib.contextmanager
+    def opened() -> Iterator[Batches]:
+        stream = db.data.find({"dataset": "images"}).stream(BATCH, shuffle=True, transform=augment, workers=workers)
+        try:
+            yield (len(batch["total"]) for batch in stream)
+        finally:
+            stream.close()
 
-
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=40)
-    options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory(prefix="tdb", ignore_cleanup_errors=True) as folder, TensorDB(folder) as db:
-        with db.data.writer("images") as writer:
-            writer.add_many(image=rng.integers(0, 255, (2048, 96, 96, 3), np.uint8))
-        threads, processes = [], []
-        for _ in range(options.rounds):
-            threads.append(rate(db, 0, options.batches))
-            processes.append(rate(db, options.workers, options.batches))
-    ratios = [one / other for one, other in zip(processes, threads, strict=True)]
-    print(
-        json.dumps(
-            {
-                "threads": statistics.median(threads),
-                "workers": statistics.median(processes),
-                "ratio": statistics.median(ratios),
-                "ratios": ratios,
-            }
-        )
-    )
+    return opened
 
 
 if __name__ == "__main__":

@@ -30,8 +30,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tensordb_data.blobs.mapping import Bytes1D, map_file
 
 log = logging.getLogger("tensordb_data.blobs")
@@ -398,9 +396,3 @@ def _write(fd: int, offset: int, data: memoryview) -> None:
     while len(view):
         written = os.pwrite(fd, view[:_SLICE], offset)
         view, offset = view[written:], offset + written
-
-
-def runs_of(mask: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[tuple[int, int]]:
-    """First and last + 1 position of every run of True."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -8,39 +8,29 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Container, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.cache import SegmentCache
-from tensordb_data.blobs.fetch import REQUEST_COST
+from tensordb_data.blobs.frames import Batch, Blob, Frames
 from tensordb_data.blobs.inline import INLINE
-from tensordb_data.blobs.mapping import array_at
-from tensordb_data.blobs.memory import MemoryStore
 from tensordb_data.blobs.opened import Bools, Int64s, OpenSegment, Table, at_row, groups
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.blobs.remote import GAP, WASTE, Arrival, Remote
-from tensordb_data.blobs.segments import ENTRY_BYTES
 from tensordb_data.blobs.store import Store
+from tensordb_data.blobs.tables import FindSegments, Tables
 from tensordb_data.errors import CorruptBlobError, StorageError
 
-Blob = memoryview | bytes
-Batch = npt.NDArray[np.uint8]
 FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
 
-_MAX_TABLES = 64
 _TEND = 5.0  # seconds between two looks at which cached segments are in use
 _KNOWN = 64  # batches in a row that needed no store, after which nothing need be announced
 _SCOUTS = 32  # announcements that wait for their segments to be opened, at a time
 _AHEAD = 2  # times what may be in flight is announced
 _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wants
-_LARGE = 16 << 10  # bytes from which a frame is worth a call of its own
-_INDEX_BYTES = ENTRY_BYTES + 8  # of a remote segment's index in memory, for each blob
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +60,7 @@ class BlobReader:
 
     def __init__(
         self,
-        find_segments: Callable[[Sequence[ObjectId]], Sequence[Mapping[str, Any]]],
+        find_segments: FindSegments,
         store: Callable[[int], Store],
         find_references: FindReferences | None = None,
         *,
@@ -78,22 +68,14 @@ class BlobReader:
         max_open: int = 8192,
         max_index_bytes: int = 256 << 20,
     ) -> None:
-        self._find_segments = find_segments
-        self._store = store
         self._find_references = find_references
-        self._max_open = max_open
-        self._max_index_bytes = max_index_bytes
         self._lock = threading.Lock()
-        self._opened: dict[ObjectId, OpenSegment] = {}
-        self._opening: dict[ObjectId, concurrent.futures.Future[OpenSegment]] = {}
-        self._tables: dict[int, Table] = {}
+        self._frames = Frames()
         self._remote = Remote(cache)
-        if cache is not None:
-            cache.dropped = self._drop
+        self._tables = Tables(find_segments, store, cache, self._remote.fetcher, max_open, max_index_bytes)
         self._cache = cache
         self._scouts: concurrent.futures.ThreadPoolExecutor | None = None
         self._scouts_pid = 0
-        self._trust = object()
         self._known = _KNOWN
         self._tended = 0.0
         self._closed = False
@@ -138,11 +120,11 @@ class BlobReader:
         if not len(refs.offset):
             return np.empty((0, 0), np.uint8)
         if refs.compressed is not None and refs.compressed.any():
-            return self._gather_compressed(refs)
+            return self._frames.gather(refs, self._stored(refs))
         # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
         # little else.
         marks = None if refs.checks is None else refs.checks.marks
-        table = self._table(refs) if marks is not None and marks.complete else None
+        table = self._tables.table(refs) if marks is not None and marks.complete else None
         known = table is not None and marks is not None and marks.trust is table.trust
         size = marks.size if known and marks is not None else None
         if size is None:
@@ -171,7 +153,7 @@ class BlobReader:
         blobs = self._stored(refs)
         if refs.compressed is not None and refs.compressed.any():
             rows = np.flatnonzero(refs.compressed).tolist()
-            unpacked = self._decompress(refs, blobs, rows)
+            unpacked = self._frames.decompress(refs, blobs, rows)
             for i, row in enumerate(rows):
                 blobs[row] = memoryview(unpacked[i])
         return blobs
@@ -194,32 +176,11 @@ class BlobReader:
         """Let all mappings and threads go. Blobs that `read` returned stay valid."""
         with self._lock:
             self._closed = True
-            self._opened.clear()
-            self._tables.clear()
             scouts, self._scouts = self._scouts, None
         if scouts is not None and self._scouts_pid == os.getpid():
             scouts.shutdown(wait=False, cancel_futures=True)
+        self._tables.close()
         self._remote.close()
-
-    def _gather_compressed(self, refs: BlobRefs) -> Batch | None:
-        assert refs.compressed is not None
-        stored = self._stored(refs)
-        rows, plain = np.flatnonzero(refs.compressed).tolist(), np.flatnonzero(~refs.compressed).tolist()
-        size = self._content_size(refs, stored[rows[0]], rows[0])
-        if any(self._content_size(refs, stored[row], row) != size for row in rows):
-            return None
-        if any(len(stored[row]) != size for row in plain):
-            return None
-        if not plain and size < _LARGE:
-            return _as_batch(self._decompress(refs, stored, rows), size)
-        batch = np.empty((len(refs), size), np.uint8)
-        if size < _LARGE:
-            batch[rows] = _as_batch(self._decompress(refs, stored, rows), size)
-        else:
-            self._decompress_into(batch, refs, stored, rows)
-        for row in plain:
-            batch[row] = np.frombuffer(stored[row], np.uint8)
-        return batch
 
     def _stored(self, refs: BlobRefs) -> list[Blob]:
         """The stored bytes of all references, checked."""
@@ -257,13 +218,13 @@ class BlobReader:
         except concurrent.futures.CancelledError:
             raise StorageError("the blob reader is closed: connect again") from None
         table = begun.table
-        if not extra and table.local and table.trust is self._trust:
+        if not extra and table.local and table.trust is self._tables.trust:
             refs.set_checked(table.trust, size)
         return table, extra
 
     def _begin(self, refs: BlobRefs, urgent: bool) -> Begun:
         """Open what the references need, check what is at hand, and ask for the rest."""
-        table = self._table(refs)
+        table = self._tables.table(refs)
         wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
         if not refs.checked(table.trust):
             rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
@@ -305,165 +266,6 @@ class BlobReader:
         used = [segment for segment, is_used in zip(table.opened, table.used.tolist(), strict=True) if is_used]
         table.used[:] = False
         self._cache.touch(segment.file for segment in used if segment is not None and segment.file is not None)
-
-    def _drop(self, names: set[str]) -> None:
-        """Let go of cached segments whose files were removed or replaced."""
-        with self._lock:
-            gone = [
-                id
-                for id, segment in self._opened.items()
-                if segment.file is not None and segment.file.path.name in names and not segment.file.is_current()
-            ]
-            for id in gone:
-                del self._opened[id]
-            if gone:
-                self._tables.clear()
-                self._trust = object()
-
-    def _table(self, refs: BlobRefs) -> Table:
-        """A table in which every segment that the references use is open."""
-        table = self._tables.get(id(refs.segments))
-        if table is None or table.ids is not refs.segments:
-            table = self._new_table(refs.segments, {})
-        checks = refs.checks
-        if table.complete and checks is not None and checks.marks is not None and checks.marks.complete:
-            return table
-        if int(refs.segment.max()) >= len(refs.segments):
-            found = int(refs.segment.max())
-            raise StorageError(f"expected references into {len(refs.segments)} segments, found one into number {found}")
-        if table.complete:
-            return table
-        missing = np.unique(refs.segment[~table.is_open[refs.segment]])
-        if not len(missing):
-            return table
-        # Another thread may make room at any time: what this batch needs is held here until its table is made.
-        used = [table.opened[number] for number in np.unique(refs.segment).tolist()]
-        held = {segment.id: segment for segment in (*used, *self._open(refs, missing.tolist())) if segment is not None}
-        return self._new_table(refs.segments, held)
-
-    def _new_table(self, ids: tuple[ObjectId, ...], held: Mapping[ObjectId, OpenSegment]) -> Table:
-        with self._lock:
-            if self._closed:
-                raise StorageError("the blob reader is closed: connect again")
-            for id_, segment in held.items():
-                self._opened.setdefault(id_, segment)
-            table = Table(ids, self._opened, self._trust)
-            self._make_room(held.keys())
-            self._tables.pop(id(ids), None)
-            self._tables[id(ids)] = table
-            while len(self._tables) > _MAX_TABLES:
-                del self._tables[next(iter(self._tables))]
-            return table
-
-    def _open(self, refs: BlobRefs, numbers: Sequence[int]) -> list[OpenSegment]:
-        with self._lock:
-            under_way = {number: self._opening.get(refs.segments[number]) for number in numbers}
-        unknown = [refs.segments[number] for number, future in under_way.items() if future is None]
-        docs = {doc["_id"]: doc for doc in self._find_segments(unknown)} if unknown else {}
-        opened: dict[int, OpenSegment | concurrent.futures.Future[OpenSegment]] = {}
-        number = 0
-        try:
-            for number, future in under_way.items():
-                opened[number] = future or self._open_one(refs.segments[number], docs)
-            for number, found in opened.items():
-                if isinstance(found, concurrent.futures.Future):
-                    opened[number] = found.result()
-        except StorageError as error:
-            raise at_row(type(error)(str(error)), int(np.argmax(refs.segment == number))) from error
-        return [found for found in opened.values() if isinstance(found, OpenSegment)]
-
-    def _open_one(
-        self, id: ObjectId, docs: Mapping[ObjectId, Mapping[str, Any]]
-    ) -> OpenSegment | concurrent.futures.Future[OpenSegment]:
-        """A local segment at once; mapping a file takes less time than handing it to a thread."""
-        if id not in docs:
-            raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-        store = self._store(docs[id].get("root", 0))
-        if store.local_path(docs[id]["key"]) is not None:
-            return OpenSegment(docs[id], store)
-        cache = None if isinstance(store, MemoryStore) else self._cache
-        with self._lock:
-            future = self._opening.get(id)
-            if future is None:
-                fetcher = self._remote.fetcher
-                work = partial(fetcher.retried, partial(OpenSegment, docs[id], store, cache))
-                future = fetcher.submit(work, lambda: REQUEST_COST, urgent=True)
-                self._opening[id] = future
-        future.add_done_callback(lambda _: self._opening.pop(id, None))
-        return future
-
-    def _make_room(self, keep: Container[ObjectId]) -> None:
-        """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""
-        mapped = sum(segment.mapped is not None for segment in self._opened.values())
-        indexes = sum(_INDEX_BYTES * segment.blobs for segment in self._opened.values() if segment.mapped is None)
-        for id, segment in list(self._opened.items()):
-            local = segment.mapped is not None
-            if id not in keep and (mapped > self._max_open if local else indexes > self._max_index_bytes):
-                del self._opened[id]
-                self._tables.clear()
-                if segment.file is not None:
-                    self._trust = object()
-                mapped -= local
-                indexes -= 0 if local else _INDEX_BYTES * segment.blobs
-
-    def _content_size(self, refs: BlobRefs, stored: Blob, row: int) -> int:
-        try:
-            return zstandard.frame_content_size(stored)
-        except zstandard.ZstdError as error:
-            raise self._bad_frame(refs, row, error) from None
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """This thread's own."""
-        found = getattr(self._local, "decompressor", None)
-        if found is None:
-            found = self._local.decompressor = zstandard.ZstdDecompressor()
-        return found
-
-    def _decompress_into(self, batch: Batch, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> None:
-        """Those rows decompressed into their places: into memory that numpy takes in huge pages and uses again."""
-        decompressor = self._decompressor()
-        for row in rows:
-            try:
-                # All of the frame is here, and all of its room: the library then does it in one go.
-                count = decompressor.stream_reader(stored[row]).readinto(batch[row])
-            except zstandard.ZstdError as error:
-                raise self._bad_frame(refs, row, error) from None
-            if count != batch.shape[1]:
-                raise self._bad_frame(refs, row, f"it ends after {count} of {batch.shape[1]} bytes")
-
-    def _decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
-        """Those rows decompressed, as a sequence of buffers."""
-        decompressor = self._decompressor()
-        try:
-            # One call for all: it holds the GIL only before and after.
-            return decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
-        except (zstandard.ZstdError, ValueError) as error:
-            for row in rows:
-                try:
-                    decompressor.decompress(stored[row])
-                except zstandard.ZstdError as reason:
-                    raise self._bad_frame(refs, row, reason) from None
-            raise CorruptBlobError(f"expected zstd frames, found others: {error}") from None
-
-    def _bad_frame(self, refs: BlobRefs, row: int, error: Exception | str) -> StorageError:
-        segment = refs.segments[int(refs.segment[row])]
-        return at_row(
-            CorruptBlobError(f"segment {segment}: expected a zstd frame at {int(refs.offset[row])}: {error}"), row
-        )
-
-
-def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch:
-    """Decompressed blobs of one size as one array; without a copy where they lie back to back already."""
-    m = len(blobs)
-    if not m * size:
-        return np.empty((m, size), np.uint8)
-    if blobs[m - 1].offset == (m - 1) * size:
-        first = np.frombuffer(blobs[0], np.uint8)  # type: ignore[call-overload]
-        return array_at(first.ctypes.data, m * size, blobs).reshape(m, size)
-    batch = np.empty((m, size), np.uint8)
-    for row in range(m):
-        batch[row] = np.frombuffer(blobs[row], np.uint8)  # type: ignore[call-overload]
-    return batch
 
 
 def _columns(refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s, Bools]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from tensordb_data.blobs.cache import Claim, SegmentCache, runs_of
+from tensordb_data.blobs.cache import Claim, SegmentCache
 from tensordb_data.blobs.fetch import REQUEST_COST, Fetcher
 from tensordb_data.blobs.opened import Bools, Int64s, OpenSegment
 from tensordb_data.errors import CorruptBlobError
@@ -24,6 +24,7 @@ WASTE = 5
 """Or one part in this many of what is read."""
 
 _PIECE = 8 << 20  # bytes of one range at most, unless a blob is larger: larger ones arrive no faster
+_GROWN = 2 * _PIECE  # bytes of a request that grew while it waited
 _RANGES = 10  # of one request
 _PATIENCE = 10.0  # seconds to wait for what another process has claimed
 
@@ -65,11 +66,11 @@ class Request:
         """Take some ranges in, if it does not get too large."""
         joined = list(self.runs)
         for first, last in runs:
-            if joined[-1][1] == first and _extent(self.segment, [(joined[-1][0], last)]) <= _PIECE:
+            if joined[-1][1] == first and _extent(self.segment, [(joined[-1][0], last)]) <= _GROWN:
                 joined[-1] = (joined[-1][0], last)
             else:
                 joined.append((first, last))
-        if len(joined) > _RANGES or _extent(self.segment, joined) > _PIECE:
+        if len(joined) > _RANGES or _extent(self.segment, joined) > _GROWN:
             return False
         self.runs = joined
         return True
@@ -191,7 +192,7 @@ class Remote:
                 return False
             try:
                 # Damaged bytes must not be written at all: a sound copy may be there, which others have compared.
-                for low, high in runs_of(good):
+                for low, high in _runs_of(good):
                     start, end = int(index.offsets[first + low]), _end(segment, first + high - 1)
                     claim.write(start, data[start - begin : end - begin])
                     claim.mark(first + low, first + high)
@@ -218,6 +219,12 @@ def _digests(segment: OpenSegment, first: int, last: int, data: memoryview) -> n
     digest = xxhash.xxh3_64_intdigest
     found = (digest(data[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
     return np.fromiter(found, np.uint64, last - first)
+
+
+def _runs_of(mask: Bools) -> list[tuple[int, int]]:
+    """First and last + 1 position of every run of True."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _end(segment: OpenSegment, number: int) -> int:

@@ -168,7 +168,7 @@ def test_what_was_damaged_on_its_way_is_fetched_again(cache: SegmentCache | None
     refs = BlobRefs.from_docs(shelf.put([b"first", b"second"]))
     reader = shelf.reader()
     reader.read(refs.take([0]).take(slice(0, 0)))
-    reader._table(refs)  # its index is there
+    reader._tables.table(refs)  # its index is there
     store.flips = 1
     assert [bytes(blob) for blob in reader.read(refs)] == [b"first", b"second"]
     assert [bytes(blob) for blob in reader.read(refs)] == [b"first", b"second"]

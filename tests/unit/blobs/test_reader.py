@@ -270,7 +270,7 @@ def test_few_open_segments_are_enough(shelf: Shelf) -> None:
         rows = reader.gather(plan.take(order))
         assert rows is not None
         assert rows[:, 0].tolist() == order.tolist()
-        assert len(reader._opened) <= 7
+        assert len(reader._tables._opened) <= 7
     views = reader.read(plan)
     reader.close()
     assert [bytes(view) for view in views] == blobs
