@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import http.server
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
+from tensordb_data.blobs import objectstore
 from tensordb_data.blobs.objectstore import ObjectStore
 from tensordb_data.blobs.refs import BlobRefs
 from tensordb_data.blobs.store import open_store
@@ -66,6 +69,65 @@ def test_nobody_there_is_one_line_soon(s3: str, monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(StorageError, match=f"{s3}.* at {endpoint}: no answer") as caught:
                 act()
             assert "\n" not in str(caught.value)
+
+
+class Stalling(http.server.BaseHTTPRequestHandler):
+    """A server that sends the beginning of an answer and then nothing, as often as it is told."""
+
+    protocol_version = "HTTP/1.1"
+    body = bytes(range(256)) * 1000
+    stalls = 0
+    over = threading.Event()
+
+    def log_message(self, *args: object) -> None:
+        """Nothing."""
+
+    def do_HEAD(self) -> None:
+        self._head(200, len(self.body))
+
+    def do_GET(self) -> None:
+        first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+        self._head(206, last + 1 - first, f"bytes {first}-{last}/{len(self.body)}")
+        if Stalling.stalls:
+            Stalling.stalls -= 1
+            self.wfile.write(self.body[first : first + 1000])
+            self.wfile.flush()
+            self.over.wait(60)
+        else:
+            self.wfile.write(self.body[first : last + 1])
+
+    def _head(self, code: int, length: int, place: str = "") -> None:
+        self.send_response(code)
+        headers = {"Content-Length": str(length), "Content-Range": place, "ETag": '"1"', "Connection": "close"}
+        for name, value in (headers | {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+
+
+@pytest.fixture
+def stalling(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(objectstore, "_CLIENT", {**objectstore._CLIENT, "read_timeout": "0.2s"})
+        Stalling.over.clear()
+        yield ObjectStore(s3)
+        Stalling.over.set()
+        server.shutdown()
+
+
+def test_an_answer_that_stops_in_the_middle_is_asked_for_again(stalling: ObjectStore) -> None:
+    Stalling.stalls = 2
+    assert stalling.get_ranges("k", [5], [200_000])[0] == Stalling.body[5:200_005]
+    assert Stalling.stalls == 0
+
+
+def test_answers_that_never_come_are_an_error(stalling: ObjectStore) -> None:
+    Stalling.stalls = 1000
+    with pytest.raises(StorageError, match=r"cannot read s3://.* at http://127\.0\.0\.1") as caught:
+        stalling.get_ranges("k", [5], [200_000])
+    assert "\n" not in str(caught.value)
 
 
 def _acts(store: ObjectStore) -> list[Callable[[], object]]:

@@ -118,6 +118,31 @@ def test_a_cap_below_what_is_streamed(db: TensorDB, mongo_uri: str, tmp_path: Pa
         assert 0 < used <= 9_000_000
 
 
+def test_a_shuffled_pass_over_more_than_the_cache_fetches_all_once_and_by_blocks(
+    mongo_uri: str, s3: str, tmp_path: Path
+) -> None:
+    with TensorDB(mongo_uri, blobs=s3, cache=tmp_path / "cache", cache_bytes="3MB") as db:
+        with db.data.writer("noise") as writer:
+            for start in range(0, SAMPLES, 20):  # thirty segments, four times what the cache holds
+                labels = np.arange(start, start + 20)
+                data = np.repeat((labels % 251).astype(np.uint8)[:, None], BYTES, axis=1)
+                data[:, :2] = labels.astype("<u2").view(np.uint8).reshape(-1, 2)
+                writer.add_many(data=data, label=labels)
+                writer.flush()
+        store = far(db, 0)
+        stream = db.data.find({"dataset": "noise"}).stream(batch_size=16, shuffle=True, passes=1)
+        orders, fetched = [], []
+        for _ in range(3):
+            before = store.requests, store.nbytes
+            orders.append(passed(stream))
+            fetched.append((store.requests - before[0], store.nbytes - before[1]))
+        assert orders[0] != orders[1] != orders[2]
+        assert all(nbytes <= 1.1 * SAMPLES * BYTES for _, nbytes in fetched), fetched
+        assert all(requests <= SAMPLES for requests, _ in fetched), fetched
+        used = sum(512 * path.stat().st_blocks for path in (tmp_path / "cache").glob("segments/*.seg"))
+        assert 0 < used <= 3_000_000
+
+
 def test_two_trainers_on_one_cache(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:
     trainers = []
     for seed in (3, 3):

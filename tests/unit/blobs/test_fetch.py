@@ -162,6 +162,22 @@ def test_failed_requests_are_made_again(cache: SegmentCache | None, monkeypatch:
     reader.close()
 
 
+def test_those_who_failed_together_do_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def fail() -> None:
+        raise TransientError("the line was cut")
+
+    for _ in range(20):
+        fetcher = Fetcher()
+        monkeypatch.setattr(fetcher.closed, "wait", waits.append)
+        with pytest.raises(TransientError):
+            fetcher.retried(fail)
+    first, second = waits[::2], waits[1::2]
+    assert len(waits) == 40 and len(set(waits)) == 40
+    assert 0 <= max(first) <= fetch._BACKOFF < max(second) <= 2 * fetch._BACKOFF
+
+
 def test_what_was_damaged_on_its_way_is_fetched_again(cache: SegmentCache | None) -> None:
     store = Flaky()
     shelf = Shelf(store, cache)
@@ -174,7 +190,7 @@ def test_what_was_damaged_on_its_way_is_fetched_again(cache: SegmentCache | None
     assert [bytes(blob) for blob in reader.read(refs)] == [b"first", b"second"]
     reader.close()
     fresh = shelf.reader()
-    fresh._table(refs)
+    fresh._tables.table(refs)
     store.flips = 9
     if cache is None:
         with pytest.raises(CorruptBlobError, match="do not match"):
