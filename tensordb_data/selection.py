@@ -347,13 +347,21 @@ def reported(query: Query) -> Iterator[None]:
     except OperationFailure as error:
         if error.has_error_label("TransientTransactionError") or error.code in (13, 18, 43, 237, 11600, 11602):
             raise
-        raise QueryError(f"the server refused {query.brief}: {_line(error)}") from error
+        missing = _NEEDS_AN_INDEX if error.code in _WITHOUT_INDEX else ""
+        raise QueryError(f"the server refused {query.brief}: {_line(error)}{missing}") from error
     except PyMongoError:
         raise
     except NotImplementedError as error:
         if isinstance(error, UnsupportedError):
             raise
         raise UnsupportedError(f"mongomock cannot do this: {error}; use a real server") from error
+
+
+_WITHOUT_INDEX = (27, 291)
+_NEEDS_AN_INDEX = (
+    "; the index of $text or $near is not there, or was dropped meanwhile: create it on the server, and go on; a stream"
+    " goes on from its state"
+)
 
 
 def _line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tensordb_data import TensorDB
@@ -24,6 +25,9 @@ _failed = pytest.StashKey[bool]()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 # What is cached by tests goes when they end.
 _cache = tempfile.TemporaryDirectory(prefix="tdbc")
 os.environ["XDG_CACHE_HOME"] = _cache.name

@@ -32,9 +32,14 @@ def to_samples(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _convert(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray):
+        value = value if value.flags.writeable else value.copy()
         try:
-            return torch.from_numpy(value if value.flags.writeable else value.copy())
+            return torch.from_numpy(value)
         except TypeError as error:
+            # bfloat16 and float8 of ml_dtypes, which from_numpy does not know: their bits, under PyTorch's name
+            dtype = getattr(torch, value.dtype.name, None)
+            if isinstance(dtype, torch.dtype) and dtype.itemsize == value.dtype.itemsize:
+                return torch.from_numpy(value.view(f"u{dtype.itemsize}")).view(dtype)
             raise SampleError(
                 f"field {name!r}: PyTorch has no dtype for {value.dtype}; convert it in a transform, or leave it out"
                 " with `fields`"

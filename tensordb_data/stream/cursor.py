@@ -22,6 +22,8 @@ _ATTEMPTS = 5
 _CURSOR_KILLED = {11601, 11600, 11602, 237, 262, 175, 206}
 """Interrupted, shut down, killed, out of time; its collection or index dropped; its session ended."""
 
+_BAD_VALUE = 2
+
 
 def selected_datasets(filter_: Mapping[str, Any]) -> list[str] | None:
     """The datasets that a filter names, or `None` when it may match any."""
@@ -190,4 +192,6 @@ class Pages:
 
 
 def _lost_cursor(error: Exception) -> bool:
+    if getattr(error, "code", None) == _BAD_VALUE:
+        return "hint" in str(error)  # the index that was to be read through has just been dropped
     return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in _CURSOR_KILLED

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import inspect
 import os
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -71,7 +73,7 @@ class Pull(abc.ABC, Generic[S]):
 
     def _deliver(self, token: int) -> Generator[Batch, None, None]:
         asked, left = Clock.wall(), None
-        with closing(self._results(lambda: token != self._token)) as results:
+        with closing(self._results(lambda: token != self._token)) as results, _until_python_ends():
             for delivery in results:
                 if isinstance(delivery, SampleError):
                     raise delivery
@@ -119,6 +121,24 @@ class Pull(abc.ABC, Generic[S]):
             `advice`, what to do about it.
         """
         return self._stats.report()
+
+
+@contextlib.contextmanager
+def _until_python_ends() -> Iterator[None]:
+    """When the main thread has ended, Python runs no tasks any more: a daemon thread ends quietly then, as it is about
+    to anyway, and another one is told.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("cannot schedule new futures"):
+            raise
+        if threading.current_thread().daemon:
+            raise SystemExit from None  # of which nothing is printed in a thread
+        raise StateError(
+            "the main thread has ended, and Python starts no threads any more that a stream needs: join the thread that"
+            " iterates before the script ends"
+        ) from error
 
 
 def in_turn(tasks: Iterator[Results[S]]) -> Iterator[Delivery[S] | SampleError]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -181,3 +183,41 @@ def test_a_stream_is_left_at_once_whatever_it_waits_for(
     assert not pipelines()
     assert len(next(iter(stream))["label"]) == 100
     stream.close()
+
+
+OPEN_AT_THE_END = """
+import sys, threading
+from tensordb_data import TensorDB, mix
+
+db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+found, daemon = db.data.find({"dataset": "numbers"}), sys.argv[3] == "daemon"
+shuffled = [found.stream(batch_size=1, shuffle=True, seed=seed) for seed in range(3)]
+streams = [shuffled[0], found.stream(batch_size=1), mix([(shuffled[1], 1), (shuffled[2], 1)])]
+if daemon:  # another thread would wait for ever
+    streams.append(found.stream(batch_size=1, follow=True))
+running = threading.Barrier(len(streams) + 1)
+
+def iterate(stream):
+    for number, batch in enumerate(stream):
+        if number == 10:
+            running.wait()
+    print("must not end as if there were no more")
+
+for stream in streams:
+    threading.Thread(target=iterate, args=[stream], daemon=daemon).start()
+running.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["daemon", "other"])
+def test_a_thread_that_iterates_as_python_ends(
+    numbered: TensorDB, mongo_uri: str, warehouse_dir: Path, kind: str
+) -> None:
+    (warehouse_dir / "open.py").write_text(OPEN_AT_THE_END)
+    run = subprocess.run(
+        [sys.executable, str(warehouse_dir / "open.py"), mongo_uri, f"file://{warehouse_dir}/blobs", kind],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.stdout == "" and run.returncode == 0
+    told = run.stderr.count("StateError: the main thread has ended, and Python starts no threads any more")
+    assert run.stderr == "" if kind == "daemon" else told == 3

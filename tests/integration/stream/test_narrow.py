@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB, advice
+from tensordb_data.errors import QueryError
+from tensordb_data.stream import cursor
 
 N = 20_000
 
@@ -77,3 +79,52 @@ def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> Non
     assert index_of(scored.data.find({"dataset": "scored"})) is None
     assert index_of(scored.data.find({"dataset": "scored", "number": {"$lt": 50}})) is None  # has no index
     assert advice.narrowing_index(scored.data.find(few), scored.data.find(few)._filter(), 999) is None
+
+
+@pytest.mark.parametrize("when", ["in mid-stream", "as it is read"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_index_that_is_dropped_is_done_without(
+    scored: TensorDB, shuffle: bool, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = (index for index in scored._mongo()["data"].index_information() if "score" in index)
+    chosen: list[str | None] = []
+    choose = cursor.narrowing_index
+
+    def dropping(*args: Any) -> str | None:
+        found = choose(*args)
+        chosen.append(found)
+        if found is not None and when == "as it is read":
+            scored._mongo()["data"].drop_index(found)
+        return found
+
+    monkeypatch.setattr(cursor, "narrowing_index", dropping)
+    few = scored.data.find({"dataset": "scored", "score": {"$lt": 1500}})
+    numbers: list[int] = []
+    for batch in few.stream(batch_size=64, shuffle=shuffle, passes=2):
+        if not numbers and when == "in mid-stream":
+            scored._mongo()["data"].drop_index(name)
+        numbers += batch["number"].tolist()
+    assert len(numbers) == 3000 and len(set(numbers)) == 1500
+    assert when == "in mid-stream" or chosen[:2] == [name, None]
+
+
+def test_a_dropped_index_that_is_needed_is_named_and_the_stream_goes_on_when_it_is_back(db: TensorDB) -> None:
+    with db.data.writer("texts") as writer:
+        writer.add_many(number=np.arange(3000), title=["some words"] * 3000)
+    data = db._mongo()["data"]
+    data.create_index([("title", "text")], name="words")
+    stream = db.data.find({"dataset": "texts", "$text": {"$search": "words"}}).stream(batch_size=10, passes=1)
+    numbers: list[int] = []
+
+    def read() -> None:
+        for batch in stream:
+            if not numbers:
+                data.drop_index("words")
+            numbers.extend(batch["number"].tolist())
+
+    with pytest.raises(QueryError, match=r"the index of \$text or \$near is not there, or was dropped meanwhile"):
+        read()
+    assert 0 < len(numbers) < 3000
+    data.create_index([("title", "text")], name="words")
+    read()
+    assert numbers == list(range(3000))

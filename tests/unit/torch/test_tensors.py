@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,16 @@ def test_an_array_that_cannot_be_written_is_copied_without_a_warning() -> None:
         warnings.simplefilter("error")
         to_tensors({"x": array})["x"][0] = 7
     assert array.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_dtypes_that_numpy_has_from_elsewhere(name: str) -> None:
+    array = np.array([[1.5, -2.0], [0.25, 3.0]]).astype(getattr(ml_dtypes, name))
+    found = to_tensors({"x": array, "y": [array[0], array[1, 0, ...]]})
+    assert found["x"].dtype == found["y"][0].dtype == getattr(torch, name)
+    assert found["x"].float().tolist() == array.astype(float).tolist() and found["y"][1].float() == 0.25
+    found["x"][0, 0] = 3.0
+    assert array[0, 0] == 3.0
 
 
 def test_lists_stay_lists_and_their_arrays_become_tensors() -> None:
