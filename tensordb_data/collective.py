@@ -36,33 +36,54 @@ class Collective:
         self._dist.all_gather(found, own, group=self.group)
         return [bytes(each.numpy()[: int(size)]) for each, size in zip(found, sizes, strict=True)]
 
+    def each(self, make: Callable[[], bytes]) -> list[bytes]:
+        """What `make` returns on each process, in the order of ranks.
+
+        Raises:
+            TensorDBError: What it raises on one, on every rank, so that none waits for another that has failed.
+        """
+        told, failure = _attempt(make)
+        found = self.all(told)
+        if failure is not None:
+            raise failure
+        return [_told(rank, each) for rank, each in enumerate(found)]
+
     def first(self, make: Callable[[], bytes]) -> bytes:
         """What `make` returns on rank 0.
 
         Raises:
             TensorDBError: What it raises there, on every rank.
         """
-        told, failure = b"", None
-        if self.rank == 0:
-            try:
-                told = b"+" + make()
-            except TensorDBError as error:
-                failure = error
-                told = b"-" + json.dumps([type(error).__name__, str(error)]).encode()
+        told, failure = _attempt(make) if self.rank == 0 else (b"", None)
         size = self._torch.tensor([len(told)])
         self._dist.broadcast(size, 0, group=self.group)
         content = self._tensor(told if self.rank == 0 else bytes(int(size)))
         self._dist.broadcast(content, 0, group=self.group)
         if failure is not None:
             raise failure
-        told = bytes(content.numpy())
-        if told[:1] == b"-":
-            name, text = json.loads(told[1:])
-            kind = getattr(errors, name, TensorDBError)
-            raise (kind if issubclass(kind, TensorDBError) else TensorDBError)(f"rank 0: {text}")
-        return told[1:]
+        return _told(0, bytes(content.numpy()))
 
     def _tensor(self, data: bytes) -> Any:
         if not data:
             return self._torch.zeros(0, dtype=self._torch.uint8)
         return self._torch.frombuffer(bytearray(data), dtype=self._torch.uint8)
+
+
+def _attempt(make: Callable[[], bytes]) -> tuple[bytes, Exception | None]:
+    """What the other processes are told, and what was raised: they wait for it, whatever it is."""
+    try:
+        return b"+" + make(), None
+    except Exception as error:
+        name = type(error).__name__
+        text = str(error) if isinstance(error, TensorDBError) else f"{name}: {error}"
+        return b"-" + json.dumps([name, text]).encode(), error
+
+
+def _told(rank: int, told: bytes) -> bytes:
+    if told[:1] == b"+":
+        return told[1:]
+    name, text = json.loads(told[1:])
+    kind = getattr(errors, name, TensorDBError)
+    if not (isinstance(kind, type) and issubclass(kind, TensorDBError)):
+        kind = TensorDBError
+    raise kind(f"rank {rank}: {text}")

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.errors import NotFoundError, QueryError, SampleError
+from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.stream.announce import Staged, announced
-from tensordb_data.stream.apply import open_transform, position_keys, transformed
-from tensordb_data.stream.batch import Batch, cut
+from tensordb_data.stream.apply import open_transform
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages
-from tensordb_data.stream.decode import Column
 from tensordb_data.stream.follow import Followed, follow
 from tensordb_data.stream.living import Living
+from tensordb_data.stream.make import Deliveries, Delivery, Maker
 from tensordb_data.stream.order import Layout, Run, runs
 from tensordb_data.stream.passes import Opened
 from tensordb_data.stream.pipeline import ordered
@@ -31,7 +29,6 @@ from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.transform import Transform
 
 _TASK_BYTES = 4 << 20
 _PAGE_BYTES = 2 << 20
@@ -39,25 +36,6 @@ _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
 
-
-if TYPE_CHECKING:
-    from tensordb_data.stream.workers import Workers
-
-S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class Delivery(Generic[S]):
-    """A batch, its number of samples, and the state of the stream once it is delivered. Without samples, only that."""
-
-    batch: Batch
-    samples: int
-    then: S
-    opens: Opened = ()
-    """Passes that were opened ahead of time, of which this is the first batch, or which have none for this reader."""
-
-
-Deliveries = list[Delivery[State] | SampleError]
 Task = Callable[[], Deliveries]
 CursorPage = tuple[list[dict[str, Any]], bool]
 Indexed = tuple[Block, list[Run], NDArray[np.int64], State, Clock]
@@ -87,18 +65,19 @@ class Deliverer:
         self._source, self._spec = source, source.spec
         self._start, self._settled, self._worker, self._last = start, settled, worker, last
         self._rounds = rounds
-        self._threads, self._stats, self._budget = threads, stats, budget
+        self._threads, self._stats = threads, stats
         self._ended = ended
-        self._transform: Transform | Workers | None = None
         self._reader = source.db._reader()
-        self._living = Living(source.db, stats)
+        living = Living(source.db, stats)
+        self._maker = Maker(source.spec, start.at.number, self._reader, living, budget, stats)
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
         with ExitStack() as opened:
-            self._transform = open_transform(self._spec)
-            if self._transform is not None:
-                opened.callback(self._transform.close)
+            transform = open_transform(self._spec)
+            if transform is not None:
+                opened.callback(transform.close)
+            self._maker.transform = transform
             threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
             yield from ordered(announced(self._tasks(), self._reader), threads, threads + 1)
 
@@ -156,7 +135,7 @@ class Deliverer:
                 seen = True
                 data = State(versions=versions)
                 make = partial(self._page, layouts, docs, is_last, data, at.number, position)
-                yield Staged(make, self._batches)
+                yield Staged(make, self._maker.batches)
                 if position == self._start.at.position and at.number == self._start.at.number:
                     yield None  # somebody waits for the first batch, and none of the pages behind it
                 position += len(docs)
@@ -206,7 +185,7 @@ class Deliverer:
     def _followed_batches(
         self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], born: str, before: Followed, base: int
     ) -> Deliveries:
-        deliveries = self._batches(*self._page(layouts, docs, False, State(), 0, base))
+        deliveries = self._maker.batches(*self._page(layouts, docs, False, State(), 0, base))
         made: Deliveries = []
         for delivery in deliveries:
             if isinstance(delivery, Delivery):
@@ -241,149 +220,9 @@ class Deliverer:
         return block, group, positions, _data(plan, (blocks.block, blocks.window)), clock
 
     def _planned_batches(self, plan: Plan, opens: Opened, *made: Any) -> Deliveries:
-        deliveries = self._present_batches(plan, *made)
+        deliveries = self._maker.present(plan, *made)
         if opens and deliveries and isinstance(first := deliveries[0], Delivery):
             deliveries[0] = replace(first, opens=opens)
-        return deliveries
-
-    def _present_batches(
-        self,
-        plan: Plan,
-        block: Block,
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-    ) -> Deliveries:
-        """`_batches` of a task of a plan, whose samples may have been moved or deleted since."""
-        alive = self._living.mask(block, plan.versions)
-        try:
-            if alive is None:
-                made = self._made(block, group, positions, data, clock)
-                self._budget.tried(len(block))
-                return made
-            return self._remaining(plan, block, alive, group, positions, data, clock, self._made)
-        except SampleError:
-            block, alive = self._living.located(block)
-        try:
-            return self._remaining(plan, block, alive, group, positions, data, clock, partial(self._batches, plan=plan))
-        except SampleError as error:
-            return [error]
-
-    def _remaining(
-        self,
-        plan: Plan,
-        block: Block,
-        alive: NDArray[np.bool_],
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-        make: Callable[..., Deliveries],
-    ) -> Deliveries:
-        """The batches of a task, made of those of its samples that are there."""
-        if alive.all():
-            return make(block, group, positions, data, clock)
-        made: Deliveries = []
-        low = missed = 0
-        for run in group:
-            size = run.high - run.low
-            rows = low + np.flatnonzero(alive[low : low + size])
-            low, missed = low + size, missed + size - len(rows)
-            part, at = block.take(rows), positions[rows]
-            if not len(rows):
-                # Ranks and workers count batches: one whose samples are all gone repeats others.
-                found = next(self._living.others(plan, size), None)
-                if found is None:
-                    raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
-                part = found
-                at = run.low + np.arange(len(part))
-            made += make(part, [replace(run, high=run.low + len(part))], at, data, clock)
-            if made and isinstance(made[-1], SampleError):
-                break
-        self._living.missed(missed)
-        return made
-
-    def _batches(
-        self,
-        block: Block,
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-        plan: Plan | None = None,
-    ) -> Deliveries:
-        """The batches of a task. After the first that fails come no more, and those before it are delivered. One of
-        which no sample is good repeats others of the plan, for ranks and workers count batches; without a plan, only
-        the position moves on.
-        """
-        self._budget.tried(len(block))
-        try:
-            return self._made(block, group, positions, data, clock)
-        except SampleError:
-            pass
-        deliveries: Deliveries = []
-        low = 0
-        for run in group:
-            rows = np.arange(low, low + run.high - run.low)
-            low += len(rows)
-            try:
-                part, at = block.take(rows), positions[rows]
-                good = self._budget.readable(part, partial(self._try, part, run, at, data))
-                if len(good):
-                    deliveries += self._made(part.take(good), [run], at[good], data, clock)
-                elif plan is not None:
-                    deliveries += self._repeated(plan, run, data, clock)
-                else:
-                    deliveries.append(Delivery({}, 0, self._then(run, data), self._opens(run, data)))
-            except SampleError as error:
-                return [*deliveries, error]
-        return deliveries
-
-    def _try(
-        self, block: Block, run: Run, positions: NDArray[np.int64], data: State, rows: NDArray[np.int64]
-    ) -> Deliveries:
-        return self._made(block.take(rows), [run], positions[rows], data, Clock())
-
-    def _repeated(self, plan: Plan, run: Run, data: State, clock: Clock) -> Deliveries:
-        """A batch in place of one whose samples are all bad."""
-        for block in self._living.others(plan, run.high - run.low):
-            good = []
-            at = run.low + np.arange(len(block))
-            for row in range(len(block)):
-                with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, run, at, data, np.array([row]))
-                    good.append(row)
-            if good:
-                return self._made(block.take(np.array(good)), [run], at[good], data, clock)
-        raise SampleError(f"none of the {len(plan)} samples of this pass can be read")
-
-    @staticmethod
-    def _then(run: Run, data: State) -> State:
-        return data.moved(run.then) if run.then.position else State(run.then, blocks=data.blocks)
-
-    def _opens(self, run: Run, data: State) -> Opened:
-        return ((run.number, data),) if run.low == 0 and run.number > self._start.at.number else ()
-
-    def _made(
-        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
-    ) -> Deliveries:
-        columns: dict[str, Column] = {}
-        if group:
-            keys = (
-                position_keys(self._spec.seed, group[0].number, positions) if self._spec.transform is not None else []
-            )
-            stack = self._spec.ragged != "pad"
-            columns = transformed(block, self._reader, self._transform, keys, stack, clock)
-        deliveries: Deliveries = []
-        low = 0
-        with clock("batch"):
-            for run in group:
-                high = low + run.high - run.low if len(group) > 1 else len(block)
-                batch = cut(columns, low, high, self._spec.ragged, block.name)
-                deliveries.append(Delivery(batch, high - low, self._then(run, data), self._opens(run, data)))
-                low = high
-        self._stats.worked(clock)
         return deliveries
 
     def _batches_a_task(self, layouts: Layouts, nbytes: int) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.budget import Budget
-from tensordb_data.stream.deliver import Delivery
+from tensordb_data.stream.make import Delivery
 from tensordb_data.stream.member import Member, Span
 from tensordb_data.stream.order import draw, pass_key
 from tensordb_data.stream.passes import Opened

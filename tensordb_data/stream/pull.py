@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.batch import Batch
-from tensordb_data.stream.deliver import Delivery
+from tensordb_data.stream.make import Delivery
 from tensordb_data.stream.stats import Clock, Stats
 
 if TYPE_CHECKING:

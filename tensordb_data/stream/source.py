@@ -243,7 +243,7 @@ class Source:
         if ranks is None:
             token: str | None = new_token() if Ledger(db, spec, "").writable() else None
         else:
-            writable = ranks.all(b"1" if Ledger(db, spec, "").writable() else b"")
+            writable = ranks.each(lambda: b"1" if Ledger(db, spec, "").writable() else b"")
             token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
         self.ledger = None if token is None else Ledger(db, spec, token)
         return self.ledger
@@ -295,7 +295,7 @@ class Source:
         which it is. The others open it in the cache that they share with rank 0, or else are sent it.
 
         Raises:
-            TensorDBError: rank 0 cannot make a plan; raised on every rank.
+            TensorDBError: rank 0 cannot make a plan, or another one cannot take it; raised on every rank.
         """
         ranks = self._ranks()
         if ranks is None:
@@ -306,13 +306,13 @@ class Source:
             return state
         first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
         state = State.from_doc(json.loads(first), self.spec)
-        known = self._open(state)
-        self._apart = any(ranks.all(b"" if known else b"1"))
+        known = ranks.each(lambda: b"1" if self._open(state) else b"")
+        self._apart = not all(known)
         if self._apart:
             sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
-            if not known:
+            if not known[ranks.rank]:
                 self.accept({named(state): np.frombuffer(sent, np.uint8)})
-        self.plan(state)
+        ranks.each(lambda: self.plan(state).ids.encode())
         return state
 
     def _open(self, state: State) -> bool:

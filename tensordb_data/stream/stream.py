@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.batch import lengths_field
 from tensordb_data.stream.budget import Budget
-from tensordb_data.stream.deliver import Deliverer, Delivery
+from tensordb_data.stream.deliver import Deliverer
+from tensordb_data.stream.make import Delivery
 from tensordb_data.stream.opening import Opening
 from tensordb_data.stream.order import Layout
 from tensordb_data.stream.passes import Ledger, OwnPasses, Passes

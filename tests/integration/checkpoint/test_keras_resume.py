@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tensordb_data import TensorDB
 from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.stream.order import pass_key, shuffled
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tests.integration.checkpoint.loops import fill
 
@@ -72,6 +74,28 @@ def test_in_the_middle_of_an_epoch_and_tf_data_ahead(db):
     fit(db, "cut", 1, steps=14)
     start, resumed = fit(db, "cut", 1, steps=20, restore=True)
     assert start == 10 and equal(whole, resumed)
+
+
+def test_data_that_changed_meanwhile_and_a_resume_on_another_host(db, mongo_uri, warehouse_dir):
+    """The pass ends as it began, with the plan that the save holds; the next one sees the changes."""
+    fill(db)
+    _, whole = fit(db, "whole", 1, steps=13)  # one pass of 200 samples
+    fit(db, "cut", 1, steps=10)
+    found = db.data.find({"dataset": "x"})
+    found.update({"$set": {"label": 0}})
+    trained_on = int(shuffled(np.arange(1), 200, pass_key(0, 0))[0]) + 1
+    gone = db._mongo()["data"].find_one({"_tdb.s": trained_on})
+    assert db.data.find({"_id": gone["_id"]}).delete() == 1
+    with db.data.writer("x") as w:
+        w.add_many(image=np.zeros((30, 8), "f4"), label=np.zeros(30, np.int64))
+    with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs", cache=warehouse_dir / "there") as there:
+        start, resumed = fit(there, "cut", 1, steps=3, every=1, restore=True)
+        assert start == 10 and equal(whole, resumed)
+        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).one().load("stream")
+        assert (stream["pass"], stream["position"]) == (1, 0)
+        assert fit(there, "cut", 1, steps=2, every=1, restore=True)[0] == 13
+        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).one().load("stream")
+        assert (stream["pass"], stream["n"]) == (1, 229)
 
 
 def test_a_finite_stream_is_refused(db):

@@ -74,6 +74,28 @@ def test_two_iterators_at_once(sel: Selection[Any]) -> None:
     assert all(np.array_equal(a["label"], b["label"]) for a, b in pairs)
 
 
+def test_a_change_is_seen_by_a_pass_that_begins_after_it_and_a_resume_ends_its_pass(db: TensorDB) -> None:
+    with db.data.writer("large") as writer:  # batches of 4 MB, of which tf.data reads few ahead
+        writer.add_many(image=np.zeros((64, 512, 512), np.uint8), label=np.arange(64))
+    sel = db.data.find({"dataset": "large"})
+    stream = sel.stream(batch_size=16, shuffle=True)
+    start, got = stream.state_dict(), []
+    for number, batch in enumerate(query_dataset(stream).take(16)):
+        if number == 1:
+            sel.update({"$inc": {"label": 1000}})
+        got += labels([batch])
+    passes = [sorted(itertools.chain(*got[first : first + 4])) for first in range(0, 16, 4)]
+    old, new = list(range(64)), list(range(1000, 1064))
+    assert passes[0] == old and passes[1] in (old, new) and passes[2:] == [new, new]
+    state = stream.advance(start, 9)
+    assert state["pass"] == 2
+    again = sel.stream(batch_size=16, shuffle=True)
+    again.load_state_dict(state, plans=stream.plans(state))
+    sel.update({"$inc": {"label": 1000}})
+    rest = labels(query_dataset(again).take(5))
+    assert rest[:3] == got[9:12] and all(min(batch) >= 2000 for batch in rest[3:])
+
+
 def test_an_abandoned_iterator_stops_its_threads(sel: Selection[Any]) -> None:
     before = set(threading.enumerate())
     iterator = iter(query_dataset(sel, batch_size=16))

@@ -43,23 +43,33 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("context", ["fork", "forkserver"])
-def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(mongo_uri: str, tmp_path: Path, context: str) -> None:
-    blobs = (tmp_path / "blobs").as_uri()
-    with TensorDB(mongo_uri, blobs=blobs) as db, db.data.writer("numbers") as writer:
-        writer.add_many(label=list(range(301)))
-    script = tmp_path / "rank.py"
-    script.write_text(SCRIPT)
+def run(program: str, folder: Path, uri: str, *arguments: str) -> list[list[str]]:
+    """What each of three ranks prints, by lines."""
+    script = folder / "rank.py"
+    script.write_text(program)
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), mongo_uri, str(rank), str(tmp_path / "store"), context, blobs],
+            [sys.executable, str(script), uri, str(rank), str(folder / "store"), *arguments],
             stdout=subprocess.PIPE,
             text=True,
         )
         for rank in range(3)
     ]
-    printed = [rank.communicate(timeout=100)[0].splitlines() for rank in ranks]
+    try:
+        printed = [rank.communicate(timeout=100)[0].splitlines() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    return printed
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(mongo_uri: str, tmp_path: Path, context: str) -> None:
+    blobs = (tmp_path / "blobs").as_uri()
+    with TensorDB(mongo_uri, blobs=blobs) as db, db.data.writer("numbers") as writer:
+        writer.add_many(label=list(range(301)))
+    printed = run(SCRIPT, tmp_path, mongo_uri, context, blobs)
     for mode in (0, 1):
         each: list[Any] = [json.loads(lines[mode]) for lines in printed]
         assert len({len(batches) for batches in each}) == 1
@@ -72,3 +82,69 @@ def test_three_ranks_share_each_pass_in_equal_numbers_of_batches(mongo_uri: str,
     assert [len(labels) for labels in rounds] == [48] * 12
     halves = [label for label in mixed if label < 100], [label for label in mixed if label >= 100]
     assert sorted(halves[0][:100]) == list(range(100)) and sorted(halves[1][:201]) == list(range(100, 301))
+
+
+HOSTS = """
+import itertools, json, sys
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from tensordb_data import TensorDB
+from tensordb_data.errors import TensorDBError
+from tensordb_data.stream.source import Source
+from tensordb_data.torch import QueryDataset
+
+if __name__ == "__main__":
+    uri, rank, store, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
+    db = TensorDB(uri, blobs=f"file://{folder}/blobs", cache=f"{folder}/host-{rank}")
+    sel = db.data.find({"dataset": "numbers"})
+    for size in (None, 16):
+        dataset = QueryDataset(sel, batch_size=None if size else 16, fields=["label"], shuffle=True)
+        labels = []
+        for number, batch in enumerate(DataLoader(dataset, batch_size=size)):
+            labels += batch["label"].tolist()
+            if number == 1:  # before the end of the first pass
+                dist.barrier()
+                if rank == 0:
+                    sel.update({"$inc": {"label": 1000}})
+                dist.barrier()
+            if number == 14:
+                break
+        print(json.dumps(labels))
+
+    def refused(query):
+        try:
+            QueryDataset(db.data.find(query), batch_size=16, shuffle=True)
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+        else:
+            print("made")
+
+    refused({"dataset": "none"})
+    for method, failing in (("begun", 0), ("_open", 2)):
+        kept = getattr(Source, method)
+        if rank == failing:
+            def fails(self, *args):
+                raise OSError("no room")
+            setattr(Source, method, fails)
+        refused({"dataset": "numbers"})
+        setattr(Source, method, kept)
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def test_hosts_that_share_no_cache_agree_and_fail_together(mongo_uri: str, tmp_path: Path) -> None:
+    n = 120
+    with TensorDB(mongo_uri, blobs=(tmp_path / "blobs").as_uri()) as db, db.data.writer("numbers") as writer:
+        writer.add_many(label=list(range(n)))
+    printed = run(HOSTS, tmp_path, mongo_uri, str(tmp_path))
+    for mode, first in ((0, 0), (1, 1000)):
+        each: list[Any] = [json.loads(lines[mode]) for lines in printed]
+        for number in range(4):  # of the passes, of which each rank has a third
+            seen = sorted(label for labels in each for label in labels[n // 3 * number : n // 3 * (number + 1)])
+            assert seen == list(range(first + 1000 * (number > 0), first + n + 1000 * (number > 0)))
+    assert printed[0][2].startswith("NotFoundError: there is no dataset 'none'")
+    assert printed[1][2] == printed[2][2] == printed[0][2].replace("NotFoundError: ", "NotFoundError: rank 0: ")
+    assert [lines[3] for lines in printed] == ["OSError: no room"] + 2 * ["TensorDBError: rank 0: OSError: no room"]
+    assert [lines[4] for lines in printed] == 2 * ["TensorDBError: rank 2: OSError: no room"] + ["OSError: no room"]
