@@ -261,7 +261,8 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
         A client that waits for a server that is being started again. A client given by the user is returned as it is.
 
     Raises:
-        ConnectError: Nothing answers within 5 s, the credentials are refused, or the server is a standalone or too old.
+        ConnectError: Nothing answers within 4 s, or the `serverSelectionTimeoutMS` of the address; the credentials are
+            refused, or the server is a standalone or too old.
         EmbeddedServerError: The folder's server cannot be started.
     """
     from pymongo import MongoClient

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pymongo
+from pymongo.common import SERVER_SELECTION_TIMEOUT
 from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 
 from tensordb_data.address import CONNECT_SECONDS, OLDEST_WIRE_VERSION
@@ -27,13 +28,23 @@ def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:
         ConnectError: With one line that names the address and the remedy, and no password.
     """
     try:
-        with pymongo.timeout(CONNECT_SECONDS):
+        with pymongo.timeout(_patience(client, address)):
             hello = client.admin.command("hello")
             _check_kind(client, hello, address)
             # `hello` needs no login: ask for something that does.
             client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
     except PyMongoError as error:
-        raise ConnectError(explain(error, address)) from None
+        raise ConnectError(explain(error, address, _patience(client, address))) from None
+
+
+def _patience(client: MongoClient[dict[str, Any]], address: Address) -> float:
+    """Seconds until a server that is not there is reported: ours, unless the address or the client has its own."""
+    own = client.options.server_selection_timeout
+    if address.client is None:
+        chosen = "serverselectiontimeoutms=" in str(address.uri).lower()
+    else:
+        chosen = own != SERVER_SELECTION_TIMEOUT
+    return own if chosen else CONNECT_SECONDS
 
 
 def _check_kind(client: MongoClient[dict[str, Any]], hello: dict[str, Any], address: Address) -> None:
@@ -54,7 +65,7 @@ def _check_kind(client: MongoClient[dict[str, Any]], hello: dict[str, Any], addr
     )
 
 
-def explain(error: Exception, address: Address) -> str:
+def explain(error: Exception, address: Address, patience: float = CONNECT_SECONDS) -> str:
     """One line that says what went wrong with an address, without its password."""
     reason = address.redact(" ".join(str(error).split()))
     if isinstance(error, OperationFailure) and error.code == AUTHENTICATION_FAILED:
@@ -66,8 +77,7 @@ def explain(error: Exception, address: Address) -> str:
         )
     where, why = address.hosts, _shorten(reason)
     if isinstance(error, ServerSelectionTimeoutError) or getattr(error, "timeout", False):
-        seconds = f"{CONNECT_SECONDS:.0f} s"
-        return f"no MongoDB answers at {where} within {seconds} ({why}): is it running, and is the address right?"
+        return f"no MongoDB answers at {where} within {patience:g} s ({why}): is it running, and is the address right?"
     if isinstance(error, ConfigurationError) and "wire version" in reason:
         return f"{where} is too old, and MongoDB 5.0 or newer is needed: upgrade the server ({why})"
     return f"cannot connect to {where}: {why}"

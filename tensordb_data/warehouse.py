@@ -386,7 +386,7 @@ def parse_size(size: int | str) -> int:
     """Bytes in a size such as `"200GB"`, `"1.5 GiB"` or a number.
 
     Raises:
-        ValueError: It is not one, or not positive.
+        QueryError: It is not one, or not positive.
     """
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
@@ -398,7 +398,7 @@ def parse_size(size: int | str) -> int:
         unit = (match[2] or "").lower()
         found = int(float(match[1]) * _UNITS[f"{unit}b" if unit else ""])
     if found < 1:
-        raise ValueError(
+        raise QueryError(
             f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}'
         )
     return found

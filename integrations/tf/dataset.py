@@ -32,6 +32,8 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
 
     Each iteration begins at the position where the stream stands, and does not move it. With `passes=None`, the
     default, the dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs.
+    After the last batch of `passes=1` Keras warns that the input ran out of data: how many there are is known at the
+    end alone, since samples may be deleted meanwhile.
     Data that changed is seen by the next pass that is begun; tf.data reads ahead of the loop, by up to two stacks of 64
     batches or 4 MB, which of small data can be several passes. A stream that was pinned (`Stream.pin`) stays so.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -94,6 +96,9 @@ def show(id: Id, as_json: Json = False, db: Db = None, project: Project = None) 
 def push(
     kind: Annotated[str, typer.Argument(help="What sort of work it is.")],
     entry: Annotated[str | None, typer.Option(help="The function, mypkg.jobs:train.")] = None,
+    script: Annotated[
+        Path | None, typer.Option(help="In its place, a file with a program, for workers with --allow-scripts.")
+    ] = None,
     args: Annotated[str, typer.Option(help="Its arguments, a JSON object.")] = "{}",
     data: Annotated[str | None, typer.Option(help="A filter in JSON: the samples it is given.")] = None,
     params: Annotated[str | None, typer.Option(help="A filter in JSON: the parameters it is given.")] = None,
@@ -101,6 +106,11 @@ def push(
     priority: Annotated[int, typer.Option(help="Higher ones are claimed first.")] = 0,
     requires: Annotated[str, typer.Option(help='What a worker must have, {"gpu": 1} say.')] = "{}",
     max_attempts: Annotated[int, typer.Option(help="How often it may be begun.")] = 3,
+    backoff: Annotated[float, typer.Option(help="Seconds before the second attempt, doubled each time.")] = 5,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds after which a worker stops an attempt.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Not before: so many seconds from now, or a time, 2030-01-31T08:00+01:00.")
+    ] = None,
     after: Annotated[list[str] | None, typer.Option(help="A job that must be done first. Repeatable.")] = None,
     unique: Annotated[str | None, typer.Option(help="A key that only one active job may have.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
@@ -118,8 +128,10 @@ def push(
             name: Query(QUERIES[name], parsed_filter(text)) for name, text in given.items() if text is not None
         }
         job = opened.jobs.push(
-            kind, entry=entry, args=parsed_object("--args", args, '{"lr": 0.01}'), **queries, priority=priority,
-            requires=parsed_object("--requires", requires, '{"gpu": 1}'), max_attempts=max_attempts,
+            kind, entry=entry, script=None if script is None else _program(script),
+            args=parsed_object("--args", args, '{"lr": 0.01}'), **queries,
+            requires=parsed_object("--requires", requires, '{"gpu": 1}'), priority=priority, max_attempts=max_attempts,
+            backoff=backoff, time_limit=time_limit, start=None if start is None else _start(start),
             after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
         )  # fmt: skip
         if as_json:
@@ -152,6 +164,26 @@ def retry(id: Id, db: Db = None, project: Project = None) -> None:
         job = _job(opened, id)
         job.retry()
         typer.echo(f"job {job.id}: {job.explain()}")
+
+
+def _program(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise QueryError(f"--script is a file with a Python program; {path} cannot be read: {error}") from None
+
+
+def _start(text: str) -> dt.datetime | float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return dt.datetime.fromisoformat(text.removesuffix("Z") + "+00:00" * text.endswith("Z"))
+    except ValueError:
+        raise QueryError(
+            f"--start is a number of seconds, or a time with its zone, 2030-01-31T08:00+01:00 say; found {text!r}"
+        ) from None
 
 
 def _id(text: str) -> ObjectId:

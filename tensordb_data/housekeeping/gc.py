@@ -20,7 +20,7 @@ from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
 from tensordb_data.checkpoint.lease import SECONDS
-from tensordb_data.errors import UnsupportedError
+from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping.use import BATCH, looked_at
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None
     if not db._full:
         raise UnsupportedError("mongomock has no transactions, so nothing can be collected safely; use a real server")
     if not isinstance(grace, (int, float)) or isinstance(grace, bool) or not 0 <= grace < 1e9:
-        raise ValueError(f"grace is a number of seconds, 0 or more; found {grace!r}")
+        raise QueryError(f"grace is a number of seconds, 0 or more; found {grace!r}")
     run = _Collection(db, dt.timedelta(seconds=grace), dry_run, progress)
     run.end_leases()
     run.mark_tensors()

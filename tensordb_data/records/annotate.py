@@ -42,6 +42,7 @@ def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source:
     updates = _updates(db, of, values, {"source": source, "at": dt.datetime.now(dt.timezone.utc)}, names)
     changed = 0
     if updates:
+        db.data._entries.add_groups({}, _texts(of, updates))
         # Before, so that no plan made from here on passes for one of the old data; after, so that none made in
         # between passes for one of the new.
         db._mutated(names)
@@ -78,6 +79,16 @@ def _datasets(db: TensorDB, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
         chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": db.project}
         found.update((doc["_id"], doc["dataset"]) for doc in db._mongo()["data"].find(chosen, {"dataset": 1}))
     return found
+
+
+def _texts(of: Mapping[ObjectId, str], updates: Sequence[Update]) -> dict[tuple[str, str, str], ObjectId]:
+    """The texts that samples are given, to be searched."""
+    return {
+        (of[filter["_id"]], field, value): filter["_id"]
+        for filter, update in updates
+        for field, value in update.get("$set", {}).items()
+        if type(value) is str and "." not in field
+    }
 
 
 def _updates(

@@ -187,6 +187,8 @@ class Params(Collection[ParameterSet]):
             updates.append(({"_id": id, "_tdb.p": self._db.project}, {"$set": fields}))
         known = {row["_id"] for row in self._known(list(values))}
         changed = update_each(self._db, "params", [each for each in updates if each[0]["_id"] in known])
+        worded = [id for id in known if any(isinstance(value, str) for value in values[id].values())]
+        self._entries.add_entities(self._db._mongo()["params"].find({"_id": {"$in": worded}}))
         return Annotated(changed, tuple(id for id in values if id not in known))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:

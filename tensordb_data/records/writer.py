@@ -65,8 +65,9 @@ class Writer:
         self._level = _level(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
-        if flush_every is not None and not (isinstance(flush_every, (int, float)) and flush_every > 0):
-            raise ValueError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
+        number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
+        if flush_every is not None and not (number and flush_every > 0):
+            raise QueryError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
         self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.RLock())
@@ -346,7 +347,7 @@ def _level(compression: object) -> int | None:
     match = re.fullmatch(r"zstd(?::(-?\d+))?", compression) if isinstance(compression, str) else None
     level = int(match[1] or 3) if match else 0
     if match is None or not (-50 <= level <= 22) or level == 0:
-        raise ValueError(
+        raise QueryError(
             f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}'
         )
     return level

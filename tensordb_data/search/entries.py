@@ -18,6 +18,7 @@ from pymongo import UpdateOne
 
 from tensordb_data.abandoned import write_patiently
 from tensordb_data.outage import ride_out
+from tensordb_data.search.vocabulary import SHEET, Vocabulary
 from tensordb_data.search.words import beside, most, words
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
 REFRESH = 3600.0
 """Seconds after which a process writes an entry again that it has written before."""
 
-_VALUES = 1000  # different texts of one field that are looked at, in one dataset or run
-_LONGEST = 200  # characters of a text that is searched
+_VALUES = 1000  # different texts of one field that have an entry each, in one dataset or run
+_LONGEST = 200  # characters of such a text
 _REMEMBERED = 100_000
 _CHUNK = 1000
 _SKIPPED = {
@@ -54,6 +55,7 @@ class Entries:
         self._since = time.monotonic()
         self._groups: set[Group] = set()
         self._texts: dict[tuple[str, str], set[str]] = {}
+        self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
 
     def add_documents(self, docs: Sequence[Mapping[str, Any]]) -> None:
         """Entries for samples or log rows that are about to be inserted; nearly free when none of them is new."""
@@ -79,16 +81,64 @@ class Entries:
             self._forget()
         new = [group for group in groups if group not in self._groups]
         entries = [self._group(*group, groups[group]) for group in new]
-        met: list[tuple[set[str], str]] = []
+        fields: dict[tuple[str, str], dict[str, Any]] = {}
         for (name, field, text), member in texts.items():
-            known = self._texts.setdefault((name, field), set())
-            if text not in known and len(known) + sum(of is known for of, _ in met) < _VALUES and text.strip():
-                entries.append(self._text(name, field, text, member))
-                met.append((known, text))
+            fields.setdefault((name, field), {})[text] = member
+        met: dict[tuple[str, str], list[str]] = {}
+        for (name, field), given in fields.items():
+            known = self._known(name, field)
+            unmet = given.keys() - known if known is not None else ()
+            room = _VALUES - len(known or ())
+            if known is None or (self._by_words and (len(unmet) > room or any(len(text) > _LONGEST for text in unmet))):
+                self._add_words(name, field, given)
+                continue
+            met[name, field] = [text for text in given if text in unmet and text.strip()][:room]
+            entries += [self._text(name, field, text, given[text]) for text in met[name, field]]
         self._write(entries)
         self._groups.update(new)
-        for known, text in met:
-            known.add(text)
+        for key, some in met.items():
+            self._texts[key].update(some)
+
+    def _known(self, name: str, field: str) -> set[str] | None:
+        """The texts of a field that have an entry; None where its words have."""
+        key = name, field
+        if key not in self._texts and key not in self._vocabularies:
+            there = self._db._mongo()["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
+            words = [word for entry in there for word in entry["f"]["r"]]
+            if words:
+                self._vocabularies[key] = Vocabulary(words)
+            else:
+                self._texts[key] = set()
+        return self._texts.get(key)
+
+    @property
+    def _by_words(self) -> bool:
+        return self._kind == "data"
+
+    def _of(self, name: str, field: str, what: str) -> dict[str, Any]:
+        """The filter of the entries of a field: of texts, "v", or of words, "r"."""
+        filter = {"p": self._db.project, "k": self._kind, "n": name, "f.n": field, f"f.{what}": {"$exists": True}}
+        return filter | ({"w": beside(words(name)[0])} if words(name) else {})  # which is in the index
+
+    def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
+        """Entries for the words of texts, from the moment on when there are too many for an entry each."""
+        former = self._texts.get((name, field))
+        if former is not None:
+            texts = {**dict.fromkeys(former), **texts}
+        vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
+        pieces, new = vocabulary.unmet(texts)
+        pairs = list(new.items())
+        self._write([self._words(name, field, dict(pairs[at : at + SHEET])) for at in range(0, len(pairs), SHEET)])
+        vocabulary.met(pieces, new)
+        self._vocabularies[name, field] = vocabulary
+        if former is not None:
+            self._db._mongo()["search"].delete_many(self._of(name, field, "v"))
+            del self._texts[name, field]
+
+    def forget_words(self, name: str, field: str) -> None:
+        """Removes the entries of the words of a field."""
+        self._vocabularies.pop((name, field), None)
+        self._db._mongo()["search"].delete_many(self._of(name, field, "r"))
 
     def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
         """Entries for entities of the other kinds, in place of those that they had."""
@@ -115,6 +165,12 @@ class Entries:
         entry = self._entry(["text", name, field, text], name, [], [shown], more)
         # There may be a thousand of these: they are not what is found by the name alone.
         return {**entry, "w": most([*words(shown), *map(beside, words(name))])}
+
+    def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """One entry for some words of a field; each with the `_id` of one that has it."""
+        more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
+        entry = self._entry(["words", name, field, *found], name, [], [], more)
+        return {**entry, "w": [*words(*found), *map(beside, words(name))]}
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]

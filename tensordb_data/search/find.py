@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pymongo.errors import ExecutionTimeout
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Query
 from tensordb_data.search.entries import GROUPED, REFRESH
+from tensordb_data.search.vocabulary import has_all, pattern
 from tensordb_data.search.words import beside, words
 from tensordb_data.selection import Selection
 from tensordb_data.values import COLLECTIONS
@@ -29,7 +31,9 @@ _SEEN = 2000  # entries of the rarest word that are looked through for the other
 _NAME, _TAG, _TEXT = 3.0, 2.0, 1.0
 _PREFIX = 0.5
 _SHORTEST = 2  # characters that may stand for the beginning of a word
+_MOST_FORMS = 20  # of a word that was cut short, in one query
 _LOOK_MS = 100
+_TOGETHER_MS = 25  # of a search, for looks whether there is a text with several words of a field
 _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 
@@ -89,9 +93,10 @@ def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: s
     rare = {
         word: math.log(1 + size / (1 + store.count_documents({**scope, "w": word}, limit=_COUNTED))) for word in wanted
     }
-    found = _candidates(store, scope, wanted, max(limit, _CANDIDATES))
+    found = _candidates(store, scope, wanted, max(limit, _CANDIDATES)).values()
     scored: list[Any] = [
-        (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry) for entry in found.values()
+        (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry)
+        for entry in (*(one for one in found if not _is_sheet(one)), *_by_words(filter(_is_sheet, found), wanted))
     ]
     scored.sort(key=lambda one: one[:4], reverse=True)
     return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
@@ -129,6 +134,58 @@ def _candidates(
     return found
 
 
+def _by_words(found: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """What is to be found of fields whose words have entries: for each field an entry for each word, of the texts that
+    have it, and one for the texts that have all.
+    """
+    fields: dict[tuple[str, str, str], tuple[_Forms, ...]] = {}
+    for entry in found:
+        key = entry["k"], entry["n"], entry["f"]["n"]
+        forms = fields.setdefault(key, tuple(_Forms(word) for word in wanted))
+        for own, member in zip(entry["f"]["r"], entry["f"]["e"], strict=True):
+            parts = [own] if own.isascii() else words(own)
+            for one in forms:
+                one.look(own, parts, member, entry["at"])
+    for (kind, name, field), forms in fields.items():
+        each = [one for one in forms if one.best]
+        for some in (*((one,) for one in each), *([each] if len(each) > 1 else [])):
+            texts = [list(one.best)[:_MOST_FORMS] for one in some]
+            own = [text for one in texts for text in one]
+            member, at = some[0].best[own[0]]
+            yield {
+                "_id": repr((kind, name, field, own)).encode(), "k": kind, "n": name, "t": [], "x": own,
+                "f": {"n": field, "r": texts}, "e": member, "at": at,
+            }  # fmt: skip
+
+
+class _Forms:
+    """The words of a field that are one that is wanted, written with accents say; or else those that begin so."""
+
+    def __init__(self, wanted: str) -> None:
+        self._wanted = wanted
+        self._whole: dict[str, tuple[Any, dt.datetime]] = {}
+        self._longer: dict[str, tuple[Any, dt.datetime]] = {}
+
+    def look(self, own: str, parts: Sequence[str], member: Any, at: dt.datetime) -> None:
+        if self._wanted in parts:
+            self._whole[own] = member, at
+        elif len(self._wanted) >= _SHORTEST and any(part.startswith(self._wanted) for part in parts):
+            self._longer[own] = member, at
+
+    @property
+    def best(self) -> dict[str, tuple[Any, dt.datetime]]:
+        return self._whole or self._longer
+
+
+def _is_sheet(entry: Mapping[str, Any]) -> bool:
+    return "r" in entry.get("f", ())
+
+
+def _are_together(entry: Mapping[str, Any]) -> bool:
+    """Whether it stands for texts with several words, of which there may be none."""
+    return _is_sheet(entry) and len(entry["f"]["r"]) > 1
+
+
 def _begins(word: str) -> dict[str, Any]:
     """Entries with the word, or one that it is the beginning of, where it is long enough to stand for one: their own,
     or of the name beside it.
@@ -164,16 +221,25 @@ def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limi
     """The first `limit` that name something which is there; entries of what has long gone are removed."""
     hits: list[Hit] = []
     stale: list[Any] = []
+    left = _TOGETHER_MS
     rest = iter(scored)
     while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
         members = _members(db, [entry for _, entry in some])
         for score, entry in some:
-            query = _query(entry)
-            entity = members.get(entry["_id"]) or _one(db, query, entry)
+            query = _query(entry, full=db._full)
+            entity = members.get(entry["_id"])
+            if entity is None and _are_together(entry):
+                began = time.monotonic()
+                entity = _one(db, query, entry, left) if left >= 1 else None
+                left -= round(1e3 * (time.monotonic() - began))
+            elif entity is None:
+                entity = _one(db, query, entry, _LOOK_MS)
             if entity is not None:
                 hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
-            elif _age(entry["at"]) > _STALE:
+            elif not _is_sheet(entry) and _age(entry["at"]) > _STALE:
                 stale.append({"_id": entry["_id"], "at": entry["at"]})
+            elif _is_sheet(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
+                db.data._entries.forget_words(entry["n"], entry["f"]["n"])
     if stale:
         db._mongo()["search"].delete_many({"$or": stale})
     return hits
@@ -184,15 +250,18 @@ def _age(at: dt.datetime) -> dt.timedelta:
     return dt.datetime.now(dt.timezone.utc) - (at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc))
 
 
-def _query(entry: Mapping[str, Any]) -> Query:
+def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
     kind = entry["k"]
     if kind not in GROUPED:
         return Query(kind, {"_id": entry["e"]})
     filter: dict[str, Any] = {GROUPED[kind]: entry["n"]}
     if entry["t"]:
         filter["tags"] = entry["t"][0] if len(entry["t"]) == 1 else {"$all": entry["t"]}
-    if "f" in entry:
+    if "v" in entry.get("f", ()):
         filter[entry["f"]["n"]] = entry["f"]["v"]
+    elif "f" in entry:
+        each = [{entry["f"]["n"]: pattern(forms, full=full)} for forms in entry["f"]["r"]]
+        filter |= each[0] if len(each) == 1 else {"$and": each}
     return Query(kind, filter)
 
 
@@ -213,23 +282,30 @@ def _members(db: TensorDB, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, 
 def _fits(kind: str, entry: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
     if kind not in GROUPED:
         return True
-    text = "f" not in entry or doc.get(entry["f"]["n"]) == entry["f"]["v"]
+    text = True
+    if "v" in entry.get("f", ()):
+        text = doc.get(entry["f"]["n"]) == entry["f"]["v"]
+    elif "f" in entry:
+        text = has_all(doc.get(entry["f"]["n"]), entry["f"]["r"])
     return text and doc.get(GROUPED[kind]) == entry["n"] and set(entry["t"]) <= set(doc.get("tags", ()))
 
 
-def _one(db: TensorDB, query: Query, entry: Mapping[str, Any]) -> Record | None:
+def _one(db: TensorDB, query: Query, entry: Mapping[str, Any], most_ms: int) -> Record | None:
     """One of what an entry names by a query; it is remembered for the next search."""
     if entry["k"] not in GROUPED:
         return None
     selection: Selection[Any] = Selection(db, query)
-    limit = {"max_time_ms": _LOOK_MS} if db._full else {}
+    limit = {"max_time_ms": most_ms} if db._full else {}
     try:
         doc = selection._mongo.find_one(selection._filter(), **limit)
-    except ExecutionTimeout:  # it is somewhere, far down: what to show of it is not worth the wait
+    except ExecutionTimeout:
+        if _are_together(entry):  # each of the words is somewhere, but a text with all of them may not be
+            return None
+        # It is somewhere, far down: what to show of it is not worth the wait.
         doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
     if doc is None:
         return None
-    if doc["_id"] is not None:
+    if doc["_id"] is not None and not _is_sheet(entry):
         db._mongo()["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
     record: Record = selection._collection._entities([doc])[0]
     return record

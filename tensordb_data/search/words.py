@@ -37,6 +37,8 @@ def beside(word: str) -> str:
 
 
 def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
     # Each may give the other something to do: 𝕊 becomes S, İ becomes i with a dot above.
     for _ in range(3):
         apart = unicodedata.normalize("NFKD", text.casefold())

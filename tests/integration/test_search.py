@@ -152,10 +152,71 @@ def test_entries_of_what_is_gone_go_after_a_day(full):
 
 def test_a_set_of_tags_is_one_entry_however_many_samples(db):
     with db.data.writer("d") as w:
-        w.add_many(label=np.arange(5000), name=[f"text {i}" for i in range(5000)], tags=["a", "b"])
+        w.add_many(label=np.arange(900), name=[f"text {i}" for i in range(900)], tags=["a", "b"])
         w.add_many(label=np.arange(10), name=["text"] * 10, tags=["b", "a"])
     store = db._mongo()["search"]
-    assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 1000
+    assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 901
+
+
+def captions(n):
+    """Of three words each: a few frequent ones, more of the others."""
+    return [f"{('A', 'The')[i % 2]} {COLORS[i % 7]} Zug-{i % 1300}, {PLACES[i % 10]}." for i in range(n)]
+
+
+COLORS = ["red", "green", "blue", "Réd", "white", "black", "grey"]
+PLACES = ["near Köln", "in 東京", "on a bridge", "котик", "by night", "in snow", "+-+ 🚂 far", "redder", "", "at sea"]
+
+
+def test_every_word_of_any_number_of_captions(db):
+    texts = captions(3000)
+    with db.data.writer("trains") as w:
+        for low in range(0, 3000, 750):  # from the thousandth on, by words
+            w.add_many(label=np.arange(750), caption=texts[low : low + 750], split=["train", "valid", "test"] * 250)
+    for text, found in {"koln": "köln", "東京": "東京", "1299": "1299", "🚂": "🚂", "GREY": "grey"}.items():
+        hits = db.search(text)
+        assert hits[0].selection.count() == sum(found in text.lower() for text in texts), text
+        assert found in hits[0]["caption"].lower()
+    (red,) = db.search("red")  # in any spelling, but not "redder"
+    assert red.selection.count() == sum(" red " in text or " Réd " in text for text in texts)
+    assert db.search("кот")[0].selection.count() == sum("котик" in text for text in texts)
+    together = db.search("sea green")[0]
+    assert together.selection.count() == sum("green" in text and "at sea" in text for text in texts) > 0
+    assert db.search("brid blu zug")[0].selection.count() == sum("blue" in t and "bridge" in t for t in texts) > 0
+    assert [hit.selection.count() > 0 for hit in db.search("1299 1298")] == [True, True]  # in no text together
+    assert db.search("trains 1299")[0].selection.count() == sum("1299" in text for text in texts)
+    (valid, *_) = db.search("valid")
+    assert valid.query.filter == {"dataset": "trains", "split": "valid"}  # a field of few texts goes by texts
+    assert db._mongo()["search"].count_documents({"f.n": "caption", "f.v": {"$exists": True}}) == 0
+
+
+def test_words_of_captions_that_come_later_and_that_go(db, mongo_uri, warehouse_dir):
+    with db.data.writer("trains") as w:
+        w.add_many(caption=captions(1200))
+    with TensorDB(mongo_uri) as other, other.data.writer("trains") as w:
+        (id,) = w.add_many(caption=["A yellow one, with steam"])
+    assert db.search("steam yellow")[0].id == id
+    db.data.find({"_id": id}).update({"$set": {"caption": "a purple one"}})
+    assert db.search("purple")[0].id == id and db.search("steam") == []
+    db.data.annotate({id: {"caption": "an orange one"}}, source="model:1")
+    assert db.search("orange one")[0].id == id and db.search("purple") == []
+    assert db._mongo()["search"].count_documents({"f.v": {"$exists": True}}) == 0
+
+
+def test_a_long_text_is_found_by_its_words(db):
+    with db.data.writer("reports") as w:
+        w.add_many(report=["short", f"{'and so on ' * 80}pneumothorax"])
+    assert db.search("pneumothorax")[0].selection.count() == 1 == db.search("short")[0].selection.count()
+
+
+def test_texts_of_annotations(full):
+    sample, best = full.data.find({"dataset": "ct"}).one(), full.params.find().one()
+    full.data.annotate({sample.id: {"finding": "Pleural effusion"}}, source="model:1")
+    (hit,) = full.search("effusion")
+    assert hit.query.filter == {"dataset": "ct", "finding": "Pleural effusion"} and hit.id == sample.id
+    full.params.annotate({best.id: {"verdict": "overfits", "acc": 0.5}}, source="evaluator")
+    assert [hit.id for hit in full.search("overfits")] == [best.id]
+    full.params.annotate({best.id: {"verdict": "generalises"}}, source="evaluator")
+    assert [hit.id for hit in full.search("generalises")] == [best.id] and full.search("overfits") == []
 
 
 def test_a_dataset_is_found_by_its_name_however_many_texts_it_has(db):
@@ -173,8 +234,10 @@ def test_a_dataset_is_found_by_its_name_however_many_texts_it_has(db):
 def test_mongomock():
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         with db.data.writer("ct") as w:
-            w.add(label=1, tags=["chest"])
+            w.add(label=1, tags=["chest"], text="short")
+            w.add(label=1, text="long " * 100 + "enough (to be) Split")
         assert db.search("ches")[0].name == "ct"
+        assert db.search("enough split")[0].selection.count() == 1 == db.search("be")[0].selection.count()
 
 
 def test_words():

@@ -203,7 +203,7 @@ def test_touch(db: TensorDB) -> None:
 def test_cache_options_are_checked(mongo_uri: str, tmp_path: Path) -> None:
     with TensorDB(mongo_uri, blobs="gridfs://", cache=tmp_path, cache_bytes="200GB") as db:
         assert (db.cache, db.cache_bytes) == (tmp_path, 200 * 10**9)
-    with pytest.raises(ValueError, match="200GB"):
+    with pytest.raises(QueryError, match="200GB"):
         TensorDB(mongo_uri, cache_bytes="many")
 
 

@@ -224,7 +224,7 @@ def test_the_database_is_killed_under_a_running_job(warehouse_dir):
         assert job.status == "done" and job["result"] == "waited"
 
 
-def test_from_the_command_line(mongo_uri):
+def test_from_the_command_line(mongo_uri, tmp_path):
     def tensordb(*args, status=0):
         done = CliRunner().invoke(app, [*args, "--db", mongo_uri])
         assert done.exit_code == status, done.output
@@ -235,10 +235,20 @@ def test_from_the_command_line(mongo_uri):
     later = json.loads(tensordb("jobs", "push", "t", *entry, '{"a": 1}', "--after", id, "--json"))
     assert later["status"] == "waiting" and later["after"] == [{"$oid": id}]
     assert "no worker is alive" in tensordb("jobs", "show", id)
+    program = tmp_path / "program.py"
+    program.write_text("result = a + 1")
+    more = ("--start", "2030-01-31T08:00Z", "--backoff", "0.5", "--time-limit", "60", "--tag", "scripted", "--json")
+    pushed = json.loads(tensordb("jobs", "push", "other", "--script", str(program), "--args", '{"a": 1}', *more))
+    assert (pushed["script"], pushed["backoff"], pushed["time_limit"]) == ("result = a + 1", 0.5, 60)
+    assert pushed["due"] == {"$date": "2030-01-31T08:00:00Z"}
+    tensordb("jobs", "cancel", pushed["_id"]["$oid"])
+    assert "cannot be read" in tensordb("jobs", "push", "t", "--script", str(tmp_path / "no.py"), status=1)
+    assert "--start is a number of seconds" in tensordb("jobs", "push", "t", *entry, "{}", "--start", "soon", status=1)
     assert json.loads(tensordb("jobs", "show", id, "--json"))["explanation"].startswith("ready")
     worker = ["worker", "--allow", ALLOW[0], "--until-empty", "--has", "gpu=0", "--db", mongo_uri]
     subprocess.run([sys.executable, "-m", "tensordb_data.cli.main", *worker], check=True, timeout=100)
-    shown = [json.loads(line) for line in tensordb("jobs", "list", "--json").splitlines()]
+    of_t = ("jobs", "list", '{"kind": "t"}')
+    shown = [json.loads(line) for line in tensordb(*of_t, "--json").splitlines()]
     assert [job["status"] for job in shown] == ["dead", "done"] and shown[1]["result"] == 3
     assert "done" in tensordb("jobs", "list", '{"tags": "x y"}') and "dead" in tensordb("jobs", "list")
     assert "ready" in tensordb("jobs", "retry", later["_id"]["$oid"])

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 import mongomock
+import pymongo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +160,16 @@ def test_a_server_that_is_not_there() -> None:
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
     assert caught.value.__cause__ is None
+
+
+def test_an_address_says_how_long_a_server_is_looked_for() -> None:
+    with pytest.raises(ConnectError, match=r"within 0\.2 s"):
+        open_client(parse("mongodb://127.0.0.1:1/x?serverSelectionTimeoutMS=200"))
+    with (
+        pymongo.MongoClient[dict[str, Any]]("127.0.0.1:1", serverSelectionTimeoutMS=300) as client,
+        pytest.raises(ConnectError, match=r"within 0\.3 s"),
+    ):
+        open_client(parse(client=client))
 
 
 def test_a_name_that_does_not_exist() -> None:

@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from tensordb_data import Array, Bytes, DuplicateError, Scalar, SchemaError, StorageError, TensorDB, TensorDBError, Text
+from tensordb_data import (
+    Array,
+    Bytes,
+    DuplicateError,
+    QueryError,
+    Scalar,
+    SchemaError,
+    StorageError,
+    TensorDB,
+    TensorDBError,
+    Text,
+)
 from tensordb_data.records import batch as batch_module
 from tensordb_data.records import commit as commit_module
 
@@ -82,8 +93,11 @@ def test_compression_is_kept_only_where_it_pays(db: TensorDB) -> None:
     first, second = db.data.find().all()
     assert not first["x"].any() and first["t"] == "a" * 1000 and first["b"] == b"b" * 1000
     np.testing.assert_array_equal(second["x"], noise)
-    with pytest.raises(ValueError, match="zstd"):
+    with pytest.raises(QueryError, match="zstd"):
         db.data.writer("d", compression="gzip")
+    for odd in (0, -1, "soon", True, float("nan")):
+        with pytest.raises(QueryError, match="flush_every is a positive number"):
+            db.data.writer("d", flush_every=odd)  # type: ignore[arg-type]
 
 
 def test_invisible_until_flushed(db: TensorDB) -> None:

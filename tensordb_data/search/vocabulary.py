@@ -1,0 +1,78 @@
+"""Vocabulary: the words of fields that have too many texts, or too long ones, for an entry of each.
+
+Many words share an entry, for a vocabulary is written as fast as its texts are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SHEET = 100
+"""Words that share an entry."""
+
+_MOST = 100_000  # words of one field
+_SEARCHED = 1000  # characters of a text
+_RUN = re.compile(r"[^\W_]+")
+
+
+def runs(text: str) -> set[str]:
+    """The words of a text as they are written there, but for case: what a query can look for."""
+    return {run for piece in text[:_SEARCHED].lower().split() for run in _RUN.findall(piece) or [piece]}
+
+
+def pattern(forms: Sequence[str], *, full: bool) -> dict[str, str]:
+    """The condition on a field that its text has one of these words.
+
+    Args:
+        forms: Words as `runs` gives them.
+        full: Whether a MongoDB will read it, which must be told that letters are not those of ASCII alone.
+    """
+    either = "|".join(map(re.escape, forms))
+    return {"$regex": f"{'(*UCP)' if full else ''}(?<![^\\W_])(?:{either})(?![^\\W_])", "$options": "i"}
+
+
+def has_all(text: object, words: Iterable[Iterable[str]]) -> bool:
+    """Whether a text has each of some words, in one of the forms given for it."""
+    own = runs(text) if isinstance(text, str) else set()
+    return all(not own.isdisjoint(forms) for forms in words)
+
+
+class Vocabulary:
+    """The words of one field that have an entry.
+
+    Args:
+        words: Those that had one before.
+    """
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        self._pieces: set[str] = set()  # as cut at blanks, which is many times as fast as finding words
+        self._words = set(words)
+
+    def unmet(self, texts: Mapping[str, Any]) -> tuple[set[str], dict[str, Any]]:
+        """What of some texts is new, to be given to `met` once it has entries.
+
+        Args:
+            texts: The `_id` of one that has it, by text.
+
+        Returns:
+            Pieces, and the `_id` of one that has it by word.
+        """
+        pieces: set[str] = set()
+        words: dict[str, Any] = {}
+        for text, member in texts.items():
+            if len(self._words) + len(words) >= _MOST:
+                break
+            new = set(text[:_SEARCHED].lower().split()) - self._pieces
+            if not new <= pieces:
+                pieces |= new
+                words.update((run, member) for run in runs(text) if run not in self._words and run not in words)
+        return pieces, words
+
+    def met(self, pieces: set[str], words: Iterable[str]) -> None:
+        """These have entries now."""
+        if len(self._pieces) > 4 * _MOST:
+            self._pieces.clear()
+        self._pieces |= pieces
+        self._words.update(words)
