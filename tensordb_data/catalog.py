@@ -49,7 +49,11 @@ INDEXES: dict[str, list[IndexModel]] = {
     # What readers of a stream have agreed on, long after the last of them has read it.
     "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
     "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
-    "segments": [IndexModel([("p", _UP), ("dataset", _UP)]), IndexModel([("state", _UP), ("created", _UP)])],
+    "segments": [
+        IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)]),
+        IndexModel([("state", _UP), ("created", _UP)]),
+    ],
+    "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
 }
 _UNAUTHORIZED = 13
 

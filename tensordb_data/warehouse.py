@@ -223,7 +223,7 @@ class TensorDB:
         return check(self, progress)
 
     def rebuild(self, *, progress: Callable[[str, int, int], None] | None = None) -> Rebuilt:
-        """Write the samples of a project whose index is lost into this one again, from the segments in its blob store.
+        """Write the samples and parameter sets of a project whose index is lost into this one again, from its blobs.
 
         For that, open a new database with the `blobs=` of the old one. It can be stopped and called again.
 
@@ -231,10 +231,10 @@ class TensorDB:
             progress: Called with what is read, how many of it are done, and of how many.
 
         Returns:
-            What came back, which segments could not be used, and what segments cannot tell.
+            What came back, which objects could not be used, and what a blob store does not tell.
 
         Raises:
-            UnsupportedError: The project has samples: its index is not lost.
+            UnsupportedError: The project has samples or parameter sets: its index is not lost.
         """
         from tensordb_data.housekeeping.rebuild import rebuild
 

@@ -15,7 +15,7 @@ import xxhash
 import zstandard
 
 from tensordb_data.checkpoint.leaves import Framework, build
-from tensordb_data.checkpoint.persist import FORMAT, chunks, digest, tensor_id
+from tensordb_data.checkpoint.persist import FORMAT, STRUCTURE, chunks, digest, tensor_id
 from tensordb_data.checkpoint.squeeze import expand
 from tensordb_data.checkpoint.tree import from_json, leaf_numbers, parts, unflatten
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
@@ -86,7 +86,7 @@ def structure(db: TensorDB, document: Mapping[str, Any]) -> tuple[dict[str, Any]
     """The trees of the parts by name, see `tree.Flat`, and for each leaf: name, kind, dtype, shape, digest, bytes."""
     label = describe(document)
     about = document["_tdb"]
-    raw = read_leaves(db, {0: ("structure.json", bytes(about["structure"]))}, label)[0]
+    raw = read_leaves(db, {0: (STRUCTURE, bytes(about["structure"]))}, label)[0]
     whole = from_json(raw.data)
     if whole.get("format") != FORMAT:
         raise CheckpointError(

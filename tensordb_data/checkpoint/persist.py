@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
-from bson import ObjectId
+from bson import ObjectId, json_util
 from pymongo import UpdateOne
 
 from tensordb_data.checkpoint import layout
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.checkpoint")
 
 FORMAT = 1
+STRUCTURE = "structure.json"
+"""Name of the tensor that says what a set consists of."""
 INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
 _CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
@@ -100,8 +102,16 @@ def write_set(
     began = time.perf_counter()
     id = ObjectId()
     table, contents = _table(snapshot)
-    structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table})
-    about = Leaf("structure.json", "bytes", "|u1", (len(structure),), len(structure), structure)
+    document: dict[str, Any] = {
+        "_id": id,
+        **fields,
+        "lineage": {**fields["lineage"], "parent": parent},
+        "created": dt.datetime.now(dt.timezone.utc),
+    }
+    # with what the index says of it now, for the day on which the index is lost
+    said = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
+    about = Leaf(STRUCTURE, "bytes", "|u1", (len(structure),), len(structure), structure)
     about_digest = digest(memoryview(structure))
     tensors = {
         content: (leaf, data)
@@ -110,23 +120,24 @@ def write_set(
     }
     references = [*tensors, about_digest]
     tensors[about_digest] = (about, memoryview(structure))
-    document = {
-        "_id": id,
-        **fields,
-        "lineage": {**fields["lineage"], "parent": parent},
-        "created": dt.datetime.now(dt.timezone.utc),
-        "_tdb": {
-            "p": db.project,
-            "s": 0,
-            "parts": sorted(parts(snapshot.structure)),
-            "structure": about_digest,
-            "tensors": references,
-            "bytes": snapshot.nbytes,
-        },
+    document["_tdb"] = {
+        "p": db.project,
+        "s": 0,
+        "parts": sorted(parts(snapshot.structure)),
+        "structure": about_digest,
+        "tensors": references,
+        "bytes": snapshot.nbytes,
     }
     db.params._entries.add_entities([document])
     stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer, fields.get("run"))
     return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+
+
+def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the document of a set said when it was saved, without `_tdb`; None in sets of older versions."""
+    said = structure.get("set")
+    options = json_util.CANONICAL_JSON_OPTIONS.with_options(tz_aware=True)
+    return None if said is None else dict(json_util.loads(json.dumps(said), json_options=options))
 
 
 def store_all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from bson import ObjectId
 
 from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.errors import CheckpointError, NotFoundError
+from tensordb_data.records.tombstones import bury
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -44,7 +45,7 @@ def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training
     """
     if not isinstance(keep, Keep):
         raise CheckpointError(f"expected a policy, Keep(last=3) say; found a {type(keep).__name__}")
-    fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1}
+    fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1, "_tdb.structure": 1}
     if keep.metric is not None:
         fields[keep.metric] = 1
     scope: dict[str, Any] = {"_tdb.p": db.project, "run": run, **({"_tdb.parts": "training"} if training else {})}
@@ -54,10 +55,23 @@ def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training
         raise NotFoundError(f"run {run!r} has no parameter sets in project {db.project!r}")
     rules = keep.kept(sets)
     report = Pruned(run, {each["_id"]: rules[each["_id"]] for each in sets if each["_id"] in rules})
-    for each in sets:
-        if each["_id"] not in rules and (dry_run or params.delete_one(_unchanged(each, keep)).deleted_count):
-            report.deleted.append(each["_id"])
-            report.bytes += int(each["_tdb"]["bytes"])
+    chosen = [each for each in sets if each["_id"] not in rules]
+
+    def away(ids: Sequence[ObjectId]) -> int:
+        wanted = set(ids)
+        deleted = [
+            each
+            for each in chosen
+            if each["_id"] in wanted and (dry_run or params.delete_one(_unchanged(each, keep)).deleted_count)
+        ]
+        report.deleted += [each["_id"] for each in deleted]
+        report.bytes += sum(int(each["_tdb"]["bytes"]) for each in deleted)
+        return len(deleted)
+
+    if dry_run or not db._full:
+        away([each["_id"] for each in chosen])
+    elif chosen:
+        bury(db, "params", chosen, away)
     return report
 
 

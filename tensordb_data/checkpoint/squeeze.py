@@ -1,8 +1,9 @@
 """Squeeze: tensors that zstd makes much smaller are stored so, as far as training can spare the processor.
 
-A sample of a tensor says what there is to gain, in some 30 µs. Zeros, masks, indices, sparse embeddings and moments of
-frozen layers gain; of trained floats only the exponents do, less than it is worth. What was compressed in vain, or
-would take longer than allowed, is stored as it is.
+A sample of a tensor says what there is to gain: a small one, in 6 µs, where there is nothing at all, as in most floats;
+otherwise a larger one, in some 20 µs. Zeros, masks, indices, sparse embeddings and moments of frozen layers gain; of
+trained floats only the exponents do, less than it is worth. What was compressed in vain, or would take longer than
+allowed, is stored as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ LARGEST = 128 << 20
 """Bytes that the compressed form of one tensor may take: it is held in memory until its object is written."""
 _LEAST = 4096  # bytes from which on it matters at all
 _PIECES, _PIECE = 8, (512, 4096)  # of a sample: so many, and the fewest and most bytes of each
+_GLANCE, _NOTHING = 96, 0.95  # bytes of each in the small sample; what it leaves where there is nothing to gain
 _STEP = 4 << 20  # bytes between two looks at the clock
 _WORTH, _WORTH_FLOAT = 0.9, 0.75
 """Stored by given bytes, at most. Noise in bfloat16 leaves 0.78 of them, in float16 and float32 0.92, at the price of
@@ -48,14 +50,19 @@ class Squeezer:
         began = self._clock()
         worth = _WORTH_FLOAT if is_float(leaf) else _WORTH
         try:
-            sample = _sample(data)
-            found = len(self._compressor.compress(sample)) / len(sample)
+            if self._shrinks(_sample(data, _GLANCE)) > _NOTHING:
+                return None
+            sample = _sample(data, min(max(len(data) // (8 * _PIECES), _PIECE[0]), _PIECE[1]))
+            found = self._shrinks(sample)
             took = (self._clock() - began) * leaf.nbytes / len(sample)
             if found > worth or took > self.seconds or found * leaf.nbytes > LARGEST:
                 return None
             return self._compress(data, int(worth * leaf.nbytes), began)
         finally:
             self.seconds -= self._clock() - began
+
+    def _shrinks(self, sample: bytes) -> float:
+        return len(self._compressor.compress(sample)) / len(sample)
 
     def _compress(self, data: memoryview, most: int, began: float) -> bytes | None:
         frame = self._compressor.compressobj(size=len(data))
@@ -101,8 +108,8 @@ def expand(stored: memoryview | bytes, target: memoryview | None, nbytes: int) -
     return hasher.digest()
 
 
-def _sample(data: memoryview) -> bytes:
-    """A hundredth of the bytes of a large tensor or less, an eighth of those of a small one."""
-    size = min(max(len(data) // (8 * _PIECES), _PIECE[0]), _PIECE[1])
-    starts = np.linspace(0, len(data) - size, _PIECES).astype(np.int64) // 64 * 64  # whole values
-    return b"".join(data[start : start + size] for start in starts.tolist())
+def _sample(data: memoryview, size: int) -> bytes:
+    """Pieces of so many bytes, from everywhere in a tensor."""
+    last = len(data) - size
+    starts = [last * i // (_PIECES - 1) // 64 * 64 for i in range(_PIECES)]  # whole values
+    return b"".join([data[start : start + size] for start in starts])

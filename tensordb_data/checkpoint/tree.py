@@ -21,6 +21,7 @@ Path = tuple[str | int, ...]
 
 # Keys of the one-entry objects that stand for what JSON does not have.
 _LEAF, _TUPLE, _FLOAT = "leaf", "tuple", "float"
+_AS_THEY_ARE = {bool, int, str, type(None)}
 _DICTS: dict[str, Callable[[list[tuple[Any, Any]]], Any]] = {
     "dict": dict,
     "ordered": OrderedDict,
@@ -122,21 +123,21 @@ class _Flattener:
 
     def node(self, value: Any, path: Path) -> Any:
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if kind in _AS_THEY_ARE:
             return value
         if kind is float:
             return value if math.isfinite(value) else {_FLOAT: repr(value)}
         if isinstance(value, dict):
             return self._dict(value, path)
         if kind is list:
-            return [self.node(item, (*path, i)) for i, item in enumerate(value)]
+            return self._items(value, path)
         if isinstance(value, tuple):
             if hasattr(value, "_fields"):
                 raise CheckpointError(
                     f"{show(path)} is a named tuple ({kind.__name__}), whose class cannot be stored. "
                     "Pass value._asdict() or tuple(value)."
                 )
-            return {_TUPLE: [self.node(item, (*path, i)) for i, item in enumerate(value)]}
+            return {_TUPLE: self._items(value, path)}
         leaf = as_leaf(value, self._name(path), lambda: show(path))
         if leaf is None:
             raise CheckpointError(
@@ -146,6 +147,11 @@ class _Flattener:
                 "those (its state_dict(), say)."
             )
         return {_LEAF: self._add(leaf)}
+
+    def _items(self, value: Sequence[Any], path: Path) -> list[Any]:
+        if set(map(type, value)) <= _AS_THEY_ARE:  # the state of Python's generator is 625 numbers, in every save
+            return list(value)
+        return [self.node(item, (*path, i)) for i, item in enumerate(value)]
 
     def _dict(self, value: dict[Any, Any], path: Path) -> Any:
         items = []

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 def fsck(
     rebuild: Annotated[
         bool,
-        typer.Option("--rebuild", help="Instead, bring back the samples of a lost index from the segments."),
+        typer.Option(
+            "--rebuild", help="Instead, bring back samples and sets of a lost index from the blobs."
+        ),
     ] = False,
     as_json: Json = False,
     db: Db = None,
@@ -70,10 +72,15 @@ def _print_checked(report: Checked) -> None:
 def _print_rebuilt(report: Rebuilt) -> None:
     for dataset, samples in sorted(report.datasets.items()):
         typer.echo(f"{dataset}: {samples:,} samples")
-    typer.echo(f"{report.samples:,} samples from {report.segments:,} segments. What segments do not tell:")
+    for run, sets in sorted(report.runs.items()):
+        typer.echo(f"{run}: {sets:,} parameter sets")
+    typer.echo(
+        f"{report.samples:,} samples from {report.segments:,} segments, {report.sets:,} parameter sets;"
+        f" {report.deleted:,} stay deleted. What the blob store does not tell:"
+    )
     for text in report.unknown:
         typer.echo(f"- {text}")
     for name in report.projects:
-        typer.echo(f"project {name!r} has segments here, too: rebuild it with --project {name}")
+        typer.echo(f"project {name!r} has blobs here, too: rebuild it with --project {name}")
     for text in report.skipped:
         typer.echo(f"not used: {text}", err=True)

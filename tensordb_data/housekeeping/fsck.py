@@ -24,6 +24,7 @@ from tensordb_data.checkpoint.load import describe
 from tensordb_data.checkpoint.persist import chunks, digest, tensor_id
 from tensordb_data.checkpoint.squeeze import expand
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tensordb_data.records.tombstones import FOLDER, read
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -95,6 +96,7 @@ def check(db: TensorDB, progress: Progress | None = None) -> Checked:
     run.tensors()
     run.sets("params")
     run.sets("architectures")
+    run.tombstones()
     run.leftovers()
     run.unknown_objects()
     return run.report
@@ -228,7 +230,17 @@ class _Check:
                 where = describe(doc) if name == "params" else _architecture(doc)
                 self._find("dangling reference", where, f"{absent} of its {len(contents)} tensors are not in the index")
 
-    # Both
+    # All
+
+    def tombstones(self) -> None:
+        """What is remembered of deletions can be read."""
+        for doc in self._all("tombstones", {"state": "live"}):
+            store = self._db._store(doc["root"])
+            try:
+                read(store, doc["key"])
+            except StorageError as error:
+                if self._mongo["tombstones"].find_one({"_id": doc["_id"]}, {"_id": 1}):
+                    self._find(_kind(error), f"{store.url}/{doc['key']}", str(error))
 
     def leftovers(self) -> None:
         """What was begun and never ended; the next gc sees to it."""
@@ -251,7 +263,7 @@ class _Check:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
         for root in self._db._roots:
             store = self._db._store(root["id"])
-            for folder in ("segments/", "params/", "architectures/"):
+            for folder in ("segments/", "params/", "architectures/", FOLDER):
                 batch: list[str] = []
                 for key, _ in store.list(folder):
                     batch.append(key)
@@ -263,6 +275,7 @@ class _Check:
     def _unknown(self, store: Store, root: int, keys: Sequence[str]) -> None:
         ids = [ObjectId(name) for key in keys if ObjectId.is_valid(name := key.rsplit("/", 1)[1])]
         known = {doc["key"] for doc in self._mongo["segments"].find({"_id": {"$in": ids}}, {"key": 1})}
+        known |= {doc["key"] for doc in self._mongo["tombstones"].find({"_id": {"$in": ids}}, {"key": 1})}
         known |= set(self._mongo["tensors"].distinct("key", {"key": {"$in": list(keys)}}))
         rest = [key for key in keys if key not in known]
         for lease in self._mongo["leases"].find({"objects.key": {"$in": rest}}) if rest else ():

@@ -21,6 +21,7 @@ from pymongo import DeleteOne, UpdateOne
 
 from tensordb_data.checkpoint.lease import SECONDS
 from tensordb_data.errors import QueryError, UnsupportedError
+from tensordb_data.housekeeping import tombstones
 from tensordb_data.housekeeping.use import BATCH, looked_at
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None
     run.remove_objects()
     run.mark_segments()
     run.sweep_segments()
+    run.sweep_tombstones()
     run.sweep_stores()
     return run.report
 
@@ -140,7 +142,7 @@ class _Collection:
         if self._dry:
             return
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
-        for lease in leases.find({"state": "ended"}):
+        for lease in leases.find({"state": "ended"}, batch_size=10):
             for at in lease.get("objects", ()):
                 # In this order: one that is not held any more has entered all that it ever will.
                 held = leases.find_one({"state": "held", "objects": at}, {"_id": 1})
@@ -184,6 +186,11 @@ class _Collection:
                 self._removed(doc, "bytes", _dataset(doc))
 
     # Both
+
+    def sweep_tombstones(self) -> None:
+        """Those go that nothing in the stores is about any more."""
+        if not self._dry:
+            tombstones.sweep(self._db, self._now())
 
     def sweep_stores(self) -> None:
         """Objects of which only a part was written, by someone who has been silent for too long."""

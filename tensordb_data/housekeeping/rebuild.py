@@ -1,14 +1,15 @@
-"""Rebuild: samples from segments alone, when the index is lost and the blob store is not.
+"""Rebuild: samples and parameter sets from the blob store alone, when the index is lost.
 
 Segments hold the fields of their samples as they were when the segment was written. Newest first, so that of a sample
-that a compaction has moved the later copy counts. It can be stopped at any time, and goes on when it is called again.
+that a compaction has moved the later copy counts. What tombstones name stays deleted. It can be stopped at any time,
+and goes on when it is called again.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -17,7 +18,9 @@ from pymongo.errors import BulkWriteError
 
 from tensordb_data.blobs.segments import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
+from tensordb_data.housekeeping.rebuild_sets import rebuild_sets
 from tensordb_data.records.schema import Schema
+from tensordb_data.records.tombstones import FOLDER, Tombstone, read
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
@@ -26,13 +29,13 @@ _BATCH = 1000
 _DUPLICATE = 11000
 UNKNOWN = (
     "samples whose blobs were all in documents (live writers, before a compaction), or that have none",
-    "samples that were deleted: those whose segment is still there are back",
-    "flushes that were never committed: those whose segment was written are there",
-    "changes of labels, tags and fields since the segment was written",
-    "sequence numbers: samples are in the order of their _id",
-    "parameters, logs, architectures and jobs",
+    "deletions of which there is no tombstone: by other tools, or by versions that wrote none",
+    "flushes and saves that were never committed: those whose blobs had all been written are there",
+    "changes of labels, tags, fields and metrics since they were written",
+    "sequence numbers: samples are in the order of their _id, sets in that of their times",
+    "logs, architectures and jobs",
 )
-"""What segments do not tell."""
+"""What the blob store does not tell."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,43 +48,89 @@ class Rebuilt:
     samples: int = 0
     datasets: dict[str, int] = field(default_factory=dict)
     """Samples by dataset."""
+    sets: int = 0
+    runs: dict[str, int] = field(default_factory=dict)
+    """Parameter sets by run."""
+    deleted: int = 0
+    """Samples and sets that are still there and stay away, since tombstones name them."""
     skipped: list[str] = field(default_factory=list)
-    """Segments that could not be used, and why."""
+    """Objects and sets that could not be used, and why."""
     projects: list[str] = field(default_factory=list)
-    """Other projects that have segments here: each is rebuilt by a call of its own."""
+    """Other projects that have blobs here: each is rebuilt by a call of its own."""
     unknown: tuple[str, ...] = UNKNOWN
 
 
 def rebuild(db: TensorDB, progress: Progress | None = None) -> Rebuilt:
     """See `TensorDB.rebuild`."""
-    warehouse, data = db._mongo()["warehouse"], db._mongo()["data"]
+    warehouse = db._mongo()["warehouse"]
     begun = warehouse.find_one({"_id": "warehouse", "rebuilding": db.project}) is not None
-    if not begun and data.find_one({"_tdb.p": db.project}, {"_id": 1}) is not None:
-        raise UnsupportedError(
-            f"project {db.project!r} has samples, so its index is not lost, and a rebuild would bring back what was"
-            " deleted; open a new database with the same blobs= and rebuild there"
-        )
+    for name, what in (("data", "samples"), ("params", "parameter sets")):
+        if not begun and db._mongo()[name].find_one({"_tdb.p": db.project}, {"_id": 1}) is not None:
+            raise UnsupportedError(
+                f"project {db.project!r} has {what}, so its index is not lost, and a rebuild would undo changes; open"
+                " a new database with the same blobs= and rebuild there"
+            )
     warehouse.update_one({"_id": "warehouse"}, {"$addToSet": {"rebuilding": db.project}})
     run = _Rebuild(db, progress or (lambda what, done, total: None))
+    run.read_tombstones()
     run.read()
     run.number()
+    run.enter_tombstones(rebuild_sets(db, run.report, run.deleted, run.progress))
     warehouse.update_one({"_id": "warehouse"}, {"$pull": {"rebuilding": db.project}})
     return run.report
 
 
 class _Rebuild:
     def __init__(self, db: TensorDB, progress: Progress) -> None:
-        self._db, self._mongo, self._progress = db, db._mongo(), progress
+        self._db, self._mongo, self.progress = db, db._mongo(), progress
         self.report = Rebuilt()
+        self.deleted: dict[ObjectId, tuple[ObjectId, int]] = {}
+        """When each of them was deleted last, and the sequence number that it had."""
+        self._tombstones: list[tuple[int, str, Tombstone]] = []
+        """With the ids of sets, without those of samples."""
         self._schemas: dict[str, Schema] = {}
         lowest = self._mongo["data"].find_one({"_tdb.p": db.project}, {"_tdb.s": 1}, sort=[("_tdb.s", 1)])
         self._number = min(0, lowest["_tdb"]["s"]) if lowest else 0
+
+    def read_tombstones(self) -> None:
+        """What was deleted."""
+        for root in self._db._roots:
+            store = self._db._store(root["id"])
+            for key, _ in store.list(FOLDER):
+                try:
+                    found = read(store, key)
+                except StorageError as error:
+                    self.report.skipped.append(f"{error}; what it names may be back")
+                    continue
+                if found.project != self._db.project:
+                    continue
+                for stone in found.stones:
+                    for id, number in zip(stone.ids, stone.sequence or [-1] * len(stone.ids), strict=True):
+                        self.deleted[id] = max(self.deleted.get(id, (stone.time, number)), (stone.time, number))
+                kept = found if found.collection == "params" else replace(found, stones=[])
+                self._tombstones.append((root["id"], key, kept))
+
+    def enter_tombstones(self, places: Mapping[ObjectId, Mapping[str, Any]]) -> None:
+        """Last, so that they are younger than everything that they may be about.
+
+        Args:
+            places: The objects in which the structures of deleted sets still are.
+        """
+        for root, key, found in self._tombstones:
+            ids = [id for stone in found.stones for id in stone.ids]
+            doc = {
+                "p": found.project, "c": found.collection, "dataset": found.dataset, "root": root, "key": key,
+                "n": len(ids), "state": "live", "objects": [dict(places[id]) for id in ids if id in places],
+            }  # fmt: skip
+            id = ObjectId(key.removeprefix(FOLDER))
+            made = {"$setOnInsert": doc, "$currentDate": {"created": True}}
+            self._mongo["tombstones"].update_one({"_id": id}, made, upsert=True)
 
     def read(self) -> None:
         """Segments and samples, without their final numbers."""
         found = sorted(self._found(), reverse=True)  # an ObjectId begins with its time
         for done, (name, root, nbytes) in enumerate(found):
-            self._progress("segments", done, len(found))
+            self.progress("segments", done, len(found))
             key, store = f"segments/{name}", self._db._store(root)
             try:
                 index, documents = read_segment(store, key)
@@ -93,7 +142,7 @@ class _Rebuild:
             except (StorageError, SchemaError) as error:
                 self.report.skipped.append(f"{store.url}/{key}: {error}")
                 continue
-            self._enter(documents)
+            self._enter(documents, ObjectId(name))
             size = len(index.offsets) * ENTRY_BYTES
             doc = {
                 "p": documents.project, "dataset": documents.dataset, "root": root, "key": key, "bytes": nbytes,
@@ -116,9 +165,12 @@ class _Rebuild:
         newer = self._schemas.setdefault(documents.dataset, given)
         self._schemas[documents.dataset] = Schema({**newer, **newer.missing(given, documents.dataset)})
 
-    def _enter(self, documents: SegmentDocuments) -> None:
+    def _enter(self, documents: SegmentDocuments, segment: ObjectId) -> None:
         docs = []
         for sample in documents.samples:
+            if self._is_deleted(sample, segment):
+                self.report.deleted += 1
+                continue
             self._number -= 1
             docs.append({**sample, "_tdb": {**sample["_tdb"], "p": documents.project, "s": self._number}})
         for low in range(0, len(docs), _BATCH):
@@ -128,6 +180,11 @@ class _Rebuild:
             except BulkWriteError as error:
                 if any(failure["code"] != _DUPLICATE for failure in error.details["writeErrors"]):
                     raise
+
+    def _is_deleted(self, sample: Mapping[str, Any], segment: ObjectId) -> bool:
+        """Whether the sample was deleted after the segment was written; or while a compaction copied it."""
+        time, number = self.deleted.get(sample["_id"], (segment, None))
+        return segment < time or (number is not None and sample["_tdb"].get("s") == number)
 
     def number(self) -> None:
         """The sequence numbers, and with them the datasets."""
@@ -141,7 +198,7 @@ class _Rebuild:
                 if len(batch) == _BATCH or last == total:
                     self._mongo["data"].bulk_write(batch)
                     batch = []
-                    self._progress(dataset, last, total)
+                    self.progress(dataset, last, total)
             about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
             self._mongo["datasets"].replace_one({"_id": {"p": self._db.project, "d": dataset}}, about, upsert=True)
             self.report.datasets[dataset] = last

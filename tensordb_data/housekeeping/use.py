@@ -1,7 +1,8 @@
 """Use: which segments samples refer to, in bounded memory, however many there are of both.
 
-All samples of a dataset are looked at for each million of its segments. Of these as much is held as tells afterwards
-whether one is still as it was before the look, some thirty bytes; the server sorts, on its disk if need be.
+All samples of a dataset are looked at once for each quarter of a million of its segments. Of these as much is held as
+tells afterwards whether one is still as it was before the look, some thirty bytes; the server sorts, on its disk if
+need be.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bson import ObjectId
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-SCAN = 1 << 20
+SCAN = 1 << 18
 """Segments for which all samples of their dataset are looked at."""
 BATCH = 1000
 _ID = 12

@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from tensordb_data.errors import QueryError
 from tensordb_data.query import Filter, Query, Sort, check_name
+from tensordb_data.records.tombstones import FIELDS, delete
 from tensordb_data.records.update import clean_update
 from tensordb_data.search.entries import Entries
 from tensordb_data.search.follow import findable
@@ -162,6 +163,8 @@ class Collection(Generic[R]):
 
         mongo = selection._mongo
         if update is None:
+            if self.name in FIELDS:
+                return selection._modify(lambda filter: delete(self._db, self.name, filter))
             return selection._modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
         with reported(selection.query), findable(selection, update):
             return selection._modify(lambda filter: int(mongo.update_many(filter, update).modified_count))

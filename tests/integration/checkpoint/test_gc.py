@@ -30,7 +30,8 @@ def dies(*args, **kwargs):
 
 
 def objects(db):
-    return sorted(key for key, _ in db._store(db._root).list())
+    """Those of blobs."""
+    return sorted(key for key, _ in db._store(db._root).list() if not key.startswith("tombstones/"))
 
 
 def save(db, value, run="r", step=1):
