@@ -234,7 +234,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
 
 
 def test_an_object_for_each_portion(db, monkeypatch):
-    monkeypatch.setattr(persist, "OBJECT", 1000)
+    monkeypatch.setattr(persist, "OBJECT", 2000)
     large = np.random.default_rng(0).random(5000, "f4")
     state = {"small": np.zeros(100, "f4"), "large": large, "other": np.full(100, 2, "f4")}
     id = db.params.save(state)
