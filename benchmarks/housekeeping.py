@@ -1,4 +1,4 @@
-"""B14: does the memory of gc and fsck stay bounded, however many documents the index has?
+"""B15: does the memory of gc and fsck stay bounded, however many documents the index has?
 
 An index is written as such, of as many samples, segments and tensors each, in one data set and one project: each sample
 lies in a segment of its own, and half of the segments and tensors are in use. Each run is a process of its own, whose
@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     options = harness.arguments(__doc__ or "", [], rest)
     harness.quiet()
     most = 2_000 if options.quick else mine.documents
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for way in WAYS:
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in (WAYS[1:2] if options.quick else WAYS)}
+    for way in runs:
         for count in (most // 10, most):
             runs[way].append(measured(way, count // 10 if way == "fsck" else count))
             print(f"{way}, {count:,}: {runs[way][-1]}", flush=True)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         {"what": way, "growth_mb": of[1]["mb"] - of[0]["mb"], "target": GROWTH} for way, of in runs.items()
     ]  # fmt: skip
     result: dict[str, Any] = {
-        "question": f"B14: memory of gc and fsck with {most:,} samples, segments and tensors each",
+        "question": f"B15: memory of gc and fsck with {most:,} samples, segments and tensors each",
         "quick": options.quick,
         "context": {"documents": most},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
