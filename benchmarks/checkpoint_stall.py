@@ -351,6 +351,7 @@ def frozen(db: Any, millions: float, device: str) -> float:
 
     from tensordb_data.torch import StepCheckpointer
 
+    forget(db)  # otherwise the first save finds its tensors stored
     model = network(millions, device)
     with StepCheckpointer(db, run="frozen", model=model, every=1, signals=False) as ckpt:
         ckpt.step()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +17,7 @@ Kind = Literal["torch", "numpy", "scalar", "bytes"]
 Framework = Literal["auto", "numpy", "torch"]
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A tensor, array, numpy scalar or byte string found in a state.
 
     Attributes:
@@ -186,11 +184,9 @@ def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> 
         raise CheckpointError(f"{where()} is a {value.layout} tensor. Pass its to_dense(), or its indices and values.")
     if value.is_quantized:
         raise CheckpointError(f"{where()} is a quantized tensor. Pass its int_repr() and its scales.")
-    nbytes = value.numel() * value.element_size()
-    identity = None
-    if nbytes:
-        identity = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), str(value.device))
-    return Leaf(name, "torch", str(value.dtype).removeprefix("torch."), tuple(value.shape), nbytes, value, identity)
+    nbytes, shape, dtype = value.nbytes, tuple(value.shape), value.dtype
+    identity = (value.data_ptr(), dtype, shape, value.stride(), value.device) if nbytes else None
+    return Leaf(name, "torch", str(dtype).removeprefix("torch."), shape, nbytes, value, identity)
 
 
 def _numpy_leaf(value: np.ndarray[Any, Any], name: str, where: Callable[[], str], kind: Kind) -> Leaf:

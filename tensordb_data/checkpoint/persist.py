@@ -18,7 +18,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -285,7 +285,7 @@ def _put(
         if small is not None:
             squeezed[name] = [leaf.dtype, list(leaf.shape)]
             leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
-        leaves.append(replace(leaf, name=name))
+        leaves.append(leaf._replace(name=name))
         parts.append(data)
     metadata = {"format": "tensordb", "project": db.project}
     if squeezed:

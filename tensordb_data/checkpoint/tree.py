@@ -148,9 +148,9 @@ class _Flattener:
             )
         return {_LEAF: self._add(leaf)}
 
-    def _items(self, value: Sequence[Any], path: Path) -> list[Any]:
+    def _items(self, value: Sequence[Any], path: Path) -> Sequence[Any]:
         if set(map(type, value)) <= _AS_THEY_ARE:  # the state of Python's generator is 625 numbers, in every save
-            return list(value)
+            return value if type(value) is tuple else list(value)
         return [self.node(item, (*path, i)) for i, item in enumerate(value)]
 
     def _dict(self, value: dict[Any, Any], path: Path) -> Any:
