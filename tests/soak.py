@@ -181,8 +181,9 @@ def check(db: TensorDB, least: int) -> int:
 
 
 def end_leases(db: TensorDB) -> None:
-    """Those of the dead, which a collection would otherwise wait for."""
+    """Those of the dead, which a collection would otherwise wait for; and their tombstones."""
     db._mongo()["leases"].update_many({"state": "held"}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+    db._mongo()["tombstones"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
 
 
 def left(db: TensorDB) -> list[str]:
@@ -191,7 +192,8 @@ def left(db: TensorDB) -> list[str]:
     db.params.find({"run": "soak"}).delete()
     for _ in range(2):
         db.gc(grace=0)
-    documents = [f"{name}: {doc}" for name in ("tensors", "leases", "segments") for doc in db._mongo()[name].find()]
+    names = ("tensors", "leases", "segments", "tombstones")
+    documents = [f"{name}: {doc}" for name in names for doc in db._mongo()[name].find()]
     return [*documents, *(key for key, _ in db._store(db._root).list())]
 
 

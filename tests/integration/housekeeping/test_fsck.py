@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tensordb_data.checkpoint import persist
 from tensordb_data.cli.main import app
+from tensordb_data.housekeeping import fsck
 
 
 @pytest.fixture
@@ -136,3 +137,13 @@ def test_the_command(full, mongo_uri):
     found = run("--json")
     assert found.exit_code == 1 and json.loads(found.stdout)["findings"][0]["kind"] == "missing object"
     assert run().exit_code == 1
+
+
+def test_many_findings_are_counted(full, mongo_uri, monkeypatch):
+    path(full, "segments").unlink()
+    total = len(full.fsck().findings)
+    monkeypatch.setattr(fsck, "LISTED", 3)
+    report = full.fsck()
+    assert len(report.findings) == 3 and report.more == total - 3
+    shown = CliRunner().invoke(app, ["fsck"], env={"TENSORDB": mongo_uri})
+    assert shown.exit_code == 1 and f"{total} findings" in shown.stdout
