@@ -171,8 +171,8 @@ def agent(db: Any, dataset: str, pace: float | None, each: int, number: int, bar
 
     commit, commits = module.commit, []
 
-    def timed(db: Any, dataset: str, schema: Any, batch: Any) -> Any:
-        done = commit(db, dataset, schema, batch)
+    def timed(db: Any, dataset: str, schema: Any, batch: Any, **options: Any) -> Any:
+        done = commit(db, dataset, schema, batch, **options)
         commits.append((len(batch), time.monotonic()))
         return done
 

@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 from bson import json_util
+from pymongo.errors import ExecutionTimeout
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.tables import table
+from tensordb_data.search.find import Hit
 from tensordb_data.values import COLLECTIONS
+
+_COUNT_MS = 200
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +46,17 @@ def search(
             table([
                 {
                     "score": f"{hit.score:.2f}", "kind": hit.kind, "name": hit.name, "tags": list(hit.tags),
-                    "matches": hit.selection.count(), "_id": hit.id,
+                    "matches": _matches(hit), "_id": hit.id,
                 }
                 for hit in hits
             ])  # fmt: skip
             typer.echo(f"{len(hits)} found")
+
+
+def _matches(hit: Hit) -> int | str:
+    """How many there are, as far as that is counted at once: the table is not worth more time."""
+    found = hit.selection
+    try:
+        return int(found._mongo.count_documents(found._filter(), maxTimeMS=_COUNT_MS))
+    except ExecutionTimeout:
+        return "many"

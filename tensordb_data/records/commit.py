@@ -63,8 +63,15 @@ def agree(db: TensorDB, dataset: str, stored: Schema | None, given: Schema, sess
         raise
 
 
-def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
+def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
+
+    Args:
+        db: The warehouse.
+        dataset: The dataset.
+        schema: Its schema, as the writer knows it.
+        batch: The samples.
+        in_turn: Whether the caller has waited for its turn.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -81,7 +88,7 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> Schema:
         put_segment(db, dataset, segment, batch.builder, batch.docs)
         batch.stored = True
     try:
-        with turn(db, dataset):
+        with contextlib.nullcontext() if in_turn else turn(db, dataset):
             return db._transaction(_Body(db, dataset, schema, batch))
     except (DuplicateError, SchemaError):
         done = landed(db, batch)

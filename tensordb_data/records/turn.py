@@ -4,8 +4,8 @@ Every commit to a dataset increments the one counter that its sequence comes fro
 one is aborted and done again, which costs both processes and the server far more than a wait: with many writers, most
 of their time. So whoever is about to commit asks for a lock first, that its host alone knows.
 
-It is a courtesy. That commits do not mix is up to the transaction; a writer that has not got the lock for a while goes
-ahead without it, so that a process that was stopped while it had it holds nobody up for good.
+It is a courtesy. That commits do not mix is up to the transaction; where one writer has the lock for too long, the
+others go ahead without it, so that a process that was stopped while it had it holds nobody up for good.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from tensordb_data.embedded import locks
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
-PATIENCE = 1.0  # seconds
+PATIENCE = 1.0
+"""Seconds that one writer may have the lock."""
+
 _LOOK = (0.001, 0.008)  # seconds between two looks: least, most
+_LONG = 2.0  # seconds of waiting, after which the looks are as frequent as they get
+_MARK = 8  # bytes in the file, by which the others see that the lock has gone to another
 
 
 @contextlib.contextmanager
@@ -57,14 +61,19 @@ def _opened(db: TensorDB, dataset: str) -> int | None:
 
 
 def _wait(file: int) -> None:
-    begin = time.monotonic()
-    while (waited := time.monotonic() - begin) < PATIENCE:
+    begin = since = time.monotonic()
+    mark = b""
+    while (now := time.monotonic()) - since < PATIENCE:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if (found := os.pread(file, _MARK, 0)) != mark:
+                mark, since = found, now
             # Who has waited long looks more often, and so mostly comes first.
-            time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - 4 * waited / PATIENCE)))
+            time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - (now - begin) / _LONG)))
         except OSError:  # a file system without locks
             return
         else:
+            with contextlib.suppress(OSError):  # a full disk
+                os.pwrite(file, os.urandom(_MARK), 0)
             return

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
-import re
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,17 @@ from tensordb_data.records.base import new_id
 from tensordb_data.records.batch import BATCH_SAMPLES, Batch
 from tensordb_data.records.columns import count_rows, encode_columns, first_row, make_ids
 from tensordb_data.records.commit import TooLarge, agree, commit, landed, register
+from tensordb_data.records.given import encodable, level_of, tags_of, tags_of_many
 from tensordb_data.records.schema import Schema, check_names
-from tensordb_data.selection import clean_tags
+from tensordb_data.records.turn import turn
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse import TensorDB
 
 FLUSH, LIVE_FLUSH = 10.0, 0.05
 """Seconds after which pending samples are committed, by default."""
+
+_NOW = -1.0
 
 _log = logging.getLogger("tensordb_data")
 
@@ -42,9 +45,9 @@ class Writer:
     in the block, or Ctrl-C, what was committed stays and what was pending is dropped; a note on the exception says how
     much.
 
-    A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, and puts blobs
-    of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact` moves them into
-    segments later.
+    A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, in a thread of
+    its own. It puts blobs of at most 4 KiB into the documents, which saves a segment for each commit; `db.data.compact`
+    moves them into segments later.
 
     Threads may share a writer. Processes may write to one dataset at the same time, each with its own.
     """
@@ -59,10 +62,10 @@ class Writer:
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
     ) -> None:
-        if not isinstance(dataset, str) or not dataset or "\0" in dataset or not _encodable(dataset):
+        if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
             raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
         self._db, self._dataset = db, dataset
-        self._level = _level(compression)
+        self._level = level_of(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
         number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
@@ -75,6 +78,7 @@ class Writer:
         self._written = 0
         self._batch: Batch | None = None
         self._since = 0.0
+        self._due = False
         self._failure: BaseException | None = None
         self._timer: threading.Thread | None = None
         register(db, dataset)
@@ -117,10 +121,11 @@ class Writer:
 
         Raises:
             SchemaError: A field does not fit the dataset's schema. The sample is not added; the writer goes on.
-            DuplicateError: At the commit that this call set off: an `_id` exists already.
+            DuplicateError: At the commit that this call set off, or at the next call of a live writer: an `_id` exists
+                already.
         """
         self._own()
-        id, tags = new_id(_id), _tags(tags)
+        id, tags = new_id(_id), tags_of(tags)
         with self._changed:
             self._ready()
             schema = self._schema_for(fields)
@@ -156,7 +161,7 @@ class Writer:
         self._own()
         n = count_rows(self._dataset, columns)
         ids = make_ids(n, _id)
-        each = _tags_of_many(tags, n)
+        each = tags_of_many(tags, n)
         if n == 0:
             return ids
         with self._changed:
@@ -177,19 +182,19 @@ class Writer:
     def flush(self) -> None:
         """Commit what is pending; on return it is durable and visible to readers."""
         self._own()
-        with self._changed:
+        with self._turn() as in_turn, self._changed:
             self._ready()
-            self._commit()
+            self._commit(in_turn)
 
     def close(self) -> None:
         """Commit what is pending and end. Calling it twice does nothing."""
         self._own()
-        with self._changed:
+        with self._turn() as in_turn, self._changed:
             if self._closed:
                 return
             try:
                 self._ready()
-                self._commit()
+                self._commit(in_turn)
             except BaseException as error:
                 if self.pending:
                     _note(error, f"{self._named}: {self.pending} pending samples were dropped")
@@ -238,6 +243,29 @@ class Writer:
         if os.getpid() != self._pid:
             raise TensorDBError("a writer cannot be used in a forked process; open one there")
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """A turn of a live writer, waited for before the lock, so that its samples are added meanwhile."""
+        batch = self._batch
+        if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the turn
+            with turn(self._db, self._dataset):
+                yield True
+        else:
+            yield False
+
+    @property
+    def _behind(self) -> bool:
+        """Whether commits are made by the thread, behind whoever adds."""
+        return self._live and self._flush_every is not None
+
+    def _commit_in_turn(self) -> None:
+        with self._turn() as in_turn, self._changed:
+            try:
+                self._commit(in_turn)
+            except BaseException as error:
+                self._failure = error  # for the next call
+            self._changed.notify_all()
+
     # All of these hold the lock
 
     def _ready(self) -> None:
@@ -268,10 +296,20 @@ class Writer:
             if self._flush_every is not None:
                 self._start_timer()
         late = self._flush_every is not None and now - self._since >= self._flush_every
-        if batch.full or late:
+        if not (batch.full or late):
+            return
+        if not self._behind:
             self._commit()
+            return
+        self._due = True
+        self._changed.notify_all()
+        while batch.full and self._batch is batch and not self._closed:
+            self._changed.wait()
+        if self._failure is not None:
+            self._ready()
 
-    def _commit(self) -> None:
+    def _commit(self, in_turn: bool = False) -> None:
+        self._due = False
         batch, self._batch, self._since = self._batch, None, 0.0
         if batch is None or not len(batch) or self._schema is None:
             return
@@ -279,7 +317,7 @@ class Writer:
         while parts:
             part = parts.pop()
             try:
-                self._schema = commit(self._db, self._dataset, self._schema, part)
+                self._schema = commit(self._db, self._dataset, self._schema, part, in_turn=in_turn)
             except TooLarge:
                 parts += reversed(part.halves())
                 self._most = max(1, len(part) // 2)
@@ -314,14 +352,18 @@ class Writer:
             self._changed.notify_all()
 
     def _flush_if_late(self) -> float | None:
-        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for."""
+        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for, and
+        `_NOW` where it is time, and the lock is to be let go first.
+        """
         if self._closed or self._flush_every is None or os.getpid() != self._pid:
             return 0.0
         if not self._since:
             return None
         wait = self._since + self._flush_every - time.monotonic()
-        if wait > 0:
+        if wait > 0 and not self._due:
             return wait
+        if self._behind:
+            return _NOW
         try:
             self._commit()
         except BaseException as error:
@@ -334,44 +376,16 @@ def _flush_in_time(writer: weakref.ref[Writer], changed: threading.Condition) ->
         with changed:
             alive = writer()
             wait = 0.0 if alive is None else alive._flush_if_late()
-            del alive
             if wait == 0.0:
                 return
-            # Bounded, so that the thread of a writer that was dropped ends too.
-            changed.wait(60.0 if wait is None else min(wait, 60.0))
-
-
-def _level(compression: object) -> int | None:
-    if compression is None:
-        return None
-    match = re.fullmatch(r"zstd(?::(-?\d+))?", compression) if isinstance(compression, str) else None
-    level = int(match[1] or 3) if match else 0
-    if match is None or not (-50 <= level <= 22) or level == 0:
-        raise QueryError(
-            f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}'
-        )
-    return level
-
-
-def _encodable(text: str) -> bool:
-    return text == text.encode(errors="replace").decode()
-
-
-def _tags(tags: str | Sequence[str]) -> list[str]:
-    if not isinstance(tags, (str, list, tuple, set, frozenset)):
-        raise QueryError(f"tags are a list of strings; found {tags!r}")
-    given = [tags] if isinstance(tags, str) else list(tags)
-    return clean_tags(given) if given else []
-
-
-def _tags_of_many(tags: Any, n: int) -> Any:
-    if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
-        if len(tags) != n:
-            raise QueryError(
-                f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"
-            )
-        return iter([_tags(each) for each in tags])
-    return itertools.repeat(_tags(tags))
+            if wait != _NOW:
+                del alive
+                # Bounded, so that the thread of a writer that was dropped ends too.
+                changed.wait(60.0 if wait is None else min(wait, 60.0))
+                continue
+        if alive is not None:
+            alive._commit_in_turn()
+        del alive
 
 
 def _note(error: BaseException, text: str) -> None:

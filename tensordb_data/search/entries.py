@@ -97,7 +97,7 @@ class Entries:
         self._write(entries)
         self._groups.update(new)
         for key, some in met.items():
-            self._texts[key].update(some)
+            self._texts.get(key, set()).update(some)  # it may go by words meanwhile, in another thread
 
     def _known(self, name: str, field: str) -> set[str] | None:
         """The texts of a field that have an entry; None where its words have."""
@@ -124,7 +124,7 @@ class Entries:
         """Entries for the words of texts, from the moment on when there are too many for an entry each."""
         former = self._texts.get((name, field))
         if former is not None:
-            texts = {**dict.fromkeys(former), **texts}
+            texts = {**dict.fromkeys(former.copy()), **texts}
         vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
         pieces, new = vocabulary.unmet(texts)
         pairs = list(new.items())
@@ -133,7 +133,7 @@ class Entries:
         self._vocabularies[name, field] = vocabulary
         if former is not None:
             self._db._mongo()["search"].delete_many(self._of(name, field, "v"))
-            del self._texts[name, field]
+            self._texts.pop((name, field), None)
 
     def forget_words(self, name: str, field: str) -> None:
         """Removes the entries of the words of a field."""

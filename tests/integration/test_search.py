@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.errors import ExecutionTimeout
+from typer.testing import CliRunner
 
 from tensordb_data import QueryError, TensorDB
+from tensordb_data.cli.main import app
 from tensordb_data.search.words import words
 
 
@@ -229,6 +231,22 @@ def test_a_dataset_is_found_by_its_name_however_many_texts_it_has(db):
     assert hit.query.filter == {"dataset": "chest ct", "path": "cat/399.png"}
     assert hit.query.filter in [found.query.filter for found in db.search("399 ct")]
     assert len(db.search("cat", limit=50)) == 50
+
+
+def test_the_command_does_not_count_for_long(full, mongo_uri, monkeypatch):
+    def found():
+        return CliRunner().invoke(app, ["search", "diverged", "--db", mongo_uri]).stdout
+
+    real = pymongo.collection.Collection.count_documents
+
+    def slow(self, *args, **limit):
+        if limit.get("maxTimeMS", 1000) < 1000:
+            raise ExecutionTimeout("operation exceeded time limit", 50)
+        return real(self, *args, **limit)
+
+    assert "many" not in found()
+    monkeypatch.setattr(pymongo.collection.Collection, "count_documents", slow)
+    assert "many" in found()
 
 
 def test_mongomock():
