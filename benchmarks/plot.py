@@ -75,7 +75,7 @@ def _agents(result: Mapping[str, Any], path: Path) -> Path:
 
 def _saved(figure: Any, result: Mapping[str, Any], path: Path) -> Path:
     machine = result["machine"]
-    where = f"{machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}"
+    where = f"{machine.get('gpu') or machine['cpu']}, {machine['cores']} cores, {result['date'][:10]}"
     figure.suptitle(f"{result['question']}\n{where}", fontsize=9)
     target = path.with_suffix(".png")
     figure.savefig(target, dpi=110)
@@ -118,10 +118,7 @@ def _stalls(result: Mapping[str, Any], path: Path) -> Path:
         axes.set_xscale("log")
         axes.set_xlabel("ms that a save makes the loop wait, median and range")
         axes.set_title(f"{panel['parameters'] / 1e6:,.0f}M parameters, every {panel['every']} steps", fontsize=9)
-    figure.suptitle(f"{result['question']} ({result['date'][:10]})", fontsize=9)
-    target = path.with_suffix(".png")
-    figure.savefig(target, dpi=110)
-    return target
+    return _saved(figure, result, path)
 
 
 if __name__ == "__main__":
