@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from tensordb_data import buffers
 from tensordb_data.blobs.mapping import array_at
 from tensordb_data.blobs.opened import at_row
 from tensordb_data.blobs.refs import BlobRefs
@@ -42,7 +43,7 @@ class Frames:
             return None
         if not plain and size < _LARGE:
             return _as_batch(self.decompress(refs, stored, rows), size)
-        batch = np.empty((len(refs), size), np.uint8)
+        batch = buffers.empty((len(refs), size), np.uint8)
         if size < _LARGE:
             batch[rows] = _as_batch(self.decompress(refs, stored, rows), size)
         else:
@@ -105,7 +106,7 @@ def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch
     if blobs[m - 1].offset == (m - 1) * size:
         first = np.frombuffer(blobs[0], np.uint8)  # type: ignore[call-overload]
         return array_at(first.ctypes.data, m * size, blobs).reshape(m, size)
-    batch = np.empty((m, size), np.uint8)
+    batch = buffers.empty((m, size), np.uint8)
     for row in range(m):
         batch[row] = np.frombuffer(blobs[row], np.uint8)  # type: ignore[call-overload]
     return batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import xxhash
 from bson import ObjectId
 
+from tensordb_data import buffers
 from tensordb_data.blobs.cache import CachedFile, SegmentCache
 from tensordb_data.blobs.mapping import Bytes1D, map_file
 from tensordb_data.blobs.refs import BlobRefs
@@ -34,7 +34,7 @@ Bools = npt.NDArray[np.bool_]
 Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 Runs = np.ndarray[tuple[int], np.dtype[np.void]]
 
-_ADDRESSABLE = np.iinfo(np.intp).max  # bytes that numpy lets an array seem to have
+_LARGE = 16 << 10  # bytes from which a copy is worth a call of its own; numpy cannot count windows of many times more
 
 
 class OpenSegment:
@@ -72,8 +72,7 @@ class OpenSegment:
         self.end = trailer.documents[0]
         """Where the last one ends."""
         self.index_start = trailer.index[0]
-        # Not of the heap, which in some builds of Python is 128 TB away from what is mapped: see `Table.gather`.
-        self.compared = np.frombuffer(mmap.mmap(-1, max(self.blobs, 1)), np.uint8, self.blobs)
+        self.compared = np.zeros(self.blobs, np.uint8)
         """1 for each blob that is mapped and has been compared with its checksum."""
         self.coming = np.zeros(self.blobs if path is None else 0, np.int64)
         """The request that is under way for each blob of a remote segment, or 0."""
@@ -246,9 +245,9 @@ class Table:
 
     def gather(self, starts: Int64s, size: int) -> Bytes2D:
         """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
-        if self._span * size <= _ADDRESSABLE:
+        if size < _LARGE:
             return self.window(size)[starts].view(np.uint8).reshape(len(starts), size)
-        space, batch = self.window(1).view(np.uint8), np.empty((len(starts), size), np.uint8)
+        space, batch = self.window(1).view(np.uint8), buffers.empty((len(starts), size), np.uint8)
         for row, start in zip(batch, starts.tolist(), strict=True):
             np.copyto(row, space[start : start + size])
         return batch

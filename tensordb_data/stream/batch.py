@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.buffers import empty
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.decode import Column
 from tensordb_data.stream.spec import Ragged
@@ -56,7 +57,7 @@ def _stack(field: str, items: list[Any], ragged: Ragged, name: Name) -> Any:
                     'resize in a transform, or use ragged="list" or "pad"',
                 )  # fmt: skip
             return items
-    return np.stack(items)
+    return np.stack(items, out=empty((len(items), *first.shape), first.dtype))
 
 
 def _pad(field: str, items: list[Any], name: Name) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -96,7 +97,7 @@ class Pile:
         """Put the next value in its place; an array is copied."""
         if self._stack and isinstance(value, np.ndarray):
             if self._array is None:
-                self._array = np.empty((self._m, *value.shape), value.dtype.newbyteorder("="))
+                self._array = empty((self._m, *value.shape), value.dtype.newbyteorder("="))
             if value.shape == self._array.shape[1:] and value.dtype == self._array.dtype:
                 self._array[self._count] = value
                 self._count += 1

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.reader import BlobReader
+from tensordb_data.buffers import empty
 from tensordb_data.codecs import BlobField
 from tensordb_data.errors import SampleError, StorageError, TensorDBError
 from tensordb_data.stream.block import Block
@@ -123,7 +124,7 @@ def _gather(block: Block, name: str, size: int, reader: BlobReader) -> NDArray[n
     if not len(here) or stored is None or stored.shape[1] != size:
         return stored
     assert found is not None
-    rows = np.empty((len(refs), size), np.uint8)
+    rows = empty((len(refs), size), np.uint8)
     rows[here], rows[there] = found, stored
     return rows
 

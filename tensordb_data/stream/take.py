@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.buffers import empty
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.apply import open_transform, position_keys, transformed
 from tensordb_data.stream.batch import Batch, cut
@@ -209,7 +210,7 @@ def _interleaved(parts: list[Column], places: Sequence[NDArray[np.int64]]) -> Co
     if all(isinstance(part, np.ndarray) for part in parts):
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         if all(array.dtype == arrays[0].dtype and array.shape[1:] == arrays[0].shape[1:] for array in arrays):
-            joined = np.empty((size, *arrays[0].shape[1:]), arrays[0].dtype)
+            joined = empty((size, *arrays[0].shape[1:]), arrays[0].dtype)
             for where, array in zip(places, arrays, strict=True):
                 joined[where] = array
             return joined

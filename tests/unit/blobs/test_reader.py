@@ -62,7 +62,7 @@ def test_any_mixture_comes_back_in_order(
 
 
 def test_large_blobs_whose_memory_lies_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system may map two segments at the two ends of the address space, which times their size numpy cannot count."""
+    """The heap and what is mapped may lie at two ends of the address space: times their size, numpy cannot count."""
     find = Table._map
 
     def far(table: Table) -> None:
