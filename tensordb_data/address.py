@@ -30,8 +30,9 @@ FORMS = (
 
 _SCHEMES = ("mongodb://", "mongodb+srv://")
 _BLOB_SCHEMES = ("s3", "gs", "az", "gridfs", "memory", "file")
-# Up to the last @ of the word: in a malformed URI the password itself may hold @, / and :.
-_CREDENTIALS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^\s:/@]*):\S*@")
+# Up to the last @ of the word: in a malformed URI the password itself may hold @, / and :. A scheme is looked for where
+# a word begins, not at each of its letters: that would take the square of its length.
+_CREDENTIALS = re.compile(r"(?<![\w+.-])(?P<scheme>[\w+.-]*://)(?P<user>[^\s:/@]*):\S*@")
 _SECRET_OPTION = re.compile(
     r"(?P<name>[?&;][\w.-]*(?:password|passwd|secret|token|credential|signature|authMechanismProperties|access_?key)[\w.-]*=)[^&\s'\"]*",
     re.IGNORECASE,

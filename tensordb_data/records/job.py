@@ -130,11 +130,10 @@ class Job(Record):
 
         Raises:
             ClaimLostError: The job is another's by now, or was deleted.
+            QueryError: `error` is neither an exception nor a text.
         """
-        text = error if isinstance(error, str) else "".join(traceback.format_exception(error))
-        text = self._db._connections.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
-        reason = steps.literal(steps.shortened(text.strip() or "no reason given"))
-        self._end(steps.set_back("failed", reason, again=retry))
+        text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
+        self._end(steps.set_back("failed", steps.literal(self._reason(text)), again=retry))
 
     def hand_back(self) -> None:
         """Gives the job back, ready for others; the attempt does not count.
@@ -149,9 +148,16 @@ class Job(Record):
     def cancel(self, reason: str = "cancelled by hand") -> bool:
         """Cancels the job. One that runs is told at its next heartbeat, and stopped by its worker if it does not end.
 
+        Args:
+            reason: Why, for people to read.
+
         Returns:
             Whether there was something to cancel; False when it has ended already.
+
+        Raises:
+            QueryError: The reason is no text.
         """
+        reason = self._reason(reason)
         if self._claim is not None and self._claim.document["_id"] == self.id and self._doc.get("cancel"):
             self._end(steps.cancelled_by_owner())
             return True
@@ -183,6 +189,13 @@ class Job(Record):
         if found["status"] == "waiting":
             settle(self._db, {"_id": self.id})
             self.refresh()
+
+    def _reason(self, text: object) -> str:
+        """A text as it is kept: without passwords, valid, and not too long."""
+        if not isinstance(text, str):
+            raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
+        text = self._db._connections.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
+        return steps.shortened(text.strip() or "no reason given")
 
     @property
     def _named(self) -> dict[str, Any]:

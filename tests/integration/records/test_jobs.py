@@ -151,6 +151,18 @@ def test_cancel_before_and_during(db):
     assert fourth.status == "done" and "cancel" not in fourth
 
 
+def test_a_reason_is_a_text(db):
+    job, other = push(db), push(db, priority=9)
+    mine = claim(db)
+    for call in (lambda: job.cancel(5), lambda: job.cancel(None), lambda: mine.cancel(b"x"), lambda: mine.fail(5)):
+        with pytest.raises(QueryError, match="a reason is a text"):
+            call()
+    assert (job.status, other.status) == ("ready", "running")
+    assert job.cancel("\0\ud800" + "x" * 20_000_000) and len(job.refresh()["reason"]) < 20_000
+    mine.fail(" ")
+    assert other.refresh()["reason"] == "no reason given"
+
+
 def test_handed_back_does_not_count(db):
     job = push(db, max_attempts=1)
     claim(db).hand_back()
