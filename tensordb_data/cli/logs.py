@@ -13,6 +13,7 @@ from bson import json_util
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.cli.tables import table
 from tensordb_data.errors import NotFoundError
+from tensordb_data.records.logs import LogSelection
 
 Filter = Annotated[str, typer.Option("--filter", help='Which rows, in JSON, such as \'{"tags": "cnn"}\'.')]
 
@@ -48,7 +49,7 @@ def tail(
         watch = rows.watch() if follow else None  # before what is there is read, so that nothing falls between
         newest = opened.logs.find(filter, sort=[("_id", -1)], limit=lines).all()[::-1]
         if not newest and watch is None:
-            raise NotFoundError(f"{opened.logs.find(filter).query!r} matches no rows in project {opened.project!r}")
+            raise _nothing(rows)
         if as_json:
             for row in newest:
                 typer.echo(_json(row))
@@ -87,10 +88,16 @@ def export(
     """Write rows as a CSV file or as event files of TensorBoard."""
     with warehouse(db, project) as opened:
         rows = opened.logs.find(parsed_filter(filter), sort=[("run", 1), ("kind", 1), ("step", 1)])
+        if not rows.head(1):
+            raise _nothing(rows)
         if format is Format.csv:
             typer.echo(f"{rows.to_csv(out):,} rows written: {out}")
         else:
             typer.echo(f"{rows.to_tensorboard(out):,} values written: {out}")
+
+
+def _nothing(rows: LogSelection) -> NotFoundError:
+    return NotFoundError(f"{rows.query!r} matches no rows in project {rows.db.project!r}")
 
 
 def _json(row: Mapping[str, Any]) -> str:

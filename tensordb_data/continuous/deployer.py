@@ -70,8 +70,10 @@ class Deployer(Loop):
     ) -> None:
         super().__init__()
         self._best = _ranked(best)
-        if keep < 1:
-            raise DeployError(f"keep= is a number of versions, at least 1, so that there is a way back. Found: {keep}")
+        if not callable(to) and not isinstance(to, (str, Path)):
+            raise DeployError(f"to is a folder, or a function that is given the parameters. Found: {to!r:.200}")
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise DeployError(f"keep= is a number of versions, at least 1, as a way back. Found: {keep!r}")
         self._check, self._notify, self._part = check, notify, part
         self._target: Target = FunctionTarget(to, name) if callable(to) else FolderTarget(Path(to), keep)
         self.ledger = Ledger(db, name or self._target.name)

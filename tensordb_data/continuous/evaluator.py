@@ -108,7 +108,9 @@ class Evaluator(Loop):
         if sets.query.collection != "params" or sets.query.limit is not None:
             raise QueryError(f"sets is a selection of parameters without a limit; found {sets.query.brief}")
         check_names([metric], RESERVED)
-        if attempts < 1:
+        if not callable(score):
+            raise QueryError(f"score is a function of a model and batches; found {score!r:.200}")
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise QueryError(f"attempts is a number of times, at least 1; found {attempts!r}")
         self._db, self._score, self._metric, self._architecture = db, score, metric, architecture
         self._allow, self._part, self._attempts, self._lease = allow, part, attempts, check_lease(lease)

@@ -29,14 +29,19 @@ class Versions:
         keep: How many versions to keep besides the current one, at least 1.
 
     Raises:
-        DeployError: Another deployer holds the folder.
+        DeployError: Another deployer holds the folder, or it cannot be written.
     """
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder = folder.expanduser().absolute()
         self._keep = keep
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DeployError(
+                f"{self.folder} cannot hold versions: {error.strerror}; name a folder that can be written, or a new one"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it however the process ends
         except OSError:

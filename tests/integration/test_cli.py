@@ -47,7 +47,8 @@ def test_logs(tensordb, tmp_path, db, mongo_uri):
     assert "30 rows" in tensordb("logs", "export", str(tmp_path / "cnn.csv")).stdout
     assert len((tmp_path / "cnn.csv").read_text().splitlines()) == 31
     nowhere = str(tmp_path / "no" / "x.csv")
-    for bad in (("tail", "cnn-2"), ("plot", "los"), ("plot", "loss", "--filter", "{"), ("export", nowhere)):
+    for bad in (("tail", "cnn-2"), ("plot", "los"), ("plot", "loss", "--filter", "{"), ("export", nowhere),
+                ("export", str(tmp_path / "none.csv"), "--filter", '{"run": "none"}')):  # fmt: skip
         done = tensordb("logs", *bad)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr, done
     assert tensordb("logs", "export", "x", "--format", "pickle").returncode == 2

@@ -182,6 +182,12 @@ def test_refuses_what_has_no_best(db: TensorDB, tmp_path: Path) -> None:
         Deployer(db, db.data.find(sort=[("x", 1)]), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(DeployError, match="keep="):
         Deployer(db, best(db), tmp_path, keep=0)
+    with pytest.raises(DeployError, match="to is a folder"):
+        Deployer(db, best(db), 5)  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    for taken in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DeployError, match="cannot hold versions: "):
+            Deployer(db, best(db), taken)
 
 
 def test_follows_the_query_survives_its_death_and_the_servers_and_drains(warehouse_dir: Path) -> None:

@@ -185,6 +185,10 @@ def test_refuses_what_cannot_be(filled: TensorDB) -> None:
         Evaluator(filled, sets, by_step, metric="acc", data=sets)  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match="'step'"):
         Evaluator(filled, sets, by_step, metric="step", data=data)
+    with pytest.raises(QueryError, match="score is a function"):
+        Evaluator(filled, sets, "by_step", metric="acc", data=data)  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="attempts is a number"):
+        Evaluator(filled, sets, by_step, metric="acc", data=data, attempts="3")  # type: ignore[arg-type]
 
 
 def heard(program: Any) -> Iterator[int]:
