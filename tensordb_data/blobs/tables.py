@@ -43,6 +43,8 @@ class Tables:
         self._find_segments, self._store, self._cache, self._fetcher = find_segments, store, cache, fetcher
         self._max_open, self._max_index_bytes = max_open, max_index_bytes
         self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        """Whose it is to open segments: many at once would all ask for the same."""
         self._opened: dict[ObjectId, OpenSegment] = {}
         self._opening: dict[ObjectId, Future[OpenSegment]] = {}
         self._tables: dict[int, Table] = {}
@@ -107,18 +109,19 @@ class Tables:
             return table
 
     def _open(self, refs: BlobRefs, numbers: Sequence[int]) -> list[OpenSegment]:
-        with self._lock:
-            under_way = {number: self._opening.get(refs.segments[number]) for number in numbers}
-        unknown = [refs.segments[number] for number, future in under_way.items() if future is None]
-        docs = {doc["_id"]: doc for doc in self._find_segments(unknown)} if unknown else {}
+        ids = {number: refs.segments[number] for number in numbers}
         opened: dict[int, OpenSegment | Future[OpenSegment]] = {}
         number = 0
         try:
-            for number, future in under_way.items():
-                opened[number] = future or self._open_one(refs.segments[number], docs)
+            with self._turn:
+                with self._lock:
+                    known = {number: self._opened.get(id) or self._opening.get(id) for number, id in ids.items()}
+                unknown = [ids[number] for number, found in known.items() if found is None]
+                docs = {doc["_id"]: doc for doc in self._find_segments(unknown)} if unknown else {}
+                for number, found in known.items():
+                    opened[number] = found or self._open_one(ids[number], docs)
             for number, found in opened.items():
-                if isinstance(found, Future):
-                    opened[number] = found.result()
+                opened[number] = found.result() if isinstance(found, Future) else found
         except StorageError as error:
             raise at_row(type(error)(str(error)), int(np.argmax(refs.segment == number))) from error
         return [found for found in opened.values() if isinstance(found, OpenSegment)]
@@ -131,14 +134,17 @@ class Tables:
         if store.local_path(docs[id]["key"]) is not None:
             return OpenSegment(docs[id], store)
         cache = None if isinstance(store, MemoryStore) else self._cache
-        with self._lock:
-            future = self._opening.get(id)
-            if future is None:
-                work = partial(self._fetcher.retried, partial(OpenSegment, docs[id], store, cache))
-                future = self._fetcher.submit(work, lambda: REQUEST_COST, urgent=True)
-                self._opening[id] = future
-        future.add_done_callback(lambda _: self._opening.pop(id, None))
+        work = partial(self._fetcher.retried, partial(OpenSegment, docs[id], store, cache))
+        future = self._fetcher.submit(work, lambda: REQUEST_COST, urgent=True)
+        self._opening[id] = future
+        future.add_done_callback(partial(self._keep, id))
         return future
+
+    def _keep(self, id: ObjectId, future: Future[OpenSegment]) -> None:
+        with self._lock:
+            del self._opening[id]
+            if not (self._closed or future.cancelled() or future.exception()):
+                self._opened.setdefault(id, future.result())
 
     def _make_room(self, keep: Container[ObjectId]) -> None:
         """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,21 @@ def test_each_segment_is_looked_up_once(shelf: Shelf) -> None:
     reader = shelf.reader()
     for _ in range(3):
         reader.gather(BlobRefs.from_docs(docs))
+    assert shelf.finds == 1
+
+
+def test_threads_that_come_together_look_a_segment_up_once(shelf: Shelf) -> None:
+    docs = shelf.put([b"abcd", b"efgh"])
+    reader, together, find = shelf.reader(), threading.Barrier(4), shelf.find
+
+    def slow_find(ids: Sequence[ObjectId]) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # all of them would pass, if all of them asked
+        return find(ids)
+
+    reader._tables._find_segments = slow_find
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: reader.gather(BlobRefs.from_docs(docs)) is not None, range(4)))
     assert shelf.finds == 1
 
 
