@@ -302,6 +302,8 @@ class Table:
         fresh = np.flatnonzero((self._bytes(self._compared[segment] + inside) == 0) & (length > 0))
         cached = fresh[self._is_cached[segment[fresh]]]
         absent = cached[self._bytes(self._marks[segment[cached]] + inside[cached]) == 0]
+        if len(absent) == len(fresh):
+            return rows[absent], at[absent]
         there = np.setdiff1d(fresh, absent, assume_unique=True)
         checksums = self._int64s(index[there] + 8 * (blobs + inside)[there]).view(np.uint64)
         columns = (segment[there], at[there], offset[there], length[there], checksums, rows[there])
