@@ -138,7 +138,7 @@ def test_a_shuffled_pass_over_more_than_the_cache_fetches_all_once_and_by_blocks
             fetched.append((store.requests - before[0], store.nbytes - before[1]))
         assert orders[0] != orders[1] != orders[2]
         assert all(nbytes <= 1.1 * SAMPLES * BYTES for _, nbytes in fetched), fetched
-        assert all(requests <= SAMPLES for requests, _ in fetched), fetched
+        assert all(requests <= SAMPLES // 2 for requests, _ in fetched), fetched
         used = sum(512 * path.stat().st_blocks for path in (tmp_path / "cache").glob("segments/*.seg"))
         assert 0 < used <= 3_000_000
 
