@@ -183,7 +183,7 @@ def _done(db: TensorDB, id: ObjectId) -> None:
 
 def _objects(db: TensorDB, sets: Sequence[Doc]) -> list[dict[str, Any]]:
     """Where the structures of sets are: as long as one is there, the set could come back."""
-    ids = [{"p": db.project, "h": doc["_tdb"]["structure"]} for doc in sets]
+    ids = [{"p": db.project, "h": doc["_tdb"].get("structure")} for doc in sets]
     found = db._mongo()["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
     places = {(doc["root"], doc["key"]) for doc in found}
     return [{"root": root, "key": key} for root, key in sorted(places)]
