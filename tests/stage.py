@@ -49,6 +49,7 @@ class Stage(monitoring.CommandListener):
             self._turn = None
             self._state[name] = "running"
             self.played.append((name, what))
+            self._changed.notify_all()  # what comes now may wait for a lock of another, whose turn it must be then
 
     def run(self, actors: Mapping[str, Callable[[], Any]], schedule: Iterable[str]) -> dict[str, BaseException]:
         """Runs all of them to their ends: by the schedule while it lasts, and then in turns.
