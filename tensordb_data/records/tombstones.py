@@ -60,8 +60,8 @@ class Tombstone:
 
 
 def delete(db: TensorDB, collection: str, filter: Doc) -> int:
-    """Deletes the entities of a filter, and remembers which. On mongomock, which cannot lose its blobs less than its
-    index, nothing is remembered.
+    """Deletes the entities of a filter, and remembers which. On mongomock, of which nothing outlives the process,
+    nothing is remembered.
 
     Returns:
         How many were deleted.
