@@ -183,8 +183,8 @@ class _Rebuild:
 
     def _is_deleted(self, sample: Mapping[str, Any], segment: ObjectId) -> bool:
         """Whether the sample was deleted after the segment was written; or while a compaction copied it."""
-        time, number = self.deleted.get(sample["_id"], (segment, None))
-        return segment < time or (number is not None and sample["_tdb"].get("s") == number)
+        found = self.deleted.get(sample["_id"])
+        return found is not None and (came_before(segment, found[0]) or sample["_tdb"].get("s") == found[1])
 
     def number(self) -> None:
         """The sequence numbers, and with them the datasets."""
@@ -203,3 +203,13 @@ class _Rebuild:
             self._mongo["datasets"].replace_one({"_id": {"p": self._db.project, "d": dataset}}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last
+
+
+def came_before(segment: ObjectId, deletion: ObjectId) -> bool:
+    """Whether a segment is older than a deletion. An id has the second, the process and a count.
+
+    Of one process the count tells; of two in the same second the segment is taken for the older one, since what is
+    deleted was there.
+    """
+    one, other = segment.binary, deletion.binary
+    return one < other if one[4:9] == other[4:9] else one[:4] <= other[:4]

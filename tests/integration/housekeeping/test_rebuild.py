@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tensordb_data import Keep, StorageError, TensorDB, UnsupportedError
 from tensordb_data.checkpoint import persist
 from tensordb_data.cli.main import app
+from tensordb_data.housekeeping import rebuild
 from tensordb_data.housekeeping import tombstones as sweeping
 from tensordb_data.records import compact, tombstones
 
@@ -143,6 +144,20 @@ def test_deleted_samples_stay_deleted(db, monkeypatch):
     assert again(db).deleted == 10
     assert numbers(db) == [1, 2, *range(12, 20)] and numbers(db, "live") == [4]
     assert db.fsck().findings == []
+
+
+@pytest.mark.parametrize(
+    ("segment", "before"),
+    [
+        ("00000005" "aaaaaaaaaa" "000002", False),  # one process, counted
+        ("00000005" "aaaaaaaaaa" "000000", True),
+        ("00000005" "bbbbbbbbbb" "000009", True),  # another process in the same second
+        ("00000006" "0000000000" "000000", False),
+        ("00000004" "ffffffffff" "ffffff", True),
+    ],
+)
+def test_what_came_before_a_deletion(segment, before):
+    assert rebuild.came_before(ObjectId(segment), ObjectId("00000005" "aaaaaaaaaa" "000001")) is before
 
 
 def test_a_sample_that_is_written_again_lives(db):
