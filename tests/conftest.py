@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+# Workers that a forkserver starts find torch imported; those of scripts that tests run import it themselves.
+multiprocessing.set_forkserver_preload(["__main__", "tensordb_data.torch"])
 # What is cached by tests goes when they end.
 _cache = tempfile.TemporaryDirectory(prefix="tdbc")
 os.environ["XDG_CACHE_HOME"] = _cache.name

@@ -44,7 +44,7 @@ SOME = [
 PATIENCE = 120
 
 SCRIPT = """
-import json, sys
+import json, multiprocessing, sys
 import torch
 from torch.utils.data import DataLoader
 from tensordb_data import TensorDB
@@ -52,6 +52,7 @@ from tensordb_data.torch import QueryDataset
 
 def train(uri, cache, cap, context, workers, seed, rank, ranks, stop, breaks, log):
     torch.set_num_threads(1)
+    multiprocessing.set_forkserver_preload(["tensordb_data.torch"])
     with TensorDB(uri, blobs="gridfs://", cache=cache, cache_bytes=cap) as db:
         found = db.data.find({"dataset": "d"})
         dataset = QueryDataset(found, batch_size=8, shuffle=True, seed=seed, rank=rank, world_size=ranks)

@@ -13,13 +13,14 @@ import pytest
 from tensordb_data import TensorDB
 
 SCRIPT = """
-import itertools, json, sys
+import itertools, json, multiprocessing, sys
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 from tensordb_data import TensorDB, mix
 from tensordb_data.torch import QueryDataset
 
 if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["tensordb_data.torch"])
     uri, rank, store, context = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=3)
     db = TensorDB(uri, blobs=sys.argv[5])
