@@ -30,7 +30,7 @@ SIDE = 224
 AHEAD = 2  # batches whose copies or steps are queued: the host runs ahead of a GPU, as training loops do
 PACKAGES = ["tensordb-data", "numpy", "pymongo", "torch"]
 PINNED, PAGEABLE = "ready batches, pinned", "ready batches, pageable"
-OURS, UNPINNED = "TensorDB, pin_memory=True", "TensorDB, pageable"
+OURS, UNPINNED, WORKERS = "TensorDB, pin_memory=True", "TensorDB, pageable", "TensorDB, pin_memory=True, 2 workers"
 FREE, MEMORY = "one batch on the device", "TensorDataset, pin_memory=True"
 
 Load = Callable[[], contextlib.AbstractContextManager[Iterator[Any]]]
@@ -56,22 +56,24 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             PAGEABLE: ready(images, options.device, pin=False),
             OURS: loader(db, options.device, pin=on_gpu),
             UNPINNED: loader(db, options.device, pin=False),
+            WORKERS: loader(db, options.device, pin=on_gpu, workers=2),
         }
         contenders = [Contender(name, on_device(load)) for name, load in loads.items()]
         harness.race(contenders, rounds=options.rounds, seconds=options.seconds)
         title = f"GPU transfer: {count:,} of {images[0].nbytes:,} B, shuffled, batches of {BATCH}, to {options.device}"
-        targets = [Target(OURS, PINNED, 0.9), Target(OURS, PAGEABLE, 1.0)]
+        targets = [Target(OURS, PAGEABLE, 1.0)]
         results = [harness.report(title, contenders, targets, options, context, PACKAGES, "gpu_transfer")]
         trained: dict[str, Load] = {
             FREE: resident(images, options.device),
             OURS: loads[OURS],
             UNPINNED: loads[UNPINNED],
+            WORKERS: loads[WORKERS],
             MEMORY: tensor_dataset(images, options.device, on_gpu),
         }
         contenders = [Contender(name, training(load, options.device)) for name, load in trained.items()]
         harness.race(contenders, rounds=options.rounds, seconds=options.seconds)
         title = f"GPU input stall: a convolutional network on {options.device}, batches of {BATCH} of 150 kB"
-        targets = [Target(OURS, FREE, 0.95)]
+        targets = [Target(OURS, FREE, 0.95), Target(OURS, MEMORY, 1.0)]
         results.append(harness.report(title, contenders, targets, options, context, PACKAGES, "gpu_input"))
     return results
 
@@ -94,7 +96,7 @@ def ready(images: Array, device: str, pin: bool) -> Load:
     return opened
 
 
-def loader(db: Any, device: str, pin: bool) -> Load:
+def loader(db: Any, device: str, pin: bool, workers: int = 0) -> Load:
     @contextlib.contextmanager
     def opened() -> Iterator[Iterator[Any]]:
         from torch.utils.data import DataLoader
@@ -103,7 +105,7 @@ def loader(db: Any, device: str, pin: bool) -> Load:
 
         stream = db.data.find({"dataset": "photos"}).stream(batch_size=BATCH, shuffle=True, seed=0)
         with stream:
-            batches = DataLoader(QueryDataset(stream), batch_size=None, pin_memory=pin)
+            batches = DataLoader(QueryDataset(stream), batch_size=None, pin_memory=pin, num_workers=workers)
             yield (batch["image"].to(device, non_blocking=True) for batch in batches)
 
     return opened

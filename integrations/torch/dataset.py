@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.orphans import exit_with
@@ -18,7 +20,7 @@ from tensordb_data.stream import Stream
 from tensordb_data.torch.counters import Counters
 from tensordb_data.torch.mailbox import Mailbox
 from tensordb_data.torch.samples import BLOCK, Items, Samples
-from tensordb_data.torch.tensors import to_tensors
+from tensordb_data.torch.tensors import to_pinned, to_tensors
 
 
 class Turn(Iterator[dict[str, Any]]):
@@ -94,6 +96,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
         self._iterations = 0  # in this process
+        self._pins = False
         self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -211,6 +214,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 self._read = self._mailbox.version
                 self._load(self._mailbox.read())
             self._restarted = True
+        self._pins = info is None and _will_be_pinned(sys._getframe(1))
         self._iterations += 1
         self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
         self._stream._listen(self._mailbox.iteration)
@@ -225,7 +229,10 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if self._over(start, state):
                 return
             stream = stream.at(state)
-        with closing(self._counted(stream.worker(worker, workers))) as batches:
+        part = stream.worker(worker, workers)
+        if self._pins:
+            part._finish = to_pinned
+        with closing(self._counted(part)) as batches:
             for batch in batches:
                 yield to_tensors(batch)
 
@@ -247,6 +254,17 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """Whether `state` lies behind the epoch, of `passes` passes, in which `start` does."""
         length = self._stream.spec.passes
         return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
+
+
+def _will_be_pinned(frame: FrameType | None) -> bool:
+    """Whether the loader that calls from `frame` pins batches: in the loop's own thread, if it has no workers."""
+    for _ in range(4):
+        if frame is None:
+            return False
+        if isinstance(loop := frame.f_locals.get("self"), _BaseDataLoaderIter):
+            return bool(getattr(loop, "_pin_memory", False))
+        frame = frame.f_back
+    return False
 
 
 def _twice(batch_size: int) -> str:

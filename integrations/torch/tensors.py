@@ -13,6 +13,8 @@ from tensordb_data.errors import SampleError
 _PLAIN = (torch.int64, torch.float64, torch.bool)
 """Columns that come back in the same dtype when a DataLoader collates Python numbers, which is faster."""
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     """Arrays become tensors over the same memory; lists stay lists, the arrays in them become tensors.
@@ -21,6 +23,13 @@ def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
         SampleError: PyTorch has no such dtype; names the field.
     """
     return {name: _convert(name, value) for name, value in batch.items()}
+
+
+def to_pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    """`to_tensors`, in pinned memory of PyTorch's own, which it does not use again before copies from there have ended.
+    Arrays of dtypes that PyTorch does not have stay as they are.
+    """
+    return {name: _pin(name, value) for name, value in batch.items()}
 
 
 def to_samples(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -47,6 +56,22 @@ def _convert(name: str, value: Any) -> Any:
     if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
         return [_convert(name, item) if isinstance(item, np.ndarray) else item for item in value]
     return value
+
+
+def _pin(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_pin(name, item) if isinstance(item, np.ndarray) else item for item in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        tensor = _convert(name, value)
+    except SampleError:
+        return value
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    # by numpy, on this thread, where PyTorch would start a team of them; in bits, for numpy has not all dtypes
+    bits = _BITS.get(tensor.dtype.itemsize, torch.complex128)
+    np.copyto(pinned.view(bits).numpy(), tensor.view(bits).numpy())
+    return pinned
 
 
 def _rows(column: Any) -> Any:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.stream.announce import Staged, announced
 from tensordb_data.stream.apply import open_transform
+from tensordb_data.stream.batch import Batch
 from tensordb_data.stream.block import Block, Layouts, block_from_docs
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.cursor import Pages
@@ -61,6 +62,7 @@ class Deliverer:
         stats: Stats,
         budget: Budget,
         ended: Callable[[], bool],
+        finish: Callable[[Batch], Batch] | None,
     ) -> None:
         self._source, self._spec = source, source.spec
         self._start, self._settled, self._worker, self._last = start, settled, worker, last
@@ -70,6 +72,7 @@ class Deliverer:
         self._reader = source.db._reader()
         living = Living(source.db, stats)
         self._maker = Maker(source.spec, start.at.number, self._reader, living, budget, stats)
+        self._maker.finish = finish
 
     def run(self) -> Generator[Deliveries, None, None]:
         """Deliveries, a task's at a time, until the passes are through or the generator is closed."""

@@ -51,6 +51,8 @@ class Maker:
     """Makes batches of `spec`, for an iteration that began in pass `first`. Called by many threads at once."""
 
     transform: Transform | Workers | None = None
+    finish: Callable[[Batch], Batch] | None = None
+    """Makes of each batch what the loop is to get, on the threads that make it."""
 
     def __init__(
         self,
@@ -199,6 +201,8 @@ class Maker:
             for run in group:
                 high = low + run.high - run.low if len(group) > 1 else len(block)
                 batch = cut(columns, low, high, self._spec.ragged, block.name)
+                if self.finish is not None:
+                    batch = self.finish(batch)
                 deliveries.append(Delivery(batch, high - low, self._then(run, data), self._opens(run, data)))
                 low = high
         self._stats.worked(clock)

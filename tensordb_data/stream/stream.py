@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.batch import lengths_field
+from tensordb_data.stream.batch import Batch, lengths_field
 from tensordb_data.stream.budget import Budget
 from tensordb_data.stream.deliver import Deliverer
 from tensordb_data.stream.make import Delivery
@@ -54,6 +54,7 @@ class Stream(Pull[State]):
         self._pinned: State | None = None
         self._passes: Passes | None = None
         self._budget = Budget(spec.max_failures, self._stats)
+        self._finish: Callable[[Batch], Batch] | None = None
 
     def __repr__(self) -> str:
         at = self._state.at
@@ -95,6 +96,7 @@ class Stream(Pull[State]):
                 self._stats,
                 self._budget,
                 ended,
+                self._finish,
             )
             with closing(deliverer.run()) as tasks:
                 for delivery in in_turn(tasks):

@@ -184,6 +184,22 @@ def test_a_resumed_run_gives_the_losses_of_one_that_was_not_interrupted(db: Tens
     assert rest == {step: whole[step] for step in range(16, 31)}
 
 
+def test_the_threads_that_make_batches_pin_them(db: TensorDB) -> None:
+    rows = np.arange(600 * 5_000, dtype=np.int32).reshape(600, 5_000)
+    with db.data.writer("rows") as writer:
+        writer.add_many(row=rows, label=np.arange(600))
+    dataset = QueryDataset(db.data.find({"dataset": "rows"}), batch_size=50, passes=20, shuffle=True, seed=0)
+    addresses = set()
+    for batch in DataLoader(dataset, batch_size=None, pin_memory=True):
+        assert batch["row"].is_pinned() and batch["label"].is_pinned()
+        addresses.add(batch["row"].data_ptr())
+        torch.cuda._sleep(200_000)
+        row, label = (batch[name].to("cuda", non_blocking=True) for name in ("row", "label"))
+        del batch  # its memory is not used again before the copies have ended
+        assert torch.equal(row[:, 0].div(5_000).long(), label)
+    assert len(addresses) < 60
+
+
 def test_saved_on_a_gpu_loaded_as_numpy_and_into_models_on_both(db: TensorDB) -> None:
     model = build()[0]
     id = db.params.save(model.state_dict(), run="r")

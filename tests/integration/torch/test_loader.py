@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import queue
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +18,7 @@ from tensordb_data import TensorDB
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.selection import Selection
 from tensordb_data.torch import QueryDataset
+from tensordb_data.torch.tensors import to_tensors
 
 N = 301
 CONTEXTS = ["fork", "spawn", "forkserver"]
@@ -219,6 +222,38 @@ def test_delivery_out_of_order_cannot_be_counted(sel: Selection[Any]) -> None:
 def test_pinned_memory_and_prefetch(sel: Selection[Any], mode: str) -> None:
     loader = make(sel, mode, 2, passes=1, pin_memory=True, prefetch_factor=4)
     assert Counter(flat(loader)) == Counter(range(N))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_pins_finds_its_batches_pinned(
+    sel: Selection[Any], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without workers it would copy in the thread of the loop: the threads that make batches do it before."""
+    pinned: list[str] = []
+
+    def pin(batch: dict[str, Any]) -> dict[str, Any]:
+        pinned.append(threading.current_thread().name)
+        return to_tensors(batch)
+
+    monkeypatch.setattr("tensordb_data.torch.dataset.to_pinned", pin)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda *args: True)  # it asks when it begins
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *device: self)
+    monkeypatch.setattr(torch.utils.data._utils.pin_memory, "_pin_memory_loop", _not_pinning)
+    for pin_memory in (True, False):
+        pinned.clear()
+        assert Counter(flat(make(sel, "batch", workers, passes=1, pin_memory=pin_memory))) == Counter(range(N))
+        expected = pin_memory and not workers
+        assert len(pinned) == (19 if expected else 0) and not [name for name in pinned if name == "MainThread"]
+
+
+def _not_pinning(taken: Any, given: Any, device: Any, done: Any, *rest: Any) -> None:
+    """What the loader's own thread does, without a GPU."""
+    while not done.is_set():
+        try:
+            given.put(taken.get(timeout=0.1))
+        except queue.Empty:
+            continue
 
 
 @pytest.mark.parametrize("mode", MODES)

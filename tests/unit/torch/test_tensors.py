@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tensordb_data.errors import SampleError
-from tensordb_data.torch.tensors import to_samples, to_tensors
+from tensordb_data.torch.tensors import to_pinned, to_samples, to_tensors
 
 DTYPES = [
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -71,3 +71,29 @@ def test_a_dataloader_pins_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPat
     again = torch.utils.data._utils.pin_memory.pin_memory(batch)
     assert again.keys() == batch.keys() and again["name"] == ["a", "b"]
     assert [tensor.shape for tensor in pinned] == [(2, 3), (1,), (2,)]
+
+
+@pytest.fixture
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned memory needs a GPU; what is written to it does not."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda shape, *, dtype, pin_memory: empty(shape, dtype=dtype).fill_(9))
+
+
+@pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize("shape", [(3, 2), (0, 2), ()])
+def test_what_goes_into_pinned_memory(dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.arange(6).astype(getattr(ml_dtypes, dtype, dtype))[: int(np.prod(shape))].reshape(shape)
+    across = np.array([[1, 2], [3, 0]]).astype(array.dtype).T
+    found = to_pinned({"x": array, "across": across, "ragged": [array, array], "name": ["a"]})
+    for name, tensor in to_tensors({"x": array, "across": across}).items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+        assert found[name].tolist() == tensor.tolist() and found[name].is_contiguous()
+    assert found["ragged"][1].tolist() == found["x"].tolist() and found["name"] == ["a"]
+    assert found["x"].numel() == 0 or found["x"].data_ptr() != array.ctypes.data
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_what_torch_lacks_is_not_pinned() -> None:
+    assert to_pinned({"x": np.zeros(2, "datetime64[s]")})["x"].dtype.kind == "M"
