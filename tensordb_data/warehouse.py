@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pymongo.read_concern import ReadConcern
+
 from tensordb_data import catalog
 from tensordb_data.abandoned import write_patiently
 from tensordb_data.address import parse
@@ -331,8 +333,13 @@ class TensorDB:
         found: Mapping[str, Any] = {"_id.p": self.project}
         if datasets is not None:
             found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
-        docs = self._mongo()["datasets"].find(found, {"seq": 1, "mut": 1})
+        docs = self._counters().find(found, {"seq": 1, "mut": 1})
         return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
+
+    def _counters(self, concern: str = "majority") -> Any:
+        """The documents of the datasets, as a majority has them: what a deposed primary alone knows of never was."""
+        found = self._mongo()["datasets"]
+        return found.with_options(read_concern=ReadConcern(concern)) if self._full else found
 
     def _deletions(self, datasets: Sequence[str]) -> dict[str, int]:
         """What the mutation counter of each dataset was when samples of it were last deleted; 0 for never."""

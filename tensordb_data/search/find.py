@@ -33,7 +33,8 @@ _PREFIX = 0.5
 _SHORTEST = 2  # characters that may stand for the beginning of a word
 _MOST_FORMS = 20  # of a word that was cut short, in one query
 _LOOK_MS = 100
-_TOGETHER_MS = 25  # of a search, for looks whether there is a text with several words of a field
+_TOGETHER_MS = 15  # of a search, for looks whether there is a text with several words of a field
+_READ = {"w": 0}  # of an entry: its words are for the index
 _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 
@@ -121,16 +122,16 @@ def _candidates(
         found.update((entry["_id"], entry) for entry in entries)
 
     for word in wanted:
-        take(store.find({**scope, "w": word}).sort("at", -1).limit(most))
+        take(store.find({**scope, "w": word}, _READ).sort("at", -1).limit(most))
         if len(word) >= _SHORTEST:
-            take(store.find({**scope, "w": _longer(word)}).limit(most))
+            take(store.find({**scope, "w": _longer(word)}, _READ).limit(most))
     if len(wanted) > 1:
         first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
         together = {"$match": {"$and": [_begins(word) for word in wanted if word != first]}}
         newest = [{"$match": {**scope, "w": {"$in": [first, beside(first)]}}}, {"$sort": {"at": -1}}]
         longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(beside(first))}]}}]
         for looked in (newest, longer):
-            take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}]))
+            take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}, {"$project": _READ}]))
     return found
 
 

@@ -70,7 +70,8 @@ class Wakeups:
             while (began := time.monotonic()) < until:
                 if new():
                     return
-                time.sleep(max(_LOOK, _SHARE * (time.monotonic() - began)))
+                # A look may have waited for a new primary.
+                time.sleep(min(_BUSY, max(_LOOK, _SHARE * (time.monotonic() - began))))
         try:
             if self._changes is None or not self._changes.alive:
                 self._open()
@@ -180,10 +181,14 @@ def _counters(source: Source, done: Followed) -> Followed:
     found: dict[str, Any] = {"_id.p": db.project}
     if named is not None:
         found = {"_id": {"$in": [{"p": db.project, "d": name} for name in named]}}
-    docs = db._mongo()["datasets"].find(found, {"seq": 1, "created": 1})
+    docs = db._counters().find(found, {"seq": 1, "created": 1})
     counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
     for dataset, (sequence, born) in done.items():
         now, reborn = counters.get(dataset, (0, born))
+        if now < sequence:  # as a new primary sees it that does not know yet what a majority has
+            doc = db._counters("linearizable").find_one({"_id": {"p": db.project, "d": dataset}})
+            now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
+            counters[dataset] = (now, reborn)
         if now < sequence or reborn != born:
             what = f"and now {now}" if reborn == born else f"and that which is there now was made {reborn}"
             raise StateError(

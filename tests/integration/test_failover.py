@@ -24,8 +24,8 @@ from pymongo.errors import AutoReconnect
 from pymongo.write_concern import WriteConcern
 
 from tensordb_data import TensorDB
-from tensordb_data.continuous import Evaluator
-from tensordb_data.errors import ClaimLostError
+from tensordb_data.continuous import Deployer, Evaluator, load_deployed
+from tensordb_data.errors import ClaimLostError, NotFoundError
 from tests.chaos import changes, wrong
 from tests.integration.test_worker import until
 from tests.mongod import Mongod, ReplicaSet, started
@@ -62,7 +62,8 @@ class Thread(threading.Thread):
 class Story:
     """What those who took part believe."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Path) -> None:
+        self.models = models
         self.accepted: dict[ObjectId, list[Any]] = {}
         self.refused: Counter[ObjectId] = Counter()
         self.pushed: list[ObjectId] = []
@@ -100,6 +101,20 @@ class Story:
         threading.Thread(target=lambda: (ended.wait(), scorer.stop()), daemon=True).start()
         scorer.run()
 
+    def deployer(self, db: TensorDB, ended: threading.Event) -> None:
+        """Serves the best of them."""
+        with Deployer(db, db.params.find({"run": "r"}, sort=[("acc", -1)]), self.models) as deployer:
+            threading.Thread(target=lambda: (ended.wait(), deployer.stop()), daemon=True).start()
+            deployer.run()
+
+    def serves_the_best(self) -> bool:
+        try:
+            found = load_deployed(self.models)
+        except NotFoundError:  # nothing as yet
+            return False
+        assert found.state["w"][0] == found.about["acc"]
+        return bool(found.about["acc"] == 5 * len(self.saved) - 5)
+
     @staticmethod
     def score(state: Any, batches: Any) -> float:
         assert sum(len(batch["number"]) for batch in batches) == 10
@@ -133,7 +148,7 @@ def stopped(old: Mongod) -> Callable[[], None]:
 
 @pytest.mark.slow
 def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: Path) -> None:
-    blobs, story = f"file://{tmp_path}/blobs", Story()
+    blobs, story = f"file://{tmp_path}/blobs", Story(tmp_path / "models")
     with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=blobs) as db, ExitStack() as stack:
         with db.data.writer("valid") as writer:
             writer.add_many(number=np.arange(10))
@@ -144,7 +159,8 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
         worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
         stack.callback(worker.kill)
-        busy = [Thread(servers.uri, blobs, work) for work in (*[story.owner] * 4, story.evaluator, story.evaluator)]
+        busy = [Thread(servers.uri, blobs, work) for work in (*[story.owner] * 4, *[story.evaluator] * 2)]
+        busy.append(Thread(servers.uri, blobs, story.deployer))
         pusher = Thread(servers.uri, blobs, story.pusher)
         for fault in (killed, stepped_down, stopped):
             count = len(story.accepted)
@@ -160,6 +176,7 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         pusher.end()
         open_ = {"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}}
         until(lambda: not db.jobs.find(open_).count() and not db.params.find({"acc": {"$exists": False}}).count())
+        until(story.serves_the_best)
         for thread in busy:
             thread.end()
         _, said = worker.communicate(timeout=60)
@@ -210,6 +227,36 @@ def test_a_claim_that_only_a_deposed_primary_knew_of_is_none(tmp_path: Path, mon
         monkeypatch.undo()
         mine.heartbeat()
         assert (mine.id, job.refresh()["attempts"]) == (job.id, 1)
+
+
+def test_a_sample_that_only_a_deposed_primary_knew_of_is_not_followed(tmp_path: Path) -> None:
+    with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=f"file://{tmp_path}/blobs") as db:
+        with db.data.writer("d") as writer:
+            writer.add_many(number=np.arange(3))
+        leader, mongo = servers.primary(), db._mongo()
+        others = [member for member in servers.members if member is not leader]
+        with mongo.client.start_session() as session:
+            session.start_transaction(write_concern=WriteConcern(1))
+            mongo["datasets"].update_one({"_id.d": "d"}, {"$inc": {"seq": 1}}, session=session)
+            phantom = {"dataset": "d", "tags": [], "number": 99, "_tdb": {"p": "default", "s": 4, "b": {}}}
+            mongo["data"].insert_one(phantom, session=session)
+            for member in others:
+                member.kill()
+            session.commit_transaction()
+        stream = db.data.find({"dataset": "d"}).stream(batch_size=1, follow=True)
+        batches, seen = iter(stream), []
+        seen += [next(batches)["number"][0] for _ in range(3)]
+        reader = threading.Thread(target=lambda: seen.append(next(batches)["number"][0]))
+        reader.start()
+        reader.join(0.3)  # what it could see of it, it would have seen by now
+        leader.kill()
+        for member in others:
+            member.launch()
+        with db.data.writer("d") as writer:
+            writer.add(number=3)
+        reader.join(60)
+        stream.close()
+        assert seen == [0, 1, 2, 3]
 
 
 def _held(db: TensorDB) -> Any:

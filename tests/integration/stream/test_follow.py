@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mongomock
@@ -20,6 +21,7 @@ from pymongo.errors import OperationFailure
 from tensordb_data import TensorDB
 from tensordb_data.errors import ConnectError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream import Stream
+from tensordb_data.stream.follow import Wakeups
 from tests.mongod import running
 
 
@@ -336,6 +338,23 @@ def test_a_lost_place_in_the_oplog_only_costs_time(db: TensorDB, monkeypatch: py
     monkeypatch.setattr(Collection, "watch", lambda *args, **options: Lost())
     assert taken(batches, 1) == [10] and len(opened) >= 2
     batches.close()  # type: ignore[attr-defined]
+
+
+def test_a_look_that_took_long_is_not_waited_for_ten_times_as_long(
+    db: TensorDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have waited for a new primary, behind which there is something to be had."""
+    now, naps = [0.0], []
+
+    def slow() -> int:
+        now[0] += 0.4
+        return len(naps)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=naps.append)
+    monkeypatch.setattr("tensordb_data.stream.follow.time", clock)
+    with Wakeups(db) as wakeups:
+        wakeups.wait({}, slow, busy=True)
+    assert len(naps) == 1 and naps[0] <= 0.5
 
 
 def test_a_server_that_comes_back_is_followed_on(tmp_path: Path) -> None:
