@@ -34,7 +34,7 @@ _SHORTEST = 2  # characters that may stand for the beginning of a word
 _MOST_FORMS = 20  # of a word that was cut short, in one query
 _LOOK_MS = 100
 _TOGETHER_MS = 15  # of a search, for looks whether there is a text with several words of a field
-_READ = {"w": 0}  # of an entry: its words are for the index
+_READ = dict.fromkeys(("k", "n", "t", "x", "f", "e", "at"), 1)  # of an entry: its words are for the index
 _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 
