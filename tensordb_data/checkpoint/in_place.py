@@ -1,13 +1,11 @@
 """In place: a set that lies in files of this machine, checked there and then read into the model's own memory.
 
-Fresh memory for a second copy of the parameters costs more than both readings: its pages have to be cleared first. The
-first reading is by system calls, which say so if the disk fails; what it has brought into memory is mapped and copied.
+Fresh memory for a second copy of the parameters costs more than both readings: its pages have to be cleared first.
 """
 
 from __future__ import annotations
 
 import base64
-import mmap
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -113,15 +111,14 @@ def _read(db: TensorDB, label: str, saved: Mapping[str, _Row], targets: Mapping[
             place = places[i]
             return _checked(files[place.root, place.key], place, targets[names[i]].nbytes, label)
 
-        expanded = list(pool.map(check, places))
-        # only now: what was too short for its tensors has been found, and is not looked for behind its end
-        mapped = {at: np.frombuffer(mmap.mmap(file, 0, prot=mmap.PROT_READ), np.uint8) for at, file in files.items()}
-
         def fill(i: int, held: Bytes | None) -> None:
             place = places[i]
-            whole = mapped[place.root, place.key]
-            targets[names[i]][:] = whole[place.offset : place.offset + place.nbytes] if held is None else held
+            if held is None:
+                _pread(files[place.root, place.key], place, targets[names[i]], label)
+            else:
+                targets[names[i]][:] = held
 
+        expanded = list(pool.map(check, places))
         list(pool.map(fill, places, expanded))
     for name, row in saved.items():
         if row.content is None:
@@ -142,6 +139,11 @@ def _checked(file: int, place: Place, nbytes: int, label: str) -> Bytes | None:
     if hasher.digest() != place.content:
         raise corrupt(place, label, "its bytes do not match their checksum")
     return None
+
+
+def _pread(file: int, place: Place, memory: Bytes, label: str) -> None:
+    for at, size in _pieces(place.nbytes):
+        _fill(file, place, memory[at : at + size], at, label)
 
 
 def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:
