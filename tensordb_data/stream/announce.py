@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +12,6 @@ from tensordb_data.stream.block import Block
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader import BlobReader
-    from tensordb_data.blobs.refs import BlobRefs
 
 T = TypeVar("T")
 
@@ -20,22 +19,14 @@ _MOST = 256
 
 
 class Staged(Generic[T]):
-    """A task in two steps: `index` makes a tuple that begins with a block, and `rest` the result of it. `later` has
-    references that tasks behind it will read, in an order that stores like better.
-    """
+    """A task in two steps: `index` makes a tuple that begins with a block, and `rest` the result of it."""
 
-    def __init__(
-        self,
-        index: Callable[[], tuple[Any, ...]],
-        rest: Callable[..., T],
-        later: Callable[[], Sequence[BlobRefs]] = tuple,
-    ) -> None:
-        self._index, self._rest, self._later = index, rest, later
+    def __init__(self, index: Callable[[], tuple[Any, ...]], rest: Callable[..., T]) -> None:
+        self._index, self._rest = index, rest
         self._made: tuple[Any, ...] | None = None
-        self._told: Sequence[BlobRefs] = ()
 
     def __call__(self) -> T:
-        made, self._made, self._told = self._made or self._index(), None, ()
+        made, self._made = self._made or self._index(), None
         return self._rest(*made)
 
     def announce(self, reader: BlobReader) -> int:
@@ -46,9 +37,7 @@ class Staged(Generic[T]):
             return 0  # it will be raised in its turn
         block: Block = self._made[0]
         found = block.refs.values()
-        # What is only announced is forgotten with its references: they are held until this task runs.
-        self._told = self._later()
-        for refs in (*found, *self._told):
+        for refs in found:
             reader.prefetch(refs)
         return sum(int(refs.length.sum()) for refs in found)
 

@@ -30,7 +30,6 @@ from tensordb_data.stream.rows import Blocks, rows_at
 from tensordb_data.stream.source import Source
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.windows import RowsAt, by_windows
 
 _TASK_BYTES = 4 << 20
 _PAGE_BYTES = 2 << 20
@@ -204,18 +203,23 @@ class Deliverer:
     ) -> Iterator[Task]:
         size = self._batches_a_task(plan.block.layouts, _TASK_BYTES)
         weights = self._source.cumulative(plan)
+        index = partial(self._planned, plan, blocks, weights)
         rest: Callable[..., Deliveries] = partial(self._planned_batches, plan, opens)
-        rows: RowsAt = partial(rows_at, n=len(plan), number=number, spec=self._spec, blocks=blocks, cumulative=weights)
-        found = runs(layout, number, self._spec.rank, *self._worker, first)
-        for group, later in by_windows(found, blocks.window, size, plan.block, rows):
-            yield Staged(partial(self._planned, plan, blocks, rows, group), rest, later)
-            rest = partial(self._planned_batches, plan, ())
+        group: list[Run] = []
+        for run in runs(layout, number, self._spec.rank, *self._worker, first):
+            group.append(run)
+            if len(group) == size:
+                yield Staged(partial(index, group), rest)
+                group, rest = [], partial(self._planned_batches, plan, ())
+        if group:
+            yield Staged(partial(index, group), rest)
 
-    def _planned(self, plan: Plan, blocks: Blocks, rows: RowsAt, group: list[Run]) -> Indexed:
+    def _planned(self, plan: Plan, blocks: Blocks, weights: NDArray[np.float64] | None, group: list[Run]) -> Indexed:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(run.low, run.high) for run in group])
-            block = plan.block.take(rows(positions))
+            rows = rows_at(positions, len(plan), group[0].number, self._spec, blocks, weights)
+            block = plan.block.take(rows)
         return block, group, positions, _data(plan, (blocks.block, blocks.window)), clock
 
     def _planned_batches(self, plan: Plan, opens: Opened, *made: Any) -> Deliveries:
