@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     if options.device == "cuda" and not torch.cuda.is_available():
         sys.exit("This measures a GPU, and torch finds no CUDA device here.")
     count, on_gpu = (256 if options.quick else 4_000), options.device == "cuda"
-    images = crops(count, SIDE)
+    images = crops(count, 32 if options.quick else SIDE)
     context = {"samples": count, "batch": BATCH, "bytes_a_sample": images[0].nbytes, "threads": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="tdbb") as folder, harness.warehouse(Path(folder)) as db:
         with db.data.writer("photos") as writer:
