@@ -44,7 +44,7 @@ test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=..
 again: $(STAMP) lint typecheck ## lint, type check, and the tests that failed last time
 	@$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none tests
 
-matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (a quarter of an hour)
+matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (six minutes and more)
 	@MATRIX=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/acceptance/test_matrix.py
 
 lint: $(STAMP) ## ruff over everything

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ _SPARE = 64 << 20  # bytes kept while nobody uses them: a loop gives back about 
 
 Block = npt.NDArray[np.uint8]
 
-_lock = threading.RLock()  # a buffer may come back within `empty`, when garbage is collected there
-_free: deque[Block] = deque()
+_lock = threading.Lock()
+_free: list[Block] = []
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -42,30 +41,28 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 def _take(nbytes: int) -> Block:
     with _lock:
-        for block in _free:
+        for at, block in enumerate(_free):
             if block.nbytes == nbytes:
-                _remove(block)
+                del _free[at]
                 return block
     return np.empty(nbytes, np.uint8)
 
 
 def _give_back(block: Block) -> None:
-    with _lock:
+    # Garbage is collected anywhere, in the middle of these functions too: then this one block is not kept.
+    if not _lock.acquire(blocking=False):
+        return
+    try:
         _free.append(block)
         while sum(each.nbytes for each in _free) > max(_SPARE, 2 * block.nbytes):
-            _free.popleft()
-
-
-def _remove(block: Block) -> None:
-    for at, each in enumerate(_free):
-        if each is block:
-            del _free[at]
-            return
+            del _free[0]
+    finally:
+        _lock.release()
 
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = threading.Lock()
     _free.clear()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +22,7 @@ from tensordb_data.records.data import Data
 from tensordb_data.records.jobs import Jobs
 from tensordb_data.records.schema import Schema
 from tensordb_data.selection import Selection
+from tensordb_data.sizes import parse_size
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -38,19 +38,6 @@ if TYPE_CHECKING:
     from tensordb_data.search.find import Hit
 
 T = TypeVar("T")
-
-_UNITS = {
-    "": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-
 
 class TensorDB:
     """A warehouse: five collections of one project, in MongoDB, with their blobs in files or an object store.
@@ -105,7 +92,7 @@ class TensorDB:
         )  # fmt: skip
         self.project = where.project
         self.cache = None if cache is None else Path(cache).expanduser()
-        self.cache_bytes = None if cache_bytes is None else parse_size(cache_bytes)
+        self.cache_bytes = None if cache_bytes is None else parse_size(cache_bytes, "cache_bytes")
         recorded = None if blobs is None else catalog.resolve_blobs(blobs, where.folder)
         self._connections = Connections(where)
         default = "./blobs" if where.folder is not None else "gridfs://" if self._full else "memory://"
@@ -387,25 +374,3 @@ def _logs(db: TensorDB) -> Collection[Any]:
 _KINDS: dict[str, Callable[[TensorDB], Collection[Any]]] = {
     "data": Data, "architectures": Architectures, "params": _params, "jobs": Jobs, "logs": _logs,
 }  # fmt: skip
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes in a size such as `"200GB"`, `"1.5 GiB"` or a number.
-
-    Raises:
-        QueryError: It is not one, or not positive.
-    """
-    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return size
-    match = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", size, re.IGNORECASE) if isinstance(size, str) else None
-    )
-    found = 0
-    if match is not None:
-        unit = (match[2] or "").lower()
-        found = int(float(match[1]) * _UNITS[f"{unit}b" if unit else ""])
-    if found < 1:
-        raise QueryError(
-            f'cache_bytes is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}'
-        )
-    return found

@@ -96,7 +96,6 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
         self._iterations = 0  # in this process
-        self._pins = False
         self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,14 +213,16 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 self._read = self._mailbox.version
                 self._load(self._mailbox.read())
             self._restarted = True
-        self._pins = info is None and _will_be_pinned(sys._getframe(1))
+        pins = info is None and _will_be_pinned(sys._getframe(1))
         self._iterations += 1
         self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
         self._stream._listen(self._mailbox.iteration)
-        return Turn(partial(self._samples if self._by_sample else self._batches, worker, workers))
+        if self._by_sample:
+            return Turn(partial(self._samples, worker, workers))
+        return Turn(partial(self._batches, worker, workers, pins=pins))
 
-    def _batches(self, worker: int, workers: int, done: int) -> Items:
-        """The batches of one worker, behind the first `done` of them."""
+    def _batches(self, worker: int, workers: int, done: int, *, pins: bool) -> Items:
+        """The batches of one worker, behind the first `done` of them; in pinned memory, if the loader asks for it."""
         start = self._stream.state_dict()
         stream = self._stream
         if done:
@@ -230,7 +231,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 return
             stream = stream.at(state)
         part = stream.worker(worker, workers)
-        if self._pins:
+        if pins:
             part._finish = to_pinned
         with closing(self._counted(part)) as batches:
             for batch in batches:

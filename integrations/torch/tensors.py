@@ -13,7 +13,7 @@ from tensordb_data.errors import SampleError
 _PLAIN = (torch.int64, torch.float64, torch.bool)
 """Columns that come back in the same dtype when a DataLoader collates Python numbers, which is faster."""
 
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _pin(name: str, value: Any) -> Any:
         return value
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     # by numpy, on this thread, where PyTorch would start a team of them; in bits, for numpy has not all dtypes
-    bits = _BITS.get(tensor.dtype.itemsize, torch.complex128)
+    bits = _BITS[tensor.dtype.itemsize]
     np.copyto(pinned.view(bits).numpy(), tensor.view(bits).numpy())
     return pinned
 

@@ -25,13 +25,14 @@ class DeviceCopy:
 
     def __init__(self, device: Any, host: Any, view: Callable[[Any], Sequence[Any]]) -> None:
         torch = sys.modules["torch"]
-        self._device, self._host = device, host
+        self._device, self._host, self._view = device, host, view
         self._on_host = view(host)
         self._stream = torch.cuda.Stream(device)
-        self._within = torch.empty(host.numel(), dtype=torch.uint8, device=device)
-        self._on_device = view(self._within)
+        self._within: Any = None  # once there was room for it
+        self._on_device: Sequence[Any] = ()
         self._done: Any = None
-        self._leave_room()
+        if self._take_room():  # so that the first copy finds it in the allocator's cache
+            self._leave_room()
 
     def start(self, sources: Sequence[Any]) -> None:
         """Copies; what the loop queues from now on does not change what arrives. See `wait`."""
@@ -64,11 +65,16 @@ class DeviceCopy:
         if torch.cuda.mem_get_info(self._device)[0] + cached < _SPARE * needed:
             return False
         try:
-            self._within.untyped_storage().resize_(needed)
+            if self._within is None:
+                self._within = torch.empty(needed, dtype=torch.uint8, device=self._device)
+                self._on_device = self._view(self._within)
+            else:
+                self._within.untyped_storage().resize_(needed)
         except torch.cuda.OutOfMemoryError:  # there is as much, but not in one piece
             return False
         return True
 
     def _leave_room(self) -> None:
-        """Gives the room back, and keeps the views, of which there may be thousands."""
-        self._within.untyped_storage().resize_(0)
+        """Gives the room back, if it was taken, and keeps the views, of which there may be thousands."""
+        if self._within is not None:
+            self._within.untyped_storage().resize_(0)

@@ -21,7 +21,8 @@ from tensordb_data.checkpoint.prune import prune
 from tensordb_data.checkpoint.snapshot import Arena, Snapshot
 from tensordb_data.checkpoint.squeeze import Squeezer
 from tensordb_data.checkpoint.tree import Flat, flatten
-from tensordb_data.errors import CheckpointError, TensorDBError
+from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
+from tensordb_data.sizes import parse_size
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -257,14 +258,10 @@ class Saver:
 
 
 def _size(memory: int | str | None) -> int | None:
-    from tensordb_data.warehouse import parse_size
-
     try:
-        return None if memory is None else parse_size(memory)
-    except ValueError:
-        raise CheckpointError(
-            f'`memory` is a positive number of bytes, or a size such as "4GB". Found: {memory!r}'
-        ) from None
+        return None if memory is None else parse_size(memory, "memory")
+    except QueryError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _drain_at_exit(saver: Saver) -> Callable[[], None]:

@@ -63,17 +63,15 @@ def _opened(db: TensorDB, dataset: str) -> int | None:
 def _wait(file: int) -> None:
     begin = since = time.monotonic()
     mark = b""
-    while (now := time.monotonic()) - since < PATIENCE:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if (found := os.pread(file, _MARK, 0)) != mark:
-                mark, since = found, now
-            # Who has waited long looks more often, and so mostly comes first.
-            time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - (now - begin) / _LONG)))
-        except OSError:  # a file system without locks
-            return
-        else:
-            with contextlib.suppress(OSError):  # a full disk
+    with contextlib.suppress(OSError):  # a file system without locks, a full disk: no turn
+        while (now := time.monotonic()) - since < PATIENCE:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if (found := os.pread(file, _MARK, 0)) != mark:
+                    mark, since = found, now
+                # Who has waited long looks more often, and so mostly comes first.
+                time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - (now - begin) / _LONG)))
+            else:
                 os.pwrite(file, os.urandom(_MARK), 0)
-            return
+                return

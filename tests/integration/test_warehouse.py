@@ -16,7 +16,7 @@ import pymongo
 import pytest
 
 from tensordb_data import ConnectError, QueryError, StorageError, TensorDB, UnsupportedError
-from tensordb_data.warehouse import parse_size
+from tensordb_data.sizes import parse_size
 
 
 def fill(db: TensorDB, dataset: str = "d", n: int = 3) -> None:
@@ -208,12 +208,12 @@ def test_cache_options_are_checked(mongo_uri: str, tmp_path: Path) -> None:
 
 
 def test_sizes() -> None:
-    assert [parse_size(size) for size in (5, "5", "1.5kB", "2 GiB", "1tb", "3M")] == [
+    assert [parse_size(size, "cache_bytes") for size in (5, "5", "1.5kB", "2 GiB", "1tb", "3M")] == [
         5, 5, 1500, 2 * 2**30, 10**12, 3 * 10**6,
     ]  # fmt: skip
     for bad in (0, -1, True, "", "GB", "1XB", "-1GB", None, 1.5):
         with pytest.raises(ValueError, match="positive"):
-            parse_size(bad)  # type: ignore[arg-type]
+            parse_size(bad, "cache_bytes")  # type: ignore[arg-type]
 
 
 def test_a_reader_without_rights_to_write_can_open_a_ready_warehouse(db: TensorDB, monkeypatch: Any) -> None:

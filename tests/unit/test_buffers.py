@@ -83,6 +83,16 @@ def test_little_is_kept_while_nobody_uses_it() -> None:
     assert [block.nbytes for block in buffers._free] == [100 * MB] * 2
 
 
+def test_garbage_that_is_collected_in_the_middle_of_it_waits_for_nobody() -> None:
+    array = buffers.empty((MB,), np.uint8)
+    with buffers._lock:
+        del array
+    assert not buffers._free
+    array = buffers.empty((MB,), np.uint8)
+    del array
+    assert len(buffers._free) == 1
+
+
 def test_many_threads_share_them() -> None:
     def work(number: int) -> bool:
         sound = True
