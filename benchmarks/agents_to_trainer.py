@@ -44,12 +44,9 @@ _STUCK = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--agents", default="5,10,15,20,25", help="numbers of agents to measure, with commas between")
-    own, rest = parser.parse_known_args(argv)
-    options = harness.arguments(f"{__doc__}", [], rest)
+    options = harness.arguments(__doc__ or "", [], argv, own)
     harness.quiet()
-    counts = [1, 2] if options.quick else [int(text) for text in own.agents.split(",")]
+    counts = [1, 2] if options.quick else [int(text) for text in options.agents.split(",")]
     rounds, seconds = (1, 0.5) if options.quick else (min(options.rounds, 1), max(options.seconds, 5.0))
     # Agents begin as forks of a process that has imported everything: 25 imports at once are not the question.
     multiprocessing.get_context("forkserver").set_forkserver_preload(["tensordb_data.records.writer", "live"])
@@ -92,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return result
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--agents", default="5,10,15,20,25", help="numbers of agents to measure, with commas between")
 
 
 def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:

@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from typing import Any
 
 import harness
 import numpy as np
+from checkpoint_peers import PEERS, Calls, peer
 from rich.console import Console
 from rich.table import Table
 
@@ -42,11 +42,6 @@ BATCH = {"cpu": 8, "cuda": 4_096}  # a step on an H100 takes some 40 ms with 100
 PIECE = 4 << 20
 PACKAGES = ["tensordb-data", "torch", "safetensors", "orbax-checkpoint", "xxhash", "numpy"]
 NOTHING, MEMCPY, OURS = "no saves", "memcpy (yardstick)", "TensorDB"
-PEERS = ["torch.save", "safetensors", "dcp", "orbax", "keras"]
-
-
-Calls = tuple[Callable[[int], None], Callable[[], None]]
-
 
 @dataclass
 class Saver:
@@ -115,7 +110,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.sizes = [float(size) for size in options.sizes.split(",")]
     options.every = [int(every) for every in options.every.split(",")]
-    peers = PEERS if options.device == "cpu" else PEERS[:3]  # the others would need a GPU build of their own
+    peers = list(PEERS)[: None if options.device == "cpu" else 3]  # the others would need a GPU build of their own
     options.peers = [peer for peer in peers if peer in options.peers.split(",")]
     if options.quick:
         options.sizes, options.every, options.rounds = [0.2], [5], 1
@@ -244,107 +239,6 @@ def ours(db: Any) -> Callable[[Any, int], Any]:
             yield lambda number: ckpt.step(), ckpt.drain
 
     return open_
-
-
-def peer(name: str, folder: Path) -> Callable[[Any, int], Any]:
-    @contextlib.contextmanager
-    def open_(model: Any, every: int) -> Iterator[Calls]:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            with _PEERS[name](model, folder) as calls:
-                yield calls
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    return open_
-
-
-@contextlib.contextmanager
-def torch_save(model: Any, folder: Path) -> Iterator[Calls]:
-    import torch
-
-    yield lambda number: torch.save(model.state_dict(), folder / f"{number}.pt"), lambda: None
-
-
-@contextlib.contextmanager
-def safetensors_file(model: Any, folder: Path) -> Iterator[Calls]:
-    from safetensors.torch import save_file
-
-    yield lambda number: save_file(model.state_dict(), folder / f"{number}.safetensors"), lambda: None
-
-
-@contextlib.contextmanager
-def dcp(model: Any, folder: Path) -> Iterator[Calls]:
-    """torch's asynchronous save with its staging buffers kept; one save at a time, as it demands."""
-    import torch
-    import torch.distributed as dist
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter
-    from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-    from torch.distributed.checkpoint.state_dict_saver import async_save
-
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-    # pinned memory and copies beside the host need CUDA
-    pin = torch.cuda.is_available()
-    stager = DefaultStager(StagingOptions(pin, True, False, pin))
-    pending: list[Any] = []
-
-    def drain() -> None:
-        while pending:
-            pending.pop().result()
-
-    def save(number: int) -> None:
-        drain()
-        writer = FileSystemWriter(folder / str(number), sync_files=False)
-        state = dict(model.state_dict())  # some versions of the stager cannot copy what comes with a state dict
-        pending.append(async_save({"model": state}, storage_writer=writer, async_stager=stager))
-
-    try:
-        yield save, drain
-        drain()
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def orbax(model: Any, folder: Path) -> Iterator[Calls]:
-    import orbax.checkpoint as ocp  # type: ignore[import-not-found]
-
-    with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-
-        def save(number: int) -> None:
-            state = {name: value.numpy() for name, value in model.state_dict().items()}
-            checkpointer.save(folder / str(number), args=ocp.args.StandardSave(state))
-
-        yield save, checkpointer.wait_until_finished
-
-
-@contextlib.contextmanager
-def keras_callback(model: Any, folder: Path) -> Iterator[Calls]:
-    """`ModelCheckpoint(save_freq=1)` on a Keras model of the same parameters, called as `fit` calls it."""
-    import keras
-
-    shape = model[0].in_features
-    same = keras.Sequential([keras.Input((shape,)), *[keras.layers.Dense(shape, use_bias=False) for _ in model]])
-    same.set_weights([layer.weight.detach().numpy().T for layer in model])
-    callback = keras.callbacks.ModelCheckpoint(folder / "{epoch}.weights.h5", save_freq=1, save_weights_only=True)
-    callback.set_model(same)
-
-    def save(number: int) -> None:
-        callback.on_epoch_begin(number)
-        callback.on_train_batch_end(number, {})
-
-    yield save, lambda: None
-    keras.backend.clear_session()
-
-
-_PEERS: dict[str, Callable[[Any, Path], Any]] = {
-    "torch.save": torch_save,
-    "safetensors": safetensors_file,
-    "dcp": dcp,
-    "orbax": orbax,
-    "keras": keras_callback,
-}
 
 
 def frozen(db: Any, millions: float, device: str) -> float:

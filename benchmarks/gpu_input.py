@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         }
         contenders = [Contender(name, training(load, options.device)) for name, load in trained.items()]
         harness.race(contenders, rounds=options.rounds, seconds=options.seconds)
-        title = f"GPU input stall: a convolutional network on {options.device}, batches of {BATCH} of 150 kB"
+        title = f"GPU input stall: a small network on {options.device}, batches of {BATCH} of {images[0].nbytes:,} B"
         targets = [Target(OURS, FREE, 0.95), Target(OURS, MEMORY, 1.0)]
         results.append(harness.report(title, contenders, targets, options, context, PACKAGES, "gpu_input"))
     return results

@@ -34,12 +34,9 @@ PER_SET, PER_OBJECT, CHUNK = 1000, 1000, 5000
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--documents", type=int, default=1_000_000)
-    mine, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
-    options = harness.arguments(__doc__ or "", [], rest)
+    options = harness.arguments(__doc__ or "", [], argv, own)
     harness.quiet()
-    most = 2_000 if options.quick else mine.documents
+    most = 2_000 if options.quick else options.documents
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in (WAYS[1:2] if options.quick else WAYS)}
     for way in runs:
         for count in (most // 10, most):
@@ -69,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return result
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--documents", type=int, default=1_000_000, help="samples, segments and tensors, of each")
 
 
 def measured(way: str, count: int) -> dict[str, float]:

@@ -18,7 +18,6 @@ import itertools
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -43,15 +42,11 @@ _CHUNK = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--entities", type=int, default=1_000_000)
-    own.add_argument("--scene", choices=(*SCENES, "all"), default="all")
-    mine, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
-    options = harness.arguments(__doc__ or "", [], rest)
-    entities, rounds = (2_000, 1) if options.quick else (mine.entities, options.rounds)
+    options = harness.arguments(__doc__ or "", [], argv, own)
+    entities, rounds = (2_000, 1) if options.quick else (options.entities, options.rounds)
     times: dict[str, dict[str, list[float]]] = {}
     writing: dict[str, list[float]] = {}
-    for scene in SCENES if mine.scene == "all" else (mine.scene,):
+    for scene in SCENES if options.scene == "all" else (options.scene,):
         with (
             tempfile.TemporaryDirectory(prefix="tdbb", ignore_cleanup_errors=True) as folder,
             harness.warehouse(Path(folder)) as db,
@@ -88,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}")
     return result
+
+
+def own(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--entities", type=int, default=1_000_000, help="in each warehouse")
+    parser.add_argument("--scene", choices=(*SCENES, "all"), default="all", help="which warehouse")
 
 
 def timed(db: Any, text: str) -> float:
