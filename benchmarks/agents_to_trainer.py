@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     counts = [1, 2] if options.quick else [int(text) for text in options.agents.split(",")]
     rounds, seconds = (1, 0.5) if options.quick else (min(options.rounds, 1), max(options.seconds, 5.0))
     # Agents begin as forks of a process that has imported everything: 25 imports at once are not the question.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["tensordb_data.records.writer", "live"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["tensordb_data.samples.writer", "live"])
     runs: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     with (
         tempfile.TemporaryDirectory(prefix="tdbb", ignore_cleanup_errors=True) as folder,
@@ -97,7 +97,7 @@ def own(parser: argparse.ArgumentParser) -> None:
 
 def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:
     """One point of the plot: `agents` play for `seconds`, and the trainer learns until it has seen all they wrote."""
-    from tensordb_data.checkpoint.core import Checkpointer
+    from tensordb_data.checkpoint.checkpointer import Checkpointer
 
     court, policy = np.zeros(COURT, np.uint8), np.zeros((COURT[0] * COURT[1], MOVES), np.float32)
     first = {"agent": 0, "number": 0, "version": 0, "at": 0.0}

@@ -109,7 +109,7 @@ def highest() -> float:
 
 def fill(db: Any, count: int) -> None:
     """The index, and the few objects that all of it refers to."""
-    from tensordb_data.checkpoint.persist import digest
+    from tensordb_data.tensors.write import digest
 
     with db.data.writer("d") as writer:
         (sample,) = writer.add_many(x=np.zeros((1, 500), np.uint8))

@@ -90,15 +90,15 @@ def fill(db: Any, count: int) -> None:
 
 
 def _source(db: Any) -> Any:
-    from tensordb_data.stream.source import Source
+    from tensordb_data.stream.passes.planner import Source
 
     return Source(db, db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True).spec)
 
 
 def cursor(db: Any) -> float:
     """Seconds to receive all replies that a plan is read from."""
-    from tensordb_data.stream.cursor import Pages
-    from tensordb_data.stream.plan import PAGE
+    from tensordb_data.stream.plan.index_reader import Pages
+    from tensordb_data.stream.plan.plan import PAGE
 
     source = _source(db)
     versions = source.versions()
@@ -111,7 +111,7 @@ def cursor(db: Any) -> float:
 
 def read(db: Any) -> float:
     """Seconds to read a plan from the database."""
-    from tensordb_data.stream.plan import read_plan
+    from tensordb_data.stream.plan.plan import read_plan
 
     source = _source(db)
     versions = source.versions()

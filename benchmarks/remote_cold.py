@@ -139,7 +139,7 @@ class ColdReads:
     ) -> tuple[float, float, float]:
         """Samples a second of a pass, and of what follows its warm-up; bytes fetched for each byte needed."""
         from tensordb_data import TensorDB
-        from tensordb_data.blobs.delayed import DelayedStore
+        from tests.delayed_store import DelayedStore
 
         shutil.rmtree(self._folder / "cache", ignore_errors=True)
         with TensorDB(self._folder / "warehouse", cache=self._folder / "cache", cache_bytes=cache_bytes) as db:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tensordb_data.stream.order import pass_key
-from tensordb_data.stream.rows import Blocks
+from tensordb_data.stream.order.block_shuffle import Blocks
+from tensordb_data.stream.order.permutation import pass_key
 
 N, SEGMENT, BATCH, PASSES = 640_000, 640, 256, 5  # samples of 50 kB: 32 GB in a thousand segments
 CACHES = {"full permutation": 0.0, "cache of 1/2": 0.5, "cache of 1/4": 0.25, "cache of 1/16": 1 / 16}

@@ -3,8 +3,8 @@
 Everything is data, everything is identified by a query, and the training side pulls an endless stream.
 """
 
-from tensordb_data.checkpoint.keep import Keep
-from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
+from tensordb_data.api.database import TensorDB
+from tensordb_data.api.selection import Selection
 from tensordb_data.errors import (
     ArchitectureError,
     CheckpointError,
@@ -28,10 +28,10 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
-from tensordb_data.query import Query
-from tensordb_data.selection import Selection
+from tensordb_data.params.retention import Keep
+from tensordb_data.query.query import Query
+from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
 from tensordb_data.stream import bench, mix
-from tensordb_data.warehouse import TensorDB
 
 __all__ = [
     "ArchitectureError",

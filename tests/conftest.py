@@ -43,7 +43,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 @pytest.fixture
 def warehouse_dir() -> Iterator[Path]:
     """An empty folder with a short path, for a warehouse of its own."""
-    from tensordb_data.embedded.locks import wait_released
+    from tensordb_data.common.file_locks import wait_released
 
     with tempfile.TemporaryDirectory(prefix="tdb") as folder:
         yield Path(folder)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from bson import ObjectId
 
-from tensordb_data.blobs.cache import SegmentCache
-from tensordb_data.blobs.reader import BlobReader
-from tensordb_data.blobs.refs import BlobRefs
-from tensordb_data.blobs.segments import SegmentBuilder
-from tensordb_data.blobs.store import Store
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.segments.format import SegmentBuilder
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.base import Store
 
 
 @dataclasses.dataclass

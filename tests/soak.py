@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 
 from tensordb_data import Keep, TensorDB
-from tensordb_data.blobs.files import FileStore
-from tensordb_data.checkpoint import snapshot, worker
-from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.blobs.stores.local import FileStore
+from tensordb_data.checkpoint import background as worker
+from tensordb_data.checkpoint import staging as snapshot
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.embedded import join
 from tensordb_data.housekeeping import gc
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tensordb_data.blobs.store import Store
+from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import StorageError
 
 BAD_KEYS = [
@@ -29,7 +29,7 @@ BAD_KEYS = [
 
 
 class StoreContract:
-    """The contract of `tensordb_data.blobs.store.Store`."""
+    """The contract of `tensordb_data.blobs.stores.base.Store`."""
 
     @pytest.fixture
     def store(self) -> Store:

@@ -26,7 +26,7 @@ from sklearn.datasets import load_digits
 
 from tensordb_data import TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, Trainer, load_deployed
-from tensordb_data.records.params import ParameterSet
+from tensordb_data.params.parameter_set import ParameterSet
 
 ROLES = ("labeller", "trainer", "evaluator", "deployer")
 SAMPLES_A_SECOND = 300

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from tensordb_data.tf.checkpoint import StepCheckpoint
+    from tensordb_data.tf.callback import StepCheckpoint
     from tensordb_data.tf.dataset import query_dataset
 
 __all__ = ["StepCheckpoint", "query_dataset"]

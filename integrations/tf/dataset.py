@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
+from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
-from tensordb_data.selection import Selection, streamed
 from tensordb_data.stream import Stream
 
 _BYTES = 4 << 20

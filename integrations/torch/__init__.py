@@ -7,9 +7,9 @@ try:
 except ImportError as error:
     raise MissingExtraError("tensordb_data.torch needs PyTorch: pip install 'tensordb-data[torch]'") from error
 
-from tensordb_data.torch.checkpointer import StepCheckpointer
 from tensordb_data.torch.dataset import QueryDataset
 from tensordb_data.torch.learner import Learner
+from tensordb_data.torch.step_checkpointer import StepCheckpointer
 
 __all__ = ["Learner", "QueryDataset", "StepCheckpointer"]
 

@@ -13,14 +13,14 @@ from typing import Any, cast
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from tensordb_data.api.selection import Selection, streamed
+from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
-from tensordb_data.orphans import exit_with
-from tensordb_data.selection import Selection, streamed
 from tensordb_data.stream import Stream
-from tensordb_data.torch.counters import Counters
-from tensordb_data.torch.mailbox import Mailbox
-from tensordb_data.torch.samples import BLOCK, Items, Samples
-from tensordb_data.torch.tensors import to_pinned, to_tensors
+from tensordb_data.torch.convert import to_pinned, to_tensors
+from tensordb_data.torch.sample_mode import BLOCK, Items, Samples
+from tensordb_data.torch.shared_state import Mailbox
+from tensordb_data.torch.worker_stats import Counters
 
 
 class Turn(Iterator[dict[str, Any]]):

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from tensordb_data.checkpoint.apply import check_torch, into_torch
 from tensordb_data.errors import StateError
-from tensordb_data.torch.tensors import to_tensors
+from tensordb_data.params.apply import check_torch, into_torch
+from tensordb_data.torch.convert import to_tensors
 
 
 class Learner:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import MissingExtraError
-from tensordb_data.torch.driven import Data, Driven
+from tensordb_data.torch.trainer_callback import Data, Driven
 
 try:
     from lightning.pytorch import Callback
@@ -17,7 +17,7 @@ except ImportError:
         raise MissingExtraError("tensordb_data.torch.lightning needs Lightning: pip install lightning") from error
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 
 class StepCheckpoint(Callback):  # type: ignore[misc]

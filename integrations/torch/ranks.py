@@ -10,11 +10,11 @@ import torch.distributed as dist
 from bson import ObjectId
 
 from tensordb_data.checkpoint import rng
-from tensordb_data.checkpoint.core import Checkpointer
-from tensordb_data.checkpoint.load import load_parts
-from tensordb_data.checkpoint.packed import pack, unpack
-from tensordb_data.collective import Collective
+from tensordb_data.checkpoint.checkpointer import Checkpointer
+from tensordb_data.common.process_group import Collective
 from tensordb_data.errors import CheckpointError
+from tensordb_data.params.load import load_parts
+from tensordb_data.tensors.packed import pack, unpack
 
 
 def ranks() -> Ranks | None:

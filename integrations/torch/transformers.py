@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
 from tensordb_data.torch.dataset import QueryDataset
-from tensordb_data.torch.driven import Data, Driven
+from tensordb_data.torch.trainer_callback import Data, Driven
 
 try:
     from transformers import TrainerCallback
@@ -18,7 +18,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 
 class StepCheckpoint(TrainerCallback):  # type: ignore[misc]

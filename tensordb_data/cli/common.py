@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.address import parse
-from tensordb_data.embedded.layout import Layout
+from tensordb_data.api.database import TensorDB
+from tensordb_data.embedded.paths import Layout
 from tensordb_data.errors import NotFoundError, QueryError, TensorDBError
-from tensordb_data.warehouse import TensorDB
+from tensordb_data.mongo.address import parse
 
 Db = Annotated[
     str | None,

@@ -31,7 +31,7 @@ def compact(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tensordb_data.records.compact import Compacted
+    from tensordb_data.samples.compact import Compacted
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with warehouse(db, project) as opened:

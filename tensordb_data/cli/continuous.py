@@ -107,7 +107,8 @@ def deploy(
     Example: tensordb deploy models --filter '{"run": "cnn-1"}' --sort -val_acc
     --check mypkg.checks:smoke --allow mypkg.
     """
-    from tensordb_data.continuous import Deployer, deployments
+    from tensordb_data.continuous import Deployer
+    from tensordb_data.deploy.ledger import deployments
 
     with warehouse(db, project, new=True) as opened, _told():
         if show:
@@ -129,7 +130,7 @@ def deploy(
 
 
 def _function(reference: str, allow: list[str] | None) -> Callable[..., Any]:
-    from tensordb_data.allow import Allow as Allowed
+    from tensordb_data.common.import_paths import Allow as Allowed
 
     if "" not in sys.path:
         sys.path.append("")  # a module in the working directory; last, so that it hides no other

@@ -11,9 +11,9 @@ from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.cli.tables import table
-from tensordb_data.query import Query
-from tensordb_data.records.sample import Sample
-from tensordb_data.values import COLLECTIONS
+from tensordb_data.common.bson_values import COLLECTIONS
+from tensordb_data.query.query import Query
+from tensordb_data.samples.sample import Sample
 
 _ROWS = 20
 

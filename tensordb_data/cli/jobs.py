@@ -13,13 +13,13 @@ import typer
 from bson import ObjectId, json_util
 from bson.errors import InvalidId
 
+from tensordb_data.api.database import TensorDB
+from tensordb_data.api.job import Job
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
 from tensordb_data.cli.tables import brief, table
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.query import Query
-from tensordb_data.records.job import Job
-from tensordb_data.records.job_form import QUERIES
-from tensordb_data.warehouse import TensorDB
+from tensordb_data.jobs.spec import QUERIES
+from tensordb_data.query.query import Query
 
 _OUTPUT = 20
 _COLORS = {"done": "green", "dead": "red", "running": "cyan", "cancelled": "yellow"}

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 from bson import json_util
 
+from tensordb_data.api.logs import LogSelection
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.cli.tables import table
 from tensordb_data.errors import NotFoundError
-from tensordb_data.records.logs import LogSelection
 
 Filter = Annotated[str, typer.Option("--filter", help='Which rows, in JSON, such as \'{"tags": "cnn"}\'.')]
 

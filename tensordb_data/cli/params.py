@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.checkpoint.keep import Keep
-from tensordb_data.checkpoint.prune import Pruned
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.errors import CheckpointError
+from tensordb_data.params.prune import Pruned
+from tensordb_data.params.retention import Keep
 
 _HIDDEN = frozenset(("_id", "run", "step", "tags", "created", "lineage", "provenance"))
 

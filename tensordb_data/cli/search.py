@@ -9,10 +9,10 @@ import typer
 from bson import json_util
 from pymongo.errors import ExecutionTimeout
 
+from tensordb_data.api.search import Hit
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.tables import table
-from tensordb_data.search.find import Hit
-from tensordb_data.values import COLLECTIONS
+from tensordb_data.common.bson_values import COLLECTIONS
 
 _COUNT_MS = 200
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.address import parse
 from tensordb_data.embedded import control
 from tensordb_data.errors import TensorDBError
+from tensordb_data.mongo.address import parse
 
 Db = Annotated[
     str | None,

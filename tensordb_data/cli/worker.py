@@ -42,7 +42,7 @@ def worker(
 
     Example: tensordb worker --kinds train --allow mypkg.
     """
-    from tensordb_data.continuous.worker import Worker
+    from tensordb_data.job_runner.worker import Worker
 
     with warehouse(db, project, new=True) as opened:
         worker = Worker(

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
-from tensordb_data.checkpoint.load import describe
-from tensordb_data.continuous.deployments import Ledger, about
 from tensordb_data.continuous.loop import Loop, log, passing
-from tensordb_data.continuous.target import About, FolderTarget, FunctionTarget, Target, same
+from tensordb_data.deploy.ledger import Ledger, about
+from tensordb_data.deploy.target import About, FolderTarget, FunctionTarget, Target, same
 from tensordb_data.errors import CheckpointError, CorruptBlobError, DeployError, QueryError
+from tensordb_data.params.load import describe
 
 if TYPE_CHECKING:
-    from tensordb_data.records.params import ParameterSet
-    from tensordb_data.selection import Selection
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.selection import Selection
+    from tensordb_data.params.parameter_set import ParameterSet
 
 Check = Callable[[Any, About], Any]
 

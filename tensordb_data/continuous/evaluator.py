@@ -9,8 +9,6 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.checkpoint.load import describe
-from tensordb_data.continuous.heartbeat import kept
 from tensordb_data.continuous.loop import Loop, log, passing
 from tensordb_data.errors import (
     ArchitectureError,
@@ -25,16 +23,18 @@ from tensordb_data.errors import (
     StateError,
     TensorDBError,
 )
-from tensordb_data.records.claim import Claim, check_lease, claim, claim_path
-from tensordb_data.records.params import RESERVED, ParameterSet
-from tensordb_data.records.scalars import check_names, scalar
-from tensordb_data.records.schema import PROVENANCE
+from tensordb_data.mongo.claims import Claim, check_lease, claim, claim_path
+from tensordb_data.mongo.heartbeat import kept
+from tensordb_data.params.load import describe
+from tensordb_data.params.parameter_set import RESERVED, ParameterSet
+from tensordb_data.schema.schema import PROVENANCE
+from tensordb_data.warehouse.metrics import check_names, scalar
 
 if TYPE_CHECKING:
-    from tensordb_data.records.architectures import Architecture
-    from tensordb_data.records.sample import Sample
-    from tensordb_data.selection import Selection
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.architectures import Architecture
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.selection import Selection
+    from tensordb_data.samples.sample import Sample
 
 Score = Callable[[Any, Iterable[Mapping[str, Any]]], Any]
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data import outage
 from tensordb_data.errors import ConnectError
+from tensordb_data.mongo import retry as outage
 
 if TYPE_CHECKING:
-    from tensordb_data.selection import Selection
-    from tensordb_data.watch import Watch
+    from tensordb_data.api.selection import Selection
+    from tensordb_data.api.watch import Watch
 
 log = logging.getLogger("tensordb.continuous")
 

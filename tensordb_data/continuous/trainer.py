@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tensordb_data.checkpoint import rng
-from tensordb_data.checkpoint.core import Checkpointer
-from tensordb_data.checkpoint.lineage import of_data
-from tensordb_data.checkpoint.load import describe
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.continuous.loop import Stoppable, log, passing
 from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.params.lineage import of_data
+from tensordb_data.params.load import describe
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 T = TypeVar("T")
 

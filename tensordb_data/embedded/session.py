@@ -9,8 +9,8 @@ import select
 import threading
 from pathlib import Path
 
-from tensordb_data.embedded import locks
-from tensordb_data.embedded.layout import Layout, locate, socket_uri
+from tensordb_data.common import file_locks as locks
+from tensordb_data.embedded.paths import Layout, locate, socket_uri
 from tensordb_data.embedded.start import bring_up, credentials, wait_for_moved
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
 

@@ -15,9 +15,9 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, NotPrimaryError, OperationFailure
 
-from tensordb_data.embedded import locks
+from tensordb_data.common import file_locks as locks
 from tensordb_data.embedded.binary import check_compatible, find_mongod, mongod_version, release
-from tensordb_data.embedded.layout import FORMAT, Layout, read_json, socket_uri, write_json
+from tensordb_data.embedded.paths import FORMAT, Layout, read_json, socket_uri, write_json
 from tensordb_data.errors import EmbeddedServerError
 
 START_SECONDS = 300.0  # recovery after a crash replays the journal, which may take minutes

@@ -16,18 +16,18 @@ import xxhash
 import zstandard
 from bson import ObjectId
 
-from tensordb_data.blobs.inline import check_inline, is_inline
-from tensordb_data.blobs.segments import SegmentIndex, read_segment
-from tensordb_data.blobs.store import Store
-from tensordb_data.checkpoint.lease import SECONDS
-from tensordb_data.checkpoint.load import describe
-from tensordb_data.checkpoint.persist import chunks, digest, tensor_id
-from tensordb_data.checkpoint.squeeze import expand
+from tensordb_data.blobs.segments.format import SegmentIndex, read_segment
+from tensordb_data.blobs.segments.inline import check_inline, is_inline
+from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
-from tensordb_data.records.tombstones import FOLDER, read
+from tensordb_data.params.load import describe
+from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.lease import SECONDS
+from tensordb_data.tensors.write import chunks, digest, tensor_id
+from tensordb_data.warehouse.deletion_log import FOLDER, read
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 _ROUND = 64 << 20  # bytes read at once
 _OPEN = 64  # segments whose places are kept while samples are looked at

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
-from tensordb_data.checkpoint.lease import SECONDS
 from tensordb_data.errors import QueryError, UnsupportedError
-from tensordb_data.housekeeping import tombstones
-from tensordb_data.housekeeping.use import BATCH, looked_at
+from tensordb_data.housekeeping import deletion_log as tombstones
+from tensordb_data.housekeeping.segment_usage import BATCH, looked_at
+from tensordb_data.tensors.lease import SECONDS
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)

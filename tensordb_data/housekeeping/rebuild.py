@@ -16,14 +16,14 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from tensordb_data.blobs.segments import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
+from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
-from tensordb_data.housekeeping.rebuild_sets import rebuild_sets
-from tensordb_data.records.schema import Schema
-from tensordb_data.records.tombstones import FOLDER, Tombstone, read
+from tensordb_data.housekeeping.rebuild_params import rebuild_sets
+from tensordb_data.schema.schema import Schema
+from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 _BATCH = 1000
 _DUPLICATE = 11000

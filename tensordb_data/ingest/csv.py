@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tensordb_data.codecs import Field, Scalar
 from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.source import CHUNK_ROWS, Chunk, row_key
+from tensordb_data.schema import Field, Scalar
 
 _INT = re.compile(r"[+-]?(0|[1-9]\d{0,18})")
 _KINDS = ("bool", "int", "float", "str")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tensordb_data.codecs import Array, Bytes, Field, Scalar
 from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, row_key
+from tensordb_data.schema import Array, Bytes, Field, Scalar
 
 _SCALARS = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "str", "M": "datetime"}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tensordb_data.codecs import Array, Bytes, Field, Scalar, infer
 from tensordb_data.errors import MissingExtraError, SchemaError
 from tensordb_data.ingest.source import CHUNK_ROWS, Chunk, row_key
+from tensordb_data.schema import Array, Bytes, Field, Scalar, infer
 
 
 class ParquetFile:

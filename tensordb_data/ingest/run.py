@@ -12,15 +12,16 @@ import numpy as np
 import xxhash
 from bson import ObjectId
 
-from tensordb_data.codecs import Field, infer
+from tensordb_data.common.bson_values import plain
 from tensordb_data.errors import DuplicateError, SchemaError
-from tensordb_data.ingest.images import ImageFolder
-from tensordb_data.ingest.source import Chunk, open_source
-from tensordb_data.values import plain
+from tensordb_data.ingest.image_folder import ImageFolder
+from tensordb_data.ingest.open import open_source
+from tensordb_data.ingest.source import Chunk
+from tensordb_data.schema import Field, infer
 
 if TYPE_CHECKING:
-    from tensordb_data.records.writer import Writer
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.samples.writer import Writer
 
 _ATTEMPTS = 10
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import QueryError
-from tensordb_data.query import check_name
-from tensordb_data.selection import reported
+from tensordb_data.query.query import check_name
+from tensordb_data.warehouse.bound_query import reported
 
 if TYPE_CHECKING:
-    from tensordb_data.selection import Selection
+    from tensordb_data.api.selection import Selection
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

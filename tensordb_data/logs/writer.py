@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import BulkWriteError
 
+from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
-from tensordb_data.records.base import Record
-from tensordb_data.records.scalars import check_names, scalar
-from tensordb_data.selection import clean_tags
-from tensordb_data.values import COLLECTIONS
+from tensordb_data.query.tags import clean_tags
+from tensordb_data.warehouse.metrics import check_names, scalar
+from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.warehouse import TensorDB
+    from tensordb_data.api.database import TensorDB
 
 RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
 CAPACITY = 200_000  # rows in memory

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.stream.bench import Bench, bench
-from tensordb_data.stream.mix import Mix, mix
+from tensordb_data.stream.benchmark import Bench, bench
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix, mix
 from tensordb_data.stream.spec import End, Ragged, Shuffle, StreamSpec, Weights, distributed_rank, field_names
-from tensordb_data.stream.stream import Stream
 
 if TYPE_CHECKING:
-    from tensordb_data.selection import Selection
+    from tensordb_data.api.selection import Selection
 
 __all__ = ["Bench", "Mix", "Stream", "StreamSpec", "bench", "mix", "open_stream"]
 

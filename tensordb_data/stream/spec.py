@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from tensordb_data.common.import_paths2 import path_of, resolve
 from tensordb_data.errors import QueryError
-from tensordb_data.query import Query
-from tensordb_data.stream.named import path_of, resolve
+from tensordb_data.query.query import Query
 
 End = Literal["short", "drop", "pad"]
 Weights = str | Callable[[Mapping[str, Any]], float]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tensordb_data.errors import StateError
-from tensordb_data.stream.block import After
-from tensordb_data.stream.cursor import Versions
+from tensordb_data.stream.plan.index_reader import Versions
+from tensordb_data.stream.plan.sample_table import After
 from tensordb_data.stream.spec import StreamSpec
 
 OnChange = Literal["finish", "error", "replan"]

@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tensordb_data import TensorDB
-from tensordb_data.selection import Selection
+from tensordb_data.api.selection import Selection
 from tensordb_data.tf import StepCheckpoint, query_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

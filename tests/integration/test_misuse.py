@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import QueryError, SchemaError, StateError, StorageError, TensorDB
-from tensordb_data.selection import Selection
+from tensordb_data.api.selection import Selection
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import QueryError, TensorDB
 from tensordb_data.cli.main import app
-from tensordb_data.search.words import words
+from tensordb_data.search.tokenize import words
 
 
 def kinds(hits):

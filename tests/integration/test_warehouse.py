@@ -16,7 +16,7 @@ import pymongo
 import pytest
 
 from tensordb_data import ConnectError, QueryError, StorageError, TensorDB, UnsupportedError
-from tensordb_data.sizes import parse_size
+from tensordb_data.common.sizes import parse_size
 
 
 def fill(db: TensorDB, dataset: str = "d", n: int = 3) -> None:
@@ -227,7 +227,7 @@ def test_a_reader_without_rights_to_write_can_open_a_ready_warehouse(db: TensorD
 
     monkeypatch.setattr(Collection, "create_indexes", refused)
     again = pickle.loads(pickle.dumps(db))  # noqa: S301
-    from tensordb_data.catalog import prepare
+    from tensordb_data.warehouse.catalog import prepare
 
     assert prepare(again._mongo(), "gridfs://", None)[0]["id"] == 0
     again.close()

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
-from tensordb_data.continuous.worker import Worker
 from tensordb_data.errors import NotAllowedError, QueryError, UnsupportedError
+from tensordb_data.job_runner.worker import Worker
 
 ALLOW = ["tests.integration.workload"]
 

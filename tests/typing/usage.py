@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 from typing_extensions import assert_type
 
 from tensordb_data import Query, TensorDB
-from tensordb_data.records.logs import LogSelection
-from tensordb_data.records.params import ParameterSet
-from tensordb_data.records.sample import Sample
-from tensordb_data.selection import Selection
+from tensordb_data.api.logs import LogSelection
+from tensordb_data.api.selection import Selection
+from tensordb_data.params.parameter_set import ParameterSet
+from tensordb_data.samples.sample import Sample
 from tensordb_data.stream import Stream
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tensordb_data.torch import QueryDataset, StepCheckpointer

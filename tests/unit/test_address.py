@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.address import Address, open_client, parse, redact
 from tensordb_data.errors import ConnectError
+from tensordb_data.mongo.address import Address, parse, redact
+from tensordb_data.mongo.client import open_client
 
 SECRET = "p@ss/w:rd?x"
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb_data import ArchitectureError, NotAllowedError
-from tensordb_data.allow import Allow, split
+from tensordb_data.common.import_paths import Allow, split
 
 
 @pytest.fixture

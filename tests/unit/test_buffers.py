@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data import buffers
+from tensordb_data.common import buffer_pool as buffers
 
 MB = 1 << 20
 

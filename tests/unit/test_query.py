@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb_data import Query, QueryError
-from tensordb_data.query import datasets, names
+from tensordb_data.query.query import datasets, names
 
 values = st.recursive(
     st.none()

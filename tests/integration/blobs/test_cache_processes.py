@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from tensordb_data.blobs import remote
-from tensordb_data.blobs.cache import SegmentCache
-from tensordb_data.blobs.delayed import DelayedStore
-from tensordb_data.blobs.files import FileStore
-from tensordb_data.blobs.reader import BlobReader
-from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.reader import remote
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.local import FileStore
+from tests.delayed_store import DelayedStore
 from tests.shelf import Shelf
 
 SEGMENTS, BLOBS, BYTES = 4, 60, 20_000

@@ -13,8 +13,8 @@ from bson import ObjectId
 from pymongo import monitoring
 from pymongo.database import Database
 
-from tensordb_data.blobs.gridfs import GridFSStore
-from tensordb_data.blobs.store import open_store
+from tensordb_data.blobs.stores.gridfs import GridFSStore
+from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.errors import StorageError
 from tests.shelf import Shelf, shuffled
 from tests.store_contract import StoreContract

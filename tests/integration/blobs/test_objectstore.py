@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tensordb_data.blobs import objectstore
-from tensordb_data.blobs.objectstore import ObjectStore
-from tensordb_data.blobs.refs import BlobRefs
-from tensordb_data.blobs.store import open_store
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores import object_store as objectstore
+from tensordb_data.blobs.stores.object_store import ObjectStore
+from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tests.s3_server import S3Server
 from tests.shelf import Shelf, shuffled

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tensordb_data.checkpoint import persist
 from tensordb_data.errors import CheckpointError
+from tensordb_data.params import save as persist
 from tensordb_data.torch import StepCheckpointer
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tensordb_data import CorruptBlobError, StateError, TensorDB
-from tensordb_data.checkpoint.in_place import load_in_place
+from tensordb_data.params.load_in_place import load_in_place
 
 
 class Odd(torch.nn.Module):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import CheckpointError, StateError
-from tensordb_data.stream.order import pass_key, shuffled
+from tensordb_data.stream.order.permutation import pass_key, shuffled
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tests.integration.checkpoint.loops import fill
 

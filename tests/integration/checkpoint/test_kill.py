@@ -8,8 +8,8 @@ import sys
 import textwrap
 import time
 
-from tensordb_data.checkpoint.core import newest_set
-from tensordb_data.checkpoint.load import load_parts, verify
+from tensordb_data.checkpoint.checkpointer import newest_set
+from tensordb_data.params.load import load_parts, verify
 
 SCRIPT = """
 import sys

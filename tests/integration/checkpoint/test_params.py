@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 
 from tensordb_data import Query, TensorDB
-from tensordb_data.checkpoint import persist
 from tensordb_data.errors import CheckpointError, SchemaError, StateError, StorageError
+from tensordb_data.params import save as persist
 from tests.integration.checkpoint.loops import net
 
 

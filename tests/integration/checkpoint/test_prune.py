@@ -9,9 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from tensordb_data import Keep
-from tensordb_data.checkpoint.prune import _unchanged
 from tensordb_data.cli.main import app
 from tensordb_data.errors import CheckpointError, NotFoundError
+from tensordb_data.params.prune import _unchanged
 from tensordb_data.torch import StepCheckpointer
 
 

@@ -10,8 +10,9 @@ import safetensors.numpy
 import torch
 
 from tensordb_data import CorruptBlobError, TensorDB
-from tensordb_data.checkpoint import persist, worker
-from tensordb_data.checkpoint.squeeze import Squeezer
+from tensordb_data.checkpoint import background as worker
+from tensordb_data.params import save as persist
+from tensordb_data.tensors.compression import Squeezer
 from tensordb_data.torch import StepCheckpointer
 
 NOISE = np.random.default_rng(0).standard_normal(50_000).astype("f4")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tensordb_data import QueryError, TensorDB
-from tensordb_data.continuous import Deployer, deployments, load_deployed
+from tensordb_data.continuous import Deployer, load_deployed
+from tensordb_data.continuous import deployments
 from tensordb_data.errors import DeployError
 from tests.integration.continuous import programs
 from tests.integration.continuous.programs import kill_server, running, save

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.embedded import locks
+from tensordb_data.common import file_locks as locks
 
 CLIENT = """
 import json, os, signal, sys

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tensordb_data.address import open_client, parse
 from tensordb_data.embedded import control
 from tensordb_data.embedded.binary import find_mongod
 from tensordb_data.errors import ConnectError
+from tensordb_data.mongo.address import parse
+from tensordb_data.mongo.client import open_client
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def test_a_client_of_the_user_stays_open(mongo_uri: str) -> None:
 
 
 def test_old_server_is_refused() -> None:
-    from tensordb_data.probe import _check_kind
+    from tensordb_data.mongo.server_check import _check_kind
 
     class Admin:
         def command(self, _: str) -> dict[str, str]:

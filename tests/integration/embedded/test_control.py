@@ -17,10 +17,12 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from typer.testing import CliRunner, Result
 
-from tensordb_data.address import open_client, parse
 from tensordb_data.cli.server import register
-from tensordb_data.embedded import control, join, locks
+from tensordb_data.common import file_locks as locks
+from tensordb_data.embedded import control, join
 from tensordb_data.errors import EmbeddedServerError
+from tensordb_data.mongo.address import parse
+from tensordb_data.mongo.client import open_client
 
 Ended = Callable[[Path], None]
 Spawn = Callable[..., Any]

@@ -19,10 +19,12 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.address import open_client, parse
-from tensordb_data.embedded import join, locks
+from tensordb_data.common import file_locks as locks
+from tensordb_data.embedded import join
 from tensordb_data.embedded.binary import find_mongod
 from tensordb_data.errors import EmbeddedServerError
+from tensordb_data.mongo.address import parse
+from tensordb_data.mongo.client import open_client
 
 Ended = Callable[[Path], None]
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tensordb_data.address import open_client, parse
-from tensordb_data.embedded import join, locks
+from tensordb_data.common import file_locks as locks
+from tensordb_data.embedded import join
+from tensordb_data.mongo.address import parse
+from tensordb_data.mongo.client import open_client
 
 Spawn = Callable[..., Any]
 Ended = Callable[[Path], None]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tensordb_data.checkpoint import persist
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import fsck
+from tensordb_data.params import save as persist
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tensordb_data import Keep, TensorDB
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.checkpoint import lease
+from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CheckpointError, StorageError
 from tensordb_data.housekeeping import gc as module
+from tensordb_data.tensors import lease
 from tests.stage import Stage, length
 
 ALL = os.environ.get("INTERLEAVINGS") == "all"

@@ -9,7 +9,8 @@ import tracemalloc
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.housekeeping import fsck, gc, use
+from tensordb_data.housekeeping import fsck, gc
+from tensordb_data.housekeeping import segment_usage as use
 from tests.conftest import ROOT
 
 FEW, MANY = 300, 3_000

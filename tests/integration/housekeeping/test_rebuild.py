@@ -10,11 +10,12 @@ from bson import ObjectId
 from typer.testing import CliRunner
 
 from tensordb_data import Keep, StorageError, TensorDB, UnsupportedError
-from tensordb_data.checkpoint import persist
 from tensordb_data.cli.main import app
+from tensordb_data.housekeeping import deletion_log as sweeping
 from tensordb_data.housekeeping import rebuild
-from tensordb_data.housekeeping import tombstones as sweeping
-from tensordb_data.records import compact, tombstones
+from tensordb_data.params import save as persist
+from tensordb_data.samples import compact
+from tensordb_data.warehouse import deletion_log as tombstones
 
 KEPT = [n for n in range(20) if n != 10]
 

@@ -11,9 +11,10 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import StorageError
-from tensordb_data.checkpoint.load import verify
-from tensordb_data.housekeeping import gc, use
-from tensordb_data.records import commit, compact
+from tensordb_data.housekeeping import gc
+from tensordb_data.housekeeping import segment_usage as use
+from tensordb_data.params.load import verify
+from tensordb_data.samples import commit, compact
 
 LONG_AGO = dt.datetime(2020, 1, 1)
 STATES = ("writing", "live", "dying", "gone")

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tensordb_data import TensorDB, abandoned
+from tensordb_data import TensorDB
+from tensordb_data.mongo import transactions as abandoned
 
 WRITER = """
 import os, signal, sys

@@ -106,7 +106,7 @@ def test_malformed_calls(db: TensorDB) -> None:
 
 
 def test_many_and_in_several_datasets(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensordb_data.records.annotate._CHUNK", 7)
+    monkeypatch.setattr("tensordb_data.samples.annotate._CHUNK", 7)
     ids = [*fill(db), *fill(db, "e", 20)]
     assert db.data.annotate({id: {"label": 50} for id in ids}, source=SOURCE).changed == 30
     assert db.data.find().distinct("label") == [50]

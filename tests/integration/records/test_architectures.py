@@ -141,8 +141,8 @@ def test_a_keras_configuration_runs_nothing_else(db, node):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     config = json.loads(model.to_json())
     config["config"]["layers"].append(node)
-    from tensordb_data.allow import Allow
-    from tensordb_data.records.formats import unpack
+    from tensordb_data.architectures.formats import unpack
+    from tensordb_data.common.import_paths import Allow
 
     with pytest.raises(NotAllowedError):
         unpack("keras", json.dumps(config).encode(), Allow(["mypkg."]), "it")
@@ -264,7 +264,7 @@ def test_with_mongomock(mypkg):
 
 def test_the_core_imports_no_framework():
     code = (
-        "import sys, tensordb_data.records.architectures as a\n"
+        "import sys, tensordb_data.api.architectures as a\n"
         "assert not {'torch', 'keras', 'tensorflow', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,8 +9,8 @@ from bson import ObjectId
 from pymongo.errors import AutoReconnect
 
 from tensordb_data.errors import ClaimLostError, ConnectError, QueryError
-from tensordb_data.outage import ride_out
-from tensordb_data.records.claim import Claim, claim, claim_path
+from tensordb_data.mongo.claims import Claim, claim, claim_path
+from tensordb_data.mongo.retry import ride_out
 
 PATH = "_tdb.claims.x"
 OVER = [{"$set": {f"{PATH}.until": {"$subtract": ["$$NOW", 1]}}}]

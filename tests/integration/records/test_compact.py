@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Bytes, NotFoundError, TensorDB, Text
-from tensordb_data.records import batch as batch_module
-from tensordb_data.records import compact as compact_module
+from tensordb_data.samples import compact as compact_module
+from tensordb_data.samples import write_batch as batch_module
 
 SCHEMA = {"image": Array("uint8", (2, 2)), "raw": Bytes(), "note": Text(optional=True), "label": int}
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tensordb_data import Array, DuplicateError, Image, Scalar, SchemaError, TensorDB
-from tensordb_data.ingest import images as images_module
+from tensordb_data.ingest import image_folder as images_module
 from tensordb_data.ingest import ingest
-from tensordb_data.records.writer import Writer
+from tensordb_data.samples.writer import Writer
 
 
 def picture(folder: Path, name: str, shape: tuple[int, ...], seed: int, dtype: Any = np.uint8) -> None:

@@ -23,8 +23,8 @@ from tensordb_data.errors import (
     StateError,
     UnsupportedError,
 )
-from tensordb_data.records import workers
-from tensordb_data.records.job_steps import KEPT_EVENTS
+from tensordb_data.jobs import worker_registry as workers
+from tensordb_data.jobs.transitions import KEPT_EVENTS
 
 ENTRY = "mypkg.jobs:train"
 EVENTS = ["claim", "expire", "fail", "done", "beat", "cancel"]
@@ -201,7 +201,7 @@ def test_what_a_worker_left_half_done_the_next_one_finishes(db, monkeypatch):
     """Killed right after a job was done, before those that wait for it were told."""
     a = push(db)
     b = push(db, after=[a])
-    monkeypatch.setattr("tensordb_data.records.job.settle", lambda *_: 0)
+    monkeypatch.setattr("tensordb_data.api.job.settle", lambda *_: 0)
     claim(db).done()
     assert b.status == "waiting"
     assert claim(db).id == b.id

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Bytes, TensorDB, Text
-from tensordb_data.blobs.inline import INLINE, MAX_INLINE
+from tensordb_data.api.samples import Data
+from tensordb_data.blobs.segments.inline import INLINE, MAX_INLINE
 from tensordb_data.errors import CorruptBlobError, SampleError
-from tensordb_data.records.data import Data
 
 SCHEMA = {"image": Array("uint8", (4, 4)), "note": Text(optional=True), "raw": Bytes(), "label": int}
 RNG = np.random.default_rng(0)

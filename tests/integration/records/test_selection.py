@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from tensordb_data import (
-    NotFoundError,
-    Query,
-    QueryError,
-    Scalar,
-    ScanWarning,
-    SchemaError,
-    StorageError,
-    TensorDB,
-    advice,
-)
+from tensordb_data import NotFoundError, Query, QueryError, Scalar, ScanWarning, SchemaError, StorageError, TensorDB
+from tensordb_data.warehouse import query_plan as advice
 
 
 @pytest.fixture

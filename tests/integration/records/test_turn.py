@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.records import turn
-from tensordb_data.records.batch import LIVE_SAMPLES
+from tensordb_data.samples import commit_lock as turn
+from tensordb_data.samples.write_batch import LIVE_SAMPLES
 
 WRITERS, COMMITS = 6, 15
 

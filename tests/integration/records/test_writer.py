@@ -27,8 +27,8 @@ from tensordb_data import (
     TensorDBError,
     Text,
 )
-from tensordb_data.records import batch as batch_module
-from tensordb_data.records import commit as commit_module
+from tensordb_data.samples import commit as commit_module
+from tensordb_data.samples import write_batch as batch_module
 
 
 def sequences(db: TensorDB, dataset: str) -> list[int]:

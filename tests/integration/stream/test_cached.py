@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.blobs.delayed import DelayedStore
+from tests.delayed_store import DelayedStore
 
 SAMPLES, BYTES = 600, 20_000
 

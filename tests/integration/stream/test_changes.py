@@ -13,7 +13,8 @@ import pytest
 
 from tensordb_data import TensorDB, mix
 from tensordb_data.errors import SampleError, StateError
-from tensordb_data.stream import Mix, Stream, living
+from tensordb_data.stream import Mix, Stream
+from tensordb_data.stream.fetch import relocate as living
 
 N = 100
 Hosts = Callable[[str], TensorDB]

@@ -17,8 +17,8 @@ import pytest
 from tensordb_data import TensorDB
 from tensordb_data.errors import SampleError
 from tensordb_data.stream import Stream
-from tensordb_data.stream.cursor import Pages
-from tensordb_data.stream.source import Source
+from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.plan.index_reader import Pages
 
 N = 3000
 

@@ -21,7 +21,7 @@ from pymongo.errors import OperationFailure
 from tensordb_data import TensorDB
 from tensordb_data.errors import ConnectError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream import Stream
-from tensordb_data.stream.follow import Wakeups
+from tensordb_data.stream.deliver.tail import Wakeups
 from tests.mongod import running
 
 
@@ -351,7 +351,7 @@ def test_a_look_that_took_long_is_not_waited_for_ten_times_as_long(
         return len(naps)
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=naps.append)
-    monkeypatch.setattr("tensordb_data.stream.follow.time", clock)
+    monkeypatch.setattr("tensordb_data.stream.deliver.tail.time", clock)
     with Wakeups(db) as wakeups:
         wakeups.wait({}, slow, busy=True)
     assert len(naps) == 1 and naps[0] <= 0.5
@@ -375,7 +375,7 @@ def test_a_server_that_comes_back_is_followed_on(tmp_path: Path) -> None:
 
 
 def test_a_server_that_stays_away_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tensordb_data.stream.follow._PATIENCE", 0.0)
+    monkeypatch.setattr("tensordb_data.stream.deliver.tail._PATIENCE", 0.0)
     with running(tmp_path) as mongod:
         db = TensorDB(f"{mongod.uri}&serverSelectionTimeoutMS=200", blobs=f"file://{tmp_path}/blobs")
         write(db, range(10))

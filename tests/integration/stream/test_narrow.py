@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensordb_data import TensorDB, advice
+from tensordb_data import TensorDB
 from tensordb_data.errors import QueryError
-from tensordb_data.stream import cursor
+from tensordb_data.stream.plan import index_reader as cursor
+from tensordb_data.warehouse import query_plan as advice
 
 N = 20_000
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Scalar, TensorDB
-from tensordb_data.stream import plan_cache, source
-from tensordb_data.stream.plan import Plan, read_plan
-from tensordb_data.stream.source import Source
+from tensordb_data.stream.passes import planner as source
+from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.plan import cache as plan_cache
+from tensordb_data.stream.plan.plan import Plan, read_plan
 
 N = 500
 

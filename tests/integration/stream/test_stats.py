@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from tensordb_data import Bytes, Image, TensorDB, bench
 from tensordb_data.cli.main import app
-from tensordb_data.codecs.image import Image as ImageField
 from tensordb_data.errors import QueryError
-from tensordb_data.stream import cursor
+from tensordb_data.schema.image import Image as ImageField
+from tensordb_data.stream.plan import index_reader as cursor
 from tensordb_data.stream.stats import Clock
 from tensordb_data.torch import QueryDataset
 

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 
 from tensordb_data import Array, TensorDB
+from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.selection import Selection
 from tensordb_data.tf import query_dataset
 
 N = 301

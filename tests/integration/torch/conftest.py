@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.selection import Selection
+from tensordb_data.api.selection import Selection
 
 N = 301
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint import device as copies
-from tensordb_data.checkpoint.snapshot import Arena
-from tensordb_data.checkpoint.tree import flatten
+from tensordb_data.checkpoint import cuda_copy as copies
+from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.tensors.tree import flatten
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 from tests.integration.checkpoint.loops import fill
 

@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
+from tensordb_data.api.selection import Selection
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.selection import Selection
 from tensordb_data.torch import QueryDataset
-from tensordb_data.torch.tensors import to_tensors
+from tensordb_data.torch.convert import to_tensors
 
 N = 301
 CONTEXTS = ["fork", "spawn", "forkserver"]

@@ -13,11 +13,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB, mix
+from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError, StateError
-from tensordb_data.selection import Selection
 from tensordb_data.torch import QueryDataset
-from tensordb_data.torch.samples import BLOCK
-from tensordb_data.torch.shares import Shares
+from tensordb_data.torch.sample_mode import BLOCK
+from tensordb_data.torch.sample_sharding import Shares
 
 N, MORE = 301, 40
 

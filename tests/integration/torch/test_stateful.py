@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from tensordb_data.selection import Selection
+from tensordb_data.api.selection import Selection
 from tensordb_data.torch import QueryDataset
 
 

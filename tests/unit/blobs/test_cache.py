@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tensordb_data.blobs import cache
-from tensordb_data.blobs.cache import DEFAULT_CAP, SegmentCache
-from tensordb_data.blobs.delayed import DelayedStore
-from tensordb_data.blobs.files import FileStore
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.reader import BlobReader
-from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.reader import disk_cache as cache
+from tensordb_data.blobs.reader.disk_cache import DEFAULT_CAP, SegmentCache
+from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.local import FileStore
+from tensordb_data.blobs.stores.memory import MemoryStore
+from tests.delayed_store import DelayedStore
 from tests.shelf import Shelf
 
 BYTES = 50_000
@@ -377,5 +377,5 @@ def alive(fd: str) -> bool:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, tensordb_data.blobs.cache; assert 'obstore' not in sys.modules"
+    code = "import sys, tensordb_data.blobs.reader.disk_cache; assert 'obstore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

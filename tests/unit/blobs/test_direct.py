@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.blobs import direct
-from tensordb_data.blobs.files import FileStore
+from tensordb_data.blobs.stores import direct_io as direct
+from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.errors import StorageError
 
 MEMORY = np.random.default_rng(0).integers(0, 256, 12 << 20, dtype=np.uint8)

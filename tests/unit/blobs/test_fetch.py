@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.blobs import fetch
-from tensordb_data.blobs.cache import SegmentCache
-from tensordb_data.blobs.delayed import DelayedStore
-from tensordb_data.blobs.fetch import Fetcher, Window
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.refs import BlobRefs
-from tensordb_data.blobs.store import TransientError
+from tensordb_data.blobs.reader import download_pool as fetch
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.download_pool import Fetcher, Window
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.base import TransientError
+from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tests.delayed_store import DelayedStore
 from tests.shelf import Shelf
 from tests.store_contract import StoreContract
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.blobs.files import FileStore
+from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.errors import StorageError
 from tests.store_contract import StoreContract
 

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.store import open_store
+from tensordb_data.blobs.stores.memory import MemoryStore
+from tensordb_data.blobs.stores.open import open_store
 from tests.store_contract import StoreContract
 
 

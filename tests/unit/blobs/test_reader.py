@@ -15,14 +15,14 @@ from bson import ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.blobs.cache import SegmentCache
-from tensordb_data.blobs.delayed import DelayedStore
-from tensordb_data.blobs.files import FileStore
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.opened import Table
-from tensordb_data.blobs.reader import BlobReader
-from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.open_segment import Table
+from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.local import FileStore
+from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tests.delayed_store import DelayedStore
 from tests.shelf import Shelf, shuffled
 
 BLOB = st.one_of(st.binary(max_size=60), st.integers(0, 5000).map(bytes))

@@ -8,8 +8,8 @@ from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.blobs.inline import INLINE
-from tensordb_data.blobs.refs import BlobRefs
+from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.errors import StorageError
 
 IDS = [ObjectId() for _ in range(4)]

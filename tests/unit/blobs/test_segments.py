@@ -11,8 +11,8 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.segments import MAGIC, TRAILER_BYTES, SegmentBuilder, read_segment
+from tensordb_data.blobs.segments.format import MAGIC, TRAILER_BYTES, SegmentBuilder, read_segment
+from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 BLOB = st.one_of(st.binary(max_size=40), st.integers(0, 3000).map(lambda n: bytes(n)))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.blobs.files import FileStore
-from tensordb_data.blobs.objectstore import ObjectStore
-from tensordb_data.blobs.store import open_store, without_secrets
+from tensordb_data.blobs.stores.base import without_secrets
+from tensordb_data.blobs.stores.local import FileStore
+from tensordb_data.blobs.stores.object_store import ObjectStore
+from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.errors import StorageError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.errors import CheckpointError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tensordb_data.checkpoint.device import DeviceCopy
+from tensordb_data.checkpoint.cuda_copy import DeviceCopy
 
 N = 1000
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.errors import CheckpointError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.checkpoint.policy import Policy
+from tensordb_data.checkpoint.schedule import Policy
 from tensordb_data.errors import CheckpointError
 
 

@@ -6,9 +6,10 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from tensordb_data.checkpoint import layout
-from tensordb_data.checkpoint.snapshot import Arena, view
-from tensordb_data.checkpoint.tree import flatten
+from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.tensors import safetensors as layout
+from tensordb_data.tensors.snapshot import view
+from tensordb_data.tensors.tree import flatten
 
 
 def state():

@@ -12,10 +12,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.checkpoint.leaves import host_bytes
-from tensordb_data.checkpoint.persist import digest
-from tensordb_data.checkpoint.squeeze import Squeezer, expand
-from tensordb_data.checkpoint.tree import flatten
+from tensordb_data.tensors.compression import Squeezer, expand
+from tensordb_data.tensors.leaf import host_bytes
+from tensordb_data.tensors.tree import flatten
+from tensordb_data.tensors.write import digest
 
 RANDOM = np.random.default_rng(0)
 NOISE = RANDOM.standard_normal(300_000).astype("f4")

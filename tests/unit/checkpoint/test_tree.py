@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tensordb_data.checkpoint.leaves import build, host_bytes
-from tensordb_data.checkpoint.tree import flatten, from_json, leaf_numbers, to_json, unflatten
 from tensordb_data.errors import CheckpointError
+from tensordb_data.tensors.leaf import build, host_bytes
+from tensordb_data.tensors.tree import flatten, from_json, leaf_numbers, to_json, unflatten
 
 
 def round_trip(state, framework="auto"):

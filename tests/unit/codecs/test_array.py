@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tensordb_data.codecs import Array, field_from_doc
 from tensordb_data.errors import CorruptBlobError, SchemaError
+from tensordb_data.schema import Array, field_from_doc
 
 NAMES = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
@@ -237,5 +237,5 @@ def test_importing_codecs_brings_no_framework() -> None:
     import subprocess
 
     names = {"torch", "tensorflow", "cv2", "ml_dtypes", "PIL"}
-    code = f"import tensordb_data.codecs, sys; assert not {names} & set(sys.modules)"
+    code = f"import tensordb_data.schema, sys; assert not {names} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.codecs import Image, field_from_doc
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
+from tensordb_data.schema import Image, field_from_doc
 
 rng = np.random.default_rng(0)
 GRAY = rng.integers(0, 256, (20, 30), np.uint8)

@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 import torch
 
-from tensordb_data.codecs import Array, Bytes, Field, Image, Scalar, field_from_doc, infer
 from tensordb_data.errors import SchemaError
+from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, field_from_doc, infer
 
 
 def png(dtype: str = "uint8") -> bytes:

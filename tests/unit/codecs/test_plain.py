@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.codecs import Bytes, Text, field_from_doc
 from tensordb_data.errors import CorruptBlobError, SchemaError
+from tensordb_data.schema import Bytes, Text, field_from_doc
 
 
 @given(st.binary())

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.codecs import Scalar, field_from_doc
 from tensordb_data.errors import SchemaError
+from tensordb_data.schema import Scalar, field_from_doc
 
 NOW = datetime.datetime(2024, 5, 6, 7, 8, 9)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

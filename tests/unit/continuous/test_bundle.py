@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tensordb_data.continuous import bundle
+from tensordb_data.deploy import bundle
 
 arrays = hnp.arrays(
     st.sampled_from(["<f4", "<f8", "<i8", "|u1", "|b1", "<f2"]), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from tensordb_data.continuous import bundle, load_deployed
-from tensordb_data.continuous.target import FolderTarget
+from tensordb_data.continuous import load_deployed
+from tensordb_data.deploy import bundle
+from tensordb_data.deploy.target import FolderTarget
 from tensordb_data.errors import CorruptBlobError, DeployError, NotFoundError
 
 STEPS = ("rename", "replace", "symlink", "unlink", "fsync", "rmdir", "mkdir")

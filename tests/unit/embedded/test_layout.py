@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.embedded import layout as layout_module
-from tensordb_data.embedded.layout import Layout, locate, private_directory, read_json, socket_uri, write_json
+from tensordb_data.embedded import paths as layout_module
+from tensordb_data.embedded.paths import Layout, locate, private_directory, read_json, socket_uri, write_json
 from tensordb_data.errors import EmbeddedServerError
 
 

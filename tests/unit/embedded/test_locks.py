@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.embedded import locks
+from tensordb_data.common import file_locks as locks
 
 
 def test_shares_and_exclusive(tmp_path: Path) -> None:

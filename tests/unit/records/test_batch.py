@@ -9,12 +9,12 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import Array, Scalar, SchemaError, Text
-from tensordb_data.blobs.memory import MemoryStore
-from tensordb_data.blobs.segments import read_segment
-from tensordb_data.records import batch as batch_module
-from tensordb_data.records.batch import Batch
-from tensordb_data.records.columns import count_rows, encode_columns, first_row, make_ids
-from tensordb_data.records.schema import Schema, check_names
+from tensordb_data.blobs.segments.format import read_segment
+from tensordb_data.blobs.stores.memory import MemoryStore
+from tensordb_data.samples import write_batch as batch_module
+from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
+from tensordb_data.samples.write_batch import Batch
+from tensordb_data.schema.schema import Schema, check_names
 
 SCHEMA = Schema(
     {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Bytes, Image, Scalar, SchemaError, Text
-from tensordb_data.records.schema import Schema, check_field_name
+from tensordb_data.schema.schema import Schema, check_field_name
 
 
 def test_inferred_from_a_sample() -> None:

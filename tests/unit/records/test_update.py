@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import QueryError
-from tensordb_data.records.update import clean_update
+from tensordb_data.query.update import clean_update
 
 
 def test_values_become_plain_copies() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.stream.order import Layout, draw, pass_key, permute, runs, shuffled
+from tensordb_data.stream.order.permutation import draw, pass_key, permute, shuffled
+from tensordb_data.stream.order.sharding import Layout, runs
 
 ENDS = st.sampled_from(["short", "drop", "pad"])
 SIZES = {"n": st.integers(1, 300), "batch_size": st.integers(1, 40), "world": st.integers(1, 7)}

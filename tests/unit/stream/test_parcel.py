@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tensordb_data.stream.parcel import Box
+from tensordb_data.stream.transform.shared_memory import Box
 
 ARRAYS = npst.arrays(
     npst.scalar_dtypes() | npst.unicode_string_dtypes() | npst.byte_string_dtypes(),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tensordb_data import TensorDB, mix
 from tensordb_data.stream import Mix, Stream
-from tensordb_data.stream.passes import SharedPasses
+from tensordb_data.stream.passes.registry import SharedPasses
 
 SIZE = 5
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb_data.errors import SampleError
-from tensordb_data.stream.batch import Batch, Column, Piles, cut, gathered
+from tensordb_data.stream.transform.collate import Batch, Column, Piles, cut, gathered
 
 SHAPES = st.sampled_from([(), (3,), (2, 3), (0,), (2, 0)])
 ARRAYS = st.builds(

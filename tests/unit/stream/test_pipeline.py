@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.stream.pipeline import ordered
+from tensordb_data.stream.deliver.ordered_pool import ordered
 
 
 @given(count=st.integers(0, 40), threads=st.integers(1, 4), ahead=st.integers(0, 5), gaps=st.sets(st.integers(0, 40)))

@@ -11,10 +11,10 @@ from bson.int64 import Int64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.codecs import Array, Scalar
-from tensordb_data.records.schema import Schema
-from tensordb_data.stream.block import Block, Layouts, block_from_docs
-from tensordb_data.stream.raw import block_from_raw
+from tensordb_data.schema import Array, Scalar
+from tensordb_data.schema.schema import Schema
+from tensordb_data.stream.plan.bson_columns import block_from_raw
+from tensordb_data.stream.plan.sample_table import Block, Layouts, block_from_docs
 
 SCHEMA = Schema(
     {

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.stream.order import pass_key
-from tensordb_data.stream.rows import Blocks
+from tensordb_data.stream.order.block_shuffle import Blocks
+from tensordb_data.stream.order.permutation import pass_key
 
 
 @given(

@@ -7,7 +7,7 @@ import pytest
 import torch.multiprocessing as mp
 
 from tensordb_data.errors import StateError
-from tensordb_data.torch.mailbox import Mailbox
+from tensordb_data.torch.shared_state import Mailbox
 
 
 def _serve(mailbox: Mailbox, asked: Any, answers: Any) -> None:

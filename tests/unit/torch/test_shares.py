@@ -7,9 +7,9 @@ from itertools import chain
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tensordb_data.stream.order import Layout, runs
+from tensordb_data.stream.order.sharding import Layout, runs
 from tensordb_data.stream.spec import End
-from tensordb_data.torch.shares import Turns
+from tensordb_data.torch.sample_sharding import Turns
 
 BLOCK = 4
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tensordb_data.errors import SampleError
-from tensordb_data.torch.tensors import to_pinned, to_samples, to_tensors
+from tensordb_data.torch.convert import to_pinned, to_samples, to_tensors
 
 DTYPES = [
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",

@@ -1,0 +1,275 @@
+"""StepCheckpoint: a Keras callback that saves every N optimizer steps, and resumes `fit` where it was."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.params.apply import assign, check_keras
+from tensordb_data.params.lineage import name_of, of_data
+from tensordb_data.params.load import describe
+from tensordb_data.params.retention import Keep
+from tensordb_data.stream import Stream
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.params.parameter_set import ParameterSet
+
+
+class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
+
+    Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only; a
+    save is then made at the first call at or after a multiple of `every`. The metrics that Keras gives are logged
+    as rows of kind "train" and stored with the set; they are Keras's own, means since the epoch began. At the end
+    of an epoch a row of kind "epoch" follows, with the validation metrics.
+
+    tf.data fetches ahead, so the stream itself does not know what `fit` has used: the callback counts it. A resumed
+    `fit` gets the batches that the interrupted one would have got next, if the dataset is `query_dataset(stream)`
+    with only deterministic steps of one batch to one batch after it (`map`, `prefetch`). The stream must be
+    endless, the default, and `fit` be given `steps_per_epoch`: Keras takes the length of the first epoch that it
+    sees for that of all, so that a finite dataset resumed in its middle would be cut short ever after.
+
+    What Keras allows: weights, optimizer variables, and the seeds of Dropout and other random layers are restored,
+    so that on the CPU a resumed run gives the same weights. Not restored: metrics summed up within the epoch, the
+    number of the epoch (pass `initial_epoch` to `fit`; an interrupted epoch is begun again, in its full length),
+    other callbacks, and the generators inside TensorFlow that have no seed in the model.
+
+    SIGTERM and Ctrl-C save at the end of the step and then end the process; see `checkpoint.stop`.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; `restore` continues the run of this name.
+        every: Optimizer steps between saves.
+        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
+        on_best: Save when this metric, at the end of a step or an epoch, is better than in any set of the run:
+            `"val_accuracy"`, or `("val_loss", "min")` if less is better.
+        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say.
+        stream: The Stream behind the dataset given to `fit`.
+        tags: Tags of every set and log row.
+        architecture: Name of the architecture in `db.architectures`; noted with every set.
+        parent: The set of another run from which this one starts; noted with the first set.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
+            default two copies, whatever their size.
+        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
+            `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
+            each save, and changeable later (`db.params.prune`). By default all of them.
+        signals: Whether SIGTERM and Ctrl-C are handled.
+        grace: Seconds that a step may still take after a SIGTERM.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        *,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
+        stream: Stream | None = None,
+        tags: Sequence[str] = (),
+        architecture: str | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
+        signals: bool = True,
+        grace: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.run = run
+        if stream is not None and not hasattr(stream, "advance"):
+            raise CheckpointError(f"stream= is the Stream given to query_dataset; found a {type(stream).__name__}")
+        if stream is not None and stream.spec.passes is not None:
+            raise CheckpointError(
+                f"stream= must be endless; this one ends after passes={stream.spec.passes}. Leave passes out, and "
+                "give fit() steps_per_epoch. Without stream= a resumed fit begins at the start of the data."
+            )
+        self._stream = stream
+        if stream is not None:
+            stream._anew()
+        self._first = None if stream is None else stream.state_dict()
+        self._resumed: dict[str, Any] | None = None
+        self._batches = 0  # that this iteration of the dataset has given to fit
+        self._begin = 0
+        self._iterated = False
+        self._core = Checkpointer(
+            db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best, max_overhead=max_overhead,
+            tags=tags, lineage={"architecture": architecture, "data": of_data(stream)}, parent=parent, memory=memory,
+            when_busy=when_busy, keep=keep, signals=signals, grace=grace,
+        )  # fmt: skip
+
+    def restore(self, model: keras.Model, step: int | None = None) -> int:
+        """Continues the run: loads the set of it that was saved last. Call it before `fit`, with the model compiled.
+
+        Args:
+            model: The model that `fit` will train.
+            step: Go back to the set of this step. Sets saved from there on are then the newest.
+
+        Returns:
+            The step to continue from, 0 if nothing has been saved.
+
+        Raises:
+            StateError: Model, optimizer or stream do not fit what was saved.
+            CorruptBlobError: Stored bytes are damaged; says which set is intact.
+            NotFoundError: There is no set of that step.
+        """
+        found = self._core.load(step)
+        if found is None:
+            return 0
+        document, parts = found
+        label = describe(document)
+        if (framework := parts["training"].get("framework")) != "keras":
+            raise StateError(f"{label} is a training state of {framework}, not of Keras. Use another run name.")
+        if ("stream" in parts) != (self._stream is not None):
+            if self._stream is not None:
+                raise StateError(
+                    f"{label} was saved without a stream: make the callback without stream=, or begin another run."
+                )
+            warnings.warn(f"{label} has a stream position too, and stream= was not given: not restored.", stacklevel=2)
+        optimizer = _built(model)
+        variables = [*model.weights, *_seeds(model), *optimizer.variables]
+        values = [*parts["model"].values(), *parts["seeds"], *parts["optimizer"].values()]
+        _same_kind(optimizer, parts["training"], label)
+        check_keras(model, variables, values, label)
+        if self._stream is not None:
+            self._stream.load_state_dict(parts["stream"], plans=parts.get("plans"))
+            self._resumed = self._stream.state_dict()
+        assign(model, variables, values, label)
+        rng.apply(parts["rng"])
+        self._iterated, self._batches = False, 0
+        found_step = int(parts["training"]["step"])
+        self._core.start_at(found_step, document["_id"])
+        return found_step
+
+    def save(self) -> None:
+        """Saves the last step that has ended, due or not."""
+        self._core.save_now()
+
+    def drain(self) -> None:
+        """Waits until every save so far is durable; raises if one failed."""
+        self._core.drain()
+
+    def stats(self) -> dict[str, Any]:
+        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Waits until every save is durable and ends the threads. Needed only to free the memory at once."""
+        self._core.close()
+
+    # What Keras calls
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """A fit begins, and with it an iteration of the dataset."""
+        optimizer = _optimizer(self.model)
+        self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
+        self._core.begin_at(int(_read(optimizer.iterations)))
+        self._iteration()
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Remembers the first of the batches of this execution."""
+        self._begin = batch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """One or more steps have ended."""
+        self._batches += batch - self._begin + 1
+        self._core.end_step(int(_read(_optimizer(self.model).iterations)), _plain(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Logs what Keras says about the epoch."""
+        if logs:
+            self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **_plain(logs)})
+            self._core.evaluated(_plain(logs))
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Returns when everything that was saved is durable."""
+        self._core.settle()
+
+    def _iteration(self) -> None:
+        if self._resumed is not None and self._iterated and self._stream is not None and self._first is not None:
+            self._stream.load_state_dict(self._first)  # only the first iteration is that of the resumed position
+            self._resumed = None
+        self._iterated, self._batches = True, 0
+
+    def _state(self, step: int) -> dict[str, Any]:
+        optimizer = _optimizer(self.model)
+        state: dict[str, Any] = {
+            "model": _named(self.model.weights),
+            "seeds": [_read(variable) for variable in _seeds(self.model)],
+            "optimizer": _named(optimizer.variables),
+            "rng": rng.capture(),
+            "training": {
+                "step": step,
+                "framework": "keras",
+                "keras": keras.__version__,
+                "optimizer": type(optimizer).__name__,
+            },
+        }
+        if self._stream is not None:
+            state["stream"] = self._stream.advance(self._stream.state_dict(), self._batches)
+            if plans := self._stream.plans(state["stream"]):
+                state["plans"] = plans
+        return state
+
+
+def _optimizer(model: Any) -> Any:
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise CheckpointError("the model has no optimizer: compile it first")
+    return optimizer
+
+
+def _built(model: Any) -> Any:
+    optimizer = _optimizer(model)
+    if not model.built:
+        raise StateError(
+            "the model has no variables yet: give it an Input, or call model.build(input_shape), before restore"
+        )
+    if not optimizer.built:
+        strategy = getattr(model, "distribute_strategy", None)
+        with nullcontext() if strategy is None else strategy.scope():
+            optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def _read(variable: Any) -> Any:
+    """The value, also of a variable that a tf.distribute strategy mirrors, which NumPy cannot read by itself."""
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _seeds(model: Any) -> list[Any]:
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _named(variables: Sequence[Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for number, variable in enumerate(variables):
+        name = variable.path if variable.path not in named else f"{variable.path}#{number}"
+        named[name] = _read(variable)
+    return named
+
+
+def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:
+    if training.get("optimizer") != type(optimizer).__name__:
+        raise StateError(
+            f"{label} was saved with the optimizer {training.get('optimizer')}; this model has "
+            f"{type(optimizer).__name__}."
+        )
+
+
+def _plain(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    # names of outputs and metrics may hold dots, which a field must not
+    return {name.replace(".", "_"): value for name, value in (logs or {}).items()}

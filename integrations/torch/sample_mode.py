@@ -1,0 +1,156 @@
+"""Samples: a run that the loader itself batches, as state between processes and as the samples of one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from typing import Any
+
+from tensordb_data.errors import NotFoundError, QueryError, StateError
+from tensordb_data.stream import Stream
+from tensordb_data.stream.passes.resolver import Begun
+from tensordb_data.stream.state import Position, State
+from tensordb_data.torch.convert import to_samples, to_tensors
+from tensordb_data.torch.sample_sharding import Turns
+
+BLOCK = 64
+"""Samples that a worker reads at once."""
+
+Items = Generator[dict[str, Any], None, None]
+
+
+class Samples:
+    """A run over `stream` from `state` on.
+
+    A state names the pass that comes first among those which are not over for all workers and ranks, and the data of
+    the passes that have begun: some workers can be in later ones already. All others go over the data of the moment in
+    which they begin.
+    """
+
+    def __init__(self, stream: Stream, state: Mapping[str, Any]) -> None:
+        self._stream, self._spec, self._state = stream, stream.spec, state
+        self._first = State.from_doc(state["stream"], stream.spec).at.number
+        self._begun = [State.from_doc(doc, stream.spec) for _, doc in state["begun"]]
+        each = [data for data, (count, _) in zip(self._begun, state["begun"], strict=True) for _ in range(count)]
+        self._known = dict(enumerate(each, self._first))
+
+    @staticmethod
+    def fresh(stream: Stream) -> dict[str, Any]:
+        """The state of a run that has not begun."""
+        none: dict[str, Any] = {"batches": 0, "batch_size": None, "num_workers": None, "begun": []}
+        return {"stream": stream.state_dict(), "world_size": stream.spec.world_size, "block": BLOCK, **none}
+
+    def check(self, plans: Mapping[str, Any]) -> None:
+        """Take plans that came with the state, and see that those of the passes which have begun are there.
+
+        Raises:
+            StateError: a plan is not to be had any more; or this dataset shares its passes otherwise than that of the
+                state.
+        """
+        for name, value in {"world_size": self._spec.world_size, "block": BLOCK}.items():
+            if self._state["batches"] and self._state[name] != value:
+                raise _inexact(name, self._state[name], value)
+        self._stream._source.accept(plans)
+        for data in self._begun:
+            self._stream._source.plan(data)
+
+    def plans(self) -> dict[str, Any]:
+        """The plans of the passes that have begun; see `Stream.plans`."""
+        return self._stream._plans(*self._begun)
+
+    def after(self, batches: int, workers: int, batch_size: int) -> dict[str, Any]:
+        """The state after the loop received so many batches more.
+
+        Raises:
+            StateError: the run did not begin with these numbers.
+        """
+        now = {"batch_size": batch_size, "num_workers": workers}
+        for name, value in now.items():
+            if self._state["batches"] and self._state[name] != value:
+                raise _inexact(name, self._state[name], value)
+        if not batches:
+            return dict(self._state)
+        turns = self._turns(workers, batch_size)
+        length = self._length(turns)
+        turns = turns.after(batches, length)
+        begun = [self._data(number).moved(Position()).to_doc(self._spec) for number in turns.begun(length)]
+        blocks = self._data(turns.first).blocks if begun else self._stream._state.blocks
+        stream = State(Position(turns.first), blocks=blocks).to_doc(self._spec)
+        return {**self._state, "stream": stream, **turns.to_doc(), "begun": _runs(begun)}
+
+    def of(self, worker: int, workers: int, done: int, count: Callable[[Stream], Items]) -> Items:
+        """The samples of one worker, behind the first `done` of them; `count` iterates a stream."""
+        if self._state["batches"] and self._state["num_workers"] != workers:
+            raise _inexact("num_workers", self._state["num_workers"], workers)
+        turns = self._turns(workers, self._state["batch_size"] or 1)
+        length, shares = self._length(turns), turns.shares
+        role = turns.role(worker)
+        if role is None:
+            return
+        part = role * self._spec.world_size + self._spec.rank
+        place = turns.place(part, done, length)
+        if place is None:
+            return
+        number, position, drop = place
+        start = self._data(number).moved(Position(number, position)).to_doc(self._spec)
+        stream = self._stream.at(start, rank=part, world_size=shares.parts, end="short")
+        stream._pinned, stream._passes = None, Begun(self._known, self._stream._opening())
+        with closing(count(stream)) as batches:
+            for batch in batches:
+                samples = list(to_samples(to_tensors(batch)))
+                at = stream._state.at
+                if shares.end != "short" and at.position == 0:  # the last of its pass
+                    n = length(at.number - 1)
+                    more = int(shares.given(n)[part] - shares.received(n)[part])
+                    samples = samples[:more] if more < 0 else samples + samples[-1:] * more
+                yield from samples[drop:]
+                drop = max(0, drop - len(samples))
+
+    def _turns(self, workers: int, batch_size: int) -> Turns:
+        spec, first = self._spec, self._first
+        until = None if spec.passes is None else (first // spec.passes + 1) * spec.passes
+        if self._state["batches"]:
+            return Turns.from_doc(self._state, BLOCK, spec.end, spec.world_size, first, until)
+        n = self._data(first).n or 0
+        return Turns.fresh(n, BLOCK, spec.end, workers, spec.world_size, batch_size, first, until)
+
+    def _data(self, number: int) -> State:
+        """What a pass goes over, which is settled now if it was not."""
+        found = self._known.get(number) or self._stream._opening().fixed(number, self._stream._state.blocks)
+        assert found is not None
+        return found
+
+    def _length(self, turns: Turns) -> Callable[[int], int]:
+        least = turns.shares.parts if self._spec.end == "drop" else 1
+
+        def length(number: int) -> int:
+            n = self._data(number).n or 0
+            if n == 0 and self._spec.passes is None:
+                raise NotFoundError(f"an endless stream needs samples, and none matches {self._spec.query!r}")
+            if n < least and self._spec.passes is None:
+                raise QueryError(
+                    f'end="drop" drops everything: a pass has {n} samples, and there are {least} workers of all ranks;'
+                    " use fewer, or another end="
+                )
+            return n
+
+        return length
+
+
+def _runs(docs: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Equal neighbours as (count, document)."""
+    runs: list[tuple[int, dict[str, Any]]] = []
+    for doc in docs:
+        if runs and runs[-1][1] == doc:
+            runs[-1] = (runs[-1][0] + 1, doc)
+        else:
+            runs.append((1, doc))
+    return runs
+
+
+def _inexact(name: str, then: Any, now: Any) -> StateError:
+    return StateError(
+        f"sample by sample, a run resumes exactly only with the same `{name}`: it was {then}, and is {now}. Use"
+        f" {name}={then}, or batch-wise mode (batch_size in QueryDataset, batch_size=None in the DataLoader), which"
+        " resumes with any number of workers"
+    )

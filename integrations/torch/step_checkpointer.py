@@ -1,0 +1,318 @@
+"""StepCheckpointer: the parameters, optimizer, RNG and data position of a torch loop, saved every N steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tensordb_data.checkpoint import rng
+from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.params.apply import check_torch, into_torch
+from tensordb_data.params.lineage import name_of, of_data
+from tensordb_data.params.load import describe
+from tensordb_data.params.retention import Keep
+from tensordb_data.torch.data_position import Position, position_of
+from tensordb_data.torch.ranks import ranks
+from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, scatter, unwrapped
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.params.parameter_set import ParameterSet
+
+
+class StepCheckpointer:
+    """Saves a training loop every N steps in the background, and resumes it where it was.
+
+    The step number is the number of batches that the loop has received from `stream`, in this process: what worker
+    processes have prefetched does not count, nor do calls of `step()`, so with gradient accumulation call `step()` once
+    per optimizer step. Without a stream, calls of `step()` are counted.
+
+    A save copies model, optimizer, scheduler, scaler, RNG states (Python, NumPy, torch, CUDA) and position at one
+    instant; the loop waits for that copy only. It is due by `every`, `every_seconds`, `on_best` or `max_overhead`, by
+    any of those given. An error in the background is raised by the next `step()` or by `close()`.
+
+    SIGTERM and Ctrl-C save the last complete step and then end the process as they would have ended it. They are served
+    when a step ends or the loop waits for data; if a step takes longer than `grace` seconds, the process ends with what
+    was saved before. A second signal does not wait.
+
+    A run that resumes continues exactly as it would have without the interruption, as far as its own computation is
+    deterministic: on the CPU the same losses, bit for bit. Gradients are not saved. What a transform draws from global
+    RNGs in worker processes is not restored; draw from the `rng` it is given.
+
+    Under `torch.distributed` each process makes one, with the same arguments, restores, and calls `step()`: process 0
+    stores, and all of them restore the same set, each with RNG states of its own. What is due, and a signal that any
+    process has received, is agreed upon at each step. A model that is sharded (FSDP2, DTensor) is gathered in process 0
+    through torch's own state-dict functions, so that the set fits any number of processes, and plain modules too.
+
+    Use it as a context manager, or call `close()`; a process that ends without still stores what was taken.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; `restore()` continues the run of this name.
+        model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
+        optimizer: The optimizer, or None.
+        every: Steps between saves: one is due when a multiple is reached or crossed.
+        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
+        on_best: Save when this metric, of those given to `step()`, is better than in any set of the run: `"acc"`, or
+            `("loss", "min")` if less is better.
+        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say; the
+            waits and what a background save slows down are measured all along.
+        stream: What the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader. Its
+            class is replaced by a counting subclass until `close()`.
+        scheduler: Anything with `state_dict` and `load_state_dict`, such as a learning-rate scheduler.
+        scaler: A `torch.amp.GradScaler`.
+        extra: More such objects by name, an EMA of the model say.
+        tags: Tags of every set and log row.
+        architecture: Name of the architecture in `db.architectures`; noted with every set.
+        parent: The set of another run from which this one starts; noted with the first set.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
+            default two copies, whatever their size.
+        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
+            `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
+            each save, and changeable later (`db.params.prune`). By default all of them.
+        signals: Whether SIGTERM and Ctrl-C are handled.
+        grace: See above.
+
+    Raises:
+        CheckpointError: An argument is not what it should be.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
+        stream: Any = None,
+        scheduler: Any = None,
+        scaler: Any = None,
+        extra: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        architecture: str | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
+        signals: bool = True,
+        grace: float = 10.0,
+    ) -> None:
+        self.run = run
+        self._model = model
+        named = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, **(extra or {})}
+        self._stateful = {name: value for name, value in named.items() if value is not None}
+        for name, value in self._stateful.items():
+            if not (callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None))):
+                raise CheckpointError(
+                    f"{name}= needs state_dict() and load_state_dict(); found a {type(value).__name__}"
+                )
+            if name in _OWN:
+                raise CheckpointError(f"extra= has {name!r}, which is a name of ours; name it otherwise")
+        lineage = {"model": name_of(unwrapped(model)), "architecture": architecture, "data": of_data(stream)}
+        if optimizer is not None:
+            lineage["optimizer"] = name_of(optimizer)
+        self._ranks = ranks()
+        self._sharded = is_sharded(model)
+        self._deliveries = None if stream is None else self._count(stream)
+        try:
+            self._position = None if self._deliveries is None else self._locate(stream, self._deliveries)
+            self._core = Checkpointer(
+                db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
+                max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
+                when_busy=when_busy, keep=keep, peers=self._ranks, deliveries=self._deliveries,
+                signals=signals, grace=grace,
+            )  # fmt: skip
+        except BaseException:
+            if self._deliveries is not None:
+                self._deliveries.close()
+            raise
+        self._start = 0
+        self._calls = 0
+        self._rng: dict[str, Any] | None = None  # to be put back once more, when the loop begins
+        if self._deliveries is not None:
+            self._deliveries.on_iterate = self._settle_rng
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has ended, or that was restored."""
+        return self._core.last_step
+
+    def restore(self, step: int | None = None) -> int:
+        """Continues the run: loads the set of it that was saved last. To be called before the loop begins.
+
+        Args:
+            step: Go back to the set of this step. Sets saved from there on are then the newest.
+
+        Returns:
+            The step to continue from, 0 if nothing has been saved.
+
+        Raises:
+            StateError: Model, optimizer or stream do not fit what was saved; nothing was changed.
+            CorruptBlobError: Stored bytes are damaged; says which set is intact. An older one is never taken silently.
+            NotFoundError: There is no set of that step.
+        """
+        if self._deliveries is not None and self._deliveries.count:
+            raise CheckpointError("restore() comes before the loop: it has received batches already.")
+        found = self._core.load(step) if self._ranks is None else self._ranks.load(self._core, step)
+        if found is None:
+            return 0
+        document, parts = found
+        label = describe(document)
+        self._check(label, parts)
+        if self._position is not None:  # what may be refused comes first
+            self._position.load(parts["stream"], parts.get("plans", {}))
+        optimizer = self._stateful.get("optimizer")
+        by_name = optimizer is not None and is_by_name(parts["optimizer"])
+        if by_name or self._sharded:
+            scatter(self._model, optimizer, parts, label)
+        else:
+            into_torch(self._model, parts["model"], label)
+        for name, value in self._stateful.items():
+            if name != "optimizer" or not (by_name or self._sharded):
+                value.load_state_dict(parts[name])
+        own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
+        rng.apply(own)
+        # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
+        self._rng = None if parts["training"].get("at_end") else own
+        self._start = int(parts["training"]["step"])
+        self._calls = 0
+        self._core.start_at(self._start, document["_id"])
+        return self._start
+
+    def step(self, **metrics: Any) -> None:
+        """To be called when an optimizer step has ended. Saves when due, and returns at once.
+
+        Args:
+            metrics: Numbers and short texts, such as `loss=loss`: logged as a row of kind "train", and stored with
+                the set when one is saved.
+
+        Raises:
+            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
+        """
+        self._calls += 1
+        if self._deliveries is not None and self._deliveries.count == 0:
+            raise CheckpointError(
+                "step() was called, but no batch came from the object given as stream=. Give the "
+                "checkpointer the very object "
+                "that the loop iterates, before the loop begins."
+            )
+        self._core.end_step(self._step_now(), metrics)
+
+    def save(self) -> None:
+        """Saves the last step that has ended, due or not."""
+        self._core.save_now()
+
+    def drain(self) -> None:
+        """Waits until every save so far is durable; raises if one failed."""
+        self._core.drain()
+
+    def stats(self) -> dict[str, Any]:
+        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Waits until every save is durable and lets go of everything. Twice is fine.
+
+        Raises:
+            CheckpointError: A save failed.
+        """
+        self._core.close()
+
+    def __enter__(self) -> StepCheckpointer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as failed:
+            if error is None:
+                raise
+            warnings.warn(f"while leaving on {type(error).__name__}: {failed}", stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"StepCheckpointer(run={self.run!r}, every={self._core.policy.every}, last_step={self.last_step})"
+
+    def _count(self, stream: Any) -> Deliveries:
+        return Deliveries(stream)
+
+    def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
+        return position_of(stream, deliveries)
+
+    def _step_now(self) -> int:
+        return self._start + (self._calls if self._deliveries is None else self._deliveries.count)
+
+    def _state(self, step: int) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            name: value.state_dict()
+            for name, value in self._stateful.items()
+            if not (self._sharded and name == "optimizer")
+        }
+        if self._sharded:
+            state.update(gather(self._model, self._stateful.get("optimizer")))
+        else:
+            state["model"] = self._model.state_dict()
+        state["rng"] = rng.capture()
+        if self._ranks is not None:
+            state["rng"]["ranks"] = self._ranks.gather(state["rng"])
+        state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
+        if self._position is not None:
+            state["stream"] = self._position.state()
+            if plans := self._position.plans(state["stream"]):
+                state["plans"] = plans
+            state["training"]["at_end"] = self._position.at_end()
+        return state
+
+    def _check(self, label: str, parts: Mapping[str, Any]) -> None:
+        """Refuses a set that does not fit, before anything is changed."""
+        if (framework := parts["training"].get("framework")) != "torch":
+            raise StateError(f"{label} is a training state of {framework}, not of torch. Use another run name.")
+        ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
+        if missing := sorted(ours - set(parts)):
+            raise StateError(
+                f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as "
+                "it was made then, or begin another run."
+            )
+        if ignored := sorted(set(parts) - ours - {"model", "plans", "rng", "training"}):
+            warnings.warn(
+                f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.",
+                stacklevel=3,
+            )
+        check_torch(self._model, parts["model"], label)
+        optimizer = self._stateful.get("optimizer")
+        if optimizer is not None:
+            _check_optimizer(optimizer, parts["optimizer"], label)
+
+    def _settle_rng(self) -> None:
+        # Making a DataLoader's iterator draws from torch's generator. The run that was interrupted drew before its
+        # save, so the one that continues must be put back after its own draw.
+        if self._rng is not None:
+            rng.apply(self._rng)
+            self._rng = None
+
+
+_OWN = frozenset(("model", "plans", "rng", "stream", "training"))
+
+
+def _check_optimizer(optimizer: Any, state: Mapping[str, Any], label: str) -> None:
+    saved = [len(group["params"]) for group in state["param_groups"]]
+    own = [len(group["params"]) for group in optimizer.param_groups]
+    if saved != own:
+        raise StateError(
+            f"{label} does not fit this {type(optimizer).__name__}: its parameter groups have {saved} "
+            f"parameters, those here {own}."
+        )

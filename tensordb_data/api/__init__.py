@@ -1,0 +1,1 @@
+"""The facade: `TensorDB`, `Selection` and the five collections."""

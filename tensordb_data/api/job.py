@@ -1,0 +1,249 @@
+"""Job: one piece of work, as whoever pushed it sees it, and as its owner changes it."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from tensordb_data.errors import (
+    ClaimLostError,
+    DuplicateError,
+    JobCancelledError,
+    NotFoundError,
+    QueryError,
+    StateError,
+)
+from tensordb_data.jobs import transitions as steps
+from tensordb_data.jobs.recovery import settle
+from tensordb_data.jobs.spec import result_value
+from tensordb_data.mongo.claims import Claim, confirmed
+from tensordb_data.mongo.retry import ride_out
+from tensordb_data.query.query import Query
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.logs import LogSelection
+    from tensordb_data.api.selection import Selection
+
+
+class Job(Record):
+    """One job. Its fields are as they were when it was read, or last changed through this object."""
+
+    __slots__ = ("_claim", "_lease")
+
+    def __init__(self, db: TensorDB, doc: Mapping[str, Any]) -> None:
+        super().__init__(db, doc)
+        self._claim: Claim | None = None
+        self._lease = 0.0
+
+    @property
+    def status(self) -> str:
+        """Read now: `"waiting"` for others, `"ready"`, `"running"`, `"done"`, `"dead"` or `"cancelled"`."""
+        self.refresh()
+        return str(self._doc["status"])
+
+    @property
+    def query(self) -> Query:
+        """The query that names exactly this job."""
+        return Query("jobs", {"_id": self.id})
+
+    @property
+    def run(self) -> str:
+        """The name of its run in `db.logs`, where a worker also writes what it prints."""
+        return f"job-{self.id}"
+
+    @property
+    def output(self) -> LogSelection:
+        """What it has printed under a worker, as rows with a `text`."""
+        return self._db.logs.find({"run": self.run, "kind": "output"}, sort=[("step", 1), ("_id", 1)])
+
+    def selection(self, name: str) -> Selection[Any] | None:
+        """`"data"`, `"architecture"` or `"params"` of the job, bound to this warehouse; None if it has none."""
+        text = self._doc.get(name)
+        return None if text is None else self._db.select(Query.from_json(text))
+
+    def refresh(self) -> Job:
+        """Read the job again.
+
+        Raises:
+            NotFoundError: It was deleted.
+        """
+        found = ride_out(lambda: self._mongo.find_one(self._named))
+        if found is None:
+            raise NotFoundError(f"job {self.id} was deleted")
+        self._doc = found
+        return self
+
+    def explain(self) -> str:
+        """Why the job is where it is: what it waits for, why no worker claims it, how it ended."""
+        from tensordb_data.jobs.explain import explain
+
+        return explain(self._db, self.refresh()._doc)
+
+    # By whoever has claimed it
+
+    def heartbeat(self, progress: float | None = None) -> None:
+        """Says that the job is alive, and prolongs its lease.
+
+        Args:
+            progress: How much is done, from 0 to 1.
+
+        Raises:
+            JobCancelledError: It was cancelled; let this end it.
+            ClaimLostError: The lease had run out, and the job is another's, or it was deleted.
+        """
+        stages: steps.Stages = [{"$set": {f"{steps.CLAIM}.until": {"$add": ["$$NOW", round(self._lease * 1000)]}}}]
+        if progress is not None:
+            ok = not isinstance(progress, bool) and isinstance(progress, (int, float)) and 0 <= progress <= 1
+            if not ok or math.isnan(progress):
+                raise QueryError(f"progress is a number from 0 to 1; found {progress!r:.200}")
+            stages.append({"$set": {"progress": float(progress)}})
+        self._doc = self._held().write(stages, status="running")
+        if self._doc.get("cancel"):
+            raise JobCancelledError(f"job {self.id} was cancelled: {self._doc.get('reason', 'no reason given')}")
+
+    def done(self, result: Any = None) -> None:
+        """Ends the job with its result. Jobs that waited for it become ready.
+
+        Args:
+            result: Plain data, such as `{"acc": 0.93}`; scalars of NumPy, torch and TensorFlow are taken as numbers.
+
+        Raises:
+            QueryError: The result cannot be stored; the job goes on.
+            ClaimLostError: The job is another's by now, or was deleted; the result is dropped.
+        """
+        self._end(steps.done(result_value(result)))
+
+    def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
+        """Ends this attempt. The job is ready again after a while, or dead when it has no attempts left.
+
+        Args:
+            error: What went wrong; kept as the `reason`.
+            retry: Whether another attempt may help.
+
+        Raises:
+            ClaimLostError: The job is another's by now, or was deleted.
+            QueryError: `error` is neither an exception nor a text.
+        """
+        text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
+        self._end(steps.set_back("failed", steps.literal(self._reason(text)), again=retry))
+
+    def hand_back(self) -> None:
+        """Gives the job back, ready for others; the attempt does not count.
+
+        Raises:
+            ClaimLostError: The job is another's by now, or was deleted.
+        """
+        self._end(steps.handed_back())
+
+    # By anybody
+
+    def cancel(self, reason: str = "cancelled by hand") -> bool:
+        """Cancels the job. One that runs is told at its next heartbeat, and stopped by its worker if it does not end.
+
+        Args:
+            reason: Why, for people to read.
+
+        Returns:
+            Whether there was something to cancel; False when it has ended already.
+
+        Raises:
+            QueryError: The reason is no text.
+        """
+        reason = self._reason(reason)
+        if self._claim is not None and self._claim.document["_id"] == self.id and self._doc.get("cancel"):
+            self._end(steps.cancelled_by_owner())
+            return True
+        open_ = {**self._named, "status": {"$in": list(steps.OPEN)}}
+        found = ride_out(lambda: self._change(open_, steps.cancelled(reason)))
+        if found is None:
+            self.refresh()
+            return False
+        self._doc = found
+        if found["status"] == "cancelled":
+            settle(self._db, {"after": self.id})
+        return True
+
+    def retry(self) -> None:
+        """Begins a dead or cancelled job again, with all its attempts.
+
+        Raises:
+            StateError: It is neither.
+            DuplicateError: Another job with its unique key is active.
+        """
+        try:
+            found = self._change({**self._named, "status": {"$in": ["dead", "cancelled"]}}, steps.retried())
+        except DuplicateKeyError:
+            key = self._doc.get("unique")
+            raise DuplicateError(f"job {self.id}: another job with the key {key!r} is active") from None
+        if found is None:
+            raise StateError(f"job {self.id} is {self.status}; only one that is dead or cancelled can be retried")
+        self._doc = found
+        if found["status"] == "waiting":
+            settle(self._db, {"_id": self.id})
+            self.refresh()
+
+    def _reason(self, text: object) -> str:
+        """A text as it is kept: without passwords, valid, and not too long."""
+        if not isinstance(text, str):
+            raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
+        text = self._db._connections.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
+        return steps.shortened(text.strip() or "no reason given")
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        return {"_id": self.id, "_tdb.p": self._db.project}
+
+    @property
+    def _mongo(self) -> Any:
+        return self._db._mongo()["jobs"]
+
+    def _change(self, filter: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Any:
+        return self._mongo.find_one_and_update(filter, stages, return_document=ReturnDocument.AFTER)
+
+    def _held(self) -> Claim:
+        if self._claim is None:
+            raise StateError(f"job {self.id} was not claimed here; db.jobs.claim(worker=...) returns one that is")
+        return self._claim
+
+    def _bound(self, claim: Claim, lease: float) -> Job:
+        self._claim, self._lease = claim, lease
+        return self
+
+    def _is_held(self) -> bool:
+        """Whether the claim made here stands, as far as was read."""
+        return bool(self._doc["_tdb"].get("claim", {}).get("token") == self._held().token)
+
+    def _has_ended_here(self) -> bool:
+        """Whether the last who held it was this claim's owner, and has reported."""
+        return self._doc["status"] != "running" and bool(self._doc["_tdb"].get("last") == self._held().token)
+
+    def _end(self, stages: steps.Stages) -> None:
+        mark = ObjectId()
+        try:
+            self._doc = self._held().write(steps.marked(stages, mark, self._held().token), status="running")
+        except ClaimLostError as error:
+            # An outage may have swallowed the answer to a write that took place.
+            found = ride_out(lambda: confirmed(self._mongo, {"_id": self.id, "_tdb.end": mark}))
+            if found is None:
+                raise self._told(error) from None
+            self._doc = found
+        if self._doc["status"] in steps.ENDED:
+            settle(self._db, {"after": self.id})
+
+    def _told(self, error: ClaimLostError) -> Exception:
+        """What has become of a job that this process no longer holds."""
+        now = self._mongo.find_one(self._named)
+        if now is None or now["status"] == "running":
+            return error
+        return ClaimLostError(
+            f"job {self.id} is {now['status']} and no longer held by {self._held()._owner!r}; what was to be written is"
+            " dropped"
+        )

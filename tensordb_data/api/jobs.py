@@ -1,0 +1,211 @@
+"""Jobs: work that is queued in the warehouse, and done by workers on any number of machines."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from tensordb_data.api.collection import Collection
+from tensordb_data.api.job import Job
+from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
+from tensordb_data.jobs import transitions as steps
+from tensordb_data.jobs.recovery import settle, sweep
+from tensordb_data.jobs.spec import job_document, kinds_list, resources, start_time
+from tensordb_data.mongo.claims import check_lease, claim
+from tensordb_data.mongo.retry import ride_out
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.selection import Selection
+
+_SWEEP = 1.0  # seconds between looks for lost workers, by each process that claims
+_OWN = frozenset(("tags", "priority"))
+
+
+class Jobs(Collection[Job]):
+    """`db.jobs`: pushed by anybody, claimed by one worker at a time."""
+
+    def __init__(self, db: TensorDB) -> None:
+        super().__init__(db, "jobs", Job)
+        self._swept = -math.inf
+
+    def push(
+        self,
+        kind: str,
+        *,
+        entry: str | None = None,
+        script: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        data: Any = None,
+        architecture: Any = None,
+        params: Any = None,
+        priority: int = 0,
+        requires: Mapping[str, float] | None = None,
+        max_attempts: int = 3,
+        backoff: float = 5.0,
+        after: Sequence[Job | ObjectId] = (),
+        unique: str | None = None,
+        start: dt.datetime | float | None = None,
+        time_limit: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> Job:
+        """Queues a job.
+
+        Args:
+            kind: What sort of work it is; workers choose by it.
+            entry: The function that does it, `"mypkg.jobs:train"`. It is called with `args` as keyword arguments, with
+                `data`, `architecture` and `params` as Selections where they are given here, and with `job` and `db`
+                if it has parameters of these names. What it returns is the result.
+            script: Instead, the text of a Python program that finds all of these as variables and may set `result`.
+                Only workers that allow scripts run it.
+            args: Plain data, at most 4 MB.
+            data: The query of the samples.
+            architecture: The query of the architecture.
+            params: The query of the parameters, or a parameter set.
+            priority: Higher ones are claimed first; the oldest among equals.
+            requires: What a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
+            max_attempts: How often it may be begun.
+            backoff: Seconds before the second attempt, doubled before each further one, at most an hour.
+            after: Jobs that must be done first. When one of them is dead, cancelled or deleted, this one is cancelled.
+            unique: A key that only one job at a time may have that has not ended.
+            start: Not before this time (with a time zone), or not before so many seconds from now.
+            time_limit: Seconds after which a worker stops an attempt.
+            tags: Tags.
+
+        Returns:
+            The job.
+
+        Raises:
+            QueryError: An argument is malformed.
+            NotFoundError: A job in `after` does not exist. So it cannot lead in a circle: what a job waits for was
+                there before it.
+            DuplicateError: A job with this unique key is active.
+        """
+        if not self._db._full:
+            raise UnsupportedError("mongomock has no server time; jobs need a real server")
+        document = job_document(
+            kind, entry=entry, script=script, args=args, priority=priority, requires=requires, after=after,
+            queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
+            backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._db.project,
+        )  # fmt: skip
+        stages = steps.pushed(document, start_time(start))
+        self._entries.add_entities([document])
+        mongo = self._db._mongo()["jobs"]
+        wanted = document.get("after", [])
+        if wanted:
+            there = set(mongo.distinct("_id", {"_id": {"$in": wanted}, "_tdb.p": self._db.project}))
+            missing = [id for id in wanted if id not in there]
+            if missing:
+                raise NotFoundError(f"after=: there is no job {missing[0]} in project {self._db.project!r}")
+
+        def insert() -> Any:
+            # Where it is there already, an earlier attempt arrived and its answer did not.
+            new = {"_id": document["_id"], "_tdb": None}
+            try:
+                return mongo.find_one_and_update(new, stages, upsert=True, return_document=ReturnDocument.AFTER)
+            except DuplicateKeyError:
+                found = mongo.find_one({"_id": document["_id"]})
+                if found is None:
+                    raise
+                return found
+
+        try:
+            job = Job(self._db, ride_out(insert))
+        except DuplicateKeyError:
+            other = mongo.find_one({"_tdb.p": self._db.project, "_tdb.key": unique}, {"status": 1})
+            which = f"job {other['_id']} is {other['status']}" if other else "it has ended meanwhile; push again"
+            raise DuplicateError(f"a job with the unique key {unique!r} is active: {which}") from None
+        if wanted:
+            settle(self._db, {"_id": job.id})
+            job.refresh()
+        return job
+
+    def claim(
+        self,
+        *,
+        worker: str,
+        kinds: Sequence[str] | None = None,
+        lease: float = 60.0,
+        has: Mapping[str, float] | None = None,
+    ) -> Job | None:
+        """Takes the first job that is ready, in one atomic step: no other worker gets it while the lease lasts.
+
+        Args:
+            worker: The worker's name, for people. Two of one name do not disturb each other.
+            kinds: The kinds of jobs to take; None for all.
+            lease: Seconds for which it is this worker's; `job.heartbeat()` prolongs it by as many. When it has run out,
+                the job is ready again for others, or dead if it has no attempts left.
+            has: What the worker has, `{"gpu": 1, "memory_gb": 64}`; jobs that require more are left alone.
+
+        Returns:
+            The job; None when there is nothing to do.
+
+        Raises:
+            QueryError: An argument is malformed.
+            ConnectError: The server is away and did not come back.
+        """
+        return self._claim(worker, kinds_list(kinds), lease, resources("has", has), {})
+
+    def _claim(
+        self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]
+    ) -> Job | None:
+        check_lease(lease)
+        self._sweep(_SWEEP)
+        mongo = self._db._mongo()["jobs"]
+        while True:
+            chosen = kinds
+            if chosen is None:  # the index has the kinds before the order of claims
+                chosen = ride_out(lambda: mongo.distinct("kind", {"_tdb.p": self._db.project, "status": "ready"}))
+            found = None
+            if chosen:
+                found = claim(
+                    mongo, {**self._claimable(chosen, has), **more}, path=steps.CLAIM, owner=worker, lease=lease,
+                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=steps.claimed(worker),
+                )  # fmt: skip
+            if found is not None:
+                return Job(self._db, found.document)._bound(found, float(lease))
+            if not self._sweep(0.0):
+                return None
+
+    def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
+        """The filter of jobs that a worker with these resources may claim now."""
+        return {
+            "_tdb.p": self._db.project,
+            "status": "ready",
+            "kind": {"$in": list(kinds)},
+            **within(has),
+            "$expr": {"$lte": ["$due", "$$NOW"]},
+        }
+
+    def _sweep(self, every: float) -> bool:
+        """Look for lost workers and for jobs that wait for what has ended; whether anything changed."""
+        now = time.monotonic()
+        if now - self._swept < every:
+            return False
+        self._swept = now
+        return sweep(self._db)
+
+    def _write(self, selection: Selection[Job], update: Mapping[str, Any] | None) -> int:
+        roots = {path.split(".")[0] for changes in (update or {}).values() for path in changes}
+        taken = sorted(roots - _OWN)
+        if taken:
+            raise QueryError(
+                f"update: {taken[0]!r} of a job is not changed by hand, only {' and '.join(sorted(_OWN))}; its status"
+                " changes by job.cancel() and job.retry(), and what it does and waits for is said when it is pushed"
+            )
+        return super()._write(selection, update)
+
+
+def within(has: Mapping[str, float]) -> dict[str, Any]:
+    """The filter of jobs that require no more than this."""
+    return {
+        "_tdb.needs": {"$not": {"$elemMatch": {"$nin": list(has)}}},
+        **{f"requires.{name}": {"$not": {"$gt": amount}} for name, amount in has.items()},
+    }

@@ -1,0 +1,186 @@
+"""Logs: rows of runs, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.api.collection import Collection
+from tensordb_data.api.selection import Selection
+from tensordb_data.errors import NotFoundError, QueryError, StorageError
+from tensordb_data.logs.writer import RESERVED, RunLog
+from tensordb_data.query.query import Filter, Query, Sort
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.logs.plot import Picture
+    from tensordb_data.logs.series import Series
+
+__all__ = ["RESERVED", "LogRow", "LogSelection", "Logs", "RunLog"]
+
+_POINTS = 500
+
+
+class LogRow(Record):
+    """One row of a log."""
+
+    __slots__ = ()
+
+    @property
+    def run(self) -> str:
+        """The run that wrote it."""
+        return str(self._doc["run"])
+
+    @property
+    def step(self) -> int:
+        """The step it was written at."""
+        return int(self._doc["step"])
+
+    @property
+    def kind(self) -> str:
+        """`"train"`, `"valid"` or what the run called it."""
+        return str(self._doc["kind"])
+
+    def entity(self, name: str) -> Any:
+        """The sample, parameter set or other entity that was logged under a name.
+
+        Raises:
+            QueryError: What was logged there is no entity.
+            NotFoundError: It is not in the warehouse any more.
+        """
+        found = self[name]
+        if not isinstance(found, dict) or found.keys() != {"collection", "id"}:
+            raise QueryError(f"{name!r} of {self!r} is no entity; found {found!r}")
+        return self._db.select(Query(found["collection"], {"_id": found["id"]})).one()
+
+
+class LogSelection(Selection[LogRow]):
+    """Rows of logs; a Selection that also becomes a table, a series, or files of other tools."""
+
+    def to_arrow(self) -> Any:
+        """The rows as a `pyarrow.Table`; a column for every field that occurs.
+
+        A column in which some rows have whole numbers and some others is one of floats; one in which some have numbers
+        and some texts is one of texts.
+        """
+        from tensordb_data.logs.tables import arrow
+
+        return arrow(self._flat())
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`; a column for every field that occurs."""
+        from tensordb_data.logs.tables import pandas
+
+        return pandas(self._flat())
+
+    def to_csv(self, path: str | Path) -> int:
+        """Writes the rows as a CSV file, whole or not at all; returns how many.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        from tensordb_data.logs.tables import write_csv
+
+        return write_csv(self._flat(), path)
+
+    def to_tensorboard(self, folder: str | Path) -> int:
+        """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`; returns how many values.
+
+        Numbers become scalars and texts texts. Exporting twice into one folder shows everything twice.
+
+        Raises:
+            MissingExtraError: tensorboard is not installed.
+            StorageError: The folder cannot be written.
+        """
+        from tensordb_data.logs.tensorboard import write_events
+
+        return write_events(self._flat(), folder)
+
+    def series(self, name: str, *, points: int = _POINTS) -> list[Series]:
+        """A metric over the steps, a series for each run and kind, thinned out by the server.
+
+        Args:
+            name: The metric. Rows in which it is not a number are left out; nan and inf are counted.
+            points: At most so many points each.
+
+        Raises:
+            QueryError: An argument is malformed.
+        """
+        from tensordb_data.logs.series import read_series
+
+        return read_series(self, name, points)
+
+    def _flat(self) -> Iterator[dict[str, Any]]:
+        from tensordb_data.logs.tables import flat
+
+        return flat(row._doc for row in self)
+
+
+class Logs(Collection[LogRow]):
+    """`db.logs`: rows of numbers, by run, kind and step."""
+
+    def __init__(self, db: TensorDB) -> None:
+        super().__init__(db, "logs", LogRow)
+
+    def find(
+        self,
+        filter: Filter | None = None,
+        *,
+        sort: Sort | None = None,
+        limit: int | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> LogSelection:
+        """Select rows; see `Collection.find`. Without a sort they come in the order in which they were written."""
+        return LogSelection(self._db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
+
+    def run(self, name: str, *, tags: Sequence[str] = (), system: float | None = None) -> RunLog:
+        """The log of a run, to write to.
+
+        Args:
+            name: The run. Writing to one that has rows already adds to them.
+            tags: Tags of each row.
+            system: Add a row of kind `"system"` every so many seconds: load and memory of the process, the machine
+                and its GPUs. Needs psutil.
+
+        Raises:
+            SchemaError: An argument is malformed.
+            MissingExtraError: psutil is not installed.
+        """
+        return RunLog(self._db, name, tags, system)
+
+    def plot(
+        self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS
+    ) -> Picture:
+        """Draw a metric over the steps, a line for each run and kind that matches.
+
+        Args:
+            name: The metric.
+            filter: Which rows: `{"tags": "cnn", "kind": "valid"}`.
+            path: Where to write the PNG as well.
+            points: At most so many points a line; the server takes the rows between them together.
+
+        Returns:
+            The PNG, which a notebook shows.
+
+        Raises:
+            NotFoundError: No matching row has a number of that name.
+            MissingExtraError: matplotlib is not installed.
+            StorageError: `path` cannot be written.
+        """
+        from tensordb_data.logs.plot import draw
+
+        rows = self.find(filter)
+        series = rows.series(name, points=points)
+        if not series:
+            some = sorted({key for row in rows.head(100) for key in row} - RESERVED)
+            names = f"there are {', '.join(map(repr, some))}" if some else "no row matches"
+            raise NotFoundError(f"no number {name!r} in {rows.query.brief} of project {self._db.project!r}: {names}")
+        picture = draw(series, name)
+        if path is not None:
+            try:
+                Path(path).write_bytes(picture)
+            except OSError as error:
+                raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+        return picture

@@ -1,0 +1,324 @@
+"""Find: the entries that have the words, scored, and what they name."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ExecutionTimeout
+
+from tensordb_data.api.selection import Selection
+from tensordb_data.common.bson_values import COLLECTIONS
+from tensordb_data.errors import QueryError
+from tensordb_data.query.query import Query
+from tensordb_data.search.index import GROUPED, REFRESH
+from tensordb_data.search.tokenize import beside, words
+from tensordb_data.search.vocabulary import has_all, pattern
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.record import Record
+
+_WORDS = 10  # of a search
+_CANDIDATES = 100  # entries that are looked at for a word, and for all words together
+_COUNTED = 1000  # how far the entries of a word are counted
+_SEEN = 2000  # entries of the rarest word that are looked through for the others
+_NAME, _TAG, _TEXT = 3.0, 2.0, 1.0
+_PREFIX = 0.5
+_SHORTEST = 2  # characters that may stand for the beginning of a word
+_MOST_FORMS = 20  # of a word that was cut short, in one query
+_LOOK_MS = 100
+_TOGETHER_MS = 15  # of a search, for looks whether there is a text with several words of a field
+_READ = dict.fromkeys(("k", "n", "t", "x", "f", "e", "at"), 1)  # of an entry: its words are for the index
+_STALE = dt.timedelta(seconds=24 * REFRESH)
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One thing that a search has found: an entity, or samples or log rows that have name and tags in common."""
+
+    kind: str
+    """The collection."""
+    name: str
+    """Dataset of samples, run of log rows and parameter sets, name of an architecture, kind of a job."""
+    tags: tuple[str, ...]
+    score: float
+    """For comparison within one search; the order is by words found first."""
+    query: Query
+    """Names exactly what was found: plain data."""
+    entity: Record
+    """The entity, or one of the samples or rows."""
+    db: TensorDB
+
+    @property
+    def selection(self) -> Selection[Any]:
+        """What was found, to read, count, tag or stream."""
+        return self.db.select(self.query)
+
+    @property
+    def id(self) -> Any:
+        """The `_id` of `entity`."""
+        return self.entity.id
+
+    def __getitem__(self, field: str) -> Any:
+        return self.entity[field]
+
+    def __repr__(self) -> str:
+        tags = f" {list(self.tags)}" if self.tags else ""
+        return f"<Hit {self.score:.2f} {self.kind} {self.name!r}{tags}>"
+
+
+def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: str | None, limit: int) -> list[Hit]:
+    """See `TensorDB.search`."""
+    if not isinstance(text, str):
+        raise QueryError(f'search takes words, "chest ct 2024" say; found {text!r:.200}')
+    kinds = list(COLLECTIONS) if kind is None else [kind] if isinstance(kind, str) else list(kind)
+    unknown = [name for name in kinds if name not in COLLECTIONS]
+    if unknown or not kinds:
+        raise QueryError(f"kind= is one or more of {', '.join(COLLECTIONS)}; found {kind!r}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise QueryError(f"limit is a number of hits, at least 1; found {limit!r}")
+    wanted = words(text)[:_WORDS]
+    if not wanted:
+        return []
+    if project is not None and project != db.project:
+        db = _in_project(db, project)
+    scope = {"p": db.project, "k": {"$in": kinds}}
+    store = db._mongo()["search"]
+    size = store.estimated_document_count()
+    rare = {
+        word: math.log(1 + size / (1 + store.count_documents({**scope, "w": word}, limit=_COUNTED))) for word in wanted
+    }
+    found = _candidates(store, scope, wanted, max(limit, _CANDIDATES)).values()
+    scored: list[Any] = [
+        (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry)
+        for entry in (*(one for one in found if not _is_sheet(one)), *_by_words(filter(_is_sheet, found), wanted))
+    ]
+    scored.sort(key=lambda one: one[:4], reverse=True)
+    return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
+
+
+def _candidates(
+    store: Any, scope: Mapping[str, Any], wanted: Sequence[str], most: int
+) -> dict[bytes, Mapping[str, Any]]:
+    """The newest entries that have each word, some with words that begin so, and those that have all of them.
+
+    Those are looked for among the newest entries of the rarest word, and of words that it is the beginning of.
+
+    Args:
+        store: The collection of entries.
+        scope: Project and kinds.
+        wanted: The words.
+        most: Entries to take for a word, and for all together.
+    """
+    found: dict[bytes, Mapping[str, Any]] = {}
+
+    def take(entries: Iterable[Mapping[str, Any]]) -> None:
+        found.update((entry["_id"], entry) for entry in entries)
+
+    for word in wanted:
+        take(store.find({**scope, "w": word}, _READ).sort("at", -1).limit(most))
+        if len(word) >= _SHORTEST:
+            take(store.find({**scope, "w": _longer(word)}, _READ).limit(most))
+    if len(wanted) > 1:
+        first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
+        together = {"$match": {"$and": [_begins(word) for word in wanted if word != first]}}
+        newest = [{"$match": {**scope, "w": {"$in": [first, beside(first)]}}}, {"$sort": {"at": -1}}]
+        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(beside(first))}]}}]
+        for looked in (newest, longer):
+            take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}, {"$project": _READ}]))
+    return found
+
+
+def _by_words(found: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """What is to be found of fields whose words have entries: for each field an entry for each word, of the texts that
+    have it, and one for the texts that have all.
+    """
+    fields: dict[tuple[str, str, str], tuple[_Forms, ...]] = {}
+    begins = tuple(wanted)
+    for entry in found:
+        key = entry["k"], entry["n"], entry["f"]["n"]
+        forms = fields.setdefault(key, tuple(_Forms(word) for word in wanted))
+        for own, member in zip(entry["f"]["r"], entry["f"]["e"], strict=True):
+            if own.isascii() and not own.startswith(begins):  # nearly all of ten thousand, at once
+                continue
+            parts = [own] if own.isascii() else words(own)
+            for one in forms:
+                one.look(own, parts, member, entry["at"])
+    for (kind, name, field), forms in fields.items():
+        each = [one for one in forms if one.best]
+        for some in (*((one,) for one in each), *([each] if len(each) > 1 else [])):
+            texts = [list(one.best)[:_MOST_FORMS] for one in some]
+            own = [text for one in texts for text in one]
+            member, at = some[0].best[own[0]]
+            yield {
+                "_id": repr((kind, name, field, own)).encode(), "k": kind, "n": name, "t": [], "x": own,
+                "f": {"n": field, "r": texts}, "e": member, "at": at,
+            }  # fmt: skip
+
+
+class _Forms:
+    """The words of a field that are one that is wanted, written with accents say; or else those that begin so."""
+
+    def __init__(self, wanted: str) -> None:
+        self._wanted = wanted
+        self._whole: dict[str, tuple[Any, dt.datetime]] = {}
+        self._longer: dict[str, tuple[Any, dt.datetime]] = {}
+
+    def look(self, own: str, parts: Sequence[str], member: Any, at: dt.datetime) -> None:
+        if self._wanted in parts:
+            self._whole[own] = member, at
+        elif len(self._wanted) >= _SHORTEST and any(part.startswith(self._wanted) for part in parts):
+            self._longer[own] = member, at
+
+    @property
+    def best(self) -> dict[str, tuple[Any, dt.datetime]]:
+        return self._whole or self._longer
+
+
+def _is_sheet(entry: Mapping[str, Any]) -> bool:
+    return "r" in entry.get("f", ())
+
+
+def _are_together(entry: Mapping[str, Any]) -> bool:
+    """Whether it stands for texts with several words, of which there may be none."""
+    return _is_sheet(entry) and len(entry["f"]["r"]) > 1
+
+
+def _begins(word: str) -> dict[str, Any]:
+    """Entries with the word, or one that it is the beginning of, where it is long enough to stand for one: their own,
+    or of the name beside it.
+    """
+    above = "\U0010ffff" if len(word) >= _SHORTEST else "\0"
+    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, beside(word))]}
+
+
+def _longer(word: str) -> dict[str, Any]:
+    return {"$elemMatch": {"$gt": word, "$lt": f"{word}\U0010ffff"}}
+
+
+def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, float]) -> tuple[int, float]:
+    """How many of the words an entry has, and how well: by where a word stands, how rare it is, and whether whole.
+    None, where a text has none of them and only the name of its dataset or run has: that is another entry.
+    """
+    weights: dict[str, float] = {}
+    for weight, texts in ((_TEXT, entry["x"]), (_TAG, entry["t"]), (_NAME, [entry["n"]])):
+        weights.update(dict.fromkeys(words(*texts), weight))
+    hits, score = 0, 0.0
+    if "f" in entry and not any(own.startswith(word) for own in words(*entry["x"]) for word in wanted):
+        return hits, score
+    for word in wanted:
+        best = weights.get(word, 0.0)
+        if not best and len(word) >= _SHORTEST:
+            best = max((_PREFIX * weight for other, weight in weights.items() if other.startswith(word)), default=0.0)
+        hits += best > 0
+        score += best * rare[word]
+    return hits, score
+
+
+def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limit: int) -> list[Hit]:
+    """The first `limit` that name something which is there; entries of what has long gone are removed."""
+    hits: list[Hit] = []
+    stale: list[Any] = []
+    left = _TOGETHER_MS
+    rest = iter(scored)
+    while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
+        members = _members(db, [entry for _, entry in some])
+        for score, entry in some:
+            query = _query(entry, full=db._full)
+            entity = members.get(entry["_id"])
+            if entity is None and _are_together(entry):
+                began = time.monotonic()
+                entity = _one(db, query, entry, left) if left >= 1 else None
+                left -= round(1e3 * (time.monotonic() - began))
+            elif entity is None:
+                entity = _one(db, query, entry, _LOOK_MS)
+            if entity is not None:
+                hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
+            elif not _is_sheet(entry) and _age(entry["at"]) > _STALE:
+                stale.append({"_id": entry["_id"], "at": entry["at"]})
+            elif _is_sheet(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
+                db.data._entries.forget_words(entry["n"], entry["f"]["n"])
+    if stale:
+        db._mongo()["search"].delete_many({"$or": stale})
+    return hits
+
+
+def _age(at: dt.datetime) -> dt.timedelta:
+    # A client of the user's own may give times with their zone.
+    return dt.datetime.now(dt.timezone.utc) - (at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc))
+
+
+def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
+    kind = entry["k"]
+    if kind not in GROUPED:
+        return Query(kind, {"_id": entry["e"]})
+    filter: dict[str, Any] = {GROUPED[kind]: entry["n"]}
+    if entry["t"]:
+        filter["tags"] = entry["t"][0] if len(entry["t"]) == 1 else {"$all": entry["t"]}
+    if "v" in entry.get("f", ()):
+        filter[entry["f"]["n"]] = entry["f"]["v"]
+    elif "f" in entry:
+        each = [{entry["f"]["n"]: pattern(forms, full=full)} for forms in entry["f"]["r"]]
+        filter |= each[0] if len(each) == 1 else {"$and": each}
+    return Query(kind, filter)
+
+
+def _members(db: TensorDB, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, Record]:
+    """What the entries name by `_id`, by theirs: the entity, or a sample that still has name, tags and text."""
+    found: dict[bytes, Record] = {}
+    for kind in {entry["k"] for entry in entries}:
+        named = [entry for entry in entries if entry["k"] == kind and "e" in entry]
+        selection: Selection[Any] = Selection(db, Query(kind, {"_id": {"$in": [entry["e"] for entry in named]}}))
+        docs = {doc["_id"]: doc for doc in selection._mongo.find(selection._filter())} if named else {}
+        pairs = [(entry, docs[entry["e"]]) for entry in named if entry["e"] in docs]
+        pairs = [(entry, doc) for entry, doc in pairs if _fits(kind, entry, doc)]
+        entities = selection._collection._entities([doc for _, doc in pairs])
+        found.update((entry["_id"], entity) for (entry, _), entity in zip(pairs, entities, strict=True))
+    return found
+
+
+def _fits(kind: str, entry: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
+    if kind not in GROUPED:
+        return True
+    text = True
+    if "v" in entry.get("f", ()):
+        text = doc.get(entry["f"]["n"]) == entry["f"]["v"]
+    elif "f" in entry:
+        text = has_all(doc.get(entry["f"]["n"]), entry["f"]["r"])
+    return text and doc.get(GROUPED[kind]) == entry["n"] and set(entry["t"]) <= set(doc.get("tags", ()))
+
+
+def _one(db: TensorDB, query: Query, entry: Mapping[str, Any], most_ms: int) -> Record | None:
+    """One of what an entry names by a query; it is remembered for the next search."""
+    if entry["k"] not in GROUPED:
+        return None
+    selection: Selection[Any] = Selection(db, query)
+    limit = {"max_time_ms": most_ms} if db._full else {}
+    try:
+        doc = selection._mongo.find_one(selection._filter(), **limit)
+    except ExecutionTimeout:
+        if _are_together(entry):  # each of the words is somewhere, but a text with all of them may not be
+            return None
+        # It is somewhere, far down: what to show of it is not worth the wait.
+        doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
+    if doc is None:
+        return None
+    if doc["_id"] is not None and not _is_sheet(entry):
+        db._mongo()["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
+    record: Record = selection._collection._entities([doc])[0]
+    return record
+
+
+def _in_project(db: TensorDB, project: str) -> TensorDB:
+    """The same connection, in another project."""
+    if not isinstance(project, str) or not project:
+        raise QueryError(f"project= is the name of a project; found {project!r}")
+    other = object.__new__(type(db))
+    vars(other).update(vars(db), project=project, _collections={})
+    return other

@@ -1,0 +1,179 @@
+"""Watch: entities of a Selection as they appear."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
+from tensordb_data.query.query import names
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from tensordb_data.api.selection import Selection
+
+R = TypeVar("R", bound=Record)
+
+_AWAIT_MS = 500  # how long the server waits for news, and so at most how long close() takes
+_BATCH = 1000
+_ATTEMPTS = 30
+_HISTORY_LOST = (280, 286)
+
+
+class Watch(Iterator[R], Generic[R]):
+    """An iterator of the entities that match a Selection, as they are inserted, or edited in a field of its filter.
+
+    The change stream only wakes it up: what is yielded was found by the Selection's own filter, whatever that
+    uses. It begins when it is made, and survives a restart of the server. `close()` ends it, from any thread.
+    """
+
+    def __init__(self, selection: Selection[R]) -> None:
+        query = selection.query
+        if query.limit is not None or query.sort is not None:
+            raise QueryError(
+                "watch takes a Selection without sort and limit: entities come in the order in which they appear"
+            )
+        if not selection.db._full:
+            raise UnsupportedError("mongomock has no change streams; watch needs a real server")
+        self._selection = selection
+        self._fields = names(query.filter)
+        self._found: deque[R] = deque()
+        self._closed = threading.Event()
+        self._token: Any = None
+        self._stream: Any = self._opened()
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        """The next entity; blocks until there is one.
+
+        Raises:
+            ConnectError: The server went away and did not come back, or no longer knows where this watch was.
+        """
+        if not self.wait():
+            raise StopIteration
+        return self._found.popleft()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Blocks until there is an entity, the watch is closed, or about so many seconds are over.
+
+        Returns:
+            Whether there is an entity, so that `next` does not block.
+
+        Raises:
+            ConnectError: As `next`.
+        """
+        until = None if seconds is None else time.monotonic() + seconds
+        failures = 0
+        while not self._found:
+            if self._closed.is_set():
+                self._release()
+                return False
+            if until is not None and time.monotonic() >= until:
+                return False
+            try:
+                if self._stream is None:
+                    self._stream = self._opened()
+                ids = self._changed()
+                if ids:
+                    self._found.extend(self._matching(ids))
+                self._token = self._stream.resume_token
+                failures = 0
+            except PyMongoError as error:
+                if self._closed.is_set():
+                    continue
+                failures += 1
+                self._recover(error, failures)
+        return True
+
+    def skip(self) -> None:
+        """Lets go of the entities that are there already: whoever looks at all of them needs only one wake-up."""
+        self._found.clear()
+
+    def close(self) -> None:
+        """End the iteration and release the server's cursor."""
+        self._closed.set()
+        self._found.clear()
+        self._release()
+
+    def __enter__(self) -> Watch[R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stream"):
+            self._release()
+
+    def _opened(self) -> Any:
+        project = self._selection.db.project
+        news = {"$or": [
+            {"operationType": {"$in": ["insert", "replace"]}, "fullDocument._tdb.p": project},
+            {"operationType": "update"},
+            {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
+        ]}  # fmt: skip
+        short = {"$project": {"operationType": 1, "documentKey": 1, "updateDescription": 1}}
+        return self._selection._mongo.watch(
+            [{"$match": news}, short], max_await_time_ms=_AWAIT_MS, resume_after=self._token, batch_size=_BATCH
+        )
+
+    def _changed(self) -> list[Any]:
+        """The ids in the news, in order; empty when there is none yet."""
+        ids: dict[Any, None] = {}
+        event = self._stream.try_next()
+        while event is not None:
+            if event["operationType"] in ("drop", "rename", "dropDatabase", "invalidate"):
+                raise ConnectError("the collection that is watched was dropped")
+            if self._concerns(event):
+                ids[event["documentKey"]["_id"]] = None
+            if len(ids) >= _BATCH or not self._buffered():
+                break
+            event = self._stream.try_next()
+        return list(ids)
+
+    def _buffered(self) -> bool:
+        """Whether another event is here already, so that asking for it does not wait."""
+        cursor = getattr(self._stream, "_cursor", None)
+        return bool(getattr(cursor, "_data", ()))
+
+    def _concerns(self, event: Mapping[str, Any]) -> bool:
+        if event["operationType"] != "update" or self._fields is None:
+            return True
+        edit = event.get("updateDescription", {})
+        paths = [*edit.get("updatedFields", {}), *edit.get("removedFields", ())]
+        paths += [part["field"] for part in edit.get("truncatedArrays", ())]
+        return any(path.split(".")[0] in self._fields for path in paths)
+
+    def _matching(self, ids: list[Any]) -> list[R]:
+        found = list(self._selection & {"_id": {"$in": ids}})
+        place = {id: i for i, id in enumerate(ids)}
+        return sorted(found, key=lambda entity: place[entity.id])
+
+    def _recover(self, error: PyMongoError, failures: int) -> None:
+        """Get ready to open the stream again where it was, or give up."""
+        if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
+            raise ConnectError("watch fell so far behind that the server forgot where it was; make a new one, and "
+                               "look for what came meanwhile with find") from error  # fmt: skip
+        passing = isinstance(error, ConnectionFailure) or getattr(error, "code", None) in (43, 91, 189, 11600, 11602)
+        if failures > _ATTEMPTS or not (passing or error.has_error_label("ResumableChangeStreamError")):
+            raise ConnectError(f"watch lost the server: {error}") from error
+        self._release()
+        self._closed.wait(min(2.0, 0.05 * 2**failures))
+
+    def _release(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                stream.close()
+            except PyMongoError:
+                return

@@ -1,0 +1,1 @@
+"""Reading many blobs at once: local gathers, downloads, the cache on disk."""

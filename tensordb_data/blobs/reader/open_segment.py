@@ -1,0 +1,369 @@
+"""Segments that a reader has opened, singly and many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from bson import ObjectId
+
+from tensordb_data.blobs.reader.disk_cache import CachedFile, SegmentCache
+from tensordb_data.blobs.segments.format import (
+    ENTRY_BYTES,
+    MAGIC,
+    TRAILER_BYTES,
+    SegmentIndex,
+    Trailer,
+    check_magic,
+    read_index,
+    read_trailer,
+)
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common import buffer_pool as buffers
+from tensordb_data.common.mmap import Bytes1D, map_file
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+Runs = np.ndarray[tuple[int], np.dtype[np.void]]
+
+_LARGE = 16 << 10  # bytes from which a copy is worth a call of its own; numpy cannot count windows of many times more
+
+
+class OpenSegment:
+    """One segment: mapped where it is a file of this machine or in the cache, and otherwise with its index in memory.
+
+    Args:
+        doc: its document in the `segments` collection.
+        store: the store that has it.
+        cache: where a remote one may be kept.
+
+    Raises:
+        CorruptBlobError: the object is not the segment that the document describes.
+        StorageError: the store does not have it, or cannot be reached.
+    """
+
+    def __init__(self, doc: Mapping[str, Any], store: Store, cache: SegmentCache | None = None) -> None:
+        self.id: ObjectId = doc["_id"]
+        self.key: str = doc["key"]
+        self.store = store
+        self.nbytes = int(doc["bytes"])
+        self.name = f"segment {self.id} ({store.url}/{self.key})"
+        self.mapped: Bytes1D | None = None
+        self.index: SegmentIndex | None = None
+        """Of a remote segment; of others it is read where they are mapped."""
+        self.file: CachedFile | None = None
+        """Of a remote segment: its place in the cache."""
+        path = store.local_path(self.key)
+        if path is not None:
+            self.mapped = self._map(path)
+            trailer, _ = self._describe(self.mapped.data)
+        else:
+            trailer = self._open_remote(doc, cache)
+        self.blobs = trailer.index[1] // ENTRY_BYTES
+        """How many there are."""
+        self.end = trailer.documents[0]
+        """Where the last one ends."""
+        self.index_start = trailer.index[0]
+        self.compared = np.zeros(self.blobs, np.uint8)
+        """1 for each blob that is mapped and has been compared with its checksum."""
+        self.coming = np.zeros(self.blobs if path is None else 0, np.int64)
+        """The request that is under way for each blob of a remote segment, or 0."""
+        self.requests: dict[int, Future[Any]] = {}
+        self.waiting: Any = None
+        """The newest request that has not begun, which may still grow."""
+
+    def _open_remote(self, doc: Mapping[str, Any], cache: SegmentCache | None) -> Trailer:
+        start, length = (int(number) for number in doc["index"])
+        if not 0 <= start <= self.nbytes:
+            raise CorruptBlobError(f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}")
+        blobs, name = length // ENTRY_BYTES, ""
+        if cache is not None:
+            name = cache.name(self.store.url, self.key, self.id, self.nbytes, start, length)
+            self.file = cache.open(name, self.nbytes, blobs)
+            if self.file is not None:
+                try:
+                    trailer, self.index = self._describe(self.file.data.data)
+                    self.mapped = self.file.data
+                    return trailer
+                except CorruptBlobError:
+                    cache.discard(name)
+        try:
+            tail = self.store.get_ranges(self.key, [start], [self.nbytes - start])[0]
+        except StorageError:
+            self._check_size(self.store.size(self.key))
+            raise
+        trailer, self.index = self._describe(tail)
+        if cache is not None:
+            self.file = cache.create(name, self.nbytes, blobs, [(0, memoryview(MAGIC)), (start, tail)])
+            if self.file is not None:
+                self.mapped = self.file.data
+                trailer, self.index = self._describe(self.mapped.data)
+        return trailer
+
+    def positions(self, offsets: Int64s, lengths: Int64s, compressed: Bools, rows: Int64s) -> Int64s:
+        """The numbers of some blobs of a segment that is not mapped.
+
+        Raises:
+            CorruptBlobError: a reference is to what is no blob of this segment.
+        """
+        index = self.index
+        assert index is not None
+        at = np.searchsorted(index.offsets, offsets, "right") - 1
+        if not self.blobs:
+            self.refuse(offsets, lengths, np.ones(len(offsets), np.bool_), rows)
+        known = (index.offsets[at], index.lengths[at], index.compressed[at])
+        self.refuse(offsets, lengths, is_wrong(at, known, (offsets, lengths, compressed)), rows)
+        return at
+
+    def compare(self, number: int, offset: int, length: int, checksum: int, row: int) -> bool:
+        """Whether a mapped blob matches its checksum.
+
+        Raises:
+            CorruptBlobError: it does not match, and cannot be fetched anew.
+        """
+        assert self.mapped is not None
+        found = xxhash.xxh3_64_intdigest(self.mapped.data[offset : offset + length])
+        if found == checksum:
+            self.compared[number] = 1
+        elif self.file is None:
+            raise at_row(self.damaged(offset, length, checksum, found), row)
+        return found == checksum
+
+    def damaged(self, offset: int, length: int, expected: int, found: int) -> CorruptBlobError:
+        """What to raise for a blob that does not match its checksum."""
+        return CorruptBlobError(
+            f"{self.name}: the {length} bytes at {offset} do not match their checksum "
+            f"(expected {expected:016x}, found {found:016x}): the stored blob is damaged"
+        )
+
+    def missing(self, first: int, last: int) -> tuple[int, int] | None:
+        """From the first to after the last of some blobs that the cached file does not have, or has damaged."""
+        assert self.index is not None
+        columns = (self.index.offsets, self.index.lengths, self.index.checksums)
+        fresh = first + np.flatnonzero((self.compared[first:last] == 0) & (self.index.lengths[first:last] > 0))
+        there = fresh if self.file is None else fresh[self.file.marks[fresh] != 0]
+        for number, o, n, checksum in zip(there.tolist(), *(c[there].tolist() for c in columns), strict=True):
+            self.compare(number, o, n, checksum, -1)
+        left = fresh[self.compared[fresh] == 0]
+        return (int(left[0]), int(left[-1]) + 1) if len(left) else None
+
+    def refuse(self, offsets: Int64s, lengths: Int64s, wrong: Bools, rows: Int64s) -> None:
+        """Raise for the first reference that is wrong, if one is."""
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            error = CorruptBlobError(
+                f"{self.name}: expected a blob of {int(lengths[i])} bytes at {int(offsets[i])}, found none: "
+                "the reference does not belong to this segment"
+            )
+            raise at_row(error, int(rows[i]))
+
+    def _describe(self, tail: memoryview) -> tuple[Trailer, SegmentIndex]:
+        trailer = read_trailer(tail, self.nbytes, self.name)
+        at, length = trailer.index
+        start = at - (self.nbytes - len(tail))
+        if start < 0:
+            raise CorruptBlobError(f"{self.name}: expected its index at {self.nbytes - len(tail)}, found it at {at}")
+        return trailer, read_index(tail[start : start + length], trailer, self.name)
+
+    def _map(self, path: Path) -> Bytes1D:
+        try:
+            self._check_size(path.stat().st_size)
+            mapped = map_file(path, self.nbytes)
+        except StorageError:
+            raise
+        except FileNotFoundError:
+            raise StorageError(f"{self.name}: expected a file at {path}, found none: was it deleted?") from None
+        except OSError as error:
+            raise StorageError(f"{self.name}: cannot read {path}: {error.strerror}") from error
+        check_magic(mapped[: len(MAGIC)].data, self.name)
+        return mapped
+
+    def _check_size(self, size: int) -> None:
+        if size != self.nbytes or size < len(MAGIC) + TRAILER_BYTES:
+            raise CorruptBlobError(f"{self.name}: expected {self.nbytes} bytes, found {size}: cut off or replaced")
+
+
+class Table:
+    """The open segments of one tuple of segment ids, as columns that a batch is looked up in.
+
+    All mapped memory is one address space, counted from the lowest address: whatever the number of segments, a batch
+    is then one gather, and so is each step of its checks. A table never changes and holds what it refers to.
+    """
+
+    def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment], trust: object) -> None:
+        self.ids = ids
+        self.trust = trust
+        """What was checked through one table holds for all of the same trust."""
+        self.opened = [opened.get(id) for id in ids]
+        self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
+        self.complete = bool(self.is_open.all())
+        self.is_local: Bools = np.array([s is not None and s.mapped is not None for s in self.opened], np.bool_)
+        self.local = not (self.is_open & ~self.is_local).any()
+        self.used: Bools = np.zeros(len(ids), np.bool_)
+        """Of cached segments: those used since that was last noted."""
+        self.bases: Int64s = np.zeros(len(ids), np.int64)
+        self.ends: Int64s = np.zeros(len(ids), np.int64)
+        self._blobs: Int64s = np.zeros(len(ids), np.int64)
+        self._indexes: Int64s = np.zeros(len(ids), np.int64)
+        self._compared: Int64s = np.zeros(len(ids), np.int64)
+        self._marks: Int64s = np.zeros(len(ids), np.int64)
+        self._is_cached: Bools = np.array([s is not None and s.file is not None for s in self.opened], np.bool_)
+        self.cached = bool(self._is_cached.any())
+        self._lowest: Bytes1D | None = None
+        self._span = 0
+        self._windows: dict[int, Runs] = {}
+        self._map()
+
+    def _map(self) -> None:
+        spaces: list[Bytes1D] = []
+        for i, segment in enumerate(self.opened):
+            if segment is None or segment.mapped is None:
+                continue
+            spaces += [segment.mapped, segment.compared] if segment.blobs else [segment.mapped]
+            self.bases[i] = segment.mapped.ctypes.data
+            self.ends[i] = segment.end
+            self._blobs[i] = segment.blobs
+            self._indexes[i] = self.bases[i] + segment.index_start
+            self._compared[i] = segment.compared.ctypes.data
+            if segment.file is not None and segment.blobs:
+                spaces.append(segment.file.marks)
+                self._marks[i] = segment.file.marks.ctypes.data
+        if spaces:
+            self._lowest = min(spaces, key=lambda space: space.ctypes.data)
+            low = self._lowest.ctypes.data
+            self._span = max(space.ctypes.data + len(space) for space in spaces) - low
+            for column in (self.bases, self._indexes, self._compared, self._marks):
+                column -= low
+
+    def gather(self, starts: Int64s, size: int) -> Bytes2D:
+        """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
+        if size < _LARGE:
+            return self.window(size)[starts].view(np.uint8).reshape(len(starts), size)
+        space, batch = self.window(1).view(np.uint8), buffers.empty((len(starts), size), np.uint8)
+        for row, start in zip(batch, starts.tolist(), strict=True):
+            np.copyto(row, space[start : start + size])
+        return batch
+
+    def window(self, size: int) -> Runs:
+        """The address space as an array of every run of `size` (> 0) bytes in it, each run one opaque value: of these
+        numpy copies a third more in the same time than of rows of bytes.
+
+        Most of them are not memory of ours: index it only with addresses that were checked.
+        """
+        found = self._windows.get(size)
+        if found is None:
+            if self._lowest is None:
+                raise ValueError("expected a table with a local segment, found none")
+            as_strided = np.lib.stride_tricks.as_strided
+            first = as_strided(self._lowest, (1, size), (1, 1)).view(np.dtype((np.void, size)))[0]
+            found = as_strided(first, (max(self._span - size + 1, 0),), (1,), writeable=False)
+            if len(self._windows) > 64:
+                self._windows.clear()
+            self._windows[size] = found
+        return found
+
+    def verify(self, refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s]:
+        """Check references to mapped blobs: that there are such blobs, and that each matches its checksum.
+
+        A blob is compared with its checksum once, as long as its segment stays open.
+
+        Args:
+            refs: the references.
+            rows: which of them, and how errors call them.
+
+        Returns:
+            Those rows whose blobs the cache does not have, and the numbers of these blobs in their segments.
+        """
+        segment, offset, length = refs.segment[rows].astype(np.intp), refs.offset[rows], refs.length[rows]
+        packed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
+        index, blobs = self._indexes[segment], self._blobs[segment]
+        # Where all blobs of a segment have one size, it says which one this is.
+        at = np.minimum((offset - len(MAGIC)) // np.maximum(length, 1), blobs - 1)
+        start, end = self._bounds(index, blobs, at, segment)
+        other = np.flatnonzero((start != offset) | (end - start != length))
+        if len(other):
+            at[other] = self._search(index[other], blobs[other], offset[other])
+            start[other], end[other] = self._bounds(index[other], blobs[other], at[other], segment[other])
+        inside = np.maximum(at, 0)
+        flag = self._bytes(index + 16 * blobs + inside) != 0
+        wrong = is_wrong(at, (start, end - start, flag), (offset, length, packed)) | (blobs == 0)
+        if wrong.any():
+            one = int(np.argmax(wrong))
+            self.at(segment[one]).refuse(offset, length, wrong, rows)
+        # An empty blob has its place in common with the next one, which it says nothing about.
+        fresh = np.flatnonzero((self._bytes(self._compared[segment] + inside) == 0) & (length > 0))
+        cached = fresh[self._is_cached[segment[fresh]]]
+        absent = cached[self._bytes(self._marks[segment[cached]] + inside[cached]) == 0]
+        if len(absent) == len(fresh):
+            return rows[absent], at[absent]
+        there = np.setdiff1d(fresh, absent, assume_unique=True)
+        checksums = self._int64s(index[there] + 8 * (blobs + inside)[there]).view(np.uint64)
+        columns = (segment[there], at[there], offset[there], length[there], checksums, rows[there])
+        damaged = []
+        for i, number, *blob in zip(there.tolist(), *(column.tolist() for column in columns), strict=True):
+            if not self.at(number).compare(*blob):
+                damaged.append(i)
+        absent = np.append(absent, np.array(damaged, np.int64))
+        return rows[absent], at[absent]
+
+    def at(self, number: int) -> OpenSegment:
+        """The open segment of that number."""
+        found = self.opened[number]
+        assert found is not None
+        return found
+
+    def _bounds(self, index: Int64s, blobs: Int64s, at: Int64s, segment: Int64s) -> tuple[Int64s, Int64s]:
+        """Where the blobs `at` their places begin and end."""
+        inside = np.maximum(at, 0)
+        last = inside + 1 >= blobs
+        end = np.where(last, self.ends[segment], self._int64s(index + 8 * np.where(last, 0, inside + 1)))
+        return self._int64s(index + 8 * inside), end
+
+    def _search(self, index: Int64s, blobs: Int64s, offset: Int64s) -> Int64s:
+        """The last blob of each row's segment that begins at or before `offset`, or -1: a binary search in all."""
+        low, high = np.zeros_like(blobs), blobs.copy()
+        for _ in range(int(blobs.max()).bit_length()):
+            middle = (low + high) >> 1
+            # Where the search has ended, `middle` may be one past the last: that reads the next column, and is unused.
+            right = (self._int64s(index + 8 * middle) <= offset) & (low < high)
+            low = np.where(right, middle + 1, low)
+            high = np.where(right, high, np.minimum(middle, high))
+        return low - 1
+
+    def _bytes(self, addresses: Int64s) -> npt.NDArray[np.uint8]:
+        return self.window(1)[addresses].view(np.uint8)
+
+    def _int64s(self, addresses: Int64s) -> Int64s:
+        return self.window(8)[addresses].view("<i8")
+
+
+def is_wrong(at: Int64s, known: tuple[Int64s, Int64s, Bools], asked: tuple[Int64s, Int64s, Bools]) -> Bools:
+    """Which references (offset, length, compressed) differ from the blobs that were found `at` their places."""
+    # An empty blob shares its offset with the one after it, and there is nothing in it to compare.
+    differs = (asked[1] != 0) & ((known[1] != asked[1]) | (known[2] != asked[2]))
+    wrong: Bools = (at < 0) | (known[0] != asked[0]) | differs
+    return wrong
+
+
+def groups(segment: npt.NDArray[np.uint32], rows: Int64s) -> Sequence[tuple[int, Int64s]]:
+    """Those of the given rows that lie in each segment, in order."""
+    of = segment[rows]
+    order = np.argsort(of, kind="stable")
+    rows, of = rows[order], of[order]
+    cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
+    starts = [0, *cuts.tolist()] if len(rows) else []
+    return [(int(of[s]), part) for s, part in zip(starts, np.split(rows, cuts), strict=bool(starts))]
+
+
+def at_row(error: StorageError, row: int) -> StorageError:
+    """The error, with the position in the references that were read."""
+    error.row = row
+    return error

@@ -1,0 +1,300 @@
+"""Reading many blobs at once, from segments of any store."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from bson import ObjectId
+
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.open_segment import Bools, Int64s, OpenSegment, Table, at_row, groups
+from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
+from tensordb_data.blobs.reader.remote import GAP, WASTE, Arrival, Remote
+from tensordb_data.blobs.segments.compression import Batch, Blob, Frames
+from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.base import Store
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
+
+_TEND = 5.0  # seconds between two looks at which cached segments are in use
+_KNOWN = 64  # batches in a row that needed no store, after which nothing need be announced
+_SCOUTS = 32  # announcements that wait for their segments to be opened, at a time
+_AHEAD = 2  # times what may be in flight is announced
+_FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wants
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A read that has begun: the table it goes through, and the blobs of it that have to be fetched."""
+
+    table: Table
+    wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]]
+    """For each segment: the rows, the numbers of their blobs, and the requests that bring them."""
+
+
+class BlobReader:
+    """Reads blobs by reference. One serves all threads of a process.
+
+    Local segments are mapped into memory, and each of their blobs is compared with its checksum the first time.
+    From other stores near ranges are fetched together, many at a time, every blob is compared, and what came is kept
+    in the cache, which is mapped in the same way.
+
+    Args:
+        find_segments: the documents of segments, by their ids.
+        store: the store of a blob root, by its number.
+        find_references: the blob references in sample documents now, by `_id` and field: for inline blobs.
+        cache: where blobs of remote stores are kept; None reads them through.
+        max_open: local segments kept mapped.
+        max_index_bytes: memory for the indexes of remote segments.
+    """
+
+    def __init__(
+        self,
+        find_segments: FindSegments,
+        store: Callable[[int], Store],
+        find_references: FindReferences | None = None,
+        *,
+        cache: SegmentCache | None = None,
+        max_open: int = 8192,
+        max_index_bytes: int = 256 << 20,
+    ) -> None:
+        self._find_references = find_references
+        self._lock = threading.Lock()
+        self._frames = Frames()
+        self._remote = Remote(cache)
+        self._tables = Tables(find_segments, store, cache, self._remote.fetcher, max_open, max_index_bytes)
+        self._cache = cache
+        self._scouts: concurrent.futures.ThreadPoolExecutor | None = None
+        self._scouts_pid = 0
+        self._known = _KNOWN
+        self._tended = 0.0
+        self._closed = False
+        self._local = threading.local()
+
+    @property
+    def ahead(self) -> int:
+        """How many bytes of references to announce (see `prefetch`) before they are read; 0 while all is at hand."""
+        return 0 if self._known >= _KNOWN else _AHEAD * self._remote.fetcher.window.limit
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """How much the cache may hold; None when there is none."""
+        return None if self._cache is None else self._cache.cap
+
+    def prefetch(self, refs: BlobRefs) -> None:
+        """Announce that these very references will be read soon, in the order of such calls. Returns at once."""
+        if not len(refs) or INLINE in refs.segments or int(refs.length.min()) < 0:
+            return
+        # The queue must not keep alive what nobody is going to read any more.
+        known = weakref.ref(refs)
+
+        def begin() -> Begun | None:
+            found = known()
+            return None if found is None else self._begin(found, urgent=False)
+
+        with self._lock:
+            if self._closed:
+                return
+            if self._scouts is None or self._scouts_pid != os.getpid():
+                self._scouts = concurrent.futures.ThreadPoolExecutor(_SCOUTS, thread_name_prefix="tensordb-blobs-ahead")
+                self._scouts_pid = os.getpid()
+            object.__setattr__(refs, "ahead", self._scouts.submit(begin))
+
+    def gather(self, refs: BlobRefs) -> Batch | None:
+        """The blobs as one new array uint8[m, size], or None when their sizes differ.
+
+        Raises:
+            CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
+            StorageError: a store cannot be reached or lacks a segment.
+        """
+        if not len(refs.offset):
+            return np.empty((0, 0), np.uint8)
+        if refs.compressed is not None and refs.compressed.any():
+            return self._frames.gather(refs, self._stored(refs))
+        # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
+        # little else.
+        marks = None if refs.checks is None else refs.checks.marks
+        table = self._tables.table(refs) if marks is not None and marks.complete else None
+        known = table is not None and marks is not None and marks.trust is table.trust
+        size = marks.size if known and marks is not None else None
+        if size is None:
+            size = int(refs.length[0])
+            if np.count_nonzero(refs.length == size) < len(refs):
+                return None
+        if table is None or not known:
+            table, extra = self._ready(refs, size)
+            if extra or not table.local:
+                return np.frombuffer(bytearray().join(_joined(table, refs, extra)), np.uint8).reshape(len(refs), size)
+        if table.cached:
+            self._use(table, refs)
+        starts = table.bases.take(refs.segment)
+        starts += refs.offset
+        if not size:
+            return np.empty((len(refs), 0), np.uint8)
+        return table.gather(starts, size)
+
+    def read(self, refs: BlobRefs) -> list[Blob]:
+        """The blobs, each decompressed, in order. What was not compressed may be a view of mapped memory.
+
+        Raises:
+            CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
+            StorageError: a store cannot be reached or lacks a segment.
+        """
+        blobs = self._stored(refs)
+        if refs.compressed is not None and refs.compressed.any():
+            rows = np.flatnonzero(refs.compressed).tolist()
+            unpacked = self._frames.decompress(refs, blobs, rows)
+            for i, row in enumerate(rows):
+                blobs[row] = memoryview(unpacked[i])
+        return blobs
+
+    def references(self, ids: Sequence[ObjectId], fields: Sequence[str]) -> Mapping[ObjectId, Mapping[str, Any]]:
+        """The blob references that samples have now, inline bytes included, by `_id` and field.
+
+        Those that were deleted are left out.
+        """
+        if self._find_references is None:
+            raise StorageError("expected references into segments, found some to blobs in documents")
+        return self._find_references(ids, fields)
+
+    def missed(self) -> int:
+        """How many blobs this thread had to fetch from a store elsewhere since it asked last."""
+        count, self._local.missed = getattr(self._local, "missed", 0), 0
+        return count
+
+    def close(self) -> None:
+        """Let all mappings and threads go. Blobs that `read` returned stay valid."""
+        with self._lock:
+            self._closed = True
+            scouts, self._scouts = self._scouts, None
+        if scouts is not None and self._scouts_pid == os.getpid():
+            scouts.shutdown(wait=False, cancel_futures=True)
+        self._tables.close()
+        self._remote.close()
+
+    def _stored(self, refs: BlobRefs) -> list[Blob]:
+        """The stored bytes of all references, checked."""
+        if not len(refs):
+            return []
+        table, extra = self._ready(refs, None)
+        if table.cached:
+            self._use(table, refs)
+        return _joined(table, refs, extra)
+
+    def _ready(self, refs: BlobRefs, size: int | None) -> tuple[Table, dict[int, memoryview]]:
+        """A table through which the references can be read, all of them checked, and by row the stored bytes of those
+        blobs that are nowhere but in this process.
+
+        `size` is the length of each, where that is one number.
+        """
+        ahead, begun = refs.ahead, None
+        object.__setattr__(refs, "ahead", None)
+        try:
+            begun = None if ahead is None else ahead.result()
+            begun = begun or self._begin(refs, urgent=True)
+            extra: dict[int, memoryview] = {}
+            for segment, rows, numbers, futures in begun.wanted:
+                self._local.missed = getattr(self._local, "missed", 0) + len(rows)
+                arrivals = []
+                for future in futures:
+                    try:
+                        arrivals.append(future.result())
+                    except StorageError as error:
+                        # The error belongs to all who wait for this request.
+                        raise at_row(type(error)(str(error)), int(rows[0])) from error
+                for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
+                    if not segment.compared[number]:
+                        extra[row] = _arrived(arrivals, number, row)
+        except concurrent.futures.CancelledError:
+            raise StorageError("the blob reader is closed: connect again") from None
+        table = begun.table
+        if not extra and table.local and table.trust is self._tables.trust:
+            refs.set_checked(table.trust, size)
+        return table, extra
+
+    def _begin(self, refs: BlobRefs, urgent: bool) -> Begun:
+        """Open what the references need, check what is at hand, and ask for the rest."""
+        table = self._tables.table(refs)
+        wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
+        if not refs.checked(table.trust):
+            rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
+            local = rows if table.local else rows[table.is_local[refs.segment]]
+            absent = local[:0]
+            if len(local):
+                absent, numbers = table.verify(refs, local)
+                at[absent] = numbers
+            for number, part in groups(refs.segment, np.setdiff1d(rows, local, assume_unique=True)):
+                at[part] = table.at(number).positions(*_columns(refs, part), part)
+                absent = np.concatenate((absent, part[refs.length[part] > 0]))
+            for number, part in groups(refs.segment, absent):
+                segment = table.at(number)
+                dense = self._is_dense(refs, number, segment)
+                futures = self._remote.want(segment, np.unique(at[part]), dense, urgent)
+                wanted.append((segment, part, at[part], futures))
+        if wanted:
+            self._known = 0
+        return Begun(table, wanted)
+
+    def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
+        """Whether the plan that the references are from will want most of a segment, and the cache can hold it all."""
+        if refs.checks is None or self._cache is None or segment.file is None:
+            return False
+        counts, nbytes = refs.checks.share()
+        count, used = int(counts[number]), float(nbytes[number])
+        if not used or segment.end - used > count * max(GAP, used / count / WASTE):
+            return False
+        return float(nbytes.sum()) * segment.end / used <= _FITS * self._cache.cap
+
+    def _use(self, table: Table, refs: BlobRefs) -> None:
+        """Note which cached segments are used, so that others go first; let go of those that were removed."""
+        self._known += 1
+        table.used[refs.segment] = True
+        now = time.monotonic()
+        if now - self._tended < _TEND or self._cache is None:
+            return
+        self._tended = now
+        used = [segment for segment, is_used in zip(table.opened, table.used.tolist(), strict=True) if is_used]
+        table.used[:] = False
+        self._cache.touch(segment.file for segment in used if segment is not None and segment.file is not None)
+
+
+def _columns(refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s, Bools]:
+    """Offset, length and compression of some references."""
+    compressed = np.zeros(len(rows), np.bool_) if refs.compressed is None else refs.compressed[rows]
+    return refs.offset[rows], refs.length[rows], compressed
+
+
+def _arrived(arrivals: Sequence[Arrival], number: int, row: int) -> memoryview:
+    for arrival in arrivals:
+        if number in arrival.bad:
+            raise at_row(CorruptBlobError(str(arrival.bad[number])), row)
+        if (blob := arrival.blob(number)) is not None:
+            return blob
+    raise at_row(StorageError("the blob reader is closed: connect again"), row)
+
+
+def _joined(table: Table, refs: BlobRefs, extra: Mapping[int, memoryview]) -> list[Blob]:
+    """The stored bytes of all references: those in `extra`, by row, and views of mapped memory."""
+    views: dict[int, memoryview] = {}
+    blobs: list[Blob] = []
+    columns = (refs.segment.tolist(), refs.offset.tolist(), refs.length.tolist())
+    for row, (number, start, length) in enumerate(zip(*columns, strict=True)):
+        if (found := extra.get(row)) is not None:
+            blobs.append(found)
+            continue
+        view = views.get(number)
+        if view is None:
+            mapped = table.at(number).mapped
+            view = views[number] = memoryview(b"") if mapped is None else mapped.data
+        blobs.append(view[start : start + length])
+    return blobs

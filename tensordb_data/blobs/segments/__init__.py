@@ -1,0 +1,1 @@
+"""The format of segments: many blobs in one object."""

@@ -1,0 +1,112 @@
+"""Compressed blobs: zstd frames, and what to say of those that are none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from tensordb_data.blobs.reader.open_segment import at_row
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.common import buffer_pool as buffers
+from tensordb_data.common.mmap import array_at
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+Blob = memoryview | bytes
+Batch = npt.NDArray[np.uint8]
+
+_LARGE = 16 << 10  # bytes from which a frame is worth a call of its own
+
+
+class Frames:
+    """Decompresses. One serves all threads of a process."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def gather(self, refs: BlobRefs, stored: Sequence[Blob]) -> Batch | None:
+        """Blobs, some of them compressed, as one new array uint8[m, size], or None when their sizes differ.
+
+        Raises:
+            CorruptBlobError: what should be a frame is none; `row` says which reference's.
+        """
+        assert refs.compressed is not None
+        rows, plain = np.flatnonzero(refs.compressed).tolist(), np.flatnonzero(~refs.compressed).tolist()
+        size = self._content_size(refs, stored[rows[0]], rows[0])
+        if any(self._content_size(refs, stored[row], row) != size for row in rows):
+            return None
+        if any(len(stored[row]) != size for row in plain):
+            return None
+        if not plain and size < _LARGE:
+            return _as_batch(self.decompress(refs, stored, rows), size)
+        batch = buffers.empty((len(refs), size), np.uint8)
+        if size < _LARGE:
+            batch[rows] = _as_batch(self.decompress(refs, stored, rows), size)
+        else:
+            self._decompress_into(batch, refs, stored, rows)
+        for row in plain:
+            batch[row] = np.frombuffer(stored[row], np.uint8)
+        return batch
+
+    def decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
+        """Those rows decompressed, as a sequence of buffers."""
+        decompressor = self._decompressor()
+        try:
+            # One call for all: it holds the GIL only before and after.
+            return decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
+        except (zstandard.ZstdError, ValueError) as error:
+            for row in rows:
+                try:
+                    decompressor.decompress(stored[row])
+                except zstandard.ZstdError as reason:
+                    raise self._bad_frame(refs, row, reason) from None
+            raise CorruptBlobError(f"expected zstd frames, found others: {error}") from None
+
+    def _content_size(self, refs: BlobRefs, stored: Blob, row: int) -> int:
+        try:
+            return zstandard.frame_content_size(stored)
+        except zstandard.ZstdError as error:
+            raise self._bad_frame(refs, row, error) from None
+
+    def _decompressor(self) -> zstandard.ZstdDecompressor:
+        """This thread's own."""
+        found = getattr(self._local, "decompressor", None)
+        if found is None:
+            found = self._local.decompressor = zstandard.ZstdDecompressor()
+        return found
+
+    def _decompress_into(self, batch: Batch, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> None:
+        """Those rows decompressed into their places: into memory that numpy takes in huge pages and uses again."""
+        decompressor = self._decompressor()
+        for row in rows:
+            try:
+                # All of the frame is here, and all of its room: the library then does it in one go.
+                count = decompressor.stream_reader(stored[row]).readinto(batch[row])
+            except zstandard.ZstdError as error:
+                raise self._bad_frame(refs, row, error) from None
+            if count != batch.shape[1]:
+                raise self._bad_frame(refs, row, f"it ends after {count} of {batch.shape[1]} bytes")
+
+    def _bad_frame(self, refs: BlobRefs, row: int, error: Exception | str) -> StorageError:
+        segment = refs.segments[int(refs.segment[row])]
+        return at_row(
+            CorruptBlobError(f"segment {segment}: expected a zstd frame at {int(refs.offset[row])}: {error}"), row
+        )
+
+
+def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch:
+    """Decompressed blobs of one size as one array; without a copy where they lie back to back already."""
+    m = len(blobs)
+    if not m * size:
+        return np.empty((m, size), np.uint8)
+    if blobs[m - 1].offset == (m - 1) * size:
+        first = np.frombuffer(blobs[0], np.uint8)  # type: ignore[call-overload]
+        return array_at(first.ctypes.data, m * size, blobs).reshape(m, size)
+    batch = buffers.empty((m, size), np.uint8)
+    for row in range(m):
+        batch[row] = np.frombuffer(blobs[row], np.uint8)  # type: ignore[call-overload]
+    return batch

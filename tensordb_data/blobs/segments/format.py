@@ -1,0 +1,294 @@
+"""Segments: objects of many blobs back to back, readable from the object alone.
+
+    magic | blobs | documents | index | trailer
+
+The documents part is zstd over BSON: one header (project, dataset, schema) and then every sample as written. The
+index part holds three columns, for each blob in order: its offset, the xxh3 checksum of its stored bytes, and whether
+they are zstd; each blob ends where the next one begins. The trailer has place and checksum of both parts, and a
+checksum of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bson
+import bson.errors
+import numpy as np
+import numpy.typing as npt
+import xxhash
+import zstandard
+
+from tensordb_data.blobs.stores.base import Buffer, Store
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+MAGIC = b"TDBseg\r\n"
+VERSION = 1
+
+_TRAILER = struct.Struct("<QQQQQQQI8s")
+_OWN_CHECKSUM = struct.Struct("<QI8s").size  # the end of the trailer, which its checksum does not cover
+ENTRY_BYTES = 17  # of the index part, for each blob
+_WORTH = 0.95  # zstd is kept where it saves more than this leaves
+_DOCUMENTS_LEVEL = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentBytes:
+    """A finished segment, ready to be put into a store."""
+
+    parts: list[Buffer]
+    nbytes: int
+    index: tuple[int, int]
+    """Offset and bytes of the index part; the trailer follows it and ends the object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trailer:
+    """Where the two descriptive parts are, and their checksums."""
+
+    documents: tuple[int, int]
+    documents_checksum: int
+    index: tuple[int, int]
+    index_checksum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentIndex:
+    """What the index part says of each blob, in order."""
+
+    offsets: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint64]
+    compressed: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentDocuments:
+    """What a segment says of itself: enough to write its samples into an index again."""
+
+    project: str
+    dataset: str
+    schema: dict[str, Any]
+    samples: list[dict[str, Any]]
+
+
+class SegmentBuilder:
+    """Collects blobs into one segment.
+
+    Args:
+        project: the project that the samples belong to.
+        dataset: their dataset.
+        schema_doc: its schema, as plain JSON.
+    """
+
+    def __init__(self, project: str, dataset: str, schema_doc: Mapping[str, Any]) -> None:
+        self._head = {"project": project, "dataset": dataset, "schema": dict(schema_doc)}
+        self._parts: list[Buffer] = [MAGIC]
+        self._lengths: list[npt.NDArray[np.int64]] = []
+        self._checksums: list[npt.NDArray[np.uint64]] = []
+        self._compressed: list[npt.NDArray[np.bool_]] = []
+        self._compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.nbytes = len(MAGIC)
+        """Bytes so far."""
+
+    def add(self, data: Buffer, compress: int | None = None) -> tuple[int, int, bool]:
+        """Add one blob, copied.
+
+        Args:
+            data: its bytes.
+            compress: a zstd level; None stores it as it is, and so does a blob that zstd hardly makes smaller.
+
+        Returns:
+            Offset, stored length, and whether the stored bytes are zstd.
+        """
+        stored, packed = self.pack(data, compress)
+        return self.copy(stored, packed), len(stored), packed
+
+    def pack(self, data: Buffer, compress: int | None = None) -> tuple[bytes, bool]:
+        """What `add` would store of a blob, and whether that is zstd; nothing is added."""
+        stored = bytes(data)
+        if compress is not None and stored:
+            smaller = self._compressor(compress).compress(stored)
+            if len(smaller) < _WORTH * len(stored):
+                return smaller, True
+        return stored, False
+
+    def copy(self, stored: Buffer, compressed: bool) -> int:
+        """Add the stored bytes of a blob as they are.
+
+        Args:
+            stored: its bytes, copied.
+            compressed: whether they are zstd.
+
+        Returns:
+            Their offset.
+        """
+        offset = self.nbytes
+        self._parts.append(bytes(stored))
+        self._lengths.append(np.array([len(stored)], np.int64))
+        self._checksums.append(np.array([xxhash.xxh3_64_intdigest(stored)], np.uint64))
+        self._compressed.append(np.array([compressed]))
+        self.nbytes += len(stored)
+        return offset
+
+    def add_rows(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Add n blobs of one size, the rows of uint8[n, size], copied and not compressed.
+
+        Returns:
+            Their offsets, int64[n].
+        """
+        if rows.dtype != np.uint8 or rows.ndim != 2:
+            raise ValueError(f"expected uint8[n, size], found {rows.dtype} of {rows.ndim} dimensions")
+        n, size = rows.shape
+        data = rows.tobytes()
+        view, digest = memoryview(data), xxhash.xxh3_64_intdigest
+        checksums = np.fromiter((digest(view[i * size : (i + 1) * size]) for i in range(n)), np.uint64, n)
+        offsets: npt.NDArray[np.int64] = self.nbytes + size * np.arange(n, dtype=np.int64)
+        self._parts.append(data)
+        self._lengths.append(np.full(n, size, np.int64))
+        self._checksums.append(checksums)
+        self._compressed.append(np.zeros(n, np.bool_))
+        self.nbytes += len(data)
+        return offsets
+
+    def finish(self, samples: Sequence[Mapping[str, Any]]) -> SegmentBytes:
+        """End the segment with the samples' documents as written, in order."""
+        documents = _pack_documents([self._head, *samples])
+        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
+        index = b"".join(
+            (
+                (len(MAGIC) + np.cumsum(lengths) - lengths).astype("<i8").tobytes(),
+                _join(self._checksums, "<u8"),
+                _join(self._compressed, "<u1"),
+            )
+        )
+        at = self.nbytes + len(documents)
+        trailer = _pack_trailer(
+            Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), _checksum(index))
+        )
+        parts = [*self._parts, documents, index, trailer]
+        return SegmentBytes(parts, at + len(index) + len(trailer), (at, len(index)))
+
+    def _compressor(self, level: int) -> zstandard.ZstdCompressor:
+        found = self._compressors.get(level)
+        if found is None:
+            found = self._compressors[level] = zstandard.ZstdCompressor(level=level)
+        return found
+
+
+TRAILER_BYTES = _TRAILER.size
+
+
+def read_trailer(tail: Buffer, nbytes: int, name: str) -> Trailer:
+    """The trailer at the end of a segment.
+
+    Args:
+        tail: the segment's last bytes, `TRAILER_BYTES` or more.
+        nbytes: bytes of the whole segment.
+        name: how error messages call it.
+
+    Raises:
+        CorruptBlobError: these bytes do not end a whole segment of this version.
+    """
+    if len(tail) < _TRAILER.size or nbytes < len(MAGIC) + _TRAILER.size:
+        raise CorruptBlobError(f"{name}: expected a segment, found {nbytes} bytes, fewer than its trailer")
+    raw = bytes(tail[len(tail) - _TRAILER.size :])
+    *places, own, version, magic = _TRAILER.unpack(raw)
+    if magic != MAGIC:
+        raise CorruptBlobError(
+            f"{name}: expected a segment that ends with {MAGIC!r}, found {magic!r}: cut off, or no segment"
+        )
+    if version != VERSION:
+        raise CorruptBlobError(
+            f"{name}: expected segment format {VERSION}, found {version}: damaged, or written by a newer version"
+        )
+    if own != _checksum(raw[:-_OWN_CHECKSUM]):
+        raise CorruptBlobError(f"{name}: the trailer does not match its checksum: damaged")
+    trailer = Trailer((places[0], places[1]), places[2], (places[3], places[4]), places[5])
+    at, length = trailer.index
+    if at + length + _TRAILER.size != nbytes or sum(trailer.documents) != at or length % ENTRY_BYTES:
+        raise CorruptBlobError(f"{name}: expected a segment of {at + length + _TRAILER.size} bytes, found {nbytes}")
+    return trailer
+
+
+def read_index(part: Buffer, trailer: Trailer, name: str) -> SegmentIndex:
+    """The index part of a segment. Its columns may share memory with `part`.
+
+    Raises:
+        CorruptBlobError: the part does not match its checksum, or describes other bytes than the segment has.
+    """
+    if len(part) != trailer.index[1] or _checksum(part) != trailer.index_checksum:
+        raise CorruptBlobError(f"{name}: the index part does not match its checksum: damaged")
+    n = len(part) // ENTRY_BYTES
+    offsets = np.frombuffer(part, "<i8", n).astype(np.int64, copy=False)
+    ends = np.append(offsets, trailer.documents[0])
+    lengths = ends[1:] - ends[:-1]
+    if ends[0] != len(MAGIC) or (n and int(lengths.min()) < 0):
+        raise CorruptBlobError(f"{name}: expected blobs that lie back to back, found others in the index: damaged")
+    checksums = np.frombuffer(part, "<u8", n, 8 * n).astype(np.uint64, copy=False)
+    return SegmentIndex(offsets, lengths, checksums, np.frombuffer(part, np.bool_, n, 16 * n))
+
+
+def read_documents(part: Buffer, trailer: Trailer, name: str) -> SegmentDocuments:
+    """The documents part of a segment.
+
+    Raises:
+        CorruptBlobError: the part does not match its checksum or cannot be read.
+    """
+    if len(part) != trailer.documents[1] or _checksum(part) != trailer.documents_checksum:
+        raise CorruptBlobError(f"{name}: the documents part does not match its checksum: damaged")
+    try:
+        head, *samples = bson.decode_all(zstandard.ZstdDecompressor().decompress(part))
+        return SegmentDocuments(head["project"], head["dataset"], head["schema"], samples)
+    except (zstandard.ZstdError, bson.errors.InvalidBSON, KeyError, ValueError) as error:
+        raise CorruptBlobError(f"{name}: expected documents, found something else: {error}") from None
+
+
+def read_segment(store: Store, key: str) -> tuple[SegmentIndex, SegmentDocuments]:
+    """What a segment says of itself, from the object alone: its index and its documents.
+
+    Raises:
+        CorruptBlobError: the object is not a whole segment of this version.
+        StorageError: the store does not have it.
+    """
+    name = f"{store.url}/{key}"
+    size = store.size(key)
+    if size < len(MAGIC) + _TRAILER.size:
+        raise CorruptBlobError(f"{name}: expected a segment, found {size} bytes, fewer than its trailer")
+    head, tail = store.get_ranges(key, [0, size - _TRAILER.size], [len(MAGIC), _TRAILER.size])
+    check_magic(head, name)
+    trailer = read_trailer(tail, size, name)
+    offsets, lengths = zip(trailer.index, trailer.documents, strict=False)
+    index, documents = store.get_ranges(key, offsets, lengths)
+    return read_index(index, trailer, name), read_documents(documents, trailer, name)
+
+
+def check_magic(head: Buffer, name: str) -> None:
+    """Refuse an object that does not begin like a segment."""
+    if bytes(head[: len(MAGIC)]) != MAGIC:
+        raise CorruptBlobError(f"{name}: expected a segment that begins with {MAGIC!r}, found {bytes(head[:8])!r}")
+
+
+def _pack_trailer(trailer: Trailer) -> bytes:
+    places = (*trailer.documents, trailer.documents_checksum, *trailer.index, trailer.index_checksum)
+    own = _checksum(_TRAILER.pack(*places, 0, VERSION, MAGIC)[:-_OWN_CHECKSUM])
+    return _TRAILER.pack(*places, own, VERSION, MAGIC)
+
+
+def _pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
+    try:
+        packed = b"".join(bson.encode(document) for document in documents)
+    except (bson.errors.InvalidDocument, OverflowError) as error:
+        raise StorageError(f"cannot write the samples into their segment: {error}") from None
+    return zstandard.ZstdCompressor(level=_DOCUMENTS_LEVEL).compress(packed)
+
+
+def _checksum(data: Buffer) -> int:
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def _join(columns: Sequence[npt.NDArray[Any]], dtype: str) -> bytes:
+    return np.concatenate(columns).astype(dtype).tobytes() if columns else b""

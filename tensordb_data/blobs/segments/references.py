@@ -1,0 +1,170 @@
+"""References to blobs, as columns."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from bson import ObjectId
+
+from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.errors import StorageError
+
+_INLINE: dict[str, Any] = {"k": INLINE, "o": 0}
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+# A thread of the parent may have held it at the fork.
+os.register_at_fork(after_in_child=_new_lock)
+
+
+class Marks:
+    """Which of some references have been checked, as long as one trust holds."""
+
+    def __init__(self, trust: object, m: int) -> None:
+        self.trust = trust
+        self.done = np.zeros(m, np.bool_)
+        self.complete = False
+        """Whether all have."""
+        self.size: int | None = None
+        """Stored bytes of each of those that have, where that is one number."""
+        self._sizes: set[int | None] = set()
+
+    def note(self, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+        """Note that those at some positions have been checked."""
+        if len(self._sizes) < 2:
+            self._sizes.add(size)
+        self.size = size if len(self._sizes) == 1 else None
+        self.done[at] = True
+        self.complete = bool(self.done.all())
+
+
+class Checks:
+    """What this process knows of some references: which have been checked (their bounds, and their blobs' checksums),
+    and how much of each segment they use.
+
+    It lets every batch of a plan after the first pass know all that without a look at its segments. What was checked
+    holds for one trust: a token that a reader gives up when it lets a cached segment go, since another file may take
+    its place.
+    """
+
+    def __init__(self, refs: BlobRefs) -> None:
+        self._segment, self._length, self._segments = refs.segment, refs.length, len(refs.segments)
+        self.marks: Marks | None = None
+        self._share: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
+
+    def note(self, trust: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+        """Note that those at some positions have been checked."""
+        with _lock:
+            if self.marks is None or self.marks.trust is not trust:
+                self.marks = Marks(trust, len(self._segment))
+            self.marks.note(at, size)
+
+    def share(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """How many blobs of each segment are referred to, and their bytes together."""
+        if self._share is None:
+            length = np.maximum(self._length, 0)
+            counts = np.bincount(self._segment, minlength=self._segments).astype(np.int64)
+            self._share = counts, np.bincount(self._segment, length, self._segments).astype(np.float64)
+        return self._share
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BlobRefs:
+    """Where m blobs are: 16 to 21 bytes a blob instead of a dict each."""
+
+    segments: tuple[ObjectId, ...]
+    """The segments that `segment` counts in."""
+
+    segment: npt.NDArray[np.uint32]
+    """uint32[m]: which of `segments` holds the blob."""
+
+    offset: npt.NDArray[np.int64]
+    """int64[m]: where in the segment it begins."""
+
+    length: npt.NDArray[np.int64]
+    """int64[m]: bytes as stored."""
+
+    compressed: npt.NDArray[np.bool_] | None = None
+    """bool[m]: whether the stored bytes are zstd; None when none are."""
+
+    checks: Checks | None = dataclasses.field(default=None, repr=False)
+    """What this process knows of the references that these were taken from."""
+
+    at: npt.NDArray[np.intp] | None = dataclasses.field(default=None, repr=False)
+    """Which of those these are; None when these are the ones."""
+
+    ahead: Future[Any] | None = dataclasses.field(default=None, repr=False, init=False)
+    """What a reader has begun for these, as they were announced to it."""
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlobRefs, (self.segments, self.segment, self.offset, self.length, self.compressed)
+
+    def take(self, index: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_] | slice | Sequence[int]) -> BlobRefs:
+        """The references at those positions, in that order (or in a mask or slice)."""
+        if isinstance(index, slice):
+            index = np.arange(*index.indices(len(self)))
+        else:
+            index = np.asarray(index)
+            index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp, copy=False)
+        checks = self.checks
+        if checks is None:
+            checks = Checks(self)
+            object.__setattr__(self, "checks", checks)
+        return BlobRefs(
+            self.segments,
+            self.segment[index],
+            self.offset[index],
+            self.length[index],
+            None if self.compressed is None else self.compressed[index],
+            checks,
+            index if self.at is None else self.at[index],
+        )
+
+    def checked(self, trust: object) -> bool:
+        """Whether all of these are known to have been checked."""
+        marks = None if self.checks is None else self.checks.marks
+        if marks is None or marks.trust is not trust:
+            return False
+        return marks.complete or bool((marks.done if self.at is None else marks.done[self.at]).all())
+
+    def set_checked(self, trust: object, size: int | None) -> None:
+        """Note that all of these have been checked, and their size where it is one."""
+        if self.checks is not None:
+            self.checks.note(trust, slice(None) if self.at is None else self.at, size)
+
+    @classmethod
+    def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:
+        """The references in sample documents: `{k: segment, o: offset, n: stored length, z: true if zstd}` each, or
+        inline ones, `{n, z}` with or without their bytes, whose segment is then `INLINE`.
+
+        Raises:
+            StorageError: a document is not such a reference.
+        """
+        numbers: dict[ObjectId, int] = {}
+        try:
+            if any("k" not in doc for doc in docs):
+                docs = [{**_INLINE, **doc} if "k" not in doc and "o" not in doc else doc for doc in docs]
+            segment = [numbers.setdefault(doc["k"], len(numbers)) for doc in docs]
+            offset = np.array([doc["o"] for doc in docs], np.int64)
+            length = np.array([doc["n"] for doc in docs], np.int64)
+            compressed = np.array([doc.get("z", False) for doc in docs], np.bool_)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StorageError(f"expected blob references of the form {{k, o, n}}, found others: {error!r}") from None
+        return cls(
+            tuple(numbers), np.array(segment, np.uint32), offset, length, compressed if compressed.any() else None
+        )

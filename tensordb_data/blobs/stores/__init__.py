@@ -1,0 +1,1 @@
+"""Where objects are kept: files, S3, GCS, Azure, GridFS, memory."""

@@ -1,0 +1,278 @@
+"""The saver: snapshots on the caller's side, persists in one background thread, and keeps its errors for the caller."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import statistics
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
+
+from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.common.sizes import parse_size
+from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
+from tensordb_data.params.prune import prune
+from tensordb_data.params.retention import Keep
+from tensordb_data.params.save import Written, write_set
+from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors.snapshot import Snapshot
+from tensordb_data.tensors.tree import Flat, flatten
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.api.database import TensorDB
+
+log = logging.getLogger("tensordb_data.checkpoint")
+
+_KEPT = 10_000  # stalls remembered for the median
+_SHARE = 0.05  # of the time between two saves that compressing may take of one processor
+_READY = 2  # copies made ready in advance: one is stored while the next is taken
+
+
+class Saver:
+    """Saves states in the background; every save that was accepted becomes durable, or its error is raised.
+
+    Saves persist one after the other, while the next are taken. `stats()` counts those that had to wait for memory.
+
+    Args:
+        db: The warehouse.
+        memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
+            saves as fit may be under way. By default two copies, whatever their size.
+        parent: The set that the first one is made from.
+        keep: Which training states of the run stay when a save is durable.
+    """
+
+    def __init__(
+        self, db: TensorDB, memory: int | str | None = None, parent: ObjectId | None = None, keep: Keep | None = None
+    ) -> None:
+        self._db = db
+        self._keep = keep
+        self._memory = _size(memory)
+        self.parent = parent  # of the next set to be written
+        self._free: deque[Arena] = deque()
+        self._arenas = 0
+        self._jobs: deque[tuple[Arena, Snapshot | None, Any]] = deque()
+        self._changed = threading.Condition()
+        self._busy = False
+        self._storing = False  # busy with a save, not with making memory ready
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] | None = None
+        self._preparing = 0  # buffers that are being made ready
+        self._pid = os.getpid()
+        self._stalls: deque[float] = deque(maxlen=_KEPT)
+        self._done: deque[Written] = deque(maxlen=_KEPT)
+        self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
+        self._bytes = {"bytes": 0, "bytes_stored": 0}
+        self._waited = 0.0
+        self._stored_at = time.monotonic()  # when the last save began to be stored
+
+    def prepare(self, state: Any) -> None:
+        """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
+        flat = flatten(state)
+        with self._changed:
+            while self._arenas < min(_READY, self._capacity(flat)):
+                self._free.append(Arena())
+                self._arenas += 1
+            self._preparing += len(self._free)
+            self._jobs.extend((arena, None, flat) for arena in self._free)
+            self._free.clear()
+            self._start()
+
+    def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
+        """Copies the state and returns; it is stored in the background.
+
+        Args:
+            state: What to save.
+            fields: The user's fields of its document, checked already.
+            wait: Whether to wait for memory while all of it holds earlier saves. Otherwise this one is left out.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            CheckpointError: An earlier save failed (that one is lost, this one was not taken), or the state holds
+                something that cannot be saved.
+        """
+        self.check()
+        began = time.perf_counter()
+        flat = flatten(state)
+        with self._changed:
+            if self._closed:
+                raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
+            if not self._free and self._arenas < self._capacity(flat):
+                self._free.append(Arena())
+                self._arenas += 1
+            if not self._free and not wait and not self._preparing:
+                self._counts["skipped"] += 1
+                return False
+            if not self._free:
+                self._counts["waited"] += not self._preparing
+                self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
+                self._waited += time.perf_counter() - began
+            self.check()
+            arena = self._free.popleft()
+        try:
+            snapshot = arena.take(flat)
+        except BaseException:
+            with self._changed:
+                self._free.append(arena)
+            raise
+        with self._changed:
+            self._jobs.append((arena, snapshot, dict(fields)))
+            self._counts["saves"] += 1
+            self._start()
+        self._stalls.append(time.perf_counter() - began)
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is being stored, or waits for that."""
+        with self._changed:
+            return self._storing or any(snapshot is not None for _, snapshot, _ in self._jobs)
+
+    def _capacity(self, flat: Flat) -> int:
+        """How many copies of such a state may exist at once."""
+        if self._memory is None:
+            return _READY
+        nbytes = sum(leaf.nbytes for leaf in flat.leaves)
+        if nbytes > self._memory:
+            raise CheckpointError(
+                f"memory= allows {self._memory:,} bytes, and one copy of the state takes {nbytes:,}: allow more."
+            )
+        return self._memory // max(1, nbytes)
+
+    def check(self) -> None:
+        """Raises what went wrong in the background since the last look; each error once."""
+        if os.getpid() != self._pid:
+            raise CheckpointError("A checkpointer cannot be used in a forked child: save in the process that made it.")
+        if self._error is None:
+            return
+        with self._changed:
+            error, self._error = self._error, None
+        if error is not None:
+            raise CheckpointError(f"A save in the background failed: {type(error).__name__}: {error}") from error
+
+    def drain(self) -> None:
+        """Waits until every accepted save is durable, then raises what went wrong."""
+        if os.getpid() == self._pid:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._jobs and not self._busy)
+        self.check()
+
+    def close(self) -> None:
+        """Drains, ends the thread and lets go of the memory. Twice is fine."""
+        if os.getpid() != self._pid:
+            return
+        self.retire()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+        self._free.clear()
+        self._arenas = 0
+        self.check()
+
+    def retire(self) -> None:
+        """Takes no more saves; the thread stores what it has and ends. Does not wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and times since the start; see `Checkpointer.stats`."""
+        with self._changed:
+            stalls, done = list(self._stalls), list(self._done)
+            return {
+                **self._counts,
+                "waited_seconds": self._waited,
+                "stall_seconds": statistics.median(stalls) if stalls else 0.0,
+                "stall_seconds_max": max(stalls, default=0.0),
+                "persist_seconds": statistics.median(w.seconds for w in done) if done else 0.0,
+                **self._bytes,
+            }
+
+    def _prune(self, run: str) -> None:
+        if self._keep is None:
+            return
+        try:
+            prune(self._db, run, self._keep, training=True)
+        except (PyMongoError, TensorDBError) as error:  # the save stands, and the next one prunes again
+            log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
+
+    def _start(self) -> None:
+        """With the lock held: wakes the thread, or makes it."""
+        if self._thread is None:
+            self._at_exit = _drain_at_exit(self)
+            self._thread = threading.Thread(target=self._run, name="tensordb-save", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._jobs) or self._closed)
+                if not self._jobs:
+                    return
+                arena, snapshot, about = self._jobs.popleft()
+                self._busy, self._storing = True, snapshot is not None
+            error: BaseException | None = None
+            written: Written | None = None
+            preparing = snapshot is None
+            try:
+                if snapshot is None:
+                    arena.reserve(about)
+                else:
+                    squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
+                    self._stored_at = time.monotonic()
+                    arena.wait()
+                    written = write_set(self._db, snapshot, about, self.parent, squeezer)
+                    self.parent = written.id
+                    self._prune(about["run"])
+            except BaseException as caught:  # whatever it is, the training loop must hear of it
+                error = caught
+            del snapshot, about
+            with self._changed:
+                self._busy = self._storing = False
+                self._free.append(arena)
+                self._preparing -= preparing
+                if error is not None:
+                    self._counts["failed"] += 1
+                    self._error = self._error or error
+                if written is not None:
+                    self._counts["durable"] += 1
+                    self._bytes["bytes"] += written.nbytes
+                    self._bytes["bytes_stored"] += written.stored
+                    self._done.append(written)
+                self._changed.notify_all()
+            error = None
+
+
+def _size(memory: int | str | None) -> int | None:
+    try:
+        return None if memory is None else parse_size(memory, "memory")
+    except QueryError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _drain_at_exit(saver: Saver) -> Callable[[], None]:
+    """Registers the end of a loop that forgot to close: what was accepted still becomes durable."""
+    reference = weakref.ref(saver)
+
+    def at_exit() -> None:
+        if (found := reference()) is not None:
+            found.close()
+
+    # registered after the warehouse's own handler, so it runs before the connection is closed
+    atexit.register(at_exit)
+    return at_exit

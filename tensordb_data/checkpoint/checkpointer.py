@@ -1,0 +1,390 @@
+"""Checkpointer: parameters every N steps, in any framework. The hooks in `integrations/` say what a state is."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tensordb_data.api.logs import RESERVED
+from tensordb_data.checkpoint.background import Saver
+from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.schedule import Policy
+from tensordb_data.checkpoint.signals import StopGuard
+from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
+from tensordb_data.params.lineage import of_position, surroundings
+from tensordb_data.params.load import load_parts, offer
+from tensordb_data.params.parameter_set import parent_id, set_fields
+from tensordb_data.params.retention import Keep
+from tensordb_data.warehouse.metrics import check_names
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.logs import RunLog
+    from tensordb_data.params.parameter_set import ParameterSet
+
+Collect = Callable[[int], Mapping[str, Any]]
+WhenBusy = Literal["wait", "skip"]
+
+
+class Peers(Protocol):
+    """The processes that train together, each of which has a checkpointer of the same run."""
+
+    rank: int
+    """Of this process; 0 is the one that stores."""
+
+    def agree(self, due: bool, signal: int) -> tuple[bool, int]:
+        """The highest of what all processes say: whether a save is due, and the signal that one received or 0."""
+        ...
+
+
+class Checkpointer:
+    """Saves a training state every N steps in the background, logs its metrics, and finds it again.
+
+    Args:
+        db: The warehouse.
+        run: Name of the run; sets and log rows carry it.
+        collect: Gives the state after the step it is called with: a dict of parts, of tensors and plain values.
+        every: Save when a multiple of this number of steps is reached or crossed.
+        every_seconds: Save at the first step that ends so many seconds after the last save.
+        on_best: Save when this metric is better than in any set of the run: `"val_acc"`, or `("val_loss", "min")`.
+        max_overhead: Choose the number of steps so that saves cost at most this part of the training time.
+        tags: Tags of every set.
+        lineage: What every set is made from, besides code and libraries.
+        parent: The set that the run starts from, if it is that of another run.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`: as many saves as fit may be under way. By
+            default two copies, whatever their size: one is stored while the next is taken.
+        when_busy: What happens to a save that is due while all of `memory` holds earlier ones: the loop is to `"wait"`
+            until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
+        keep: Which training states of the run stay, applied after each save; by default all of them.
+        peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
+        deliveries: Counts the batches of the loop; lets a signal be served while the loop waits for data.
+        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.stop`).
+        grace: Seconds that a step may still take after a SIGTERM.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        collect: Collect,
+        *,
+        every: int | None = None,
+        every_seconds: float | None = None,
+        on_best: str | tuple[str, str] | None = None,
+        max_overhead: float | None = None,
+        tags: Sequence[str] = (),
+        lineage: Mapping[str, Any] | None = None,
+        parent: ParameterSet | ObjectId | None = None,
+        memory: int | str | None = None,
+        when_busy: WhenBusy = "wait",
+        keep: Keep | None = None,
+        peers: Peers | None = None,
+        deliveries: Deliveries | None = None,
+        signals: bool = True,
+        grace: float = 10.0,
+    ) -> None:
+        self.policy = Policy(every, every_seconds, on_best, max_overhead)
+        if when_busy not in ("wait", "skip"):
+            raise CheckpointError(f'`when_busy` is "wait" or "skip". Found: {when_busy!r}')
+        if run is None:
+            raise CheckpointError('A checkpointer needs the name of its run: run="cnn-1".')
+        set_fields(run, 0, tags, {})
+        self.db, self.run, self.tags = db, run, list(tags)
+        self._collect = collect
+        self._lineage = {**(lineage or {}), **surroundings()}
+        self._wait = when_busy == "wait"
+        self._peers = peers
+        self._agreed = 0  # the signal that all processes serve at this step
+        self._deliveries = deliveries
+        if keep is not None and not isinstance(keep, Keep):
+            raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
+        self._saver = Saver(db, memory, parent_id(parent), keep)
+        self._release = weakref.finalize(self, self._saver.retire)
+        self._release.atexit = False  # the saver drains at exit by itself
+        self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None
+        self._log: RunLog | None = None
+        self._step = 0  # the last that has ended
+        self._saved = 0  # the last that was saved, or restored
+        self._batches = 0  # delivered when it ended
+        self._metrics: Mapping[str, Any] = {}
+        self._best_known = self.policy.metric is None  # whether the sets that exist have been asked for the best
+        self._prepared = False
+        self._closed = False
+        if deliveries is not None:
+            deliveries.on_ask = _weakly(self, "_serve_signal")
+            deliveries.on_failure = _weakly(self, "_serve_signal_after_failure")
+
+    @property
+    def last_step(self) -> int:
+        """The last step that has ended, or was restored."""
+        return self._step
+
+    def start_at(self, step: int, parent: ObjectId | None = None) -> None:
+        """Continues the count after a restore."""
+        self._step = self._saved = step
+        self._saver.parent = parent
+
+    def made_from(self, **lineage: Any) -> None:
+        """What is known of the lineage only now."""
+        self._lineage.update(lineage)
+
+    def begin_at(self, step: int) -> None:
+        """A loop begins at a step that the framework counts: what it crosses counts from there."""
+        self._step = step
+        self._saved = min(self._saved, step)
+
+    def end_step(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """To be called when a step has ended: logs, saves when due, and leaves if a signal asks for it.
+
+        Args:
+            step: Its number; the first is 1.
+            metrics: Numbers and short texts, logged and stored with the set.
+
+        Returns:
+            Whether it was saved.
+
+        Raises:
+            CheckpointError: An earlier save failed, or the state cannot be saved.
+        """
+        if self._closed:
+            raise CheckpointError(f"The checkpointer of run {self.run!r} is closed. Make a new one to go on saving.")
+        self._saver.check()
+        if self._guard is not None:
+            self._guard.install()
+        self._know_best(metrics)
+        due = self.policy.due(step, self._step, self._saved, metrics, self._saver.busy)
+        if self._peers is not None:
+            due = self._agree(due)
+        self._step, self._metrics = step, metrics
+        if self._deliveries is not None:
+            self._batches = self._deliveries.count
+        if metrics and self._writes:
+            self.log(step, "train", metrics)
+        saved = due and self._save(wait=self._wait)
+        if not due and not self._prepared:
+            state = self._collect(step)
+            if self._writes:
+                self._saver.prepare(state)
+        self._prepared = True
+        self._serve_signal()
+        self.policy.resume()
+        return saved
+
+    def evaluated(self, metrics: Mapping[str, Any]) -> bool:
+        """Metrics of the last step that has ended, known only after it: saves if `on_best` asks for it.
+
+        Returns:
+            Whether it was saved.
+        """
+        self._know_best(metrics)
+        if not self.policy.improves(metrics):
+            return False
+        self._metrics = {**self._metrics, **metrics}
+        return self._save(wait=self._wait)
+
+    def save_now(self) -> None:
+        """Saves the last step that has ended, due or not, and however long it has to wait for memory."""
+        self._save(wait=True)
+
+    def _save(self, wait: bool) -> bool:
+        began = time.perf_counter()
+        state = self._collect(self._step)  # all processes take part, if there are several
+        taken = True
+        if self._writes:
+            fields = set_fields(self.run, self._step, self.tags, self._metrics)
+            position = {"position": of_position(state.get("stream"))}
+            taken = self._saver.save(state, {**fields, "lineage": {**self._lineage, **position}}, wait=wait)
+        if taken:
+            self._saved = self._step
+            self.policy.saved(time.perf_counter() - began)
+        return taken
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this is the process that stores."""
+        return self._peers is None or self._peers.rank == 0
+
+    def _agree(self, due: bool) -> bool:
+        """What the process that stores has decided, and a signal that any of them has received."""
+        assert self._peers is not None
+        guard = self._guard
+        due, self._agreed = self._peers.agree(due and self._writes, (guard.requested if guard else None) or 0)
+        if guard is not None and self._agreed and guard.requested is None:
+            guard.requested = self._agreed
+        return due
+
+    def _know_best(self, metrics: Mapping[str, Any]) -> None:
+        metric, sign = self.policy.metric, self.policy.sign
+        if self._best_known or metric not in metrics:
+            return
+        scope = {"_tdb.p": self.db.project, "run": self.run, metric: {"$type": "number"}}
+        # NaN is a number, and sorts before all others
+        ranked = self.db._mongo()["params"].find(scope, {metric: 1}, sort=[(metric, -sign)])
+        values = (float(document[metric]) for document in ranked)
+        self.policy.remember(next((value for value in values if not math.isnan(value)), None))
+        self._best_known = True
+
+    def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        """Adds a row to the log of the run."""
+        if self._log is None:
+            self._log = self.db.logs.run(self.run, tags=self.tags)
+        if "kind" in metrics:
+            check_names(metrics, RESERVED)
+        self._log.write(step, kind, **metrics)
+
+    def settle(self) -> None:
+        """Waits until everything is durable and leaves the signals alone until the next step.
+
+        Raises:
+            CheckpointError: A save failed.
+        """
+        if self._guard is not None:
+            self._guard.remove()
+        self._saver.drain()
+        if self._log is not None:
+            self._log.flush()
+        self._leave_if_asked()
+
+    def drain(self) -> None:
+        """Waits until all saves so far are durable.
+
+        Raises:
+            CheckpointError: One of them failed.
+        """
+        self._saver.drain()
+
+    def close(self) -> None:
+        """Waits for saves and log rows under way and lets go of handlers, threads and memory. Twice is fine.
+
+        Raises:
+            CheckpointError: A save failed.
+        """
+        self._closed = True
+        if self._guard is not None:
+            self._guard.remove()
+        if self._deliveries is not None:
+            self._deliveries.close()
+        try:
+            self._saver.close()
+        finally:
+            if self._log is not None:
+                self._log.close()
+        self._leave_if_asked()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts and seconds since the start.
+
+        Returns:
+            `saves` taken, `durable` of them, `failed`; `waited`: saves that had to wait for memory, and
+            `waited_seconds`; `skipped`: saves left out for want of it; `every`: the steps between saves, the number
+            that was chosen under `max_overhead`, None if there is none; `stall_seconds` (median) and
+            `stall_seconds_max`: what the loop waited for a save; `persist_seconds` (median); `bytes` saved and
+            `bytes_stored`, the part that was not stored yet.
+        """
+        budget = self.policy.budget
+        return {**self._saver.stats(), "every": self.policy.every if budget is None else budget.steps}
+
+    def load(self, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
+        """The newest training set of the run, or the newest of one step: its document and its parts.
+
+        Returns:
+            None if `step` is None and the run has no set.
+
+        Raises:
+            NotFoundError: There is none of that step.
+            CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
+        """
+        document = newest_set(self.db, self.run, step)
+        if document is None:
+            if step is None:
+                return None
+            raise NotFoundError(f"Run {self.run!r} has no saved training state at step {step}.")
+        try:
+            return document, load_parts(self.db, document, None, "auto")
+        except (CorruptBlobError, StorageError, CheckpointError) as error:
+            raise type(error)(f"{error} {offer(self.db, document)}") from error
+
+    # Signals
+
+    def _serve_signal(self) -> None:
+        """At a boundary of the loop, in its thread."""
+        if self._guard is None or self._guard.requested is None or not self._rested():
+            return
+        if self._peers is not None and not self._agreed:  # alone, it would leave the others waiting
+            return
+        try:
+            self._save_rest()
+        finally:
+            self._guard.leave()
+
+    def _serve_signal_after_failure(self) -> None:
+        """No batch came, perhaps because the signal went to all processes and the workers have obeyed at once."""
+        self._serve_signal()
+        if self._guard is not None and self._guard.requested is not None:
+            self._give_up()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        guard = self._guard
+        if guard and guard.requested is not None and threading.current_thread() is threading.main_thread():
+            guard.leave()
+
+    def _rested(self) -> bool:
+        return self._deliveries is None or self._deliveries.count == self._batches
+
+    def _save_rest(self) -> None:
+        if self._step > self._saved:
+            self.save_now()
+        self._saver.drain()
+        if self._log is not None:
+            self._log.flush()
+
+    def _save_at_rest(self) -> bool:
+        """From the guard's thread: saves if the loop waits for a batch and has ended the step of the one before."""
+        deliveries = self._deliveries
+        if deliveries is None or self._peers is not None:  # several processes leave at the end of a step, together
+            return False
+        with deliveries.lock:
+            if not deliveries.waiting or not self._rested():
+                return False
+            try:
+                self._save_rest()
+            except Exception as error:  # the process is leaving: nobody would raise it
+                sys.stderr.write(f"tensordb: the last save failed: {error}\n")
+        return True
+
+    def _give_up(self) -> None:
+        try:
+            self._saver.drain()
+        except Exception as error:
+            sys.stderr.write(f"tensordb: {error}\n")
+
+
+def newest_set(db: TensorDB, run: str, step: int | None = None) -> Mapping[str, Any] | None:
+    """The document of the training set of a run that was committed last.
+
+    The newest, not the highest step: a run that went back to an earlier step and went on from there continues there.
+    """
+    filter: dict[str, Any] = {"_tdb.p": db.project, "run": run, "_tdb.parts": "training"}
+    if step is not None:
+        filter["step"] = step
+    found: Mapping[str, Any] | None = db._mongo()["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
+    return found
+
+
+def _weakly(owner: Any, name: str) -> Callable[[], Any]:
+    """A method that does not keep its object alive."""
+    reference = weakref.ref(owner)
+
+    def call() -> Any:
+        found = reference()
+        return None if found is None else getattr(found, name)()
+
+    return call

@@ -1,0 +1,1 @@
+"""Where parameters are served from."""

@@ -1,0 +1,169 @@
+"""Where parameters are deployed to: a folder of numbered versions, or a function of the process itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from bson import ObjectId
+
+from tensordb_data.deploy import bundle
+from tensordb_data.deploy.versions import Versions
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+log = logging.getLogger("tensordb.continuous")
+
+About = Mapping[str, Any]
+"""The fields of a parameter set."""
+
+
+class Target(Protocol):
+    """One place, where at each moment one set is live, and the one before is still at hand."""
+
+    @property
+    def name(self) -> str:
+        """By which the warehouse knows it."""
+        ...
+
+    def current(self) -> tuple[About, int | None] | None:
+        """The set that is live, and its version."""
+        ...
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether a set before it is at hand."""
+        ...
+
+    def stage(self, state: Any, about: About) -> Any:
+        """Brings a set there without using it; returns its state as it would be used."""
+        ...
+
+    def swap(self) -> int | None:
+        """Makes the staged set the live one; returns its version. What fails leaves the one before."""
+        ...
+
+    def back(self) -> None:
+        """Undoes the swap."""
+        ...
+
+    def settle(self) -> None:
+        """The swap is final: lets go of what is not needed any more."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        ...
+
+
+class FolderTarget:
+    """Numbered versions in a folder; see `versions`."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._versions = Versions(folder, keep)
+        self.name = f"{socket.gethostname()}:{self._versions.folder}"
+        self._before: int | None = None
+        self._repair()
+
+    def current(self) -> tuple[About, int | None] | None:
+        number = self._versions.current
+        return None if number is None else (bundle.about(self._versions.path(number)), number)
+
+    @property
+    def can_go_back(self) -> bool:
+        return self._versions.previous is not None
+
+    def stage(self, state: Any, about: About) -> Any:
+        staged = self._versions.stage()
+        bundle.write(staged, state, about)
+        try:
+            return bundle.read(staged).state
+        except CorruptBlobError as error:  # this disk is to blame, and not the set
+            raise StorageError(f"what was written is not what can be read: {error}") from error
+
+    def swap(self) -> int | None:
+        self._before = self._versions.current
+        return self._versions.adopt()
+
+    def back(self) -> None:
+        failed = self._versions.current
+        before = self._before if self._before is not None else self._versions.previous
+        if before is None:
+            self._versions.withdraw()
+        else:
+            self._versions.lead(before)
+        if failed is not None and failed != before:  # servers that take the highest number must not find it
+            self._versions.remove(failed)
+        self._before = None
+
+    def settle(self) -> None:
+        self._before = None
+        self._versions.retire()
+
+    def close(self) -> None:
+        self._versions.close()
+
+    def _repair(self) -> None:
+        """Leads back to the version before one that the disk has damaged, and removes what was never adopted."""
+        while (number := self._versions.current) is not None:
+            try:
+                bundle.read(self._versions.path(number))
+                break
+            except (CorruptBlobError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
+                log.warning("version %d in %s is damaged and is removed: %s", number, self._versions.folder, error)
+                self.back()
+        for unfinished in self._versions.numbers:
+            if number is None or unfinished > number:
+                self._versions.remove(unfinished)
+
+
+class FunctionTarget:
+    """A function that takes over parameters: `use(state, about)`. If it raises, it gets those before once more."""
+
+    def __init__(self, use: Callable[[Any, About], Any], name: str | None) -> None:
+        called = f"{getattr(use, '__module__', '')}:{getattr(use, '__qualname__', type(use).__name__)}"
+        self.name = name or f"{socket.gethostname()}:{called}"
+        self._use = use
+        self._live: tuple[Any, About] | None = None
+        self._before: tuple[Any, About] | None = None
+        self._staged: tuple[Any, About] | None = None
+
+    def current(self) -> tuple[About, int | None] | None:
+        return None if self._live is None else (self._live[1], None)
+
+    @property
+    def can_go_back(self) -> bool:
+        return self._before is not None
+
+    def stage(self, state: Any, about: About) -> Any:
+        self._staged = (state, about)
+        return state
+
+    def swap(self) -> int | None:
+        assert self._staged is not None
+        self._before, self._live, self._staged = self._live, self._staged, None
+        try:
+            self._use(*self._live)
+        except BaseException:
+            self.back()
+            raise
+        return None
+
+    def back(self) -> None:
+        self._live, self._before = self._before, None
+        if self._live is not None:
+            self._use(*self._live)
+
+    def settle(self) -> None:
+        self._staged = None  # the one before is kept: a roll-back needs it
+
+    def close(self) -> None:
+        self._live = self._before = self._staged = None
+
+
+def same(about: About | None, id: ObjectId) -> bool:
+    """Whether it is this set."""
+    return about is not None and about.get("_id") == id

@@ -1,0 +1,196 @@
+"""Rebuild of parameter sets: from the objects of their tensors, each of which is named by a hash of what it holds.
+
+A set stores its own structure as a tensor, and in it what its document said when it was saved. All bytes are read, for
+the index is to be told where the tensor of each hash lies.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import zstandard
+from bson import ObjectId
+from pymongo import UpdateOne
+
+from tensordb_data.blobs.stores.base import Store
+from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
+from tensordb_data.params.load import describe
+from tensordb_data.params.save import STRUCTURE, fields_of
+from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.read import read_leaves
+from tensordb_data.tensors.tree import from_json, parts
+from tensordb_data.tensors.write import chunks, digest, tensor_id
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.housekeeping.rebuild import Progress, Rebuilt
+
+_ROUND = 64 << 20  # bytes read at once
+_HEADER = 256 << 20  # bytes that no header of an object has
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A set of which the structure is there."""
+
+    created: dt.datetime
+    id: ObjectId
+    content: bytes
+    root: int
+    key: str
+
+
+def rebuild_sets(
+    db: TensorDB, report: Rebuilt, deleted: Mapping[ObjectId, Any], progress: Progress
+) -> dict[ObjectId, Doc]:
+    """Enters the tensors of all objects, and then the sets that are whole and were not deleted.
+
+    Returns:
+        Where the structures of those are that were deleted: root and key of the object.
+    """
+    keys = [(root["id"], key) for root in db._roots for key, _ in db._store(root["id"]).list("params/")]
+    found: dict[ObjectId, _Found] = {}
+    for done, (root, key) in enumerate(keys):
+        progress("objects of tensors", done, len(keys))
+        store = db._store(root)
+        try:
+            for content in _enter(db, root, key, report):
+                about = _about(db, content, root, key)
+                if about is None:
+                    report.skipped.append(f"{store.url}/{key}: a set of an older version, which does not say whose")
+                else:
+                    found[about.id] = about
+        except (StorageError, CheckpointError) as error:
+            report.skipped.append(f"{store.url}/{key}: {error}")
+    order = sorted(found.values(), key=lambda each: (each.created, each.id))
+    places: dict[ObjectId, Doc] = {}
+    for done, each in enumerate(order):
+        progress("parameter sets", done, len(order))
+        if each.id in deleted:
+            report.deleted += 1
+            places[each.id] = {"root": each.root, "key": each.key}
+        else:
+            _enter_set(db, each, report)
+    return places
+
+
+def _enter(db: TensorDB, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
+    """Enters the tensors of an object; yields the contents of those that are structures of sets."""
+    store = db._store(root)
+    about, places = _header(store, key)
+    if about.get("project") != db.project:
+        if about.get("project") not in (None, *report.projects):
+            report.projects.append(about["project"])
+        return
+    squeezed = json.loads(about.get("zstd", "{}"))
+    rows: list[Doc] = []
+    structures: list[bytes] = []
+    for names in _rounds(places):
+        got = store.get_ranges(key, [places[n][0] for n in names], [places[n][1] for n in names])
+        for name, data in zip(names, got, strict=True):
+            try:
+                content, nbytes = _content(data) if name in squeezed else (digest(data), None)
+            except zstandard.ZstdError:  # whoever needs it misses it
+                continue
+            rows.append(
+                {"_id": tensor_id(db.project, content), "root": root, "key": key, "o": places[name][0],
+                 "n": places[name][1], "state": "live", **({} if nbytes is None else {"z": nbytes})}
+            )  # fmt: skip
+            if name == STRUCTURE or name.startswith(f"{STRUCTURE}#"):
+                structures.append(content)
+    for some in chunks(rows):
+        made = [
+            UpdateOne({"_id": row.pop("_id")}, {"$setOnInsert": row, "$currentDate": {"created": True}}, upsert=True)
+            for row in some
+        ]
+        db._mongo()["tensors"].bulk_write(made, ordered=False)
+    yield from structures
+
+
+def _header(store: Store, key: str) -> tuple[Mapping[str, str], dict[str, tuple[int, int]]]:
+    """What a safetensors object says of itself, and where in it each tensor lies: offset and bytes."""
+    try:
+        size = store.size(key)
+        (front,) = store.get_ranges(key, [0], [8])
+        length = int.from_bytes(front, "little")
+        if not 0 < length <= min(size - 8, _HEADER):
+            raise ValueError(f"a header of {length} bytes")
+        (text,) = store.get_ranges(key, [8], [length])
+        document = json.loads(bytes(text))
+        about = document.pop("__metadata__", {})
+        places = {name: each["data_offsets"] for name, each in document.items()}
+        start = 8 + length
+        return about, {name: (start + low, high - low) for name, (low, high) in places.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptBlobError(f"expected an object in safetensors layout, found something else: {error}") from None
+
+
+def _content(stored: memoryview) -> tuple[bytes, int]:
+    """The hash of a tensor that is stored as zstd, and its bytes."""
+    nbytes = zstandard.frame_content_size(stored)
+    return expand(stored, None, nbytes), nbytes
+
+
+def _about(db: TensorDB, content: bytes, root: int, key: str) -> _Found | None:
+    fields = fields_of(_structure(db, content, key))
+    return None if fields is None else _Found(fields["created"], fields["_id"], content, root, key)
+
+
+def _structure(db: TensorDB, content: bytes, label: str) -> Any:
+    return from_json(read_leaves(db, {0: (STRUCTURE, content)}, label)[0].data)
+
+
+def _enter_set(db: TensorDB, found: _Found, report: Rebuilt) -> None:
+    structure = _structure(db, found.content, f"parameter set {found.id}")
+    fields = fields_of(structure)
+    assert fields is not None
+    contents = list(dict.fromkeys(bytes.fromhex(row[4]) for row in structure["leaves"] if row[4] is not None))
+    ids = [tensor_id(db.project, content) for content in contents]
+    known = {
+        bytes(row["_id"]["h"]): row.get("z", row["n"])
+        for some in chunks(ids)
+        for row in db._mongo()["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
+    }
+    absent = [row[0] for row in structure["leaves"] if row[4] is not None and bytes.fromhex(row[4]) not in known]
+    if absent:
+        named = ", ".join(absent[:3]) + (" and others" if len(absent) > 3 else "")
+        report.skipped.append(f"{describe(fields)}: {len(absent)} of its tensors are damaged or not there: {named}")
+        return
+    params = db._mongo()["params"]
+    scope = {"_tdb.p": db.project, "run": fields["run"]}
+    last = params.find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)])
+    inline = sum(len(base64.b64decode(row[5])) for row in structure["leaves"] if row[4] is None)
+    stored = sum(known[bytes.fromhex(row[4])] for row in structure["leaves"] if row[4] is not None)
+    fields["_tdb"] = {
+        "p": db.project, "s": 1 + (last["_tdb"]["s"] if last else 0), "parts": sorted(parts(structure["tree"])),
+        "structure": found.content, "tensors": [*contents, found.content], "bytes": inline + stored,
+    }  # fmt: skip
+    db.params._entries.add_entities([fields])
+    params.replace_one({"_id": found.id}, fields, upsert=True)
+    if fields["run"] is not None:
+        for some in chunks([*ids, tensor_id(db.project, found.content)]):
+            whose = {"_id": {"$in": some}, "run": {"$exists": False}}
+            db._mongo()["tensors"].update_many(whose, {"$set": {"run": fields["run"]}})
+    report.sets += 1
+    name = f"run {fields['run']}" if fields["run"] is not None else "no run"
+    report.runs[name] = report.runs.get(name, 0) + 1
+
+
+def _rounds(places: Mapping[str, tuple[int, int]]) -> Iterator[list[str]]:
+    names: list[str] = []
+    size = 0
+    for name, (_, nbytes) in places.items():
+        if names and size + nbytes > _ROUND:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += nbytes
+    if names:
+        yield names

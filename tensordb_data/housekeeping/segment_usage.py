@@ -1,0 +1,112 @@
+"""Use: which segments samples refer to, in bounded memory, however many there are of both.
+
+All samples of a dataset are looked at once for each quarter of a million of its segments. Of these as much is held as
+tells afterwards whether one is still as it was before the look, some thirty bytes; the server sorts, on its disk if
+need be.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+SCAN = 1 << 18
+"""Segments for which all samples of their dataset are looked at."""
+BATCH = 1000
+_ID = 12
+_ANSWER = 10_000  # ids that the server sends at once
+
+_EPOCH = dt.datetime(1970, 1, 1)
+
+Doc = Mapping[str, Any]
+
+
+class _Held:
+    """Segments of one dataset as they were, in the order of their ids."""
+
+    def __init__(self) -> None:
+        self._ids, self._versions, self._dying = bytearray(), array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._versions)
+
+    def add(self, doc: Doc) -> None:
+        self._ids += doc["_id"].binary
+        version, dying = _state(doc)
+        self._versions.append(version)
+        self._dying.append(dying)
+
+    def id(self, at: int) -> ObjectId:
+        return ObjectId(bytes(self._ids[at * _ID : (at + 1) * _ID]))
+
+    def same(self, at: int, doc: Doc | None) -> bool:
+        """Whether that one is still as it was."""
+        return doc is not None and _state(doc) == (self._versions[at], self._dying[at])
+
+
+def looked_at(db: TensorDB, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
+    """Batches of the segments of a filter: those that no sample refers to, and those that samples do refer to.
+
+    Each is as it was before the look at the samples: one that has changed since is left out.
+    """
+    segments = db._mongo()["segments"]
+    group = {"$group": {"_id": {"p": "$p", "dataset": "$dataset"}}}
+    for scope in segments.aggregate([{"$match": dict(filter)}, group, {"$sort": {"_id": 1}}], allowDiskUse=True):
+        after = None
+        while True:
+            where = {"$and": [dict(filter), scope["_id"], {} if after is None else {"_id": {"$gt": after}}]}
+            fields = {"v": 1, "state": 1, "dying": 1}
+            found = segments.find(where, fields, sort=[("_id", 1)], limit=SCAN, batch_size=BATCH, allow_disk_use=True)
+            held = _Held()
+            for doc in found:
+                held.add(doc)
+            if not len(held):
+                break
+            after = held.id(len(held) - 1)
+            yield from _sorted_out(db, held, _used(db, scope["_id"], held.id(0), after))
+            if len(held) < SCAN:
+                break
+
+
+def _sorted_out(db: TensorDB, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
+    current = next(used, None)  # with this all samples have been looked at
+    for low in range(0, len(held), BATCH):
+        places = range(low, min(low + BATCH, len(held)))
+        ids = [held.id(at) for at in places]
+        docs = {doc["_id"]: doc for doc in db._mongo()["segments"].find({"_id": {"$in": ids}})}
+        unused: list[Doc] = []
+        in_use: list[Doc] = []
+        for at, id in zip(places, ids, strict=True):
+            while current is not None and current < id:
+                current = next(used, None)
+            if held.same(at, docs.get(id)):
+                (in_use if current == id else unused).append(docs[id])
+        yield unused, in_use
+
+
+def _used(db: TensorDB, scope: Doc, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
+    """Segments in a range of ids that samples refer to, in order."""
+    stages: Sequence[Doc] = [
+        {"$match": {"_tdb.p": scope["p"], "dataset": scope["dataset"]}},
+        {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
+        {"$unwind": "$r"},
+        {"$match": {"r.v.k": {"$gte": low, "$lte": high}}},
+        {"$group": {"_id": "$r.v.k"}},
+        {"$sort": {"_id": 1}},
+    ]
+    for doc in db._mongo()["data"].aggregate(stages, allowDiskUse=True, batchSize=_ANSWER):
+        yield doc["_id"]
+
+
+def _state(doc: Doc) -> tuple[int, int]:
+    """What changes when anybody writes the state of a segment, as two numbers."""
+    dying = doc.get("dying")
+    since = -1 if dying is None else (dying.replace(tzinfo=None) - _EPOCH) // dt.timedelta(milliseconds=1)
+    return doc.get("v", 0), since * 8 + ("writing", "live", "dying", "gone").index(doc["state"])

@@ -1,0 +1,107 @@
+"""Process: a job's process as its worker sees it: started, listened to, paused, ended with all that it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from tensordb_data.api.job import Job
+from tensordb_data.errors import StorageError
+
+MARK = "TENSORDB_JOB"
+_LINE = 8_000  # characters of a line; longer ones are split
+_BURST = 20_000  # lines until the log has to have caught up
+_LAST = 20  # lines that are shown when a job dies without a word
+
+
+class JobProcess:
+    """A running job.
+
+    Args:
+        job: The job, claimed.
+        given: What `handover.described` says.
+    """
+
+    def __init__(self, job: Job, given: dict[str, Any]) -> None:
+        self._job = job
+        self._mark = given["token"]
+        self._last: deque[str] = deque(maxlen=_LAST)
+        # Only this process has the writing end; how ever it ends, the kernel closes it, and kills the job.
+        hear, self._alive = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tensordb_data.job_runner.job_main", str(hear)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=[hear], env={**os.environ, MARK: self._mark, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        finally:
+            os.close(hear)
+        self._ended = os.pidfd_open(self._process.pid)
+        with contextlib.suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(given).encode())
+            self._process.stdin.close()
+        self._reader = threading.Thread(target=self._read, name="tensordb-job-output", daemon=True)
+        self._reader.start()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits for so long; whether it has ended."""
+        return bool(select.select([self._ended], [], [], max(0.0, seconds))[0])
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the job and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def close(self) -> str:
+        """Ends what is left of it, and waits for its output; returns how it ended, in words."""
+        self.signal(signal.SIGKILL)  # before it is reaped: its number is still its own
+        for pid in self._strays():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        status = self._process.wait()
+        self._reader.join()
+        os.close(self._ended)
+        os.close(self._alive)
+        if status < 0:
+            how = f"was ended by {signal.Signals(-status).name}"
+        else:
+            how = f"ended with exit status {status}"
+        text = "\n".join(self._last)
+        return f"the process {how} without a result" + (f"; its last output:\n{text}" if text else "")
+
+    def _strays(self) -> list[int]:
+        """Processes of the job that have left its process group: they carry its mark in their environment."""
+        found = []
+        mark = f"{MARK}={self._mark}".encode()
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in entry.read_bytes().split(b"\0"):
+                    found.append(int(entry.parent.name))
+        return found
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        hide = self._job._db._connections.address.redact
+        log = self._job._db.logs.run(self._job.run, tags=self._job.tags)
+        number = 0
+        with self._process.stdout as output:
+            while line := output.readline(_LINE):
+                number += 1
+                text = hide(line.decode(errors="replace").rstrip("\r\n"))
+                self._last.append(text)
+                log.write(number, kind="output", text=text, attempt=self._job["attempts"])
+                if number % _BURST == 0:
+                    with contextlib.suppress(StorageError):  # the server is away: the log keeps what it can
+                        log.flush()
+        with contextlib.suppress(StorageError):
+            log.close()

@@ -1,0 +1,316 @@
+"""Worker: claims jobs and runs each in a process of its own, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from pymongo.errors import PyMongoError
+
+from tensordb_data.api.job import Job
+from tensordb_data.api.jobs import within
+from tensordb_data.common.import_paths import Allow
+from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
+from tensordb_data.job_runner.handoff import described
+from tensordb_data.job_runner.job_process import JobProcess
+from tensordb_data.jobs import worker_registry as workers
+from tensordb_data.jobs.spec import kinds_list, resources, seconds
+from tensordb_data.jobs.transitions import OPEN
+from tensordb_data.mongo.claims import check_lease, check_owner
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+_POLL = 0.5  # seconds between looks for jobs while there are none
+_LOOK = 0.25  # seconds between looks at what a running job was told
+_REPORT = 10.0  # seconds between signs of life, at most
+
+
+class Worker:
+    """A worker for one project of a warehouse. It runs one job at a time; for more, start more workers.
+
+    A job runs in a process group of its own, which is killed when this process ends, however it ends. What it prints
+    goes to `db.logs`, run `job-<id>`, kind `"output"`. When the server is away for longer than the lease, the job is
+    paused until the lease could be renewed, so that it never runs beside its successor.
+
+    Args:
+        db: The warehouse, made with an address.
+        kinds: The kinds of jobs to take; None for all.
+        allow: What may be run, as for `build(allow=...)`: `["mypkg."]`. Jobs with other entry points are left alone.
+        allow_scripts: Whether jobs that bring their own program may run. Whoever can write to the warehouse can then
+            run anything here.
+        name: For people; by default host and process number.
+        has: What there is, for jobs with `requires`; by default the GPUs, memory and processors of this machine.
+        lease: Seconds after which a job of a worker that died is given to another.
+        grace: Seconds that a job is given to end by itself when it was cancelled, and to obey SIGTERM after that.
+        say: Called with a line about each event.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        *,
+        kinds: Sequence[str] | None = None,
+        allow: Sequence[str] = (),
+        allow_scripts: bool = False,
+        name: str | None = None,
+        has: Mapping[str, float] | None = None,
+        lease: float = 60.0,
+        grace: float = 10.0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        Allow(allow)
+        if not allow and not allow_scripts:
+            raise QueryError('a worker runs nothing without a list of what it may: allow=["mypkg."] (--allow mypkg.)')
+        if db._connections.address.client is not None:
+            raise UnsupportedError("jobs run in processes of their own, which connect by themselves: a worker needs a"
+                                   " TensorDB with an address, and not with client=")  # fmt: skip
+        self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
+        self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
+        self._has = machine() if has is None else resources("has", has)
+        self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), say
+        self._id = ObjectId()
+        self._job: Job | None = None
+        self._pulse: _Pulse | None = None
+        self._draining = threading.Event()
+        self._stopping = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether it claims no more jobs."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Finish the job that runs, and claim no other. May be called from a signal handler or another thread."""
+        self._draining.set()
+
+    def stop(self) -> None:
+        """End the job that runs, hand it back to the queue, and claim no other."""
+        self._stopping = True
+        self._draining.set()
+
+    def run(self, *, until_empty: bool = False) -> int:
+        """Works until `drain` or `stop` is called.
+
+        Args:
+            until_empty: End as soon as no job is left that this worker could still get.
+
+        Returns:
+            How many jobs it has run.
+        """
+        count = 0
+        signs = threading.Thread(target=self._signs_of_life, name="tensordb-worker", daemon=True)
+        ended = self._ended = threading.Event()
+        signs.start()
+        try:
+            while not self._draining.is_set():
+                try:
+                    job = self._db.jobs._claim(self.name, self._kinds, self._lease, self._has, self._runnable())
+                    if job is None and until_empty and not self._left():
+                        break
+                except ConnectError as error:
+                    self._say(str(error))
+                    continue
+                if job is None:
+                    self._draining.wait(_POLL)
+                    continue
+                count += 1
+                self._run(job)
+        finally:
+            ended.set()
+            signs.join()
+        return count
+
+    # One job
+
+    def _run(self, job: Job) -> None:
+        self._job = job
+        what = job.get("entry", "script")
+        self._say(f"job {job.id} ({job['kind']}, {what}): attempt {job['attempts']} of {job['max_attempts']}")
+        pulse = _Pulse(job, self._lease)
+        try:
+            process = JobProcess(job, described(job, self._lease, self._allow, self._scripts))
+            try:
+                told = self._watch(job, process, pulse)
+            finally:
+                how = process.close()
+            self._conclude(job, pulse, told, how)
+        finally:
+            pulse.close()
+            self._job = None
+
+    def _watch(self, job: Job, process: JobProcess, pulse: _Pulse) -> str:
+        """Waits for the end of the process, and brings it about where that is due; returns why."""
+        limit = time.monotonic() + job.get("time_limit", float("inf"))
+        end = _Ending(process, self._grace)
+        paused = False
+        while not process.ends_within(_LOOK):
+            if pulse.lost:
+                process.signal(signal.SIGKILL)
+                end.told = "lost"
+                continue
+            if pulse.late() != paused:
+                paused = not paused
+                process.signal(signal.SIGSTOP if paused else signal.SIGCONT)
+                self._say(f"job {job.id}: {'paused until the server is back' if paused else 'goes on'}")
+            if pulse.cancelled:
+                end.ask("cancelled", after=self._grace)
+            if pulse.over:
+                end.ask("over", after=self._grace)
+            if time.monotonic() > limit:
+                end.ask("time limit")
+            if self._stopping:
+                end.ask("stopped")
+            end.proceed()
+        return end.told
+
+    def _conclude(self, job: Job, pulse: _Pulse, told: str, how: str) -> None:
+        """Reports what the process has not reported itself."""
+        pulse.close()
+        try:
+            if pulse.lost or job.refresh()["status"] != "running" or not job._is_held():
+                self._say(f"job {job.id}: {job.status if not pulse.lost else 'lost to another worker, or deleted'}")
+                return
+            if job.get("cancel"):
+                job.cancel()
+            elif told == "stopped":
+                job.hand_back()
+            elif told == "time limit":
+                job.fail(f"stopped after its time limit of {job['time_limit']:g} s")
+            else:
+                job.fail(how)
+            self._say(f"job {job.id}: {'handed back' if told == 'stopped' else job.status}")
+        except (ClaimLostError, LookupError) as error:
+            self._say(str(error))
+        except (ConnectError, PyMongoError) as error:
+            self._say(f"job {job.id}: not reported, its lease will run out: {error}")
+
+    # What it may claim
+
+    def _runnable(self) -> dict[str, Any]:
+        """The filter of jobs that this worker may run, as far as their names tell."""
+        ways: list[dict[str, Any]] = [{"script": {"$exists": True}}] if self._scripts else []
+        for entry in self._allow:
+            if ":" in entry:
+                ways.append({"entry": entry})
+            elif entry.endswith("."):
+                ways.append({"entry": {"$regex": f"^{_escaped(entry[:-1])}[.:]"}})
+            else:
+                ways.append({"entry": {"$regex": f"^{_escaped(entry)}:"}})
+        return {"$or": ways}
+
+    def _left(self) -> bool:
+        """Whether there is a job that this worker could still get."""
+        kinds = {} if self._kinds is None else {"kind": {"$in": self._kinds}}
+        filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
+        return self._db._mongo()["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
+
+    def _signs_of_life(self) -> None:
+        every = min(_REPORT, self._lease / 3)
+        while True:
+            job = self._job
+            fields = {
+                "name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "kinds": self._kinds,
+                "allow": self._allow, "scripts": self._scripts, "has": self._has,
+                "job": None if job is None else str(job.id), "draining": self._draining.is_set(),
+            }  # fmt: skip
+            try:
+                if self._ended.wait(0):
+                    workers.leave(self._db, self._id)
+                    return
+                workers.report(self._db, self._id, 3 * every, fields)
+            except (PyMongoError, ConnectError):
+                if self._ended.is_set():
+                    return
+            self._ended.wait(every)
+
+
+class _Pulse:
+    """The thread that renews the lease of a job."""
+
+    def __init__(self, job: Job, lease: float) -> None:
+        self._job = Job(job._db, job._doc)._bound(job._held(), lease)  # the other one is not this thread's
+        self._lease = lease
+        self._renewed = time.monotonic()
+        self.cancelled = False
+        self.lost = False
+        self.over = False
+        """The process has reported how the job ended; what it still does is for nothing."""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tensordb-lease", daemon=True)
+        self._thread.start()
+
+    def late(self) -> bool:
+        """Whether the lease may have run out: what this process knows of it."""
+        return not self.over and time.monotonic() - self._renewed > self._lease
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(min(self._lease / 3, 1.0 if self.cancelled else _REPORT)):
+            asked = time.monotonic()
+            try:
+                self._job.heartbeat()
+            except JobCancelledError:
+                self.cancelled = True
+            except ClaimLostError:
+                self.over = self._has_ended_here()
+                self.lost = not self.over
+                return
+            except (ConnectError, PyMongoError):
+                continue
+            self._renewed = asked
+
+    def _has_ended_here(self) -> bool:
+        try:
+            return self._job.refresh()._has_ended_here()
+        except LookupError:
+            return False
+        except (ConnectError, PyMongoError):
+            return True
+
+
+class _Ending:
+    """How a job is ended: asked by SIGTERM once it had time to end by itself, then killed."""
+
+    def __init__(self, process: JobProcess, grace: float) -> None:
+        self._process, self._grace = process, grace
+        self.told = ""
+        self._term = self._kill = float("inf")
+
+    def ask(self, why: str, after: float = 0.0) -> None:
+        if not self.told:
+            self.told = why
+            self._term = time.monotonic() + after
+
+    def proceed(self) -> None:
+        now = time.monotonic()
+        if now >= self._kill:
+            self._process.signal(signal.SIGKILL)
+        elif now >= self._term:
+            self._process.signal(signal.SIGTERM)
+            self._process.signal(signal.SIGCONT)  # one that is paused hears nothing
+            self._term, self._kill = float("inf"), now + self._grace
+
+
+def machine() -> dict[str, float]:
+    """What this machine has: `gpu`, `memory_gb` and `cpu`."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = min(gpus, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"gpu": gpus, "memory_gb": round(memory, 1), "cpu": len(os.sched_getaffinity(0))}
+
+
+def _escaped(entry: str) -> str:
+    return entry.replace(".", "\\.")

@@ -1,0 +1,104 @@
+"""Job explain: why a job is where it is, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.jobs.worker_registry import alive
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+
+def explain(db: TensorDB, job: Mapping[str, Any]) -> str:
+    """See `Job.explain`."""
+    status = job["status"]
+    if status == "waiting":
+        return f"waiting for {_upstream(db, job)}"
+    if status == "ready":
+        return "\n".join(_unclaimed(db, job))
+    if status == "running":
+        return _running(job)
+    if status == "done":
+        return f"done by {job['worker']} at {_time(job['finished'])}, in attempt {job['attempts']}"
+    return f"{status} at {_time(job['finished'])}: {job.get('reason', 'no reason given')}"
+
+
+def _upstream(db: TensorDB, job: Mapping[str, Any]) -> str:
+    named = {"_id": {"$in": job["after"]}, "_tdb.p": db.project, "status": {"$ne": "done"}}
+    others = list(db._mongo()["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
+    named_ = [f"job {other['_id']} ({other['kind']}, {other['status']})" for other in others]
+    return ", ".join(named_) or "nothing any more"
+
+
+def _running(job: Mapping[str, Any]) -> str:
+    progress = "" if job.get("progress") is None else f", {job['progress']:.0%} done"
+    text = (
+        f"running on {job['worker']} since {_time(job['started'])}, attempt {job['attempts']} of"
+        f" {job['max_attempts']}{progress}"
+    )
+    if job.get("cancel"):
+        text += f"; asked to end: {job.get('reason', '')}"
+    return text
+
+
+def _unclaimed(db: TensorDB, job: Mapping[str, Any]) -> Iterator[str]:
+    mongo = db._mongo()["jobs"]
+    now = mongo.database.command("hello")["localTime"]
+    if job["due"] > now:
+        why = f"attempt {job['attempts'] + 1} of {job['max_attempts']}" if job["attempts"] else "its start"
+        yield f"ready, but not before {_time(job['due'])} ({why}), in {(job['due'] - now).total_seconds():.0f} s"
+        if job.get("reason"):
+            yield f"the last attempt: {job['reason'].splitlines()[-1]}"
+        return
+    workers = alive(db)
+    if not workers:
+        yield f"ready, but no worker is alive; start one: tensordb worker --kinds {job['kind']} {_allowing(job)}"
+        return
+    before = {
+        "_tdb.p": db.project, "status": "ready", "kind": job["kind"],
+        "$or": [
+            {"priority": {"$gt": job["priority"]}}, {"priority": job["priority"], "due": {"$lt": job["due"]}},
+        ],
+    }  # fmt: skip
+    ahead = mongo.count_documents(before)
+    yield f"ready; {ahead} of its kind come before it" if ahead else "ready, and the first of its kind"
+    for worker in workers:
+        yield f"worker {worker['name']}: {_why_not(worker, job)}"
+
+
+def _why_not(worker: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+    if worker["kinds"] is not None and job["kind"] not in worker["kinds"]:
+        return f"takes {', '.join(worker['kinds'])} only, and this is {job['kind']!r}"
+    for name, amount in job["requires"].items():
+        if amount > worker["has"].get(name, 0):
+            return f"has {name} {worker['has'].get(name, 0):g}, and {amount:g} is required"
+    if "script" in job:
+        if not worker["scripts"]:
+            return "runs no stored scripts (--allow-scripts)"
+    elif not allows(worker["allow"], job["entry"]):
+        allowed = ", ".join(worker["allow"]) or "nothing"
+        return f"allows {allowed}, and {job['entry']} is not in it ({_allowing(job)})"
+    if worker["draining"]:
+        return "takes no more jobs: it is about to end"
+    if worker["job"] is not None:
+        return f"busy with job {worker['job']}"
+    return "may claim it at any moment"
+
+
+def allows(entries: list[str], reference: str) -> bool:
+    """Whether an allow-list covers a reference, as far as its name tells."""
+    module = reference.partition(":")[0]
+    return any(
+        reference == entry or module == entry or (entry.endswith(".") and f"{module}.".startswith(entry))
+        for entry in entries
+    )
+
+
+def _allowing(job: Mapping[str, Any]) -> str:
+    return "--allow-scripts" if "script" in job else f"--allow {job['entry'].partition(':')[0].split('.')[0]}."
+
+
+def _time(value: Any) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S} UTC"

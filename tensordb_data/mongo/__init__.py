@@ -1,0 +1,1 @@
+"""Talking to a MongoDB server: addresses, clients, retries, claims."""

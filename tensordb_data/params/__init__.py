@@ -1,0 +1,1 @@
+"""Parameter sets: saved, loaded, pruned."""

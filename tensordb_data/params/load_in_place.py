@@ -1,0 +1,160 @@
+"""In place: a set that lies in files of this machine, checked there and then read into the model's own memory.
+
+Fresh memory for a second copy of the parameters costs more than both readings: its pages have to be cleared first.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from tensordb_data.params.load import describe, structure
+from tensordb_data.tensors.read import THREADS, Place, corrupt, find_places, open_local, pread
+from tensordb_data.tensors.tree import unflatten
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+_PIECE = 256 << 10  # bytes, hashed while the processor's cache still holds them
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class _Row(NamedTuple):
+    """A leaf of the stored structure."""
+
+    name: str
+    kind: str
+    dtype: str
+    shape: list[int]
+    content: str | None
+    inline: str | None
+
+
+def load_in_place(db: TensorDB, document: Mapping[str, Any], model: Any) -> bool:
+    """Loads the part "model" of a set into a torch module, all of it or nothing.
+
+    Returns:
+        Whether it could be done so: the set is in local files, the module on the CPU, and both fit to the last dtype.
+        Otherwise nothing has changed.
+
+    Raises:
+        CorruptBlobError: Stored bytes do not match their digest; names the tensor. The module is as it was.
+        StorageError: The blob store failed.
+    """
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    # a Keras model is a torch module too where Keras runs on torch
+    if torch is None or not isinstance(model, torch.nn.Module) or (keras and isinstance(model, keras.Model)):
+        return False
+    trees, table = structure(db, document)
+    saved = unflatten(trees.get("model"), [_Row(*row) for row in table])
+    own = model.state_dict(keep_vars=True)
+    if not isinstance(saved, dict) or saved.keys() != own.keys():
+        return False
+    if not all(isinstance(row, _Row) and _fits(torch, row, own[name]) for name, row in saved.items()):
+        return False
+    targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
+    if _overlap(saved, targets) or not _read(db, describe(document), saved, targets):
+        return False
+    # to its hooks, which may make something of the values: what is in its place already is not copied
+    model.load_state_dict(own)
+    return True
+
+
+def _fits(torch: Any, row: _Row, value: Any) -> bool:
+    return (
+        row.kind == "torch"
+        and torch.is_tensor(value)
+        and type(value) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+        and value.device.type == "cpu"
+        and value.layout is torch.strided
+        and value.is_contiguous()
+        and not (value.is_quantized or value.is_conj() or value.is_neg())
+        and str(value.dtype) == f"torch.{row.dtype}"
+        and list(value.shape) == row.shape
+    )
+
+
+def _overlap(saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
+    """Whether two tensors share memory and not all of it, or were saved with different values."""
+    lying = sorted(
+        (memory.ctypes.data, memory.ctypes.data + memory.nbytes, saved[name].content or saved[name].inline or "")
+        for name, memory in targets.items()
+        if memory.nbytes
+    )
+    return any(second != first and second[0] < first[1] for first, second in pairwise(lying))
+
+
+def _read(db: TensorDB, label: str, saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
+    names = list(saved)
+    stored = {i: (saved[n].name, bytes.fromhex(content)) for i, n in enumerate(names) if (content := saved[n].content)}
+    places = find_places(db, stored, label)
+    objects = {(place.root, place.key): db._store(place.root) for place in places.values()}
+    if any(store.local_path(key) is None for (_, key), store in objects.items()):
+        return False
+    with ExitStack() as opened:
+        files = {}
+        for (root, key), store in objects.items():
+            files[root, key] = open_local(store, key, label)
+            opened.callback(os.close, files[root, key])
+        pool = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load"))
+
+        def check(i: int) -> Bytes | None:
+            place = places[i]
+            return _checked(files[place.root, place.key], place, targets[names[i]].nbytes, label)
+
+        def fill(i: int, held: Bytes | None) -> None:
+            place = places[i]
+            if held is None:
+                _pread(files[place.root, place.key], place, targets[names[i]], label)
+            else:
+                targets[names[i]][:] = held
+
+        expanded = list(pool.map(check, places))
+        list(pool.map(fill, places, expanded))
+    for name, row in saved.items():
+        if row.content is None:
+            targets[name][:] = np.frombuffer(base64.b64decode(row.inline or ""), np.uint8)
+    return True
+
+
+def _checked(file: int, place: Place, nbytes: int, label: str) -> Bytes | None:
+    """Checks a tensor where it lies. Returns its bytes if they had to be expanded for that."""
+    if place.expanded is not None:
+        memory = np.empty(nbytes, np.uint8)
+        pread(file, place, memory, label)
+        return memory
+    hasher, buffer = xxhash.xxh3_128(), np.empty(min(_PIECE, place.nbytes), np.uint8)
+    for at, size in _pieces(place.nbytes):
+        _fill(file, place, buffer[:size], at, label)
+        hasher.update(buffer[:size].data)
+    if hasher.digest() != place.content:
+        raise corrupt(place, label, "its bytes do not match their checksum")
+    return None
+
+
+def _pread(file: int, place: Place, memory: Bytes, label: str) -> None:
+    for at, size in _pieces(place.nbytes):
+        _fill(file, place, memory[at : at + size], at, label)
+
+
+def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:
+    return ((at, min(_PIECE, nbytes - at)) for at in range(0, nbytes, _PIECE))
+
+
+def _fill(file: int, place: Place, memory: Bytes, at: int, label: str) -> None:
+    done = 0
+    while done < len(memory):
+        got = os.preadv(file, [memory[done:].data], place.offset + at + done)
+        if got == 0:
+            raise corrupt(place, label, f"the object ends {place.nbytes - at - done} bytes too early")
+        done += got

@@ -1,0 +1,146 @@
+"""Parameters: sets of tensors, saved at a step of a run, found by a query."""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import CorruptBlobError, SchemaError
+from tensordb_data.params.apply import Difference, apply_to
+from tensordb_data.params.load import describe, load_parts, offer
+from tensordb_data.params.load_in_place import load_in_place
+from tensordb_data.query.query import Query
+from tensordb_data.query.tags import clean_tags
+from tensordb_data.schema.schema import PROVENANCE
+from tensordb_data.tensors.leaf import Framework
+from tensordb_data.warehouse.metrics import check_names, scalar
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    pass
+
+RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created", "lineage", PROVENANCE))
+
+
+class ParameterSet(Record):
+    """A saved set of parameters, with the metrics it was saved with: `best["val_acc"]`."""
+
+    __slots__ = ()
+
+    @property
+    def run(self) -> str | None:
+        """The run that saved it, None if none was named."""
+        found: str | None = self._doc.get("run")
+        return found
+
+    @property
+    def step(self) -> int | None:
+        """The step after which it was saved, None if none was named."""
+        found: int | None = self._doc.get("step")
+        return found
+
+    @property
+    def query(self) -> Query:
+        """The query that names exactly this set: plain data, to store in a job or a configuration."""
+        return Query("params", {"_id": self.id})
+
+    @property
+    def parts(self) -> list[str]:
+        """What was saved: `["model"]`, and for a training state `optimizer`, `rng`, `stream` and more."""
+        return list(self._doc["_tdb"]["parts"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors, whether they share storage with other sets or not."""
+        return int(self._doc["_tdb"]["bytes"])
+
+    @property
+    def lineage(self) -> Mapping[str, Any]:
+        """What it was made from.
+
+        `parent` (the set before it, or that the run started from), `code` (script, git commit, whether that was
+        changed) and `versions`; from a checkpointer also `model` and `optimizer` (classes), `architecture`, `data`
+        (queries with fingerprint, seed and batch size; `Query.from_json` reads them) and `position` in the data.
+        """
+        return dict(self._doc.get("lineage", {}))
+
+    def load(self, part: str = "model", *, framework: Framework = "auto") -> Any:
+        """The parameters, in the structure in which they were saved; every tensor is checked.
+
+        What was saved from torch comes back as torch tensors on the CPU if torch has been imported, so that
+        `model.load_state_dict(best.load())` works, and as numpy arrays otherwise. Everything is a copy of your own.
+
+        Args:
+            part: One of `parts`.
+            framework: `"auto"`, or `"numpy"` or `"torch"` for all tensors alike.
+
+        Raises:
+            CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
+            CheckpointError: There is no such part, or it is not complete.
+            StorageError: The blob store failed.
+        """
+        with self._offered():
+            return load_parts(self._db, self._doc, [part], framework)[part]
+
+    def load_into(self, model: Any, *, strict: bool = True) -> Difference:
+        """Loads the parameters into a torch module or a Keras model.
+
+        Args:
+            model: The model.
+            strict: Whether all must fit. Otherwise what fits by name and shape (in Keras by order and shape) is
+                loaded, and the rest of the model stays as it was.
+
+        Returns:
+            What differs: nothing if `strict`.
+
+        Raises:
+            StateError: They do not fit; lists missing and unexpected tensors and differing shapes. The model is then
+                as it was before.
+            CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
+        """
+        with self._offered():
+            if strict and load_in_place(self._db, self._doc, model):
+                return Difference()
+        return apply_to(model, self.load(), describe(self._doc), strict)
+
+    @contextlib.contextmanager
+    def _offered(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptBlobError as error:
+            raise CorruptBlobError(f"{error} {offer(self._db, self._doc)}") from error
+
+
+def parent_id(parent: object) -> ObjectId | None:
+    """The `_id` of the set that another one is made from.
+
+    Raises:
+        SchemaError: It is not a set.
+    """
+    found = parent.id if isinstance(parent, ParameterSet) else parent
+    if found is not None and not isinstance(found, ObjectId):
+        raise SchemaError(f"parent is a set, or the _id of one; found {parent!r}")
+    return found
+
+
+def set_fields(run: str | None, step: int | None, tags: Sequence[str], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's fields of a set, checked.
+
+    Raises:
+        SchemaError: One is not of the right kind.
+        QueryError: A tag is not a non-empty string.
+    """
+    if run is not None and (not isinstance(run, str) or not run):
+        raise SchemaError(f"a run is named by a non-empty string; found {run!r}")
+    if step is not None:
+        step = scalar("step", step)
+        if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+            raise SchemaError(f"a step is a number of steps, 0 or more; found {step!r}")
+    if isinstance(tags, str):
+        raise SchemaError(f"tags is a list of strings; found the string {tags!r}")
+    check_names(metrics, RESERVED)
+    fields: dict[str, Any] = {"run": run, "step": step, "tags": clean_tags(tags) if tags else []}
+    fields.update({name: scalar(name, value) for name, value in metrics.items()})
+    return fields

@@ -1,0 +1,81 @@
+"""Prune: the sets of a run that its keep-policy does not keep are deleted. Their bytes go with the next gc."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import CheckpointError, NotFoundError
+from tensordb_data.params.retention import Keep
+from tensordb_data.warehouse.deletion_log import bury
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+
+@dataclass
+class Pruned:
+    """What a prune did, or would do."""
+
+    run: str
+    kept: dict[ObjectId, list[str]] = field(default_factory=dict)
+    """The sets that stay, oldest first, and the rules that keep each."""
+    deleted: list[ObjectId] = field(default_factory=list)
+    """The sets that were deleted, oldest first."""
+    bytes: int = 0
+    """Bytes of the tensors of those, as if nothing were shared."""
+
+
+def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:
+    """Deletes what `keep` does not keep.
+
+    Args:
+        db: The warehouse.
+        run: The run.
+        keep: The policy.
+        dry_run: Delete nothing.
+        training: Look at the training states of the run only, not at sets that were saved by hand.
+
+    Raises:
+        NotFoundError: The run has no sets.
+        CheckpointError: `keep` is not a policy.
+    """
+    if not isinstance(keep, Keep):
+        raise CheckpointError(f"expected a policy, Keep(last=3) say; found a {type(keep).__name__}")
+    fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1, "_tdb.structure": 1}
+    if keep.metric is not None:
+        fields[keep.metric] = 1
+    scope: dict[str, Any] = {"_tdb.p": db.project, "run": run, **({"_tdb.parts": "training"} if training else {})}
+    params = db._mongo()["params"]
+    sets = sorted(params.find(scope, fields), key=lambda each: (each["_tdb"]["s"], each["_id"]))
+    if not sets and not training:
+        raise NotFoundError(f"run {run!r} has no parameter sets in project {db.project!r}")
+    rules = keep.kept(sets)
+    report = Pruned(run, {each["_id"]: rules[each["_id"]] for each in sets if each["_id"] in rules})
+    chosen = [each for each in sets if each["_id"] not in rules]
+
+    def away(ids: Sequence[ObjectId]) -> int:
+        wanted = set(ids)
+        deleted = [
+            each
+            for each in chosen
+            if each["_id"] in wanted and (dry_run or params.delete_one(_unchanged(each, keep)).deleted_count)
+        ]
+        report.deleted += [each["_id"] for each in deleted]
+        report.bytes += sum(int(each["_tdb"]["bytes"]) for each in deleted)
+        return len(deleted)
+
+    if dry_run or not db._full:
+        away([each["_id"] for each in chosen])
+    elif chosen:
+        bury(db, "params", chosen, away)
+    return report
+
+
+def _unchanged(document: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    """The set, as long as nobody has tagged it or attached the metric since the decision."""
+    names = ["tags"] if keep.metric is None else ["tags", keep.metric]
+    return {"_id": document["_id"], **{name: document.get(name, {"$exists": False}) for name in names}}

@@ -1,0 +1,155 @@
+"""Persist: from a snapshot to a parameter set that a query finds.
+
+Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
+stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
+names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
+set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
+lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
+address is that of the bytes themselves.
+"""
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId, json_util
+
+from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors.leaf import Leaf
+from tensordb_data.tensors.snapshot import Snapshot
+from tensordb_data.tensors.tree import parts, to_json
+from tensordb_data.tensors.write import digest, store_all
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.api.database import TensorDB
+
+FORMAT = 1
+STRUCTURE = "structure.json"
+"""Name of the tensor that says what a set consists of."""
+INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a save did.
+
+    Attributes:
+        id: The set.
+        nbytes: Bytes of its tensors.
+        stored: Bytes written to the blob store; the rest was there already.
+        seconds: Time it took.
+    """
+
+    id: ObjectId
+    nbytes: int
+    stored: int
+    seconds: float
+
+
+def write_set(
+    db: TensorDB,
+    snapshot: Snapshot,
+    fields: Mapping[str, Any],
+    parent: ObjectId | None = None,
+    squeezer: Squeezer | None = None,
+) -> Written:
+    """Stores a snapshot and commits its document.
+
+    Args:
+        db: The warehouse.
+        snapshot: A state whose root is a dict: the parts of the set.
+        fields: The fields of the document that a query finds, `lineage` among them; checked already.
+        parent: The set that it was made from.
+        squeezer: Compresses what is worth it; by default without a limit on its time.
+
+    Raises:
+        StorageError: The blob store refused or failed.
+        CheckpointError: The set could not be committed.
+    """
+    began = time.perf_counter()
+    id = ObjectId()
+    table, contents = _table(snapshot)
+    document: dict[str, Any] = {
+        "_id": id,
+        **fields,
+        "lineage": {**fields["lineage"], "parent": parent},
+        "created": dt.datetime.now(dt.timezone.utc),
+    }
+    # with what the index says of it now, for the day on which the index is lost
+    said = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
+    structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
+    about = Leaf(STRUCTURE, "bytes", "|u1", (len(structure),), len(structure), structure)
+    about_digest = digest(memoryview(structure))
+    tensors = {
+        content: (leaf, data)
+        for content, leaf, data in zip(contents, snapshot.leaves, snapshot.data, strict=True)
+        if content is not None
+    }
+    references = [*tensors, about_digest]
+    tensors[about_digest] = (about, memoryview(structure))
+    document["_tdb"] = {
+        "p": db.project,
+        "s": 0,
+        "parts": sorted(parts(snapshot.structure)),
+        "structure": about_digest,
+        "tensors": references,
+        "bytes": snapshot.nbytes,
+    }
+    db.params._entries.add_entities([document])
+    stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer, fields.get("run"))
+    return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+
+
+def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the document of a set said when it was saved, without `_tdb`; None in sets of older versions."""
+    said = structure.get("set")
+    options = json_util.CANONICAL_JSON_OPTIONS.with_options(tz_aware=True)
+    return None if said is None else dict(json_util.loads(json.dumps(said), json_options=options))
+
+
+def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
+    """One row per leaf: name, kind, dtype, shape, and its digest or, for a small one, its bytes."""
+    table: list[list[Any]] = []
+    contents: list[bytes | None] = []
+    for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True):
+        row: list[Any] = [leaf.name, leaf.kind, leaf.dtype, list(leaf.shape)]
+        if leaf.nbytes <= INLINE:
+            table.append([*row, None, base64.b64encode(data).decode()])
+            contents.append(None)
+        else:
+            content = _content(leaf, data)
+            table.append([*row, content.hex(), None])
+            contents.append(content)
+    return table, contents
+_fixed: dict[int, tuple[weakref.ref[Any], bytes]] = {}
+"""Digests of values that never change, as long as they live, by their identities."""
+
+
+def _content(leaf: Leaf, data: memoryview) -> bytes:
+    """The digest of a leaf; of one that never changes and comes with each save, the one of the first time."""
+    if not leaf.fixed:
+        return digest(data)
+    key = id(leaf.value)
+    known = _fixed.get(key)
+    if known is None or known[0]() is not leaf.value:
+        known = _fixed[key] = weakref.ref(leaf.value, lambda _: _fixed.pop(key, None)), digest(data)
+    return known[1]
+
+
+def _commit(db: TensorDB, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
+    def work(session: ClientSession | None) -> None:
+        mongo = db._mongo()
+        scope = {"_tdb.p": db.project, "run": document.get("run")}
+        last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
+        document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
+        mongo["params"].insert_one(document, session=session)
+
+    return work

@@ -1,0 +1,307 @@
+"""Query: which entities, in which order, as a plain value that can be stored, compared and sent."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from bson import json_util
+
+from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
+from tensordb_data.errors import QueryError
+
+Filter = Mapping[str, Any]
+Sort = str | Mapping[str, int] | Sequence[str | tuple[str, int]]
+
+_INTERNAL = "_tdb"
+
+
+class Query:
+    """A frozen query: collection, filter, sort, limit and fields.
+
+    Two queries are equal when they mean the same text, whatever the order of the filter's top-level keys.
+
+    Args:
+        collection: `"data"`, `"architectures"`, `"params"`, `"jobs"` or `"logs"`.
+        filter: MongoDB's query language. Operators that run code on the server are refused.
+        sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
+        limit: At most so many entities, at least 1; None for all.
+        fields: Names of the fields to read; None for all. Identity and tags always come along.
+
+    Raises:
+        QueryError: Something is malformed or refused; the message says where, and what to write instead.
+    """
+
+    __slots__ = ("_collection", "_fields", "_filter", "_json", "_limit", "_sort")
+
+    def __init__(
+        self,
+        collection: str,
+        filter: Filter | None = None,
+        *,
+        sort: Sort | None = None,
+        limit: int | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> None:
+        if collection not in COLLECTIONS:
+            raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
+        self._collection = collection
+        self._filter = clean_filter(filter)
+        self._sort = _clean_sort(sort)
+        self._limit = _clean_limit(limit)
+        self._fields = _clean_fields(fields)
+        self._json = self._canonical()
+
+    @property
+    def collection(self) -> str:
+        """The collection's name."""
+        return self._collection
+
+    @property
+    def filter(self) -> dict[str, Any]:
+        """The filter, a copy."""
+        return copy.deepcopy(self._filter)
+
+    @property
+    def sort(self) -> tuple[tuple[str, int], ...] | None:
+        """Pairs of field and direction (1 or -1), or None for the collection's own order."""
+        return self._sort
+
+    @property
+    def limit(self) -> int | None:
+        """The most entities to return, or None."""
+        return self._limit
+
+    @property
+    def fields(self) -> tuple[str, ...] | None:
+        """The fields to read, or None for all."""
+        return self._fields
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits, the same in every process for equal queries."""
+        return hashlib.blake2b(self._json.encode(), digest_size=16).hexdigest()
+
+    def to_json(self) -> str:
+        """The query as canonical extended JSON, for `Query.from_json`."""
+        return self._json
+
+    @classmethod
+    def from_json(cls, text: str) -> Query:
+        """The query that `to_json` wrote; the same rules are checked again.
+
+        Raises:
+            QueryError: The text is not JSON, has unknown keys, or breaks a rule.
+        """
+        try:
+            doc = json.loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise QueryError(f"a query in JSON was expected, this is not JSON: {error}") from None
+        if not isinstance(doc, dict) or "collection" not in doc:
+            raise QueryError('a query in JSON is an object with "collection", "filter", "sort", "limit", "fields"')
+        unknown = set(doc) - {"collection", "filter", "sort", "limit", "fields"}
+        if unknown:
+            raise QueryError(f"a query has no {', '.join(map(repr, sorted(unknown)))}; it has "
+                             "collection, filter, sort, limit and fields")  # fmt: skip
+        sort = doc.get("sort")
+        if isinstance(sort, list):
+            sort = [tuple(pair) if isinstance(pair, list) else pair for pair in sort]
+        return cls(doc["collection"], doc.get("filter"), sort=sort, limit=doc.get("limit"), fields=doc.get("fields"))
+
+    def replace(self, **changes: Any) -> Query:
+        """A copy with some of filter, sort, limit and fields changed."""
+        parts: dict[str, Any] = {
+            "filter": self._filter, "sort": self._sort, "limit": self._limit, "fields": self._fields,
+        }  # fmt: skip
+        return Query(changes.pop("collection", self._collection), **{**parts, **changes})
+
+    def _canonical(self) -> str:
+        doc = {
+            "collection": self._collection,
+            "filter": {key: self._filter[key] for key in sorted(self._filter)},
+            "sort": None if self._sort is None else [list(pair) for pair in self._sort],
+            "limit": self._limit,
+            "fields": None if self._fields is None else list(self._fields),
+        }
+        # Numbers of our own stay plain JSON; those of the filter keep their BSON type.
+        doc["filter"] = json.loads(json_util.dumps(doc["filter"], json_options=JSON))
+        return json.dumps(doc, separators=(",", ":"), ensure_ascii=False)
+
+    def __eq__(self, other: object) -> bool:
+        return self._json == other._json if isinstance(other, Query) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._json)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Query.from_json, (self._json,)
+
+    def __copy__(self) -> Query:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Query:
+        return self
+
+    @property
+    def brief(self) -> str:
+        """The repr, cut short for messages."""
+        text = repr(self)
+        return text if len(text) <= 300 else f"{text[:297]}..."
+
+    def __repr__(self) -> str:
+        parts = [repr(self._collection), repr(self._filter)]
+        for name, value in (("sort", self._sort), ("limit", self._limit), ("fields", self._fields)):
+            if value is not None:
+                parts.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")
+        return f"Query({', '.join(parts)})"
+
+
+def clean_filter(filter: Filter | None) -> dict[str, Any]:
+    """A checked deep copy of a filter.
+
+    Raises:
+        QueryError: It is not a dict, or mentions what is internal or refused.
+    """
+    if filter is None:
+        return {}
+    if not isinstance(filter, Mapping):
+        raise QueryError(f'a filter is a dict such as {{"dataset": "fashion"}}; found {type(filter).__name__}')
+    out = plain(filter, _refused_in("filter"), filter=True)
+    if not isinstance(out, dict):
+        raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
+    _refuse_internal(out, False)
+    if isinstance(out.get("_id"), str):  # would match nothing, as every _id is an ObjectId
+        raise QueryError(
+            'filter: an _id is a bson.ObjectId, in JSON {"$oid": "65f0c0ffee65f0c0ffee65f0"}; '
+            f"found the text {out['_id']!r:.100}"
+        )
+    return out
+
+
+def names(filter: Mapping[str, Any]) -> set[str] | None:
+    """The top-level fields that a filter looks at, or None when it may look at any."""
+    found: set[str] = set()
+    for key, value in filter.items():
+        if key in ("$and", "$or", "$nor") and isinstance(value, list):
+            for part in value:
+                inner = names(part) if isinstance(part, Mapping) else None
+                if inner is None:
+                    return None
+                found |= inner
+        elif key == "$comment":
+            continue
+        elif key.startswith("$"):
+            return None
+        else:
+            found.add(key.split(".")[0])
+    return found
+
+
+def check_name(name: object, what: str) -> str:
+    """`name` if it can be a field in a sort, a field list or an index."""
+    if not isinstance(name, str) or not name:
+        raise QueryError(f"{what}: a field is named by a non-empty string; found {name!r}")
+    if name.startswith("$") or "\0" in name or ".$" in name:
+        raise QueryError(f"{what}: {name!r} is not a field name; operators and expressions are not allowed here")
+    if name.split(".")[0] == _INTERNAL:
+        raise QueryError(f"{what}: {name!r} is internal to TensorDB and not part of the query language")
+    return name
+
+
+def _refuse_internal(value: Any, expression: bool) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key.split(".")[0] == _INTERNAL:
+                raise QueryError(f"{key!r} is internal to TensorDB and not part of the query language; "
+                                 "the project is already part of every query")  # fmt: skip
+            _refuse_internal(item, expression or key == "$expr")
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_internal(item, expression)
+    elif expression and isinstance(value, str) and value.lstrip("$").split(".")[0] == _INTERNAL:
+        raise QueryError(f"{value!r} is internal to TensorDB and not part of the query language")
+
+
+def _clean_sort(sort: Any) -> tuple[tuple[str, int], ...] | None:
+    if sort is None:
+        return None
+    pairs: list[Any]
+    if isinstance(sort, str):
+        pairs = [sort]
+    elif isinstance(sort, Mapping):
+        pairs = list(sort.items())
+    elif isinstance(sort, Iterable):
+        pairs = list(sort)
+    else:
+        raise QueryError(f'sort is a list such as [("label", 1)]; found {sort!r}')
+    out: list[tuple[str, int]] = []
+    for pair in pairs:
+        name, direction = (pair, 1) if isinstance(pair, str) else _pair(pair)
+        if isinstance(direction, bool) or direction not in (1, -1):
+            raise QueryError(
+                f"sort by {name!r}: the direction is 1 (ascending) or -1 (descending); found {direction!r}"
+            )
+        if isinstance(pair, str) and pair.startswith("-"):
+            raise QueryError(f'sort: for descending order write ("{pair[1:]}", -1); found {pair!r}')
+        out.append((check_name(name, "sort"), int(direction)))
+    if len({name for name, _ in out}) < len(out):
+        raise QueryError(f"sort names a field twice: {out}")
+    return tuple(out) or None
+
+
+def _pair(pair: Any) -> tuple[Any, Any]:
+    if isinstance(pair, (tuple, list)) and len(pair) == 2:
+        return pair[0], pair[1]
+    raise QueryError(f'sort is a list of pairs such as ("label", 1); found {pair!r}')
+
+
+def _clean_limit(limit: Any) -> int | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)):
+        raise QueryError(f"limit is a whole number or None; found {limit!r}")
+    if not 1 <= limit < 2**31:
+        raise QueryError(f"limit must be between 1 and 2147483647; found {limit} (None means no limit)")
+    return int(limit)
+
+
+def _clean_fields(fields: Any) -> tuple[str, ...] | None:
+    if fields is None:
+        return None
+    if isinstance(fields, (str, Mapping)) or not isinstance(fields, Iterable):
+        raise QueryError(f'fields is a list of names such as ["image", "label"]; found {fields!r}')
+    out = tuple(check_name(name, "fields") for name in fields)
+    if len(set(out)) < len(out):
+        raise QueryError(f"fields names a field twice: {list(out)}")
+    for name in out:
+        inside = [other for other in out if other.startswith(name + ".")]
+        if inside:
+            raise QueryError(f"fields names both {name!r} and {inside[0]!r}, which is part of it; keep one")
+    return out
+
+
+def _refused_in(what: str) -> Any:
+    return lambda message: QueryError(f"{what}: {message}")
+
+
+def datasets(filter: Mapping[str, Any]) -> list[str] | None:
+    """The datasets that a filter is restricted to, or None when it may match any."""
+    named = filter.get("dataset")
+    if isinstance(named, str):
+        return [named]
+    if isinstance(named, dict):
+        if isinstance(named.get("$eq"), str):
+            return [named["$eq"]]
+        listed = named.get("$in")
+        if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+            return list(listed)
+    parts = filter.get("$and")
+    for part in parts if isinstance(parts, list) else ():
+        inner = datasets(part) if isinstance(part, dict) else None
+        if inner is not None:
+            return inner
+    return None

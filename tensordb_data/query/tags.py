@@ -1,0 +1,27 @@
+"""Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tensordb_data.errors import QueryError
+
+if TYPE_CHECKING:
+    pass
+
+
+
+def clean_tags(tags: Sequence[object]) -> list[str]:
+    """The tags without repetitions.
+
+    Raises:
+        QueryError: There is none, or one is not a non-empty string.
+    """
+    if not tags:
+        raise QueryError("at least one tag is needed")
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise QueryError(f"a tag is a non-empty string; found {tag!r}")
+        if "\0" in tag or tag != tag.encode(errors="replace").decode():
+            raise QueryError(f"the tag {tag!r} is not valid text")
+    return list(dict.fromkeys(str(tag) for tag in tags))

@@ -1,0 +1,1 @@
+"""Samples in: the writer, its commits, updates, compaction."""

@@ -1,0 +1,103 @@
+"""Annotate: values of many samples set by a machine, with a note of who set them."""
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.query.update import clean_update
+from tensordb_data.samples.update import evolve, fit
+from tensordb_data.schema import Field
+from tensordb_data.schema.schema import PROVENANCE, Schema
+from tensordb_data.warehouse.annotation import Annotated, check_ids, check_source
+from tensordb_data.warehouse.bulk import Update, update_each
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+_CHUNK = 5000
+
+
+def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
+    """See `Data.annotate`."""
+    check_source(source)
+    check_ids(values)
+    of = _datasets(db, list(values))
+    names = sorted(set(of.values()))
+    updates = _updates(db, of, values, {"source": source, "at": dt.datetime.now(dt.timezone.utc)}, names)
+    changed = 0
+    if updates:
+        db.data._entries.add_groups({}, _texts(of, updates))
+        # Before, so that no plan made from here on passes for one of the old data; after, so that none made in
+        # between passes for one of the new.
+        db._mutated(names)
+        try:
+            for low in range(0, len(updates), _CHUNK):
+                changed += update_each(db, "data", updates[low : low + _CHUNK])
+        finally:
+            db._mutated(names)
+    return Annotated(changed, tuple(id for id in values if id not in of))
+
+
+def _datasets(db: TensorDB, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
+    """The dataset of each sample that exists."""
+    found: dict[ObjectId, str] = {}
+    for low in range(0, len(ids), _CHUNK):
+        chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": db.project}
+        found.update((doc["_id"], doc["dataset"]) for doc in db._mongo()["data"].find(chosen, {"dataset": 1}))
+    return found
+
+
+def _texts(of: Mapping[ObjectId, str], updates: Sequence[Update]) -> dict[tuple[str, str, str], ObjectId]:
+    """The texts that samples are given, to be searched."""
+    return {
+        (of[filter["_id"]], field, value): filter["_id"]
+        for filter, update in updates
+        for field, value in update.get("$set", {}).items()
+        if type(value) is str and "." not in field
+    }
+
+
+def _updates(
+    db: TensorDB,
+    of: Mapping[ObjectId, str],
+    values: Mapping[ObjectId, Mapping[str, Any]],
+    by: Mapping[str, Any],
+    names: Sequence[str],
+) -> list[Update]:
+    """The updates to send, once all values have been found to fit; fields that are new go into the schemas."""
+    schemas = db._schemas(names)
+    added: dict[str, dict[str, Field]] = {}
+    updates: list[Update] = []
+    for id, given in values.items():
+        if not isinstance(given, Mapping):
+            raise QueryError(f"sample {id}: expected a dict of field to value, found {type(given).__name__}")
+        changes = clean_update({"$set": given})["$set"]
+        dataset = of.get(id)
+        if dataset is None:
+            continue
+        schema = schemas[dataset]
+        if PROVENANCE in schema:
+            raise SchemaError(
+                f"dataset {dataset!r} has a field {PROVENANCE!r} of its own, where annotations are noted; write the"
+                " samples into a dataset without it"
+            )
+        new: dict[str, dict[str, Field]] = {}
+        update: dict[str, dict[str, Any]] = {}
+        try:
+            for path, value in changes.items():
+                operator, fitted = fit(dataset, schema, "$set", path, value, new)
+                update.setdefault(operator, {})[path] = fitted
+                update.setdefault("$set", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = by
+        except (QueryError, SchemaError) as error:
+            raise type(error)(f"sample {id}: {error}; nothing was annotated") from None
+        if new:
+            added.setdefault(dataset, {}).update(new[dataset])
+            schemas[dataset] = Schema({**schema, **new[dataset]})
+        updates.append(({"_id": id, "_tdb.p": db.project}, update))
+    for dataset, fields in added.items():
+        evolve(db, dataset, fields)
+    return updates

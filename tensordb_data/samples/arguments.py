@@ -1,0 +1,60 @@
+"""Given: what a writer is given beside values, checked."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tensordb_data.errors import QueryError
+from tensordb_data.query.tags import clean_tags
+
+
+def level_of(compression: object) -> int | None:
+    """The zstd level of `compression=`; None for none.
+
+    Raises:
+        QueryError: It is not one.
+    """
+    if compression is None:
+        return None
+    match = re.fullmatch(r"zstd(?::(-?\d+))?", compression) if isinstance(compression, str) else None
+    level = int(match[1] or 3) if match else 0
+    if match is None or not (-50 <= level <= 22) or level == 0:
+        raise QueryError(
+            f'compression is None, "zstd" or "zstd:LEVEL" with a level from 1 to 22; found {compression!r}'
+        )
+    return level
+
+
+def encodable(text: str) -> bool:
+    """Whether a text is valid Unicode."""
+    return text == text.encode(errors="replace").decode()
+
+
+def tags_of(tags: str | Sequence[str]) -> list[str]:
+    """The tags of one sample.
+
+    Raises:
+        QueryError: They are none.
+    """
+    if not isinstance(tags, (str, list, tuple, set, frozenset)):
+        raise QueryError(f"tags are a list of strings; found {tags!r}")
+    given = [tags] if isinstance(tags, str) else list(tags)
+    return clean_tags(given) if given else []
+
+
+def tags_of_many(tags: Any, n: int) -> Any:
+    """The tags of each of n samples, given for all of them or one by one.
+
+    Raises:
+        QueryError: They are none, or not as many.
+    """
+    if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
+        if len(tags) != n:
+            raise QueryError(
+                f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"
+            )
+        return iter([tags_of(each) for each in tags])
+    return itertools.repeat(tags_of(tags))

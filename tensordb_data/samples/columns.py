@@ -1,0 +1,154 @@
+"""Columns: one field of many samples, checked and encoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from typing import Any, cast
+
+import numpy as np
+from bson import ObjectId
+
+from tensordb_data.errors import SchemaError
+from tensordb_data.schema import BlobField, Field, Scalar
+from tensordb_data.schema.schema import Schema, located, missing_field
+
+_SHORT = 1000
+_BROADCAST = (str, bool, int, float, np.generic)
+
+
+class Column:
+    """One field of n samples.
+
+    Args:
+        dataset: The dataset, for messages.
+        name: The field's name.
+        field: The field.
+        values: Index values as a list, blobs of one size as encoded rows uint8[n, size], other blobs as given.
+        repeated: Whether all are one short value.
+        start: The row of the first value in what the user gave.
+    """
+
+    def __init__(
+        self, dataset: str, name: str, field: Field, values: Any, *, repeated: bool = False, start: int = 0
+    ) -> None:
+        self.dataset, self.name, self.field, self.values = dataset, name, field, values
+        self.repeated, self.start = repeated, start
+
+    @property
+    def varies(self) -> bool:
+        """Whether the values take different room in the index, so that documents must be measured."""
+        return not self.repeated and isinstance(self.field, Scalar) and self.field.kind in ("str", "json")
+
+    def __getitem__(self, rows: slice) -> Column:
+        """A run of rows, blobs of varying size encoded: only here, so that few of them are in memory at once."""
+        values, start = self.values[rows], self.start + rows.start
+        if isinstance(self.field, BlobField) and not isinstance(values, np.ndarray):
+            values = _encode_each(self.dataset, self.name, self.field, values, start)
+        return Column(self.dataset, self.name, self.field, values, repeated=self.repeated, start=start)
+
+
+def first_row(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The first sample in columns, from which a schema can be inferred."""
+    return {name: value if _is_one(value) else _as_column(value)[0] for name, value in columns.items()}
+
+
+def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
+    """How many samples the columns hold.
+
+    Raises:
+        SchemaError: They disagree, or none says.
+    """
+    lengths: dict[str, int] = {}
+    for name, value in columns.items():
+        if _is_one(value):
+            continue
+        if (
+            isinstance(value, (bytes, bytearray, dict))
+            or not isinstance(value, Sized)
+            or not hasattr(value, "__getitem__")
+            or getattr(value, "shape", None) == ()
+        ):
+            raise SchemaError(
+                f"dataset {dataset!r}, field {name!r}: expected a column, an array (n, ...) or a list of n values, "
+                f"found {type(value).__name__}; only numbers and strings are repeated"
+            )
+        lengths[name] = len(value)
+    if not lengths:
+        raise SchemaError(f"dataset {dataset!r}: add_many needs at least one column, an array (n, ...) or a list; "
+                          "for a single sample use add")  # fmt: skip
+    if len(set(lengths.values())) > 1:
+        raise SchemaError(f"dataset {dataset!r}: expected columns of one length, found {lengths}")
+    return next(iter(lengths.values()))
+
+
+def encode_columns(dataset: str, schema: Schema, n: int, given: Mapping[str, Any]) -> dict[str, Column]:
+    """Columns of n samples against a schema, whose names were checked.
+
+    Raises:
+        SchemaError: A column is missing, or a value does not fit; the message names the row.
+    """
+    columns: dict[str, Column] = {}
+    for name, field in schema.items():
+        value = given.get(name)
+        if value is None and field.optional:
+            continue
+        if name not in given:
+            raise missing_field(dataset, name, field)
+        short = _is_one(value) and not (isinstance(value, str) and len(value) > _SHORT)
+        columns[name] = Column(dataset, name, field, _encode(dataset, name, field, n, value), repeated=short)
+    return columns
+
+
+def _encode(dataset: str, name: str, field: Field, n: int, value: Any) -> Any:
+    if _is_one(value):
+        if isinstance(field, BlobField):
+            raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected a column of {n} values for {field!r}, "
+                              f"found one {type(value).__name__}")  # fmt: skip
+        return _encode_each(dataset, name, field, [value], 0) * n
+    column = _as_column(value)
+    try:
+        if isinstance(field, Scalar):
+            return field.encode_rows(column)
+        if isinstance(field, BlobField) and hasattr(column, "shape"):
+            rows = field.encode_rows(column)
+            if rows is not None:
+                return rows
+    except SchemaError as error:
+        if not isinstance(field, Scalar):
+            raise SchemaError(located(dataset, name, field, error)) from None
+        return _encode_each(dataset, name, field, column, 0)  # finds the row
+    return list(column)
+
+
+def _encode_each(dataset: str, name: str, field: Field, values: Any, start: int) -> list[Any]:
+    encoder = cast(Any, field).encode
+    encoded: list[Any] = []
+    for row, value in enumerate(values):
+        try:
+            encoded.append(None if value is None and field.optional else encoder(value))
+        except SchemaError as error:
+            raise SchemaError(located(dataset, name, field, error, start + row)) from None
+    return encoded
+
+
+def _is_one(value: Any) -> bool:
+    """Whether the value stands for every row."""
+    return value is None or isinstance(value, _BROADCAST)
+
+
+def _as_column(value: Any) -> Any:
+    if hasattr(value, "to_numpy"):  # pandas, arrow
+        value = value.to_numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUST":
+        return value.tolist()
+    return value
+
+
+def make_ids(n: int, given: Any) -> list[ObjectId]:
+    """The ids of n samples."""
+    if given is None:
+        return [ObjectId() for _ in range(n)]
+    ids = list(given)
+    if len(ids) != n or not all(isinstance(id, ObjectId) for id in ids):
+        raise SchemaError(f"_id: expected a list of {n} bson.ObjectId, found {len(ids)} values")
+    return ids

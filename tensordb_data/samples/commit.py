@@ -1,0 +1,224 @@
+"""Commit: a segment made durable, then one transaction that makes its samples visible."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+from pymongo import ReturnDocument
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
+
+from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
+from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
+from tensordb_data.samples.commit_lock import turn
+from tensordb_data.samples.write_batch import Batch
+from tensordb_data.schema.schema import Schema
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+_DUPLICATE, _TOO_LARGE = 11000, 388
+_LONGEST_WAIT = 0.25
+
+
+class TooLarge(Exception):
+    """The cache of the server does not hold a transaction of so many samples."""
+
+
+class _SegmentGone(StorageError):
+    """A gc has taken the writer for dead."""
+
+
+def register(db: TensorDB, dataset: str) -> None:
+    """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
+    new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
+    with contextlib.suppress(DuplicateKeyError):  # another writer was first
+        db._mongo()["datasets"].update_one({"_id": _key(db, dataset)}, {"$setOnInsert": new}, upsert=True)
+
+
+def is_empty(db: TensorDB, dataset: str, session: Any = None) -> bool:
+    """Whether the dataset has no samples (left)."""
+    return db._mongo()["data"].find_one({"_tdb.p": db.project, "dataset": dataset}, {"_id": 1}, session=session) is None
+
+
+def agree(db: TensorDB, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
+    """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
+    where no samples stand against it.
+
+    Raises:
+        SchemaError: They do not fit.
+    """
+    if stored is None or stored == given:
+        return given
+    try:
+        return Schema({**stored, **stored.missing(given, dataset)})
+    except SchemaError:
+        if is_empty(db, dataset, session):
+            return given
+        raise
+
+
+def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
+    """Make a batch durable and visible, all of it or nothing.
+
+    Args:
+        db: The warehouse.
+        dataset: The dataset.
+        schema: Its schema, as the writer knows it.
+        batch: The samples.
+        in_turn: Whether the caller has waited for its turn.
+
+    Returns:
+        The dataset's schema, which may have fields of other writers by now.
+
+    Raises:
+        DuplicateError: A sample's `_id` exists already.
+        SchemaError: The dataset has been given another schema meanwhile.
+        StorageError: The blob store failed.
+        TooLarge: The server cannot take so much at once; nothing of it is visible, and the segment stays.
+    """
+    segment = batch.segment_id if batch.has_segment else None
+    db.data._entries.add_documents(batch.docs)
+    if segment is not None and not batch.stored:
+        put_segment(db, dataset, segment, batch.builder, batch.docs)
+        batch.stored = True
+    try:
+        with contextlib.nullcontext() if in_turn else turn(db, dataset):
+            return db._transaction(_Body(db, dataset, schema, batch))
+    except (DuplicateError, SchemaError):
+        done = landed(db, batch)
+        if done:  # by an earlier attempt, whose answer was lost
+            return schema
+        if segment is not None and done is False and batch.first:
+            drop_segment(db, segment)
+        raise
+    except _SegmentGone:
+        if segment is not None:  # it may have been put after the gc had removed what was there
+            drop_segment(db, segment)
+        raise
+    except OperationFailure as error:
+        if error.code != _TOO_LARGE or len(batch) == 1:
+            raise
+        raise TooLarge from error
+
+
+def landed(db: TensorDB, batch: Batch) -> bool | None:
+    """Whether a commit of unknown outcome took place; None when the database cannot say."""
+    ids = [doc["_id"] for doc in batch.docs]
+    try:
+        found = {doc["_id"]: doc["_tdb"] for doc in db._mongo()["data"].find({"_id": {"$in": ids}}, {"_tdb": 1})}
+    except (PyMongoError, TensorDBError):
+        return None
+    if len(found) < len(ids):
+        return False
+    first = found[ids[0]]
+    consecutive = all(found[id]["s"] == first["s"] + i for i, id in enumerate(ids))
+    return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
+
+
+def give_way(attempts: int) -> None:
+    """Wait a little before a transaction is tried again after so many attempts, and not before the first."""
+    if attempts:
+        time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**attempts))
+
+
+class _Body:
+    """What happens in the transaction. It may run several times."""
+
+    def __init__(self, db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> None:
+        self._db, self._dataset, self._schema, self._batch = db, dataset, schema, batch
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> Schema:
+        give_way(self._attempts)
+        self._attempts += 1
+        db, mongo, docs = self._db, self._db._mongo(), self._batch.docs
+        # First of all, so that of two writers one stops here, before the work.
+        counter = mongo["datasets"].find_one_and_update(
+            {"_id": _key(db, self._dataset)},
+            {"$inc": {"seq": len(docs)}},
+            return_document=ReturnDocument.AFTER,
+            session=session,
+        )
+        if counter is None:
+            raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
+        schema = self._agreed(counter, session)
+        for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
+            doc["_tdb"]["s"] = sequence
+        try:
+            mongo["data"].insert_many(docs, session=session)
+        except BulkWriteError as error:
+            if any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ())):
+                raise OperationFailure("transaction is too large for the server's cache", _TOO_LARGE) from error
+            raise _duplicate(self._dataset, error) from None
+        if self._batch.has_segment:
+            # One that was taken for dead lives again, unless it is already being removed: both write the state.
+            there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
+            lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
+            if not mongo["segments"].update_one(there, lives, session=session).matched_count:
+                raise _SegmentGone(
+                    f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
+                    " it was committed: write these samples again"
+                )
+        return schema
+
+    def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
+        stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
+        schema = agree(self._db, self._dataset, stored, self._schema, session)
+        if schema != stored:
+            self._db._mongo()["datasets"].update_one(
+                {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
+            )
+        return schema
+
+
+def put_segment(
+    db: TensorDB, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
+) -> None:
+    """Make a segment durable, in the state "writing": no sample refers to it yet.
+
+    Raises:
+        StorageError: The blob store failed; nothing is left of it.
+    """
+    blobs = builder.nbytes - len(MAGIC)
+    packed = builder.finish(samples)
+    root, key = db._root, f"segments/{id}"
+    doc = {
+        "p": db.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
+        "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
+    }  # fmt: skip
+    # Known before it exists, so that one without samples can be found and removed; on the server's clock, as gc is.
+    db._mongo()["segments"].update_one(
+        {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
+    )
+    try:
+        db._store(root).put(key, packed.parts)
+    except StorageError:
+        drop_segment(db, id)
+        raise
+
+
+def drop_segment(db: TensorDB, id: ObjectId) -> None:
+    """Remove a segment that no sample refers to or ever will."""
+    with contextlib.suppress(StorageError, PyMongoError):
+        db._store(db._root).delete(f"segments/{id}")
+        db._mongo()["segments"].delete_one({"_id": id, "state": "writing"})
+
+
+def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
+    for failure in (error.details or {}).get("writeErrors", ()):
+        if failure.get("code") == _DUPLICATE:
+            id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
+            return DuplicateError(
+                f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this commit was written"
+            )
+    return error
+
+
+def _key(db: TensorDB, dataset: str) -> dict[str, str]:
+    return {"p": db.project, "d": dataset}

@@ -1,0 +1,287 @@
+"""Compact: blobs out of documents and out of mostly dead segments, into new segments.
+
+Blobs are copied into a segment, which is durable before any sample refers to it. Short transactions then replace the
+references, each only where the sample still has the old one, and count themselves in the segment's `v`. A segment that
+nothing refers to any more becomes `dying`; its object stays where it is. Whatever is killed in between, each sample
+refers to bytes that are there, and the next compaction goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.blobs.segments.format import SegmentBuilder
+from tensordb_data.blobs.segments.inline import check_inline, is_inline
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.errors import CorruptBlobError, NotFoundError
+from tensordb_data.samples import write_batch as batch
+from tensordb_data.samples.commit import drop_segment, give_way, put_segment
+from tensordb_data.schema.schema import Schema
+from tensordb_data.warehouse.bulk import Update, update_each
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+_CHUNK = 500
+"""Samples of one transaction: few, since their edits by others wait for it."""
+_DEAD = 0.5
+"""Share of dead bytes above which a segment is rewritten."""
+_READ = 1000
+
+Doc = dict[str, Any]
+
+
+@dataclass
+class Compacted:
+    """What a compaction did."""
+
+    dataset: str
+    samples: int = 0
+    """Samples whose blobs have moved."""
+    bytes: int = 0
+    """Bytes of those blobs, as stored."""
+    segments: int = 0
+    """Segments written."""
+    dying: int = 0
+    """Segments that no sample refers to any more, and whose objects can be removed."""
+    dying_bytes: int = 0
+    """Bytes of those objects."""
+    damaged: list[str] = field(default_factory=list)
+    """Samples that stay where they are, since a blob does not match its checksum, and why."""
+
+
+Progress = Callable[[int, int, Compacted], None]
+"""Called with sequence numbers done, of how many, and the report so far."""
+
+
+class _Died(Exception):
+    """Another compaction has found the new segment mostly empty, and has moved its samples on; or a gc removed it."""
+
+
+def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Compacted:
+    """See `Data.compact`."""
+    mongo = db._mongo()
+    about = mongo["datasets"].find_one({"_id": {"p": db.project, "d": dataset}})
+    if about is None:
+        raise NotFoundError(f"there is no dataset {dataset!r} in project {db.project!r}")
+    schema = Schema.from_doc(about["schema"] or {})
+    fields = [name for name, field in schema.items() if field.is_blob]
+    report, last = Compacted(dataset), int(about["seq"])
+    dead = _mostly_dead(db, dataset)
+    # Samples up to there had no inline blobs when an earlier compaction ended, and never get any.
+    start = 0 if dead else int(about.get("compacted", 0))
+    mover = _Mover(db, dataset, schema, report)
+    whole = True
+    for docs in _cut(_found(db, dataset, fields, dead, start, last)):
+        whole &= mover.move(docs, dead)
+        if progress is not None:
+            progress(docs[-1]["_tdb"]["s"] - start, last - start, report)
+    if whole and last > about.get("compacted", 0):
+        # With the mutation counter, so that the next pass of a stream reads the new places.
+        same = {"_id": about["_id"], "created": about["created"]}
+        mongo["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
+    _bury(db, dataset, [*dead, *mover.unused], report)
+    if progress is not None:
+        progress(last - start, last - start, report)
+    return report
+
+
+def references(db: TensorDB, dataset: str, ids: Sequence[ObjectId] | None = None) -> dict[ObjectId, int]:
+    """Bytes of the blobs in each segment that samples refer to; empty blobs count one, to be seen at all."""
+    only = {"$exists": True} if ids is None else {"$in": list(ids)}
+    stages: list[dict[str, Any]] = [
+        {"$match": {"_tdb.p": db.project, "dataset": dataset}},
+        {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
+        {"$unwind": "$r"},
+        {"$match": {"r.v.k": only}},
+        {"$group": {"_id": "$r.v.k", "bytes": {"$sum": "$r.v.n"}}},
+    ]
+    return {doc["_id"]: int(doc["bytes"]) for doc in db._mongo()["data"].aggregate(stages, allowDiskUse=True)}
+
+
+def _mostly_dead(db: TensorDB, dataset: str) -> list[ObjectId]:
+    """Live segments of which too little is referred to."""
+    # In this order: what a commit refers to is visible once its segment is live.
+    live = list(db._mongo()["segments"].find({"p": db.project, "dataset": dataset, "state": "live"}))
+    used = references(db, dataset) if live else {}
+    return [doc["_id"] for doc in live if _is_dead(used.get(doc["_id"]), doc.get("blobs"))]
+
+
+def _is_dead(used: int | None, blobs: int | None) -> bool:
+    return used is None or (blobs is not None and used < (1 - _DEAD) * blobs)
+
+
+def _found(
+    db: TensorDB, dataset: str, fields: Sequence[str], dead: Sequence[ObjectId], start: int, last: int
+) -> Iterator[Doc]:
+    """The samples in (start, last] with blobs to be moved, in order."""
+    where: list[Doc] = [{f"_tdb.b.{name}.d": {"$exists": True}} for name in fields]
+    if dead:
+        where += [{f"_tdb.b.{name}.k": {"$in": list(dead)}} for name in fields]
+    while where and start < last:
+        filter = {"_tdb.p": db.project, "dataset": dataset, "_tdb.s": {"$gt": start, "$lte": last}, "$or": where}
+        # Anew for each page: writing a segment may take longer than a server keeps an idle cursor.
+        docs = list(db._mongo()["data"].find(filter).sort("_tdb.s", 1).limit(_READ))
+        yield from docs
+        if len(docs) < _READ:
+            return
+        start = docs[-1]["_tdb"]["s"]
+
+
+def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
+    """Runs of samples whose blobs make one segment."""
+    run: list[Doc] = []
+    size = 0
+    for doc in docs:
+        run.append(doc)
+        size += sum(part["n"] for part in doc["_tdb"]["b"].values())
+        if size >= batch.SEGMENT_BYTES or len(run) >= batch.BATCH_SAMPLES:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
+
+
+class _Mover:
+    """Moves blobs of samples into segments, one a call."""
+
+    def __init__(self, db: TensorDB, dataset: str, schema: Schema, report: Compacted) -> None:
+        self._db, self._dataset, self._schema, self._report = db, dataset, schema.to_doc(), report
+        self.unused: list[ObjectId] = []
+        """Segments that were written in vain: others were faster."""
+
+    def move(self, docs: Sequence[Doc], dead: Sequence[ObjectId]) -> bool:
+        """Returns whether all of them have moved, by this process or another, or cannot."""
+        segment, builder = ObjectId(), SegmentBuilder(self._db.project, self._dataset, self._schema)
+        updates, samples = [], []
+        for doc, parts in self._readable(docs, set(dead)):
+            new = {name: _copied(builder, segment, part, stored) for name, (part, stored) in parts.items()}
+            updates.append(_update(doc["_id"], {name: part for name, (part, _) in parts.items()}, new))
+            samples.append({**doc, "_tdb": {**doc["_tdb"], "b": {**doc["_tdb"]["b"], **new}}})
+        if not updates:
+            return True
+        put_segment(self._db, self._dataset, segment, builder, samples)
+        self._report.segments += 1
+        moved, whole = 0, True
+        try:
+            for low in range(0, len(updates), _CHUNK):
+                moved += self._db._transaction(_Body(self._db, segment, updates[low : low + _CHUNK]))
+        except _Died:
+            whole = False
+            if not moved:  # a gc took this for dead, perhaps before the object was there
+                drop_segment(self._db, segment)
+        self._report.samples += moved
+        self._report.bytes += sum(part["n"] for doc in samples for part in _within(doc, segment)) if moved else 0
+        if not moved and whole:
+            self.unused.append(segment)
+        return whole
+
+    def _readable(self, docs: Sequence[Doc], dead: set[ObjectId]) -> Iterator[tuple[Doc, dict[str, tuple[Doc, Any]]]]:
+        """The samples with their blobs to be moved: reference and stored bytes, by field."""
+        movable = [
+            {name: part for name, part in doc["_tdb"]["b"].items() if is_inline(part) or part["k"] in dead}
+            for doc in docs
+        ]
+        remote = [part for parts in movable for part in parts.values() if not is_inline(part)]
+        stored = iter(self._stored(remote))
+        for doc, parts in zip(docs, movable, strict=True):
+            found = {name: (part, part["d"] if is_inline(part) else next(stored)) for name, part in parts.items()}
+            try:
+                for part, data in found.values():
+                    if isinstance(data, CorruptBlobError):
+                        raise data
+                    if is_inline(part):
+                        check_inline(data, part["x"])
+            except CorruptBlobError as error:
+                self._report.damaged.append(f"sample {doc['_id']}: {error}")
+                continue
+            yield doc, found
+
+    def _stored(self, parts: Sequence[Doc]) -> list[Any]:
+        """The stored bytes of blobs in segments; in place of a damaged one its error."""
+        found: list[Any] = []
+        while len(found) < len(parts):
+            rest = parts[len(found) :]
+            try:
+                found += self._db._reader()._stored(BlobRefs.from_docs(rest))
+            except CorruptBlobError as error:
+                if error.row is None:
+                    raise
+                good = rest[: error.row]
+                found += self._stored(good) if good else []
+                found.append(error)
+        return found
+
+
+class _Body:
+    """What happens in a transaction. It may run several times."""
+
+    def __init__(self, db: TensorDB, segment: ObjectId, updates: Sequence[Update]) -> None:
+        self._db, self._segment, self._updates = db, segment, updates
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> int:
+        give_way(self._attempts)
+        self._attempts += 1
+        mongo = self._db._mongo()
+        # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
+        done = mongo["segments"].update_one(
+            {"_id": self._segment, "state": {"$in": ["writing", "live"]}},
+            {"$set": {"state": "live"}, "$inc": {"v": 1}},
+            session=session,
+        )
+        if not done.matched_count:
+            raise _Died
+        return update_each(self._db, "data", self._updates, session)
+
+
+def _copied(builder: SegmentBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
+    compressed = bool(part.get("z"))
+    reference = {"k": segment, "o": builder.copy(stored, compressed), "n": len(stored)}
+    return {**reference, "z": True} if compressed else reference
+
+
+def _update(id: ObjectId, old: Mapping[str, Doc], new: Mapping[str, Doc]) -> Update:
+    """Replaces references, if they still are the old ones."""
+    where: Doc = {"_id": id}
+    for name, part in old.items():
+        kept = ("x",) if is_inline(part) else ("k", "o")
+        where.update((f"_tdb.b.{name}.{key}", part[key]) for key in kept)
+    return where, {"$set": {f"_tdb.b.{name}": part for name, part in new.items()}}
+
+
+def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
+    return (part for part in doc["_tdb"]["b"].values() if part.get("k") == segment)
+
+
+def _bury(db: TensorDB, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
+    """Declare those of some segments dying that no sample refers to."""
+    segments = db._mongo()["segments"]
+    # Their `v` first: whoever refers to one after this look has counted it up.
+    found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
+    used = references(db, dataset, ids) if found else {}
+    unused = [doc for doc in found if doc["_id"] not in used]
+    attempts = itertools.count()
+
+    def body(session: Any) -> list[Doc]:
+        give_way(next(attempts))
+        done = []
+        for doc in unused:
+            same = {"_id": doc["_id"], "state": "live", "v": doc.get("v")}
+            dying = {"$set": {"state": "dying"}, "$currentDate": {"dying": True}}
+            if segments.update_one(same, dying, session=session).modified_count:
+                done.append(doc)
+        if done:  # no plan of the data from here on refers to them
+            db._mongo()["datasets"].update_one(
+                {"_id": {"p": db.project, "d": dataset}}, {"$inc": {"mut": 1}}, session=session
+            )
+        return done
+
+    buried = db._transaction(body) if unused else []
+    report.dying += len(buried)
+    report.dying_bytes += sum(doc["bytes"] for doc in buried)

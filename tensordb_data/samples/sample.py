@@ -1,0 +1,134 @@
+"""Samples: entities whose large fields are blobs, read when they are asked for."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.blobs.segments.inline import is_inline, read_inline
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
+from tensordb_data.schema import BlobField, Field
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.blobs.stores.base import Buffer
+    from tensordb_data.schema.schema import Schema
+
+_AHEAD = 16 * 2**20  # bytes of blobs that one access may bring along
+
+
+class Sample(Record):
+    """One sample: a mapping of its fields, blobs included.
+
+    `sample["image"]` reads and decodes the blob when it is first asked for, together with those of samples that
+    were read along with it and are still held; it is kept from then on.
+    """
+
+    __slots__ = ("_blobs", "_neighbours", "_schema")
+
+    def __init__(
+        self,
+        db: TensorDB,
+        doc: Mapping[str, Any],
+        schema: Schema,
+        neighbours: list[weakref.ref[Sample]],
+        blobs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(db, doc)
+        self._schema = schema
+        self._blobs: dict[str, Any] = {} if blobs is None else blobs
+        self._neighbours = neighbours
+
+    @property
+    def dataset(self) -> str:
+        """The name of the sample's dataset."""
+        return str(self._doc["dataset"])
+
+    @property
+    def _references(self) -> Mapping[str, Mapping[str, Any]]:
+        found: Mapping[str, Mapping[str, Any]] = self._doc["_tdb"].get("b", {})
+        return found
+
+    @property
+    def blobs(self) -> dict[str, Field]:
+        """The fields of this sample that are blobs, by name; nothing is read."""
+        return {name: self._schema[name] for name in self._references if name in self._schema}
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._blobs:
+            return self._blobs[key]
+        if key in self._references:
+            _load(self, key)
+            return self._blobs[key]
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        yield from self._references
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sample, (self._db, self._doc, self._schema, [], self._blobs)
+
+    def _shown(self) -> Iterator[tuple[str, Any]]:
+        yield from super()._shown()
+        for name in self._references:
+            yield name, self._schema.get(name, "blob")
+
+
+def make_samples(db: TensorDB, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
+    """The samples of a chunk of documents, which load their blobs together."""
+    schemas = db._schemas(sorted({doc["dataset"] for doc in docs})) if docs else {}
+    neighbours: list[weakref.ref[Sample]] = []
+    samples = []
+    for doc in docs:
+        schema = schemas.get(doc["dataset"])
+        if schema is None:
+            raise SampleError(f"sample {doc['_id']} belongs to the dataset {doc['dataset']!r}, which has no schema")
+        samples.append(Sample(db, doc, schema, neighbours))
+    neighbours += map(weakref.ref, samples)
+    return samples
+
+
+def _load(sample: Sample, name: str) -> None:
+    """Read one field of a sample and, as far as they are small, of those beside it."""
+    if is_inline(sample._references[name]):
+        _decode(sample, name, None)
+        return
+    batch, budget = [sample], _AHEAD - sample._references[name]["n"]
+    for reference in sample._neighbours:
+        other = reference()
+        if other is None or other is sample or name in other._blobs:
+            continue
+        if name not in other._references or is_inline(other._references[name]):
+            continue
+        budget -= other._references[name]["n"]
+        if budget < 0:
+            break
+        batch.append(other)
+    try:
+        buffers = sample._db._reader().read(BlobRefs.from_docs([one._references[name] for one in batch]))
+    except StorageError:
+        if len(batch) == 1:
+            raise
+        batch = [sample]  # a damaged neighbour is not this sample's trouble
+        buffers = sample._db._reader().read(BlobRefs.from_docs([sample._references[name]]))
+    for one, buffer in zip(batch, buffers, strict=True):
+        try:
+            _decode(one, name, buffer)
+        except CorruptBlobError:
+            if one is sample:
+                raise
+
+
+def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:
+    """Decode a blob, that in the document where no other is given."""
+    field = sample._schema.get(name)
+    if not isinstance(field, BlobField):
+        raise SampleError(f"sample {sample.id}: the schema of {sample.dataset!r} has no blob field {name!r}")
+    try:
+        sample._blobs[name] = field.decode(read_inline(sample._references[name]) if buffer is None else buffer)
+    except CorruptBlobError as error:
+        raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: {error}") from error

@@ -1,0 +1,138 @@
+"""Updates of samples, checked against the schemas of the datasets that they touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.query.query import datasets
+from tensordb_data.query.update import LISTS, NUMERIC, clean_update
+from tensordb_data.schema import Field, Scalar, infer
+from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.selection import Selection
+
+_JSON = Scalar("json")
+
+
+def prepare_update(selection: Selection[Any], update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The update to send, with values as the schemas want them.
+
+    A `$set` of a field that no sample has adds it to the schemas, as an optional one.
+
+    Raises:
+        QueryError: The update is malformed, or touches what cannot be updated.
+        SchemaError: A value does not fit a dataset's schema.
+    """
+    cleaned = clean_update(update)
+    named = datasets(selection.query.filter)
+    schemas = selection.db._schemas(selection.distinct("dataset") if named is None else named)
+    out: dict[str, dict[str, Any]] = {}
+    new: dict[str, dict[str, Field]] = {}
+    for operator, changes in cleaned.items():
+        for path, value in changes.items():
+            _check_root(operator, path)
+            target, fitted = operator, value
+            for dataset, schema in schemas.items():
+                target, fitted = fit(dataset, schema, operator, path, value, new)
+            out.setdefault(target, {})[path] = fitted
+            # What a machine had set is no longer the machine's.
+            out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
+    for dataset, fields in new.items():
+        evolve(selection.db, dataset, fields)
+    return out
+
+
+def fit(
+    dataset: str, schema: Schema, operator: str, path: str, value: Any, new: dict[str, dict[str, Field]]
+) -> tuple[str, Any]:
+    """Operator and value as this dataset's schema wants them; what it lacks goes into `new`.
+
+    Raises:
+        QueryError: The path cannot be updated.
+        SchemaError: The value does not fit.
+    """
+    _check_root(operator, path)
+    root, _, inside = path.partition(".")
+    where = f"dataset {dataset!r}, field {path!r}"
+    field = schema.get(root)
+    if field is None:
+        if operator != "$set" or inside:
+            raise SchemaError(f"{where}: expected one of the fields {', '.join(schema)}, found {root!r}; "
+                              "$set the field itself to add it")  # fmt: skip
+        field = _added(dataset, root, value)
+        new.setdefault(dataset, {})[root] = field
+        return operator, value
+    if field.is_blob or not isinstance(field, Scalar):
+        raise SchemaError(
+            f"{where}: {field!r} is a blob, and blobs are immutable; write a new sample and delete this one"
+        )
+    if inside and field.kind != "json":
+        raise SchemaError(f"{where}: expected a path into a json field, found that {root!r} is {field.kind}")
+    if operator == "$unset":
+        if not inside and not field.optional:
+            raise SchemaError(f"{where}: expected an optional field, found {field!r}; every sample must have it")
+        return operator, value
+    if operator in NUMERIC:
+        return operator, _number(where, field, operator, value)
+    if operator in LISTS:
+        if field.kind != "json":
+            raise SchemaError(f"{where}: {operator} needs a list in a json field, found {field.kind}")
+        return operator, value
+    try:
+        fitted = (_JSON if inside else field).encode(value)
+    except SchemaError as error:
+        raise SchemaError(f"{where}: {error}") from None
+    if fitted is None and field.kind != "json":
+        return "$unset", ""
+    return operator, fitted
+
+
+def _check_root(operator: str, path: str) -> None:
+    root = path.split(".")[0]
+    if root == "dataset":
+        raise QueryError(f"{operator}: 'dataset' cannot be updated: a sample stays in its dataset; "
+                         "write it into the other one, and delete it here")  # fmt: skip
+
+
+def _number(where: str, field: Scalar, operator: str, value: Any) -> Any:
+    if field.kind not in ("int", "float", "json"):
+        raise SchemaError(f"{where}: {operator} needs a number, found that the field is {field.kind}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or (field.kind == "int" and isinstance(value, float))
+    ):
+        raise SchemaError(f"{where}: {operator} of a field of kind {field.kind} takes "
+                          f"{'an int' if field.kind == 'int' else 'a number'}, found {value!r}")  # fmt: skip
+    return float(value) if field.kind == "float" else value
+
+
+def _added(dataset: str, name: str, value: Any) -> Field:
+    check_field_name(dataset, name)
+    field = infer(value)
+    if not isinstance(field, Scalar):
+        raise SchemaError(
+            f"dataset {dataset!r}, field {name!r}: {field!r} would be a blob, which only a writer can add"
+        )
+    return Scalar(field.kind, optional=True)
+
+
+def evolve(db: TensorDB, dataset: str, fields: Mapping[str, Field]) -> None:
+    """Add optional fields to a stored schema.
+
+    Raises:
+        SchemaError: Another writer has just added one as something else.
+    """
+    for name, field in fields.items():
+        db._mongo()["datasets"].update_one(
+            {"_id": {"p": db.project, "d": dataset}, f"schema.{name}": {"$exists": False}},
+            {"$set": {f"schema.{name}": field.to_doc()}},
+        )
+        stored = db._schemas([dataset])[dataset].get(name)
+        if stored != field:  # someone else was first
+            raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as just added by another "
+                              f"writer, found {field!r}")  # fmt: skip

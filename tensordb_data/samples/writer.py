@@ -1,0 +1,396 @@
+"""Writer: samples into a dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
+from tensordb_data.samples.arguments import encodable, level_of, tags_of, tags_of_many
+from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
+from tensordb_data.samples.commit import TooLarge, agree, commit, landed, register
+from tensordb_data.samples.commit_lock import turn
+from tensordb_data.samples.write_batch import BATCH_SAMPLES, Batch
+from tensordb_data.schema.schema import Schema, check_names
+from tensordb_data.warehouse.record import new_id
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+FLUSH, LIVE_FLUSH = 10.0, 0.05
+"""Seconds after which pending samples are committed, by default."""
+
+_NOW = -1.0
+
+_log = logging.getLogger("tensordb_data")
+
+
+class Writer:
+    """Writes samples into one dataset; use it as a context manager. Made by `db.data.writer(...)`.
+
+    Samples are checked and encoded when they are added, and become visible to readers together, in commits:
+    at `flush()`, every `flush_every` seconds, when about 32 MB or 50,000 samples are pending, and at the end of the
+    `with` block. A commit takes place whole or not at all. Where the cache of the server is too small for one of so
+    many samples, it is made as several, each of which takes place whole, and later ones are smaller. After an exception
+    in the block, or Ctrl-C, what was committed stays and what was pending is dropped; a note on the exception says how
+    much.
+
+    A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, in a thread of
+    its own. It puts blobs of at most 4 KiB into the documents, which saves a segment for each commit; `db.data.compact`
+    moves them into segments later.
+
+    Threads may share a writer. Processes may write to one dataset at the same time, each with its own.
+    """
+
+    def __init__(
+        self,
+        db: TensorDB,
+        dataset: str,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+        flush_every: float | EllipsisType | None = ...,
+        live: bool = False,
+    ) -> None:
+        if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
+            raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
+        self._db, self._dataset = db, dataset
+        self._level = level_of(compression)
+        if isinstance(flush_every, EllipsisType):
+            flush_every = LIVE_FLUSH if live else FLUSH
+        number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
+        if flush_every is not None and not (number and flush_every > 0):
+            raise QueryError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
+        self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
+        self._pid = os.getpid()
+        self._changed = threading.Condition(threading.RLock())
+        self._closed = False
+        self._written = 0
+        self._batch: Batch | None = None
+        self._since = 0.0
+        self._due = False
+        self._failure: BaseException | None = None
+        self._timer: threading.Thread | None = None
+        register(db, dataset)
+        stored = db._schemas([dataset]).get(dataset)
+        given = None if schema is None else Schema.declared(dataset, schema)
+        self._schema = stored if given is None else agree(db, dataset, stored, given)
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self._dataset
+
+    @property
+    def schema(self) -> Schema | None:
+        """The dataset's schema; None until the first sample of a new dataset says what it is."""
+        return self._schema
+
+    @property
+    def written(self) -> int:
+        """Samples committed by this writer."""
+        return self._written
+
+    @property
+    def pending(self) -> int:
+        """Samples added and not yet committed."""
+        batch = self._batch
+        return 0 if batch is None else len(batch)
+
+    def add(self, /, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
+        """Add one sample.
+
+        Args:
+            tags: Its tags.
+            _id: Its identity; a fresh one when None.
+            **fields: Its fields: arrays, encoded images and bytes become blobs, the rest can be queried. Names that
+                are no Python identifiers go in as `add(**{"größe (mm)": 3})`.
+
+        Returns:
+            The sample's `_id`.
+
+        Raises:
+            SchemaError: A field does not fit the dataset's schema. The sample is not added; the writer goes on.
+            DuplicateError: At the commit that this call set off, or at the next call of a live writer: an `_id` exists
+                already.
+        """
+        self._own()
+        id, tags = new_id(_id), tags_of(tags)
+        with self._changed:
+            self._ready()
+            schema = self._schema_for(fields)
+            batch = self._room(schema)
+            batch.add(id, tags, fields)
+            self._schema = schema
+            self._added(batch)
+        return id
+
+    def add_many(
+        self,
+        /,
+        *,
+        tags: str | Sequence[str] | Sequence[Sequence[str]] = (),
+        _id: Iterable[ObjectId] | None = None,
+        **columns: Any,
+    ) -> list[ObjectId]:
+        """Add n samples given as columns: the fast way in.
+
+        Args:
+            tags: Tags of all of them, or a list of n lists.
+            _id: Their n identities; fresh ones when None.
+            **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string
+                is the same for all.
+
+        Returns:
+            The samples' `_id`s.
+
+        Raises:
+            SchemaError: A column does not fit; the message names field and row. Samples before the faulty row's run
+                may have been added; see `written` and `pending`.
+        """
+        self._own()
+        n = count_rows(self._dataset, columns)
+        ids = make_ids(n, _id)
+        each = tags_of_many(tags, n)
+        if n == 0:
+            return ids
+        with self._changed:
+            self._ready()
+            schema = self._schema_for(columns, many=True)
+            encoded = encode_columns(self._dataset, schema, n, columns)
+            start = 0
+            while start < n:
+                batch = self._room(schema)
+                rows = slice(start, min(n, start + batch.room(encoded)))
+                run = {name: column[rows] for name, column in encoded.items()}
+                batch.add_columns(ids[rows], itertools.islice(each, rows.stop - rows.start), run)
+                self._schema = schema
+                self._added(batch)
+                start = rows.stop
+        return ids
+
+    def flush(self) -> None:
+        """Commit what is pending; on return it is durable and visible to readers."""
+        self._own()
+        with self._turn() as in_turn, self._changed:
+            self._ready()
+            self._commit(in_turn)
+
+    def close(self) -> None:
+        """Commit what is pending and end. Calling it twice does nothing."""
+        self._own()
+        with self._turn() as in_turn, self._changed:
+            if self._closed:
+                return
+            try:
+                self._ready()
+                self._commit(in_turn)
+            except BaseException as error:
+                if self.pending:
+                    _note(error, f"{self._named}: {self.pending} pending samples were dropped")
+                raise
+            finally:
+                self._batch = None
+                self._end()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        if os.getpid() != self._pid:
+            return
+        with self._changed:
+            dropped = self.pending
+            self._batch = None
+            self._end()
+        _note(
+            error,
+            f"{self._named}: {self._written} samples were committed and stay, {dropped} pending ones were dropped",
+        )
+        if self._failure is not None:
+            _note(error, f"{self._named}: an earlier flush had failed: {self._failure}")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.pending} pending"
+        return f"<Writer of dataset {self._dataset!r}: {self._written} written, {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_batch", None) is not None and not self._closed and self.pending and os.getpid() == self._pid:
+            _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
+                         self._dataset, self.pending)  # fmt: skip
+
+    @property
+    def _named(self) -> str:
+        return f"writer of dataset {self._dataset!r}"
+
+    def _own(self) -> None:
+        """Refuse a forked process: before the lock, which a thread of the parent may have held."""
+        if os.getpid() != self._pid:
+            raise TensorDBError("a writer cannot be used in a forked process; open one there")
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """A turn of a live writer, waited for before the lock, so that its samples are added meanwhile."""
+        batch = self._batch
+        if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the turn
+            with turn(self._db, self._dataset):
+                yield True
+        else:
+            yield False
+
+    @property
+    def _behind(self) -> bool:
+        """Whether commits are made by the thread, behind whoever adds."""
+        return self._live and self._flush_every is not None
+
+    def _commit_in_turn(self) -> None:
+        with self._turn() as in_turn, self._changed:
+            try:
+                self._commit(in_turn)
+            except BaseException as error:
+                self._failure = error  # for the next call
+            self._changed.notify_all()
+
+    # All of these hold the lock
+
+    def _ready(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        if self._closed:
+            raise TensorDBError(f"this writer of dataset {self._dataset!r} is closed; open a new one")
+
+    def _schema_for(self, given: Mapping[str, Any], many: bool = False) -> Schema:
+        if self._schema is None:
+            sample = first_row(given) if many else given
+            if not sample:
+                raise SchemaError(f"dataset {self._dataset!r}: the first sample has no fields; give it at least one")
+            return Schema.inferred(self._dataset, sample)
+        check_names(self._dataset, self._schema, given)
+        return self._schema
+
+    def _room(self, schema: Schema) -> Batch:
+        if self._batch is None:
+            self._batch = Batch(self._db.project, self._dataset, schema, self._level, self._live, self._most)
+        return self._batch
+
+    def _added(self, batch: Batch) -> None:
+        now = time.monotonic()
+        if self._since == 0.0:
+            self._since = now
+            if self._flush_every is not None:
+                self._start_timer()
+        late = self._flush_every is not None and now - self._since >= self._flush_every
+        if not (batch.full or late):
+            return
+        if not self._behind:
+            self._commit()
+            return
+        self._due = True
+        self._changed.notify_all()
+        while batch.full and self._batch is batch and not self._closed:
+            self._changed.wait()
+        if self._failure is not None:
+            self._ready()
+
+    def _commit(self, in_turn: bool = False) -> None:
+        self._due = False
+        batch, self._batch, self._since = self._batch, None, 0.0
+        if batch is None or not len(batch) or self._schema is None:
+            return
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                self._schema = commit(self._db, self._dataset, self._schema, part, in_turn=in_turn)
+            except TooLarge:
+                parts += reversed(part.halves())
+                self._most = max(1, len(part) // 2)
+                continue
+            except BaseException as error:
+                self._failed(error, part, sum(map(len, parts)))
+                raise
+            self._written += len(part)
+
+    def _failed(self, error: BaseException, batch: Batch, behind: int) -> None:
+        """Say what became of a batch whose commit raised, and of the samples `behind` it."""
+        done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._db, batch)
+        before = self._written
+        self._written += len(batch) if done else 0
+        outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
+        rest = f", and {behind} behind it were dropped" if behind else ""
+        _note(
+            error, f"{self._named}: {before} samples were committed before; this flush of {len(batch)} {outcome}{rest}"
+        )
+
+    def _end(self) -> None:
+        self._closed = True
+        self._changed.notify_all()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Thread(
+                target=_flush_in_time, args=(weakref.ref(self), self._changed), name="tensordb-writer", daemon=True
+            )
+            self._timer.start()
+        else:
+            self._changed.notify_all()
+
+    def _flush_if_late(self) -> float | None:
+        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for, and
+        `_NOW` where it is time, and the lock is to be let go first.
+        """
+        if self._closed or self._flush_every is None or os.getpid() != self._pid:
+            return 0.0
+        if not self._since:
+            return None
+        wait = self._since + self._flush_every - time.monotonic()
+        if wait > 0 and not self._due:
+            return wait
+        if self._behind:
+            return _NOW
+        try:
+            self._commit()
+        except BaseException as error:
+            self._failure = error  # for the next call
+        return None
+
+
+def _flush_in_time(writer: weakref.ref[Writer], changed: threading.Condition) -> None:
+    while True:
+        with changed:
+            alive = writer()
+            wait = 0.0 if alive is None else alive._flush_if_late()
+            if wait == 0.0:
+                return
+            if wait != _NOW:
+                del alive
+                # Bounded, so that the thread of a writer that was dropped ends too.
+                changed.wait(60.0 if wait is None else min(wait, 60.0))
+                continue
+        if alive is not None:
+            alive._commit_in_turn()
+        del alive
+
+
+def _note(error: BaseException, text: str) -> None:
+    add = getattr(error, "add_note", None)
+    if add is not None:
+        add(text)
+    else:  # Python 3.10
+        _log.warning("%s", text)

@@ -1,0 +1,6 @@
+"""How the values of a sample become bytes or index fields, and back."""
+
+from tensordb_data.schema.infer import infer
+from tensordb_data.schema.kinds import Array, BlobField, Bytes, Field, Image, Scalar, Text, field_from_doc
+
+__all__ = ["Array", "BlobField", "Bytes", "Field", "Image", "Scalar", "Text", "field_from_doc", "infer"]

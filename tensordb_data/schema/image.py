@@ -1,0 +1,165 @@
+"""Encoded images: kept as they are, decoded on read."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
+from tensordb_data.schema.field import BlobField, Buffer, Element, describe
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_MODES = ("unchanged", "rgb", "gray")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Image(BlobField):
+    """A JPEG or PNG, given as its bytes or as a `pathlib.Path` to it, stored byte for byte.
+
+    Read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
+    orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
+
+    Args:
+        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those.
+        dtype: "uint8", or "uint16" for PNGs with 16 bits a channel.
+        optional: whether samples may leave the field out.
+    """
+
+    mode: str = "unchanged"
+    dtype: str = "uint8"
+
+    kind: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise SchemaError(f"expected an image mode of {', '.join(_MODES)}, found {self.mode!r}")
+        if self.dtype not in ("uint8", "uint16"):
+            raise SchemaError(f"expected an image dtype of uint8 or uint16, found {self.dtype!r}")
+
+    def to_doc(self) -> dict[str, Any]:
+        return self._doc(kind=self.kind, mode=self.mode, dtype=self.dtype)
+
+    @property
+    def element(self) -> Element:
+        shape = {"rgb": (None, None, 3), "gray": (None, None)}.get(self.mode)
+        return self.dtype, shape
+
+    def _check(self, value: Any) -> None:
+        self.encode(value)
+
+    def encode(self, value: Any) -> Buffer:
+        data = image_bytes(value)
+        found = "uint16" if is_deep(data) else "uint8"
+        if found != self.dtype:
+            raise SchemaError(
+                f"expected an image of {self.dtype}, found one of {found}: declare the field as Image(dtype={found!r})"
+            )
+        return data
+
+    def decode(self, buf: Buffer) -> npt.NDArray[Any]:
+        try:
+            import cv2
+        except ImportError:
+            raise MissingExtraError("decoding images needs opencv: pip install 'tensordb-data[images]'") from None
+        channels = _check_whole(buf)
+        flags = {
+            "unchanged": cv2.IMREAD_UNCHANGED,
+            "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+            "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+        }[self.mode]
+        # A JPEG comes as RGB at once, which saves a pass over its pixels.
+        at_once = channels > 0 and (self.mode == "rgb" or (self.mode == "unchanged" and channels > 1))
+        if at_once:
+            flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
+        except cv2.error as error:
+            raise CorruptBlobError(
+                f"expected a JPEG or PNG, found {len(buf)} bytes opencv cannot read: {error}"
+            ) from None
+        if pixels is None:
+            raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} damaged bytes")
+        if pixels.ndim == 2:
+            return pixels
+        if pixels.shape[2] == 1:
+            return pixels[:, :, 0]
+        if at_once:
+            return pixels
+        swap = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        return cv2.cvtColor(pixels, swap, dst=pixels)
+
+
+def is_image(data: Buffer) -> bool:
+    """Whether the bytes begin like a JPEG or a PNG."""
+    head = bytes(data[:8])
+    return head == _PNG or head.startswith(_JPEG)
+
+
+def is_deep(data: Buffer) -> bool:
+    """Whether the bytes are a PNG with 16 bits a channel."""
+    return bytes(data[:8]) == _PNG and len(data) > 24 and data[24] == 16
+
+
+def image_bytes(value: Any) -> Buffer:
+    """The encoded image in `value`, bytes or a `pathlib.Path`.
+
+    Raises:
+        SchemaError: it is not a JPEG or PNG, or the file cannot be read.
+    """
+    source = ""
+    data = value
+    if isinstance(value, pathlib.Path):
+        source = f" in {value}"
+        try:
+            data = value.read_bytes()
+        except OSError as error:
+            raise SchemaError(f"expected an image file, found {value}: {error.strerror}") from None
+    if isinstance(data, memoryview):
+        data = bytes(data)
+    if not isinstance(data, (bytes, bytearray)) or not is_image(data):
+        raise SchemaError(
+            f"expected the bytes of a JPEG or PNG, or a pathlib.Path to one, found {describe(data)}{source}"
+        )
+    return data
+
+
+def _check_whole(buf: Buffer) -> int:
+    """The channels of a JPEG, 0 for a PNG. Refuses a cut-off file: the decoders fill what is missing with grey and say
+    nothing.
+    """
+    data, channels = memoryview(buf), 0
+    if bytes(data[:8]) == _PNG:
+        whole = b"IEND" in bytes(data[-64:]) or b"IEND\xaeB`\x82" in bytes(data)
+    elif bytes(data[:3]) == _JPEG:
+        scan, channels = _scan_start(data)
+        # It is at the very end nearly always, and what follows it may be long.
+        end = max(scan, len(data) - 64)
+        whole = b"\xff\xd9" in bytes(data[end:]) or b"\xff\xd9" in bytes(data[scan:])
+    else:
+        raise CorruptBlobError(f"expected a JPEG or PNG, found {describe(bytes(data))}")
+    if not whole:
+        raise CorruptBlobError(f"expected a whole image, found {len(data)} bytes with no end-of-image mark: truncated")
+    return channels
+
+
+def _scan_start(data: memoryview) -> tuple[int, int]:
+    """Where a JPEG's pixels begin, after its headers, whose thumbnail may hold an end mark of its own; its channels."""
+    at, channels = 2, 3
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at, channels
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+        else:
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 < len(data):
+                channels = data[at + 9]
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return len(data), channels

@@ -1,0 +1,201 @@
+"""Entries: what of an entity can be searched, written before the entity is, so that none is ever missing.
+
+An entry may outlive what it names: a search looks whether that is still there.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bson import Binary
+from pymongo import UpdateOne
+
+from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.transactions import write_patiently
+from tensordb_data.search.tokenize import beside, most, words
+from tensordb_data.search.vocabulary import SHEET, Vocabulary
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+GROUPED = {"data": "dataset", "logs": "run"}
+"""Kinds of which there may be millions, and the field whose value they share within an entry."""
+NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
+"""The other kinds have an entry for each entity; the field that is its name."""
+REFRESH = 3600.0
+"""Seconds after which a process writes an entry again that it has written before."""
+
+_VALUES = 1000  # different texts of one field that have an entry each, in one dataset or run
+_LONGEST = 200  # characters of such a text
+_REMEMBERED = 100_000
+_CHUNK = 1000
+_SKIPPED = {
+    kind: frozenset(("_id", "_tdb", "tags", name, *(["kind"] if kind == "logs" else [])))
+    for kind, name in {**GROUPED, **NAMED}.items()
+}
+
+Group = tuple[str, tuple[str, ...]]
+Text = tuple[str, str, str]
+
+
+class Entries:
+    """The entries of one collection that this process has written, and the way to write more."""
+
+    def __init__(self, db: TensorDB, kind: str) -> None:
+        self._db, self._kind = db, kind
+        self._forget()
+
+    def _forget(self) -> None:
+        self._since = time.monotonic()
+        self._groups: set[Group] = set()
+        self._texts: dict[tuple[str, str], set[str]] = {}
+        self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
+
+    def add_documents(self, docs: Sequence[Mapping[str, Any]]) -> None:
+        """Entries for samples or log rows that are about to be inserted; nearly free when none of them is new."""
+        if not docs:
+            return
+        name = GROUPED[self._kind]
+        groups = {(doc[name], tuple(doc["tags"])): doc["_id"] for doc in docs}
+        fields = {field for doc in (docs[0], docs[-1]) for field, value in doc.items() if type(value) is str}
+        texts = {
+            (doc[name], field, doc[field]): doc["_id"]
+            for field in fields - _SKIPPED[self._kind]
+            for doc in docs
+            if type(doc.get(field)) is str
+        }
+        self.add_groups(groups, texts)
+
+    def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
+        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`.
+
+        Each comes with the `_id` of one that is in it, or None: a search looks there first.
+        """
+        if time.monotonic() - self._since > REFRESH or len(self._groups) > _REMEMBERED:
+            self._forget()
+        new = [group for group in groups if group not in self._groups]
+        entries = [self._group(*group, groups[group]) for group in new]
+        fields: dict[tuple[str, str], dict[str, Any]] = {}
+        for (name, field, text), member in texts.items():
+            fields.setdefault((name, field), {})[text] = member
+        met: dict[tuple[str, str], list[str]] = {}
+        for (name, field), given in fields.items():
+            known = self._known(name, field)
+            unmet = given.keys() - known if known is not None else ()
+            room = _VALUES - len(known or ())
+            if known is None or (self._by_words and (len(unmet) > room or any(len(text) > _LONGEST for text in unmet))):
+                self._add_words(name, field, given)
+                continue
+            met[name, field] = [text for text in given if text in unmet and text.strip()][:room]
+            entries += [self._text(name, field, text, given[text]) for text in met[name, field]]
+        self._write(entries)
+        self._groups.update(new)
+        for key, some in met.items():
+            self._texts.get(key, set()).update(some)  # it may go by words meanwhile, in another thread
+
+    def _known(self, name: str, field: str) -> set[str] | None:
+        """The texts of a field that have an entry; None where its words have."""
+        key = name, field
+        if key not in self._texts and key not in self._vocabularies:
+            there = self._db._mongo()["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
+            words = [word for entry in there for word in entry["f"]["r"]]
+            if words:
+                self._vocabularies[key] = Vocabulary(words)
+            else:
+                self._texts[key] = set()
+        return self._texts.get(key)
+
+    @property
+    def _by_words(self) -> bool:
+        return self._kind == "data"
+
+    def _of(self, name: str, field: str, what: str) -> dict[str, Any]:
+        """The filter of the entries of a field: of texts, "v", or of words, "r"."""
+        filter = {"p": self._db.project, "k": self._kind, "n": name, "f.n": field, f"f.{what}": {"$exists": True}}
+        return filter | ({"w": beside(words(name)[0])} if words(name) else {})  # which is in the index
+
+    def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
+        """Entries for the words of texts, from the moment on when there are too many for an entry each."""
+        former = self._texts.get((name, field))
+        if former is not None:
+            texts = {**dict.fromkeys(former.copy()), **texts}
+        vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
+        pieces, new = vocabulary.unmet(texts)
+        pairs = list(new.items())
+        self._write([self._words(name, field, dict(pairs[at : at + SHEET])) for at in range(0, len(pairs), SHEET)])
+        vocabulary.met(pieces, new)
+        self._vocabularies[name, field] = vocabulary
+        if former is not None:
+            self._db._mongo()["search"].delete_many(self._of(name, field, "v"))
+            self._texts.pop((name, field), None)
+
+    def forget_words(self, name: str, field: str) -> None:
+        """Removes the entries of the words of a field."""
+        self._vocabularies.pop((name, field), None)
+        self._db._mongo()["search"].delete_many(self._of(name, field, "r"))
+
+    def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
+        """Entries for entities of the other kinds, in place of those that they had."""
+        name = NAMED[self._kind]
+        entries = []
+        for doc in docs:
+            named = str(doc.get(name) or "")
+            texts = [
+                value[:_LONGEST]
+                for field, value in doc.items()
+                if isinstance(value, str) and field not in _SKIPPED[self._kind]
+            ]
+            key = [str(doc["_id"])]
+            entries.append(self._entry(key, named, list(doc.get("tags", ())), texts, {"e": doc["_id"]}))
+        self._write(entries)
+
+    def _group(self, name: str, tags: tuple[str, ...], member: Any) -> dict[str, Any]:
+        ordered = sorted(set(tags))
+        return self._entry(["group", name, *ordered], name, ordered, [], {"e": member})
+
+    def _text(self, name: str, field: str, text: str, member: Any) -> dict[str, Any]:
+        shown = text[:_LONGEST]
+        more = {"f": {"n": field, "v": text}, "e": member}
+        entry = self._entry(["text", name, field, text], name, [], [shown], more)
+        # There may be a thousand of these: they are not what is found by the name alone.
+        return {**entry, "w": most([*words(shown), *map(beside, words(name))])}
+
+    def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """One entry for some words of a field; each with the `_id` of one that has it."""
+        more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
+        entry = self._entry(["words", name, field, *found], name, [], [], more)
+        return {**entry, "w": [*words(*found), *map(beside, words(name))]}
+
+    def _entry(
+        self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        named = json.dumps([self._db.project, self._kind, *key])
+        return {
+            "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
+            "p": self._db.project, "k": self._kind, "n": name, "t": tags, "x": texts,
+            "w": most([*words(name), *words(*tags), *words(*texts)]), **more,
+        }  # fmt: skip
+
+    def _write(self, entries: Sequence[dict[str, Any]]) -> None:
+        mongo, now = self._db._mongo(), dt.datetime.now(dt.timezone.utc)
+        for low in range(0, len(entries), _CHUNK):
+            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in entries[low : low + _CHUNK]]
+
+            def write(pairs: Sequence[Any] = pairs) -> None:
+                mongo["search"].bulk_write(
+                    [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
+                )
+
+            if self._db._full and self._kind == "logs":  # its writer tries again by itself
+                write()
+            elif self._db._full:
+                ride_out(functools.partial(write_patiently, mongo.client, write))
+            else:  # mongomock cannot read pymongo's bulk operations
+                for pair in pairs:
+                    mongo["search"].update_one(*pair, upsert=True)

@@ -1,0 +1,62 @@
+"""Follow: entries for what an update changes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.search.index import GROUPED, Group
+
+if TYPE_CHECKING:
+    from tensordb_data.api.selection import Selection
+
+_CHUNK = 5000
+
+
+@contextlib.contextmanager
+def findable(selection: Selection[Any], update: Mapping[str, Any]) -> Iterator[None]:
+    """Around an update: what it selects can be found afterwards by its new tags and texts."""
+    set_ = update.get("$set", {})
+    touched = any("tags" in fields for fields in update.values()) or any(isinstance(v, str) for v in set_.values())
+    if not touched:
+        yield
+        return
+    entries, kind = selection._collection._entries, selection.query.collection
+    if kind in GROUPED:
+        groups = {(name, changed(tags, update)): member for (name, tags), member in groups_of(selection).items()}
+        new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
+        texts = {(name, *text): member for (name, _), member in groups.items() for text in new}
+        entries.add_groups(groups, texts)
+        yield
+        return
+    ids = selection._ids()
+    yield
+    for low in range(0, len(ids), _CHUNK):
+        chosen = {"_id": {"$in": ids[low : low + _CHUNK]}, "_tdb.p": selection.db.project}
+        entries.add_entities(selection._mongo.find(chosen))
+
+
+def groups_of(selection: Selection[Any]) -> dict[Group, Any]:
+    """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
+    stages: list[dict[str, Any]] = [{"$match": selection._filter()}]
+    if selection.query.limit is not None:
+        stages += [{"$sort": dict(selection._sort())}, {"$limit": selection.query.limit}]
+    group = {"_id": {"n": f"${GROUPED[selection.query.collection]}", "t": "$tags"}, "one": {"$first": "$_id"}}
+    found = selection._mongo.aggregate([*stages, {"$group": group}], allowDiskUse=True)
+    named = ((doc["_id"], doc["one"]) for doc in found)
+    return {(of["n"], tuple(of.get("t") or ())): one for of, one in named if of.get("n") is not None}
+
+
+def changed(tags: tuple[str, ...], update: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tags after `tag` or `untag`, which are the only ways to change them."""
+    now = list(tags)
+    for operator, fields in update.items():
+        value = fields.get("tags")
+        if value is None:
+            continue
+        if operator == "$addToSet":
+            now += [tag for tag in value["$each"] if tag not in now]
+        elif operator == "$pull":
+            now = [tag for tag in now if tag not in value["$in"]]
+    return tuple(now)

@@ -1,0 +1,149 @@
+"""Pull: what every stream does with its deliveries. One position, one live iteration, nothing left behind."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from tensordb_data.errors import SampleError, StateError
+from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.stats import Clock, Stats
+from tensordb_data.stream.transform.collate import Batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+S = TypeVar("S")
+Results = list[Delivery[S] | SampleError]
+
+
+class Pull(abc.ABC, Generic[S]):
+    """An endless or finite sequence of batches with a position, `S`, that iteration moves on; in a `with` block, at the
+    end of which it is closed.
+    """
+
+    def __init__(self, start: S) -> None:
+        self._worker = (0, 1)
+        self._state: S = start
+        self._token = 0
+        self._live: Callable[[], Generator[Batch, None, None] | None] = lambda: None
+        self._stats = Stats(self._threads)
+
+    @property
+    def _threads(self) -> int:
+        return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
+
+    @abc.abstractmethod
+    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[S] | SampleError, None, None]:
+        """Deliveries from `_state` on; where one is an error, it is the last."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream made in
+        the same way.
+        """
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`: the next batches hold exactly the samples not yet delivered."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position on.
+
+        Raises:
+            NotFoundError: the dataset does not exist, or an endless stream matches no sample.
+            SampleError: a sample cannot be read, decoded, transformed or put into a batch; names `_id` and field.
+            StateError: another iteration of this stream has begun since.
+        """
+        self._begin()
+        self._token += 1
+        iteration = self._deliver(self._token)
+        self._live = weakref.ref(iteration)
+        return iteration
+
+    def _begin(self) -> None:
+        """What is to be settled before an iteration."""
+
+    def _deliver(self, token: int) -> Generator[Batch, None, None]:
+        asked, left = Clock.wall(), None
+        with closing(self._results(lambda: token != self._token)) as results, _until_python_ends():
+            for delivery in results:
+                if isinstance(delivery, SampleError):
+                    raise delivery
+                if token != self._token:
+                    raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
+                self._state = delivery.then
+                if not delivery.samples:
+                    continue
+                now = Clock.wall()
+                self._stats.delivered(delivery.samples, now - asked, None if left is None else asked - left)
+                left = now
+                batch = delivery.batch
+                del delivery
+                yield batch
+                del batch
+                asked = Clock.wall()
+
+    def close(self) -> None:
+        """End the iteration in progress, at once: its loop gets no more batches, and a thread that is in the middle of
+        a read ends after it. The position stays: the stream can be iterated again.
+        """
+        self._token += 1
+        iteration = self._live()
+        # One that runs now, in another thread, sees the token.
+        if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
+            iteration.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the stream was made.
+
+        Returns:
+            `samples`, `batches`, `bytes` (decompressed), `samples_per_second`, `bytes_per_second`, `threads`, `skipped`
+            bad samples, and samples `deleted` since their pass began; `cache`: of the blobs in segments, how many were
+            on this machine (`hits`) and how many a store had to send (`misses`);
+            `stages`: by stage the seconds of `work`, in which its threads ran, and of `wait`, in which they did not
+            (for a store, a disk, the interpreter's lock, a core), summed over threads; `seconds`: how long the loop
+            waited for first batches (`start`) and for others (`wait`), and was busy itself (`loop`); the `bottleneck`,
+            which is a stage, "commits" (of a stream that follows), "loop", or `None` before the first batch; and
+            `advice`, what to do about it.
+        """
+        return self._stats.report()
+
+
+@contextlib.contextmanager
+def _until_python_ends() -> Iterator[None]:
+    """When the main thread has ended, Python runs no tasks any more: a daemon thread ends quietly then, as it is about
+    to anyway, and another one is told.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("cannot schedule new futures"):
+            raise
+        if threading.current_thread().daemon:
+            raise SystemExit from None  # of which nothing is printed in a thread
+        raise StateError(
+            "the main thread has ended, and Python starts no threads any more that a stream needs: join the thread that"
+            " iterates before the script ends"
+        ) from error
+
+
+def in_turn(tasks: Iterator[Results[S]]) -> Iterator[Delivery[S] | SampleError]:
+    """The results of all tasks, each let go of as it is handed on."""
+    for results in tasks:
+        results.reverse()
+        while results:
+            yield results.pop()

@@ -1,0 +1,368 @@
+"""Stream: the pulling side of a query. A position in an endless sequence of batches, that iteration moves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.stream.deliver.base import Pull, in_turn
+from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.deliver.iteration import Deliverer
+from tensordb_data.stream.fetch.failure_budget import Budget
+from tensordb_data.stream.order.sharding import Layout
+from tensordb_data.stream.passes.planner import Source, named
+from tensordb_data.stream.passes.registry import Ledger, OwnPasses, Passes
+from tensordb_data.stream.passes.resolver import Opening
+from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.state import OnChange, Position, State
+from tensordb_data.stream.stats import Stats
+from tensordb_data.stream.transform.collate import Batch, lengths_field
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+Element = tuple[str | None, tuple[int | None, ...]]
+"""Dtype and shape of one sample's field."""
+
+
+class Stream(Pull[State]):
+    """Batches of the samples that match a query; made by `Selection.stream`.
+
+    Iterating continues from where the stream stands: after the last batch that was delivered, at the start of the
+    next pass when a finite iteration has ended, or where `load_state_dict` put it. Only the newest iteration is live.
+
+    Two ways through, with the same batches. Without shuffling, in one process, batches come straight from a database
+    cursor, in constant memory. Otherwise the references of all samples are read once, into a plan of about 32 bytes a
+    sample. In both, a pass delivers the samples that existed when it began; changes are seen at the next pass, except
+    by a stream that is pinned (see `pin`). Worker processes, and the ranks of torch.distributed, agree on each pass.
+
+    A batch is a dict of fields: arrays [batch, ...] of numbers, lists of everything else.
+    """
+
+    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+        super().__init__(State())
+        self.db = db
+        self.spec = spec
+        self._stats = Stats(self._threads, spec.workers)
+        self._source = Source(db, spec)
+        self._pinned: State | None = None
+        self._passes: Passes | None = None
+        self._budget = Budget(spec.max_failures, self._stats)
+        self._finish: Callable[[Batch], Batch] | None = None
+
+    def __repr__(self) -> str:
+        at = self._state.at
+        spec = self.spec
+        return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("db", "spec", "_worker", "_state", "_pinned", "_passes")
+        return {**{name: self.__dict__[name] for name in kept}, "source": self._source.agreement()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["db"], state["spec"])  # type: ignore[misc]
+        self._source.agree(state.pop("source"))
+        self.__dict__.update(state)
+
+    def _begin(self) -> None:
+        if self.spec.world_size > 1 and self._passes is None:
+            self._share()
+
+    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
+        passes = self.spec.passes
+
+        def settled(number: int) -> State | None:
+            """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
+            opening, due = self._opening(), number <= self._state.at.number
+            return opening.fixed(number, self._state.blocks) if due else opening.known(number)
+
+        last = None if passes is None else (self._state.at.number // passes + 1) * passes
+        rounds = 0
+        while True:
+            deliverer = Deliverer(
+                self._source,
+                self._state,
+                None if self._pinned is None and self._passes is None else settled,
+                self._worker,
+                rounds,
+                last,
+                self._threads,
+                self._stats,
+                self._budget,
+                ended,
+                self._finish,
+            )
+            with closing(deliverer.run()) as tasks:
+                for delivery in in_turn(tasks):
+                    opens = delivery.opens if isinstance(delivery, Delivery) else ()
+                    if opens and self._opening().stale(opens):
+                        break
+                    rounds = self._worker[0] + 1
+                    yield delivery
+                else:
+                    return
+
+    def _opening(self) -> Opening:
+        return Opening(self._source, self._pinned, self._passes)
+
+    def close(self) -> None:
+        """End the iteration in progress, at once: its loop gets no more batches, a thread that is in the middle of a
+        read ends after it, and the plan is freed. The position stays: the stream can be iterated again.
+        """
+        super().close()
+        self._source.drop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream with the
+        same query, shuffle and seed. Batch size, fields, transform, rank and world size may differ.
+        """
+        return self._state.to_doc(self.spec)
+
+    def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
+        """What a state refers to, to be stored beside it: the plan of the pass in progress, compressed, by its digest.
+        Empty where a state needs none: between two passes, and in query order, straight from the database.
+
+        Args:
+            state: from `state_dict()` or `advance`; by default the present one.
+        """
+        of = self._state if state is None else State.from_doc(state, self.spec)
+        return self._plans(of) if of.at.position else {}
+
+    def _plans(self, *states: State) -> dict[str, NDArray[np.uint8]]:
+        """The plans of states, by their digests; of the same samples with other values, by a name of its own."""
+        found: dict[str, NDArray[np.uint8]] = {}
+        for state in states:
+            if state.ids is not None:
+                name = named(state) if state.ids in found else state.ids
+                found[name] = self._source.small(self._source.plan(state))
+        return found
+
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        *,
+        on_change: OnChange = "finish",
+        plans: Mapping[str, NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """Continue from `state`: the next batches hold exactly the samples not yet delivered.
+
+        Args:
+            state: from `state_dict()`, of any rank, world size and batch size.
+            on_change: what to do when the data of the pass in progress has changed since it began. `finish` it as it
+                began: in its order, with its values, without what was added, less what was deleted; an `error`; or
+                `replan`: leave the rest of the pass and begin the next one, on today's data.
+            plans: from `plans()`. Without them, the plan is looked for in the cache of this host, and then read from
+                the database, which fails if samples of the pass were deleted or do not match any more.
+
+        Raises:
+            StateError: the state is of another stream, or the data has changed.
+        """
+        self._move(self._loaded(state, on_change, plans))
+
+    def _loaded(self, state: Mapping[str, Any], on_change: OnChange, plans: Mapping[str, Any] | None) -> State:
+        """What `load_state_dict` puts the stream to."""
+        if on_change not in get_args(OnChange):
+            raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
+        loaded = State.from_doc(state, self.spec)
+        self._source.accept(plans or {})
+        if loaded.at.position and not self.spec.follow:
+            return self._checked(loaded, on_change)
+        # Between two passes there is nothing to finish: the next one takes the data as it is then.
+        return State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
+
+    def _move(self, state: State) -> None:
+        self._token += 1
+        self._state = self._settled(state)
+
+    def _checked(self, loaded: State, on_change: OnChange) -> State:
+        """A loaded state, or the start of the next pass if the data has changed and `on_change` says so."""
+        try:
+            if loaded.ids is not None:
+                self._source.plan(loaded)
+            if on_change != "finish" and self._source.changed(loaded):
+                raise StateError(
+                    "the data has changed since the pass of this state began:"
+                    ' on_change="finish" ends the pass as it began, "replan" begins the next one on today\'s data'
+                )
+        except StateError:
+            if on_change != "replan":
+                raise
+            return State(Position(loaded.at.number + 1), blocks=loaded.blocks)
+        return loaded
+
+    def pin(self) -> Stream:
+        """Fix the data that this stream, and every copy of it in another process, sees from now on in all passes, so
+        that workers and ranks that share a pass agree on its order. Under torch.distributed all ranks take the data
+        that rank 0 sees: call it on every rank.
+
+        Returns:
+            The stream itself.
+        """
+        if self._pinned is None and not self.spec.follow:
+            self._pinned, self._passes = self._source.agreed(), None
+            self._state = self._settled(self._state)
+        return self
+
+    def _share(self) -> Ledger | None:
+        """Let the copies of this stream in other processes agree on the data of each pass, as it begins; in ranks that
+        torch.distributed does not know, and without the right to write, it is pinned.
+
+        Returns:
+            Where they agree; `None` if the stream is pinned, or follows.
+        """
+        if self._pinned is not None or self.spec.follow:
+            return None
+        ledger = self._source.ledger or self._source.shared()
+        if ledger is None:
+            self.pin()
+            return None
+        self._iterate(ledger.iteration(""))
+        return ledger
+
+    def _listen(self, iteration: str) -> None:
+        """Take part in what the readers of an iteration agree on."""
+        if self._pinned is None and self._source.ledger is not None:
+            passes = self._source.ledger.iteration(iteration)
+            if passes.name != getattr(self._passes, "name", None):
+                self._iterate(passes)
+
+    def _anew(self) -> None:
+        """One reader in this process begins an iteration, whose passes `advance` must know."""
+        if self.spec.world_size > 1:
+            self._share()
+        elif self._pinned is None and self._source.ledger is None and not self.spec.follow:
+            self._iterate(OwnPasses())
+
+    def _iterate(self, passes: Passes) -> None:
+        """Agree on the data of passes through `passes`, in an iteration that begins."""
+        self._passes = passes
+        self._state = self._settled(self._state)
+
+    def _settled(self, state: State) -> State:
+        """`state` with the digest and length of its pass, in a pinned stream."""
+        if (self._pinned is None and self._passes is None) or state.ids is not None:
+            return state
+        if state.at.position:
+            return self._planned(state)
+        known = self._pinned or State()
+        return replace(known, at=replace(state.at, after=None), blocks=state.blocks or known.blocks)
+
+    def _planned(self, state: State) -> State:
+        """A state in mid-pass with the digest and length of its pass."""
+        plan = self._source.plan(state)
+        at = state.at
+        if at.after is not None:
+            # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
+            at = Position(at.number, self._source.behind(state))
+        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
+        return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
+
+    def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
+        """The state after `batches` more batches were delivered to this rank: for a process that counts what others
+        deliver.
+
+        Raises:
+            StateError: the number of samples in a pass is not known; `pin` the stream first. A stream that follows has
+                no such number.
+        """
+        if self.spec.follow:
+            raise StateError(
+                "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
+                " `state_dict()` (a checkpointer takes it as stream=stream)"
+            )
+        opening = self._opening()
+        loaded = State.from_doc(state, self.spec)
+        known = loaded if loaded.n is not None else self._pinned
+        at = loaded.at
+        while batches > 0:
+            if known is None:
+                known = opening.fixed(at.number, self._state.blocks)
+            if known is None or known.n is None:
+                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
+            layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
+            if batches < layout.rounds:
+                at = Position(at.number, layout.position(batches))
+                break
+            if layout.rounds == 0 and at.position == 0:
+                raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
+            at, batches = Position(at.number + 1), batches - layout.rounds
+            known = self._pinned or (known if self._passes is None else None)
+        blocks = loaded.blocks or (known and known.blocks)
+        between = State(blocks=loaded.blocks) if self._passes is not None and not at.position else loaded
+        return replace(known or between, at=at, blocks=blocks or None).to_doc(self.spec)
+
+    def _further(self, state: State, samples: int) -> State:
+        """`state` after so many samples more, of passes that are not cut into batches: as a mix takes them."""
+        while samples:
+            data = state if state.n is not None else self._opening().fixed(state.at.number, state.blocks)
+            if data is None or data.n is None:
+                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
+            if not data.n:
+                raise StateError(f"a pass without samples cannot be counted: none matches {self.spec.query!r}")
+            left = data.n - state.at.position
+            blocks = state.blocks or data.blocks
+            if samples < left:
+                return replace(data, at=Position(state.at.number, state.at.position + samples), blocks=blocks)
+            state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
+        return state
+
+    def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
+        """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks
+        no other rank, so that worker processes can call it.
+        """
+        part = Stream(self.db, replace(self.spec, **changes))
+        part._source.share(self._source)
+        part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
+        part._passes = self._passes
+        part._stats, part._budget = self._stats, self._budget
+        return part
+
+    def worker(self, index: int, count: int) -> Stream:
+        """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
+        that takes turns between the workers gets the batches of this stream, in order. Pin the stream first.
+        """
+        if self.spec.follow and count > 1:
+            raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
+        part = Stream(self.db, self.spec)
+        part._source.share(self._source)
+        part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
+        part._worker = (index, count)
+        if count == 1:
+            part._stats, part._budget = self._stats, self._budget
+        else:
+            part._stats = Stats(part._threads, part.spec.workers)
+            part._budget = Budget(self.spec.max_failures, part._stats)
+        return part
+
+    def element_spec(self) -> dict[str, Element]:
+        """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
+        dtype of `None` means that batches hold a list of Python objects. With a transform, learnt from a first batch,
+        in which case a later sample may differ.
+        """
+        if self.spec.transform is not None:
+            return self._observed()
+        versions = self._pinned.versions if self._pinned is not None else None
+        layouts = self._source.layouts(versions if versions is not None else self._source.versions())
+        spec: dict[str, Element] = {}
+        for name in layouts.fields:
+            elements = {s[name].element for s in layouts.schemas.values() if name in s}
+            dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
+            spec[name] = (None, ()) if shape is None else (dtype, shape)
+            if self.spec.ragged == "pad" and shape is not None and None in shape:
+                spec[lengths_field(name)] = ("int64", () if len(shape) == 1 else (len(shape),))
+        return spec
+
+    def _observed(self) -> dict[str, Element]:
+        probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short", workers=0))
+        with closing(probe._deliver(probe._token)) as batches:
+            first = next(batches)
+        return {
+            name: (value.dtype.name, value.shape[1:]) if isinstance(value, np.ndarray) else (None, ())
+            for name, value in first.items()
+        }

@@ -1,0 +1,203 @@
+"""Follow: what exists, then whatever is committed from now on, in the order of commits, each sample once.
+
+The sequence numbers of a dataset are given in the order of its commits, so "behind the last one delivered" loses
+nothing, whatever the number of writers. A change stream on the counters only says when to look: that it may break, lag
+or begin anew costs time, never a sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ConnectionFailure, PyMongoError
+
+from tensordb_data.errors import ConnectError, StateError, UnsupportedError
+from tensordb_data.query.datasets import selected_datasets
+from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.plan.index_reader import Pages
+from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.stats import Stats
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+Followed = dict[str, tuple[int, str]]
+"""Dataset name to the sequence number of the last sample delivered, and when the dataset was made."""
+NEW = (0, "")
+
+_LINGER = 0.05
+"""Seconds that a batch which is not full waits for more samples."""
+_BUSY = 0.5
+"""Seconds after the last commit in which the counters are looked at, before a change stream is opened."""
+_LOOK, _SHARE = 0.01, 10
+"""Seconds between two looks, and how many times as long as a look takes."""
+_UNKNOWN = float("inf")
+_PATIENCE = 120.0
+"""Seconds in which a server may come back."""
+
+
+class Wakeups:
+    """Waits for commits in a project.
+
+    While they keep coming the counters are looked at: a change stream would cost the server much more, since it takes
+    every transaction apart. It is opened when they cease.
+    """
+
+    def __init__(self, db: TensorDB) -> None:
+        if not db._full:
+            raise UnsupportedError("follow=True needs a real server: mongomock has no change streams")
+        self._db = db
+        self._changes: Any = None
+
+    def __enter__(self) -> Wakeups:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def wait(self, done: Followed, new: Callable[[], int], busy: bool) -> None:
+        """Return when there is a commit behind `done`, after about a second, or earlier if there is doubt.
+
+        Args:
+            done: how far the datasets were followed.
+            new: looks at the counters, and says how many samples are behind `done`.
+            busy: whether there were any just now.
+        """
+        if busy:
+            self._close()
+            until = time.monotonic() + _BUSY
+            while (began := time.monotonic()) < until:
+                if new():
+                    return
+                # A look may have waited for a new primary.
+                time.sleep(min(_BUSY, max(_LOOK, _SHARE * (time.monotonic() - began))))
+        try:
+            if self._changes is None or not self._changes.alive:
+                self._open()
+                return
+            while (change := self._changes.try_next()) is not None:
+                fields = change.get("updateDescription", {}).get("updatedFields", {})
+                if not fields.get("seq", _UNKNOWN) <= done.get(change["documentKey"]["_id"]["d"], NEW)[0]:
+                    return
+        except ConnectionFailure:
+            self._close()
+            raise
+        except PyMongoError:  # the oplog has rolled over, or the collection is not what it was: begin anew
+            self._close()
+            time.sleep(0.1)
+
+    def _open(self) -> None:
+        self._close()
+        only: list[dict[str, Any]] = [
+            {"$match": {"documentKey._id.p": self._db.project}},
+            {"$project": {"documentKey": 1, "updateDescription.updatedFields.seq": 1}},
+        ]
+        self._changes = self._db._mongo()["datasets"].watch(only, max_await_time_ms=1000)
+
+    def _close(self) -> None:
+        if self._changes is not None:
+            try:
+                self._changes.close()
+            except PyMongoError:
+                pass
+            self._changes = None
+
+
+Page = tuple[Layouts, str, list[dict[str, Any]], str, Followed]
+"""Documents of one dataset, when it was made, and how far every dataset had been followed before them."""
+
+
+def follow(
+    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
+) -> Iterator[Page | None]:
+    """Pages of at most `rows` documents, without end; `None` where it will now wait.
+
+    Args:
+        source: of the stream.
+        followed: what was delivered before.
+        rows: of a page.
+        enough: samples that are worth being read without a wait for more.
+        ended: asked about once a second, and ends the pages when it says so.
+        stats: gets the times of reading and of waiting.
+
+    Raises:
+        StateError: a dataset is not the one that was followed: it was dropped, or the database is an older copy.
+        ConnectError: the server was away for two minutes.
+    """
+    done = dict(followed)
+    answered = time.monotonic()
+    with Wakeups(source.db) as wakeups:
+        while not ended():
+            try:
+                busy = False
+                with stats.ahead("cursor"):
+                    found = _counters(source, done)
+                    new = {name: now for name, now in found.items() if now[0] > done.get(name, NEW)[0]}
+                    versions = source.versions() if new or not done else {}
+                    layouts = source.layouts(versions) if versions else None
+                answered = time.monotonic()
+                for dataset, (sequence, born) in sorted(new.items()):
+                    if layouts is None or dataset not in layouts.schemas:
+                        done[dataset] = (sequence, born)  # nothing of it matches
+                        continue
+                    start = done.get(dataset, NEW)[0]
+                    busy = True
+                    pages = iter(Pages(source.selection, layouts, {dataset: (sequence, 0)}, rows, (dataset, start)))
+                    while (page := _timed(pages, stats)) is not None:
+                        yield layouts, dataset, page, born, dict(done)
+                        done[dataset] = (page[-1]["_tdb"]["s"], born)
+                        answered = time.monotonic()
+                    done[dataset] = (sequence, born)
+                yield None
+                with stats.ahead("commits"):
+                    wakeups.wait(done, lambda: _new(source, done), busy)
+                    until = time.monotonic() + _LINGER
+                    while 0 < _new(source, done) < enough and time.monotonic() < until:
+                        time.sleep(0.005)
+            except ConnectionFailure as error:
+                if time.monotonic() - answered > _PATIENCE:
+                    raise ConnectError(
+                        f"the server that is followed was away for {_PATIENCE:.0f} s: {error}; begin again with the"
+                        " state of the stream, nothing is lost"
+                    ) from error
+                time.sleep(_LOOK)
+
+
+def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> list[dict[str, Any]] | None:
+    with stats.ahead("cursor"):
+        page = next(pages, None)
+    return None if page is None else page[0]
+
+
+def _counters(source: Source, done: Followed) -> Followed:
+    """How far each dataset goes now.
+
+    Raises:
+        StateError: one is not that which was followed.
+    """
+    db = source.db
+    named = selected_datasets(source.spec.query.filter)
+    found: dict[str, Any] = {"_id.p": db.project}
+    if named is not None:
+        found = {"_id": {"$in": [{"p": db.project, "d": name} for name in named]}}
+    docs = db._counters().find(found, {"seq": 1, "created": 1})
+    counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
+    for dataset, (sequence, born) in done.items():
+        now, reborn = counters.get(dataset, (0, born))
+        if now < sequence:  # as a new primary sees it that does not know yet what a majority has
+            doc = db._counters("linearizable").find_one({"_id": {"p": db.project, "d": dataset}})
+            now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
+            counters[dataset] = (now, reborn)
+        if now < sequence or reborn != born:
+            what = f"and now {now}" if reborn == born else f"and that which is there now was made {reborn}"
+            raise StateError(
+                f"dataset {dataset!r} was dropped while it was followed: {sequence} samples had been committed to it,"
+                f" {what}; begin a new stream, without the old state"
+            )
+    return counters
+
+
+def _new(source: Source, done: Followed) -> int:
+    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(source, done).items())

@@ -1,0 +1,1 @@
+"""From rows of a plan to values."""

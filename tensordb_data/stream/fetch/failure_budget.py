@@ -1,0 +1,84 @@
+"""Budget: how many bad samples a stream may skip before it gives up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+
+from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
+from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.stats import Stats
+
+log = logging.getLogger("tensordb_data.stream")
+
+_PROBATION = 1000
+"""Samples over which a rate is counted at least, so that one bad sample among the first does not exceed it."""
+
+
+class Budget:
+    """Counts the skipped samples of one stream; thread-safe.
+
+    A number is one of samples: what is skipped in every pass counts once. A rate is held against the samples tried so
+    far, and at least against a thousand. A store that fails is no fault of the sample: it is never skipped for that.
+    """
+
+    def __init__(self, allowed: int | float, stats: Stats) -> None:
+        self._allowed, self._stats = allowed, stats
+        self._lock = threading.Lock()
+        self._tried = self._skipped = 0
+        self._bad: set[ObjectId] = set()
+
+    def forgives(self, error: SampleError) -> bool:
+        """Whether a sample with this error may be skipped at all."""
+        cause = error.__cause__
+        outage = isinstance(cause, StorageError) and not isinstance(cause, CorruptBlobError)
+        return bool(self._allowed) and not outage
+
+    def tried(self, samples: int) -> None:
+        """Count samples that a task has worked on."""
+        with self._lock:
+            self._tried += samples
+
+    def readable(self, block: Block, load: Callable[[NDArray[np.int64]], object]) -> NDArray[np.int64]:
+        """Those rows of a block that `load`, which is given rows, can load; the others are skipped.
+
+        Raises:
+            SampleError: the budget is used up, or does not forgive.
+        """
+        good = []
+        for row in range(len(block)):
+            try:
+                load(np.array([row]))
+                good.append(row)
+            except SampleError as error:
+                if not self.forgives(error):
+                    raise
+                self.skip(block.id(row), error)
+        return np.array(good, np.int64)
+
+    def skip(self, id: ObjectId, error: SampleError) -> None:
+        """Count and log a bad sample.
+
+        Raises:
+            SampleError: the budget is used up.
+        """
+        with self._lock:
+            self._stats.skip()
+            self._skipped += 1
+            skipped, allowed = self._skipped, self._allowed
+            if isinstance(allowed, float):
+                allowed = allowed * max(self._tried, _PROBATION)
+            else:
+                self._bad.add(id)
+                skipped = len(self._bad)
+        if skipped > allowed:
+            raise SampleError(
+                f"{error} (this is bad sample number {skipped}, and max_failures={self._allowed} is used up; the others"
+                " are in the log of tensordb_data.stream)"
+            ) from error
+        log.warning("skipped a bad sample (%d so far): %s", skipped, error)

@@ -1,0 +1,360 @@
+"""Mix: several streams as one, sample by sample, in stated proportions.
+
+Which stream the sample at place g of the mix comes from is a function of (seed, g) alone, and each stream's samples
+come in its own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the place
+and the states of its streams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.stream.deliver.base import Pull, in_turn
+from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.deliver.ordered_pool import ordered
+from tensordb_data.stream.deliver.stream import Element, Stream
+from tensordb_data.stream.fetch.failure_budget import Budget
+from tensordb_data.stream.mixture.batch_builder import Takers, Wanted
+from tensordb_data.stream.mixture.component import Member, Span
+from tensordb_data.stream.order.permutation import draw, pass_key
+from tensordb_data.stream.passes.registry import Opened
+from tensordb_data.stream.state import OnChange, State
+from tensordb_data.stream.stats import Clock, Stats
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.stream.spec import StreamSpec
+
+_FORMAT = 2
+_AGREE = ("batch_size", "ragged", "rank", "world_size")
+_DRAWN = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Samples delivered to all ranks together, and where each stream stands behind those that came from it."""
+
+    total: int
+    members: tuple[State, ...]
+
+
+@dataclass(frozen=True)
+class Mixed(Delivery[Place]):
+    """A batch of a mix, with the passes of each stream that were opened ahead of time for it or for those before it."""
+
+    opened: tuple[Opened, ...] = ()
+
+
+def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
+    """One endless stream that takes each sample from one of several, with given chances.
+
+    Batches hold samples of all streams side by side; each stream keeps its own order, passes and transform, and begins
+    anew when it is through, so that a small one comes round more often. Each of its passes goes over the data of the
+    moment in which it begins, as those of a stream on its own do (see `Stream`); a stream that was pinned stays so.
+
+    Args:
+        streams: (stream, weight) pairs; weights are proportions of any positive sum. The streams must have the same
+            batch size, fields, rank and world size, and no end (`passes=None`).
+        seed: decides which stream each sample comes from.
+
+    Raises:
+        QueryError: the streams do not go together, or a weight is not a positive number.
+    """
+    return Mix(streams, seed)
+
+
+class Mix(Pull[Place]):
+    """See `mix`. Iterating, states and statistics are as with a `Stream`."""
+
+    def __init__(self, streams: Sequence[tuple[Stream, float]], seed: int) -> None:
+        pairs = list(streams)
+        if not pairs or not all(
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Stream) for pair in pairs
+        ):
+            raise QueryError("`mix` takes (stream, weight) pairs, at least one, of streams made by `Selection.stream`")
+        self.streams: list[Stream] = [pair[0] for pair in pairs]
+        self.weights = [_weight(pair[1]) for pair in pairs]
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+            raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {seed!r}")
+        self.seed = seed
+        super().__init__(Place(0, tuple(stream._state for stream in self.streams)))
+        self._tally = (0, 0, np.zeros(len(pairs), np.int64))
+        _check([stream.spec for stream in self.streams])
+        self._budgets = [Budget(stream.spec.max_failures, self._stats) for stream in self.streams]
+        self._stats.workers = sum(stream.spec.workers for stream in self.streams)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"({stream.spec.query!r}, {weight:g})" for stream, weight in self._pairs())
+        return f"mix([{parts}], seed={self.seed}) at {self._state.total}"
+
+    @property
+    def db(self) -> TensorDB:
+        """The warehouse of the first stream."""
+        return self.streams[0].db
+
+    @property
+    def spec(self) -> StreamSpec:
+        """The spec of the first stream, which all share as far as batches go."""
+        return self.streams[0].spec
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"streams": self._pairs(), "seed": self.seed, "state": self._state, "worker": self._worker}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["streams"], state["seed"])  # type: ignore[misc]
+        self._state, self._worker = state["state"], state["worker"]
+
+    def _pairs(self) -> list[tuple[Stream, float]]:
+        return list(zip(self.streams, self.weights, strict=True))
+
+    # --- position ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the mix stands, by delivered batches: JSON-able; for `load_state_dict` of a mix of the same streams."""
+        return self._doc(self._state)
+
+    def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
+        """The plans of the passes in progress, to be stored beside a state; see `Stream.plans`."""
+        place = self._state if state is None else self._place(state)
+        found: dict[str, NDArray[np.uint8]] = {}
+        for stream, member in zip(self.streams, place.members, strict=True):
+            found.update(stream._plans(member) if member.at.position else {})
+        return found
+
+    def load_state_dict(
+        self,
+        state: Mapping[str, Any],
+        *,
+        on_change: OnChange = "finish",
+        plans: Mapping[str, NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """Continue from `state`: each stream ends its pass as it began, and sees changes in the next.
+
+        Args:
+            state: from `state_dict()`, of any rank, world size and batch size.
+            on_change: of each stream whose data has changed since its pass began; see `Stream.load_state_dict`.
+            plans: from `plans()`; see `Stream.load_state_dict`.
+
+        Raises:
+            StateError: the state is of another mix, or samples of its data were deleted and its plans are not kept.
+        """
+        total = self._place(state).total
+        parts = zip(self.streams, state["streams"], strict=True)
+        self._move(Place(total, tuple(stream._loaded(part, on_change, plans) for stream, part in parts)))
+
+    def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
+        """The state after `batches` more batches were delivered to this rank; see `Stream.advance`."""
+        place = self._place(state)
+        total = place.total + batches * self.spec.batch_size * self.spec.world_size
+        counts = self._drawn(place.total, total).tolist()
+        parts = zip(self.streams, place.members, counts, strict=True)
+        return self._doc(Place(total, tuple(stream._further(member, count) for stream, member, count in parts)))
+
+    def _drawn(self, low: int, high: int) -> NDArray[np.int64]:
+        """How many of the samples at places `low`..`high` - 1 come from each stream. It is asked from one `low` on
+        again and again, by whoever counts what others deliver.
+        """
+        first, last, counts = self._tally
+        if first != low or last > high:
+            last, counts = low, np.zeros(len(self.streams), np.int64)
+        for start in range(last, high, _DRAWN):
+            counts = counts + self._counts(self._choices(start, min(start + _DRAWN, high)))
+        self._tally = (low, high, counts)
+        return counts
+
+    def _move(self, place: Place) -> None:
+        self._token += 1
+        self._state = self._settled(place)
+
+    def _settled(self, place: Place) -> Place:
+        parts = zip(self.streams, place.members, strict=True)
+        return Place(place.total, tuple(stream._settled(member) for stream, member in parts))
+
+    def pin(self) -> Mix:
+        """Fix the data that the mix, and every copy of it in another process, sees; see `Stream.pin`."""
+        for stream in self.streams:
+            stream.pin()
+        self._state = self._settled(self._state)
+        return self
+
+    def _share(self) -> None:
+        for stream in self.streams:
+            stream._share()
+        self._state = self._settled(self._state)
+
+    def _anew(self) -> None:
+        for stream in self.streams:
+            stream._anew()
+        self._state = self._settled(self._state)
+
+    def _listen(self, iteration: str) -> None:
+        for stream in self.streams:
+            stream._listen(iteration)
+        self._state = self._settled(self._state)
+
+    def worker(self, index: int, count: int) -> Mix:
+        """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
+        part = Mix([(stream.worker(0, 1), weight) for stream, weight in self._pairs()], self.seed)
+        part._state, part._worker = self._state, (index, count)
+        if count == 1:
+            part._stats, part._budgets = self._stats, self._budgets
+        else:
+            part._stats = Stats(part._threads)
+            part._budgets = [Budget(stream.spec.max_failures, part._stats) for stream in part.streams]
+        return part
+
+    def at(self, state: Mapping[str, Any]) -> Mix:
+        """A mix at `state` over the data of this one, which it shares; see `Stream.at`."""
+        part = self.worker(0, 1)
+        part._state = self._place(state)
+        return part
+
+    def element_spec(self) -> dict[str, Element]:
+        """Per delivered field the dtype and shape of one sample; see `Stream.element_spec`."""
+        specs = [stream.element_spec() for stream in self.streams]
+        merged: dict[str, Element] = {}
+        for name, (dtype, shape) in specs[0].items():
+            others = [spec.get(name, (None, ())) for spec in specs[1:]]
+            if any(other[0] != dtype or len(other[1]) != len(shape) for other in others):
+                merged[name] = (None, ())
+            else:
+                shapes = zip(shape, *(other[1] for other in others), strict=True)
+                merged[name] = (dtype, tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in shapes))
+        return merged
+
+    def close(self) -> None:
+        """End the iteration in progress and free the plans."""
+        super().close()
+        for stream in self.streams:
+            stream.close()
+
+    def _doc(self, place: Place) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "seed": self.seed,
+            "weights": self.weights,
+            "streams": [
+                member.to_doc(stream.spec) for stream, member in zip(self.streams, place.members, strict=True)
+            ],
+            "total": place.total,
+        }
+
+    def _place(self, state: Mapping[str, Any]) -> Place:
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT or "streams" not in state:
+            raise StateError(
+                f"expected what `state_dict()` of a mix returned, of format {_FORMAT}. Found: {state!r:.60}"
+            )
+        for name, own in {"seed": self.seed, "weights": self.weights}.items():
+            if state[name] != own:
+                raise StateError(f"the state is of a mix with other `{name}`: {state[name]}, and this one has {own}")
+        if len(state["streams"]) != len(self.streams):
+            raise StateError(
+                f"the state is of a mix of {len(state['streams'])} streams, and this one has {len(self.streams)}"
+            )
+        parts = zip(self.streams, state["streams"], strict=True)
+        return Place(int(state["total"]), tuple(State.from_doc(part, stream.spec) for stream, part in parts))
+
+    # --- delivery ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        if self.spec.world_size > 1 and any(stream._passes is None for stream in self.streams):
+            self._share()
+        members = []
+        for stream, member in zip(self.streams, self._state.members, strict=True):
+            # One that was iterated on its own may stand where a cursor was.
+            members.append(stream._planned(member) if member.at.position and member.ids is None else member)
+        self._state = Place(self._state.total, tuple(members))
+
+    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[Place] | SampleError, None, None]:
+        threads, rounds = self._threads + self._stats.workers, 0
+        members = [Member(stream) for stream in self.streams]
+        with closing(Takers(self.streams, self._stats, self._budgets)) as takers:
+            while True:
+                for member, state in zip(members, self._state.members, strict=True):
+                    member.begin(state)
+                with closing(ordered(self._tasks(members, takers, rounds), threads, threads + 1)) as tasks:
+                    for delivery in in_turn(tasks):
+                        if isinstance(delivery, Mixed) and self._begins_stale(members, delivery):
+                            break
+                        rounds = self._worker[0] + 1
+                        yield delivery
+
+    @staticmethod
+    def _begins_stale(members: list[Member], delivery: Mixed) -> bool:
+        if any(member.stale(opened) for member, opened in zip(members, delivery.opened, strict=True)):
+            return True
+        for member, state in zip(members, delivery.then.members, strict=True):
+            member.delivered(state)
+        return False
+
+    def _tasks(
+        self, members: list[Member], takers: Takers, first: int
+    ) -> Iterator[Callable[[], list[Delivery[Place] | SampleError]]]:
+        """The batches of this worker, of rounds of which the one that comes next is number `first`."""
+        spec, (worker, workers) = self.spec, self._worker
+        place, round_ = self._state, first
+        stride, low = spec.batch_size * spec.world_size, spec.rank * spec.batch_size
+        high = low + spec.batch_size
+        while True:
+            choices = self._choices(place.total, place.total + stride)
+            before, mine, behind = map(self._counts, (choices[:low], choices[low:high], choices[high:]))
+            spans: list[list[Span]] = []
+            then: list[State] = []
+            for number, (member, state) in enumerate(zip(members, place.members, strict=True)):
+                _, state = member.walk(state, int(before[number]))
+                own, state = member.walk(state, int(mine[number]))
+                _, state = member.walk(state, int(behind[number]))
+                spans.append(own)
+                then.append(state)
+            place = Place(place.total + stride, tuple(then))
+            if round_ % workers == worker:
+                opened = tuple(member.opened() for member in members)
+                wanted = Wanted(choices[low:high], spans, [member.newest for member in members])
+                yield partial(self._batch, takers, wanted, place, opened)
+            round_ += 1
+
+    def _batch(
+        self, takers: Takers, wanted: Wanted, then: Place, opened: tuple[Opened, ...]
+    ) -> list[Delivery[Place] | SampleError]:
+        clock = Clock()
+        try:
+            batch, samples = takers.batch(wanted, clock)
+        except SampleError as error:
+            return [error]
+        self._stats.worked(clock)
+        return [Mixed(batch, samples, then, opened=opened)]
+
+    def _choices(self, low: int, high: int) -> NDArray[np.int64]:
+        sums = np.cumsum(np.array(self.weights, np.float64))
+        return draw(np.arange(low, high), pass_key(self.seed, 0), len(self.weights), sums)
+
+    def _counts(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(choices, minlength=len(self.weights))
+
+
+def _weight(weight: object) -> float:
+    number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
+    if not number or not math.isfinite(weight) or weight <= 0:  # type: ignore[arg-type, operator]
+        raise QueryError(f"a weight of a mix must be a number above 0. Found: {weight!r}")
+    return float(weight)  # type: ignore[arg-type]
+
+
+def _check(specs: list[StreamSpec]) -> None:
+    for name in _AGREE:
+        values = {getattr(spec, name) for spec in specs}
+        if len(values) > 1:
+            raise QueryError(
+                f"the streams of a mix must have one `{name}`. Found: {', '.join(map(repr, sorted(values)))}"
+            )
+    for spec in specs:
+        if spec.passes is not None or spec.follow:
+            raise QueryError("the streams of a mix have no end: make them without `passes` and without `follow`")

@@ -1,0 +1,111 @@
+"""Order: which samples make up which batch, as a pure function of (seed, pass, number of samples, position).
+
+Two independent parts. `permute` maps a position in a pass to a row of the plan, without a table: a keyed Feistel
+network (Luby and Rackoff, 1988) over the smallest power of two that holds all rows, walked until it lands inside
+(Black and Rogaway, 2002). `Layout` cuts the positions of one pass into rounds: a round gives one batch to each rank.
+"""
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Unsigned = NDArray[np.unsignedinteger[Any]]
+_ROUNDS = 6
+_TABLE = 1 << 20
+_MASK64 = (1 << 64) - 1
+
+
+def _mix(value: int) -> int:
+    """One step of splitmix64 (Steele, Lea, Flood, 2014): whole numbers in, well-spread 64-bit numbers out."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return value ^ (value >> 31)
+
+
+def pass_key(seed: int, number: int) -> int:
+    """The 64-bit key of pass `number` under `seed`."""
+    return _mix(_mix(seed) ^ number)
+
+
+def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
+    """Rows of a plan of `n` samples at `positions` of the shuffled pass with `key`.
+
+    Args:
+        positions: int64 [m], each in 0..n-1.
+        n: samples in the pass, below 2**62.
+        key: of the pass, from `pass_key`.
+
+    Returns:
+        int64 [m]; over all n positions each row appears exactly once.
+    """
+    if n <= 1:
+        return np.zeros_like(positions)
+    bits = max(2, (n - 1).bit_length())
+    dtype = np.uint32 if bits <= 32 else np.uint64
+    low_bits = bits // 2
+    keys = [dtype(_mix(key ^ (turn + 1)) >> (0 if dtype is np.uint64 else 32)) for turn in range(_ROUNDS)]
+    rows = _feistel(positions.astype(dtype), low_bits, bits - low_bits, keys)
+    outside = np.flatnonzero(rows >= n)
+    while outside.size:
+        walked = _feistel(rows[outside], low_bits, bits - low_bits, keys)
+        rows[outside] = walked
+        outside = outside[walked >= n]
+    return rows.astype(np.int64)
+
+
+def shuffled(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
+    """`permute`, which for a pass of up to a million samples looks the rows up in a table made once."""
+    return _table(n, key)[positions] if n <= _TABLE else permute(positions, n, key)
+
+
+@lru_cache(maxsize=4)
+def _table(n: int, key: int) -> NDArray[np.int64]:
+    return permute(np.arange(n), n, key)
+
+
+def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """Rows drawn with replacement, for each position of a pass on its own.
+
+    Args:
+        positions: int64 [m].
+        key: of the pass, from `pass_key`.
+        n: samples in the pass.
+        cumulative: float64 [n], running sums of the weights; `None` gives every sample the same chance.
+
+    Returns:
+        int64 [m].
+    """
+    state = positions.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    uniform = ((state ^ (state >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    if cumulative is None:
+        return np.asarray(uniform * n, np.int64)
+    rows = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    last = np.searchsorted(cumulative, cumulative[-1])  # rounding must not reach samples of weight 0 at the end
+    return np.asarray(np.minimum(rows, last), np.int64)
+
+
+def _feistel(values: Unsigned, low: int, high: int, keys: list[np.unsignedinteger[Any]]) -> Unsigned:
+    dtype = values.dtype.type
+    wide = dtype is np.uint64
+    multiplier = dtype(0xD6E8FEB86659FD93 if wide else 0x85EBCA6B)
+    shift = dtype(32 if wide else 15)
+    left, right = values >> dtype(low), values & dtype((1 << low) - 1)
+    left_mask, right_mask = dtype((1 << high) - 1), dtype((1 << low) - 1)
+    for turn, key in enumerate(keys):
+        source = right if turn % 2 == 0 else left
+        mixed = (source ^ key) * multiplier
+        mixed ^= mixed >> shift
+        mixed *= multiplier
+        mixed ^= mixed >> shift
+        if turn % 2 == 0:
+            left = left ^ (mixed & left_mask)
+        else:
+            right = right ^ (mixed & right_mask)
+    joined: Unsigned = (left << dtype(low)) | right
+    return joined

@@ -1,0 +1,52 @@
+"""Weigh: the chances of samples that are drawn with replacement."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.errors import QueryError, SampleError
+from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.spec import Weights
+
+
+def cumulative(block: Block, weights: Weights) -> NDArray[np.float64]:
+    """Running sums of the weights of the samples in `block`, which holds the fields that they are made of.
+
+    Raises:
+        SampleError: a weight is missing, negative, not finite or no number; names the sample.
+        QueryError: all weights are 0.
+    """
+    try:
+        column = np.asarray(_values(block, weights), np.float64)
+    except (TypeError, ValueError):
+        column = np.array([_number(value) for value in _values(block, weights)])
+    wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
+    if wrong.size:
+        row = int(wrong[0])
+        found = _values(block, weights)[row]
+        raise SampleError(f"{block.name(row)}: a weight must be a number of at least 0. Found: {found!r}")
+    sums = np.cumsum(column)
+    if not sums[-1] > 0:
+        raise QueryError(f"all {len(block)} samples have the weight 0; at least one must have more")
+    return sums
+
+
+def _values(block: Block, weights: Weights) -> list[object]:
+    if isinstance(weights, str):
+        values: list[object] = block.values[weights].tolist()
+        return values
+    columns = [column.tolist() for column in block.values.values()]
+    samples = zip(*columns, strict=True) if columns else [()] * len(block)
+    found: list[object] = []
+    for row, sample in enumerate(samples):
+        try:
+            found.append(weights(dict(zip(block.values, sample, strict=True))))
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise SampleError(f"{block.name(row)}: the weights function raised {cause}") from error
+    return found
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float, np.generic)) else float("nan")

@@ -1,0 +1,335 @@
+"""Source: which samples a pass goes over, and how they are stored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tensordb_data.blobs.stores.memory import MemoryStore
+from tensordb_data.common.process_group import Collective
+from tensordb_data.errors import NotFoundError, QueryError, StateError
+from tensordb_data.query.datasets import selected_datasets
+from tensordb_data.stream.order.block_shuffle import choose_blocks
+from tensordb_data.stream.order.weights import cumulative
+from tensordb_data.stream.passes.registry import Ledger, new_token
+from tensordb_data.stream.plan.cache import PlanCache, plan_key
+from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
+from tensordb_data.stream.plan.index_reader import Versions, bounded
+from tensordb_data.stream.plan.plan import Plan, read_plan
+from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.state import Position, State
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.selection import Selection
+
+log = logging.getLogger("tensordb_data.stream")
+
+
+class Source:
+    """The selection of a stream: the state of its data, its layouts, and its newest plan, kept for the next pass."""
+
+    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+        self.db, self.spec = db, spec
+        self._plan: Plan | None = None
+        self._weighed: tuple[Plan, NDArray[np.float64]] | None = None
+        self._small: tuple[Plan, NDArray[np.uint8]] | None = None
+        self.stored: Mapping[str, NDArray[np.uint8]] = {}
+        """Plans that came with a checkpoint, by their digests."""
+        self.ledger: Ledger | None = None
+        """Where the readers of a shared stream agree on the data of its passes."""
+        self._apart = False  # some of the readers share no cache
+        self._agreed: State | None = None
+        self._collective: Collective | None = None
+
+    @property
+    def selection(self) -> Selection[Any]:
+        """The bound query."""
+        return self.db.select(self.spec.query)
+
+    @property
+    def _ordered(self) -> Selection[Any]:
+        """The query in the order in which its plan is read: that of commits if it is shuffled, in which neighbours lie
+        together.
+        """
+        query = self.spec.query
+        by_commit = self.spec.shuffle and query.limit is None and query.sort
+        return self.db.select(query.replace(sort=None) if by_commit else query)
+
+    def versions(self) -> Versions:
+        """The state of the data now, of the datasets that the query can match.
+
+        Raises:
+            NotFoundError: the query names no dataset that exists.
+        """
+        named = selected_datasets(self.spec.query.filter)
+        versions = self.db._data_version(named)
+        if not versions:
+            known = ", ".join(sorted(self.db._data_version(None))) or "none yet"
+            what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
+            raise NotFoundError(f"there is {what} in project {self.db.project!r}; datasets here: {known}")
+        if named is None and len(versions) > 1:
+            matched = set(self.selection.distinct("dataset"))
+            return {name: pair for name, pair in versions.items() if name in matched} or versions
+        return versions
+
+    def layouts(self, versions: Versions) -> Layouts:
+        """How the fields of the stream are stored in the datasets of `versions`.
+
+        Raises:
+            QueryError: there is nothing to deliver, or see `Layouts.choose`.
+        """
+        schemas = self.db._schemas(sorted(versions))
+        layouts = Layouts.choose(self.spec.fields, schemas)
+        if schemas and not layouts.fields:
+            raise QueryError(
+                f"there is no field that all samples of {', '.join(map(repr, sorted(schemas)))} have: give `fields`, or"
+                " narrow the query to one dataset"
+            )
+        return layouts
+
+    def plan(self, wanted: State | None = None) -> Plan:
+        """The plan of the data now, or of the data that `wanted` refers to.
+
+        Raises:
+            StateError: samples of the wanted data were deleted or edited out of the query since, and its plan is kept
+                neither here nor with a checkpoint.
+        """
+        versions = wanted.versions if wanted is not None and wanted.versions is not None else self.versions()
+        ids = None if wanted is None else wanted.ids
+        plan = self._plan
+        if plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
+            plan = self._stored(wanted) or self._received(wanted) or self._read(self.layouts(versions), versions)
+        if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
+            raise StateError(
+                f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
+                " time match now. Its plan is not kept on this machine: restore a checkpoint of the run, which has it,"
+                ' or begin the next pass on today\'s data with load_state_dict(state, on_change="replan")'
+            )
+        self._plan = plan
+        return plan
+
+    def changed(self, wanted: State) -> bool:
+        """Whether the samples that match, or their values, are not those that `wanted` refers to."""
+        now = self.versions()
+        if wanted.versions == now:
+            return False
+        if wanted.ids is None:
+            return True  # a cursor has no plan to compare
+        before, after = self.plan(wanted), self._read(self.layouts(now), now)
+        return before.ids != after.ids or any(
+            column.tolist() != after.block.values[name].tolist() for name, column in before.block.values.items()
+        )
+
+    def behind(self, state: State) -> int:
+        """Samples of the pass of a cursor's state, up to the last that it read, that are there now."""
+        dataset, sequence = state.at.after or ("", 0)
+        until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
+        data = self.db._mongo()["data"]
+        found = self.selection._filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
+        return int(data.count_documents(found))
+
+    def blocks(self, plan: Plan) -> tuple[int, int]:
+        """How a stream that begins now shuffles; see `rows.Blocks`."""
+        spec = self.spec
+        if spec.shuffle is not True or spec.replacement:
+            return (0, 0)
+        store = self.db._store(self.db._root)
+        near = isinstance(store, MemoryStore) or store.local_path("segments") is not None
+        chosen = choose_blocks(plan, None if near else self.db._reader().cache_bytes)
+        return (chosen.block, chosen.window)
+
+    def _read(self, layouts: Layouts, versions: Versions) -> Plan:
+        selection = self._ordered
+        folder = self.db._cache_folder
+        if folder is None:
+            return read_plan(selection, layouts, versions)
+        cache = PlanCache(folder / "plans")
+        key = plan_key(selection, layouts, versions)
+        plan = cache.open(key, layouts)
+        if plan is None:
+            plan = read_plan(selection, layouts, versions)
+            cache.store(key, plan)
+        return plan
+
+    # --- plans that travel ------------------------------------------------------------------------------------------
+
+    def small(self, plan: Plan) -> NDArray[np.uint8]:
+        """A plan, with the chances of its samples, as compressed bytes: uint8 [m]."""
+        if self._small is None or self._small[0] is not plan:
+            whole = replace(plan, chances=self.cumulative(plan))
+            self._small = plan, np.frombuffer(b"".join(packed(whole, small=True)), np.uint8)
+        return self._small[1]
+
+    def accept(self, plans: Mapping[str, Any]) -> None:
+        """Keep plans, by their digests, that came with a checkpoint or from another rank, for states that refer to
+        them.
+        """
+        self.stored = {**self.stored, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
+
+    def _stored(self, wanted: State | None) -> Plan | None:
+        if wanted is None or wanted.ids is None:
+            return None
+        for name in (named(wanted), wanted.ids):
+            content = self.stored.get(name)
+            plan = None if content is None else self._unpacked(content, wanted.versions or {})
+            if plan is not None:
+                return plan
+        return None
+
+    def _unpacked(self, content: NDArray[np.uint8], versions: Versions) -> Plan | None:
+        try:
+            plan = unpacked(content, self.layouts(versions))
+        except DAMAGED as error:
+            # It lacks a field that this stream delivers and the one before it did not.
+            log.info("a stored plan is of no use and will be read anew: %s", error)
+            return None
+        if plan.versions != versions:
+            return None
+        if plan.chances is not None:
+            self._weighed = (plan, plan.chances)
+        if (folder := self.db._cache_folder) is not None:  # for workers that run already
+            key = plan_key(self._ordered, plan.block.layouts, versions)
+            PlanCache(folder / "plans").store(key, replace(plan, chances=None))
+        return plan
+
+    def cumulative(self, plan: Plan) -> NDArray[np.float64] | None:
+        """Running sums of the weights of a plan's samples, or `None` where all are alike.
+
+        Raises:
+            StateError: samples were deleted while the plan was read.
+            SampleError, QueryError: see `weigh.cumulative`.
+        """
+        weights = self.spec.weights
+        if weights is None or len(plan) == 0:
+            return None
+        if self._weighed is None or self._weighed[0] is not plan:
+            layouts = plan.block.layouts
+            named = Layouts.choose((weights,), layouts.schemas) if isinstance(weights, str) else layouts.index_fields()
+            if isinstance(weights, str) and named.is_blob(weights):
+                raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
+            values = self._read(named, plan.versions)
+            if values.ids != plan.ids:
+                raise StateError("samples were deleted or edited while the stream began; begin again")
+            self._weighed = (plan, cumulative(values.block, weights))
+        return self._weighed[1]
+
+    def drop(self) -> None:
+        """Forget the plan, to free its memory."""
+        self._plan = self._weighed = self._small = None
+
+    def share(self, other: Source) -> None:
+        """Use the plan of another source with the same query and fields."""
+        self._plan, self._weighed = other._plan, other._weighed
+        self.agree(other.agreement())
+
+    def shared(self) -> Ledger | None:
+        """Where the readers of this stream, in other processes and ranks, agree on the data of each pass; `None` where
+        they cannot: without the right to write to the database, and among ranks that torch.distributed does not know.
+        On all ranks of torch.distributed this is called together.
+        """
+        if self.spec.world_size > 1 and self._ranks() is None:
+            return None
+        self._agreed = self.agreed()
+        ranks, db, spec = self._ranks(), self.db, self.spec
+        if ranks is None:
+            token: str | None = new_token() if Ledger(db, spec, "").writable() else None
+        else:
+            writable = ranks.each(lambda: b"1" if Ledger(db, spec, "").writable() else b"")
+            token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
+        self.ledger = None if token is None else Ledger(db, spec, token)
+        return self.ledger
+
+    def agreement(self) -> dict[str, Any]:
+        """What copies in other processes need, for `agree`."""
+        return {name: self.__dict__[name] for name in ("stored", "ledger", "_apart", "_agreed")}
+
+    def agree(self, agreement: Mapping[str, Any]) -> None:
+        """Take part in what the readers of another source have agreed on."""
+        self.__dict__.update(agreement)
+
+    def begun(self, blocks: tuple[int, int] | None = None) -> State:
+        """The data now, and how it is shuffled."""
+        plan = self.plan()
+        return State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks or self.blocks(plan))
+
+    def send(self, data: State) -> None:
+        """Make the plan of `data` available to the readers that share no cache with this one."""
+        known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
+        if self.ledger is not None and self._apart and not known:
+            self.ledger.send(named(data), self.small(self.plan(data)))
+
+    def _received(self, wanted: State | None) -> Plan | None:
+        if wanted is None or wanted.ids is None or self.ledger is None or not self._apart:
+            return None
+        if self._open(wanted):
+            return self._plan
+        found = self.ledger.receive(named(wanted))
+        return None if found is None else self._unpacked(found, wanted.versions or {})
+
+    def _ranks(self) -> Collective | None:
+        """The ranks of this stream, if they are those that torch.distributed knows."""
+        distributed = sys.modules.get("torch.distributed")
+        if (
+            self.spec.world_size == 1
+            or distributed is None
+            or not distributed.is_available()
+            or not distributed.is_initialized()
+            or distributed.get_world_size() != self.spec.world_size
+        ):
+            return None
+        if self._collective is None:
+            self._collective = Collective()
+        return self._collective
+
+    def agreed(self) -> State:
+        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
+        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
+
+        Raises:
+            TensorDBError: rank 0 cannot make a plan, or another one cannot take it; raised on every rank.
+        """
+        ranks = self._ranks()
+        if ranks is None:
+            self._apart = self.db._cache_folder is None
+            state = self.begun()
+            if self._apart:  # or it would be lost when the next one is opened
+                self.accept({named(state): self.small(self.plan(state))})
+            return state
+        first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
+        state = State.from_doc(json.loads(first), self.spec)
+        known = ranks.each(lambda: b"1" if self._open(state) else b"")
+        self._apart = not all(known)
+        if self._apart:
+            sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
+            if not known[ranks.rank]:
+                self.accept({named(state): np.frombuffer(sent, np.uint8)})
+        ranks.each(lambda: self.plan(state).ids.encode())
+        return state
+
+    def _open(self, state: State) -> bool:
+        """Whether the plan of a state is at hand without reading the index."""
+        if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
+            return True
+        folder, versions = self.db._cache_folder, state.versions or {}
+        if folder is None:
+            return False
+        layouts = self.layouts(versions)
+        plan = PlanCache(folder / "plans").open(plan_key(self._ordered, layouts, versions), layouts)
+        if plan is not None and plan.ids == state.ids:
+            self._plan = plan
+        return plan is not None and plan.ids == state.ids
+
+
+def named(data: State) -> str:
+    """What tells a plan from others: the same samples can have other values."""
+    return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

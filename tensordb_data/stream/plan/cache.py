@@ -1,0 +1,107 @@
+"""Plans on local disk: read from the database once, then mapped into memory by every process of the host.
+
+A file is named by all that decides its content (query, fields and their codecs, state of the data), written beside its
+place and renamed, and checked against its checksum when it is opened. So it is never stale and never half-written,
+whoever is killed; a damaged one is read from the database again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tensordb_data.common.mmap import map_file
+from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
+from tensordb_data.stream.plan.index_reader import Versions
+from tensordb_data.stream.plan.plan import Plan
+from tensordb_data.stream.plan.sample_table import Layouts
+
+if TYPE_CHECKING:
+    from tensordb_data.api.selection import Selection
+
+log = logging.getLogger("tensordb_data.stream")
+
+_NAME = re.compile(r"[0-9a-f]{32}\.plan")
+_CAP = 2 << 30
+_MAPPED = 1 << 20
+"""Bytes from which on a file is mapped, to be shared by the processes of a host."""
+
+
+class PlanCache:
+    """The plan files of one folder, of at most `cap` bytes: the least recently used go first.
+
+    Nothing here is needed: without room or rights, plans stay in memory.
+    """
+
+    def __init__(self, folder: Path, cap: int = _CAP) -> None:
+        self._folder, self._cap = folder, cap
+
+    def open(self, key: str, layouts: Layouts) -> Plan | None:
+        """The plan stored under `key`, or `None`."""
+        path = self._folder / f"{key}.plan"
+        try:
+            size = path.stat().st_size
+            content = map_file(path, size) if size >= _MAPPED else np.fromfile(path, np.uint8)
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used now
+            return unpacked(content, layouts)
+        except FileNotFoundError:
+            return None
+        except (OSError, *DAMAGED) as error:
+            log.warning("plan file %s is damaged and will be written anew: %s", path, str(error))
+            return None
+
+    def store(self, key: str, plan: Plan) -> None:
+        """Keep a plan under `key`, if there is room."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.writelines(packed(plan))
+                os.replace(temporary, self._folder / f"{key}.plan")
+            except BaseException:
+                os.unlink(temporary)
+                raise
+            self._evict(keep=key)
+        except OSError as error:
+            log.warning("cannot keep a plan in %s: %s", self._folder, str(error))
+
+    def _evict(self, keep: str) -> None:
+        found = []
+        for path in self._folder.iterdir():
+            if _NAME.fullmatch(path.name) and path.stem != keep:
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+        room = self._cap - (self._folder / f"{keep}.plan").stat().st_size
+        for _, size, path in sorted(found, reverse=True):
+            room -= size
+            if room < 0:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def plan_key(selection: Selection[Any], layouts: Layouts, versions: Versions) -> str:
+    """32 hexadecimal digits, of all that decides what is in a plan."""
+    db = selection.db
+    ids = [{"p": db.project, "d": name} for name in sorted(versions)]
+    born = {doc["_id"]["d"]: str(doc.get("created")) for doc in db._mongo()["datasets"].find({"_id": {"$in": ids}})}
+    content = {
+        "project": db.project,
+        "query": selection.query.replace(fields=None).fingerprint,
+        "fields": layouts.fields,
+        "schemas": {name: schema.to_doc() for name, schema in sorted(layouts.schemas.items())},
+        "versions": sorted(versions.items()),
+        "born": sorted(born.items()),
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

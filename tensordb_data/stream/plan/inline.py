@@ -1,0 +1,119 @@
+"""Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.blobs.segments.inline import INLINE, check_inline, unpacked
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.errors import CorruptBlobError
+
+if TYPE_CHECKING:
+    pass
+
+
+
+@dataclass(frozen=True)
+class Inline:
+    """The stored bytes of one field's inline blobs, for m samples of which some may have theirs in segments.
+
+    `data` is uint8 [m, size], or an object array [m] of bytes; `checksum` is int64 [m]. Both are None where the bytes
+    are not here yet.
+    """
+
+    data: NDArray[Any] | None = None
+    checksum: NDArray[np.int64] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Inline:
+        """Those of the samples at `rows`."""
+        if self.data is None or self.checksum is None:
+            return self
+        return Inline(self.data[rows], self.checksum[rows])
+
+
+def inline_rows(refs: BlobRefs) -> NDArray[np.bool_]:
+    """Which references are to inline blobs."""
+    if INLINE not in refs.segments:
+        return np.zeros(len(refs), np.bool_)
+    found: NDArray[np.bool_] = (refs.segment == refs.segments.index(INLINE)) & (refs.length >= 0)
+    return found
+
+
+def gather(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8] | None:
+    """The inline blobs at `rows` as uint8 [len(rows), size], checked; `None` where one has another size.
+
+    Raises:
+        CorruptBlobError: a blob is damaged; `row` says which.
+    """
+    data = inline.data
+    if refs.compressed is None and data is not None and data.dtype != object:
+        _compare(data, inline, rows)
+        return data[rows] if data.shape[1] == size else None
+    blobs = read(refs, inline, rows)
+    if any(len(blob) != size for blob in blobs):
+        return None
+    return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(rows), size)
+
+
+def read(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64]) -> list[bytes]:
+    """The inline blobs at `rows`, checked and decompressed.
+
+    Raises:
+        CorruptBlobError: a blob is damaged; `row` says which.
+    """
+    data = inline.data
+    assert data is not None
+    _compare(data, inline, rows)
+    blobs: list[bytes] = [bytes(data[row]) for row in rows]
+    if refs.compressed is not None:
+        for at in np.flatnonzero(refs.compressed[rows]).tolist():
+            try:
+                blobs[at] = unpacked(blobs[at])
+            except CorruptBlobError as error:
+                error.row = int(rows[at])
+                raise
+    return blobs
+
+
+def _compare(data: NDArray[Any], inline: Inline, rows: NDArray[np.int64]) -> None:
+    assert inline.checksum is not None
+    for row, expected in zip(rows.tolist(), inline.checksum[rows].tolist(), strict=True):
+        try:
+            check_inline(data[row], expected)
+        except CorruptBlobError as error:
+            error.row = row
+            raise
+
+
+def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]) -> tuple[BlobRefs, Inline]:
+    """References, of which those at `rows` are as in `parts`, and the inline bytes in these."""
+    new = BlobRefs.from_docs(parts)
+    numbers = {id_: number for number, id_ in enumerate(refs.segments)}
+    renumbered = np.array([numbers.setdefault(id_, len(numbers)) for id_ in new.segments], np.uint32)
+    segment, offset, length = refs.segment.copy(), refs.offset.astype(np.int64), np.array(refs.length)
+    segment[rows], offset[rows], length[rows] = renumbered[new.segment], new.offset, new.length
+    compressed = refs.compressed
+    if new.compressed is not None:
+        compressed = np.zeros(len(refs), np.bool_) if compressed is None else compressed.copy()
+        compressed[rows] = new.compressed
+    data, checksum = np.full(len(refs), None, object), np.zeros(len(refs), np.int64)
+    for row, part in zip(rows.tolist(), parts, strict=True):
+        if "d" in part:
+            data[row], checksum[row] = part["d"], part["x"]
+    return BlobRefs(tuple(numbers), segment, offset, length, compressed), Inline(data, checksum)
+
+
+def inline_of(found: Sequence[Mapping[str, Any] | None]) -> Inline | None:
+    """The inline bytes in the references of some documents; `None` when there are none at all."""
+    if not any(part is not None and "k" not in part for part in found):
+        return None
+    if not all(part is None or "k" in part or "d" in part for part in found):
+        return Inline()
+    data = np.full(len(found), None, object)
+    data[:] = [None if part is None else part.get("d") for part in found]
+    checksum = [0 if part is None else part.get("x", 0) for part in found]
+    return Inline(data, np.array(checksum, np.int64))

@@ -1,0 +1,39 @@
+"""Plan: the index side of a whole selection at one state of the data, held as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from tensordb_data.stream.plan.index_reader import Pages, Versions
+from tensordb_data.stream.plan.sample_table import Block, Layouts, compact, concatenate
+
+if TYPE_CHECKING:
+    from tensordb_data.api.selection import Selection
+
+PAGE = 50_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Immutable: the same `ids` digest means the same samples in the same order."""
+
+    block: Block
+    versions: Versions
+    ids: str
+    chances: NDArray[np.float64] | None = None
+    """Running sums of the samples' weights, where the plan was stored with them."""
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+
+def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
+    """Read the references and values of every sample that matches at `versions`, in the order of the query."""
+    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit)
+    block = compact(concatenate(layouts, list(pages.blocks())))
+    return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))

@@ -1,0 +1,253 @@
+"""Block: the index side of some samples, as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+
+from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.errors import QueryError
+from tensordb_data.schema.schema import Schema
+from tensordb_data.stream.plan.inline import Inline, inline_of
+
+INTERNAL = ("_id", "dataset", "tags")
+"""What every sample has besides the fields of its schema; delivered when named in `fields`."""
+
+After = tuple[str, int]
+"""The (dataset, sequence) of the last sample read."""
+
+_DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Which fields to deliver, and how each dataset stores them."""
+
+    fields: tuple[str, ...]
+    schemas: Mapping[str, Schema]
+
+    @classmethod
+    def choose(cls, fields: tuple[str, ...] | None, schemas: Mapping[str, Schema]) -> Layouts:
+        """Check `fields` against the schemas; `None` means every field that all samples have.
+
+        Raises:
+            QueryError: a field that no dataset has, or one that is a blob in one dataset and a value in another.
+        """
+        known = {name: field for schema in schemas.values() for name, field in schema.items()}
+        if fields is None:
+            required = [{name for name, field in schema.items() if not field.optional} for schema in schemas.values()]
+            common = set.intersection(*required) if required else set()
+            fields = tuple(name for name in known if name in common)
+        for name in fields:
+            if name in INTERNAL or not schemas:
+                continue
+            if name not in known:
+                raise QueryError(
+                    f"no field {name!r} in {_names(schemas)}; known fields: {', '.join([*known, *INTERNAL])}"
+                )
+            kinds = {schema[name].is_blob for schema in schemas.values() if name in schema}
+            if len(kinds) > 1:
+                raise QueryError(
+                    f"field {name!r} is stored as a blob in one dataset and as a value in another of {_names(schemas)};"
+                    " narrow the query to one dataset"
+                )
+        return cls(fields, schemas)
+
+    def index_fields(self) -> Layouts:
+        """The fields that all samples have in the index, in place of those to deliver."""
+        required = Layouts.choose(None, self.schemas)
+        return Layouts(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
+
+    def is_blob(self, name: str) -> bool:
+        """Whether the field's bytes live in a segment."""
+        return any(name in schema and schema[name].is_blob for schema in self.schemas.values())
+
+    def projection(self, inline: bool = True) -> dict[str, int]:
+        """What a query must return for these fields, the bytes of inline blobs included or not."""
+        wanted = {"dataset": 1, "_tdb.s": 1}
+        for name in self.fields:
+            if not self.is_blob(name):
+                wanted[name] = 1
+            elif inline:
+                wanted[f"_tdb.b.{name}"] = 1
+            else:
+                wanted.update((f"_tdb.b.{name}.{part}", 1) for part in "konz")
+        return wanted
+
+
+@dataclass(frozen=True)
+class Block:
+    """References and values of m samples.
+
+    `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and `values` per other field
+    an int64, float64, bool or object array [m]. `inline` has the blob fields of which some are in the samples'
+    documents.
+    """
+
+    layouts: Layouts
+    all_ids: NDArray[np.uint8]
+    """uint8 [n, 12], of the samples that these were taken from: batches are made without their ids, mostly."""
+    datasets: tuple[str, ...]
+    dataset: NDArray[np.uint16]
+    refs: Mapping[str, BlobRefs]
+    values: Mapping[str, NDArray[Any]]
+    inline: Mapping[str, Inline] = field(default_factory=dict)
+    rows: NDArray[np.int64] | None = None
+    """int64 [m]: which of those they are; None when they are all."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def ids(self) -> NDArray[np.uint8]:
+        """uint8 [m, 12]: the `_id` of each sample."""
+        return self.all_ids if self.rows is None else self.all_ids[self.rows]
+
+    def take(self, rows: NDArray[np.int64]) -> Block:
+        """The samples at `rows`, in that order."""
+        return Block(
+            self.layouts,
+            self.all_ids,
+            self.datasets,
+            self.dataset[rows],
+            {name: _taken(refs, rows) for name, refs in self.refs.items()},
+            {name: column[rows] for name, column in self.values.items()},
+            {name: inline.take(rows) for name, inline in self.inline.items()},
+            rows if self.rows is None else self.rows[rows],
+        )
+
+    def id(self, row: int) -> ObjectId:
+        """The `_id` of the sample in `row`."""
+        return ObjectId(self.all_ids[row if self.rows is None else self.rows[row]].tobytes())
+
+    def name(self, row: int) -> str:
+        """How errors speak of the sample in `row`."""
+        return f"dataset {self.datasets[self.dataset[row]]!r}, sample {self.id(row)}"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the columns."""
+        columns: list[NDArray[Any]] = [self.ids, self.dataset, *self.values.values()]
+        for refs in self.refs.values():
+            columns += [refs.segment, refs.offset, refs.length]
+        return sum(column.nbytes for column in columns if 0 not in column.strides)
+
+
+def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Block:
+    """Columns of sample documents, as projected by `Layouts.projection`."""
+    table: dict[str, int] = {}
+    dataset = np.fromiter((table.setdefault(doc["dataset"], len(table)) for doc in docs), np.uint16, len(docs))
+    ids = np.frombuffer(b"".join([doc["_id"].binary for doc in docs]), np.uint8).reshape(-1, 12)
+    refs: dict[str, BlobRefs] = {}
+    values: dict[str, NDArray[Any]] = {}
+    inline: dict[str, Inline] = {}
+    for name in layouts.fields:
+        if layouts.is_blob(name):
+            # A projection of its parts leaves an empty document where there is no blob.
+            parts = [doc["_tdb"].get("b", {}).get(name) or None for doc in docs]
+            refs[name] = _refs(parts)
+            if (found := inline_of(parts)) is not None:
+                inline[name] = found
+        elif name == "_id":
+            values[name] = objects([doc["_id"] for doc in docs])
+        else:
+            values[name] = _column(layouts, name, [doc.get(name) for doc in docs])
+    return Block(layouts, ids, tuple(table), dataset, refs, values, inline)
+
+
+def compact(block: Block) -> Block:
+    """The same block in as little memory as its values need: about 28 bytes a sample with one fixed-size blob and one
+    number.
+    """
+    refs = {}
+    for name, found in block.refs.items():
+        offset, length = found.offset, found.length
+        if len(offset) and offset.max() < 2**32:
+            offset = offset.astype(np.uint32)
+        if len(length) and (length == length[0]).all():
+            length = np.broadcast_to(length[0], length.shape)
+        refs[name] = BlobRefs(found.segments, found.segment, offset, length, found.compressed)
+    dataset = np.broadcast_to(np.uint16(0), block.dataset.shape) if len(block.datasets) == 1 else block.dataset
+    without = dict.fromkeys(block.inline, Inline())
+    return Block(block.layouts, block.ids, block.datasets, dataset, refs, block.values, without)
+
+
+def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
+    taken = refs.take(rows)
+    return taken if taken.offset.dtype == np.int64 else replace(taken, offset=taken.offset.astype(np.int64))
+
+
+def objects(items: Sequence[Any]) -> NDArray[Any]:
+    """A one-dimensional object array, whatever the items are."""
+    column = np.empty(len(items), dtype=object)
+    column[:] = items
+    return column
+
+
+def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
+    """References in which a sample without the blob has the length -1."""
+    if None not in found:
+        return BlobRefs.from_docs(found)  # type: ignore[arg-type]
+    some = next((doc["k"] for doc in found if doc is not None and "k" in doc), INLINE)
+    return BlobRefs.from_docs([doc or {"k": some, "o": 0, "n": -1} for doc in found])
+
+
+def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
+    numbers: dict[ObjectId, int] = {}
+    segment = [
+        np.array([numbers.setdefault(id_, len(numbers)) for id_ in part.segments], np.uint32)[part.segment]
+        for part in parts
+    ]
+    flags = [np.zeros(len(part), np.bool_) if part.compressed is None else part.compressed for part in parts]
+    return BlobRefs(
+        tuple(numbers),
+        np.concatenate(segment),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        None if all(part.compressed is None for part in parts) else np.concatenate(flags),
+    )
+
+
+def _column(layouts: Layouts, name: str, items: list[Any]) -> NDArray[Any]:
+    kinds = {getattr(schema[name], "kind", None) for schema in layouts.schemas.values() if name in schema}
+    dtype = _DTYPES.get(str(kinds.pop())) if len(kinds) == 1 else None
+    if dtype is None or None in items:
+        return objects(items)
+    return np.array(items, dtype=dtype)
+
+
+def _names(schemas: Mapping[str, Schema]) -> str:
+    return "dataset " + ", ".join(repr(name) for name in sorted(schemas))
+
+
+def concatenate(layouts: Layouts, blocks: Sequence[Block]) -> Block:
+    """The samples of all blocks, in order."""
+    if not blocks:
+        return block_from_docs(layouts, [])
+    if len(blocks) == 1:
+        return blocks[0]
+    names: dict[str, int] = {}
+    dataset = [
+        np.array([names.setdefault(name, len(names)) for name in block.datasets], np.uint16)[block.dataset]
+        for block in blocks
+    ]
+    values = {}
+    for name in blocks[0].values:
+        columns = [block.values[name] for block in blocks]
+        same = len({column.dtype for column in columns}) == 1
+        values[name] = np.concatenate(columns if same else [column.astype(object) for column in columns])
+    return Block(
+        layouts,
+        np.concatenate([block.ids for block in blocks]),
+        tuple(names),
+        np.concatenate(dataset),
+        {name: _joined([block.refs[name] for block in blocks]) for name in blocks[0].refs},
+        values,
+        {name: Inline() for block in blocks for name in block.inline},
+    )

@@ -1,0 +1,1 @@
+"""The user's function, and columns for batches."""

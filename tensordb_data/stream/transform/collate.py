@@ -1,0 +1,173 @@
+"""Batch: from columns of values to the dicts that the training loop receives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tensordb_data.common.buffer_pool import empty
+from tensordb_data.errors import SampleError
+from tensordb_data.stream.fetch.decode import Column
+from tensordb_data.stream.spec import Ragged
+
+Batch = dict[str, Any]
+Name = Callable[[int], str]
+"""How errors speak of the sample in a row."""
+
+
+def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
+    """The batch of rows `low`..`high`-1: an array [high - low, ...] per field where the values have one shape and
+    dtype, otherwise what `ragged` says.
+
+    Raises:
+        SampleError: a field's arrays differ, and `ragged` is "error", or "pad" and they differ in more than size;
+            names the first sample that does.
+    """
+    batch: Batch = {}
+    for field, column in columns.items():
+        part = column[low:high]
+        if isinstance(part, np.ndarray):
+            batch[field] = part
+        elif ragged == "pad" and isinstance(part[0], np.ndarray) and part[0].ndim:
+            batch[field], batch[lengths_field(field)] = _pad(field, part, lambda row: name(low + row))
+        else:
+            batch[field] = _stack(field, part, ragged, lambda row: name(low + row))
+    return batch
+
+
+def lengths_field(field: str) -> str:
+    """The name of the field with the true shapes of the padded field `field`."""
+    return f"{field}_lengths"
+
+
+def _stack(field: str, items: list[Any], ragged: Ragged, name: Name) -> Any:
+    first = items[0]
+    if isinstance(first, (bool, int, float, np.generic)) and all(type(item) is type(first) for item in items):
+        return np.array(items)
+    if not isinstance(first, np.ndarray):
+        return items
+    for row, item in enumerate(items):
+        if not isinstance(item, np.ndarray) or item.shape != first.shape or item.dtype != first.dtype:
+            if ragged != "list":
+                raise _differs(
+                    f"{name(row)}, field {field!r}", f"{first.dtype}{list(first.shape)}", item,
+                    'resize in a transform, or use ragged="list" or "pad"',
+                )  # fmt: skip
+            return items
+    return np.stack(items, out=empty((len(items), *first.shape), first.dtype))
+
+
+def _pad(field: str, items: list[Any], name: Name) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    first = items[0]
+    for row, item in enumerate(items):
+        if not isinstance(item, np.ndarray) or item.ndim != first.ndim or item.dtype != first.dtype:
+            raise _differs(
+                f"{name(row)}, field {field!r}", f"{first.dtype} of {first.ndim} dimensions", item,
+                "padding only evens out sizes",
+            )  # fmt: skip
+    shapes = np.array([item.shape for item in items], np.int64)
+    padded = np.zeros((len(items), *shapes.max(axis=0)), first.dtype)
+    for target, item in zip(padded, items, strict=True):
+        target[tuple(map(slice, item.shape))] = item
+    return padded, shapes[:, 0] if first.ndim == 1 else shapes
+
+
+def _differs(where: str, expected: str, item: Any, advice: str) -> SampleError:
+    return SampleError(f"{where}: expected {expected} as in the rest of the batch, found {_describe(item)}; {advice}")
+
+
+class Pile:
+    """The values of one field, put where the batch will have them as they come: an array [m, ...] as long as they are
+    arrays of one shape and dtype, and otherwise a list. To stack them afterwards would read and write all of it again.
+
+    Args:
+        m: how many there will be.
+        stack: whether to make an array at all.
+    """
+
+    def __init__(self, m: int, stack: bool) -> None:
+        self._m, self._stack, self._count = m, stack, 0
+        self._array: NDArray[Any] | None = None
+        self._items: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """Put the next value in its place; an array is copied."""
+        if self._stack and isinstance(value, np.ndarray):
+            if self._array is None:
+                self._array = empty((self._m, *value.shape), value.dtype.newbyteorder("="))
+            if value.shape == self._array.shape[1:] and value.dtype == self._array.dtype:
+                self._array[self._count] = value
+                self._count += 1
+                return
+        if self._array is not None:
+            self._items = [self._array[row, ...].copy() for row in range(self._count)]
+            self._array = None
+        self._stack = False
+        self._items.append(value)
+
+    def column(self) -> Column:
+        """All values."""
+        return self._items if self._array is None else self._array
+
+
+def gathered(values: Iterable[Any], m: int, stack: bool) -> Column:
+    """The column of m values; see `Pile`."""
+    pile = Pile(m, stack)
+    for value in values:
+        pile.add(value)
+    return pile.column()
+
+
+def whole(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
+    """The columns of m values each, some of which are yet to be decoded; see `Pile`."""
+    return {
+        name: column if isinstance(column, (np.ndarray, list)) else gathered(column, m, stack)
+        for name, column in values.items()
+    }
+
+
+class Piles:
+    """The fields of samples that a transform returns, each in a `Pile`."""
+
+    def __init__(self, m: int, stack: bool, name: Name) -> None:
+        self._m, self._stack, self._name, self._count = m, stack, name, 0
+        self._piles: dict[str, Pile] = {}
+
+    def add(self, sample: Batch) -> None:
+        """Put the next sample in its place.
+
+        Raises:
+            SampleError: it lacks a field of the first, or has another.
+        """
+        if not self._count:
+            self._piles = {field: Pile(self._m, self._stack) for field in sample}
+        elif sample.keys() != self._piles.keys():
+            raise SampleError(
+                f"{self._name(self._count)}: the transform returned the fields {', '.join(sample)}, and for other"
+                f" samples of the batch {', '.join(self._piles)}; return the same fields for every sample"
+            )
+        self._count += 1
+        for field, value in sample.items():
+            self._piles[field].add(_plain(value))
+
+    def columns(self) -> dict[str, Column]:
+        """All of them."""
+        return {field: pile.column() for field, pile in self._piles.items()}
+
+
+def to_samples(columns: Mapping[str, Iterable[Any]]) -> Iterator[Batch]:
+    """One dict of fields per row."""
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    """Framework tensors that a transform returned, as numpy arrays."""
+    return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.generic) else value
+
+
+def _describe(item: Any) -> str:
+    return f"{item.dtype}{list(item.shape)}" if isinstance(item, np.ndarray) else type(item).__name__

@@ -1,0 +1,1 @@
+"""Content-addressed tensors, for parameters and architectures."""

@@ -1,0 +1,50 @@
+"""Blob: one piece of bytes that belongs to a document, stored among the tensors: by content, once for the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bson import ObjectId
+
+from tensordb_data.tensors.leaf import Leaf
+from tensordb_data.tensors.read import read_leaves
+from tensordb_data.tensors.write import digest, store_all
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.api.database import TensorDB
+
+
+def write_blob(
+    db: TensorDB, document: dict[str, Any], folder: str, data: bytes, insert: Callable[[ClientSession | None], None]
+) -> None:
+    """Makes bytes durable and then, in a transaction that finds them live, calls `insert`.
+
+    Args:
+        db: The warehouse.
+        document: The document that `insert` inserts; its `_tdb` gets the reference.
+        folder: Of the object, if one has to be written.
+        data: The bytes, at least one.
+        insert: Inserts the document, in the session it is given.
+
+    Raises:
+        StorageError: The blob store failed; nothing was inserted.
+        CheckpointError: A garbage collector without grace period removes what is being written.
+    """
+    content = digest(memoryview(data))
+    document["_tdb"] |= {"blob": content, "tensors": [content]}
+    leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
+
+    store_all(db, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
+
+
+def read_blob(db: TensorDB, content: bytes, label: str) -> bytes:
+    """The bytes again, checked.
+
+    Raises:
+        CorruptBlobError: They do not match their checksum.
+        StorageError: The blob store failed.
+    """
+    return read_leaves(db, {0: ("data", bytes(content))}, label)[0].tobytes()

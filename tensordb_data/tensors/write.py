@@ -1,0 +1,250 @@
+"""Persist: from a snapshot to a parameter set that a query finds.
+
+Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
+stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
+names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
+set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
+lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
+address is that of the bytes themselves.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from bson import ObjectId
+from pymongo import UpdateOne
+
+from tensordb_data.errors import CheckpointError
+from tensordb_data.tensors import safetensors as layout
+from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors.leaf import Leaf
+from tensordb_data.tensors.lease import Lease, LeaseLost
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.api.database import TensorDB
+
+log = logging.getLogger("tensordb_data.checkpoint")
+OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
+_CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
+_ATTEMPTS = 5
+
+
+def digest(data: memoryview) -> bytes:
+    """The content address of a tensor: xxh3-128 of its bytes."""
+    hasher = xxhash.xxh3_128()
+    hasher.update(data)  # unlike the function that does both, it leaves the GIL to the training loop
+    return hasher.digest()
+
+
+def tensor_id(project: str, content: bytes) -> dict[str, Any]:
+    """The `_id` of a tensor document."""
+    return {"p": project, "h": content}
+
+
+def store_all(
+    db: TensorDB,
+    folder: str,
+    id: ObjectId,
+    tensors: Mapping[bytes, tuple[Leaf, memoryview]],
+    insert: Callable[[ClientSession | None], None],
+    squeezer: Squeezer | None = None,
+    run: str | None = None,
+) -> int:
+    """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
+
+    Args:
+        db: The warehouse.
+        folder: Of the objects.
+        id: A new one, which names them.
+        tensors: By their content addresses.
+        insert: Inserts the document that refers to them, in the session it is given.
+        squeezer: Compresses what is worth it; by default without a limit on its time.
+        run: That the tensors are of; those that are stored already keep theirs.
+
+    Returns:
+        Bytes that were stored.
+
+    Raises:
+        StorageError: The blob store failed.
+        CheckpointError: The tensors were removed time and again.
+    """
+    stored = 0
+    squeezer = squeezer or Squeezer()
+    for attempt in range(_ATTEMPTS):
+        with contextlib.suppress(LeaseLost, _TensorGone), Lease(db, ObjectId() if attempt else id) as lease:
+            missing = _missing(db, list(tensors), lease)
+            whole = True
+            for number, batch in enumerate(_objects(tensors, missing)):
+                key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
+                lease.announce(db._root, key)
+                about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
+                rows = _put(db, key, batch, about, squeezer)
+                whole &= _enter(db, rows, lease) == len(rows)
+                stored += sum(row["n"] for row in rows.values())
+            db._transaction(_finish(db, list(tensors), lease, insert))
+            lease.clean = whole
+            return stored
+        log.warning("a save began again, attempt %d: it was taken for dead", attempt + 1)
+    raise CheckpointError(
+        f"What was to be saved could not be committed: its tensors were removed {_ATTEMPTS} times while it was written"
+    )
+
+
+def _finish(
+    db: TensorDB, references: Sequence[bytes], lease: Lease, insert: Callable[[ClientSession | None], None]
+) -> Callable[[ClientSession | None], None]:
+    def work(session: ClientSession | None) -> None:
+        lease.hold(session)
+        if _live(db, references, session) < len(references):
+            # Marked since the look, so not removed as long as this lease is held.
+            _revive(db, references, session)
+            if _live(db, references, session) < len(references):
+                raise _TensorGone
+        insert(session)
+
+    return work
+
+
+class _TensorGone(Exception):
+    """A tensor that the set refers to is not live any more."""
+
+
+def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
+    """The items in pieces that fit a message to the server."""
+    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+
+
+def _missing(db: TensorDB, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
+    """The tensors that are not stored. Those that were dying live again: what dies from here on, the lease protects."""
+    found = _states(db, contents)
+    dying = [content for content, state in found.items() if state != "live"]
+    if dying:
+
+        def revive(session: ClientSession | None) -> None:
+            lease.hold(session)
+            _revive(db, dying, session)
+
+        db._transaction(revive)
+        found = _states(db, contents)
+    return [content for content in contents if content not in found]
+
+
+def _states(db: TensorDB, contents: Sequence[bytes]) -> dict[bytes, str]:
+    tensors = db._mongo()["tensors"]
+    return {
+        bytes(row["_id"]["h"]): row["state"]
+        for chunk in chunks(contents)
+        for row in tensors.find({"_id": {"$in": [tensor_id(db.project, each) for each in chunk]}}, {"state": 1})
+    }
+
+
+def _put(
+    db: TensorDB,
+    key: str,
+    batch: Mapping[bytes, tuple[Leaf, memoryview]],
+    about: Mapping[str, Any],
+    squeezer: Squeezer,
+) -> dict[bytes, dict[str, Any]]:
+    """Writes one object; returns the documents of its tensors."""
+    names: set[str] = set()
+    leaves, parts, squeezed = [], [], {}
+    for content, (leaf, data) in batch.items():
+        name = leaf.name if leaf.name not in names else f"{leaf.name}#{content.hex()}"
+        names.add(name)
+        small = squeezer.squeeze(leaf, data)
+        if small is not None:
+            squeezed[name] = [leaf.dtype, list(leaf.shape)]
+            leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
+        leaves.append(leaf._replace(name=name))
+        parts.append(data)
+    metadata = {"format": "tensordb", "project": db.project}
+    if squeezed:
+        metadata["zstd"] = json.dumps(squeezed)
+    # what is as it was lies in memory as in the object, if nothing else comes between
+    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
+    address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
+    front, offsets = layout.header([leaves[i] for i in order], metadata, address)
+    db._store(db._root).put(key, [front, *(parts[i] for i in order)], cold=True)
+    contents = list(batch)
+    rows = {}
+    for i, offset in zip(order, offsets, strict=True):
+        leaf, content = leaves[i], contents[i]
+        rows[content] = {
+            "_id": tensor_id(db.project, content), "root": db._root, "key": key, "o": offset, "n": leaf.nbytes,
+            **about,
+        }  # fmt: skip
+        if leaf.name in squeezed:
+            rows[content]["z"] = batch[content][0].nbytes
+    return rows
+
+
+def _objects(
+    tensors: Mapping[bytes, tuple[Leaf, memoryview]], missing: Sequence[bytes]
+) -> Iterator[dict[bytes, tuple[Leaf, memoryview]]]:
+    """The tensors to store, in the order given, in portions for one object each."""
+    batch: dict[bytes, tuple[Leaf, memoryview]] = {}
+    size = 0
+    for content in missing:
+        leaf, data = tensors[content]
+        if batch and size + leaf.nbytes > OBJECT:
+            yield batch
+            batch, size = {}, 0
+        batch[content] = (leaf, data)
+        size += leaf.nbytes
+    if batch:
+        yield batch
+
+
+def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
+    """Enters new tensors into the index, if the lease still protects their object; returns how many were new.
+
+    Before the set that refers to them: without it, they are only bytes that need not be stored again.
+    """
+    tensors = db._mongo()["tensors"]
+    entered = 0
+    for chunk in chunks(list(placed.values())):
+        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
+        upserts = [
+            ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
+            for row in chunk
+        ]
+        if db._full:
+            writes = [UpdateOne(filter, update, upsert=True) for filter, update in upserts]
+
+            def enter(session: ClientSession | None, writes: Sequence[UpdateOne] = writes) -> int:
+                lease.hold(session)
+                return tensors.bulk_write(list(writes), ordered=False, session=session).upserted_count
+
+            entered += db._transaction(enter)
+        else:  # mongomock cannot read pymongo's bulk operations
+            for filter, update in upserts:
+                tensors.update_one(filter, update, upsert=True)
+            entered += len(chunk)
+    return entered
+
+
+def _revive(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> None:
+    """Tensors that are being collected live on; their objects stay as long as their documents do."""
+    for chunk in chunks(contents):
+        db._mongo()["tensors"].update_many(
+            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "dying"},
+            {"$set": {"state": "live"}, "$unset": {"dying": ""}},
+            session=session,
+        )
+
+
+def _live(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> int:
+    return sum(
+        db._mongo()["tensors"].count_documents(
+            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "live"}, session=session
+        )
+        for chunk in chunks(contents)
+    )

@@ -1,0 +1,1 @@
+"""The context of everything above: the index and the blobs of one project."""

@@ -1,0 +1,43 @@
+"""Annotate: values of many samples set by a machine, with a note of who set them."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bson import ObjectId
+
+from tensordb_data.errors import QueryError
+
+if TYPE_CHECKING:
+    pass
+
+_LONGEST_SOURCE = 200
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What came of it."""
+
+    changed: int
+    """Samples that were annotated."""
+    unknown: tuple[ObjectId, ...]
+    """Ids of no sample of this project, in the order given."""
+
+
+def check_source(source: object) -> None:
+    """Refuses what does not say who annotates."""
+    if not isinstance(source, str) or not source or len(source) > _LONGEST_SOURCE:
+        raise QueryError(
+            f'source= says who annotates, such as "model:cnn-1@400": a string of 1 to {_LONGEST_SOURCE} characters;'
+            f" found {source!r:.80}"
+        )
+
+
+def check_ids(values: object) -> None:
+    """Refuses what is not a dict by `_id`."""
+    if not isinstance(values, Mapping):
+        raise QueryError(f'annotate takes a dict such as {{id: {{"label": 2}}}}; found {type(values).__name__}')
+    wrong = next((id for id in values if not isinstance(id, ObjectId)), None)
+    if wrong is not None:
+        raise QueryError(f"entities are named by their _id, a bson.ObjectId; found {wrong!r}")

@@ -1,0 +1,172 @@
+"""What one process has open of a warehouse: client, embedded server, blob stores, reader."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymongo.write_concern import WriteConcern
+
+from tensordb_data.errors import ConnectError, StorageError
+from tensordb_data.mongo.address import Address
+from tensordb_data.mongo.client import open_client
+from tensordb_data.mongo.transactions import Patient
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pymongo.database import Database
+
+    from tensordb_data.blobs.reader.reader import BlobReader
+    from tensordb_data.blobs.stores.base import Store
+
+T = TypeVar("T")
+
+_IDS = 5000
+
+
+class Connection:
+    """One process's connection. Made anew after a fork."""
+
+    def __init__(self, address: Address) -> None:
+        self.pid = os.getpid()
+        self.folder = address.folder
+        self.full = not type(address.client).__module__.startswith("mongomock")
+        self._lock = threading.RLock()
+        self._stores: dict[int, Store] = {}
+        self._reader: BlobReader | None = None
+        self._owned = address.client is None
+        self.client: Any = open_client(address)
+        concern = WriteConcern("majority") if self.full else None
+        self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
+
+    def transaction(self, fn: Callable[[Any], T]) -> T:
+        """Run `fn(session)` in a transaction, retried while the server says that it is worth it."""
+        if not self.full:
+            return fn(None)
+        with self.client.start_session() as session:
+            body = Patient(self.client, fn)
+            result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
+            return result
+
+    def store(self, root: int) -> Store:
+        """The blob store of a registered root."""
+        with self._lock:
+            if root not in self._stores:
+                from tensordb_data.blobs.stores.open import open_store
+
+                doc = self.mongo["warehouse"].find_one({"_id": "warehouse"}) or {"roots": []}
+                urls = {entry["id"]: entry["url"] for entry in doc["roots"]}
+                if root not in urls:
+                    raise StorageError(f"blob root {root} is not registered in this warehouse; there are {urls}")
+                store = open_store(urls[root], base=self.folder, database=self.mongo)
+                if urls[root].startswith("memory://"):
+                    _keep_with(self.client, store)
+                self._stores[root] = store
+            return self._stores[root]
+
+    def reader(self, cache: Path | None, cache_bytes: int | None) -> BlobReader:
+        """The reader of this process; it keeps remote blobs in the folder `cache`."""
+        with self._lock:
+            if self._reader is None:
+                from tensordb_data.blobs.reader.disk_cache import SegmentCache
+                from tensordb_data.blobs.reader.reader import BlobReader
+
+                kept = None if cache is None else SegmentCache(cache / "segments", cache_bytes)
+                self._reader = BlobReader(self._segments, self.store, self._references, cache=kept)
+            return self._reader
+
+    def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:
+        found: dict[Any, Mapping[str, Any]] = {}
+        projection = {f"_tdb.b.{name}": 1 for name in fields}
+        for start in range(0, len(ids), _IDS):
+            docs = self.mongo["data"].find({"_id": {"$in": list(ids[start : start + _IDS])}}, projection)
+            found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
+        return found
+
+    def _segments(self, ids: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+        return list(self.mongo["segments"].find({"_id": {"$in": list(ids)}}))
+
+    def close(self) -> None:
+        """Let go of everything; nothing in a process that did not open it."""
+        if os.getpid() != self.pid:
+            return
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+            if self._owned:
+                self.client.close()
+
+
+class Connections:
+    """The connection of whichever process asks: opened on first use, and again after a fork."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._closed = False
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._finalizer: Any = None
+
+    def get(self) -> Connection:
+        """The connection of this process."""
+        connection = self._connection
+        if connection is None:
+            with self._lock:
+                if self._closed:
+                    raise ConnectError("this TensorDB is closed; make a new one")
+                if self._connection is None:
+                    self._connection = Connection(self.address)
+                    self._finalizer = weakref.finalize(self, self._connection.close)
+                connection = self._connection
+        return connection
+
+    def close(self) -> None:
+        """Close for good. Calling it twice does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._finalizer is not None:
+                self._finalizer()
+            self._connection = None
+
+    def _forked(self) -> None:
+        if self.address.client is not None and self._connection is not None and self._connection.full:
+            # A client that someone else made cannot be re-opened; pymongo warns when the child uses it.
+            return
+        if self._connection is not None:
+            _inherited.append(self._connection)  # never collected: its sockets and locks are the parent's
+            if self._finalizer is not None:
+                self._finalizer.detach()
+        self._reset()
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_inherited: list[Connection] = []
+_kept: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def _keep_with(client: Any, store: Any) -> None:
+    with contextlib.suppress(TypeError):
+        kept = _kept.setdefault(client, [])
+        if store not in kept:
+            kept.append(store)
+
+
+def _after_fork() -> None:
+    for connections in list(_all):
+        connections._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,230 @@
+"""Tombstones: what was deleted, in the blob store, for a rebuild of an index that is lost.
+
+Segments and objects of tensors stay until a gc finds them unused, and say nothing of deletions. So a deletion first
+writes an object with the ids that it is about to delete, and replaces it if some of them stay, since they were edited
+meanwhile. A gc removes tombstones when nothing is left that they could be about, and puts many small ones together.
+
+    magic | xxh3 of the rest | zstd over BSON: {p, c: collection, dataset, stones: [{t, ids, s}, ...]}
+
+`t` is the time of the deletion, an ObjectId; `ids` are packed, and so are `s`, the sequence numbers of samples.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import bson
+import bson.errors
+import numpy as np
+import xxhash
+import zstandard
+from bson import ObjectId
+
+from tensordb_data.blobs.stores.base import Store
+from tensordb_data.errors import CorruptBlobError, StorageError
+
+if TYPE_CHECKING:
+    from tensordb_data.api.database import TensorDB
+
+FOLDER = "tombstones/"
+CHUNK = 10_000
+"""Entities of one deletion that one tombstone is about."""
+_MAGIC = b"TDBtmb\r\n"
+_HEAD = struct.Struct("<8sQ")
+_ID = 12
+
+Doc = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stone:
+    """One deletion."""
+
+    time: ObjectId
+    ids: list[ObjectId]
+    sequence: list[int]
+    """Of samples; empty for parameter sets."""
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What one object says."""
+
+    project: str
+    collection: str
+    dataset: str | None
+    stones: list[Stone]
+
+
+def delete(db: TensorDB, collection: str, filter: Doc) -> int:
+    """Deletes the entities of a filter, and remembers which. On mongomock, of which nothing outlives the process,
+    nothing is remembered.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        StorageError: The blob store failed; those that it could not remember are still there.
+    """
+    entities = db._mongo()[collection]
+    if not db._full:
+        return int(entities.delete_many(filter).deleted_count)
+    count = 0
+    for docs in _chunks(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
+        for dataset, some in _by_dataset(docs).items():
+
+            def away(ids: list[ObjectId]) -> int:
+                return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
+
+            count += bury(db, collection, some, away, dataset)
+    return count
+
+
+FIELDS = {"data": {"dataset": 1, "_tdb.s": 1}, "params": {"_tdb.structure": 1}}
+"""What is to be known of entities that are deleted."""
+
+
+def bury(
+    db: TensorDB,
+    collection: str,
+    docs: Sequence[Doc],
+    away: Callable[[list[ObjectId]], int],
+    dataset: str | None = None,
+) -> int:
+    """Writes a tombstone of some documents, and deletes them.
+
+    Args:
+        db: The warehouse.
+        collection: Of the documents, which have its `FIELDS`.
+        docs: The documents.
+        away: Deletes those of these ids that are as they were, and says how many.
+        dataset: Of samples.
+
+    Returns:
+        How many were deleted.
+    """
+    id = _write(db, collection, docs, dataset)
+    count = away([doc["_id"] for doc in docs])
+    if count < len(docs):
+        found = db._mongo()[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
+        left = {doc["_id"] for doc in found}
+        if left:
+            gone = [doc for doc in docs if doc["_id"] not in left]
+            if gone:
+                _done(db, _write(db, collection, gone, dataset))
+            remove(db, db._mongo()["tombstones"].find_one({"_id": id}))
+            return count
+    _done(db, id)
+    return count
+
+
+def write(db: TensorDB, tombstone: Tombstone, about: Doc) -> ObjectId:
+    """Stores a tombstone. It is `writing` until whoever writes it says that it holds; a gc leaves it alone till then.
+
+    Raises:
+        StorageError: The blob store failed; nothing is left of it.
+    """
+    id = ObjectId()
+    doc = {
+        "_id": id, "p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "root": db._root,
+        "key": f"{FOLDER}{id}", "n": sum(len(stone.ids) for stone in tombstone.stones), "state": "writing", **about,
+    }  # fmt: skip
+    db._mongo()["tombstones"].update_one(
+        {"_id": id}, {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}},
+        upsert=True,
+    )  # fmt: skip
+    try:
+        db._store(db._root).put(doc["key"], [_packed(tombstone)])
+    except StorageError:
+        db._mongo()["tombstones"].delete_one({"_id": id})
+        raise
+    return id
+
+
+def remove(db: TensorDB, doc: Doc | None) -> None:
+    """Removes a tombstone: its object, and then what names it."""
+    if doc is not None:
+        db._store(doc["root"]).delete(doc["key"])
+        db._mongo()["tombstones"].delete_one({"_id": doc["_id"]})
+
+
+def read(store: Store, key: str) -> Tombstone:
+    """What a tombstone says.
+
+    Raises:
+        CorruptBlobError: It is damaged.
+        StorageError: It is not there.
+    """
+    data = store.get(key)
+    try:
+        magic, checksum = _HEAD.unpack_from(data)
+        if magic != _MAGIC or checksum != xxhash.xxh3_64_intdigest(data[_HEAD.size :]):
+            raise ValueError("it does not match its checksum")
+        doc = bson.decode(zstandard.ZstdDecompressor().decompress(data[_HEAD.size :]))
+        stones = [Stone(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
+        return Tombstone(doc["p"], doc["c"], doc["dataset"], stones)
+    except (struct.error, ValueError, KeyError, zstandard.ZstdError, bson.errors.InvalidBSON) as error:
+        raise CorruptBlobError(f"{store.url}/{key}: expected a tombstone, found something else: {error}") from None
+
+
+def _write(db: TensorDB, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
+    sequence = [int(doc["_tdb"]["s"]) for doc in docs] if collection == "data" else []
+    stone = Stone(ObjectId(), [doc["_id"] for doc in docs], sequence)
+    about = {"objects": _objects(db, docs)} if collection == "params" else {}
+    return write(db, Tombstone(db.project, collection, dataset, [stone]), about)
+
+
+def _done(db: TensorDB, id: ObjectId) -> None:
+    db._mongo()["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
+
+
+def _objects(db: TensorDB, sets: Sequence[Doc]) -> list[dict[str, Any]]:
+    """Where the structures of sets are: as long as one is there, the set could come back."""
+    ids = [{"p": db.project, "h": doc["_tdb"].get("structure")} for doc in sets]
+    found = db._mongo()["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
+    places = {(doc["root"], doc["key"]) for doc in found}
+    return [{"root": root, "key": key} for root, key in sorted(places)]
+
+
+def _packed(tombstone: Tombstone) -> bytes:
+    stones = [
+        {
+            "t": stone.time,
+            "ids": b"".join(id.binary for id in stone.ids),
+            "s": np.array(stone.sequence, "<i8").tobytes(),
+        }
+        for stone in tombstone.stones
+    ]
+    doc = {"p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "stones": stones}
+    body = zstandard.ZstdCompressor().compress(bson.encode(doc))
+    return _HEAD.pack(_MAGIC, xxhash.xxh3_64_intdigest(body)) + body
+
+
+def _ids(data: bytes) -> Iterator[ObjectId]:
+    return (ObjectId(data[at : at + _ID]) for at in range(0, len(data), _ID))
+
+
+def _numbers(data: bytes) -> list[int]:
+    found: list[int] = np.frombuffer(data, "<i8").tolist()
+    return found
+
+
+def _chunks(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
+    chunk: list[Doc] = []
+    for doc in docs:
+        chunk.append(doc)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:
+    found: dict[str | None, list[Doc]] = {}
+    for doc in docs:
+        found.setdefault(doc.get("dataset"), []).append(doc)
+    return found

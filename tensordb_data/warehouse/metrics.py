@@ -1,0 +1,57 @@
+"""Metrics: numbers and short texts that a training loop hands over, as values of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tensordb_data.common.bson_values import plain, single
+from tensordb_data.errors import SchemaError
+
+_PLAIN = frozenset((float, bool, str, type(None)))
+
+
+def scalar(name: str, value: Any) -> Any:
+    """`value` as the index can hold it: NumPy, torch and TensorFlow scalars become Python numbers.
+
+    Raises:
+        SchemaError: It is neither a number, text, boolean, None or datetime, nor a list of those.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [scalar(name, item) for item in value]
+    if isinstance(value, dict):
+        raise _refusal(name, "a dict; give each of its entries a name of its own")
+    if hasattr(value, "__array__") or hasattr(value, "item"):
+        value = _number(name, value)
+    return plain(value, lambda text: _refusal(name, text))
+
+
+def check_names(names: Iterable[str], reserved: frozenset[str]) -> None:
+    """Refuses names that cannot be fields at the top of a document.
+
+    Raises:
+        SchemaError: One cannot.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name or name[0] == "$" or "." in name or "\0" in name:
+            raise SchemaError(f"metric {name!r}: a name is a non-empty string without '.' and not beginning with '$'")
+        if name in reserved:
+            raise SchemaError(f"metric {name!r}: this name is taken; taken are {', '.join(sorted(reserved))}")
+
+
+def _number(name: str, value: Any) -> Any:
+    shape = tuple(getattr(value, "shape", ()))
+    size = 1
+    for length in shape:
+        size *= int(length)
+    if size != 1:
+        raise _refusal(name, f"an array of shape {shape}; log a number, its mean say, or a list (.tolist())")
+    return single(value)
+
+
+def _refusal(name: str, what: str) -> SchemaError:
+    return SchemaError(
+        f"metric {name!r}: expected a number, text, boolean, None, datetime or a list of those, found {what}"
+    )
