@@ -266,7 +266,7 @@ def restore(db: Any, millions: float, rounds: int, device: str) -> dict[str, Any
     forget(db)  # otherwise the tensors lie in the object of another set already
     model = network(millions, device)
     id = db.params.save(model.state_dict(), run="restore")
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
     paths = [store.local_path(key) for key, _ in store.list("params/") if str(id) in key]
     found, loads, reads, singles = db.params.find({"_id": id}).one(), [], [], []
     readers, reader = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
@@ -302,11 +302,11 @@ def read(paths: Sequence[Path], readers: ThreadPoolExecutor) -> None:
 
 def forget(db: Any) -> None:
     """Makes room on the disk. Nothing else uses this warehouse."""
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
     for key, _ in list(store.list("params/")):
         store.delete(key)
     for name in ("params", "tensors", "logs"):
-        db._mongo()[name].delete_many({})
+        db.database[name].delete_many({})
 
 
 def report(savers: Sequence[Saver], millions: float, every: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -121,13 +121,13 @@ class ColdReads:
 
     def __init__(self, folder: Path, db: Any) -> None:
         self._folder, self._db = folder, db
-        self._keys = [(doc["key"], doc["bytes"]) for doc in db._mongo()["segments"].find({"state": "live"})]
+        self._keys = [(doc["key"], doc["bytes"]) for doc in db.database["segments"].find({"state": "live"})]
         self.segments = len(self._keys)
         self._threads = min((2, 4, 8), key=lambda threads: min(self.bare(threads) for _ in range(2)))
 
     def bare(self, threads: int = 0) -> float:
         """Seconds to get all segments whole."""
-        store = self._db._store()
+        store = self._db.warehouse.blobs.store()
         start = time.perf_counter()
         with ThreadPoolExecutor(threads or self._threads) as pool:
             sizes = list(pool.map(lambda found: len(store.get(found[0])), self._keys))
@@ -143,8 +143,8 @@ class ColdReads:
 
         shutil.rmtree(self._folder / "cache", ignore_errors=True)
         with TensorDB(self._folder / "warehouse", cache=self._folder / "cache", cache_bytes=cache_bytes) as db:
-            store = DelayedStore(db._store(), seconds)
-            db._connections.get()._stores[0] = store
+            store = DelayedStore(db.warehouse.blobs.store(), seconds)
+            db.warehouse.blobs.replace_store(0, store)
             stream = db.data.find({"dataset": "noise", **condition}).stream(
                 batch_size=BATCH, fields=["data", "label"], shuffle=shuffle, passes=1
             )

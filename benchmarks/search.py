@@ -32,6 +32,8 @@ from bson import ObjectId
 from rich.console import Console
 from rich.table import Table
 
+from tensordb_data.search.index import Entries, search_index
+
 TARGET, WRITING = 0.05, 0.95
 WORDS, SETS, TAGS, DATASETS = 200, 5_000, 3, 10
 VOCABULARY, CAPTION = 30_000, 10
@@ -101,9 +103,9 @@ def fill(db: Any, scene: str, entities: int) -> None:
     for i in range(DATASETS):
         with db.data.writer(f"set{i}") as writer:
             writer.add(label=0)
-    data, console = db._mongo()["data"], Console(stderr=True)
+    data, console = db.database["data"], Console(stderr=True)
     for done, docs in enumerate(documents(db.project, scene, entities), 1):
-        db.data._entries.add_documents(docs)
+        search_index(db.warehouse, "data").add_documents(docs)
         data.insert_many(docs, ordered=False)
         console.print(f"[dim]{scene}: {done * _CHUNK:,} of {entities:,}", end="\r")
 
@@ -146,7 +148,7 @@ def writers(db: Any, what: str, samples: int, rounds: int) -> list[float]:
         return samples / (time.perf_counter() - begin)
 
     def without(name: str) -> float:
-        with mock.patch.object(type(db.data._entries), "add_documents"):
+        with mock.patch.object(Entries, "add_documents"):
             return write(name)
 
     write("warm-up")

@@ -31,7 +31,8 @@ from tensordb_data.errors import (
 from tensordb_data.params.retention import Keep
 from tensordb_data.query.query import Query
 from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
-from tensordb_data.stream import bench, mix
+from tensordb_data.stream.benchmark import bench
+from tensordb_data.stream.mixture.mixture import mix
 
 __all__ = [
     "ArchitectureError",

@@ -36,6 +36,7 @@ from tensordb_data.checkpoint import staging as snapshot
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.embedded import join
 from tensordb_data.housekeeping import gc
+from tensordb_data.warehouse.index import Index
 
 PHASES = ("snapshot", "upload", "commit", "prune", "gc")
 SIZE = 100_000
@@ -94,10 +95,10 @@ def train(uri: str, blobs: str, out: Connection) -> None:
     gc._MARGIN = MARGIN
     announced(snapshot.Arena, "take", "snapshot")
     announced(FileStore, "put", "upload")
-    announced(TensorDB, "_transaction", "commit")
+    announced(Index, "transaction", "commit")
     announced(worker, "prune", "prune")
     with TensorDB(uri, blobs=blobs) as db:
-        checkpointer = Checkpointer(db, "soak", state, every=1, keep=KEEP, signals=False)
+        checkpointer = Checkpointer(db.warehouse, "soak", state, every=1, keep=KEEP, signals=False)
         found = checkpointer.load(None)
         step = check_state(dict(found[1])) if found else 0
         say(restored=step)
@@ -166,7 +167,7 @@ class Killed:
 
 def check(db: TensorDB, least: int) -> int:
     """Everything that a query finds is whole, before and after a collection; returns the newest step."""
-    checkpointer = Checkpointer(db, "soak", state, signals=False, every=1)
+    checkpointer = Checkpointer(db.warehouse, "soak", state, signals=False, every=1)
     newest = 0
     for _ in range(2):
         steps = [
@@ -183,8 +184,8 @@ def check(db: TensorDB, least: int) -> int:
 
 def end_leases(db: TensorDB) -> None:
     """Those of the dead, which a collection would otherwise wait for; and their tombstones."""
-    db._mongo()["leases"].update_many({"state": "held"}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
-    db._mongo()["tombstones"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
+    db.database["leases"].update_many({"state": "held"}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+    db.database["tombstones"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
 
 
 def left(db: TensorDB) -> list[str]:
@@ -194,8 +195,8 @@ def left(db: TensorDB) -> list[str]:
     for _ in range(2):
         db.gc(grace=0)
     names = ("tensors", "leases", "segments", "tombstones")
-    documents = [f"{name}: {doc}" for name in names for doc in db._mongo()[name].find()]
-    return [*documents, *(key for key, _ in db._store(db._root).list())]
+    documents = [f"{name}: {doc}" for name in names for doc in db.database[name].find()]
+    return [*documents, *(key for key, _ in db.warehouse.blobs.store().list())]
 
 
 def soak(folder: Path, kills: int, seed: int) -> Counter[str]:

@@ -16,7 +16,7 @@ from tensordb_data.params.apply import assign, check_keras
 from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -105,9 +105,9 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._begin = 0
         self._iterated = False
         self._core = Checkpointer(
-            db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best, max_overhead=max_overhead,
-            tags=tags, lineage={"architecture": architecture, "data": of_data(stream)}, parent=parent, memory=memory,
-            when_busy=when_busy, keep=keep, signals=signals, grace=grace,
+            db.warehouse, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
+            max_overhead=max_overhead, tags=tags, lineage={"architecture": architecture, "data": of_data(stream)},
+            parent=parent, memory=memory, when_busy=when_busy, keep=keep, signals=signals, grace=grace,
         )  # fmt: skip
 
     def restore(self, model: keras.Model, step: int | None = None) -> int:

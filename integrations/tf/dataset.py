@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 
 _BYTES = 4 << 20
 _BATCHES = 64

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.errors import CheckpointError
-from tensordb_data.stream import Mix, Stream
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.torch.dataset import QueryDataset
 
 

@@ -16,7 +16,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.torch.convert import to_pinned, to_tensors
 from tensordb_data.torch.sample_mode import BLOCK, Items, Samples
 from tensordb_data.torch.shared_state import Mailbox

@@ -72,10 +72,10 @@ class Ranks:
             raise CheckpointError(f"Process 0 could not restore: {told['error']}")
         if told["set"] is None or found is not None:
             return found
-        document: Mapping[str, Any] | None = core.db._mongo()["params"].find_one({"_id": ObjectId(told["set"])})
+        document: Mapping[str, Any] | None = core.warehouse.index["params"].find_one({"_id": ObjectId(told["set"])})
         if document is None:
             raise CheckpointError(f"Parameter set {told['set']}, which process 0 restored, is gone.")
-        return document, load_parts(core.db, document, None, "auto")
+        return document, load_parts(core.warehouse, document, None, "auto")
 
 
 def _say(error: Exception | None) -> str | None:

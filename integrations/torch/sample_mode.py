@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from tensordb_data.errors import NotFoundError, QueryError, StateError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.passes.resolver import Begun
 from tensordb_data.stream.state import Position, State
 from tensordb_data.torch.convert import to_samples, to_tensors

@@ -130,7 +130,7 @@ class StepCheckpointer:
         try:
             self._position = None if self._deliveries is None else self._locate(stream, self._deliveries)
             self._core = Checkpointer(
-                db, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
+                db.warehouse, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
                 max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
                 when_busy=when_busy, keep=keep, peers=self._ranks, deliveries=self._deliveries,
                 signals=signals, grace=grace,

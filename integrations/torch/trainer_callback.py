@@ -76,8 +76,8 @@ class Data:
 
     def resume(self, db: TensorDB, run: str) -> None:
         """Puts the data where the newest set of the run was, before the trainer begins to fetch."""
-        document = newest_set(db, run)
+        document = newest_set(db.warehouse, run)
         if document is not None and "stream" in document["_tdb"]["parts"]:
             wanted = [name for name in ("stream", "plans") if name in document["_tdb"]["parts"]]
-            parts = load_parts(db, document, wanted, "auto")
+            parts = load_parts(db.warehouse, document, wanted, "auto")
             self.position.load(parts["stream"], parts.get("plans", {}))

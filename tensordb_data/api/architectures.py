@@ -10,6 +10,7 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.record import LinkedRecord
 from tensordb_data.api.selection import Selection
 from tensordb_data.architectures.formats import pack, unpack
 from tensordb_data.architectures.source_text import module_source
@@ -19,21 +20,24 @@ from tensordb_data.errors import ArchitectureError, ConnectError, QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.query.update import clean_update
+from tensordb_data.search.index import search_index
 from tensordb_data.tensors.blob import read_blob, write_blob
-from tensordb_data.warehouse.record import Record
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.protocol import Facade
     from tensordb_data.params.parameter_set import ParameterSet
 
 FACTORY = "factory"
 _ATTEMPTS = 20  # versions that others may take while this one looks for its own
 
 
-class Architecture(Record):
+class Architecture(LinkedRecord):
     """One version of an architecture, as it was when it was read."""
 
     __slots__ = ()
+
+    collection = "architectures"
 
     @property
     def name(self) -> str:
@@ -70,7 +74,7 @@ class Architecture(Record):
         """
         if self.format == FACTORY:
             raise ArchitectureError(f"{self._label} is a factory: there is a `source`, and no data")
-        return read_blob(self._db, self._doc["_tdb"]["blob"], self._label)
+        return read_blob(self._warehouse, self._doc["_tdb"]["blob"], self._label)
 
     def build(
         self, *, allow: Sequence[str] = (), params: Selection[ParameterSet] | ParameterSet | Query | None = None
@@ -111,13 +115,13 @@ class Architecture(Record):
         return f"architecture {self.name!r} version {self.version}"
 
     def _attached(self) -> str:
-        return read_blob(self._db, self._doc["_tdb"]["blob"], self._label).decode(errors="replace")
+        return read_blob(self._warehouse, self._doc["_tdb"]["blob"], self._label).decode(errors="replace")
 
     def _chosen(self, params: Any) -> ParameterSet | None:
         from tensordb_data.params.parameter_set import ParameterSet
 
         if isinstance(params, Query):
-            params = self._db.select(params)
+            params = self.db.select(params)
         if isinstance(params, Selection) and params.query.collection == "params":
             params = params.one()
         if params is not None and not isinstance(params, ParameterSet):
@@ -128,7 +132,7 @@ class Architecture(Record):
 class Architectures(Collection[Architecture]):
     """`db.architectures`: each name has versions. Without a sort the newest of a name comes first."""
 
-    def __init__(self, db: TensorDB) -> None:
+    def __init__(self, db: Facade) -> None:
         super().__init__(db, "architectures", Architecture)
 
     def save(
@@ -182,16 +186,16 @@ class Architectures(Collection[Architecture]):
             data = source.encode() if source else None
         else:
             document["format"], data = pack(model)
-        document["_tdb"] = {"p": self._db.project}
+        document["_tdb"] = {"p": self._warehouse.project}
         self._insert(document, data)
         return document["_id"]  # type: ignore[no-any-return]
 
     def _insert(self, document: dict[str, Any], data: bytes | None) -> None:
-        self._entries.add_entities([document])
-        mongo = self._db._mongo()["architectures"]
+        search_index(self._warehouse, self.name).add_entities([document])
+        mongo = self._warehouse.index["architectures"]
 
         def number(session: Any = None) -> None:
-            scope = {"_tdb.p": self._db.project, "name": document["name"]}
+            scope = {"_tdb.p": self._warehouse.project, "name": document["name"]}
             last = mongo.find_one(scope, {"version": 1}, sort=[("version", -1)], session=session)
             document["version"] = 1 + (last["version"] if last else 0)
             mongo.insert_one(document, session=session)
@@ -201,26 +205,21 @@ class Architectures(Collection[Architecture]):
                 if data is None:
                     number()
                 else:
-                    write_blob(self._db, document, "architectures", data, number)
+                    write_blob(self._warehouse, document, "architectures", data, number)
                 return
             except DuplicateKeyError:  # another has taken this version
                 continue
         raise ConnectError(f"architecture {document['name']!r}: {_ATTEMPTS} attempts to save it met other savers")
 
-    def _update(self, selection: Selection[Architecture], update: Mapping[str, Any]) -> int:
+    def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Architecture]:
+        return [Architecture(self.db, doc) for doc in docs]
+
+    def update_selected(self, selection: BoundQuery, update: Mapping[str, Any]) -> int:
         changes = clean_update(update)
         fixed = sorted({path.split(".")[0] for paths in changes.values() for path in paths} & _FIXED)
         if fixed:
             raise QueryError(f"update: {fixed[0]!r} of an architecture stays as it was saved; save a new version")
-        return self._write(selection, changes)
-
-    def _order(self) -> list[tuple[str, int]]:
-        return [("name", 1), ("version", -1)]
-
-    def _projection(self, fields: Sequence[str] | None) -> dict[str, Any] | None:
-        if fields is None:
-            return None
-        return dict.fromkeys(("tags", "_tdb", "name", "version", "format", "factory", "kwargs", *fields), 1)
+        return self.write_selected(selection, changes)
 
 
 _RESERVED = frozenset(("_id", "_tdb", "version", "format", "created", "source", "data"))

@@ -1,20 +1,22 @@
 """What the five collections have in common: an entity read from the index, and the verbs."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tensordb_data.api.selection import Selection
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Filter, Query, Sort, check_name
 from tensordb_data.query.update import clean_update
-from tensordb_data.search.index import Entries
 from tensordb_data.search.reindex import findable
+from tensordb_data.warehouse.bound_query import default_order, reported
 from tensordb_data.warehouse.deletion_log import FIELDS, delete
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.api.protocol import Facade
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 R = TypeVar("R", bound=Record)
 
@@ -25,13 +27,13 @@ class Collection(Generic[R]):
     Args:
         db: The warehouse.
         name: The collection's name.
-        record_type: The class of its entities, made as `record_type(db, document)`.
+        record_type: The class of its entities, made as `record_type(warehouse, document)`.
     """
 
-    def __init__(self, db: TensorDB, name: str, record_type: type[R]) -> None:
-        self._db = db
-        self._entries = Entries(db, name)
+    def __init__(self, db: Facade, name: str, record_type: type[R]) -> None:
+        self.db = db
         self.name = name
+        self._warehouse = db.warehouse
         self._record_type = record_type
 
     def find(
@@ -53,9 +55,7 @@ class Collection(Generic[R]):
         Raises:
             QueryError: An argument is malformed, or an operator would run code on the server.
         """
-        from tensordb_data.api.selection import Selection
-
-        return Selection(self._db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
+        return Selection(self.db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
 
     def create_index(self, fields: str | Sequence[str | tuple[str, int]]) -> str:
         """Create an index within the project, for queries that filter or sort by `fields`.
@@ -76,38 +76,28 @@ class Collection(Generic[R]):
             keys.append((check_name(name, "create_index"), direction))
         if not keys:
             raise QueryError("an index needs at least one field")
-        keys += [key for key in self._order() if key[0] not in dict(keys)]
-        return str(self._db._mongo()[self.name].create_index([("_tdb.p", 1), *keys]))
+        keys += [key for key in default_order(self.name) if key[0] not in dict(keys)]
+        return str(self._warehouse.index[self.name].create_index([("_tdb.p", 1), *keys]))
 
     def __repr__(self) -> str:
-        return f"<collection {self.name} of project {self._db.project!r}>"
+        return f"<collection {self.name} of project {self._warehouse.project!r}>"
 
-    # What a subclass may refine
+    # What a Selection asks of its collection
 
-    def _entities(self, docs: Sequence[Mapping[str, Any]]) -> list[R]:
+    def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[R]:
         """The entities of a chunk of documents."""
-        return [self._record_type(self._db, doc) for doc in docs]
+        return [self._record_type(self._warehouse, doc) for doc in docs]
 
-    def _order(self) -> list[tuple[str, int]]:
-        """The order of a query that asks for none; total."""
-        return [("_id", 1)]
+    def update_selected(self, selection: BoundQuery, update: Mapping[str, Any]) -> int:
+        """Check an update and apply it to the selected entities; returns how many were modified."""
+        return self.write_selected(selection, clean_update(update))
 
-    def _projection(self, fields: Sequence[str] | None) -> dict[str, Any] | None:
-        if fields is None:
-            return None
-        return dict.fromkeys(("tags", "_tdb", *fields), 1)
-
-    def _update(self, selection: Selection[R], update: Mapping[str, Any]) -> int:
-        return self._write(selection, clean_update(update))
-
-    def _write(self, selection: Selection[R], update: Mapping[str, Any] | None) -> int:
+    def write_selected(self, selection: BoundQuery, update: Mapping[str, Any] | None) -> int:
         """Apply an update to the selected entities, or delete them when it is None."""
-        from tensordb_data.warehouse.bound_query import reported
-
-        mongo = selection._mongo
+        mongo = selection.collection
         if update is None:
             if self.name in FIELDS:
-                return selection._modify(lambda filter: delete(self._db, self.name, filter))
-            return selection._modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
+                return selection.modify(lambda filter: delete(self._warehouse, self.name, filter))
+            return selection.modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
         with reported(selection.query), findable(selection, update):
-            return selection._modify(lambda filter: int(mongo.update_many(filter, update).modified_count))
+            return selection.modify(lambda filter: int(mongo.update_many(filter, update).modified_count))

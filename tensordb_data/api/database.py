@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pymongo.read_concern import ReadConcern
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.architectures import Architectures
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.jobs import Jobs
+from tensordb_data.api.logs import Logs
+from tensordb_data.api.params import Params
 from tensordb_data.api.samples import Data
+from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
-from tensordb_data.common.sizes import parse_size
-from tensordb_data.errors import QueryError, UnsupportedError
+from tensordb_data.errors import QueryError
 from tensordb_data.mongo.address import parse
-from tensordb_data.mongo.transactions import write_patiently
 from tensordb_data.query.query import Query
-from tensordb_data.schema.schema import Schema
-from tensordb_data.warehouse import catalog
-from tensordb_data.warehouse.connection import Connections
+from tensordb_data.search.index import search_index
+from tensordb_data.search.reindex import groups_of
+from tensordb_data.warehouse.bound_query import BoundQuery
+from tensordb_data.warehouse.context import Warehouse
 
 if TYPE_CHECKING:
-    from pymongo.client_session import ClientSession
     from pymongo.database import Database
 
-    from tensordb_data.api.logs import Logs
-    from tensordb_data.api.params import Params
-    from tensordb_data.api.search import Hit
-    from tensordb_data.blobs.reader.reader import BlobReader
-    from tensordb_data.blobs.stores.base import Store
     from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
     from tensordb_data.housekeeping.rebuild import Rebuilt
 
-T = TypeVar("T")
 
 class TensorDB:
     """A warehouse: five collections of one project, in MongoDB, with their blobs in files or an object store.
@@ -90,43 +81,65 @@ class TensorDB:
             address, ip=ip, port=port, db_name=db_name, user_name=user_name, password=password, studyID=studyID,
             client=client, project=project,
         )  # fmt: skip
-        self.project = where.project
-        self.cache = None if cache is None else Path(cache).expanduser()
-        self.cache_bytes = None if cache_bytes is None else parse_size(cache_bytes, "cache_bytes")
-        recorded = None if blobs is None else catalog.resolve_blobs(blobs, where.folder)
-        self._connections = Connections(where)
-        default = "./blobs" if where.folder is not None else "gridfs://" if self._full else "memory://"
-        try:
-            self._roots = catalog.prepare(self._mongo(), default, recorded)
-        except BaseException:
-            self.close()
-            raise
+        self._warehouse = Warehouse.open(where, blobs=blobs, cache=cache, cache_bytes=cache_bytes)
         self._collections: dict[str, Collection[Any]] = {}
+
+    @classmethod
+    def over(cls, warehouse: Warehouse) -> TensorDB:
+        """The facade of a warehouse that is open already."""
+        db = cls.__new__(cls)
+        db._warehouse, db._collections = warehouse, {}
+        return db
+
+    @property
+    def project(self) -> str:
+        """The project that scopes every entity."""
+        return self._warehouse.project
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder that was given as `cache=`."""
+        return self._warehouse.cache
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """How many bytes were given as `cache_bytes=`."""
+        return self._warehouse.cache_bytes
+
+    @property
+    def database(self) -> Database[Any]:
+        """The pymongo `Database` of the index, for what is not offered here. Say `touch` after edits of samples."""
+        return self._warehouse.index.database
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """The context that the rest of the package works with: index, blobs, datasets. Not a stable interface."""
+        return self._warehouse
 
     @property
     def data(self) -> Data:
         """Samples, in datasets."""
-        return self._collection("data")  # type: ignore[return-value]
+        return self.collection("data")  # type: ignore[return-value]
 
     @property
     def architectures(self) -> Architectures:
         """Model architectures."""
-        return self._collection("architectures")  # type: ignore[return-value]
+        return self.collection("architectures")  # type: ignore[return-value]
 
     @property
     def params(self) -> Params:
         """Saved parameters."""
-        return self._collection("params")  # type: ignore[return-value]
+        return self.collection("params")  # type: ignore[return-value]
 
     @property
     def jobs(self) -> Jobs:
         """Jobs."""
-        return self._collection("jobs")  # type: ignore[return-value]
+        return self.collection("jobs")  # type: ignore[return-value]
 
     @property
     def logs(self) -> Logs:
         """Logs of runs."""
-        return self._collection("logs")  # type: ignore[return-value]
+        return self.collection("logs")  # type: ignore[return-value]
 
     def select(self, query: Query) -> Selection[Any]:
         """The Selection of a stored query.
@@ -160,16 +173,18 @@ class TensorDB:
         Raises:
             QueryError: An argument is malformed.
         """
-        from tensordb_data.api.search import search
-
-        return search(self, words, kind, project, limit)
+        db = self
+        if project is not None:
+            if not isinstance(project, str) or not project:
+                raise QueryError(f"project= is the name of a project; found {project!r}")
+            db = TensorDB.over(self._warehouse.in_project(project))
+        return search(db, words, kind, limit)
 
     def touch(self, dataset: str) -> None:
         """Say that a dataset's index was edited by other tools, so that streams, plans and searches look again."""
-        from tensordb_data.search.reindex import groups_of
-
-        self._mutated([dataset], deleted=True)
-        self.data._entries.add_groups(groups_of(self.data.find({"dataset": dataset})), {})
+        self._warehouse.datasets.mark_changed([dataset], deleted=True)
+        selected = BoundQuery(self._warehouse, Query("data", {"dataset": dataset}))
+        search_index(self._warehouse, "data").add_groups(groups_of(selected), {})
 
     def gc(
         self,
@@ -194,7 +209,7 @@ class TensorDB:
         """
         from tensordb_data.housekeeping.gc import collect
 
-        return collect(self, grace, dry_run, progress)
+        return collect(self._warehouse, grace, dry_run, progress)
 
     def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
         """Verify that every reference leads to bytes, and that all bytes match their checksums, of all projects.
@@ -209,7 +224,7 @@ class TensorDB:
         """
         from tensordb_data.housekeeping.fsck import check
 
-        return check(self, progress)
+        return check(self._warehouse, progress)
 
     def rebuild(self, *, progress: Callable[[str, int, int], None] | None = None) -> Rebuilt:
         """Write the samples and parameter sets of a project whose index is lost into this one again, from its blobs.
@@ -227,11 +242,11 @@ class TensorDB:
         """
         from tensordb_data.housekeeping.rebuild import rebuild
 
-        return rebuild(self, progress)
+        return rebuild(self._warehouse, progress)
 
     def close(self) -> None:
         """Let go of the server and the blobs. Calling it twice does nothing."""
-        self._connections.close()
+        self._warehouse.close()
 
     def __enter__(self) -> TensorDB:
         return self
@@ -242,135 +257,25 @@ class TensorDB:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorDB):
             return NotImplemented
-        return self._connections.address == other._connections.address
+        return self._warehouse == other._warehouse
 
     def __hash__(self) -> int:
-        address = self._connections.address
-        return hash((address.folder, address.uri, address.database, address.project))
+        return hash(self._warehouse)
 
     def __repr__(self) -> str:
-        return f"TensorDB({str(self._connections.address)!r}, project={self.project!r})"
+        return str(self._warehouse)
 
-    def __getstate__(self) -> dict[str, Any]:
-        address = self._connections.address
-        if address.client is not None:
-            raise UnsupportedError("a TensorDB made with client=... cannot go to another process; give it an address")
-        keep = {name: value for name, value in vars(self).items() if name not in ("_connections", "_collections")}
-        return {**keep, "address": address}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorDB.over, (self._warehouse,)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._connections = Connections(state.pop("address"))
-        self._collections = {}
-        vars(self).update(state)
-
-    # For the rest of the package
-
-    @property
-    def _full(self) -> bool:
-        """Whether the server has sessions, change streams and raw batches."""
-        return self._connections.get().full
-
-    def _mongo(self) -> Database[Any]:
-        """The database, connected by this process."""
-        mongo: Database[Any] = self._connections.get().mongo
-        return mongo
-
-    def _transaction(self, fn: Callable[[ClientSession | None], T]) -> T:
-        """Run `fn` in one transaction, retried on conflicts; without one on mongomock."""
-        return self._connections.get().transaction(fn)
-
-    @property
-    def _cache_folder(self) -> Path | None:
-        """Where this host may keep what it can read again: `cache=`, or a folder of the warehouse or the user."""
-        if self.cache is not None:
-            return self.cache
-        address = self._connections.address
-        if address.folder is not None:
-            return address.folder / "cache"
-        if address.client is not None:
-            return None
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(home) / "tensordb" / hashlib.sha256(repr(self).encode()).hexdigest()[:16]
-
-    def _store(self, root: int = 0) -> Store:
-        return self._connections.get().store(root)
-
-    def _reader(self) -> BlobReader:
-        return self._connections.get().reader(self._cache_folder, self.cache_bytes)
-
-    @property
-    def _root(self) -> int:
-        """The blob root for new segments."""
-        return int(self._roots[0]["id"])
-
-    def _collection(self, name: str) -> Collection[Any]:
+    def collection(self, name: str) -> Collection[Any]:
+        """One of the five collections, by its name."""
         found = self._collections.get(name)
         if found is None:
-            found = self._collections[name] = _KINDS[name](self)
+            found = self._collections[name] = _COLLECTIONS[name](self)
         return found
 
-    def _schemas(self, datasets: Sequence[str]) -> dict[str, Schema]:
-        """The schemas of those datasets that exist."""
-        ids = [{"p": self.project, "d": name} for name in datasets]
-        docs = self._mongo()["datasets"].find({"_id": {"$in": ids}, "schema": {"$ne": None}}, {"schema": 1})
-        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"]) for doc in docs}
 
-    def _data_version(self, datasets: Sequence[str] | None = None) -> dict[str, tuple[int, int]]:
-        """Sequence and mutation counter of each dataset."""
-        found: Mapping[str, Any] = {"_id.p": self.project}
-        if datasets is not None:
-            found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
-        docs = self._counters().find(found, {"seq": 1, "mut": 1})
-        return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
-
-    def _counters(self, concern: str = "majority") -> Any:
-        """The documents of the datasets, as a majority has them: what a deposed primary alone knows of never was."""
-        found = self._mongo()["datasets"]
-        return found.with_options(read_concern=ReadConcern(concern)) if self._full else found
-
-    def _deletions(self, datasets: Sequence[str]) -> dict[str, int]:
-        """What the mutation counter of each dataset was when samples of it were last deleted; 0 for never."""
-        ids = [{"p": self.project, "d": name} for name in datasets]
-        docs = self._mongo()["datasets"].find({"_id": {"$in": ids}}, {"del": 1})
-        return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
-
-    def _mutated(self, datasets: Sequence[str] | None, deleted: bool = False) -> None:
-        """Count a change of existing samples in those datasets, or in every one."""
-        found: Mapping[str, Any] = {"_id.p": self.project}
-        if datasets is not None:
-            found = {"_id": {"$in": [{"p": self.project, "d": name} for name in datasets]}}
-        mongo = self._mongo()
-
-        def count() -> None:
-            if not deleted:
-                mongo["datasets"].update_many(found, {"$inc": {"mut": 1}})
-            elif self._full:
-                more: dict[str, Any] = {"$add": ["$mut", 1]}
-                mongo["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}])
-            else:  # mongomock knows no pipelines
-                for doc in mongo["datasets"].find(found, {"mut": 1}):
-                    mongo["datasets"].update_one(
-                        {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
-                    )
-
-        if self._full:
-            write_patiently(mongo.client, count)
-        else:
-            count()
-
-
-def _params(db: TensorDB) -> Collection[Any]:
-    from tensordb_data.api.params import Params
-
-    return Params(db)
-
-
-def _logs(db: TensorDB) -> Collection[Any]:
-    from tensordb_data.api.logs import Logs
-
-    return Logs(db)
-
-
-_KINDS: dict[str, Callable[[TensorDB], Collection[Any]]] = {
-    "data": Data, "architectures": Architectures, "params": _params, "jobs": Jobs, "logs": _logs,
+_COLLECTIONS: dict[str, Callable[[TensorDB], Collection[Any]]] = {
+    "data": Data, "architectures": Architectures, "params": Params, "jobs": Jobs, "logs": Logs,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from tensordb_data.api.record import LinkedRecord
 from tensordb_data.errors import (
     ClaimLostError,
     DuplicateError,
@@ -25,20 +26,21 @@ from tensordb_data.jobs.spec import result_value
 from tensordb_data.mongo.claims import Claim, confirmed
 from tensordb_data.mongo.retry import ride_out
 from tensordb_data.query.query import Query
-from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
     from tensordb_data.api.logs import LogSelection
+    from tensordb_data.api.protocol import Facade
     from tensordb_data.api.selection import Selection
 
 
-class Job(Record):
+class Job(LinkedRecord):
     """One job. Its fields are as they were when it was read, or last changed through this object."""
 
     __slots__ = ("_claim", "_lease")
 
-    def __init__(self, db: TensorDB, doc: Mapping[str, Any]) -> None:
+    collection = "jobs"
+
+    def __init__(self, db: Facade, doc: Mapping[str, Any]) -> None:
         super().__init__(db, doc)
         self._claim: Claim | None = None
         self._lease = 0.0
@@ -62,12 +64,13 @@ class Job(Record):
     @property
     def output(self) -> LogSelection:
         """What it has printed under a worker, as rows with a `text`."""
-        return self._db.logs.find({"run": self.run, "kind": "output"}, sort=[("step", 1), ("_id", 1)])
+        rows: LogSelection = self.db.logs.find({"run": self.run, "kind": "output"}, sort=[("step", 1), ("_id", 1)])
+        return rows
 
     def selection(self, name: str) -> Selection[Any] | None:
         """`"data"`, `"architecture"` or `"params"` of the job, bound to this warehouse; None if it has none."""
         text = self._doc.get(name)
-        return None if text is None else self._db.select(Query.from_json(text))
+        return None if text is None else self.db.select(Query.from_json(text))
 
     def refresh(self) -> Job:
         """Read the job again.
@@ -85,7 +88,7 @@ class Job(Record):
         """Why the job is where it is: what it waits for, why no worker claims it, how it ended."""
         from tensordb_data.jobs.explain import explain
 
-        return explain(self._db, self.refresh()._doc)
+        return explain(self._warehouse, self.refresh()._doc)
 
     # By whoever has claimed it
 
@@ -168,7 +171,7 @@ class Job(Record):
             return False
         self._doc = found
         if found["status"] == "cancelled":
-            settle(self._db, {"after": self.id})
+            settle(self._warehouse, {"after": self.id})
         return True
 
     def retry(self) -> None:
@@ -187,23 +190,23 @@ class Job(Record):
             raise StateError(f"job {self.id} is {self.status}; only one that is dead or cancelled can be retried")
         self._doc = found
         if found["status"] == "waiting":
-            settle(self._db, {"_id": self.id})
+            settle(self._warehouse, {"_id": self.id})
             self.refresh()
 
     def _reason(self, text: object) -> str:
         """A text as it is kept: without passwords, valid, and not too long."""
         if not isinstance(text, str):
             raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
-        text = self._db._connections.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
+        text = self._warehouse.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
         return steps.shortened(text.strip() or "no reason given")
 
     @property
     def _named(self) -> dict[str, Any]:
-        return {"_id": self.id, "_tdb.p": self._db.project}
+        return {"_id": self.id, "_tdb.p": self._warehouse.project}
 
     @property
     def _mongo(self) -> Any:
-        return self._db._mongo()["jobs"]
+        return self._warehouse.index["jobs"]
 
     def _change(self, filter: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> Any:
         return self._mongo.find_one_and_update(filter, stages, return_document=ReturnDocument.AFTER)
@@ -236,7 +239,7 @@ class Job(Record):
                 raise self._told(error) from None
             self._doc = found
         if self._doc["status"] in steps.ENDED:
-            settle(self._db, {"after": self.id})
+            settle(self._warehouse, {"after": self.id})
 
     def _told(self, error: ClaimLostError) -> Exception:
         """What has become of a job that this process no longer holds."""

@@ -20,10 +20,11 @@ from tensordb_data.jobs.recovery import settle, sweep
 from tensordb_data.jobs.spec import job_document, kinds_list, resources, start_time
 from tensordb_data.mongo.claims import check_lease, claim
 from tensordb_data.mongo.retry import ride_out
+from tensordb_data.search.index import search_index
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.api.protocol import Facade
 
 _SWEEP = 1.0  # seconds between looks for lost workers, by each process that claims
 _OWN = frozenset(("tags", "priority"))
@@ -32,7 +33,7 @@ _OWN = frozenset(("tags", "priority"))
 class Jobs(Collection[Job]):
     """`db.jobs`: pushed by anybody, claimed by one worker at a time."""
 
-    def __init__(self, db: TensorDB) -> None:
+    def __init__(self, db: Facade) -> None:
         super().__init__(db, "jobs", Job)
         self._swept = -math.inf
 
@@ -88,22 +89,22 @@ class Jobs(Collection[Job]):
                 there before it.
             DuplicateError: A job with this unique key is active.
         """
-        if not self._db._full:
+        if not self._warehouse.index.is_server:
             raise UnsupportedError("mongomock has no server time; jobs need a real server")
         document = job_document(
             kind, entry=entry, script=script, args=args, priority=priority, requires=requires, after=after,
             queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
-            backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._db.project,
+            backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._warehouse.project,
         )  # fmt: skip
         stages = steps.pushed(document, start_time(start))
-        self._entries.add_entities([document])
-        mongo = self._db._mongo()["jobs"]
+        search_index(self._warehouse, self.name).add_entities([document])
+        mongo = self._warehouse.index["jobs"]
         wanted = document.get("after", [])
         if wanted:
-            there = set(mongo.distinct("_id", {"_id": {"$in": wanted}, "_tdb.p": self._db.project}))
+            there = set(mongo.distinct("_id", {"_id": {"$in": wanted}, "_tdb.p": self._warehouse.project}))
             missing = [id for id in wanted if id not in there]
             if missing:
-                raise NotFoundError(f"after=: there is no job {missing[0]} in project {self._db.project!r}")
+                raise NotFoundError(f"after=: there is no job {missing[0]} in project {self._warehouse.project!r}")
 
         def insert() -> Any:
             # Where it is there already, an earlier attempt arrived and its answer did not.
@@ -117,13 +118,13 @@ class Jobs(Collection[Job]):
                 return found
 
         try:
-            job = Job(self._db, ride_out(insert))
+            job = Job(self.db, ride_out(insert))
         except DuplicateKeyError:
-            other = mongo.find_one({"_tdb.p": self._db.project, "_tdb.key": unique}, {"status": 1})
+            other = mongo.find_one({"_tdb.p": self._warehouse.project, "_tdb.key": unique}, {"status": 1})
             which = f"job {other['_id']} is {other['status']}" if other else "it has ended meanwhile; push again"
             raise DuplicateError(f"a job with the unique key {unique!r} is active: {which}") from None
         if wanted:
-            settle(self._db, {"_id": job.id})
+            settle(self._warehouse, {"_id": job.id})
             job.refresh()
         return job
 
@@ -158,11 +159,13 @@ class Jobs(Collection[Job]):
     ) -> Job | None:
         check_lease(lease)
         self._sweep(_SWEEP)
-        mongo = self._db._mongo()["jobs"]
+        mongo = self._warehouse.index["jobs"]
         while True:
             chosen = kinds
             if chosen is None:  # the index has the kinds before the order of claims
-                chosen = ride_out(lambda: mongo.distinct("kind", {"_tdb.p": self._db.project, "status": "ready"}))
+                chosen = ride_out(
+                    lambda: mongo.distinct("kind", {"_tdb.p": self._warehouse.project, "status": "ready"})
+                )
             found = None
             if chosen:
                 found = claim(
@@ -170,14 +173,14 @@ class Jobs(Collection[Job]):
                     sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=steps.claimed(worker),
                 )  # fmt: skip
             if found is not None:
-                return Job(self._db, found.document)._bound(found, float(lease))
+                return Job(self.db, found.document)._bound(found, float(lease))
             if not self._sweep(0.0):
                 return None
 
     def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
         """The filter of jobs that a worker with these resources may claim now."""
         return {
-            "_tdb.p": self._db.project,
+            "_tdb.p": self._warehouse.project,
             "status": "ready",
             "kind": {"$in": list(kinds)},
             **within(has),
@@ -190,9 +193,12 @@ class Jobs(Collection[Job]):
         if now - self._swept < every:
             return False
         self._swept = now
-        return sweep(self._db)
+        return sweep(self._warehouse)
 
-    def _write(self, selection: Selection[Job], update: Mapping[str, Any] | None) -> int:
+    def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Job]:
+        return [Job(self.db, doc) for doc in docs]
+
+    def write_selected(self, selection: BoundQuery, update: Mapping[str, Any] | None) -> int:
         roots = {path.split(".")[0] for changes in (update or {}).values() for path in changes}
         taken = sorted(roots - _OWN)
         if taken:
@@ -200,7 +206,7 @@ class Jobs(Collection[Job]):
                 f"update: {taken[0]!r} of a job is not changed by hand, only {' and '.join(sorted(_OWN))}; its status"
                 " changes by job.cancel() and job.retry(), and what it does and waits for is said when it is pushed"
             )
-        return super()._write(selection, update)
+        return super().write_selected(selection, update)
 
 
 def within(has: Mapping[str, float]) -> dict[str, Any]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.record import LinkedRecord
 from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError, StorageError
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.query.query import Filter, Query, Sort
-from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.protocol import Facade
     from tensordb_data.logs.plot import Picture
     from tensordb_data.logs.series import Series
 
@@ -23,10 +23,12 @@ __all__ = ["RESERVED", "LogRow", "LogSelection", "Logs", "RunLog"]
 _POINTS = 500
 
 
-class LogRow(Record):
+class LogRow(LinkedRecord):
     """One row of a log."""
 
     __slots__ = ()
+
+    collection = "logs"
 
     @property
     def run(self) -> str:
@@ -53,7 +55,7 @@ class LogRow(Record):
         found = self[name]
         if not isinstance(found, dict) or found.keys() != {"collection", "id"}:
             raise QueryError(f"{name!r} of {self!r} is no entity; found {found!r}")
-        return self._db.select(Query(found["collection"], {"_id": found["id"]})).one()
+        return self.db.select(Query(found["collection"], {"_id": found["id"]})).one()
 
 
 class LogSelection(Selection[LogRow]):
@@ -110,7 +112,7 @@ class LogSelection(Selection[LogRow]):
         """
         from tensordb_data.logs.series import read_series
 
-        return read_series(self, name, points)
+        return read_series(self.bound, name, points)
 
     def _flat(self) -> Iterator[dict[str, Any]]:
         from tensordb_data.logs.tables import flat
@@ -121,7 +123,7 @@ class LogSelection(Selection[LogRow]):
 class Logs(Collection[LogRow]):
     """`db.logs`: rows of numbers, by run, kind and step."""
 
-    def __init__(self, db: TensorDB) -> None:
+    def __init__(self, db: Facade) -> None:
         super().__init__(db, "logs", LogRow)
 
     def find(
@@ -133,7 +135,10 @@ class Logs(Collection[LogRow]):
         fields: Iterable[str] | None = None,
     ) -> LogSelection:
         """Select rows; see `Collection.find`. Without a sort they come in the order in which they were written."""
-        return LogSelection(self._db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
+        return LogSelection(self.db, Query(self.name, filter, sort=sort, limit=limit, fields=fields))
+
+    def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[LogRow]:
+        return [LogRow(self.db, doc) for doc in docs]
 
     def run(self, name: str, *, tags: Sequence[str] = (), system: float | None = None) -> RunLog:
         """The log of a run, to write to.
@@ -148,7 +153,7 @@ class Logs(Collection[LogRow]):
             SchemaError: An argument is malformed.
             MissingExtraError: psutil is not installed.
         """
-        return RunLog(self._db, name, tags, system)
+        return RunLog(self._warehouse, name, tags, system)
 
     def plot(
         self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS
@@ -176,7 +181,9 @@ class Logs(Collection[LogRow]):
         if not series:
             some = sorted({key for row in rows.head(100) for key in row} - RESERVED)
             names = f"there are {', '.join(map(repr, some))}" if some else "no row matches"
-            raise NotFoundError(f"no number {name!r} in {rows.query.brief} of project {self._db.project!r}: {names}")
+            raise NotFoundError(
+                f"no number {name!r} in {rows.query.brief} of project {self._warehouse.project!r}: {names}"
+            )
         picture = draw(series, name)
         if path is not None:
             try:

@@ -1,4 +1,5 @@
 """Parameters: sets of tensors, saved at a step of a run, found by a query."""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -15,20 +16,20 @@ from tensordb_data.params.prune import Pruned, prune
 from tensordb_data.params.retention import Keep
 from tensordb_data.params.save import write_set
 from tensordb_data.schema.schema import PROVENANCE
+from tensordb_data.search.index import search_index
 from tensordb_data.tensors.snapshot import view
 from tensordb_data.warehouse.annotation import Annotated, check_ids, check_source
-from tensordb_data.warehouse.bulk import Update, update_each
+from tensordb_data.warehouse.index import Update
 from tensordb_data.warehouse.metrics import check_names, scalar
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-
+    from tensordb_data.api.protocol import Facade
 
 
 class Params(Collection[ParameterSet]):
     """`db.params`: sets of tensors, content-addressed, each committed as a whole."""
 
-    def __init__(self, db: TensorDB) -> None:
+    def __init__(self, db: Facade) -> None:
         super().__init__(db, "params", ParameterSet)
 
     def save(
@@ -61,7 +62,7 @@ class Params(Collection[ParameterSet]):
             StorageError: The blob store failed; nothing was saved.
         """
         fields = {**set_fields(run, step, tags, metrics), "lineage": surroundings()}
-        return write_set(self._db, view({"model": state}), fields, parent_id(parent)).id
+        return write_set(self._warehouse, view({"model": state}), fields, parent_id(parent)).id
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
         """Attaches metrics to sets that exist: what an evaluator found out later. All or none are accepted.
@@ -87,11 +88,13 @@ class Params(Collection[ParameterSet]):
             check_names(given, RESERVED)
             fields = {name: scalar(name, value) for name, value in given.items()}
             fields.update({f"{PROVENANCE}.{name}": by for name in given})
-            updates.append(({"_id": id, "_tdb.p": self._db.project}, {"$set": fields}))
+            updates.append(({"_id": id, "_tdb.p": self._warehouse.project}, {"$set": fields}))
         known = {row["_id"] for row in self._known(list(values))}
-        changed = update_each(self._db, "params", [each for each in updates if each[0]["_id"] in known])
+        changed = self._warehouse.index.update_each("params", [each for each in updates if each[0]["_id"] in known])
         worded = [id for id in known if any(isinstance(value, str) for value in values[id].values())]
-        self._entries.add_entities(self._db._mongo()["params"].find({"_id": {"$in": worded}}))
+        search_index(self._warehouse, self.name).add_entities(
+            self._warehouse.index["params"].find({"_id": {"$in": worded}})
+        )
         return Annotated(changed, tuple(id for id in values if id not in known))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
@@ -111,7 +114,9 @@ class Params(Collection[ParameterSet]):
         Raises:
             NotFoundError: The run has no sets.
         """
-        return prune(self._db, run, keep, dry_run=dry_run)
+        return prune(self._warehouse, run, keep, dry_run=dry_run)
 
     def _known(self, ids: Sequence[ObjectId]) -> Iterator[Mapping[str, Any]]:
-        return iter(self._db._mongo()["params"].find({"_id": {"$in": ids}, "_tdb.p": self._db.project}, {"_id": 1}))
+        return iter(
+            self._warehouse.index["params"].find({"_id": {"$in": ids}, "_tdb.p": self._warehouse.project}, {"_id": 1})
+        )

@@ -13,19 +13,19 @@ from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.writer import Writer
 from tensordb_data.warehouse.annotation import Annotated
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.api.protocol import Facade
     from tensordb_data.schema import Field
 
 
 class Data(Collection[Sample]):
     """`db.data`: samples, each in a dataset, which has a schema."""
 
-    def __init__(self, db: TensorDB) -> None:
+    def __init__(self, db: Facade) -> None:
         super().__init__(db, "data", Sample)
 
     def writer(
@@ -52,7 +52,9 @@ class Data(Collection[Sample]):
         Raises:
             SchemaError: `schema` does not fit the stored one.
         """
-        return Writer(self._db, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live)
+        return Writer(
+            self._warehouse, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
+        )
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
         """Set values that a machine has found, and note for each who set it, and when.
@@ -74,7 +76,7 @@ class Data(Collection[Sample]):
             QueryError: `values` or `source` is malformed, or names what cannot be updated.
             SchemaError: A value does not fit its dataset's schema; nothing was annotated.
         """
-        return annotate(self._db, values, source)
+        return annotate(self._warehouse, values, source)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
         """Move the blobs that live writers have put into documents into segments, and rewrite segments of which more
@@ -97,35 +99,26 @@ class Data(Collection[Sample]):
             NotFoundError: There is no such dataset.
             StorageError: The blob store failed.
         """
-        return compact(self._db, dataset, progress)
+        return compact(self._warehouse, dataset, progress)
 
     def schema(self, dataset: str) -> Mapping[str, Field] | None:
         """The schema of a dataset; None when there is no such dataset, or it never had a sample."""
-        return self._db._schemas([dataset]).get(dataset)
+        return self._warehouse.datasets.schemas([dataset]).get(dataset)
 
-    def _entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
-        return make_samples(self._db, docs)
+    def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
+        return make_samples(self._warehouse, docs)
 
-    def _order(self) -> list[tuple[str, int]]:
-        return [("dataset", 1), ("_tdb.s", 1)]
-
-    def _projection(self, fields: Sequence[str] | None) -> dict[str, Any] | None:
-        if fields is None:
-            return None
-        blobs = (f"_tdb.b.{name}" for name in fields)
-        return dict.fromkeys(("tags", "dataset", "_tdb.p", "_tdb.s", *fields, *blobs), 1)
-
-    def _update(self, selection: Selection[Sample], update: Mapping[str, Any]) -> int:
+    def update_selected(self, selection: BoundQuery, update: Mapping[str, Any]) -> int:
         from tensordb_data.samples.update import prepare_update
 
-        return self._write(selection, prepare_update(selection, update))
+        return self.write_selected(selection, prepare_update(selection, update))
 
-    def _write(self, selection: Selection[Sample], update: Mapping[str, Any] | None) -> int:
+    def write_selected(self, selection: BoundQuery, update: Mapping[str, Any] | None) -> int:
         names = datasets(selection.query.filter)
         # Before, so that no plan made from here on passes for one of the old data; after, so that none made
         # in between passes for one of the new.
-        self._db._mutated(names, deleted=update is None)
+        self._warehouse.datasets.mark_changed(names, deleted=update is None)
         try:
-            return super()._write(selection, update)
+            return super().write_selected(selection, update)
         finally:
-            self._db._mutated(names, deleted=update is None)
+            self._warehouse.datasets.mark_changed(names, deleted=update is None)

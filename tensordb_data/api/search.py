@@ -16,12 +16,13 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
-from tensordb_data.search.index import GROUPED, REFRESH
+from tensordb_data.search.index import GROUPED, REFRESH, search_index
 from tensordb_data.search.tokenize import beside, words
 from tensordb_data.search.vocabulary import has_all, pattern
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.protocol import Facade
     from tensordb_data.warehouse.record import Record
 
 _WORDS = 10  # of a search
@@ -53,12 +54,12 @@ class Hit:
     """Names exactly what was found: plain data."""
     entity: Record
     """The entity, or one of the samples or rows."""
-    db: TensorDB
+    db: Facade
 
     @property
     def selection(self) -> Selection[Any]:
         """What was found, to read, count, tag or stream."""
-        return self.db.select(self.query)
+        return Selection(self.db, self.query)
 
     @property
     def id(self) -> Any:
@@ -73,7 +74,7 @@ class Hit:
         return f"<Hit {self.score:.2f} {self.kind} {self.name!r}{tags}>"
 
 
-def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: str | None, limit: int) -> list[Hit]:
+def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) -> list[Hit]:
     """See `TensorDB.search`."""
     if not isinstance(text, str):
         raise QueryError(f'search takes words, "chest ct 2024" say; found {text!r:.200}')
@@ -86,10 +87,8 @@ def search(db: TensorDB, text: str, kind: str | Sequence[str] | None, project: s
     wanted = words(text)[:_WORDS]
     if not wanted:
         return []
-    if project is not None and project != db.project:
-        db = _in_project(db, project)
     scope = {"p": db.project, "k": {"$in": kinds}}
-    store = db._mongo()["search"]
+    store = db.warehouse.index["search"]
     size = store.estimated_document_count()
     rare = {
         word: math.log(1 + size / (1 + store.count_documents({**scope, "w": word}, limit=_COUNTED))) for word in wanted
@@ -221,7 +220,7 @@ def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, f
     return hits, score
 
 
-def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limit: int) -> list[Hit]:
+def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit: int) -> list[Hit]:
     """The first `limit` that name something which is there; entries of what has long gone are removed."""
     hits: list[Hit] = []
     stale: list[Any] = []
@@ -230,7 +229,7 @@ def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limi
     while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
         members = _members(db, [entry for _, entry in some])
         for score, entry in some:
-            query = _query(entry, full=db._full)
+            query = _query(entry, full=db.warehouse.index.is_server)
             entity = members.get(entry["_id"])
             if entity is None and _are_together(entry):
                 began = time.monotonic()
@@ -243,9 +242,9 @@ def _alive(db: TensorDB, scored: Iterable[tuple[float, Mapping[str, Any]]], limi
             elif not _is_sheet(entry) and _age(entry["at"]) > _STALE:
                 stale.append({"_id": entry["_id"], "at": entry["at"]})
             elif _is_sheet(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
-                db.data._entries.forget_words(entry["n"], entry["f"]["n"])
+                search_index(db.warehouse, "data").forget_words(entry["n"], entry["f"]["n"])
     if stale:
-        db._mongo()["search"].delete_many({"$or": stale})
+        db.warehouse.index["search"].delete_many({"$or": stale})
     return hits
 
 
@@ -269,16 +268,16 @@ def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
     return Query(kind, filter)
 
 
-def _members(db: TensorDB, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, Record]:
+def _members(db: Facade, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, Record]:
     """What the entries name by `_id`, by theirs: the entity, or a sample that still has name, tags and text."""
     found: dict[bytes, Record] = {}
     for kind in {entry["k"] for entry in entries}:
         named = [entry for entry in entries if entry["k"] == kind and "e" in entry]
-        selection: Selection[Any] = Selection(db, Query(kind, {"_id": {"$in": [entry["e"] for entry in named]}}))
-        docs = {doc["_id"]: doc for doc in selection._mongo.find(selection._filter())} if named else {}
+        selection = BoundQuery(db.warehouse, Query(kind, {"_id": {"$in": [entry["e"] for entry in named]}}))
+        docs = {doc["_id"]: doc for doc in selection.collection.find(selection.filter())} if named else {}
         pairs = [(entry, docs[entry["e"]]) for entry in named if entry["e"] in docs]
         pairs = [(entry, doc) for entry, doc in pairs if _fits(kind, entry, doc)]
-        entities = selection._collection._entities([doc for _, doc in pairs])
+        entities = db.collection(selection.query.collection).entities([doc for _, doc in pairs])
         found.update((entry["_id"], entity) for (entry, _), entity in zip(pairs, entities, strict=True))
     return found
 
@@ -294,14 +293,14 @@ def _fits(kind: str, entry: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
     return text and doc.get(GROUPED[kind]) == entry["n"] and set(entry["t"]) <= set(doc.get("tags", ()))
 
 
-def _one(db: TensorDB, query: Query, entry: Mapping[str, Any], most_ms: int) -> Record | None:
+def _one(db: Facade, query: Query, entry: Mapping[str, Any], most_ms: int) -> Record | None:
     """One of what an entry names by a query; it is remembered for the next search."""
     if entry["k"] not in GROUPED:
         return None
-    selection: Selection[Any] = Selection(db, query)
-    limit = {"max_time_ms": most_ms} if db._full else {}
+    selection = BoundQuery(db.warehouse, query)
+    limit = {"max_time_ms": most_ms} if db.warehouse.index.is_server else {}
     try:
-        doc = selection._mongo.find_one(selection._filter(), **limit)
+        doc = selection.collection.find_one(selection.filter(), **limit)
     except ExecutionTimeout:
         if _are_together(entry):  # each of the words is somewhere, but a text with all of them may not be
             return None
@@ -310,15 +309,6 @@ def _one(db: TensorDB, query: Query, entry: Mapping[str, Any], most_ms: int) -> 
     if doc is None:
         return None
     if doc["_id"] is not None and not _is_sheet(entry):
-        db._mongo()["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
-    record: Record = selection._collection._entities([doc])[0]
+        db.warehouse.index["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
+    record: Record = db.collection(selection.query.collection).entities([doc])[0]
     return record
-
-
-def _in_project(db: TensorDB, project: str) -> TensorDB:
-    """The same connection, in another project."""
-    if not isinstance(project, str) or not project:
-        raise QueryError(f"project= is the name of a project; found {project!r}")
-    other = object.__new__(type(db))
-    vars(other).update(vars(db), project=project, _collections={})
-    return other

@@ -1,35 +1,35 @@
 """Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
+from tensordb_data.api.protocol import Facade, Verbs
+from tensordb_data.api.watch import Watch
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
-from tensordb_data.warehouse.bound_query import reported
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix
+from tensordb_data.stream.spec import End, Ragged, Shuffle, StreamSpec, distributed_rank, field_names
+from tensordb_data.warehouse.bound_query import BoundQuery, reported
+from tensordb_data.warehouse.query_plan import explain, warn_of_scan
 from tensordb_data.warehouse.record import Record
 
-if TYPE_CHECKING:
-    from tensordb_data.api.collection import Collection
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.watch import Watch
-    from tensordb_data.stream import Stream
-    from tensordb_data.stream.spec import End, Ragged, Shuffle
-
 R = TypeVar("R", bound=Record)
+
 _CHUNK = 256
-_IDS = 10_000
 
 
 class Selection(Generic[R]):
-    """The entities that a query matches, as a promise: iterate it, count it, update it, stream it.
+    """The entities that a query matches, lazily: iterate it, count it, update it, stream it.
 
     Made by `db.data.find(...)` and its siblings, and by `db.select(query)`.
     """
 
-    def __init__(self, db: TensorDB, query: Query) -> None:
+    def __init__(self, db: Facade, query: Query) -> None:
         self.db = db
         self.query = query
 
@@ -37,18 +37,17 @@ class Selection(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         """The entities, from a server cursor: constant memory."""
-        from tensordb_data.warehouse.query_plan import warn_of_scan
-
-        warn_of_scan(self)
-        with reported(self.query), contextlib.closing(self._cursor()) as cursor:
+        selection = self.bound
+        warn_of_scan(selection)
+        with reported(self.query), contextlib.closing(selection.cursor()) as cursor:
             chunk: list[Mapping[str, Any]] = []
             for doc in cursor:
                 chunk.append(doc)
                 if len(chunk) == _CHUNK:
-                    yield from self._collection._entities(chunk)
+                    yield from self._verbs.entities(chunk)
                     chunk = []
             if chunk:
-                yield from self._collection._entities(chunk)
+                yield from self._verbs.entities(chunk)
 
     def all(self) -> list[R]:
         """Every entity, as a list."""
@@ -74,25 +73,16 @@ class Selection(Generic[R]):
 
     def count(self) -> int:
         """How many entities match, at most the limit."""
-        from tensordb_data.warehouse.query_plan import warn_of_scan
-
-        warn_of_scan(self)
+        selection = self.bound
+        warn_of_scan(selection)
         limit = {} if self.query.limit is None else {"limit": self.query.limit}
         with reported(self.query):
-            return int(self._mongo.count_documents(self._filter(), **limit))
+            return int(selection.collection.count_documents(selection.filter(), **limit))
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field among the matching entities; the items, where it holds lists."""
         check_name(field, "distinct")
-        with reported(self.query):
-            if self.query.limit is None:
-                return list(self._mongo.distinct(field, self._filter()))
-            ids = self._ids()
-            found: list[Any] = []
-            for chunk in _chunks(ids):
-                found += self._mongo.distinct(field, self._filter({"_id": {"$in": chunk}}))
-            unique: dict[str, Any] = {f"{type(value).__name__} {value!r}": value for value in found}
-            return list(unique.values())
+        return self.bound.distinct(field)
 
     def explain(self) -> dict[str, Any]:
         """How the server answers this query.
@@ -101,10 +91,8 @@ class Selection(Generic[R]):
             `index` (its name, or None for a scan of the collection), `stage`, `keys_examined`, `docs_examined`,
             `returned`, `milliseconds`, and the server's own plan under `raw`.
         """
-        from tensordb_data.warehouse.query_plan import explain
-
         with reported(self.query):
-            return explain(self)
+            return explain(self.bound)
 
     def watch(self) -> Watch[R]:
         """Entities that match, as they appear: inserted, or edited in a field that the filter names.
@@ -115,9 +103,7 @@ class Selection(Generic[R]):
             QueryError: The Selection has a sort or a limit, which mean nothing for what is still to come.
             UnsupportedError: The server has no change streams (mongomock).
         """
-        from tensordb_data.api.watch import Watch
-
-        return Watch(self)
+        return Watch(self.bound, self._verbs.entities)
 
     def stream(
         self,
@@ -170,15 +156,15 @@ class Selection(Generic[R]):
         Raises:
             QueryError: The Selection is not one of samples.
         """
-        from tensordb_data.stream import open_stream
-
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
-        return open_stream(
-            self, batch_size=batch_size, fields=fields, shuffle=shuffle, replacement=replacement, weights=weights,
-            seed=seed, passes=passes, follow=follow, transform=transform, workers=workers,
-            ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=end,
+        rank, world_size = distributed_rank(rank, world_size)
+        spec = StreamSpec(
+            self.query, batch_size, field_names(fields if fields is not None else self.query.fields), shuffle=shuffle,
+            replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
+            workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=end,
         )  # fmt: skip
+        return Stream(self.db.warehouse, spec)
 
     # Writing
 
@@ -198,15 +184,15 @@ class Selection(Generic[R]):
             SchemaError: A value does not fit the dataset's schema.
         """
         self._guard("update", all)
-        return self._collection._update(self, update)
+        return self._verbs.update_selected(self.bound, update)
 
     def tag(self, *tags: str) -> int:
         """Add tags to every matching entity; returns how many were modified."""
-        return self._collection._write(self, {"$addToSet": {"tags": {"$each": clean_tags(tags)}}})
+        return self._verbs.write_selected(self.bound, {"$addToSet": {"tags": {"$each": clean_tags(tags)}}})
 
     def untag(self, *tags: str) -> int:
         """Remove tags from every matching entity; returns how many were modified."""
-        return self._collection._write(self, {"$pull": {"tags": {"$in": clean_tags(tags)}}})
+        return self._verbs.write_selected(self.bound, {"$pull": {"tags": {"$in": clean_tags(tags)}}})
 
     def delete(self, *, all: bool = False) -> int:
         """Delete every matching entity, and no others; returns how many were deleted.
@@ -215,7 +201,7 @@ class Selection(Generic[R]):
             all: Needed when the Selection has neither filter nor limit.
         """
         self._guard("delete", all)
-        return self._collection._write(self, None)
+        return self._verbs.write_selected(self.bound, None)
 
     # Combining
 
@@ -251,44 +237,14 @@ class Selection(Generic[R]):
     # For the rest of the package
 
     @property
-    def _collection(self) -> Collection[R]:
-        return self.db._collection(self.query.collection)
+    def bound(self) -> BoundQuery:
+        """The query, bound to the index that it is asked of."""
+        return BoundQuery(self.db.warehouse, self.query)
 
     @property
-    def _mongo(self) -> Any:
-        return self.db._mongo()[self.query.collection]
-
-    def _filter(self, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The filter to send: the project's entities, those of the user's filter, and `extra`."""
-        parts = [part for part in (self.query.filter, extra) if part]
-        project = {"_tdb.p": self.db.project}
-        return {"$and": [project, *parts]} if parts else project
-
-    def _sort(self) -> list[tuple[str, int]]:
-        """A total order: equal entities keep one order in every run."""
-        if self.query.sort is None:
-            return self._collection._order()
-        ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
-        return [*self.query.sort, *ties]
-
-    def _cursor(self, projection: Mapping[str, Any] | None = None) -> Any:
-        if projection is None:
-            projection = self._collection._projection(self.query.fields)
-        cursor = self._mongo.find(self._filter(), projection).sort(self._sort())
-        if self.db._full:
-            cursor = cursor.allow_disk_use(True)
-        return cursor if self.query.limit is None else cursor.limit(self.query.limit)
-
-    def _ids(self) -> list[Any]:
-        with contextlib.closing(self._cursor({"_id": 1})) as cursor:
-            return [doc["_id"] for doc in cursor]
-
-    def _modify(self, change: Callable[[dict[str, Any]], int]) -> int:
-        """Apply `change` to the filter, or with a limit to chunks of exactly the selected ids."""
-        with reported(self.query):
-            if self.query.limit is None:
-                return change(self._filter())
-            return sum(change(self._filter({"_id": {"$in": chunk}})) for chunk in _chunks(self._ids()))
+    def _verbs(self) -> Verbs:
+        verbs: Verbs = self.db.collection(self.query.collection)
+        return verbs
 
     def _guard(self, verb: str, all: bool) -> None:
         if not all and not self.query.filter and self.query.limit is None:
@@ -302,8 +258,6 @@ def streamed(source: object, batch_size: int | None, options: Mapping[str, Any])
     Raises:
         QueryError: It is neither, or a stream with options, of which it has its own.
     """
-    from tensordb_data.stream import Mix, Stream
-
     if isinstance(source, Selection):
         if batch_size is None:
             raise QueryError("a Selection needs a `batch_size` here: query_dataset(sel, batch_size=256)")
@@ -317,8 +271,3 @@ def streamed(source: object, batch_size: int | None, options: Mapping[str, Any])
     if given:
         raise QueryError(f"a stream has its own options: give {', '.join(given)} to `Selection.stream`")
     return cast("Stream", source)
-
-
-def _chunks(ids: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(ids), _IDS):
-        yield ids[start : start + _IDS]

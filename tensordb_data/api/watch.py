@@ -5,18 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
 from tensordb_data.query.query import names
+from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.record import Record
-
-if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
 
 R = TypeVar("R", bound=Record)
 
@@ -33,15 +31,15 @@ class Watch(Iterator[R], Generic[R]):
     uses. It begins when it is made, and survives a restart of the server. `close()` ends it, from any thread.
     """
 
-    def __init__(self, selection: Selection[R]) -> None:
+    def __init__(self, selection: BoundQuery, entities: Callable[[list[Mapping[str, Any]]], list[R]]) -> None:
         query = selection.query
         if query.limit is not None or query.sort is not None:
             raise QueryError(
                 "watch takes a Selection without sort and limit: entities come in the order in which they appear"
             )
-        if not selection.db._full:
+        if not selection.warehouse.index.is_server:
             raise UnsupportedError("mongomock has no change streams; watch needs a real server")
-        self._selection = selection
+        self._selection, self._entities = selection, entities
         self._fields = names(query.filter)
         self._found: deque[R] = deque()
         self._closed = threading.Event()
@@ -116,14 +114,14 @@ class Watch(Iterator[R], Generic[R]):
             self._release()
 
     def _opened(self) -> Any:
-        project = self._selection.db.project
+        project = self._selection.warehouse.project
         news = {"$or": [
             {"operationType": {"$in": ["insert", "replace"]}, "fullDocument._tdb.p": project},
             {"operationType": "update"},
             {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
         ]}  # fmt: skip
         short = {"$project": {"operationType": 1, "documentKey": 1, "updateDescription": 1}}
-        return self._selection._mongo.watch(
+        return self._selection.collection.watch(
             [{"$match": news}, short], max_await_time_ms=_AWAIT_MS, resume_after=self._token, batch_size=_BATCH
         )
 
@@ -155,7 +153,8 @@ class Watch(Iterator[R], Generic[R]):
         return any(path.split(".")[0] in self._fields for path in paths)
 
     def _matching(self, ids: list[Any]) -> list[R]:
-        found = list(self._selection & {"_id": {"$in": ids}})
+        with reported(self._selection.query):
+            found = self._entities(list(self._selection.narrowed({"_id": {"$in": ids}}).cursor()))
         place = {id: i for i, id in enumerate(ids)}
         return sorted(found, key=lambda entity: place[entity.id])
 

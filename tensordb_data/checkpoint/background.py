@@ -28,7 +28,7 @@ from tensordb_data.tensors.tree import Flat, flatten
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.checkpoint")
 
@@ -43,7 +43,7 @@ class Saver:
     Saves persist one after the other, while the next are taken. `stats()` counts those that had to wait for memory.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
             saves as fit may be under way. By default two copies, whatever their size.
         parent: The set that the first one is made from.
@@ -51,9 +51,13 @@ class Saver:
     """
 
     def __init__(
-        self, db: TensorDB, memory: int | str | None = None, parent: ObjectId | None = None, keep: Keep | None = None
+        self,
+        warehouse: Warehouse,
+        memory: int | str | None = None,
+        parent: ObjectId | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self._db = db
+        self._warehouse = warehouse
         self._keep = keep
         self._memory = _size(memory)
         self.parent = parent  # of the next set to be written
@@ -206,7 +210,7 @@ class Saver:
         if self._keep is None:
             return
         try:
-            prune(self._db, run, self._keep, training=True)
+            prune(self._warehouse, run, self._keep, training=True)
         except (PyMongoError, TensorDBError) as error:  # the save stands, and the next one prunes again
             log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
 
@@ -236,7 +240,7 @@ class Saver:
                     squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
                     arena.wait()
-                    written = write_set(self._db, snapshot, about, self.parent, squeezer)
+                    written = write_set(self._warehouse, snapshot, about, self.parent, squeezer)
                     self.parent = written.id
                     self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it

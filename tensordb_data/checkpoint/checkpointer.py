@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tensordb_data.api.logs import RESERVED
 from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.checkpoint.schedule import Policy
 from tensordb_data.checkpoint.signals import StopGuard
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
+from tensordb_data.logs.writer import RESERVED
 from tensordb_data.params.lineage import of_position, surroundings
 from tensordb_data.params.load import load_parts, offer
 from tensordb_data.params.parameter_set import parent_id, set_fields
@@ -25,9 +25,9 @@ from tensordb_data.warehouse.metrics import check_names
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.logs import RunLog
+    from tensordb_data.logs.writer import RunLog
     from tensordb_data.params.parameter_set import ParameterSet
+    from tensordb_data.warehouse.context import Warehouse
 
 Collect = Callable[[int], Mapping[str, Any]]
 WhenBusy = Literal["wait", "skip"]
@@ -48,7 +48,7 @@ class Checkpointer:
     """Saves a training state every N steps in the background, logs its metrics, and finds it again.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         run: Name of the run; sets and log rows carry it.
         collect: Gives the state after the step it is called with: a dict of parts, of tensors and plain values.
         every: Save when a multiple of this number of steps is reached or crossed.
@@ -71,7 +71,7 @@ class Checkpointer:
 
     def __init__(
         self,
-        db: TensorDB,
+        warehouse: Warehouse,
         run: str,
         collect: Collect,
         *,
@@ -96,7 +96,7 @@ class Checkpointer:
         if run is None:
             raise CheckpointError('A checkpointer needs the name of its run: run="cnn-1".')
         set_fields(run, 0, tags, {})
-        self.db, self.run, self.tags = db, run, list(tags)
+        self.warehouse, self.run, self.tags = warehouse, run, list(tags)
         self._collect = collect
         self._lineage = {**(lineage or {}), **surroundings()}
         self._wait = when_busy == "wait"
@@ -105,7 +105,7 @@ class Checkpointer:
         self._deliveries = deliveries
         if keep is not None and not isinstance(keep, Keep):
             raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
-        self._saver = Saver(db, memory, parent_id(parent), keep)
+        self._saver = Saver(warehouse, memory, parent_id(parent), keep)
         self._release = weakref.finalize(self, self._saver.retire)
         self._release.atexit = False  # the saver drains at exit by itself
         self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None
@@ -224,9 +224,9 @@ class Checkpointer:
         metric, sign = self.policy.metric, self.policy.sign
         if self._best_known or metric not in metrics:
             return
-        scope = {"_tdb.p": self.db.project, "run": self.run, metric: {"$type": "number"}}
+        scope = {"_tdb.p": self.warehouse.project, "run": self.run, metric: {"$type": "number"}}
         # NaN is a number, and sorts before all others
-        ranked = self.db._mongo()["params"].find(scope, {metric: 1}, sort=[(metric, -sign)])
+        ranked = self.warehouse.index["params"].find(scope, {metric: 1}, sort=[(metric, -sign)])
         values = (float(document[metric]) for document in ranked)
         self.policy.remember(next((value for value in values if not math.isnan(value)), None))
         self._best_known = True
@@ -234,7 +234,7 @@ class Checkpointer:
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         """Adds a row to the log of the run."""
         if self._log is None:
-            self._log = self.db.logs.run(self.run, tags=self.tags)
+            self._log = RunLog(self.warehouse, self.run, self.tags)
         if "kind" in metrics:
             check_names(metrics, RESERVED)
         self._log.write(step, kind, **metrics)
@@ -301,15 +301,15 @@ class Checkpointer:
             NotFoundError: There is none of that step.
             CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
         """
-        document = newest_set(self.db, self.run, step)
+        document = newest_set(self.warehouse, self.run, step)
         if document is None:
             if step is None:
                 return None
             raise NotFoundError(f"Run {self.run!r} has no saved training state at step {step}.")
         try:
-            return document, load_parts(self.db, document, None, "auto")
+            return document, load_parts(self.warehouse, document, None, "auto")
         except (CorruptBlobError, StorageError, CheckpointError) as error:
-            raise type(error)(f"{error} {offer(self.db, document)}") from error
+            raise type(error)(f"{error} {offer(self.warehouse, document)}") from error
 
     # Signals
 
@@ -367,15 +367,15 @@ class Checkpointer:
             sys.stderr.write(f"tensordb: {error}\n")
 
 
-def newest_set(db: TensorDB, run: str, step: int | None = None) -> Mapping[str, Any] | None:
+def newest_set(warehouse: Warehouse, run: str, step: int | None = None) -> Mapping[str, Any] | None:
     """The document of the training set of a run that was committed last.
 
     The newest, not the highest step: a run that went back to an earlier step and went on from there continues there.
     """
-    filter: dict[str, Any] = {"_tdb.p": db.project, "run": run, "_tdb.parts": "training"}
+    filter: dict[str, Any] = {"_tdb.p": warehouse.project, "run": run, "_tdb.parts": "training"}
     if step is not None:
         filter["step"] = step
-    found: Mapping[str, Any] | None = db._mongo()["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
+    found: Mapping[str, Any] | None = warehouse.index["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
     return found
 
 

@@ -18,7 +18,7 @@ from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_so
 if TYPE_CHECKING:
     from tensordb_data.continuous import Deployment
 
-Filter = Annotated[str, typer.Option("--filter", help="Which parameter sets, in JSON: '{\"run\": \"cnn-1\"}'.")]
+Filter = Annotated[str, typer.Option("--filter", help='Which parameter sets, in JSON: \'{"run": "cnn-1"}\'.')]
 Allow = Annotated[
     list[str] | None,
     typer.Option(help='What may be imported and run: a package ("mypkg.") or a module. May be repeated.'),

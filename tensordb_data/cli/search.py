@@ -55,8 +55,8 @@ def search(
 
 def _matches(hit: Hit) -> int | str:
     """How many there are, as far as that is counted at once: the table is not worth more time."""
-    found = hit.selection
+    found = hit.selection.bound
     try:
-        return int(found._mongo.count_documents(found._filter(), maxTimeMS=_COUNT_MS))
+        return int(found.collection.count_documents(found.filter(), maxTimeMS=_COUNT_MS))
     except ExecutionTimeout:
         return "many"

@@ -100,8 +100,7 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
         if shape == ():
             return _plain(single(value), fail, filter, path, depth + 1)
         raise fail(
-            f"{_at(path)}an array of shape {shape} cannot stand here; "
-            "pass .tolist(), or a single number with .item()"
+            f"{_at(path)}an array of shape {shape} cannot stand here; pass .tolist(), or a single number with .item()"
         )
     if isinstance(value, dt.date):
         raise fail(f"{_at(path)}a date without a time; pass a datetime.datetime")

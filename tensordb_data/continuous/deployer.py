@@ -208,4 +208,5 @@ def _ranked(best: Selection[ParameterSet]) -> Selection[ParameterSet]:
     # MongoDB sorts a missing field and NaN before all numbers, and text behind them.
     fit = {name: {"$type": ["number", "date", "objectId"], "$nin": _INFINITE, "$not": {"$type": "array"}}}
     whole = best.query.replace(limit=None, fields=None)
-    return best.db.select(whole) & fit
+    ranked: Selection[ParameterSet] = best.db.select(whole) & fit
+    return ranked

@@ -125,13 +125,14 @@ class Evaluator(Loop):
 
     def once(self) -> float | None:
         while not self._stopping:
+            unscored = self._unscored.bound
             claimed = claim(
-                self._unscored._mongo, self._unscored._filter(), path=self._path, owner=self.name, lease=self._lease,
+                unscored.collection, unscored.filter(), path=self._path, owner=self.name, lease=self._lease,
                 sort=list(self._sort), stages=[{"$set": {self._tries: {"$add": [_or_zero(self._tries), 1]}}}],
             )  # fmt: skip
             if claimed is None:
                 return self._next_free()
-            found = ParameterSet(self._db, claimed.document)
+            found = ParameterSet(self._db.warehouse, claimed.document)
             try:
                 self._evaluate(found, claimed)
             except ClaimLostError as error:
@@ -144,8 +145,8 @@ class Evaluator(Loop):
     def _next_free(self) -> float | None:
         """Seconds until the claim of someone else runs out: nobody announces that."""
         left = list(
-            self._unscored._mongo.aggregate([
-                {"$match": self._unscored._filter()},
+            self._unscored.bound.collection.aggregate([
+                {"$match": self._unscored.bound.filter()},
                 {"$group": {"_id": None, "until": {"$min": f"${self._path}.until"}}},
                 {"$project": {"left": {"$subtract": ["$until", "$$NOW"]}}},
             ])

@@ -96,7 +96,7 @@ class Trainer(Stoppable):
         return self.last_step
 
     def _saver(self) -> Checkpointer:
-        return Checkpointer(self._db, self.run_name, self._state, signals=False, **self._options)
+        return Checkpointer(self._db.warehouse, self.run_name, self._state, signals=False, **self._options)
 
     def _state(self, step: int) -> dict[str, Any]:
         return {

@@ -49,7 +49,7 @@ def deployments(db: TensorDB, target: str | None = None) -> list[Deployment]:
     scope: dict[str, Any] = {"_id.p": db.project}
     if target is not None:
         scope["_id.t"] = target
-    return [_deployment(doc) for doc in db._mongo()[COLLECTION].find(scope).sort([("at", -1), ("_id", -1)])]
+    return [_deployment(doc) for doc in db.warehouse.index[COLLECTION].find(scope).sort([("at", -1), ("_id", -1)])]
 
 
 class Ledger:
@@ -77,7 +77,7 @@ class Ledger:
             )
             self._note(about, {"state": "live", "version": version, "reason": None, "at": now}, session)
 
-        self._db._transaction(work)
+        self._db.warehouse.index.transaction(work)
 
     def refuse(self, about: Mapping[str, Any], reason: str) -> None:
         """Notes that a set failed here, and is not to be tried again."""
@@ -94,7 +94,7 @@ class Ledger:
         self._docs().update_one({"_id": id}, {"$set": {**known, **fields}}, upsert=True, session=session)
 
     def _docs(self) -> Any:
-        return self._db._mongo()[COLLECTION]
+        return self._db.warehouse.index[COLLECTION]
 
     def _scope(self) -> dict[str, Any]:
         return {"_id.p": self._db.project, "_id.t": self.target}

@@ -12,7 +12,7 @@ from tensordb_data.tensors.lease import SECONDS
 from tensordb_data.warehouse.deletion_log import Stone, Tombstone, read, remove, write
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _BATCH = 1000
 MANY = 100
@@ -23,51 +23,51 @@ _LATE = dt.timedelta(seconds=SECONDS)  # how long a compaction may take to write
 Doc = Mapping[str, Any]
 
 
-def sweep(db: TensorDB, now: dt.datetime) -> None:
+def sweep(warehouse: Warehouse, now: dt.datetime) -> None:
     """Removes tombstones of which no trace is left, and puts small ones together."""
     settled = {"$or": [{"state": "live"}, {"created": {"$lt": now - _LATE}}]}
     order = [("p", 1), ("c", 1), ("dataset", 1), ("_id", 1)]
     scope: tuple[Any, ...] | None = None
     first: dt.datetime | None = None
     small: list[Doc] = []
-    for doc in db._mongo()["tombstones"].find(settled, sort=order, batch_size=_BATCH):
+    for doc in warehouse.index["tombstones"].find(settled, sort=order, batch_size=_BATCH):
         if (doc["p"], doc["c"], doc["dataset"]) != scope:
             scope, small = (doc["p"], doc["c"], doc["dataset"]), []
-            first = _first_segment(db, doc) if doc["c"] == "data" else None
-        if _is_bare(db, doc, first):
-            remove(db, doc)
+            first = _first_segment(warehouse, doc) if doc["c"] == "data" else None
+        if _is_bare(warehouse, doc, first):
+            remove(warehouse, doc)
         elif doc["n"] <= _SMALL:
             small.append(doc)
             if len(small) == MANY:
-                _put_together(db, small)
+                _put_together(warehouse, small)
                 small = []
 
 
-def _first_segment(db: TensorDB, doc: Doc) -> dt.datetime | None:
+def _first_segment(warehouse: Warehouse, doc: Doc) -> dt.datetime | None:
     """When the oldest segment of the dataset was begun."""
     scope = {"p": doc["p"], "dataset": doc["dataset"]}
-    found = db._mongo()["segments"].find_one(scope, {"created": 1}, sort=[("created", 1)])
+    found = warehouse.index["segments"].find_one(scope, {"created": 1}, sort=[("created", 1)])
     return None if found is None else found["created"]
 
 
-def _is_bare(db: TensorDB, doc: Doc, first: dt.datetime | None) -> bool:
+def _is_bare(warehouse: Warehouse, doc: Doc, first: dt.datetime | None) -> bool:
     """Whether nothing in the stores holds what it is about."""
     if doc["c"] == "data":
         return first is None or bool(first > doc["created"] + _LATE)
-    tensors = db._mongo()["tensors"]
+    tensors = warehouse.index["tensors"]
     return not any(tensors.find_one({"key": at["key"], "root": at["root"]}, {"_id": 1}) for at in doc["objects"])
 
 
-def _put_together(db: TensorDB, docs: Sequence[Doc]) -> None:
+def _put_together(warehouse: Warehouse, docs: Sequence[Doc]) -> None:
     stones: list[Stone] = []
     whole: list[Doc] = []
     for doc in docs:
         with contextlib.suppress(StorageError):  # damaged, or another gc is at it
-            stones += read(db._store(doc["root"]), doc["key"]).stones
+            stones += read(warehouse.blobs.store(doc["root"]), doc["key"]).stones
             whole.append(doc)
     objects = {(at["root"], at["key"]) for doc in whole for at in doc.get("objects", ())}
     about = {"objects": [{"root": root, "key": key} for root, key in sorted(objects)]} if objects else {}
-    id = write(db, Tombstone(docs[0]["p"], docs[0]["c"], docs[0]["dataset"], stones), about)
-    db._mongo()["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
+    id = write(warehouse, Tombstone(docs[0]["p"], docs[0]["c"], docs[0]["dataset"], stones), about)
+    warehouse.index["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
     for doc in whole:
-        remove(db, doc)
+        remove(warehouse, doc)

@@ -27,7 +27,7 @@ from tensordb_data.tensors.write import chunks, digest, tensor_id
 from tensordb_data.warehouse.deletion_log import FOLDER, read
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _ROUND = 64 << 20  # bytes read at once
 _OPEN = 64  # segments whose places are kept while samples are looked at
@@ -88,9 +88,9 @@ class _Segment:
         return "dangling reference", f"its segment has no blob of {nbytes} bytes at {offset}"
 
 
-def check(db: TensorDB, progress: Progress | None = None) -> Checked:
+def check(warehouse: Warehouse, progress: Progress | None = None) -> Checked:
     """See `TensorDB.fsck`."""
-    run = _Check(db, progress or (lambda what, done, total: None))
+    run = _Check(warehouse, progress or (lambda what, done, total: None))
     run.segments()
     run.samples()
     run.tensors()
@@ -103,8 +103,8 @@ def check(db: TensorDB, progress: Progress | None = None) -> Checked:
 
 
 class _Check:
-    def __init__(self, db: TensorDB, progress: Progress) -> None:
-        self._db, self._mongo, self._progress = db, db._mongo(), progress
+    def __init__(self, warehouse: Warehouse, progress: Progress) -> None:
+        self._warehouse, self._mongo, self._progress = warehouse, warehouse.index.database, progress
         self.report = Checked()
         self._damaged: dict[ObjectId, frozenset[int]] = {}
         self._bad: set[ObjectId] = set()
@@ -116,7 +116,7 @@ class _Check:
         """Every segment is there, describes itself, and its blobs match their checksums."""
         for doc in self._all("segments", {"state": {"$in": ["live", "dying"]}}):
             self.report.segments += 1
-            key, store = doc["key"], self._db._store(doc["root"])
+            key, store = doc["key"], self._warehouse.blobs.store(doc["root"])
             try:
                 index, _ = read_segment(store, key)
                 damaged = frozenset(self._damaged_blobs(store, key, index))
@@ -172,7 +172,7 @@ class _Check:
         if doc is None or id in self._bad:
             return _Segment(None, frozenset())
         try:
-            index, _ = read_segment(self._db._store(doc["root"]), doc["key"])
+            index, _ = read_segment(self._warehouse.blobs.store(doc["root"]), doc["key"])
         except StorageError:
             return _Segment(None, frozenset())
         return _Segment(index, self._damaged.get(id, frozenset()))
@@ -192,7 +192,7 @@ class _Check:
 
     def _object(self, group: Sequence[Doc]) -> None:
         self.report.tensors += len(group)
-        key, store = group[0]["key"], self._db._store(group[0]["root"])
+        key, store = group[0]["key"], self._warehouse.blobs.store(group[0]["root"])
         for low, high in _rounds(np.array([doc["n"] for doc in group])):
             some = group[low:high]
             try:
@@ -235,7 +235,7 @@ class _Check:
     def tombstones(self) -> None:
         """What is remembered of deletions can be read."""
         for doc in self._all("tombstones", {"state": "live"}):
-            store = self._db._store(doc["root"])
+            store = self._warehouse.blobs.store(doc["root"])
             try:
                 read(store, doc["key"])
             except StorageError as error:
@@ -251,8 +251,8 @@ class _Check:
                 self._find("leftover", doc["key"], f"in state {doc['state']!r}: {what}; the next gc removes it")
         for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
             self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
-        for root in self._db._roots:
-            store = self._db._store(root["id"])
+        for root in self._warehouse.blobs.roots:
+            store = self._warehouse.blobs.store(root["id"])
             count, nbytes = store.sweep(SECONDS, dry_run=True)
             if count:
                 self._find(
@@ -261,8 +261,8 @@ class _Check:
 
     def unknown_objects(self) -> None:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
-        for root in self._db._roots:
-            store = self._db._store(root["id"])
+        for root in self._warehouse.blobs.roots:
+            store = self._warehouse.blobs.store(root["id"])
             for folder in ("segments/", "params/", "architectures/", FOLDER):
                 batch: list[str] = []
                 for key, _ in store.list(folder):

@@ -25,7 +25,7 @@ from tensordb_data.housekeeping.segment_usage import BATCH, looked_at
 from tensordb_data.tensors.lease import SECONDS
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
@@ -58,13 +58,13 @@ class Collected:
     """Bytes that were marked or removed, by dataset, and by the run that stored the tensors; none twice."""
 
 
-def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None) -> Collected:
+def collect(warehouse: Warehouse, grace: float, dry_run: bool, progress: Progress | None) -> Collected:
     """See `TensorDB.gc`."""
-    if not db._full:
+    if not warehouse.index.is_server:
         raise UnsupportedError("mongomock has no transactions, so nothing can be collected safely; use a real server")
     if not isinstance(grace, (int, float)) or isinstance(grace, bool) or not 0 <= grace < 1e9:
         raise QueryError(f"grace is a number of seconds, 0 or more; found {grace!r}")
-    run = _Collection(db, dt.timedelta(seconds=grace), dry_run, progress)
+    run = _Collection(warehouse, dt.timedelta(seconds=grace), dry_run, progress)
     run.end_leases()
     run.mark_tensors()
     run.sweep_tensors()
@@ -77,8 +77,8 @@ def collect(db: TensorDB, grace: float, dry_run: bool, progress: Progress | None
 
 
 class _Collection:
-    def __init__(self, db: TensorDB, grace: dt.timedelta, dry_run: bool, progress: Progress | None) -> None:
-        self._db, self._mongo, self._grace, self._dry = db, db._mongo(), grace, dry_run
+    def __init__(self, warehouse: Warehouse, grace: dt.timedelta, dry_run: bool, progress: Progress | None) -> None:
+        self._warehouse, self._mongo, self._grace, self._dry = warehouse, warehouse.index.database, grace, dry_run
         self._progress = progress or (lambda what, count: None)
         self._began = self._now()
         self.report = Collected()
@@ -147,7 +147,7 @@ class _Collection:
                 # In this order: one that is not held any more has entered all that it ever will.
                 held = leases.find_one({"state": "held", "objects": at}, {"_id": 1})
                 if held is None and tensors.find_one(at, {"_id": 1}) is None:
-                    self._db._store(at["root"]).delete(at["key"])
+                    self._warehouse.blobs.store(at["root"]).delete(at["key"])
                     self.report.objects += 1
             leases.delete_one({"_id": lease["_id"], "state": "ended"})
 
@@ -160,7 +160,7 @@ class _Collection:
         for batch in _batches(self._mongo["segments"].find(abandoned, batch_size=BATCH)):
             self._mark("segments", batch, {}, _dataset, "bytes")
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
-        for unused, _ in looked_at(self._db, old):
+        for unused, _ in looked_at(self._warehouse, old):
             # `v` is that of before the look: whoever refers to one afterwards has counted it up.
             self._mark("segments", unused, {"v"}, _dataset, "bytes")
 
@@ -172,14 +172,14 @@ class _Collection:
         for doc in segments.aggregate([{"$match": later}, total]):
             self._wait(doc["n"], doc["bytes"])
         ready = {"$or": [{"state": "dying", "dying": {"$lte": ripe}}, {"state": "gone"}]}
-        for unused, used in looked_at(self._db, ready):
+        for unused, used in looked_at(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
             gone = [*unused, *(doc for doc in used if doc["state"] == "gone")]
             if not self._dry:
                 goes = [UpdateOne(_as_it_was(doc), {"$set": {"state": "gone"}}) for doc in gone]
                 gone = self._write_each("segments", goes, gone, "gone")
                 for doc in gone:
-                    self._db._store(doc["root"]).delete(doc["key"])
+                    self._warehouse.blobs.store(doc["root"]).delete(doc["key"])
                 self.report.objects += len(gone)
                 segments.delete_many({"_id": {"$in": [doc["_id"] for doc in gone]}, "state": "gone"})
             for doc in gone:
@@ -190,13 +190,13 @@ class _Collection:
     def sweep_tombstones(self) -> None:
         """Those go that nothing in the stores is about any more."""
         if not self._dry:
-            tombstones.sweep(self._db, self._now())
+            tombstones.sweep(self._warehouse, self._now())
 
     def sweep_stores(self) -> None:
         """Objects of which only a part was written, by someone who has been silent for too long."""
         silent = max(self._grace.total_seconds(), SECONDS)
-        for root in self._db._roots:
-            count, nbytes = self._db._store(root["id"]).sweep(silent, self._dry)
+        for root in self._warehouse.blobs.roots:
+            count, nbytes = self._warehouse.blobs.store(root["id"]).sweep(silent, self._dry)
             self.report.temporary += count
             self.report.temporary_bytes += nbytes
 

@@ -20,10 +20,11 @@ from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, Segm
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.schema.schema import Schema
+from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _BATCH = 1000
 _DUPLICATE = 11000
@@ -60,49 +61,49 @@ class Rebuilt:
     unknown: tuple[str, ...] = UNKNOWN
 
 
-def rebuild(db: TensorDB, progress: Progress | None = None) -> Rebuilt:
+def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:
     """See `TensorDB.rebuild`."""
-    warehouse = db._mongo()["warehouse"]
-    begun = warehouse.find_one({"_id": "warehouse", "rebuilding": db.project}) is not None
+    about = warehouse.index["warehouse"]
+    begun = about.find_one({"_id": "warehouse", "rebuilding": warehouse.project}) is not None
     for name, what in (("data", "samples"), ("params", "parameter sets")):
-        if not begun and db._mongo()[name].find_one({"_tdb.p": db.project}, {"_id": 1}) is not None:
+        if not begun and warehouse.index[name].find_one({"_tdb.p": warehouse.project}, {"_id": 1}) is not None:
             raise UnsupportedError(
-                f"project {db.project!r} has {what}, so its index is not lost, and a rebuild would undo changes; open"
-                " a new database with the same blobs= and rebuild there"
+                f"project {warehouse.project!r} has {what}, so its index is not lost, and a rebuild would undo changes;"
+                " open a new database with the same blobs= and rebuild there"
             )
-    warehouse.update_one({"_id": "warehouse"}, {"$addToSet": {"rebuilding": db.project}})
-    run = _Rebuild(db, progress or (lambda what, done, total: None))
+    about.update_one({"_id": "warehouse"}, {"$addToSet": {"rebuilding": warehouse.project}})
+    run = _Rebuild(warehouse, progress or (lambda what, done, total: None))
     run.read_tombstones()
     run.read()
     run.number()
-    run.enter_tombstones(rebuild_sets(db, run.report, run.deleted, run.progress))
-    warehouse.update_one({"_id": "warehouse"}, {"$pull": {"rebuilding": db.project}})
+    run.enter_tombstones(rebuild_sets(warehouse, run.report, run.deleted, run.progress))
+    about.update_one({"_id": "warehouse"}, {"$pull": {"rebuilding": warehouse.project}})
     return run.report
 
 
 class _Rebuild:
-    def __init__(self, db: TensorDB, progress: Progress) -> None:
-        self._db, self._mongo, self.progress = db, db._mongo(), progress
+    def __init__(self, warehouse: Warehouse, progress: Progress) -> None:
+        self._warehouse, self._mongo, self.progress = warehouse, warehouse.index.database, progress
         self.report = Rebuilt()
         self.deleted: dict[ObjectId, tuple[ObjectId, int]] = {}
         """When each of them was deleted last, and the sequence number that it had."""
         self._tombstones: list[tuple[int, str, Tombstone]] = []
         """With the ids of sets, without those of samples."""
         self._schemas: dict[str, Schema] = {}
-        lowest = self._mongo["data"].find_one({"_tdb.p": db.project}, {"_tdb.s": 1}, sort=[("_tdb.s", 1)])
+        lowest = self._mongo["data"].find_one({"_tdb.p": warehouse.project}, {"_tdb.s": 1}, sort=[("_tdb.s", 1)])
         self._number = min(0, lowest["_tdb"]["s"]) if lowest else 0
 
     def read_tombstones(self) -> None:
         """What was deleted."""
-        for root in self._db._roots:
-            store = self._db._store(root["id"])
+        for root in self._warehouse.blobs.roots:
+            store = self._warehouse.blobs.store(root["id"])
             for key, _ in store.list(FOLDER):
                 try:
                     found = read(store, key)
                 except StorageError as error:
                     self.report.skipped.append(f"{error}; what it names may be back")
                     continue
-                if found.project != self._db.project:
+                if found.project != self._warehouse.project:
                     continue
                 for stone in found.stones:
                     for id, number in zip(stone.ids, stone.sequence or [-1] * len(stone.ids), strict=True):
@@ -131,10 +132,10 @@ class _Rebuild:
         found = sorted(self._found(), reverse=True)  # an ObjectId begins with its time
         for done, (name, root, nbytes) in enumerate(found):
             self.progress("segments", done, len(found))
-            key, store = f"segments/{name}", self._db._store(root)
+            key, store = f"segments/{name}", self._warehouse.blobs.store(root)
             try:
                 index, documents = read_segment(store, key)
-                if documents.project != self._db.project:
+                if documents.project != self._warehouse.project:
                     if documents.project not in self.report.projects:
                         self.report.projects.append(documents.project)
                     continue
@@ -154,8 +155,8 @@ class _Rebuild:
             self.report.segments += 1
 
     def _found(self) -> Iterator[tuple[str, int, int]]:
-        for root in self._db._roots:
-            for key, nbytes in self._db._store(root["id"]).list("segments/"):
+        for root in self._warehouse.blobs.roots:
+            for key, nbytes in self._warehouse.blobs.store(root["id"]).list("segments/"):
                 name = key.rsplit("/", 1)[1]
                 if ObjectId.is_valid(name):
                     yield name, root["id"], nbytes
@@ -174,7 +175,7 @@ class _Rebuild:
             self._number -= 1
             docs.append({**sample, "_tdb": {**sample["_tdb"], "p": documents.project, "s": self._number}})
         for low in range(0, len(docs), _BATCH):
-            self._db.data._entries.add_documents(docs[low : low + _BATCH])
+            search_index(self._warehouse, "data").add_documents(docs[low : low + _BATCH])
             try:
                 self._mongo["data"].insert_many(docs[low : low + _BATCH], ordered=False)
             except BulkWriteError as error:
@@ -189,7 +190,7 @@ class _Rebuild:
     def number(self) -> None:
         """The sequence numbers, and with them the datasets."""
         for dataset, schema in self._schemas.items():
-            scope = {"_tdb.p": self._db.project, "dataset": dataset}
+            scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
             total, last = self._mongo["data"].count_documents(scope), 0
             batch: list[Any] = []
             for doc in self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True):
@@ -200,7 +201,9 @@ class _Rebuild:
                     batch = []
                     self.progress(dataset, last, total)
             about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
-            self._mongo["datasets"].replace_one({"_id": {"p": self._db.project, "d": dataset}}, about, upsert=True)
+            self._mongo["datasets"].replace_one(
+                {"_id": {"p": self._warehouse.project, "d": dataset}}, about, upsert=True
+            )
             self.report.datasets[dataset] = last
             self.report.samples += last
 

@@ -21,14 +21,15 @@ from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
 from tensordb_data.params.save import STRUCTURE, fields_of
+from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import expand
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, parts
 from tensordb_data.tensors.write import chunks, digest, tensor_id
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
     from tensordb_data.housekeeping.rebuild import Progress, Rebuilt
+    from tensordb_data.warehouse.context import Warehouse
 
 _ROUND = 64 << 20  # bytes read at once
 _HEADER = 256 << 20  # bytes that no header of an object has
@@ -48,21 +49,25 @@ class _Found:
 
 
 def rebuild_sets(
-    db: TensorDB, report: Rebuilt, deleted: Mapping[ObjectId, Any], progress: Progress
+    warehouse: Warehouse, report: Rebuilt, deleted: Mapping[ObjectId, Any], progress: Progress
 ) -> dict[ObjectId, Doc]:
     """Enters the tensors of all objects, and then the sets that are whole and were not deleted.
 
     Returns:
         Where the structures of those are that were deleted: root and key of the object.
     """
-    keys = [(root["id"], key) for root in db._roots for key, _ in db._store(root["id"]).list("params/")]
+    keys = [
+        (root["id"], key)
+        for root in warehouse.blobs.roots
+        for key, _ in warehouse.blobs.store(root["id"]).list("params/")
+    ]
     found: dict[ObjectId, _Found] = {}
     for done, (root, key) in enumerate(keys):
         progress("objects of tensors", done, len(keys))
-        store = db._store(root)
+        store = warehouse.blobs.store(root)
         try:
-            for content in _enter(db, root, key, report):
-                about = _about(db, content, root, key)
+            for content in _enter(warehouse, root, key, report):
+                about = _about(warehouse, content, root, key)
                 if about is None:
                     report.skipped.append(f"{store.url}/{key}: a set of an older version, which does not say whose")
                 else:
@@ -77,15 +82,15 @@ def rebuild_sets(
             report.deleted += 1
             places[each.id] = {"root": each.root, "key": each.key}
         else:
-            _enter_set(db, each, report)
+            _enter_set(warehouse, each, report)
     return places
 
 
-def _enter(db: TensorDB, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
+def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
     """Enters the tensors of an object; yields the contents of those that are structures of sets."""
-    store = db._store(root)
+    store = warehouse.blobs.store(root)
     about, places = _header(store, key)
-    if about.get("project") != db.project:
+    if about.get("project") != warehouse.project:
         if about.get("project") not in (None, *report.projects):
             report.projects.append(about["project"])
         return
@@ -100,7 +105,7 @@ def _enter(db: TensorDB, root: int, key: str, report: Rebuilt) -> Iterator[bytes
             except zstandard.ZstdError:  # whoever needs it misses it
                 continue
             rows.append(
-                {"_id": tensor_id(db.project, content), "root": root, "key": key, "o": places[name][0],
+                {"_id": tensor_id(warehouse.project, content), "root": root, "key": key, "o": places[name][0],
                  "n": places[name][1], "state": "live", **({} if nbytes is None else {"z": nbytes})}
             )  # fmt: skip
             if name == STRUCTURE or name.startswith(f"{STRUCTURE}#"):
@@ -110,7 +115,7 @@ def _enter(db: TensorDB, root: int, key: str, report: Rebuilt) -> Iterator[bytes
             UpdateOne({"_id": row.pop("_id")}, {"$setOnInsert": row, "$currentDate": {"created": True}}, upsert=True)
             for row in some
         ]
-        db._mongo()["tensors"].bulk_write(made, ordered=False)
+        warehouse.index["tensors"].bulk_write(made, ordered=False)
     yield from structures
 
 
@@ -138,46 +143,46 @@ def _content(stored: memoryview) -> tuple[bytes, int]:
     return expand(stored, None, nbytes), nbytes
 
 
-def _about(db: TensorDB, content: bytes, root: int, key: str) -> _Found | None:
-    fields = fields_of(_structure(db, content, key))
+def _about(warehouse: Warehouse, content: bytes, root: int, key: str) -> _Found | None:
+    fields = fields_of(_structure(warehouse, content, key))
     return None if fields is None else _Found(fields["created"], fields["_id"], content, root, key)
 
 
-def _structure(db: TensorDB, content: bytes, label: str) -> Any:
-    return from_json(read_leaves(db, {0: (STRUCTURE, content)}, label)[0].data)
+def _structure(warehouse: Warehouse, content: bytes, label: str) -> Any:
+    return from_json(read_leaves(warehouse, {0: (STRUCTURE, content)}, label)[0].data)
 
 
-def _enter_set(db: TensorDB, found: _Found, report: Rebuilt) -> None:
-    structure = _structure(db, found.content, f"parameter set {found.id}")
+def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
+    structure = _structure(warehouse, found.content, f"parameter set {found.id}")
     fields = fields_of(structure)
     assert fields is not None
     contents = list(dict.fromkeys(bytes.fromhex(row[4]) for row in structure["leaves"] if row[4] is not None))
-    ids = [tensor_id(db.project, content) for content in contents]
+    ids = [tensor_id(warehouse.project, content) for content in contents]
     known = {
         bytes(row["_id"]["h"]): row.get("z", row["n"])
         for some in chunks(ids)
-        for row in db._mongo()["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
+        for row in warehouse.index["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
     }
     absent = [row[0] for row in structure["leaves"] if row[4] is not None and bytes.fromhex(row[4]) not in known]
     if absent:
         named = ", ".join(absent[:3]) + (" and others" if len(absent) > 3 else "")
         report.skipped.append(f"{describe(fields)}: {len(absent)} of its tensors are damaged or not there: {named}")
         return
-    params = db._mongo()["params"]
-    scope = {"_tdb.p": db.project, "run": fields["run"]}
+    params = warehouse.index["params"]
+    scope = {"_tdb.p": warehouse.project, "run": fields["run"]}
     last = params.find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)])
     inline = sum(len(base64.b64decode(row[5])) for row in structure["leaves"] if row[4] is None)
     stored = sum(known[bytes.fromhex(row[4])] for row in structure["leaves"] if row[4] is not None)
     fields["_tdb"] = {
-        "p": db.project, "s": 1 + (last["_tdb"]["s"] if last else 0), "parts": sorted(parts(structure["tree"])),
+        "p": warehouse.project, "s": 1 + (last["_tdb"]["s"] if last else 0), "parts": sorted(parts(structure["tree"])),
         "structure": found.content, "tensors": [*contents, found.content], "bytes": inline + stored,
     }  # fmt: skip
-    db.params._entries.add_entities([fields])
+    search_index(warehouse, "params").add_entities([fields])
     params.replace_one({"_id": found.id}, fields, upsert=True)
     if fields["run"] is not None:
-        for some in chunks([*ids, tensor_id(db.project, found.content)]):
+        for some in chunks([*ids, tensor_id(warehouse.project, found.content)]):
             whose = {"_id": {"$in": some}, "run": {"$exists": False}}
-            db._mongo()["tensors"].update_many(whose, {"$set": {"run": fields["run"]}})
+            warehouse.index["tensors"].update_many(whose, {"$set": {"run": fields["run"]}})
     report.sets += 1
     name = f"run {fields['run']}" if fields["run"] is not None else "no run"
     report.runs[name] = report.runs.get(name, 0) + 1

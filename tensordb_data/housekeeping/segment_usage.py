@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 SCAN = 1 << 18
 """Segments for which all samples of their dataset are looked at."""
@@ -51,12 +51,12 @@ class _Held:
         return doc is not None and _state(doc) == (self._versions[at], self._dying[at])
 
 
-def looked_at(db: TensorDB, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def looked_at(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
     """Batches of the segments of a filter: those that no sample refers to, and those that samples do refer to.
 
     Each is as it was before the look at the samples: one that has changed since is left out.
     """
-    segments = db._mongo()["segments"]
+    segments = warehouse.index["segments"]
     group = {"$group": {"_id": {"p": "$p", "dataset": "$dataset"}}}
     for scope in segments.aggregate([{"$match": dict(filter)}, group, {"$sort": {"_id": 1}}], allowDiskUse=True):
         after = None
@@ -70,17 +70,17 @@ def looked_at(db: TensorDB, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]
             if not len(held):
                 break
             after = held.id(len(held) - 1)
-            yield from _sorted_out(db, held, _used(db, scope["_id"], held.id(0), after))
+            yield from _sorted_out(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
             if len(held) < SCAN:
                 break
 
 
-def _sorted_out(db: TensorDB, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def _sorted_out(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
     current = next(used, None)  # with this all samples have been looked at
     for low in range(0, len(held), BATCH):
         places = range(low, min(low + BATCH, len(held)))
         ids = [held.id(at) for at in places]
-        docs = {doc["_id"]: doc for doc in db._mongo()["segments"].find({"_id": {"$in": ids}})}
+        docs = {doc["_id"]: doc for doc in warehouse.index["segments"].find({"_id": {"$in": ids}})}
         unused: list[Doc] = []
         in_use: list[Doc] = []
         for at, id in zip(places, ids, strict=True):
@@ -91,7 +91,7 @@ def _sorted_out(db: TensorDB, held: _Held, used: Iterator[ObjectId]) -> Iterator
         yield unused, in_use
 
 
-def _used(db: TensorDB, scope: Doc, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
+def _used(warehouse: Warehouse, scope: Doc, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
     """Segments in a range of ids that samples refer to, in order."""
     stages: Sequence[Doc] = [
         {"$match": {"_tdb.p": scope["p"], "dataset": scope["dataset"]}},
@@ -101,7 +101,7 @@ def _used(db: TensorDB, scope: Doc, low: ObjectId, high: ObjectId) -> Iterator[O
         {"$group": {"_id": "$r.v.k"}},
         {"$sort": {"_id": 1}},
     ]
-    for doc in db._mongo()["data"].aggregate(stages, allowDiskUse=True, batchSize=_ANSWER):
+    for doc in warehouse.index["data"].aggregate(stages, allowDiskUse=True, batchSize=_ANSWER):
         yield doc["_id"]
 
 

@@ -1,4 +1,5 @@
 """What can be ingested: a source gives a schema and chunks of rows."""
+
 from __future__ import annotations
 
 from pathlib import Path

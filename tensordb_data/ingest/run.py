@@ -100,7 +100,7 @@ def _add(
     db: TensorDB, writer: Writer, chunk: Chunk, fixed: Mapping[str, Any], ids: list[ObjectId], report: Report
 ) -> None:
     for _ in range(_ATTEMPTS):
-        found = db._mongo()["data"].find({"_id": {"$in": ids}}, {"_id": 1})
+        found = db.warehouse.index["data"].find({"_id": {"$in": ids}}, {"_id": 1})
         there = {doc["_id"] for doc in found}
         rows = [row for row, id in enumerate(ids) if id not in there]
         try:

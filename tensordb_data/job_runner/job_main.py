@@ -131,7 +131,7 @@ def _arguments(job: Job) -> dict[str, Any]:
 
 
 def _given(job: Job) -> dict[str, Any]:
-    return dict(zip(GIVEN, (job, job._db), strict=True))
+    return dict(zip(GIVEN, (job, job.db), strict=True))
 
 
 if __name__ == "__main__":

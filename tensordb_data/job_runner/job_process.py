@@ -91,8 +91,8 @@ class JobProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        hide = self._job._db._connections.address.redact
-        log = self._job._db.logs.run(self._job.run, tags=self._job.tags)
+        hide = self._job.db.warehouse.address.redact
+        log = self._job.db.logs.run(self._job.run, tags=self._job.tags)
         number = 0
         with self._process.stdout as output:
             while line := output.readline(_LINE):

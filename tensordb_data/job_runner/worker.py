@@ -69,7 +69,7 @@ class Worker:
         Allow(allow)
         if not allow and not allow_scripts:
             raise QueryError('a worker runs nothing without a list of what it may: allow=["mypkg."] (--allow mypkg.)')
-        if db._connections.address.client is not None:
+        if db.warehouse.address.client is not None:
             raise UnsupportedError("jobs run in processes of their own, which connect by themselves: a worker needs a"
                                    " TensorDB with an address, and not with client=")  # fmt: skip
         self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
@@ -210,7 +210,7 @@ class Worker:
         """Whether there is a job that this worker could still get."""
         kinds = {} if self._kinds is None else {"kind": {"$in": self._kinds}}
         filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
-        return self._db._mongo()["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
+        return self._db.warehouse.index["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
 
     def _signs_of_life(self) -> None:
         every = min(_REPORT, self._lease / 3)
@@ -223,9 +223,9 @@ class Worker:
             }  # fmt: skip
             try:
                 if self._ended.wait(0):
-                    workers.leave(self._db, self._id)
+                    workers.leave(self._db.warehouse, self._id)
                     return
-                workers.report(self._db, self._id, 3 * every, fields)
+                workers.report(self._db.warehouse, self._id, 3 * every, fields)
             except (PyMongoError, ConnectError):
                 if self._ended.is_set():
                     return
@@ -236,7 +236,7 @@ class _Pulse:
     """The thread that renews the lease of a job."""
 
     def __init__(self, job: Job, lease: float) -> None:
-        self._job = Job(job._db, job._doc)._bound(job._held(), lease)  # the other one is not this thread's
+        self._job = Job(job.db, job._doc)._bound(job._held(), lease)  # the other one is not this thread's
         self._lease = lease
         self._renewed = time.monotonic()
         self.cancelled = False

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.jobs.worker_registry import alive
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 
-def explain(db: TensorDB, job: Mapping[str, Any]) -> str:
+def explain(warehouse: Warehouse, job: Mapping[str, Any]) -> str:
     """See `Job.explain`."""
     status = job["status"]
     if status == "waiting":
-        return f"waiting for {_upstream(db, job)}"
+        return f"waiting for {_upstream(warehouse, job)}"
     if status == "ready":
-        return "\n".join(_unclaimed(db, job))
+        return "\n".join(_unclaimed(warehouse, job))
     if status == "running":
         return _running(job)
     if status == "done":
@@ -25,9 +25,9 @@ def explain(db: TensorDB, job: Mapping[str, Any]) -> str:
     return f"{status} at {_time(job['finished'])}: {job.get('reason', 'no reason given')}"
 
 
-def _upstream(db: TensorDB, job: Mapping[str, Any]) -> str:
-    named = {"_id": {"$in": job["after"]}, "_tdb.p": db.project, "status": {"$ne": "done"}}
-    others = list(db._mongo()["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
+def _upstream(warehouse: Warehouse, job: Mapping[str, Any]) -> str:
+    named = {"_id": {"$in": job["after"]}, "_tdb.p": warehouse.project, "status": {"$ne": "done"}}
+    others = list(warehouse.index["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
     named_ = [f"job {other['_id']} ({other['kind']}, {other['status']})" for other in others]
     return ", ".join(named_) or "nothing any more"
 
@@ -43,8 +43,8 @@ def _running(job: Mapping[str, Any]) -> str:
     return text
 
 
-def _unclaimed(db: TensorDB, job: Mapping[str, Any]) -> Iterator[str]:
-    mongo = db._mongo()["jobs"]
+def _unclaimed(warehouse: Warehouse, job: Mapping[str, Any]) -> Iterator[str]:
+    mongo = warehouse.index["jobs"]
     now = mongo.database.command("hello")["localTime"]
     if job["due"] > now:
         why = f"attempt {job['attempts'] + 1} of {job['max_attempts']}" if job["attempts"] else "its start"
@@ -52,12 +52,12 @@ def _unclaimed(db: TensorDB, job: Mapping[str, Any]) -> Iterator[str]:
         if job.get("reason"):
             yield f"the last attempt: {job['reason'].splitlines()[-1]}"
         return
-    workers = alive(db)
+    workers = alive(warehouse)
     if not workers:
         yield f"ready, but no worker is alive; start one: tensordb worker --kinds {job['kind']} {_allowing(job)}"
         return
     before = {
-        "_tdb.p": db.project, "status": "ready", "kind": job["kind"],
+        "_tdb.p": warehouse.project, "status": "ready", "kind": job["kind"],
         "$or": [
             {"priority": {"$gt": job["priority"]}}, {"priority": job["priority"], "due": {"$lt": job["due"]}},
         ],

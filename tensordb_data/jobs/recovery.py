@@ -12,23 +12,23 @@ from tensordb_data.jobs import transitions as steps
 from tensordb_data.mongo.retry import ride_out
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _CHUNK = 1000
 
 
-def sweep(db: TensorDB) -> bool:
+def sweep(warehouse: Warehouse) -> bool:
     """Both, for all jobs of the project; whether anything changed."""
     late = {
-        "_tdb.p": db.project,
+        "_tdb.p": warehouse.project,
         "status": "running",
         "$expr": {"$lte": [f"${steps.CLAIM}.until", "$$NOW"]},
     }
-    freed = _update(db, late, steps.lost())
-    return bool(settle(db, {}) + freed)
+    freed = _update(warehouse, late, steps.lost())
+    return bool(settle(warehouse, {}) + freed)
 
 
-def settle(db: TensorDB, which: Mapping[str, Any]) -> int:
+def settle(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
     """Looks at waiting jobs: ready when all that they wait for is done, cancelled when that cannot be any more.
 
     Args:
@@ -37,27 +37,27 @@ def settle(db: TensorDB, which: Mapping[str, Any]) -> int:
     Returns:
         How many are no longer waiting.
     """
-    scope = {"_tdb.p": db.project, "status": "waiting"}
+    scope = {"_tdb.p": warehouse.project, "status": "waiting"}
     changed = 0
     look: list[Mapping[str, Any]] = [which]
     while look:
-        waiting = _waiting(db, {**scope, **look.pop()})
+        waiting = _waiting(warehouse, {**scope, **look.pop()})
         for low in range(0, len(waiting), _CHUNK):
-            judged = _judge(db, waiting[low : low + _CHUNK])
+            judged = _judge(warehouse, waiting[low : low + _CHUNK])
             if judged.ready:
-                changed += _update(db, {"_id": {"$in": judged.ready}, **scope}, steps.ready())
+                changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, steps.ready())
             for id, reason in judged.hopeless.items():
-                changed += _update(db, {"_id": id, **scope}, steps.cancelled(reason))
+                changed += _update(warehouse, {"_id": id, **scope}, steps.cancelled(reason))
                 look.append({"after": id})
     return changed
 
 
-def _waiting(db: TensorDB, filter: Mapping[str, Any]) -> list[Any]:
-    return ride_out(lambda: list(db._mongo()["jobs"].find(filter, {"after": 1})))
+def _waiting(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Any]:
+    return ride_out(lambda: list(warehouse.index["jobs"].find(filter, {"after": 1})))
 
 
-def _update(db: TensorDB, filter: Mapping[str, Any], stages: steps.Stages) -> int:
-    return ride_out(lambda: int(db._mongo()["jobs"].update_many(filter, stages).modified_count))
+def _update(warehouse: Warehouse, filter: Mapping[str, Any], stages: steps.Stages) -> int:
+    return ride_out(lambda: int(warehouse.index["jobs"].update_many(filter, stages).modified_count))
 
 
 class _Judgement:
@@ -66,10 +66,10 @@ class _Judgement:
         self.hopeless: dict[Any, str] = {}
 
 
-def _judge(db: TensorDB, waiting: list[Any]) -> _Judgement:
-    mongo = db._mongo()["jobs"]
+def _judge(warehouse: Warehouse, waiting: list[Any]) -> _Judgement:
+    mongo = warehouse.index["jobs"]
     names = list({id for job in waiting for id in job["after"]})
-    named = {"_id": {"$in": names}, "_tdb.p": db.project}
+    named = {"_id": {"$in": names}, "_tdb.p": warehouse.project}
     found = ride_out(lambda: {doc["_id"]: doc["status"] for doc in mongo.find(named, {"status": 1})})
     judged = _Judgement()
     for job in waiting:

@@ -10,7 +10,6 @@ from typing import Any
 import bson
 from bson import ObjectId
 
-from tensordb_data.api.selection import Selection
 from tensordb_data.common.bson_values import plain
 from tensordb_data.common.import_paths import split
 from tensordb_data.errors import ArchitectureError, QueryError
@@ -20,7 +19,7 @@ from tensordb_data.warehouse.record import Record
 
 # What an entry point is given beside its arguments: each query becomes a Selection, and the others on request.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
-GIVEN = ("job", "db")
+GIVEN = ("job", "warehouse")
 MOST_BYTES = 4_000_000  # of arguments, of a result: a document has 16 MB for all that happens to a job
 
 
@@ -172,7 +171,7 @@ def _fitting(what: str, value: Any) -> Any:
 
 
 def _query(name: str, value: Any) -> Query:
-    query = value.query if isinstance(value, (Selection, Record)) and hasattr(value, "query") else value
+    query = value if isinstance(value, Query) else getattr(value, "query", value)
     if not isinstance(query, Query) or query.collection != QUERIES[name]:
         found = f"one of db.{query.collection}" if isinstance(query, Query) else f"{value!r:.200}"
         raise QueryError(f"{name}= is a query of db.{QUERIES[name]}: selection.query; found {found}")

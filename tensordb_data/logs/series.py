@@ -13,7 +13,7 @@ from tensordb_data.query.query import check_name
 from tensordb_data.warehouse.bound_query import reported
 
 if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,7 +40,7 @@ class Series:
     """Values that were nan or infinite, int64."""
 
 
-def read_series(rows: Selection[Any], name: str, points: int) -> list[Series]:
+def read_series(rows: BoundQuery, name: str, points: int) -> list[Series]:
     """See `LogSelection.series`."""
     check_name(name, "series")
     if not isinstance(points, int) or isinstance(points, bool) or points < 1:
@@ -84,8 +84,8 @@ def _buckets(name: str, low: int, high: int, points: int) -> list[dict[str, Any]
     ]  # fmt: skip
 
 
-def _aggregate(rows: Selection[Any], name: str, stages: list[dict[str, Any]]) -> Any:
-    first: list[dict[str, Any]] = [{"$match": rows._filter()}]
+def _aggregate(rows: BoundQuery, name: str, stages: list[dict[str, Any]]) -> Any:
+    first: list[dict[str, Any]] = [{"$match": rows.filter()}]
     if rows.query.limit is not None:
-        first += [{"$sort": dict(rows._sort())}, {"$limit": rows.query.limit}]
-    return rows._mongo.aggregate([*first, {"$match": {name: {"$type": "number"}}}, *stages], allowDiskUse=True)
+        first += [{"$sort": dict(rows.sort())}, {"$limit": rows.query.limit}]
+    return rows.collection.aggregate([*first, {"$match": {name: {"$type": "number"}}}, *stages], allowDiskUse=True)

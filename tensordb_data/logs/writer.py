@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import BulkWriteError
 
-from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.metrics import check_names, scalar
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
 CAPACITY = 200_000  # rows in memory
@@ -49,14 +49,14 @@ class RunLog:
     `dropped` counts, and `close()` raises.
     """
 
-    def __init__(self, db: TensorDB, name: str, tags: Sequence[str] = (), system: float | None = None) -> None:
+    def __init__(self, warehouse: Warehouse, name: str, tags: Sequence[str] = (), system: float | None = None) -> None:
         if not isinstance(name, str) or not name:
             raise SchemaError(f"a run is named by a non-empty string; found {name!r}")
         if isinstance(tags, str):
             raise SchemaError(f"tags is a list of strings; found the string {tags!r}")
         self.name = name
         self._names: set[str] = set()
-        self._writer = _Writer(db, {"run": name, "tags": clean_tags(tags) if tags else []})
+        self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []})
         weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
         self._step = 0
         self._system = None if system is None else SystemMetrics(weakref.proxy(self), system)
@@ -142,8 +142,8 @@ class _Later:
 class _Writer:
     """The buffer of a log and the thread that empties it."""
 
-    def __init__(self, db: TensorDB, common: Mapping[str, Any]) -> None:
-        self._db = db
+    def __init__(self, warehouse: Warehouse, common: Mapping[str, Any]) -> None:
+        self._warehouse = warehouse
         self._common = common
         self._reset()
 
@@ -270,7 +270,7 @@ class _Writer:
                     return
 
     def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
-        common, internal, ids = self._common, {"p": self._db.project}, IDS.take(len(rows))
+        common, internal, ids = self._common, {"p": self._warehouse.project}, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
         for id, (_, row) in zip(ids, rows, strict=True):
             for name, value in row.items():
@@ -286,10 +286,10 @@ class _Writer:
     def _insert(self) -> None:
         common = self._common
         group = (common["run"], tuple(common["tags"]))
-        self._db.logs._entries.add_groups({group: self._sent[0]["_id"]}, self._texts)
+        search_index(self._warehouse, "logs").add_groups({group: self._sent[0]["_id"]}, self._texts)
         self._texts.clear()
         try:
-            self._db._mongo()["logs"].insert_many(self._sent, ordered=False)
+            self._warehouse.index["logs"].insert_many(self._sent, ordered=False)
         except BulkWriteError as error:
             # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
             if any(one.get("code") != _DUPLICATE for one in error.details.get("writeErrors", ())):
@@ -320,8 +320,7 @@ def _value(name: str, value: Any) -> Any:
     if getattr(value, "is_cuda", False) is True and value.numel() == 1:
         return _Later(value)
     if isinstance(value, Record):
-        kinds = (kind for kind in COLLECTIONS if value._db._collection(kind)._record_type is type(value))
-        return {"collection": next(kinds), "id": value.id}
+        return {"collection": value.collection, "id": value.id}
     return scalar(name, value)
 
 

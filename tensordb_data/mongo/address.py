@@ -1,4 +1,5 @@
 """Where a warehouse is: every way to say it becomes one `Address`, and an address becomes a connected client."""
+
 from __future__ import annotations
 
 import os
@@ -6,13 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from tensordb_data.errors import ConnectError
-
-if TYPE_CHECKING:
-    pass
 
 DATABASE = "tensordb"
 PROJECT = "default"

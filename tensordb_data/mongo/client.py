@@ -1,4 +1,5 @@
 """Where a warehouse is: every way to say it becomes one `Address`, and an address becomes a connected client."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from tensordb_data.mongo.transactions import APPLICATION
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
-
 
 
 def open_client(address: Address) -> MongoClient[dict[str, Any]]:

@@ -1,4 +1,5 @@
 """Load: from the document of a parameter set back to the state, every tensor checked against its digest."""
+
 from __future__ import annotations
 
 import base64
@@ -14,17 +15,16 @@ from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, leaf_numbers, parts, unflatten
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-
+    from tensordb_data.warehouse.context import Warehouse
 
 
 def load_parts(
-    db: TensorDB, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework
+    warehouse: Warehouse, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework
 ) -> dict[str, Any]:
     """Loads some of the parts of a set, or all of them; only their tensors are read.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         document: Of the collection ``params``.
         names: The parts; None for all.
         framework: What tensors become: see `records.params.ParameterSet.load`.
@@ -35,7 +35,7 @@ def load_parts(
         StorageError: The blob store failed.
     """
     label = describe(document)
-    trees, table = structure(db, document)
+    trees, table = structure(warehouse, document)
     wanted = list(trees) if names is None else list(names)
     for name in wanted:
         if name not in trees:
@@ -49,18 +49,18 @@ def load_parts(
             memory[number] = np.frombuffer(bytearray(base64.b64decode(inline)), np.uint8)
         else:
             stored[number] = (name, bytes.fromhex(content))
-    memory.update(read_leaves(db, stored, label))
+    memory.update(read_leaves(warehouse, stored, label))
     leaves = {
         n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers
     }
     return {name: unflatten(trees[name], leaves) for name in wanted}
 
 
-def structure(db: TensorDB, document: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     """The trees of the parts by name, see `tree.Flat`, and for each leaf: name, kind, dtype, shape, digest, bytes."""
     label = describe(document)
     about = document["_tdb"]
-    raw = read_leaves(db, {0: (STRUCTURE, bytes(about["structure"]))}, label)[0]
+    raw = read_leaves(warehouse, {0: (STRUCTURE, bytes(about["structure"]))}, label)[0]
     whole = from_json(raw.data)
     if whole.get("format") != FORMAT:
         raise CheckpointError(
@@ -69,21 +69,21 @@ def structure(db: TensorDB, document: Mapping[str, Any]) -> tuple[dict[str, Any]
     return parts(whole["tree"]), whole["leaves"]
 
 
-def verify(db: TensorDB, document: Mapping[str, Any]) -> bool:
+def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:
     """Whether the whole set is there and every byte is right."""
     try:
-        load_parts(db, document, None, "numpy")
+        load_parts(warehouse, document, None, "numpy")
     except (StorageError, CheckpointError):
         return False
     return True
 
 
-def offer(db: TensorDB, damaged: Mapping[str, Any]) -> str:
+def offer(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
     """What to do about a damaged set, in words: the newest set of its run that is intact."""
     run, training = damaged.get("run"), damaged["_tdb"]["parts"] != ["model"]
-    scope = {"_tdb.p": db.project, "run": run, "_id": {"$ne": damaged["_id"]}}
-    for document in db._mongo()["params"].find(scope, sort=[("_tdb.s", -1), ("_id", -1)]):
-        if (document["_tdb"]["parts"] != ["model"]) == training and verify(db, document):
+    scope = {"_tdb.p": warehouse.project, "run": run, "_id": {"$ne": damaged["_id"]}}
+    for document in warehouse.index["params"].find(scope, sort=[("_tdb.s", -1), ("_id", -1)]):
+        if (document["_tdb"]["parts"] != ["model"]) == training and verify(warehouse, document):
             how = f"restore(step={document['step']}) continues from there"
             return (
                 f"The newest intact one is {describe(document)}: "

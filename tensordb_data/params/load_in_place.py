@@ -22,7 +22,7 @@ from tensordb_data.tensors.read import THREADS, Place, corrupt, find_places, ope
 from tensordb_data.tensors.tree import unflatten
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _PIECE = 256 << 10  # bytes, hashed while the processor's cache still holds them
 
@@ -40,7 +40,7 @@ class _Row(NamedTuple):
     inline: str | None
 
 
-def load_in_place(db: TensorDB, document: Mapping[str, Any], model: Any) -> bool:
+def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> bool:
     """Loads the part "model" of a set into a torch module, all of it or nothing.
 
     Returns:
@@ -55,7 +55,7 @@ def load_in_place(db: TensorDB, document: Mapping[str, Any], model: Any) -> bool
     # a Keras model is a torch module too where Keras runs on torch
     if torch is None or not isinstance(model, torch.nn.Module) or (keras and isinstance(model, keras.Model)):
         return False
-    trees, table = structure(db, document)
+    trees, table = structure(warehouse, document)
     saved = unflatten(trees.get("model"), [_Row(*row) for row in table])
     own = model.state_dict(keep_vars=True)
     if not isinstance(saved, dict) or saved.keys() != own.keys():
@@ -63,7 +63,7 @@ def load_in_place(db: TensorDB, document: Mapping[str, Any], model: Any) -> bool
     if not all(isinstance(row, _Row) and _fits(torch, row, own[name]) for name, row in saved.items()):
         return False
     targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
-    if _overlap(saved, targets) or not _read(db, describe(document), saved, targets):
+    if _overlap(saved, targets) or not _read(warehouse, describe(document), saved, targets):
         return False
     # to its hooks, which may make something of the values: what is in its place already is not copied
     model.load_state_dict(own)
@@ -94,11 +94,11 @@ def _overlap(saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
     return any(second != first and second[0] < first[1] for first, second in pairwise(lying))
 
 
-def _read(db: TensorDB, label: str, saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
+def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
     names = list(saved)
     stored = {i: (saved[n].name, bytes.fromhex(content)) for i, n in enumerate(names) if (content := saved[n].content)}
-    places = find_places(db, stored, label)
-    objects = {(place.root, place.key): db._store(place.root) for place in places.values()}
+    places = find_places(warehouse, stored, label)
+    objects = {(place.root, place.key): warehouse.blobs.store(place.root) for place in places.values()}
     if any(store.local_path(key) is None for (_, key), store in objects.items()):
         return False
     with ExitStack() as opened:

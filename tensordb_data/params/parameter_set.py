@@ -1,9 +1,10 @@
 """Parameters: sets of tensors, saved at a step of a run, found by a query."""
+
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bson import ObjectId
 
@@ -18,9 +19,6 @@ from tensordb_data.tensors.leaf import Framework
 from tensordb_data.warehouse.metrics import check_names, scalar
 from tensordb_data.warehouse.record import Record
 
-if TYPE_CHECKING:
-    pass
-
 RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created", "lineage", PROVENANCE))
 
 
@@ -28,6 +26,8 @@ class ParameterSet(Record):
     """A saved set of parameters, with the metrics it was saved with: `best["val_acc"]`."""
 
     __slots__ = ()
+
+    collection = "params"
 
     @property
     def run(self) -> str | None:
@@ -82,7 +82,7 @@ class ParameterSet(Record):
             StorageError: The blob store failed.
         """
         with self._offered():
-            return load_parts(self._db, self._doc, [part], framework)[part]
+            return load_parts(self._warehouse, self._doc, [part], framework)[part]
 
     def load_into(self, model: Any, *, strict: bool = True) -> Difference:
         """Loads the parameters into a torch module or a Keras model.
@@ -101,7 +101,7 @@ class ParameterSet(Record):
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
         with self._offered():
-            if strict and load_in_place(self._db, self._doc, model):
+            if strict and load_in_place(self._warehouse, self._doc, model):
                 return Difference()
         return apply_to(model, self.load(), describe(self._doc), strict)
 
@@ -110,7 +110,7 @@ class ParameterSet(Record):
         try:
             yield
         except CorruptBlobError as error:
-            raise CorruptBlobError(f"{error} {offer(self._db, self._doc)}") from error
+            raise CorruptBlobError(f"{error} {offer(self._warehouse, self._doc)}") from error
 
 
 def parent_id(parent: object) -> ObjectId | None:

@@ -13,7 +13,7 @@ from tensordb_data.params.retention import Keep
 from tensordb_data.warehouse.deletion_log import bury
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Pruned:
     """Bytes of the tensors of those, as if nothing were shared."""
 
 
-def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:
+def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:
     """Deletes what `keep` does not keep.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         run: The run.
         keep: The policy.
         dry_run: Delete nothing.
@@ -48,11 +48,15 @@ def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training
     fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1, "_tdb.structure": 1}
     if keep.metric is not None:
         fields[keep.metric] = 1
-    scope: dict[str, Any] = {"_tdb.p": db.project, "run": run, **({"_tdb.parts": "training"} if training else {})}
-    params = db._mongo()["params"]
+    scope: dict[str, Any] = {
+        "_tdb.p": warehouse.project,
+        "run": run,
+        **({"_tdb.parts": "training"} if training else {}),
+    }
+    params = warehouse.index["params"]
     sets = sorted(params.find(scope, fields), key=lambda each: (each["_tdb"]["s"], each["_id"]))
     if not sets and not training:
-        raise NotFoundError(f"run {run!r} has no parameter sets in project {db.project!r}")
+        raise NotFoundError(f"run {run!r} has no parameter sets in project {warehouse.project!r}")
     rules = keep.kept(sets)
     report = Pruned(run, {each["_id"]: rules[each["_id"]] for each in sets if each["_id"] in rules})
     chosen = [each for each in sets if each["_id"] not in rules]
@@ -68,10 +72,10 @@ def prune(db: TensorDB, run: str, keep: Keep, *, dry_run: bool = False, training
         report.bytes += sum(int(each["_tdb"]["bytes"]) for each in deleted)
         return len(deleted)
 
-    if dry_run or not db._full:
+    if dry_run or not warehouse.index.is_server:
         away([each["_id"] for each in chosen])
     elif chosen:
-        bury(db, "params", chosen, away)
+        bury(warehouse, "params", chosen, away)
     return report
 
 

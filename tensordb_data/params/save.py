@@ -7,6 +7,7 @@ set has several objects, and each is entered into the index as soon as it is the
 lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
 address is that of the bytes themselves.
 """
+
 from __future__ import annotations
 
 import base64
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId, json_util
 
+from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import Squeezer
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.snapshot import Snapshot
@@ -29,7 +31,7 @@ from tensordb_data.tensors.write import digest, store_all
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 FORMAT = 1
 STRUCTURE = "structure.json"
@@ -55,7 +57,7 @@ class Written:
 
 
 def write_set(
-    db: TensorDB,
+    warehouse: Warehouse,
     snapshot: Snapshot,
     fields: Mapping[str, Any],
     parent: ObjectId | None = None,
@@ -64,7 +66,7 @@ def write_set(
     """Stores a snapshot and commits its document.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         snapshot: A state whose root is a dict: the parts of the set.
         fields: The fields of the document that a query finds, `lineage` among them; checked already.
         parent: The set that it was made from.
@@ -96,15 +98,15 @@ def write_set(
     references = [*tensors, about_digest]
     tensors[about_digest] = (about, memoryview(structure))
     document["_tdb"] = {
-        "p": db.project,
+        "p": warehouse.project,
         "s": 0,
         "parts": sorted(parts(snapshot.structure)),
         "structure": about_digest,
         "tensors": references,
         "bytes": snapshot.nbytes,
     }
-    db.params._entries.add_entities([document])
-    stored = store_all(db, "params", id, tensors, _commit(db, document), squeezer, fields.get("run"))
+    search_index(warehouse, "params").add_entities([document])
+    stored = store_all(warehouse, "params", id, tensors, _commit(warehouse, document), squeezer, fields.get("run"))
     return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
 
@@ -129,6 +131,8 @@ def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
             table.append([*row, content.hex(), None])
             contents.append(content)
     return table, contents
+
+
 _fixed: dict[int, tuple[weakref.ref[Any], bytes]] = {}
 """Digests of values that never change, as long as they live, by their identities."""
 
@@ -144,10 +148,10 @@ def _content(leaf: Leaf, data: memoryview) -> bytes:
     return known[1]
 
 
-def _commit(db: TensorDB, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
+def _commit(warehouse: Warehouse, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
-        mongo = db._mongo()
-        scope = {"_tdb.p": db.project, "run": document.get("run")}
+        mongo = warehouse.index.database
+        scope = {"_tdb.p": warehouse.project, "run": document.get("run")}
         last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
         mongo["params"].insert_one(document, session=session)

@@ -1,4 +1,5 @@
 """Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,14 +1,10 @@
 """Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from tensordb_data.errors import QueryError
-
-if TYPE_CHECKING:
-    pass
-
 
 
 def clean_tags(tags: Sequence[object]) -> list[str]:

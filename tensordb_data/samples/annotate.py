@@ -1,4 +1,5 @@
 """Annotate: values of many samples set by a machine, with a note of who set them."""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -12,42 +13,43 @@ from tensordb_data.query.update import clean_update
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
+from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.annotation import Annotated, check_ids, check_source
-from tensordb_data.warehouse.bulk import Update, update_each
+from tensordb_data.warehouse.index import Update
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _CHUNK = 5000
 
 
-def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
+def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
     """See `Data.annotate`."""
     check_source(source)
     check_ids(values)
-    of = _datasets(db, list(values))
+    of = _datasets(warehouse, list(values))
     names = sorted(set(of.values()))
-    updates = _updates(db, of, values, {"source": source, "at": dt.datetime.now(dt.timezone.utc)}, names)
+    updates = _updates(warehouse, of, values, {"source": source, "at": dt.datetime.now(dt.timezone.utc)}, names)
     changed = 0
     if updates:
-        db.data._entries.add_groups({}, _texts(of, updates))
+        search_index(warehouse, "data").add_groups({}, _texts(of, updates))
         # Before, so that no plan made from here on passes for one of the old data; after, so that none made in
         # between passes for one of the new.
-        db._mutated(names)
+        warehouse.datasets.mark_changed(names)
         try:
             for low in range(0, len(updates), _CHUNK):
-                changed += update_each(db, "data", updates[low : low + _CHUNK])
+                changed += warehouse.index.update_each("data", updates[low : low + _CHUNK])
         finally:
-            db._mutated(names)
+            warehouse.datasets.mark_changed(names)
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 
-def _datasets(db: TensorDB, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
+def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
     """The dataset of each sample that exists."""
     found: dict[ObjectId, str] = {}
     for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": db.project}
-        found.update((doc["_id"], doc["dataset"]) for doc in db._mongo()["data"].find(chosen, {"dataset": 1}))
+        chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": warehouse.project}
+        found.update((doc["_id"], doc["dataset"]) for doc in warehouse.index["data"].find(chosen, {"dataset": 1}))
     return found
 
 
@@ -62,14 +64,14 @@ def _texts(of: Mapping[ObjectId, str], updates: Sequence[Update]) -> dict[tuple[
 
 
 def _updates(
-    db: TensorDB,
+    warehouse: Warehouse,
     of: Mapping[ObjectId, str],
     values: Mapping[ObjectId, Mapping[str, Any]],
     by: Mapping[str, Any],
     names: Sequence[str],
 ) -> list[Update]:
     """The updates to send, once all values have been found to fit; fields that are new go into the schemas."""
-    schemas = db._schemas(names)
+    schemas = warehouse.datasets.schemas(names)
     added: dict[str, dict[str, Field]] = {}
     updates: list[Update] = []
     for id, given in values.items():
@@ -97,7 +99,7 @@ def _updates(
         if new:
             added.setdefault(dataset, {}).update(new[dataset])
             schemas[dataset] = Schema({**schema, **new[dataset]})
-        updates.append(({"_id": id, "_tdb.p": db.project}, update))
+        updates.append(({"_id": id, "_tdb.p": warehouse.project}, update))
     for dataset, fields in added.items():
-        evolve(db, dataset, fields)
+        evolve(warehouse, dataset, fields)
     return updates

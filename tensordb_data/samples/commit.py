@@ -18,9 +18,10 @@ from tensordb_data.errors import DuplicateError, SchemaError, StorageError, Tens
 from tensordb_data.samples.commit_lock import turn
 from tensordb_data.samples.write_batch import Batch
 from tensordb_data.schema.schema import Schema
+from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _DUPLICATE, _TOO_LARGE = 11000, 388
 _LONGEST_WAIT = 0.25
@@ -34,19 +35,22 @@ class _SegmentGone(StorageError):
     """A gc has taken the writer for dead."""
 
 
-def register(db: TensorDB, dataset: str) -> None:
+def register(warehouse: Warehouse, dataset: str) -> None:
     """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
     new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
-        db._mongo()["datasets"].update_one({"_id": _key(db, dataset)}, {"$setOnInsert": new}, upsert=True)
+        warehouse.index["datasets"].update_one({"_id": _key(warehouse, dataset)}, {"$setOnInsert": new}, upsert=True)
 
 
-def is_empty(db: TensorDB, dataset: str, session: Any = None) -> bool:
+def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
     """Whether the dataset has no samples (left)."""
-    return db._mongo()["data"].find_one({"_tdb.p": db.project, "dataset": dataset}, {"_id": 1}, session=session) is None
+    return (
+        warehouse.index["data"].find_one({"_tdb.p": warehouse.project, "dataset": dataset}, {"_id": 1}, session=session)
+        is None
+    )
 
 
-def agree(db: TensorDB, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
+def agree(warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
     """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
     where no samples stand against it.
 
@@ -58,16 +62,16 @@ def agree(db: TensorDB, dataset: str, stored: Schema | None, given: Schema, sess
     try:
         return Schema({**stored, **stored.missing(given, dataset)})
     except SchemaError:
-        if is_empty(db, dataset, session):
+        if is_empty(warehouse, dataset, session):
             return given
         raise
 
 
-def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
+def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         dataset: The dataset.
         schema: Its schema, as the writer knows it.
         batch: The samples.
@@ -83,23 +87,23 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch, *, in_turn:
         TooLarge: The server cannot take so much at once; nothing of it is visible, and the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
-    db.data._entries.add_documents(batch.docs)
+    search_index(warehouse, "data").add_documents(batch.docs)
     if segment is not None and not batch.stored:
-        put_segment(db, dataset, segment, batch.builder, batch.docs)
+        put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
         batch.stored = True
     try:
-        with contextlib.nullcontext() if in_turn else turn(db, dataset):
-            return db._transaction(_Body(db, dataset, schema, batch))
+        with contextlib.nullcontext() if in_turn else turn(warehouse, dataset):
+            return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch))
     except (DuplicateError, SchemaError):
-        done = landed(db, batch)
+        done = landed(warehouse, batch)
         if done:  # by an earlier attempt, whose answer was lost
             return schema
         if segment is not None and done is False and batch.first:
-            drop_segment(db, segment)
+            drop_segment(warehouse, segment)
         raise
     except _SegmentGone:
         if segment is not None:  # it may have been put after the gc had removed what was there
-            drop_segment(db, segment)
+            drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
         if error.code != _TOO_LARGE or len(batch) == 1:
@@ -107,11 +111,11 @@ def commit(db: TensorDB, dataset: str, schema: Schema, batch: Batch, *, in_turn:
         raise TooLarge from error
 
 
-def landed(db: TensorDB, batch: Batch) -> bool | None:
+def landed(warehouse: Warehouse, batch: Batch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
     ids = [doc["_id"] for doc in batch.docs]
     try:
-        found = {doc["_id"]: doc["_tdb"] for doc in db._mongo()["data"].find({"_id": {"$in": ids}}, {"_tdb": 1})}
+        found = {doc["_id"]: doc["_tdb"] for doc in warehouse.index["data"].find({"_id": {"$in": ids}}, {"_tdb": 1})}
     except (PyMongoError, TensorDBError):
         return None
     if len(found) < len(ids):
@@ -130,17 +134,17 @@ def give_way(attempts: int) -> None:
 class _Body:
     """What happens in the transaction. It may run several times."""
 
-    def __init__(self, db: TensorDB, dataset: str, schema: Schema, batch: Batch) -> None:
-        self._db, self._dataset, self._schema, self._batch = db, dataset, schema, batch
+    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch) -> None:
+        self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
         self._attempts = 0
 
     def __call__(self, session: Any) -> Schema:
         give_way(self._attempts)
         self._attempts += 1
-        db, mongo, docs = self._db, self._db._mongo(), self._batch.docs
+        warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
         # First of all, so that of two writers one stops here, before the work.
         counter = mongo["datasets"].find_one_and_update(
-            {"_id": _key(db, self._dataset)},
+            {"_id": _key(warehouse, self._dataset)},
             {"$inc": {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
             session=session,
@@ -169,16 +173,16 @@ class _Body:
 
     def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
-        schema = agree(self._db, self._dataset, stored, self._schema, session)
+        schema = agree(self._warehouse, self._dataset, stored, self._schema, session)
         if schema != stored:
-            self._db._mongo()["datasets"].update_one(
+            self._warehouse.index["datasets"].update_one(
                 {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
             )
         return schema
 
 
 def put_segment(
-    db: TensorDB, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
+    warehouse: Warehouse, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
 ) -> None:
     """Make a segment durable, in the state "writing": no sample refers to it yet.
 
@@ -187,27 +191,27 @@ def put_segment(
     """
     blobs = builder.nbytes - len(MAGIC)
     packed = builder.finish(samples)
-    root, key = db._root, f"segments/{id}"
+    root, key = warehouse.blobs.write_root, f"segments/{id}"
     doc = {
-        "p": db.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
+        "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
     }  # fmt: skip
     # Known before it exists, so that one without samples can be found and removed; on the server's clock, as gc is.
-    db._mongo()["segments"].update_one(
+    warehouse.index["segments"].update_one(
         {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
     )
     try:
-        db._store(root).put(key, packed.parts)
+        warehouse.blobs.store(root).put(key, packed.parts)
     except StorageError:
-        drop_segment(db, id)
+        drop_segment(warehouse, id)
         raise
 
 
-def drop_segment(db: TensorDB, id: ObjectId) -> None:
+def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
     """Remove a segment that no sample refers to or ever will."""
     with contextlib.suppress(StorageError, PyMongoError):
-        db._store(db._root).delete(f"segments/{id}")
-        db._mongo()["segments"].delete_one({"_id": id, "state": "writing"})
+        warehouse.blobs.store(warehouse.blobs.write_root).delete(f"segments/{id}")
+        warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
@@ -220,5 +224,5 @@ def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
     return error
 
 
-def _key(db: TensorDB, dataset: str) -> dict[str, str]:
-    return {"p": db.project, "d": dataset}
+def _key(warehouse: Warehouse, dataset: str) -> dict[str, str]:
+    return {"p": warehouse.project, "d": dataset}

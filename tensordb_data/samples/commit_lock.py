@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tensordb_data.common import file_locks as locks
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 PATIENCE = 1.0
 """Seconds that one writer may have the lock."""
@@ -33,9 +33,9 @@ _MARK = 8  # bytes in the file, by which the others see that the lock has gone t
 
 
 @contextlib.contextmanager
-def turn(db: TensorDB, dataset: str) -> Iterator[None]:
+def turn(warehouse: Warehouse, dataset: str) -> Iterator[None]:
     """Waits until no other writer of this host, or hardly any, is committing to the dataset."""
-    file = _opened(db, dataset)
+    file = _opened(warehouse, dataset)
     if file is None:
         yield
         return
@@ -46,11 +46,11 @@ def turn(db: TensorDB, dataset: str) -> Iterator[None]:
         locks.close_fd(file)
 
 
-def _opened(db: TensorDB, dataset: str) -> int | None:
-    if db._cache_folder is None:
+def _opened(warehouse: Warehouse, dataset: str) -> int | None:
+    if warehouse.cache_dir is None:
         return None
-    folder = db._cache_folder / "turns"
-    name = hashlib.sha256(f"{db.project}\0{dataset}".encode()).hexdigest()[:16]
+    folder = warehouse.cache_dir / "turns"
+    name = hashlib.sha256(f"{warehouse.project}\0{dataset}".encode()).hexdigest()[:16]
     with contextlib.suppress(OSError):  # nowhere to write: no turns
         try:
             return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)

@@ -22,10 +22,10 @@ from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.samples import write_batch as batch
 from tensordb_data.samples.commit import drop_segment, give_way, put_segment
 from tensordb_data.schema.schema import Schema
-from tensordb_data.warehouse.bulk import Update, update_each
+from tensordb_data.warehouse.index import Update
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _CHUNK = 500
 """Samples of one transaction: few, since their edits by others wait for it."""
@@ -63,21 +63,21 @@ class _Died(Exception):
     """Another compaction has found the new segment mostly empty, and has moved its samples on; or a gc removed it."""
 
 
-def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Compacted:
+def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None) -> Compacted:
     """See `Data.compact`."""
-    mongo = db._mongo()
-    about = mongo["datasets"].find_one({"_id": {"p": db.project, "d": dataset}})
+    mongo = warehouse.index.database
+    about = mongo["datasets"].find_one({"_id": {"p": warehouse.project, "d": dataset}})
     if about is None:
-        raise NotFoundError(f"there is no dataset {dataset!r} in project {db.project!r}")
+        raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
     fields = [name for name, field in schema.items() if field.is_blob]
     report, last = Compacted(dataset), int(about["seq"])
-    dead = _mostly_dead(db, dataset)
+    dead = _mostly_dead(warehouse, dataset)
     # Samples up to there had no inline blobs when an earlier compaction ended, and never get any.
     start = 0 if dead else int(about.get("compacted", 0))
-    mover = _Mover(db, dataset, schema, report)
+    mover = _Mover(warehouse, dataset, schema, report)
     whole = True
-    for docs in _cut(_found(db, dataset, fields, dead, start, last)):
+    for docs in _cut(_found(warehouse, dataset, fields, dead, start, last)):
         whole &= mover.move(docs, dead)
         if progress is not None:
             progress(docs[-1]["_tdb"]["s"] - start, last - start, report)
@@ -85,30 +85,30 @@ def compact(db: TensorDB, dataset: str, progress: Progress | None = None) -> Com
         # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
         mongo["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
-    _bury(db, dataset, [*dead, *mover.unused], report)
+    _bury(warehouse, dataset, [*dead, *mover.unused], report)
     if progress is not None:
         progress(last - start, last - start, report)
     return report
 
 
-def references(db: TensorDB, dataset: str, ids: Sequence[ObjectId] | None = None) -> dict[ObjectId, int]:
+def references(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId] | None = None) -> dict[ObjectId, int]:
     """Bytes of the blobs in each segment that samples refer to; empty blobs count one, to be seen at all."""
     only = {"$exists": True} if ids is None else {"$in": list(ids)}
     stages: list[dict[str, Any]] = [
-        {"$match": {"_tdb.p": db.project, "dataset": dataset}},
+        {"$match": {"_tdb.p": warehouse.project, "dataset": dataset}},
         {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
         {"$unwind": "$r"},
         {"$match": {"r.v.k": only}},
         {"$group": {"_id": "$r.v.k", "bytes": {"$sum": "$r.v.n"}}},
     ]
-    return {doc["_id"]: int(doc["bytes"]) for doc in db._mongo()["data"].aggregate(stages, allowDiskUse=True)}
+    return {doc["_id"]: int(doc["bytes"]) for doc in warehouse.index["data"].aggregate(stages, allowDiskUse=True)}
 
 
-def _mostly_dead(db: TensorDB, dataset: str) -> list[ObjectId]:
+def _mostly_dead(warehouse: Warehouse, dataset: str) -> list[ObjectId]:
     """Live segments of which too little is referred to."""
     # In this order: what a commit refers to is visible once its segment is live.
-    live = list(db._mongo()["segments"].find({"p": db.project, "dataset": dataset, "state": "live"}))
-    used = references(db, dataset) if live else {}
+    live = list(warehouse.index["segments"].find({"p": warehouse.project, "dataset": dataset, "state": "live"}))
+    used = references(warehouse, dataset) if live else {}
     return [doc["_id"] for doc in live if _is_dead(used.get(doc["_id"]), doc.get("blobs"))]
 
 
@@ -117,16 +117,16 @@ def _is_dead(used: int | None, blobs: int | None) -> bool:
 
 
 def _found(
-    db: TensorDB, dataset: str, fields: Sequence[str], dead: Sequence[ObjectId], start: int, last: int
+    warehouse: Warehouse, dataset: str, fields: Sequence[str], dead: Sequence[ObjectId], start: int, last: int
 ) -> Iterator[Doc]:
     """The samples in (start, last] with blobs to be moved, in order."""
     where: list[Doc] = [{f"_tdb.b.{name}.d": {"$exists": True}} for name in fields]
     if dead:
         where += [{f"_tdb.b.{name}.k": {"$in": list(dead)}} for name in fields]
     while where and start < last:
-        filter = {"_tdb.p": db.project, "dataset": dataset, "_tdb.s": {"$gt": start, "$lte": last}, "$or": where}
+        filter = {"_tdb.p": warehouse.project, "dataset": dataset, "_tdb.s": {"$gt": start, "$lte": last}, "$or": where}
         # Anew for each page: writing a segment may take longer than a server keeps an idle cursor.
-        docs = list(db._mongo()["data"].find(filter).sort("_tdb.s", 1).limit(_READ))
+        docs = list(warehouse.index["data"].find(filter).sort("_tdb.s", 1).limit(_READ))
         yield from docs
         if len(docs) < _READ:
             return
@@ -150,14 +150,14 @@ def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
 class _Mover:
     """Moves blobs of samples into segments, one a call."""
 
-    def __init__(self, db: TensorDB, dataset: str, schema: Schema, report: Compacted) -> None:
-        self._db, self._dataset, self._schema, self._report = db, dataset, schema.to_doc(), report
+    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, report: Compacted) -> None:
+        self._warehouse, self._dataset, self._schema, self._report = warehouse, dataset, schema.to_doc(), report
         self.unused: list[ObjectId] = []
         """Segments that were written in vain: others were faster."""
 
     def move(self, docs: Sequence[Doc], dead: Sequence[ObjectId]) -> bool:
         """Returns whether all of them have moved, by this process or another, or cannot."""
-        segment, builder = ObjectId(), SegmentBuilder(self._db.project, self._dataset, self._schema)
+        segment, builder = ObjectId(), SegmentBuilder(self._warehouse.project, self._dataset, self._schema)
         updates, samples = [], []
         for doc, parts in self._readable(docs, set(dead)):
             new = {name: _copied(builder, segment, part, stored) for name, (part, stored) in parts.items()}
@@ -165,16 +165,16 @@ class _Mover:
             samples.append({**doc, "_tdb": {**doc["_tdb"], "b": {**doc["_tdb"]["b"], **new}}})
         if not updates:
             return True
-        put_segment(self._db, self._dataset, segment, builder, samples)
+        put_segment(self._warehouse, self._dataset, segment, builder, samples)
         self._report.segments += 1
         moved, whole = 0, True
         try:
             for low in range(0, len(updates), _CHUNK):
-                moved += self._db._transaction(_Body(self._db, segment, updates[low : low + _CHUNK]))
+                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, updates[low : low + _CHUNK]))
         except _Died:
             whole = False
             if not moved:  # a gc took this for dead, perhaps before the object was there
-                drop_segment(self._db, segment)
+                drop_segment(self._warehouse, segment)
         self._report.samples += moved
         self._report.bytes += sum(part["n"] for doc in samples for part in _within(doc, segment)) if moved else 0
         if not moved and whole:
@@ -208,7 +208,7 @@ class _Mover:
         while len(found) < len(parts):
             rest = parts[len(found) :]
             try:
-                found += self._db._reader()._stored(BlobRefs.from_docs(rest))
+                found += self._warehouse.blobs.reader._stored(BlobRefs.from_docs(rest))
             except CorruptBlobError as error:
                 if error.row is None:
                     raise
@@ -221,14 +221,14 @@ class _Mover:
 class _Body:
     """What happens in a transaction. It may run several times."""
 
-    def __init__(self, db: TensorDB, segment: ObjectId, updates: Sequence[Update]) -> None:
-        self._db, self._segment, self._updates = db, segment, updates
+    def __init__(self, warehouse: Warehouse, segment: ObjectId, updates: Sequence[Update]) -> None:
+        self._warehouse, self._segment, self._updates = warehouse, segment, updates
         self._attempts = 0
 
     def __call__(self, session: Any) -> int:
         give_way(self._attempts)
         self._attempts += 1
-        mongo = self._db._mongo()
+        mongo = self._warehouse.index.database
         # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
         done = mongo["segments"].update_one(
             {"_id": self._segment, "state": {"$in": ["writing", "live"]}},
@@ -237,7 +237,7 @@ class _Body:
         )
         if not done.matched_count:
             raise _Died
-        return update_each(self._db, "data", self._updates, session)
+        return self._warehouse.index.update_each("data", self._updates, session)
 
 
 def _copied(builder: SegmentBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
@@ -259,12 +259,12 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
     return (part for part in doc["_tdb"]["b"].values() if part.get("k") == segment)
 
 
-def _bury(db: TensorDB, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
+def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
     """Declare those of some segments dying that no sample refers to."""
-    segments = db._mongo()["segments"]
+    segments = warehouse.index["segments"]
     # Their `v` first: whoever refers to one after this look has counted it up.
     found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
-    used = references(db, dataset, ids) if found else {}
+    used = references(warehouse, dataset, ids) if found else {}
     unused = [doc for doc in found if doc["_id"] not in used]
     attempts = itertools.count()
 
@@ -277,11 +277,11 @@ def _bury(db: TensorDB, dataset: str, ids: Sequence[ObjectId], report: Compacted
             if segments.update_one(same, dying, session=session).modified_count:
                 done.append(doc)
         if done:  # no plan of the data from here on refers to them
-            db._mongo()["datasets"].update_one(
-                {"_id": {"p": db.project, "d": dataset}}, {"$inc": {"mut": 1}}, session=session
+            warehouse.index["datasets"].update_one(
+                {"_id": {"p": warehouse.project, "d": dataset}}, {"$inc": {"mut": 1}}, session=session
             )
         return done
 
-    buried = db._transaction(body) if unused else []
+    buried = warehouse.index.transaction(body) if unused else []
     report.dying += len(buried)
     report.dying_bytes += sum(doc["bytes"] for doc in buried)

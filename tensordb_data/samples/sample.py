@@ -13,9 +13,9 @@ from tensordb_data.schema import BlobField, Field
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
     from tensordb_data.blobs.stores.base import Buffer
     from tensordb_data.schema.schema import Schema
+    from tensordb_data.warehouse.context import Warehouse
 
 _AHEAD = 16 * 2**20  # bytes of blobs that one access may bring along
 
@@ -29,15 +29,17 @@ class Sample(Record):
 
     __slots__ = ("_blobs", "_neighbours", "_schema")
 
+    collection = "data"
+
     def __init__(
         self,
-        db: TensorDB,
+        warehouse: Warehouse,
         doc: Mapping[str, Any],
         schema: Schema,
         neighbours: list[weakref.ref[Sample]],
         blobs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(db, doc)
+        super().__init__(warehouse, doc)
         self._schema = schema
         self._blobs: dict[str, Any] = {} if blobs is None else blobs
         self._neighbours = neighbours
@@ -70,7 +72,7 @@ class Sample(Record):
         yield from self._references
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Sample, (self._db, self._doc, self._schema, [], self._blobs)
+        return Sample, (self._warehouse, self._doc, self._schema, [], self._blobs)
 
     def _shown(self) -> Iterator[tuple[str, Any]]:
         yield from super()._shown()
@@ -78,16 +80,16 @@ class Sample(Record):
             yield name, self._schema.get(name, "blob")
 
 
-def make_samples(db: TensorDB, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
+def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
     """The samples of a chunk of documents, which load their blobs together."""
-    schemas = db._schemas(sorted({doc["dataset"] for doc in docs})) if docs else {}
+    schemas = warehouse.datasets.schemas(sorted({doc["dataset"] for doc in docs})) if docs else {}
     neighbours: list[weakref.ref[Sample]] = []
     samples = []
     for doc in docs:
         schema = schemas.get(doc["dataset"])
         if schema is None:
             raise SampleError(f"sample {doc['_id']} belongs to the dataset {doc['dataset']!r}, which has no schema")
-        samples.append(Sample(db, doc, schema, neighbours))
+        samples.append(Sample(warehouse, doc, schema, neighbours))
     neighbours += map(weakref.ref, samples)
     return samples
 
@@ -109,12 +111,12 @@ def _load(sample: Sample, name: str) -> None:
             break
         batch.append(other)
     try:
-        buffers = sample._db._reader().read(BlobRefs.from_docs([one._references[name] for one in batch]))
+        buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([one._references[name] for one in batch]))
     except StorageError:
         if len(batch) == 1:
             raise
         batch = [sample]  # a damaged neighbour is not this sample's trouble
-        buffers = sample._db._reader().read(BlobRefs.from_docs([sample._references[name]]))
+        buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([sample._references[name]]))
     for one, buffer in zip(batch, buffers, strict=True):
         try:
             _decode(one, name, buffer)

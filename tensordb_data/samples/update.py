@@ -12,13 +12,13 @@ from tensordb_data.schema import Field, Scalar, infer
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
+    from tensordb_data.warehouse.context import Warehouse
 
 _JSON = Scalar("json")
 
 
-def prepare_update(selection: Selection[Any], update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The update to send, with values as the schemas want them.
 
     A `$set` of a field that no sample has adds it to the schemas, as an optional one.
@@ -29,7 +29,7 @@ def prepare_update(selection: Selection[Any], update: Mapping[str, Any]) -> dict
     """
     cleaned = clean_update(update)
     named = datasets(selection.query.filter)
-    schemas = selection.db._schemas(selection.distinct("dataset") if named is None else named)
+    schemas = selection.warehouse.datasets.schemas(selection.distinct("dataset") if named is None else named)
     out: dict[str, dict[str, Any]] = {}
     new: dict[str, dict[str, Field]] = {}
     for operator, changes in cleaned.items():
@@ -42,7 +42,7 @@ def prepare_update(selection: Selection[Any], update: Mapping[str, Any]) -> dict
             # What a machine had set is no longer the machine's.
             out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
     for dataset, fields in new.items():
-        evolve(selection.db, dataset, fields)
+        evolve(selection.warehouse, dataset, fields)
     return out
 
 
@@ -121,18 +121,18 @@ def _added(dataset: str, name: str, value: Any) -> Field:
     return Scalar(field.kind, optional=True)
 
 
-def evolve(db: TensorDB, dataset: str, fields: Mapping[str, Field]) -> None:
+def evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> None:
     """Add optional fields to a stored schema.
 
     Raises:
         SchemaError: Another writer has just added one as something else.
     """
     for name, field in fields.items():
-        db._mongo()["datasets"].update_one(
-            {"_id": {"p": db.project, "d": dataset}, f"schema.{name}": {"$exists": False}},
+        warehouse.index["datasets"].update_one(
+            {"_id": {"p": warehouse.project, "d": dataset}, f"schema.{name}": {"$exists": False}},
             {"$set": {f"schema.{name}": field.to_doc()}},
         )
-        stored = db._schemas([dataset])[dataset].get(name)
+        stored = warehouse.datasets.schemas([dataset])[dataset].get(name)
         if stored != field:  # someone else was first
             raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as just added by another "
                               f"writer, found {field!r}")  # fmt: skip

@@ -25,7 +25,7 @@ from tensordb_data.schema.schema import Schema, check_names
 from tensordb_data.warehouse.record import new_id
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 FLUSH, LIVE_FLUSH = 10.0, 0.05
 """Seconds after which pending samples are committed, by default."""
@@ -54,7 +54,7 @@ class Writer:
 
     def __init__(
         self,
-        db: TensorDB,
+        warehouse: Warehouse,
         dataset: str,
         *,
         schema: Mapping[str, Any] | None = None,
@@ -64,7 +64,7 @@ class Writer:
     ) -> None:
         if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
             raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
-        self._db, self._dataset = db, dataset
+        self._warehouse, self._dataset = warehouse, dataset
         self._level = level_of(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
@@ -81,10 +81,10 @@ class Writer:
         self._due = False
         self._failure: BaseException | None = None
         self._timer: threading.Thread | None = None
-        register(db, dataset)
-        stored = db._schemas([dataset]).get(dataset)
+        register(warehouse, dataset)
+        stored = warehouse.datasets.schemas([dataset]).get(dataset)
         given = None if schema is None else Schema.declared(dataset, schema)
-        self._schema = stored if given is None else agree(db, dataset, stored, given)
+        self._schema = stored if given is None else agree(warehouse, dataset, stored, given)
 
     @property
     def dataset(self) -> str:
@@ -248,7 +248,7 @@ class Writer:
         """A turn of a live writer, waited for before the lock, so that its samples are added meanwhile."""
         batch = self._batch
         if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the turn
-            with turn(self._db, self._dataset):
+            with turn(self._warehouse, self._dataset):
                 yield True
         else:
             yield False
@@ -286,7 +286,7 @@ class Writer:
 
     def _room(self, schema: Schema) -> Batch:
         if self._batch is None:
-            self._batch = Batch(self._db.project, self._dataset, schema, self._level, self._live, self._most)
+            self._batch = Batch(self._warehouse.project, self._dataset, schema, self._level, self._live, self._most)
         return self._batch
 
     def _added(self, batch: Batch) -> None:
@@ -317,7 +317,7 @@ class Writer:
         while parts:
             part = parts.pop()
             try:
-                self._schema = commit(self._db, self._dataset, self._schema, part, in_turn=in_turn)
+                self._schema = commit(self._warehouse, self._dataset, self._schema, part, in_turn=in_turn)
             except TooLarge:
                 parts += reversed(part.halves())
                 self._most = max(1, len(part) // 2)
@@ -329,7 +329,7 @@ class Writer:
 
     def _failed(self, error: BaseException, batch: Batch, behind: int) -> None:
         """Say what became of a batch whose commit raised, and of the samples `behind` it."""
-        done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._db, batch)
+        done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._warehouse, batch)
         before = self._written
         self._written += len(batch) if done else 0
         outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"

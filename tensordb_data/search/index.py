@@ -22,7 +22,7 @@ from tensordb_data.search.tokenize import beside, most, words
 from tensordb_data.search.vocabulary import SHEET, Vocabulary
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 GROUPED = {"data": "dataset", "logs": "run"}
 """Kinds of which there may be millions, and the field whose value they share within an entry."""
@@ -44,11 +44,16 @@ Group = tuple[str, tuple[str, ...]]
 Text = tuple[str, str, str]
 
 
+def search_index(warehouse: Warehouse, kind: str) -> Entries:
+    """The entries of a collection, as this process knows them."""
+    return warehouse.memo(("search", kind), lambda: Entries(warehouse, kind))
+
+
 class Entries:
     """The entries of one collection that this process has written, and the way to write more."""
 
-    def __init__(self, db: TensorDB, kind: str) -> None:
-        self._db, self._kind = db, kind
+    def __init__(self, warehouse: Warehouse, kind: str) -> None:
+        self._warehouse, self._kind = warehouse, kind
         self._forget()
 
     def _forget(self) -> None:
@@ -103,7 +108,9 @@ class Entries:
         """The texts of a field that have an entry; None where its words have."""
         key = name, field
         if key not in self._texts and key not in self._vocabularies:
-            there = self._db._mongo()["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
+            there = (
+                self._warehouse.index["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
+            )
             words = [word for entry in there for word in entry["f"]["r"]]
             if words:
                 self._vocabularies[key] = Vocabulary(words)
@@ -117,7 +124,13 @@ class Entries:
 
     def _of(self, name: str, field: str, what: str) -> dict[str, Any]:
         """The filter of the entries of a field: of texts, "v", or of words, "r"."""
-        filter = {"p": self._db.project, "k": self._kind, "n": name, "f.n": field, f"f.{what}": {"$exists": True}}
+        filter = {
+            "p": self._warehouse.project,
+            "k": self._kind,
+            "n": name,
+            "f.n": field,
+            f"f.{what}": {"$exists": True},
+        }
         return filter | ({"w": beside(words(name)[0])} if words(name) else {})  # which is in the index
 
     def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
@@ -132,13 +145,13 @@ class Entries:
         vocabulary.met(pieces, new)
         self._vocabularies[name, field] = vocabulary
         if former is not None:
-            self._db._mongo()["search"].delete_many(self._of(name, field, "v"))
+            self._warehouse.index["search"].delete_many(self._of(name, field, "v"))
             self._texts.pop((name, field), None)
 
     def forget_words(self, name: str, field: str) -> None:
         """Removes the entries of the words of a field."""
         self._vocabularies.pop((name, field), None)
-        self._db._mongo()["search"].delete_many(self._of(name, field, "r"))
+        self._warehouse.index["search"].delete_many(self._of(name, field, "r"))
 
     def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
         """Entries for entities of the other kinds, in place of those that they had."""
@@ -175,15 +188,15 @@ class Entries:
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
     ) -> dict[str, Any]:
-        named = json.dumps([self._db.project, self._kind, *key])
+        named = json.dumps([self._warehouse.project, self._kind, *key])
         return {
             "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
-            "p": self._db.project, "k": self._kind, "n": name, "t": tags, "x": texts,
+            "p": self._warehouse.project, "k": self._kind, "n": name, "t": tags, "x": texts,
             "w": most([*words(name), *words(*tags), *words(*texts)]), **more,
         }  # fmt: skip
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:
-        mongo, now = self._db._mongo(), dt.datetime.now(dt.timezone.utc)
+        mongo, now = self._warehouse.index.database, dt.datetime.now(dt.timezone.utc)
         for low in range(0, len(entries), _CHUNK):
             pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in entries[low : low + _CHUNK]]
 
@@ -192,9 +205,9 @@ class Entries:
                     [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
                 )
 
-            if self._db._full and self._kind == "logs":  # its writer tries again by itself
+            if self._warehouse.index.is_server and self._kind == "logs":  # its writer tries again by itself
                 write()
-            elif self._db._full:
+            elif self._warehouse.index.is_server:
                 ride_out(functools.partial(write_patiently, mongo.client, write))
             else:  # mongomock cannot read pymongo's bulk operations
                 for pair in pairs:

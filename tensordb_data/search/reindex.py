@@ -6,23 +6,23 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.search.index import GROUPED, Group
+from tensordb_data.search.index import GROUPED, Group, search_index
 
 if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 _CHUNK = 5000
 
 
 @contextlib.contextmanager
-def findable(selection: Selection[Any], update: Mapping[str, Any]) -> Iterator[None]:
+def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
     """Around an update: what it selects can be found afterwards by its new tags and texts."""
     set_ = update.get("$set", {})
     touched = any("tags" in fields for fields in update.values()) or any(isinstance(v, str) for v in set_.values())
     if not touched:
         yield
         return
-    entries, kind = selection._collection._entries, selection.query.collection
+    entries, kind = search_index(selection.warehouse, selection.query.collection), selection.query.collection
     if kind in GROUPED:
         groups = {(name, changed(tags, update)): member for (name, tags), member in groups_of(selection).items()}
         new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
@@ -30,20 +30,20 @@ def findable(selection: Selection[Any], update: Mapping[str, Any]) -> Iterator[N
         entries.add_groups(groups, texts)
         yield
         return
-    ids = selection._ids()
+    ids = selection.ids()
     yield
     for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": ids[low : low + _CHUNK]}, "_tdb.p": selection.db.project}
-        entries.add_entities(selection._mongo.find(chosen))
+        chosen = {"_id": {"$in": ids[low : low + _CHUNK]}, "_tdb.p": selection.warehouse.project}
+        entries.add_entities(selection.collection.find(chosen))
 
 
-def groups_of(selection: Selection[Any]) -> dict[Group, Any]:
+def groups_of(selection: BoundQuery) -> dict[Group, Any]:
     """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
-    stages: list[dict[str, Any]] = [{"$match": selection._filter()}]
+    stages: list[dict[str, Any]] = [{"$match": selection.filter()}]
     if selection.query.limit is not None:
-        stages += [{"$sort": dict(selection._sort())}, {"$limit": selection.query.limit}]
+        stages += [{"$sort": dict(selection.sort())}, {"$limit": selection.query.limit}]
     group = {"_id": {"n": f"${GROUPED[selection.query.collection]}", "t": "$tags"}, "one": {"$first": "$_id"}}
-    found = selection._mongo.aggregate([*stages, {"$group": group}], allowDiskUse=True)
+    found = selection.collection.aggregate([*stages, {"$group": group}], allowDiskUse=True)
     named = ((doc["_id"], doc["one"]) for doc in found)
     return {(of["n"], tuple(of.get("t") or ())): one for of, one in named if of.get("n") is not None}
 

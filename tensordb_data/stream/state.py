@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tensordb_data.errors import StateError
-from tensordb_data.stream.plan.index_reader import Versions
-from tensordb_data.stream.plan.sample_table import After
 from tensordb_data.stream.spec import StreamSpec
 
 OnChange = Literal["finish", "error", "replan"]
+Versions = Mapping[str, tuple[int, int]]
+"""The state of the data: sequence and mutation counter of each dataset."""
+After = tuple[str, int]
+"""Where a cursor stands: dataset and sequence number of the last sample that was read."""
+
 _FORMAT = 1
 
 

@@ -14,16 +14,20 @@ from tensordb_data.tensors.write import digest, store_all
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 
 def write_blob(
-    db: TensorDB, document: dict[str, Any], folder: str, data: bytes, insert: Callable[[ClientSession | None], None]
+    warehouse: Warehouse,
+    document: dict[str, Any],
+    folder: str,
+    data: bytes,
+    insert: Callable[[ClientSession | None], None],
 ) -> None:
     """Makes bytes durable and then, in a transaction that finds them live, calls `insert`.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         document: The document that `insert` inserts; its `_tdb` gets the reference.
         folder: Of the object, if one has to be written.
         data: The bytes, at least one.
@@ -37,14 +41,14 @@ def write_blob(
     document["_tdb"] |= {"blob": content, "tensors": [content]}
     leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
 
-    store_all(db, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
+    store_all(warehouse, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
 
 
-def read_blob(db: TensorDB, content: bytes, label: str) -> bytes:
+def read_blob(warehouse: Warehouse, content: bytes, label: str) -> bytes:
     """The bytes again, checked.
 
     Raises:
         CorruptBlobError: They do not match their checksum.
         StorageError: The blob store failed.
     """
-    return read_leaves(db, {0: ("data", bytes(content))}, label)[0].tobytes()
+    return read_leaves(warehouse, {0: ("data", bytes(content))}, label)[0].tobytes()

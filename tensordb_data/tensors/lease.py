@@ -24,7 +24,7 @@ from pymongo.errors import PyMongoError
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 SECONDS = 1800.0
 """How long a holder may be silent: the time to write one object, amply."""
@@ -37,15 +37,15 @@ class LeaseLost(Exception):
 class Lease:
     """A lease of one save; a context manager. On mongomock, where nothing is collected, it does nothing."""
 
-    def __init__(self, db: TensorDB, id: ObjectId) -> None:
-        self._db, self.id = db, id
+    def __init__(self, warehouse: Warehouse, id: ObjectId) -> None:
+        self._warehouse, self.id = warehouse, id
         self.began = dt.datetime.now(dt.timezone.utc)
         self._objects: list[dict[str, Any]] = []
         self.clean = True
         """Whether every object that was written is named by tensors."""
 
     def __enter__(self) -> Lease:
-        if self._db._full:
+        if self._warehouse.index.is_server:
             begins = {"state": "held", "began": "$$NOW", "until": _until()}
             lease = self._leases.find_one_and_update(
                 {"_id": self.id}, [{"$set": begins}], upsert=True, return_document=ReturnDocument.AFTER
@@ -56,7 +56,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._db._full:
+        if not self._warehouse.index.is_server:
             return
         with contextlib.suppress(PyMongoError):  # then it runs out by itself
             if self.clean:
@@ -81,7 +81,7 @@ class Lease:
         Raises:
             LeaseLost: See there.
         """
-        if not self._db._full:
+        if not self._warehouse.index.is_server:
             return
         update = [{"$set": {"until": _until(), **(changes or {})}}]
         if not self._leases.update_one({"_id": self.id, "state": "held"}, update, session=session).matched_count:
@@ -89,7 +89,7 @@ class Lease:
 
     @property
     def _leases(self) -> Any:
-        return self._db._mongo()["leases"]
+        return self._warehouse.index["leases"]
 
 
 def _until() -> dict[str, Any]:

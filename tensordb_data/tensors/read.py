@@ -1,4 +1,5 @@
 """Load: from the document of a parameter set back to the state, every tensor checked against its digest."""
+
 from __future__ import annotations
 
 import os
@@ -17,8 +18,8 @@ from tensordb_data.tensors.compression import expand
 from tensordb_data.tensors.write import chunks, digest, tensor_id
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
     from tensordb_data.blobs.stores.base import Store
+    from tensordb_data.warehouse.context import Warehouse
 
 _PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
 _ROUND = 256 << 20  # bytes asked of a remote store at once
@@ -40,9 +41,11 @@ class Place:
     """Bytes of the tensor, where those are zstd."""
 
 
-def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, np.ndarray[Any, Any]]:
+def read_leaves(
+    warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
+) -> dict[int, np.ndarray[Any, Any]]:
     """The bytes of tensors by their digests, each checked: uint8 [n] for each place of `stored`, (name, digest)."""
-    places = find_places(db, stored, label)
+    places = find_places(warehouse, stored, label)
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, place in places.items():
         objects[place.root, place.key].append(number)
@@ -51,13 +54,13 @@ def read_leaves(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: st
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load") as pool:
         for (root, key), numbers in objects.items():
-            store = db._store(root)
+            store = warehouse.blobs.store(root)
             fill = _fill_local if store.local_path(key) is not None else _fill_remote
             fill(pool, store, key, [places[n] for n in numbers], [memory[n] for n in numbers], label)
     return memory
 
 
-def find_places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, Place]:
+def find_places(warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, Place]:
     """Where tensors are, by their names and digests.
 
     Raises:
@@ -66,8 +69,8 @@ def find_places(db: TensorDB, stored: Mapping[int, tuple[str, bytes]], label: st
     rows: dict[bytes, Mapping[str, Any]] = {}
     contents = list({content for _, content in stored.values()})
     for chunk in chunks(contents):
-        ids = [tensor_id(db.project, content) for content in chunk]
-        rows.update((bytes(row["_id"]["h"]), row) for row in db._mongo()["tensors"].find({"_id": {"$in": ids}}))
+        ids = [tensor_id(warehouse.project, content) for content in chunk]
+        rows.update((bytes(row["_id"]["h"]), row) for row in warehouse.index["tensors"].find({"_id": {"$in": ids}}))
     places = {}
     for number, (name, content) in stored.items():
         if (row := rows.get(content)) is None:

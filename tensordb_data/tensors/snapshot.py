@@ -1,4 +1,5 @@
 """Snapshots: every tensor of a state copied, at one instant, into host buffers that are used again. The only wait."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

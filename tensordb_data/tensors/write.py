@@ -7,6 +7,7 @@ set has several objects, and each is entered into the index as soon as it is the
 lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
 address is that of the bytes themselves.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -29,7 +30,7 @@ from tensordb_data.tensors.lease import Lease, LeaseLost
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.checkpoint")
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
@@ -50,7 +51,7 @@ def tensor_id(project: str, content: bytes) -> dict[str, Any]:
 
 
 def store_all(
-    db: TensorDB,
+    warehouse: Warehouse,
     folder: str,
     id: ObjectId,
     tensors: Mapping[bytes, tuple[Leaf, memoryview]],
@@ -61,7 +62,7 @@ def store_all(
     """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         folder: Of the objects.
         id: A new one, which names them.
         tensors: By their content addresses.
@@ -79,17 +80,17 @@ def store_all(
     stored = 0
     squeezer = squeezer or Squeezer()
     for attempt in range(_ATTEMPTS):
-        with contextlib.suppress(LeaseLost, _TensorGone), Lease(db, ObjectId() if attempt else id) as lease:
-            missing = _missing(db, list(tensors), lease)
+        with contextlib.suppress(LeaseLost, _TensorGone), Lease(warehouse, ObjectId() if attempt else id) as lease:
+            missing = _missing(warehouse, list(tensors), lease)
             whole = True
             for number, batch in enumerate(_objects(tensors, missing)):
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
-                lease.announce(db._root, key)
+                lease.announce(warehouse.blobs.write_root, key)
                 about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
-                rows = _put(db, key, batch, about, squeezer)
-                whole &= _enter(db, rows, lease) == len(rows)
+                rows = _put(warehouse, key, batch, about, squeezer)
+                whole &= _enter(warehouse, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
-            db._transaction(_finish(db, list(tensors), lease, insert))
+            warehouse.index.transaction(_finish(warehouse, list(tensors), lease, insert))
             lease.clean = whole
             return stored
         log.warning("a save began again, attempt %d: it was taken for dead", attempt + 1)
@@ -99,14 +100,14 @@ def store_all(
 
 
 def _finish(
-    db: TensorDB, references: Sequence[bytes], lease: Lease, insert: Callable[[ClientSession | None], None]
+    warehouse: Warehouse, references: Sequence[bytes], lease: Lease, insert: Callable[[ClientSession | None], None]
 ) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
         lease.hold(session)
-        if _live(db, references, session) < len(references):
+        if _live(warehouse, references, session) < len(references):
             # Marked since the look, so not removed as long as this lease is held.
-            _revive(db, references, session)
-            if _live(db, references, session) < len(references):
+            _revive(warehouse, references, session)
+            if _live(warehouse, references, session) < len(references):
                 raise _TensorGone
         insert(session)
 
@@ -122,32 +123,32 @@ def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
     return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
 
 
-def _missing(db: TensorDB, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
+def _missing(warehouse: Warehouse, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
     """The tensors that are not stored. Those that were dying live again: what dies from here on, the lease protects."""
-    found = _states(db, contents)
+    found = _states(warehouse, contents)
     dying = [content for content, state in found.items() if state != "live"]
     if dying:
 
         def revive(session: ClientSession | None) -> None:
             lease.hold(session)
-            _revive(db, dying, session)
+            _revive(warehouse, dying, session)
 
-        db._transaction(revive)
-        found = _states(db, contents)
+        warehouse.index.transaction(revive)
+        found = _states(warehouse, contents)
     return [content for content in contents if content not in found]
 
 
-def _states(db: TensorDB, contents: Sequence[bytes]) -> dict[bytes, str]:
-    tensors = db._mongo()["tensors"]
+def _states(warehouse: Warehouse, contents: Sequence[bytes]) -> dict[bytes, str]:
+    tensors = warehouse.index["tensors"]
     return {
         bytes(row["_id"]["h"]): row["state"]
         for chunk in chunks(contents)
-        for row in tensors.find({"_id": {"$in": [tensor_id(db.project, each) for each in chunk]}}, {"state": 1})
+        for row in tensors.find({"_id": {"$in": [tensor_id(warehouse.project, each) for each in chunk]}}, {"state": 1})
     }
 
 
 def _put(
-    db: TensorDB,
+    warehouse: Warehouse,
     key: str,
     batch: Mapping[bytes, tuple[Leaf, memoryview]],
     about: Mapping[str, Any],
@@ -165,21 +166,21 @@ def _put(
             leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
         leaves.append(leaf._replace(name=name))
         parts.append(data)
-    metadata = {"format": "tensordb", "project": db.project}
+    metadata = {"format": "tensordb", "project": warehouse.project}
     if squeezed:
         metadata["zstd"] = json.dumps(squeezed)
     # what is as it was lies in memory as in the object, if nothing else comes between
     order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
     address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
     front, offsets = layout.header([leaves[i] for i in order], metadata, address)
-    db._store(db._root).put(key, [front, *(parts[i] for i in order)], cold=True)
+    warehouse.blobs.store(warehouse.blobs.write_root).put(key, [front, *(parts[i] for i in order)], cold=True)
     contents = list(batch)
     rows = {}
     for i, offset in zip(order, offsets, strict=True):
         leaf, content = leaves[i], contents[i]
         rows[content] = {
-            "_id": tensor_id(db.project, content), "root": db._root, "key": key, "o": offset, "n": leaf.nbytes,
-            **about,
+            "_id": tensor_id(warehouse.project, content), "root": warehouse.blobs.write_root, "key": key,
+            "o": offset, "n": leaf.nbytes, **about,
         }  # fmt: skip
         if leaf.name in squeezed:
             rows[content]["z"] = batch[content][0].nbytes
@@ -203,12 +204,12 @@ def _objects(
         yield batch
 
 
-def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
+def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
     """Enters new tensors into the index, if the lease still protects their object; returns how many were new.
 
     Before the set that refers to them: without it, they are only bytes that need not be stored again.
     """
-    tensors = db._mongo()["tensors"]
+    tensors = warehouse.index["tensors"]
     entered = 0
     for chunk in chunks(list(placed.values())):
         # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
@@ -216,14 +217,14 @@ def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease
             ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
             for row in chunk
         ]
-        if db._full:
+        if warehouse.index.is_server:
             writes = [UpdateOne(filter, update, upsert=True) for filter, update in upserts]
 
             def enter(session: ClientSession | None, writes: Sequence[UpdateOne] = writes) -> int:
                 lease.hold(session)
                 return tensors.bulk_write(list(writes), ordered=False, session=session).upserted_count
 
-            entered += db._transaction(enter)
+            entered += warehouse.index.transaction(enter)
         else:  # mongomock cannot read pymongo's bulk operations
             for filter, update in upserts:
                 tensors.update_one(filter, update, upsert=True)
@@ -231,20 +232,21 @@ def _enter(db: TensorDB, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease
     return entered
 
 
-def _revive(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> None:
+def _revive(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSession | None) -> None:
     """Tensors that are being collected live on; their objects stay as long as their documents do."""
     for chunk in chunks(contents):
-        db._mongo()["tensors"].update_many(
-            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "dying"},
+        warehouse.index["tensors"].update_many(
+            {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "dying"},
             {"$set": {"state": "live"}, "$unset": {"dying": ""}},
             session=session,
         )
 
 
-def _live(db: TensorDB, contents: Sequence[bytes], session: ClientSession | None) -> int:
+def _live(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSession | None) -> int:
     return sum(
-        db._mongo()["tensors"].count_documents(
-            {"_id": {"$in": [tensor_id(db.project, content) for content in chunk]}, "state": "live"}, session=session
+        warehouse.index["tensors"].count_documents(
+            {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "live"},
+            session=session,
         )
         for chunk in chunks(contents)
     )

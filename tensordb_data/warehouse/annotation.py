@@ -1,16 +1,13 @@
 """Annotate: values of many samples set by a machine, with a note of who set them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bson import ObjectId
 
 from tensordb_data.errors import QueryError
-
-if TYPE_CHECKING:
-    pass
 
 _LONGEST_SOURCE = 200
 

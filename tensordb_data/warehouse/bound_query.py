@@ -1,9 +1,10 @@
-"""Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+"""A query bound to a warehouse: the documents that it selects."""
+
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
@@ -11,8 +12,113 @@ from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:
-    pass
+    from tensordb_data.warehouse.context import Warehouse
 
+_IDS = 10_000
+
+_BY_ID: Sequence[tuple[str, int]] = (("_id", 1),)
+_ORDER: Mapping[str, Sequence[tuple[str, int]]] = {
+    "data": (("dataset", 1), ("_tdb.s", 1)),
+    "architectures": (("name", 1), ("version", -1)),
+}
+"""The order of a query that asks for none, by collection; total. That of `_id` for the others."""
+_ALWAYS: Mapping[str, Sequence[str]] = {
+    "data": ("tags", "dataset", "_tdb.p", "_tdb.s"),
+    "architectures": ("tags", "_tdb", "name", "version", "format", "factory", "kwargs"),
+}
+"""What is read of an entity whatever fields a query names, by collection. Tags and `_tdb` for the others."""
+
+
+def default_order(collection: str) -> list[tuple[str, int]]:
+    """The order of the entities of a collection where a query asks for none; total."""
+    return list(_ORDER.get(collection, _BY_ID))
+
+
+class BoundQuery:
+    """A query, and the warehouse that it is asked of. Nothing is read until one of its methods is called.
+
+    Args:
+        warehouse: The warehouse; its project scopes the query.
+        query: The query.
+    """
+
+    def __init__(self, warehouse: Warehouse, query: Query) -> None:
+        self.warehouse, self.query = warehouse, query
+
+    @property
+    def collection(self) -> Any:
+        """The pymongo collection of the entities."""
+        return self.warehouse.index[self.query.collection]
+
+    def filter(self, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The filter to send: the project's entities, those of the user's filter, and `extra`."""
+        parts = [part for part in (self.query.filter, extra) if part]
+        project = {"_tdb.p": self.warehouse.project}
+        return {"$and": [project, *parts]} if parts else project
+
+    def narrowed(self, extra: Mapping[str, Any]) -> BoundQuery:
+        """This query with a further filter; of one without a limit."""
+        parts = [part for part in (self.query.filter, extra) if part]
+        return BoundQuery(self.warehouse, self.query.replace(filter={"$and": parts}))
+
+    def sort(self) -> list[tuple[str, int]]:
+        """A total order: equal entities keep one order in every run."""
+        if self.query.sort is None:
+            return default_order(self.query.collection)
+        ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
+        return [*self.query.sort, *ties]
+
+    def cursor(self, projection: Mapping[str, Any] | None = None) -> Any:
+        """A cursor over the documents, in order.
+
+        Args:
+            projection: What to read of each; None for the fields of the query.
+        """
+        if projection is None:
+            projection = self._projection()
+        cursor = self.collection.find(self.filter(), projection).sort(self.sort())
+        if self.warehouse.index.is_server:
+            cursor = cursor.allow_disk_use(True)
+        return cursor if self.query.limit is None else cursor.limit(self.query.limit)
+
+    def ids(self) -> list[Any]:
+        """The ids of the documents, in order."""
+        with contextlib.closing(self.cursor({"_id": 1})) as cursor:
+            return [doc["_id"] for doc in cursor]
+
+    def distinct(self, field: str) -> list[Any]:
+        """The different values of a field; the items, where it holds lists."""
+        with reported(self.query):
+            if self.query.limit is None:
+                return list(self.collection.distinct(field, self.filter()))
+            found: list[Any] = []
+            for filter in self._chunks():
+                found += self.collection.distinct(field, filter)
+            unique: dict[str, Any] = {f"{type(value).__name__} {value!r}": value for value in found}
+            return list(unique.values())
+
+    def modify(self, change: Callable[[dict[str, Any]], int]) -> int:
+        """Apply `change` to the filter, or with a limit to chunks of exactly the selected ids.
+
+        Returns:
+            The sum of what `change` returned.
+        """
+        with reported(self.query):
+            if self.query.limit is None:
+                return change(self.filter())
+            return sum(change(filter) for filter in self._chunks())
+
+    def _chunks(self) -> Iterator[dict[str, Any]]:
+        ids = self.ids()
+        for start in range(0, len(ids), _IDS):
+            yield self.filter({"_id": {"$in": ids[start : start + _IDS]}})
+
+    def _projection(self) -> dict[str, Any] | None:
+        fields, collection = self.query.fields, self.query.collection
+        if fields is None:
+            return None
+        blobs = [f"_tdb.b.{name}" for name in fields] if collection == "data" else []
+        return dict.fromkeys((*_ALWAYS.get(collection, ("tags", "_tdb")), *fields, *blobs), 1)
 
 
 @contextlib.contextmanager
@@ -33,6 +139,8 @@ def reported(query: Query) -> Iterator[None]:
         if isinstance(error, UnsupportedError):
             raise
         raise UnsupportedError(f"mongomock cannot do this: {error}; use a real server") from error
+
+
 _WITHOUT_INDEX = (27, 291)
 _NEEDS_AN_INDEX = (
     "; the index of $text or $near is not there, or was dropped meanwhile: create it on the server, and go on; a stream"

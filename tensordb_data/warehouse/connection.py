@@ -69,6 +69,11 @@ class Connection:
                 self._stores[root] = store
             return self._stores[root]
 
+    def replace_store(self, root: int, store: Store) -> None:
+        """Use this store for a root from now on."""
+        with self._lock:
+            self._stores[root] = store
+
     def reader(self, cache: Path | None, cache_bytes: int | None) -> BlobReader:
         """The reader of this process; it keeps remote blobs in the folder `cache`."""
         with self._lock:

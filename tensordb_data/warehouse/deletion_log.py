@@ -27,7 +27,7 @@ from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 FOLDER = "tombstones/"
 CHUNK = 10_000
@@ -59,7 +59,7 @@ class Tombstone:
     stones: list[Stone]
 
 
-def delete(db: TensorDB, collection: str, filter: Doc) -> int:
+def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
     """Deletes the entities of a filter, and remembers which. On mongomock, of which nothing outlives the process,
     nothing is remembered.
 
@@ -69,8 +69,8 @@ def delete(db: TensorDB, collection: str, filter: Doc) -> int:
     Raises:
         StorageError: The blob store failed; those that it could not remember are still there.
     """
-    entities = db._mongo()[collection]
-    if not db._full:
+    entities = warehouse.index[collection]
+    if not warehouse.index.is_server:
         return int(entities.delete_many(filter).deleted_count)
     count = 0
     for docs in _chunks(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
@@ -79,7 +79,7 @@ def delete(db: TensorDB, collection: str, filter: Doc) -> int:
             def away(ids: list[ObjectId]) -> int:
                 return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
 
-            count += bury(db, collection, some, away, dataset)
+            count += bury(warehouse, collection, some, away, dataset)
     return count
 
 
@@ -88,7 +88,7 @@ FIELDS = {"data": {"dataset": 1, "_tdb.s": 1}, "params": {"_tdb.structure": 1}}
 
 
 def bury(
-    db: TensorDB,
+    warehouse: Warehouse,
     collection: str,
     docs: Sequence[Doc],
     away: Callable[[list[ObjectId]], int],
@@ -97,7 +97,7 @@ def bury(
     """Writes a tombstone of some documents, and deletes them.
 
     Args:
-        db: The warehouse.
+        warehouse: The warehouse.
         collection: Of the documents, which have its `FIELDS`.
         docs: The documents.
         away: Deletes those of these ids that are as they were, and says how many.
@@ -106,22 +106,22 @@ def bury(
     Returns:
         How many were deleted.
     """
-    id = _write(db, collection, docs, dataset)
+    id = _write(warehouse, collection, docs, dataset)
     count = away([doc["_id"] for doc in docs])
     if count < len(docs):
-        found = db._mongo()[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
+        found = warehouse.index[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
         left = {doc["_id"] for doc in found}
         if left:
             gone = [doc for doc in docs if doc["_id"] not in left]
             if gone:
-                _done(db, _write(db, collection, gone, dataset))
-            remove(db, db._mongo()["tombstones"].find_one({"_id": id}))
+                _done(warehouse, _write(warehouse, collection, gone, dataset))
+            remove(warehouse, warehouse.index["tombstones"].find_one({"_id": id}))
             return count
-    _done(db, id)
+    _done(warehouse, id)
     return count
 
 
-def write(db: TensorDB, tombstone: Tombstone, about: Doc) -> ObjectId:
+def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
     """Stores a tombstone. It is `writing` until whoever writes it says that it holds; a gc leaves it alone till then.
 
     Raises:
@@ -129,26 +129,27 @@ def write(db: TensorDB, tombstone: Tombstone, about: Doc) -> ObjectId:
     """
     id = ObjectId()
     doc = {
-        "_id": id, "p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "root": db._root,
-        "key": f"{FOLDER}{id}", "n": sum(len(stone.ids) for stone in tombstone.stones), "state": "writing", **about,
+        "_id": id, "p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset,
+        "root": warehouse.blobs.write_root, "key": f"{FOLDER}{id}",
+        "n": sum(len(stone.ids) for stone in tombstone.stones), "state": "writing", **about,
     }  # fmt: skip
-    db._mongo()["tombstones"].update_one(
+    warehouse.index["tombstones"].update_one(
         {"_id": id}, {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}},
         upsert=True,
     )  # fmt: skip
     try:
-        db._store(db._root).put(doc["key"], [_packed(tombstone)])
+        warehouse.blobs.store(warehouse.blobs.write_root).put(doc["key"], [_packed(tombstone)])
     except StorageError:
-        db._mongo()["tombstones"].delete_one({"_id": id})
+        warehouse.index["tombstones"].delete_one({"_id": id})
         raise
     return id
 
 
-def remove(db: TensorDB, doc: Doc | None) -> None:
+def remove(warehouse: Warehouse, doc: Doc | None) -> None:
     """Removes a tombstone: its object, and then what names it."""
     if doc is not None:
-        db._store(doc["root"]).delete(doc["key"])
-        db._mongo()["tombstones"].delete_one({"_id": doc["_id"]})
+        warehouse.blobs.store(doc["root"]).delete(doc["key"])
+        warehouse.index["tombstones"].delete_one({"_id": doc["_id"]})
 
 
 def read(store: Store, key: str) -> Tombstone:
@@ -170,21 +171,21 @@ def read(store: Store, key: str) -> Tombstone:
         raise CorruptBlobError(f"{store.url}/{key}: expected a tombstone, found something else: {error}") from None
 
 
-def _write(db: TensorDB, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
+def _write(warehouse: Warehouse, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
     sequence = [int(doc["_tdb"]["s"]) for doc in docs] if collection == "data" else []
     stone = Stone(ObjectId(), [doc["_id"] for doc in docs], sequence)
-    about = {"objects": _objects(db, docs)} if collection == "params" else {}
-    return write(db, Tombstone(db.project, collection, dataset, [stone]), about)
+    about = {"objects": _objects(warehouse, docs)} if collection == "params" else {}
+    return write(warehouse, Tombstone(warehouse.project, collection, dataset, [stone]), about)
 
 
-def _done(db: TensorDB, id: ObjectId) -> None:
-    db._mongo()["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
+def _done(warehouse: Warehouse, id: ObjectId) -> None:
+    warehouse.index["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
 
 
-def _objects(db: TensorDB, sets: Sequence[Doc]) -> list[dict[str, Any]]:
+def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
     """Where the structures of sets are: as long as one is there, the set could come back."""
-    ids = [{"p": db.project, "h": doc["_tdb"].get("structure")} for doc in sets]
-    found = db._mongo()["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
+    ids = [{"p": warehouse.project, "h": doc["_tdb"].get("structure")} for doc in sets]
+    found = warehouse.index["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
     places = {(doc["root"], doc["key"]) for doc in found}
     return [{"root": root, "key": key} for root, key in sorted(places)]
 

@@ -10,7 +10,7 @@ from tensordb_data.errors import ScanWarning, UnsupportedError
 from tensordb_data.query.query import datasets, names
 
 if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 LARGE = 100_000
 _SELECTIVE = 10  # a scan that returns more than one in so many of what it reads needs no index
@@ -18,9 +18,9 @@ _SELECTIVE = 10  # a scan that returns more than one in so many of what it reads
 _seen: set[tuple[Any, ...]] = set()
 
 
-def explain(selection: Selection[Any]) -> dict[str, Any]:
+def explain(selection: BoundQuery) -> dict[str, Any]:
     """A short account of the server's plan; see `Selection.explain`."""
-    if not selection.db._full:
+    if not selection.warehouse.index.is_server:
         raise UnsupportedError("mongomock has no query planner; use a real server")
     raw = _explain(selection, "executionStats")
     stats = raw["executionStats"]
@@ -43,11 +43,11 @@ def explain(selection: Selection[Any]) -> dict[str, Any]:
     }
 
 
-def warn_of_scan(selection: Selection[Any]) -> None:
+def warn_of_scan(selection: BoundQuery) -> None:
     """Say once for each shape of query that it scans a large collection, and which index would help."""
     query = selection.query
     asked = names(query.filter)
-    if not selection.db._full or not asked or not asked - {"dataset", "_id"} or "_id" in asked:
+    if not selection.warehouse.index.is_server or not asked or not asked - {"dataset", "_id"} or "_id" in asked:
         return
     shape = (query.collection, tuple(sorted(_shape(query.filter))))
     if shape in _seen:
@@ -62,7 +62,7 @@ def warn_of_scan(selection: Selection[Any]) -> None:
     ):
         return
     bound = size // _SELECTIVE
-    if selection._mongo.count_documents(selection._filter(), limit=bound) >= bound:
+    if selection.collection.count_documents(selection.filter(), limit=bound) >= bound:
         return
     fields = (["dataset"] if "dataset" in asked and query.collection == "data" else []) + wanted
     warnings.warn(
@@ -73,7 +73,7 @@ def warn_of_scan(selection: Selection[Any]) -> None:
     )
 
 
-def narrowing_index(selection: Selection[Any], filter: Mapping[str, Any], size: int) -> str | None:
+def narrowing_index(selection: BoundQuery, filter: Mapping[str, Any], size: int) -> str | None:
     """The index through which few of `size` samples of a dataset are found that match `filter`, and put in order before
     their documents are read; None where there is no such index, or where not few of them match.
 
@@ -81,33 +81,35 @@ def narrowing_index(selection: Selection[Any], filter: Mapping[str, Any], size: 
     and these come sooner from a scan in order of sequence, whatever is to be read for the others.
     """
     wanted = sorted((names(selection.query.filter) or set()) - {"dataset", "_id"})
-    if not selection.db._full or size < LARGE or not wanted:
+    if not selection.warehouse.index.is_server or size < LARGE or not wanted:
         return None
     command = {"find": "data", "filter": dict(filter)}
-    plan = selection.db._mongo().command("explain", command, verbosity="queryPlanner")["queryPlanner"]["winningPlan"]
+    plan = selection.warehouse.index.database.command("explain", command, verbosity="queryPlanner")["queryPlanner"][
+        "winningPlan"
+    ]
     scans = [stage for stage in _stages(plan) if stage.get("stage") == "IXSCAN"]
     if len(scans) != 1 or list(scans[0]["keyPattern"])[-1] != "_tdb.s" or not _served(scans[0], wanted):
         return None
     index, bound = str(scans[0]["indexName"]), size // _SELECTIVE
-    few = selection._mongo.count_documents(filter, hint=index, limit=bound) < bound
+    few = selection.collection.count_documents(filter, hint=index, limit=bound) < bound
     return index if few else None
 
 
-def _scanned(selection: Selection[Any]) -> int:
+def _scanned(selection: BoundQuery) -> int:
     """About how many documents a scan within project and datasets reads."""
-    size = int(selection._mongo.estimated_document_count())
+    size = int(selection.collection.estimated_document_count())
     if size < LARGE or selection.query.collection != "data":
         return size
-    written = selection.db._data_version(datasets(selection.query.filter))
+    written = selection.warehouse.datasets.versions(datasets(selection.query.filter))
     return min(size, sum(sequence for sequence, _ in written.values()))
 
 
-def _explain(selection: Selection[Any], verbosity: str) -> dict[str, Any]:
+def _explain(selection: BoundQuery, verbosity: str) -> dict[str, Any]:
     query = selection.query
-    command: dict[str, Any] = {"find": query.collection, "filter": selection._filter(), "sort": dict(selection._sort())}
+    command: dict[str, Any] = {"find": query.collection, "filter": selection.filter(), "sort": dict(selection.sort())}
     if query.limit is not None:
         command["limit"] = query.limit
-    return dict(selection.db._mongo().command("explain", command, verbosity=verbosity))
+    return dict(selection.warehouse.index.database.command("explain", command, verbosity=verbosity))
 
 
 def _stages(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,25 +1,28 @@
 """What the five collections have in common: an entity read from the index, and the verbs."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bson import ObjectId
 
 from tensordb_data.errors import QueryError
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-
+    from tensordb_data.warehouse.context import Warehouse
 
 
 class Record(Mapping[str, Any]):
     """One entity, as it was when it was read: a mapping of its fields, `_id` and `tags` among them."""
 
-    __slots__ = ("__weakref__", "_db", "_doc")
+    __slots__ = ("__weakref__", "_doc", "_warehouse")
 
-    def __init__(self, db: TensorDB, doc: Mapping[str, Any]) -> None:
-        self._db = db
+    collection: ClassVar[str]
+    """The collection that it is of."""
+
+    def __init__(self, warehouse: Warehouse, doc: Mapping[str, Any]) -> None:
+        self._warehouse = warehouse
         self._doc = doc
 
     @property
@@ -54,7 +57,7 @@ class Record(Mapping[str, Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._db, self._doc)
+        return type(self), (self._warehouse, self._doc)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_short(value)}" for name, value in self._shown())

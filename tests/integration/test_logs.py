@@ -90,7 +90,7 @@ class Away:
 
 def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
     monkeypatch.setattr(logs, "CAPACITY", 50)
-    server = Away(db._mongo())
+    server = Away(db.database)
     monkeypatch.setattr(db, "_mongo", lambda: server)
     log = db.logs.run("r")
     with pytest.warns(UserWarning, match="further ones are dropped"):
@@ -109,7 +109,7 @@ def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
 
 
 def test_close_without_a_server_says_what_is_lost(db, monkeypatch):
-    server = Away(db._mongo())
+    server = Away(db.database)
     monkeypatch.setattr(db, "_mongo", lambda: server)
     log = db.logs.run("r")
     for step in range(10):

@@ -56,8 +56,7 @@ def test_all_kinds_and_the_ranking(full):
 def test_filters(full):
     assert set(kinds(full.search("chest", kind=["logs", "params"]))) == {"logs", "params"}
     assert full.search("chest", limit=1) == full.search("chest")[:1]
-    other = TensorDB.__new__(TensorDB)
-    vars(other).update(vars(full), project="shoes", _collections={})
+    other = TensorDB.over(full.warehouse.in_project("shoes"))
     assert other.search("chest") == []
     (hit, *_) = other.search("chest", kind="data", project="default")
     assert hit.selection.count() == 4
@@ -135,14 +134,14 @@ def test_rare_together_though_each_is_frequent(db):
 
 
 def test_edits_by_other_tools_are_found_after_touch(full):
-    full._mongo()["data"].update_many({"dataset": "ct"}, {"$push": {"tags": "elsewhere"}})
+    full.database["data"].update_many({"dataset": "ct"}, {"$push": {"tags": "elsewhere"}})
     assert full.search("elsewhere") == []
     full.touch("ct")
     assert full.search("elsewhere", kind="data")
 
 
 def test_entries_of_what_is_gone_go_after_a_day(full):
-    store = full._mongo()["search"]
+    store = full.database["search"]
     full.params.find({"run": "resnet50"}).delete()
     full.search("resnet50")
     assert store.count_documents({"k": "params"}) == 1
@@ -156,7 +155,7 @@ def test_a_set_of_tags_is_one_entry_however_many_samples(db):
     with db.data.writer("d") as w:
         w.add_many(label=np.arange(900), name=[f"text {i}" for i in range(900)], tags=["a", "b"])
         w.add_many(label=np.arange(10), name=["text"] * 10, tags=["b", "a"])
-    store = db._mongo()["search"]
+    store = db.database["search"]
     assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 901
 
 
@@ -188,7 +187,7 @@ def test_every_word_of_any_number_of_captions(db):
     assert db.search("trains 1299")[0].selection.count() == sum("1299" in text for text in texts)
     (valid, *_) = db.search("valid")
     assert valid.query.filter == {"dataset": "trains", "split": "valid"}  # a field of few texts goes by texts
-    assert db._mongo()["search"].count_documents({"f.n": "caption", "f.v": {"$exists": True}}) == 0
+    assert db.database["search"].count_documents({"f.n": "caption", "f.v": {"$exists": True}}) == 0
 
 
 def test_words_of_captions_that_come_later_and_that_go(db, mongo_uri, warehouse_dir):
@@ -201,7 +200,7 @@ def test_words_of_captions_that_come_later_and_that_go(db, mongo_uri, warehouse_
     assert db.search("purple")[0].id == id and db.search("steam") == []
     db.data.annotate({id: {"caption": "an orange one"}}, source="model:1")
     assert db.search("orange one")[0].id == id and db.search("purple") == []
-    assert db._mongo()["search"].count_documents({"f.v": {"$exists": True}}) == 0
+    assert db.database["search"].count_documents({"f.v": {"$exists": True}}) == 0
 
 
 def test_a_long_text_is_found_by_its_words(db):

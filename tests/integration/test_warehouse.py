@@ -29,32 +29,32 @@ def test_roots_are_recorded_and_used_again(mongo_uri: str, tmp_path: Path) -> No
         fill(db, "a")
     with TensorDB(mongo_uri) as db:
         fill(db, "b")
-        assert db._mongo()["warehouse"].find_one()["roots"] == [  # type: ignore[index]
+        assert db.database["warehouse"].find_one()["roots"] == [  # type: ignore[index]
             {"id": 0, "url": (tmp_path / "one").as_uri()}
         ]
     with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two/") as db:
         fill(db, "c")
-        assert len(list(db._store(0).list(""))) == 2 and len(list(db._store(1).list(""))) == 1
+        assert len(list(db.warehouse.blobs.store(0).list(""))) == 2 and len(list(db.warehouse.blobs.store(1).list(""))) == 1
         assert all(sample["x"].shape == (4,) for sample in db.data.find())
     with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two") as db:
-        assert [root["id"] for root in db._roots] == [1, 0]
+        assert [root["id"] for root in db.warehouse.blobs.roots] == [1, 0]
 
 
 def test_a_server_begins_with_gridfs(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
         fill(db)
-        assert db._roots == [{"id": 0, "url": "gridfs://"}]
+        assert db.warehouse.blobs.roots == [{"id": 0, "url": "gridfs://"}]
         assert db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_folder_can_move_with_its_blobs(warehouse_dir: Path) -> None:
     with TensorDB(warehouse_dir / "w") as db:
         fill(db)
-        assert db._roots == [{"id": 0, "url": "./blobs"}]
+        assert db.warehouse.blobs.roots == [{"id": 0, "url": "./blobs"}]
     shutil.move(warehouse_dir / "w", warehouse_dir / "v")
     with TensorDB(warehouse_dir / "v", blobs=warehouse_dir / "v" / "more") as db:
         assert db.data.find().count() == 3 and db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
-        assert db._roots[0]["url"] == "./more"
+        assert db.warehouse.blobs.roots[0]["url"] == "./more"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_blob_places_that_cannot_be_recorded(mongo_uri: str, blobs: str, says: s
 
 def test_a_newer_format_is_refused(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
-        db._mongo()["warehouse"].update_one({}, {"$set": {"format": 99}})
+        db.database["warehouse"].update_one({}, {"$set": {"format": 99}})
     with pytest.raises(ConnectError, match=r"format 99.*reads format 1.*upgrade"):
         TensorDB(mongo_uri)
 
@@ -86,10 +86,10 @@ def test_projects_do_not_see_each_other(mongo_uri: str) -> None:
         fill(b, "d", 5)
         for db in (a, b):
             for name in ("params", "logs", "jobs", "architectures"):
-                db._mongo()[name].insert_one({"name": db.project, "tags": [], "_tdb": {"p": db.project}})
+                db.database[name].insert_one({"name": db.project, "tags": [], "_tdb": {"p": db.project}})
         assert (a.data.find().count(), b.data.find().count()) == (3, 5)
         assert (len(a.data.find().all()), len(b.data.find().distinct("label"))) == (3, 5)
-        assert a._data_version() == {"d": (3, 0)} and b._data_version(["d"]) == {"d": (5, 0)}
+        assert a.warehouse.datasets.versions() == {"d": (3, 0)} and b.warehouse.datasets.versions(["d"]) == {"d": (5, 0)}
         assert b.data.find({"$or": [{}, {"label": {"$gte": 0}}]}).count() == 5
         assert b.data.find({"label": 4}).explain()["returned"] == 1
         assert a.data.find({"label": 4}).explain()["returned"] == 0
@@ -99,7 +99,7 @@ def test_projects_do_not_see_each_other(mongo_uri: str) -> None:
             assert getattr(a, name).find().count() == 1
         assert a.data.find().tag("x") == 3 and b.data.find({"tags": "x"}).count() == 0
         assert a.data.find().update({"$set": {"label": 9}}, all=True) == 3
-        assert b._data_version() == {"d": (5, 0)}
+        assert b.warehouse.datasets.versions() == {"d": (5, 0)}
         assert a.data.find().delete(all=True) == 3 and b.data.find().count() == 5
         with pytest.raises(QueryError, match="different warehouses or projects"):
             _ = a.data.find() & b.data.find()
@@ -197,7 +197,7 @@ def test_mongomock_serves_the_documented_subset() -> None:
 def test_touch(db: TensorDB) -> None:
     fill(db)
     db.touch("d")
-    assert db._data_version() == {"d": (3, 1)}
+    assert db.warehouse.datasets.versions() == {"d": (3, 1)}
 
 
 def test_cache_options_are_checked(mongo_uri: str, tmp_path: Path) -> None:
@@ -229,5 +229,5 @@ def test_a_reader_without_rights_to_write_can_open_a_ready_warehouse(db: TensorD
     again = pickle.loads(pickle.dumps(db))  # noqa: S301
     from tensordb_data.warehouse.catalog import prepare
 
-    assert prepare(again._mongo(), "gridfs://", None)[0]["id"] == 0
+    assert prepare(again.database, "gridfs://", None)[0]["id"] == 0
     again.close()

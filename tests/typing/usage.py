@@ -13,7 +13,7 @@ from tensordb_data.api.logs import LogSelection
 from tensordb_data.api.selection import Selection
 from tensordb_data.params.parameter_set import ParameterSet
 from tensordb_data.samples.sample import Sample
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 

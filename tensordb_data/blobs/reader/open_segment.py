@@ -23,7 +23,7 @@ from tensordb_data.blobs.segments.format import (
     read_index,
     read_trailer,
 )
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common import buffer_pool as buffers
 from tensordb_data.common.mmap import Bytes1D, map_file
@@ -361,9 +361,3 @@ def groups(segment: npt.NDArray[np.uint32], rows: Int64s) -> Sequence[tuple[int,
     cuts = np.flatnonzero(of[1:] != of[:-1]) + 1
     starts = [0, *cuts.tolist()] if len(rows) else []
     return [(int(of[s]), part) for s, part in zip(starts, np.split(rows, cuts), strict=bool(starts))]
-
-
-def at_row(error: StorageError, row: int) -> StorageError:
-    """The error, with the position in the references that were read."""
-    error.row = row
-    return error

@@ -13,9 +13,9 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
-from tensordb_data.blobs.reader.open_segment import OpenSegment, Table, at_row
+from tensordb_data.blobs.reader.open_segment import OpenSegment, Table
 from tensordb_data.blobs.segments.format import ENTRY_BYTES
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import StorageError

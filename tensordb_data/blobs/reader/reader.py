@@ -15,12 +15,12 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
-from tensordb_data.blobs.reader.open_segment import Bools, Int64s, OpenSegment, Table, at_row, groups
+from tensordb_data.blobs.reader.open_segment import Bools, Int64s, OpenSegment, Table, groups
 from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
 from tensordb_data.blobs.reader.remote import GAP, WASTE, Arrival, Remote
 from tensordb_data.blobs.segments.compression import Batch, Blob, Frames
 from tensordb_data.blobs.segments.inline import INLINE
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
 

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from tensordb_data.blobs.reader.open_segment import at_row
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.common import buffer_pool as buffers
 from tensordb_data.common.mmap import array_at
 from tensordb_data.errors import CorruptBlobError, StorageError

@@ -168,3 +168,9 @@ class BlobRefs:
         return cls(
             tuple(numbers), np.array(segment, np.uint32), offset, length, compressed if compressed.any() else None
         )
+
+
+def at_row(error: StorageError, row: int) -> StorageError:
+    """The error, with the position in the references that were read."""
+    error.row = row
+    return error

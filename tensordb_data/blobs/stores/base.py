@@ -1,15 +1,13 @@
 """What a blob store must do, and the one that a URL names."""
+
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tensordb_data.errors import StorageError
-
-if TYPE_CHECKING:
-    pass
 
 Buffer = bytes | bytearray | memoryview
 
@@ -90,4 +88,6 @@ def without_secrets(url: str) -> str:
     """The URL with no user, password or query in it."""
     text = re.sub(r"(?<=://)[^/@]*@", "", url)
     return text.split("?", 1)[0] if "://" in text else text
+
+
 _KEY = re.compile(r"[\w=@+.-]+(/[\w=@+.-]+)*", re.ASCII)

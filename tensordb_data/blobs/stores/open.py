@@ -1,4 +1,5 @@
 """What a blob store must do, and the one that a URL names."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,7 +11,6 @@ from tensordb_data.errors import StorageError
 
 if TYPE_CHECKING:
     from pymongo.database import Database
-
 
 
 def open_store(url: str, *, base: Path | None = None, database: Database[Any] | None = None) -> Store:

@@ -69,8 +69,8 @@ class Deliverer:
         self._rounds = rounds
         self._threads, self._stats = threads, stats
         self._ended = ended
-        self._reader = source.db._reader()
-        living = Living(source.db, stats)
+        self._reader = source.warehouse.blobs.reader
+        living = Living(source.warehouse, stats)
         self._maker = Maker(source.spec, start.at.number, self._reader, living, budget, stats)
         self._maker.finish = finish
 

@@ -25,7 +25,7 @@ from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.collate import Batch, lengths_field
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 Element = tuple[str | None, tuple[int | None, ...]]
 """Dtype and shape of one sample's field."""
@@ -45,12 +45,12 @@ class Stream(Pull[State]):
     A batch is a dict of fields: arrays [batch, ...] of numbers, lists of everything else.
     """
 
-    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
+    def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         super().__init__(State())
-        self.db = db
+        self.warehouse = warehouse
         self.spec = spec
         self._stats = Stats(self._threads, spec.workers)
-        self._source = Source(db, spec)
+        self._source = Source(warehouse, spec)
         self._pinned: State | None = None
         self._passes: Passes | None = None
         self._budget = Budget(spec.max_failures, self._stats)
@@ -62,11 +62,11 @@ class Stream(Pull[State]):
         return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("db", "spec", "_worker", "_state", "_pinned", "_passes")
+        kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_passes")
         return {**{name: self.__dict__[name] for name in kept}, "source": self._source.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["db"], state["spec"])  # type: ignore[misc]
+        self.__init__(state["warehouse"], state["spec"])  # type: ignore[misc]
         self._source.agree(state.pop("source"))
         self.__dict__.update(state)
 
@@ -316,7 +316,7 @@ class Stream(Pull[State]):
         """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks
         no other rank, so that worker processes can call it.
         """
-        part = Stream(self.db, replace(self.spec, **changes))
+        part = Stream(self.warehouse, replace(self.spec, **changes))
         part._source.share(self._source)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
         part._passes = self._passes
@@ -329,7 +329,7 @@ class Stream(Pull[State]):
         """
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
-        part = Stream(self.db, self.spec)
+        part = Stream(self.warehouse, self.spec)
         part._source.share(self._source)
         part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
         part._worker = (index, count)
@@ -359,7 +359,7 @@ class Stream(Pull[State]):
         return spec
 
     def _observed(self) -> dict[str, Element]:
-        probe = Stream(self.db, replace(self.spec, passes=1, rank=0, world_size=1, end="short", workers=0))
+        probe = Stream(self.warehouse, replace(self.spec, passes=1, rank=0, world_size=1, end="short", workers=0))
         with closing(probe._deliver(probe._token)) as batches:
             first = next(batches)
         return {

@@ -21,7 +21,7 @@ from tensordb_data.stream.plan.sample_table import Layouts
 from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 Followed = dict[str, tuple[int, str]]
 """Dataset name to the sequence number of the last sample delivered, and when the dataset was made."""
@@ -45,10 +45,10 @@ class Wakeups:
     every transaction apart. It is opened when they cease.
     """
 
-    def __init__(self, db: TensorDB) -> None:
-        if not db._full:
+    def __init__(self, warehouse: Warehouse) -> None:
+        if not warehouse.index.is_server:
             raise UnsupportedError("follow=True needs a real server: mongomock has no change streams")
-        self._db = db
+        self._warehouse = warehouse
         self._changes: Any = None
 
     def __enter__(self) -> Wakeups:
@@ -91,10 +91,10 @@ class Wakeups:
     def _open(self) -> None:
         self._close()
         only: list[dict[str, Any]] = [
-            {"$match": {"documentKey._id.p": self._db.project}},
+            {"$match": {"documentKey._id.p": self._warehouse.project}},
             {"$project": {"documentKey": 1, "updateDescription.updatedFields.seq": 1}},
         ]
-        self._changes = self._db._mongo()["datasets"].watch(only, max_await_time_ms=1000)
+        self._changes = self._warehouse.index["datasets"].watch(only, max_await_time_ms=1000)
 
     def _close(self) -> None:
         if self._changes is not None:
@@ -128,7 +128,7 @@ def follow(
     """
     done = dict(followed)
     answered = time.monotonic()
-    with Wakeups(source.db) as wakeups:
+    with Wakeups(source.warehouse) as wakeups:
         while not ended():
             try:
                 busy = False
@@ -177,17 +177,17 @@ def _counters(source: Source, done: Followed) -> Followed:
     Raises:
         StateError: one is not that which was followed.
     """
-    db = source.db
+    warehouse = source.warehouse
     named = selected_datasets(source.spec.query.filter)
-    found: dict[str, Any] = {"_id.p": db.project}
+    found: dict[str, Any] = {"_id.p": warehouse.project}
     if named is not None:
-        found = {"_id": {"$in": [{"p": db.project, "d": name} for name in named]}}
-    docs = db._counters().find(found, {"seq": 1, "created": 1})
+        found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in named]}}
+    docs = warehouse.datasets.counters().find(found, {"seq": 1, "created": 1})
     counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
     for dataset, (sequence, born) in done.items():
         now, reborn = counters.get(dataset, (0, born))
         if now < sequence:  # as a new primary sees it that does not know yet what a majority has
-            doc = db._counters("linearizable").find_one({"_id": {"p": db.project, "d": dataset}})
+            doc = warehouse.datasets.counters("linearizable").find_one({"_id": {"p": warehouse.project, "d": dataset}})
             now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
             counters[dataset] = (now, reborn)
         if now < sequence or reborn != born:

@@ -1,4 +1,5 @@
 """Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from tensordb_data.stream.plan.inline import inline_rows, moved
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.stream.plan.sample_table import Block
-
 
 
 def bring(block: Block, reader: BlobReader) -> Block:

@@ -18,14 +18,14 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.stream.plan.index_reader import Versions
 from tensordb_data.stream.plan.inline import moved
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.state import Versions
 from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")
 
@@ -40,7 +40,7 @@ Mask = NDArray[np.bool_]
 class Living:
     """What one iteration of a stream knows of deletions; thread-safe."""
 
-    db: TensorDB
+    warehouse: Warehouse
     stats: Stats
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _looked: float = float("-inf")
@@ -50,7 +50,7 @@ class Living:
         """Which samples of a block of a plan of `versions` are there; None when nothing was deleted since."""
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
-                self._deletions = self.db._deletions(sorted(versions))
+                self._deletions = self.warehouse.datasets.deletions(sorted(versions))
                 self._looked = time.monotonic()
             if not any(self._deletions.get(name, 0) > counters[1] for name, counters in versions.items()):
                 return None
@@ -64,7 +64,7 @@ class Living:
             found = self._ids(block)
             return block, np.fromiter((id_.tobytes() in found for id_ in block.ids), np.bool_, len(block))
         ids = [block.id(row) for row in range(len(block))]
-        parts = self.db._reader().references(ids, names)
+        parts = self.warehouse.blobs.reader.references(ids, names)
         alive = np.array([id_ in parts for id_ in ids], np.bool_)
         refs, inline = dict(block.refs), dict(block.inline)
         for name in names:
@@ -95,8 +95,8 @@ class Living:
     def _ids(self, block: Block) -> set[bytes]:
         ids = [ObjectId(id_.tobytes()) for id_ in block.ids]
         found: set[bytes] = set()
-        data: Any = self.db._mongo()["data"]
+        data: Any = self.warehouse.index["data"]
         for low in range(0, len(ids), _IDS):
-            wanted = {"_id": {"$in": ids[low : low + _IDS]}, "_tdb.p": self.db.project}
+            wanted = {"_id": {"$in": ids[low : low + _IDS]}, "_tdb.p": self.warehouse.project}
             found.update(doc["_id"].binary for doc in data.find(wanted, {"_id": 1}))
         return found

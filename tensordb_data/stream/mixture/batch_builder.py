@@ -45,8 +45,8 @@ class Taker:
 
     def __init__(self, stream: Stream, stats: Stats, budget: Budget) -> None:
         self._spec = stream.spec
-        self._reader = stream.db._reader()
-        self._living = Living(stream.db, stats)
+        self._reader = stream.warehouse.blobs.reader
+        self._living = Living(stream.warehouse, stats)
         self._budget = budget
         self._transform = open_transform(stream.spec)
 

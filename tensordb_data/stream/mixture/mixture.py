@@ -31,8 +31,8 @@ from tensordb_data.stream.state import OnChange, State
 from tensordb_data.stream.stats import Clock, Stats
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
     from tensordb_data.stream.spec import StreamSpec
+    from tensordb_data.warehouse.context import Warehouse
 
 _FORMAT = 2
 _AGREE = ("batch_size", "ragged", "rank", "world_size")
@@ -97,9 +97,9 @@ class Mix(Pull[Place]):
         return f"mix([{parts}], seed={self.seed}) at {self._state.total}"
 
     @property
-    def db(self) -> TensorDB:
+    def warehouse(self) -> Warehouse:
         """The warehouse of the first stream."""
-        return self.streams[0].db
+        return self.streams[0].warehouse
 
     @property
     def spec(self) -> StreamSpec:
@@ -242,9 +242,7 @@ class Mix(Pull[Place]):
             "format": _FORMAT,
             "seed": self.seed,
             "weights": self.weights,
-            "streams": [
-                member.to_doc(stream.spec) for stream, member in zip(self.streams, place.members, strict=True)
-            ],
+            "streams": [member.to_doc(stream.spec) for stream, member in zip(self.streams, place.members, strict=True)],
             "total": place.total,
         }
 

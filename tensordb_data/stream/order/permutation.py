@@ -4,6 +4,7 @@ Two independent parts. `permute` maps a position in a pass to a row of the plan,
 network (Luby and Rackoff, 1988) over the smallest power of two that holds all rows, walked until it lands inside
 (Black and Rogaway, 2002). `Layout` cuts the positions of one pass into rounds: a round gives one batch to each rank.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache

@@ -22,15 +22,15 @@ from tensordb_data.stream.order.weights import cumulative
 from tensordb_data.stream.passes.registry import Ledger, new_token
 from tensordb_data.stream.plan.cache import PlanCache, plan_key
 from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
-from tensordb_data.stream.plan.index_reader import Versions, bounded
+from tensordb_data.stream.plan.index_reader import bounded
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import Layouts
 from tensordb_data.stream.spec import StreamSpec
-from tensordb_data.stream.state import Position, State
+from tensordb_data.stream.state import Position, State, Versions
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
+    from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")
 
@@ -38,8 +38,8 @@ log = logging.getLogger("tensordb_data.stream")
 class Source:
     """The selection of a stream: the state of its data, its layouts, and its newest plan, kept for the next pass."""
 
-    def __init__(self, db: TensorDB, spec: StreamSpec) -> None:
-        self.db, self.spec = db, spec
+    def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
+        self.warehouse, self.spec = warehouse, spec
         self._plan: Plan | None = None
         self._weighed: tuple[Plan, NDArray[np.float64]] | None = None
         self._small: tuple[Plan, NDArray[np.uint8]] | None = None
@@ -52,18 +52,18 @@ class Source:
         self._collective: Collective | None = None
 
     @property
-    def selection(self) -> Selection[Any]:
+    def selection(self) -> BoundQuery:
         """The bound query."""
-        return self.db.select(self.spec.query)
+        return BoundQuery(self.warehouse, self.spec.query)
 
     @property
-    def _ordered(self) -> Selection[Any]:
+    def _ordered(self) -> BoundQuery:
         """The query in the order in which its plan is read: that of commits if it is shuffled, in which neighbours lie
         together.
         """
         query = self.spec.query
         by_commit = self.spec.shuffle and query.limit is None and query.sort
-        return self.db.select(query.replace(sort=None) if by_commit else query)
+        return BoundQuery(self.warehouse, query.replace(sort=None) if by_commit else query)
 
     def versions(self) -> Versions:
         """The state of the data now, of the datasets that the query can match.
@@ -72,11 +72,11 @@ class Source:
             NotFoundError: the query names no dataset that exists.
         """
         named = selected_datasets(self.spec.query.filter)
-        versions = self.db._data_version(named)
+        versions = self.warehouse.datasets.versions(named)
         if not versions:
-            known = ", ".join(sorted(self.db._data_version(None))) or "none yet"
+            known = ", ".join(sorted(self.warehouse.datasets.versions(None))) or "none yet"
             what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
-            raise NotFoundError(f"there is {what} in project {self.db.project!r}; datasets here: {known}")
+            raise NotFoundError(f"there is {what} in project {self.warehouse.project!r}; datasets here: {known}")
         if named is None and len(versions) > 1:
             matched = set(self.selection.distinct("dataset"))
             return {name: pair for name, pair in versions.items() if name in matched} or versions
@@ -88,7 +88,7 @@ class Source:
         Raises:
             QueryError: there is nothing to deliver, or see `Layouts.choose`.
         """
-        schemas = self.db._schemas(sorted(versions))
+        schemas = self.warehouse.datasets.schemas(sorted(versions))
         layouts = Layouts.choose(self.spec.fields, schemas)
         if schemas and not layouts.fields:
             raise QueryError(
@@ -134,8 +134,8 @@ class Source:
         """Samples of the pass of a cursor's state, up to the last that it read, that are there now."""
         dataset, sequence = state.at.after or ("", 0)
         until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
-        data = self.db._mongo()["data"]
-        found = self.selection._filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
+        data = self.warehouse.index["data"]
+        found = self.selection.filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
         return int(data.count_documents(found))
 
     def blocks(self, plan: Plan) -> tuple[int, int]:
@@ -143,14 +143,14 @@ class Source:
         spec = self.spec
         if spec.shuffle is not True or spec.replacement:
             return (0, 0)
-        store = self.db._store(self.db._root)
+        store = self.warehouse.blobs.store(self.warehouse.blobs.write_root)
         near = isinstance(store, MemoryStore) or store.local_path("segments") is not None
-        chosen = choose_blocks(plan, None if near else self.db._reader().cache_bytes)
+        chosen = choose_blocks(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
         return (chosen.block, chosen.window)
 
     def _read(self, layouts: Layouts, versions: Versions) -> Plan:
         selection = self._ordered
-        folder = self.db._cache_folder
+        folder = self.warehouse.cache_dir
         if folder is None:
             return read_plan(selection, layouts, versions)
         cache = PlanCache(folder / "plans")
@@ -197,7 +197,7 @@ class Source:
             return None
         if plan.chances is not None:
             self._weighed = (plan, plan.chances)
-        if (folder := self.db._cache_folder) is not None:  # for workers that run already
+        if (folder := self.warehouse.cache_dir) is not None:  # for workers that run already
             key = plan_key(self._ordered, plan.block.layouts, versions)
             PlanCache(folder / "plans").store(key, replace(plan, chances=None))
         return plan
@@ -240,13 +240,13 @@ class Source:
         if self.spec.world_size > 1 and self._ranks() is None:
             return None
         self._agreed = self.agreed()
-        ranks, db, spec = self._ranks(), self.db, self.spec
+        ranks, warehouse, spec = self._ranks(), self.warehouse, self.spec
         if ranks is None:
-            token: str | None = new_token() if Ledger(db, spec, "").writable() else None
+            token: str | None = new_token() if Ledger(warehouse, spec, "").writable() else None
         else:
-            writable = ranks.each(lambda: b"1" if Ledger(db, spec, "").writable() else b"")
+            writable = ranks.each(lambda: b"1" if Ledger(warehouse, spec, "").writable() else b"")
             token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
-        self.ledger = None if token is None else Ledger(db, spec, token)
+        self.ledger = None if token is None else Ledger(warehouse, spec, token)
         return self.ledger
 
     def agreement(self) -> dict[str, Any]:
@@ -300,7 +300,7 @@ class Source:
         """
         ranks = self._ranks()
         if ranks is None:
-            self._apart = self.db._cache_folder is None
+            self._apart = self.warehouse.cache_dir is None
             state = self.begun()
             if self._apart:  # or it would be lost when the next one is opened
                 self.accept({named(state): self.small(self.plan(state))})
@@ -320,7 +320,7 @@ class Source:
         """Whether the plan of a state is at hand without reading the index."""
         if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
             return True
-        folder, versions = self.db._cache_folder, state.versions or {}
+        folder, versions = self.warehouse.cache_dir, state.versions or {}
         if folder is None:
             return False
         layouts = self.layouts(versions)

@@ -20,7 +20,7 @@ from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
 
 if TYPE_CHECKING:
-    from tensordb_data.api.database import TensorDB
+    from tensordb_data.warehouse.context import Warehouse
 
 _PART = 8 << 20
 _UNAUTHORIZED = 13
@@ -59,8 +59,8 @@ class OwnPasses:
 class Ledger:
     """What the copies of one stream, in processes and ranks, have agreed on. Its documents are gone after some days."""
 
-    def __init__(self, db: TensorDB, spec: StreamSpec, token: str) -> None:
-        self.db, self.spec, self.token = db, spec, token
+    def __init__(self, warehouse: Warehouse, spec: StreamSpec, token: str) -> None:
+        self.warehouse, self.spec, self.token = warehouse, spec, token
 
     def writable(self) -> bool:
         """Whether this user may write to the database, which agreeing takes."""
@@ -94,7 +94,7 @@ class Ledger:
 
     @property
     def _passes(self) -> Any:
-        return self.db._mongo()["passes"]
+        return self.warehouse.index["passes"]
 
 
 class SharedPasses:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.stream.plan.inline import Inline
-from tensordb_data.stream.plan.sample_table import After, Block, Layouts, objects
+from tensordb_data.stream.plan.sample_table import Block, Layouts, objects
+from tensordb_data.stream.state import After
 
 Rows = NDArray[np.uint8]
 

@@ -15,18 +15,18 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tensordb_data.common.mmap import map_file
 from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
-from tensordb_data.stream.plan.index_reader import Versions
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 log = logging.getLogger("tensordb_data.stream")
 
@@ -91,13 +91,13 @@ class PlanCache:
                     path.unlink()
 
 
-def plan_key(selection: Selection[Any], layouts: Layouts, versions: Versions) -> str:
+def plan_key(selection: BoundQuery, layouts: Layouts, versions: Versions) -> str:
     """32 hexadecimal digits, of all that decides what is in a plan."""
-    db = selection.db
-    ids = [{"p": db.project, "d": name} for name in sorted(versions)]
-    born = {doc["_id"]["d"]: str(doc.get("created")) for doc in db._mongo()["datasets"].find({"_id": {"$in": ids}})}
+    warehouse = selection.warehouse
+    ids = [{"p": warehouse.project, "d": name} for name in sorted(versions)]
+    born = {doc["_id"]["d"]: str(doc.get("created")) for doc in warehouse.index["datasets"].find({"_id": {"$in": ids}})}
     content = {
-        "project": db.project,
+        "project": warehouse.project,
         "query": selection.query.replace(fields=None).fingerprint,
         "fields": layouts.fields,
         "schemas": {name: schema.to_doc() for name, schema in sorted(layouts.schemas.items())},

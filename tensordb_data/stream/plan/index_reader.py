@@ -1,4 +1,5 @@
 """Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,12 @@ from bson import decode_all
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
-from tensordb_data.api.selection import Selection
 from tensordb_data.stream.plan.bson_columns import block_from_raw
-from tensordb_data.stream.plan.sample_table import After, Block, Layouts, block_from_docs
-from tensordb_data.warehouse.bound_query import reported
+from tensordb_data.stream.plan.sample_table import Block, Layouts, block_from_docs
+from tensordb_data.stream.state import After, Versions
+from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import narrowing_index
 
-Versions = Mapping[str, tuple[int, int]]
-"""Dataset name to (sequence, mutation counter): which state of the data is read."""
 _ATTEMPTS = 5
 _CURSOR_KILLED = {11601, 11600, 11602, 237, 262, 175, 206}
 """Interrupted, shut down, killed, out of time; its collection or index dropped; its session ended."""
@@ -45,7 +44,7 @@ class Pages:
 
     def __init__(
         self,
-        selection: Selection[Any],
+        selection: BoundQuery,
         layouts: Layouts,
         versions: Versions,
         rows: int,
@@ -72,7 +71,7 @@ class Pages:
 
     def blocks(self) -> Iterator[Block]:
         """All that is left, as columns without the bytes of inline blobs; the fast way for all of it."""
-        if not self._selection.db._full:
+        if not self._selection.warehouse.index.is_server:
             yield from (block_from_docs(self._layouts, docs) for docs, _ in self)
             return
         failures = 0
@@ -138,7 +137,7 @@ class Pages:
         other fields has in that order; with the dataset in the sort it would scan the whole dataset.
         """
         alone = not self._selection.query.sort and len(self._versions) == 1
-        return [("_tdb.s", 1)] if alone else self._selection._sort()
+        return [("_tdb.s", 1)] if alone else self._selection.sort()
 
     def _index(self, filter_: Mapping[str, Any]) -> str | None:
         """The index to read all that is left through, where the server would not choose it."""
@@ -155,8 +154,8 @@ class Pages:
             later = {"_tdb.s": {"$gt": sequence}}
             behind: dict[str, Any] = {"$or": [{"dataset": dataset, **later}, {"dataset": {"$gt": dataset}}]}
             extra.append(later if len(self._versions) == 1 else behind)
-        filter_ = self._selection._filter({"$and": extra})
-        collection = self._selection.db._mongo()["data"]
+        filter_ = self._selection.filter({"$and": extra})
+        collection = self._selection.warehouse.index["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(
             filter_,
@@ -166,7 +165,7 @@ class Pages:
         if self._first is None and self._limit is None and (index := self._index(filter_)) is not None:
             found = found.hint(index)
         found = found.sort(self._order)
-        if self._selection.db._full:
+        if self._selection.warehouse.index.is_server:
             found = found.allow_disk_use(True)
         if query.sort and self._read:
             found = found.skip(self._read)

@@ -1,9 +1,10 @@
 """Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +12,6 @@ from numpy.typing import NDArray
 from tensordb_data.blobs.segments.inline import INLINE, check_inline, unpacked
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.errors import CorruptBlobError
-
-if TYPE_CHECKING:
-    pass
-
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tensordb_data.stream.plan.index_reader import Pages, Versions
+from tensordb_data.stream.plan.index_reader import Pages
 from tensordb_data.stream.plan.sample_table import Block, Layouts, compact, concatenate
+from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
-    from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.bound_query import BoundQuery
 
 PAGE = 50_000
 
@@ -32,7 +33,7 @@ class Plan:
         return len(self.block)
 
 
-def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
+def read_plan(selection: BoundQuery, layouts: Layouts, versions: Versions) -> Plan:
     """Read the references and values of every sample that matches at `versions`, in the order of the query."""
     pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit)
     block = compact(concatenate(layouts, list(pages.blocks())))

@@ -19,9 +19,6 @@ from tensordb_data.stream.plan.inline import Inline, inline_of
 INTERNAL = ("_id", "dataset", "tags")
 """What every sample has besides the fields of its schema; delivered when named in `fields`."""
 
-After = tuple[str, int]
-"""The (dataset, sequence) of the last sample read."""
-
 _DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 
 

@@ -188,7 +188,7 @@ def _read(url: str) -> bytes:
 def test_a_fork_before_first_use_works(s3: str, s3_service: S3Server) -> None:
     code = f"""
 import os
-from tensordb_data.blobs.store import open_store
+from tensordb_data.blobs.stores.open import open_store
 store = open_store({s3!r})
 pid = os.fork()
 store.put(f"k{{pid > 0}}", [b"x"])

@@ -107,7 +107,7 @@ def test_no_save_is_torn(db):
 @pytest.fixture
 def gate(db, monkeypatch):
     """Holds the store until it is opened; says when a save has come to it."""
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
     put, opened, reached = store.put, threading.Event(), threading.Semaphore(0)
 
     def held(key, parts, **options):
@@ -177,7 +177,7 @@ def test_a_forced_save_is_never_skipped(db, gate):
 def test_an_error_is_raised_by_the_next_step_and_training_may_go_on(db, monkeypatch):
     failed = threading.Event()
     model = torch.nn.Linear(100, 10)
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
 
     def full(*args, **options):
         failed.set()
@@ -206,7 +206,7 @@ from tensordb_data.checkpoint import persist
 
 persist.OBJECT = 100_000
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
-store, sent = db._store(db._root), []
+store, sent = db.warehouse.blobs.store(), []
 put = store.put
 def dying(key, parts, **options):
     if len(sent) == 3:
@@ -223,7 +223,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
     assert done.returncode == -signal.SIGKILL
     assert db.params.find().count() == 0  # no half set
     monkeypatch.setattr(persist, "OBJECT", 100_000)
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
     before = dict(store.list("params/"))
     state = {str(i): np.random.default_rng(i).random(10_000, "f4") for i in range(10)}
     db.params.save(state, run="r", step=1)
@@ -238,6 +238,6 @@ def test_an_object_for_each_portion(db, monkeypatch):
     large = np.random.default_rng(0).random(5000, "f4")
     state = {"small": np.zeros(100, "f4"), "large": large, "other": np.full(100, 2, "f4")}
     id = db.params.save(state)
-    keys = sorted(key for key, _ in db._store(db._root).list("params/"))
+    keys = sorted(key for key, _ in db.warehouse.blobs.store().list("params/"))
     assert len(keys) == 3 and keys[-1] == f"params/{id}.safetensors"
     assert all(np.array_equal(db.params.find().one().load()[name], state[name]) for name in state)

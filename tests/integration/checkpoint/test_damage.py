@@ -12,7 +12,7 @@ from tensordb_data.torch import StepCheckpointer
 
 def flip(db, id, tensor):
     """One bit of a tensor, in the middle of its bytes."""
-    store, key = db._store(db._root), f"params/{id}.safetensors"
+    store, key = db.warehouse.blobs.store(), f"params/{id}.safetensors"
     data = bytearray(store.get(key))
     needle = tensor.numpy().tobytes()
     data[data.index(needle) + len(needle) // 2] ^= 4

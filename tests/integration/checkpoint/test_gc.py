@@ -31,7 +31,7 @@ def dies(*args, **kwargs):
 
 def objects(db):
     """Those of blobs."""
-    return sorted(key for key, _ in db._store(db._root).list() if not key.startswith("tombstones/"))
+    return sorted(key for key, _ in db.warehouse.blobs.store().list() if not key.startswith("tombstones/"))
 
 
 def save(db, value, run="r", step=1):
@@ -55,7 +55,7 @@ def test_pruned_sets_lose_what_only_they_have(db):
     assert len(objects(db)) == 2 and done.objects == 2 and intact(db)
     again = db.gc(grace=0)
     assert (again.marked, again.removed, again.objects) == (0, 0, 0)
-    assert not list(db._mongo()["leases"].find())
+    assert not list(db.database["leases"].find())
 
 
 def test_the_grace_period_is_waited_for(db):
@@ -63,7 +63,7 @@ def test_the_grace_period_is_waited_for(db):
     db.params.find({"run": "r"}).delete()
     assert db.gc().marked == 0
     assert db.gc(grace=0, dry_run=True).marked == 3
-    db._mongo()["tensors"].update_many({}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+    db.database["tensors"].update_many({}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
     marked = db.gc()
     assert (marked.marked, marked.removed, marked.waiting) == (3, 0, 3)
     save(db, 1)  # stored again, since what is dying may be gone at any time
@@ -101,10 +101,10 @@ def test_equal_bytes_of_two_projects(db, mongo_uri):
     with TensorDB(mongo_uri, project="other") as other:
         save(other, 1)
     save(db, 1)
-    kept = db._mongo()["params"].find_one({"_tdb.p": "default"})
-    db._mongo()["params"].delete_many({})
-    db._mongo()["tensors"].update_many({}, {"$set": {"state": "dying", "dying": module.dt.datetime(2020, 1, 1)}})
-    db._mongo()["params"].insert_one(kept)
+    kept = db.database["params"].find_one({"_tdb.p": "default"})
+    db.database["params"].delete_many({})
+    db.database["tensors"].update_many({}, {"$set": {"state": "dying", "dying": module.dt.datetime(2020, 1, 1)}})
+    db.database["params"].insert_one(kept)
     done = db.gc(grace=0)
     assert (done.revived, done.removed) == (3, 3) and intact(db) and len(objects(db)) == 1
 
@@ -119,7 +119,7 @@ def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
         found = real(*args, **kwargs)
         if not once:
             once.append(1)
-            db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+            db.database["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
             db.gc(grace=0)
             db.gc(grace=0)
         return found
@@ -142,9 +142,9 @@ def test_objects_of_a_saver_that_died(db, monkeypatch):
 
 
 def test_an_ended_lease_stays_ended(db):
-    with Lease(db, ObjectId()) as lease:
+    with Lease(db.warehouse, ObjectId()) as lease:
         lease.hold(None)
-        db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+        db.database["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
         db.gc(grace=0)
         with pytest.raises(LeaseLost):
             lease.hold(None)
@@ -167,7 +167,7 @@ def test_beside_a_commit(db, monkeypatch):
 
     def slow(*args):
         real(*args)
-        db._mongo()["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+        db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
         db.gc()  # marks; the grace period keeps it
 
     monkeypatch.setattr(committing, "put_segment", slow)
@@ -210,7 +210,7 @@ def test_bytes_by_run(db):
     dry = db.gc(grace=0, dry_run=True)
     assert dry.by.keys() == {"run a of default", "run b of default", "parameters of default"}
     # the first to store what both have
-    sizes = {doc["_id"]["h"]: doc["n"] for doc in db._mongo()["tensors"].find({"run": "a"})}
+    sizes = {doc["_id"]["h"]: doc["n"] for doc in db.database["tensors"].find({"run": "a"})}
     assert dry.by["run a of default"] == sum(sizes.values()) and len(sizes) == 5
     assert db.gc(grace=0).by == dry.by
 
@@ -222,7 +222,7 @@ def test_halves_of_objects(db, mongo_uri, monkeypatch):
         patch.setattr(Path, "unlink", dies)
         with pytest.raises(KeyboardInterrupt):
             save(db, 1)
-    (half,) = Path(db._store(db._root).folder).rglob(".put-*")
+    (half,) = Path(db.warehouse.blobs.store().folder).rglob(".put-*")
     assert db.gc(grace=0).temporary == 0 and half.exists()
     size, old = half.stat().st_size, half.stat().st_mtime - 1900
     os.utime(half, (old, old))

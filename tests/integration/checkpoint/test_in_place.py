@@ -47,7 +47,7 @@ def test_the_model_is_as_it_was_saved_and_its_tensors_are_the_same_objects(db, s
     other = Odd()
     before = {name: (id(value), value.data_ptr()) for name, value in other.state_dict(keep_vars=True).items()}
     assert not same(model, other)
-    assert load_in_place(db, found._doc, other)
+    assert load_in_place(db.warehouse, found._doc, other)
     assert same(model, other)
     assert before == {name: (id(value), value.data_ptr()) for name, value in other.state_dict(keep_vars=True).items()}
     assert other.tied is other.head.weight
@@ -67,7 +67,7 @@ def test_hooks_of_the_model_are_called(db):
 
     model, other = Doubled(20, 20), Doubled(20, 20)
     found = db.params.find({"_id": db.params.save(model.state_dict())}).one()
-    assert load_in_place(db, found._doc, other) and torch.equal(model.weight, other.weight)
+    assert load_in_place(db.warehouse, found._doc, other) and torch.equal(model.weight, other.weight)
 
 
 @pytest.mark.parametrize("what", ["dtype", "shape", "order", "shared", "missing", "more", "plain", "numpy"])
@@ -89,7 +89,7 @@ def test_what_does_not_fit_changes_nothing_here(db, what):
     elif what == "more":
         other.append(torch.nn.Linear(2, 2))
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    assert not load_in_place(db, found._doc, other)
+    assert not load_in_place(db.warehouse, found._doc, other)
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
     if what in ("shape", "missing", "more", "plain"):
         with pytest.raises(StateError):
@@ -100,8 +100,8 @@ def test_what_does_not_fit_changes_nothing_here(db, what):
 
 def test_a_flipped_bit_changes_nothing(db, saved):
     _, found = saved
-    store = db._store()
-    row = db._mongo()["tensors"].find_one({"n": 300 * 300 * 4})
+    store = db.warehouse.blobs.store()
+    row = db.database["tensors"].find_one({"n": 300 * 300 * 4})
     path = store.local_path(row["key"])
     with open(path, "r+b") as file:
         file.seek(row["o"] + 1000)
@@ -126,5 +126,5 @@ def test_a_store_elsewhere_is_read_as_ever(mongo_uri, s3):
     with TensorDB(mongo_uri, blobs=s3) as db:
         model, other = torch.nn.Linear(30, 40), torch.nn.Linear(30, 40)
         found = db.params.find({"_id": db.params.save(model.state_dict())}).one()
-        assert not load_in_place(db, found._doc, other)
+        assert not load_in_place(db.warehouse, found._doc, other)
         assert not found.load_into(other) and torch.equal(model.weight, other.weight)

@@ -84,7 +84,7 @@ def test_data_that_changed_meanwhile_and_a_resume_on_another_host(db, mongo_uri,
     found = db.data.find({"dataset": "x"})
     found.update({"$set": {"label": 0}})
     trained_on = int(shuffled(np.arange(1), 200, pass_key(0, 0))[0]) + 1
-    gone = db._mongo()["data"].find_one({"_tdb.s": trained_on})
+    gone = db.database["data"].find_one({"_tdb.s": trained_on})
     assert db.data.find({"_id": gone["_id"]}).delete() == 1
     with db.data.writer("x") as w:
         w.add_many(image=np.zeros((30, 8), "f4"), label=np.zeros(30, np.int64))

@@ -15,11 +15,11 @@ SCRIPT = """
 import sys
 import numpy as np
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint.core import Checkpointer
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 w = {name: np.zeros(20_000) for name in "abcdef"} | {"frozen": np.ones(50_000)}
-ckpt = Checkpointer(db, "r", lambda step: {"model": w, "training": {"step": step}}, every=1)
+ckpt = Checkpointer(db.warehouse, "r", lambda step: {"model": w, "training": {"step": step}}, every=1)
 found = ckpt.load(None)
 step = found[1]["training"]["step"] if found else 0
 ckpt.start_at(step)
@@ -47,16 +47,16 @@ def test_twenty_rounds(db, mongo_uri, warehouse_dir):
         process.kill()
         out, _ = process.communicate(timeout=30)
         acknowledged = max([began, *map(int, out.split())])
-        document = newest_set(db, "r")
+        document = newest_set(db.warehouse, "r")
         if document is None:
             assert acknowledged == 0
             continue
         assert document["step"] >= acknowledged
-        parts = load_parts(db, document, None, "auto")
+        parts = load_parts(db.warehouse, document, None, "auto")
         values = {float(v) for name in "abcdef" for v in set(parts["model"][name])}
         assert values == {float(document["step"])} and parts["training"]["step"] == document["step"]
         assert (parts["model"]["frozen"] == 1).all()
     assert acknowledged > 0
     assert all(verify(db, row._doc) for row in db.params.find({"run": "r"}))
     # the server keeps what a killed client had open for a minute; the database is to be dropped now
-    db._mongo().client.admin.command({"killAllSessions": []})
+    db.database.client.admin.command({"killAllSessions": []})

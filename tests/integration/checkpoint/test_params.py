@@ -50,7 +50,7 @@ def test_loaded_tensors_are_ones_own(db):
 
 def test_what_is_the_same_is_stored_once(db):
     frozen, head = torch.randn(9000), torch.randn(1000)
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
 
     def stored():
         return sum(size for _, size in store.list("params/"))
@@ -61,7 +61,7 @@ def test_what_is_the_same_is_stored_once(db):
         db.params.save({"frozen": frozen, "head": head + step}, run="b", step=step)
     assert stored() - first < 4 * 0.12 * first
     assert torch.equal(db.params.find({"step": 5}).one().load()["frozen"], frozen)
-    other = TensorDB(client=db._mongo().client, db_name=db._mongo().name, project="other")
+    other = TensorDB(client=db.database.client, db_name=db.database.name, project="other")
     other.params.save({"frozen": frozen})
     assert db.params.find().count() == 5 and other.params.find().count() == 1
 
@@ -69,7 +69,7 @@ def test_what_is_the_same_is_stored_once(db):
 def test_an_object_is_an_ordinary_safetensors_file(db):
     model = net()
     id = db.params.save(model.state_dict())
-    opened = safetensors.torch.load_file(db._store(db._root).local_path(f"params/{id}.safetensors"))
+    opened = safetensors.torch.load_file(db.warehouse.blobs.store().local_path(f"params/{id}.safetensors"))
     assert torch.equal(opened["model/0.weight"], model[0].weight)
 
 
@@ -100,28 +100,28 @@ def test_nothing_is_visible_when_the_store_fails(db, monkeypatch):
     def full(*args, **options):
         raise StorageError("full")
 
-    monkeypatch.setattr(db._store(db._root), "put", full)
+    monkeypatch.setattr(db.warehouse.blobs.store(), "put", full)
     with pytest.raises(StorageError, match="full"):
         db.params.save({"w": torch.ones(100)})
-    assert db.params.find().count() == 0 and db._mongo()["tensors"].count_documents({}) == 0
+    assert db.params.find().count() == 0 and db.database["tensors"].count_documents({}) == 0
 
 
 def test_a_tensor_that_is_being_collected_lives_on(db):
     id = db.params.save({"w": torch.arange(1000)}, run="a")
-    db._mongo()["tensors"].update_many({}, {"$set": {"state": "dying"}})
+    db.database["tensors"].update_many({}, {"$set": {"state": "dying"}})
     db.params.save({"w": torch.arange(1000)}, run="b")
     assert torch.equal(db.params.find({"run": "b"}).one().load()["w"], torch.arange(1000))
     content = persist.digest(memoryview(torch.arange(1000).numpy().tobytes()))
-    (tensor,) = db._mongo()["tensors"].find({"_id.h": content})
+    (tensor,) = db.database["tensors"].find({"_id.h": content})
     assert (tensor["state"], tensor["key"]) == ("live", f"params/{id}.safetensors")
 
 
 def test_a_lost_tensor_is_named(db):
     id = db.params.save({"w": torch.arange(1000)})
-    db._store(db._root).delete(f"params/{id}.safetensors")
+    db.warehouse.blobs.store().delete(f"params/{id}.safetensors")
     with pytest.raises(StorageError, match=f"{id}"):
         db.params.find().one().load()
-    db._mongo()["tensors"].delete_many({})
+    db.database["tensors"].delete_many({})
     with pytest.raises(CheckpointError, match="incomplete"):
         db.params.find().one().load()
 

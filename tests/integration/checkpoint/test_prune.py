@@ -55,9 +55,9 @@ def test_what_is_tagged_or_annotated_meanwhile_is_left_alone(db):
     keep = Keep(best=("acc", 1))
     for change in (lambda s: s.tag("x"), lambda s: s.update({"$set": {"acc": 0.5}})):
         id = db.params.save({"w": torch.zeros(100)}, run="r", step=1)
-        seen = db._mongo()["params"].find_one({"_id": id})
+        seen = db.database["params"].find_one({"_id": id})
         change(db.params.find({"_id": id}))
-        assert db._mongo()["params"].count_documents(_unchanged(seen, keep)) == 0
+        assert db.database["params"].count_documents(_unchanged(seen, keep)) == 0
 
 
 def test_the_commands(db, mongo_uri, warehouse_dir):

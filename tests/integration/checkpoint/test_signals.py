@@ -14,8 +14,8 @@ HEAD = """
 import os, signal, sys, threading, time
 import numpy as np
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint.core import Checkpointer
-from tensordb_data.checkpoint.deliveries import Deliveries
+from tensordb_data.checkpoint.checkpointer import Checkpointer
+from tensordb_data.checkpoint.batch_counter import Deliveries
 
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 w = np.zeros(10_000)
@@ -30,7 +30,7 @@ class Source:
 
 def make(source=None, **options):
     deliveries = None if source is None else Deliveries(source)
-    return Checkpointer(db, "r", lambda step: {"model": w, "training": {"step": step}}, every=1000,
+    return Checkpointer(db.warehouse, "r", lambda step: {"model": w, "training": {"step": step}}, every=1000,
                         deliveries=deliveries, **options)
 """
 

@@ -40,7 +40,7 @@ def test_any_store(mongo_uri, warehouse_dir, blobs):
     with TensorDB(mongo_uri, blobs=blobs.replace("./", f"file://{warehouse_dir}/")) as db:
         id = db.params.save(STATE, run="r", step=1)
         same(db.params.find().one().load(), STATE)
-        stored = {bytes(doc["_id"]["h"]): doc for doc in db._mongo()["tensors"].find()}
+        stored = {bytes(doc["_id"]["h"]): doc for doc in db.database["tensors"].find()}
         squeezed = [doc for doc in stored.values() if "z" in doc]
         assert sorted(doc["z"] for doc in squeezed if doc["n"] < doc["z"]) == [40_000, 50_000, 50_000, 200_000]
         assert persist.digest(memoryview(NOISE.tobytes())) in stored
@@ -50,13 +50,13 @@ def test_any_store(mongo_uri, warehouse_dir, blobs):
         assert report.findings == [] and report.tensors == len(stored)
         # the same again is known by its content, whether it would be compressed or not
         db.params.save({**STATE, "more": 1}, run="r", step=2)
-        assert db._mongo()["tensors"].count_documents({}) == len(stored) + 1
+        assert db.database["tensors"].count_documents({}) == len(stored) + 1
         same({k: v for k, v in db.params.find({"step": 2}).one().load().items() if k != "more"}, STATE)
 
 
 def test_the_object_is_in_safetensors_layout(db):
     id = db.params.save(STATE)
-    data = bytes(db._store(db._root).get(f"params/{id}.safetensors"))
+    data = bytes(db.warehouse.blobs.store().get(f"params/{id}.safetensors"))
     tensors = safetensors.numpy.load(data)
     about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     assert np.array_equal(tensors["model/noise"], NOISE) and tensors["model/zeros"].dtype == np.uint8
@@ -69,9 +69,9 @@ def test_beside_saves_of_old(db, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Squeezer, "squeeze", lambda *_: None)
         db.params.save(STATE, run="old")
-    assert db._mongo()["tensors"].count_documents({"z": {"$exists": True}}) == 0
+    assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 0
     db.params.save({**STATE, "new": np.zeros(10_000)}, run="new")
-    assert db._mongo()["tensors"].count_documents({"z": {"$exists": True}}) == 1
+    assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 1
     for run in ("old", "new"):
         found = db.params.find({"run": run}).one().load()
         found.pop("new", None)
@@ -84,8 +84,8 @@ def test_a_flipped_bit(mongo_uri, warehouse_dir, blobs):
     with TensorDB(mongo_uri, blobs=blobs.replace("./", f"file://{warehouse_dir}/")) as db:
         expected = np.arange(2000) % 7
         db.params.save({"w": expected})
-        doc = db._mongo()["tensors"].find_one({"z": 16_000})
-        store = db._store(db._root)
+        doc = db.database["tensors"].find_one({"z": 16_000})
+        store = db.warehouse.blobs.store()
         whole = bytes(store.get(doc["key"]))
         refused = 0
         for at in range(doc["o"], doc["o"] + doc["n"], max(1, doc["n"] // 40)):
@@ -109,8 +109,8 @@ def test_a_loop_gives_it_a_share_of_its_time(db, monkeypatch, share, squeezed):
     torch.nn.init.zeros_(model.weight)
     with StepCheckpointer(db, run="r", model=model, every=1) as ckpt:
         ckpt.step()
-    assert db._mongo()["tensors"].count_documents({"z": 80_000}) == squeezed
-    assert db._mongo()["tensors"].count_documents({"n": 80_000}) == 1 - squeezed
+    assert db.database["tensors"].count_documents({"z": 80_000}) == squeezed
+    assert db.database["tensors"].count_documents({"n": 80_000}) == 1 - squeezed
 
 
 def test_what_never_changes_is_hashed_once(db, monkeypatch):

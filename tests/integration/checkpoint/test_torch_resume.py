@@ -190,7 +190,7 @@ def test_damage_is_named_and_nothing_older_is_taken_silently(db):
             ckpt.step()
     newest = db.params.find({"run": "r", "step": 2}).one()
     key = f"params/{newest.id}.safetensors"
-    path = db._store(db._root).local_path(key)
+    path = db.warehouse.blobs.store().local_path(key)
     data = bytearray(path.read_bytes())
     data[data.index(train_loader[0].weight.detach().numpy().tobytes()) + 5] ^= 1
     path.chmod(0o600)
@@ -210,7 +210,7 @@ def test_an_error_in_the_background_reaches_the_loop(db, monkeypatch):
     def full(*args, **options):
         raise OSError("no space left")
 
-    store = db._store(db._root)
+    store = db.warehouse.blobs.store()
     monkeypatch.setattr(store, "put", full)
     ckpt.step()
     with pytest.raises(CheckpointError, match="no space left"):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import QueryError, TensorDB
-from tensordb_data.continuous import Deployer, load_deployed
-from tensordb_data.continuous import deployments
+from tensordb_data.continuous import Deployer, deployments, load_deployed
 from tensordb_data.errors import DeployError
 from tests.integration.continuous import programs
 from tests.integration.continuous.programs import kill_server, running, save
@@ -88,9 +87,9 @@ def test_a_set_that_fails_its_check_is_refused_for_good(db: TensorDB, tmp_path: 
 def test_a_damaged_set_is_refused_by_name_and_the_next_is_served(db: TensorDB, tmp_path: Path) -> None:
     save(db, 1, acc=0.1)
     save(db, 2, acc=0.2)
-    place = db._mongo()["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
+    place = db.database["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
     assert place is not None
-    stored = Path(db._store(place["root"]).local_path(place["key"]) or "")
+    stored = Path(db.warehouse.blobs.store(place["root"]).local_path(place["key"]) or "")
     content = bytearray(stored.read_bytes())
     content[place["o"] + 7] ^= 1
     stored.write_bytes(content)
@@ -104,9 +103,9 @@ def test_a_damaged_set_is_refused_by_name_and_the_next_is_served(db: TensorDB, t
 def test_bytes_that_cannot_be_had_now_are_tried_again_later(db: TensorDB, tmp_path: Path) -> None:
     save(db, 1, acc=0.1)
     save(db, 2, acc=0.2)
-    place = db._mongo()["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
+    place = db.database["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
     assert place is not None
-    stored = Path(db._store(place["root"]).local_path(place["key"]) or "")
+    stored = Path(db.warehouse.blobs.store(place["root"]).local_path(place["key"]) or "")
     away = stored.rename(stored.with_suffix(".away"))
     with Deployer(db, best(db), tmp_path) as deployer:
         again = deployer.once()

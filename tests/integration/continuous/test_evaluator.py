@@ -95,9 +95,9 @@ def test_what_is_no_score_is_noted_and_not_tried_again(filled: TensorDB, result:
 def due(db: TensorDB) -> None:
     """Whatever is waited for is over."""
     past = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    for doc in db._mongo()["params"].find({"_tdb.claims": {"$exists": True}}):
+    for doc in db.database["params"].find({"_tdb.claims": {"$exists": True}}):
         paths = [f"_tdb.claims.{key}.until" for key, value in doc["_tdb"]["claims"].items() if isinstance(value, dict)]
-        db._mongo()["params"].update_one({"_id": doc["_id"]}, {"$set": dict.fromkeys(paths, past)})
+        db.database["params"].update_one({"_id": doc["_id"]}, {"$set": dict.fromkeys(paths, past)})
 
 
 def test_a_score_that_raises_is_tried_a_few_times(filled: TensorDB) -> None:
@@ -118,9 +118,9 @@ def test_a_score_that_raises_is_tried_a_few_times(filled: TensorDB) -> None:
 
 def test_a_damaged_set_is_noted_at_once(filled: TensorDB) -> None:
     save(filled, 1)
-    place = filled._mongo()["tensors"].find_one({"n": 4000})
+    place = filled.database["tensors"].find_one({"n": 4000})
     assert place is not None
-    stored = Path(filled._store(place["root"]).local_path(place["key"]) or "")
+    stored = Path(filled.warehouse.blobs.store(place["root"]).local_path(place["key"]) or "")
     content = bytearray(stored.read_bytes())
     content[place["o"]] ^= 1
     stored.write_bytes(content)

@@ -21,7 +21,8 @@ from tensordb_data.common import file_locks as locks
 
 CLIENT = """
 import json, os, signal, sys
-from tensordb_data.address import open_client, parse
+from tensordb_data.mongo.client import open_client
+from tensordb_data.mongo.address import parse
 client = open_client(parse(sys.argv[1]))
 things = client.test.things
 print(json.dumps({"pid": os.getpid()}), flush=True)

@@ -42,9 +42,9 @@ def written(db, mongo_uri):
 
 def lose(db):
     """The index is gone; the store is not."""
-    for name in db._mongo().list_collection_names():
+    for name in db.database.list_collection_names():
         if name != "warehouse":
-            db._mongo()[name].delete_many({})
+            db.database[name].delete_many({})
 
 
 def read(db, dataset):
@@ -90,7 +90,7 @@ def test_stopped_and_called_again(written, monkeypatch):
 
 def test_a_damaged_segment_is_named(written):
     lose(written)
-    store = written._store(written._root)
+    store = written.warehouse.blobs.store()
     first = min(key for key, _ in store.list("segments/"))
     path = store.local_path(first)
     path.write_bytes(path.read_bytes()[:-3])
@@ -195,14 +195,14 @@ def test_what_was_edited_meanwhile_is_not_remembered_as_deleted(db, monkeypatch)
 
     def slow(*args):
         found = real(*args)
-        db._mongo()["data"].update_many({"n": 1}, {"$set": {"n": 100}})
+        db.database["data"].update_many({"n": 1}, {"$set": {"n": 100}})
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr(tombstones, "_write", slow)
         assert db.data.find({"n": {"$lt": 3}}).delete() == 2
     assert numbers(db) == [3, 100]
-    assert len(list(db._store(0).list("tombstones/"))) == 1
+    assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 1
     again(db)
     assert numbers(db) == [1, 3]  # as it was first written
 
@@ -214,9 +214,9 @@ def test_nothing_is_deleted_that_cannot_be_remembered(db, monkeypatch):
         raise StorageError("no space left")
 
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="no space left"):
-        patch.setattr(type(db._store(0)), "put", fails)
+        patch.setattr(type(db.warehouse.blobs.store(0)), "put", fails)
         db.data.find({"n": 1}).delete()
-    assert numbers(db) == [0, 1, 2, 3] and db._mongo()["tombstones"].count_documents({}) == 0
+    assert numbers(db) == [0, 1, 2, 3] and db.database["tombstones"].count_documents({}) == 0
 
 
 def test_tombstones_go_with_the_last_segment(db):
@@ -225,9 +225,9 @@ def test_tombstones_go_with_the_last_segment(db):
     for n in range(4):
         db.data.find({"n": n, "dataset": "a"}).delete()
     db.data.find({"n": 0, "dataset": "b"}).delete()
-    assert len(list(db._store(0).list("tombstones/"))) == 5 and db.fsck().findings == []
+    assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 5 and db.fsck().findings == []
     db.gc(grace=0)
-    assert len(list(db._store(0).list("tombstones/"))) == 1
+    assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 1
     assert db.fsck().findings == []
 
 
@@ -238,7 +238,7 @@ def test_many_tombstones_become_one(db, monkeypatch):
         db.data.find({"n": n}).delete()
     for _ in range(2):
         db.gc(grace=0)
-    assert len(list(db._store(0).list("tombstones/"))) == 3  # two of four, and one
+    assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 3  # two of four, and one
     assert db.fsck().findings == []
     again(db)
     assert numbers(db) == [9]
@@ -247,8 +247,8 @@ def test_many_tombstones_become_one(db, monkeypatch):
 def test_a_damaged_tombstone_is_named(db):
     add(db, range(4))
     db.data.find({"n": 1}).delete()
-    ((key, _),) = db._store(0).list("tombstones/")
-    path = db._store(0).local_path(key)
+    ((key, _),) = db.warehouse.blobs.store(0).list("tombstones/")
+    path = db.warehouse.blobs.store(0).local_path(key)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -268,7 +268,7 @@ def save(db, step, run="r", **more):
 
 def known(db):
     """All that the index says of sets, but for what a rebuild numbers anew."""
-    docs = list(db._mongo()["params"].find({}, {"_tdb.s": 0}).sort("_id", 1))
+    docs = list(db.database["params"].find({}, {"_tdb.s": 0}).sort("_id", 1))
     return [{**doc, "_tdb": {**doc["_tdb"], "tensors": sorted(doc["_tdb"]["tensors"])}} for doc in docs]
 
 
@@ -291,7 +291,7 @@ def test_parameter_sets_come_back(db):
     assert db.gc(grace=0).removed == 0 and db.search("x")
     db.params.find({"run": {"$ne": "nobody"}}).delete()
     db.gc(grace=0)
-    assert list(db._store(0).list()) == []
+    assert list(db.warehouse.blobs.store(0).list()) == []
 
 
 def test_deleted_sets_stay_deleted(db):
@@ -302,8 +302,8 @@ def test_deleted_sets_stay_deleted(db):
     db.params.find({"step": 4}).delete()
     again(db)
     assert [each.step for each in db.params.find({"run": "r"})] == [5]
-    assert len(list(db._store(0).list("params/"))) == 2  # the first has what is shared
-    assert len(list(db._store(0).list("tombstones/"))) == 1  # of the prune: the first is among them
+    assert len(list(db.warehouse.blobs.store(0).list("params/"))) == 2  # the first has what is shared
+    assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 1  # of the prune: the first is among them
     again(db)
     assert [each.step for each in db.params.find({"run": "r"})] == [5]
 
@@ -311,12 +311,12 @@ def test_deleted_sets_stay_deleted(db):
 def test_a_damaged_tensor_and_its_sets(db):
     save(db, 1)
     save(db, 2)
-    row = db._mongo()["tensors"].find_one({"_id.h": persist.digest(memoryview(np.full(1000, 12.0).tobytes()))})
-    path = db._store(0).local_path(row["key"])
+    row = db.database["tensors"].find_one({"_id.h": persist.digest(memoryview(np.full(1000, 12.0).tobytes()))})
+    path = db.warehouse.blobs.store(0).local_path(row["key"])
     data = bytearray(path.read_bytes())
     data[row["o"]] ^= 1
     path.write_bytes(data)
-    other = db._store(0).local_path(db._mongo()["tensors"].find_one({"key": {"$ne": row["key"]}})["key"])
+    other = db.warehouse.blobs.store(0).local_path(db.database["tensors"].find_one({"key": {"$ne": row["key"]}})["key"])
     lose(db)
     report = db.rebuild()
     assert [each.step for each in db.params.find({"run": "r"})] == [1]

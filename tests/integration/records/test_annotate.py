@@ -22,7 +22,7 @@ def fill(db: TensorDB, dataset: str = "d", n: int = 10) -> list[ObjectId]:
 
 def test_values_are_set_and_their_source_is_kept(db: TensorDB) -> None:
     ids = fill(db)
-    before, version = dt.datetime.now(dt.timezone.utc), db._data_version()["d"]
+    before, version = dt.datetime.now(dt.timezone.utc), db.warehouse.datasets.versions()["d"]
     done = db.data.annotate({ids[1]: {"label": np.int64(2)}, ids[2]: {"label": 5, "score": 0.5}}, source=SOURCE)
     assert (done.changed, done.unknown) == (2, ())
     assert [sample["label"] for sample in db.data.find()] == [0, 2, 5, *range(3, 10)]
@@ -32,7 +32,7 @@ def test_values_are_set_and_their_source_is_kept(db: TensorDB) -> None:
     assert found[0]["provenance"]["label"]["at"].replace(tzinfo=dt.timezone.utc) >= before - dt.timedelta(seconds=1)
     schema = db.data.schema("d")
     assert schema is not None and schema["score"] == Scalar("float", optional=True)
-    after = db._data_version()["d"]
+    after = db.warehouse.datasets.versions()["d"]
     assert after[0] == version[0] and after[1] > version[1]
     batch = next(iter(db.data.find({"provenance.label.source": SOURCE}).stream(batch_size=2, passes=1)))
     assert batch["label"].tolist() == [2, 5] and "provenance" not in batch
@@ -59,7 +59,7 @@ def test_unknown_ids_are_reported_and_the_others_are_annotated(db: TensorDB) -> 
     values = {stranger: {"label": 1}, ids[0]: {"label": 9}, elsewhere: {"label": 9}}
     done = db.data.annotate(values, source=SOURCE)
     assert (done.changed, done.unknown) == (1, (stranger, elsewhere))
-    assert db._mongo()["data"].find_one({"_id": elsewhere})["label"] == 0  # type: ignore[index]
+    assert db.database["data"].find_one({"_id": elsewhere})["label"] == 0  # type: ignore[index]
     assert db.data.annotate({}, source=SOURCE).changed == 0
 
 

@@ -89,7 +89,7 @@ def test_a_name_has_versions_and_the_newest_comes_first(db):
     db.architectures.save("cnn", factory="json:dumps", kwargs={"obj": 1})
     assert [a.version for a in db.architectures.find({"name": "cnn"})] == [5, 4, 3, 2, 1]
     assert db.architectures.find({"name": "cnn"}).one().build(allow=["json."]) == "1"
-    assert len(db._mongo()["tensors"].distinct("key")) == 1  # one source, stored once
+    assert len(db.database["tensors"].distinct("key")) == 1  # one source, stored once
 
 
 def test_keras(db, mypkg):

@@ -17,6 +17,7 @@ import pytest
 from tensordb_data import Array, Bytes, NotFoundError, TensorDB, Text
 from tensordb_data.samples import compact as compact_module
 from tensordb_data.samples import write_batch as batch_module
+from tensordb_data.warehouse.index import Index
 
 SCHEMA = {"image": Array("uint8", (2, 2)), "raw": Bytes(), "note": Text(optional=True), "label": int}
 
@@ -47,13 +48,13 @@ def seen(db: TensorDB) -> list[tuple[Any, ...]]:
 
 def inline(db: TensorDB) -> int:
     names = ("image", "raw", "note")
-    return db._mongo()["data"].count_documents({"$or": [{f"_tdb.b.{name}.d": {"$exists": True}} for name in names]})
+    return db.database["data"].count_documents({"$or": [{f"_tdb.b.{name}.d": {"$exists": True}} for name in names]})
 
 
 def check_references(db: TensorDB) -> None:
     """No sample refers to a segment that is not live."""
-    used = {part["k"] for doc in db._mongo()["data"].find() for part in doc["_tdb"]["b"].values() if "k" in part}
-    live = {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    used = {part["k"] for doc in db.database["data"].find() for part in doc["_tdb"]["b"].values() if "k" in part}
+    live = {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     assert used <= live
 
 
@@ -61,17 +62,17 @@ def check_references(db: TensorDB) -> None:
 def test_inline_blobs_move_into_segments(db: TensorDB, compression: str | None) -> None:
     fill(db, range(50), compression=compression)
     fill(db, range(50, 60), live=False)
-    before, version = seen(db), db._data_version()["d"]
+    before, version = seen(db), db.warehouse.datasets.versions()["d"]
     calls: list[tuple[int, int]] = []
     report = db.data.compact("d", progress=lambda done, total, _: calls.append((done, total)))
     assert (report.samples, report.dying, report.damaged) == (50, 0, [])
     assert report.segments == 1 and calls[-1] == (60, 60)
     assert inline(db) == 0 and seen(db) == before
-    assert db._data_version()["d"] == (version[0], version[1] + 1)
+    assert db.warehouse.datasets.versions()["d"] == (version[0], version[1] + 1)
     check_references(db)
     again = db.data.compact("d")
     assert (again.samples, again.segments) == (0, 0)
-    assert db._data_version()["d"] == (version[0], version[1] + 1)
+    assert db.warehouse.datasets.versions()["d"] == (version[0], version[1] + 1)
     fill(db, range(60, 65))
     assert db.data.compact("d").samples == 5 and len(seen(db)) == 65
     with pytest.raises(NotFoundError, match="no dataset 'nothing'"):
@@ -81,7 +82,7 @@ def test_inline_blobs_move_into_segments(db: TensorDB, compression: str | None) 
 def test_mostly_dead_segments_are_rewritten(db: TensorDB) -> None:
     for part in range(4):
         fill(db, range(100 * part, 100 * part + 100), live=False)
-    first, second, third, _ = (doc["_id"] for doc in db._mongo()["segments"].find().sort("created", 1))
+    first, second, third, _ = (doc["_id"] for doc in db.database["segments"].find().sort("created", 1))
     db.data.find({"label": {"$lt": 80}}).delete()  # four fifths of the first
     db.data.find({"label": {"$gte": 100, "$lt": 110}}).delete()  # a little of the second
     db.data.find({"label": {"$gte": 200, "$lt": 300}}).delete()  # all of the third
@@ -92,11 +93,11 @@ def test_mostly_dead_segments_are_rewritten(db: TensorDB) -> None:
     report = db.data.compact("d")
     assert (report.samples, report.segments, report.dying, report.damaged) == (20, 1, 2, [])
     assert seen(db) == before
-    dying = list(db._mongo()["segments"].find({"state": "dying"}))
+    dying = list(db.database["segments"].find({"state": "dying"}))
     assert {doc["_id"] for doc in dying} == {first, third}
     assert report.dying_bytes == sum(doc["bytes"] for doc in dying)
-    assert all(db._store(0).size(doc["key"]) == doc["bytes"] for doc in dying)
-    assert second in {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    assert all(db.warehouse.blobs.store(0).size(doc["key"]) == doc["bytes"] for doc in dying)
+    assert second in {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     check_references(db)
     for _ in range(30):  # into the next pass
         batch = next(batches)
@@ -142,12 +143,12 @@ def test_what_is_damaged_stays_and_is_named(db: TensorDB) -> None:
     fill(db, range(30))
     fill(db, range(30, 60), live=False)
     bad = db.data.find({"label": 4}).one().id
-    db._mongo()["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.x": 1}})
+    db.database["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.x": 1}})
     db.data.find({"label": {"$gte": 40}}).delete()
-    segment = db._mongo()["segments"].find_one({"_id": db.data.find({"label": 33}).one()._references["image"]["k"]})
+    segment = db.database["segments"].find_one({"_id": db.data.find({"label": 33}).one()._references["image"]["k"]})
     assert segment is not None
     worse = db.data.find({"label": 33}).one()
-    path = db._store(0).local_path(segment["key"])
+    path = db.warehouse.blobs.store(0).local_path(segment["key"])
     assert path is not None
     with path.open("r+b") as file:
         file.seek(worse._references["image"]["o"])
@@ -155,7 +156,7 @@ def test_what_is_damaged_stays_and_is_named(db: TensorDB) -> None:
     report = db.data.compact("d")
     assert len(report.damaged) == 2 and str(bad) in report.damaged[0] and str(worse.id) in report.damaged[1]
     assert report.samples == 38 and inline(db) == 1
-    assert segment["_id"] in {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    assert segment["_id"] in {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     for sample in db.data.find({"label": {"$nin": [4, 33]}}):
         assert sample["raw"] == values(sample["label"])["raw"]
 
@@ -164,16 +165,16 @@ def test_a_segment_that_died_under_the_mover_gets_nothing_more(db: TensorDB, mon
     fill(db, range(30))
     before = seen(db)
     monkeypatch.setattr(compact_module, "_CHUNK", 10)
-    real, calls = TensorDB._transaction, [0]
+    real, calls = Index.transaction, [0]
 
-    def transaction(self: TensorDB, fn: Any) -> Any:
+    def transaction(self: Index, fn: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:  # as another compaction would, that found it mostly empty
-            self._mongo()["segments"].update_many({"state": "live", "v": 1}, {"$set": {"state": "dying"}})
-            self._mongo()["segments"].update_many({"state": "writing"}, {"$set": {"state": "dying"}})
+            self["segments"].update_many({"state": "live", "v": 1}, {"$set": {"state": "dying"}})
+            self["segments"].update_many({"state": "writing"}, {"$set": {"state": "dying"}})
         return real(self, fn)
 
-    monkeypatch.setattr(TensorDB, "_transaction", transaction)
+    monkeypatch.setattr(Index, "transaction", transaction)
     assert db.data.compact("d").samples == 10
     monkeypatch.undo()
     assert inline(db) == 20 and seen(db) == before
@@ -209,8 +210,8 @@ def test_two_at_once(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     db.data.compact("d")
     assert inline(db) == 0 and seen(db) == before
     check_references(db)
-    live = {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
-    assert live == {part["k"] for doc in db._mongo()["data"].find() for part in doc["_tdb"]["b"].values()}
+    live = {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
+    assert live == {part["k"] for doc in db.database["data"].find() for part in doc["_tdb"]["b"].values()}
 
 
 def _write(db: TensorDB, number: int, each: int) -> None:
@@ -254,6 +255,7 @@ def test_killed_at_any_point(db: TensorDB, mongo_uri: str) -> None:
     script = f"""
 import sys
 from tensordb_data import TensorDB
+from tensordb_data.warehouse.index import Index
 from tensordb_data.records import batch, compact
 batch.BATCH_SAMPLES, compact._CHUNK, compact._READ = 40, 7, 40
 with TensorDB({mongo_uri!r}) as db:

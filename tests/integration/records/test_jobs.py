@@ -37,7 +37,7 @@ def push(db, **more):
 def expire(db, job):
     """Lets a lease run out, as time would."""
     late = {"$subtract": ["$$NOW", 1]}
-    db._mongo()["jobs"].update_one({"_id": job.id}, [{"$set": {"_tdb.claim.until": late}}])
+    db.database["jobs"].update_one({"_id": job.id}, [{"$set": {"_tdb.claim.until": late}}])
 
 
 def claim(db, worker="w1", **more):
@@ -118,7 +118,7 @@ def test_retries_with_backoff_then_dead(db):
         if claimed.status == "ready":
             assert "not before" in claimed.explain() and "lr is  too large" in claimed.explain() and claim(db) is None
             waits.append((claimed["due"] - claimed["events"][-1]["at"]).total_seconds())
-            db._mongo()["jobs"].update_one({"_id": job.id}, [{"$set": {"due": "$$NOW"}}])
+            db.database["jobs"].update_one({"_id": job.id}, [{"$set": {"due": "$$NOW"}}])
     assert waits == [100, 200]
     assert job.status == "dead" and "ValueError: lr is" in job["reason"] and job.explain().startswith("dead at")
     job.retry()
@@ -194,7 +194,7 @@ def test_after_and_what_becomes_of_it_when_upstream_ends_badly(db):
     with pytest.raises(QueryError, match="'after' of a job is not changed by hand"):
         db.jobs.find({"_id": a.id}).update({"$set": {"after": [c.id]}})  # would lead in a circle
     with pytest.raises(NotFoundError, match="in project 'other'"):
-        push(TensorDB(client=db._mongo().client, project="other"), after=[c])
+        push(TensorDB(client=db.database.client, project="other"), after=[c])
 
 
 def test_what_a_worker_left_half_done_the_next_one_finishes(db, monkeypatch):
@@ -288,8 +288,8 @@ def test_why_is_this_job_not_claimed(db):
         "e": {"job": "x"}, "f": {"allow": ["mypkg.jobs"]},
     }  # fmt: skip
     for name, change in odd.items():
-        workers.report(db, ObjectId(), 60, {**common, "name": name, **change})
-    workers.report(db, ObjectId(), -1, {**common, "name": "gone"})
+        workers.report(db.warehouse, ObjectId(), 60, {**common, "name": name, **change})
+    workers.report(db.warehouse, ObjectId(), -1, {**common, "name": "gone"})
     said = job.explain().splitlines()
     assert said[0] == "ready, and the first of its kind" and len(said) == 7
     for line, part in zip(

@@ -59,7 +59,7 @@ def test_fields_limit_what_is_read(digits: TensorDB) -> None:
 
 
 def test_blobs_load_when_asked_for_and_with_their_neighbours(digits: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, reads = digits._reader(), []
+    reader, reads = digits.warehouse.blobs.reader, []
     real = reader.read
     monkeypatch.setattr(reader, "read", lambda refs: (reads.append(len(refs)), real(refs))[1])
     samples = digits.data.find().all()
@@ -81,10 +81,10 @@ def test_every_sample_is_read_in_the_order_of_its_commit(digits: TensorDB) -> No
 
 
 def test_update_with_filter_and_limit(digits: TensorDB) -> None:
-    before = digits._data_version()["digits"][1]
+    before = digits.warehouse.datasets.versions()["digits"][1]
     assert digits.data.find({"label": 3}).update({"$set": {"label": 7}}) == 2
     assert digits.data.find({"label": 7}).count() == 2
-    assert digits._data_version()["digits"][1] == before + 2
+    assert digits.warehouse.datasets.versions()["digits"][1] == before + 2
     assert digits.data.find({"split": "train"}, sort=[("score", -1)], limit=3).update({"$set": {"split": "val"}}) == 3
     assert [sample["score"] for sample in digits.data.find({"split": "val"})] == [0.5, 0.6, 0.7]
     with pytest.raises(QueryError, match="all=True"):
@@ -246,14 +246,14 @@ def test_what_the_server_refuses_is_one_error(digits: TensorDB) -> None:
 
 
 def test_a_lost_segment_names_itself(digits: TensorDB) -> None:
-    for key, _ in list(digits._store(0).list("")):
-        digits._store(0).delete(key)
+    for key, _ in list(digits.warehouse.blobs.store(0).list("")):
+        digits.warehouse.blobs.store(0).delete(key)
     with pytest.raises(StorageError):
         digits.data.find().one()["image"]
 
 
 def test_the_other_collections_have_the_same_verbs(db: TensorDB) -> None:
-    mongo = db._mongo()
+    mongo = db.database
     for name, field, new in (("architectures", "note", "m"), ("jobs", "priority", 7)):
         collection = getattr(db, name)
         mongo[name].insert_many(

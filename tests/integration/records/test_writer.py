@@ -29,10 +29,11 @@ from tensordb_data import (
 )
 from tensordb_data.samples import commit as commit_module
 from tensordb_data.samples import write_batch as batch_module
+from tensordb_data.warehouse.index import Index
 
 
 def sequences(db: TensorDB, dataset: str) -> list[int]:
-    found = db._mongo()["data"].find({"_tdb.p": db.project, "dataset": dataset}).sort("_tdb.s", 1)
+    found = db.database["data"].find({"_tdb.p": db.project, "dataset": dataset}).sort("_tdb.s", 1)
     return [doc["_tdb"]["s"] for doc in found]
 
 
@@ -87,7 +88,7 @@ def test_compression_is_kept_only_where_it_pays(db: TensorDB) -> None:
     with db.data.writer("d", schema=schema, compression="zstd:3") as writer:
         writer.add(x=np.zeros((100, 100), np.uint8), t="a" * 1000, b=b"b" * 1000)
         writer.add_many(x=noise[None], t=["short"], b=[b"\x00\xff"])
-    docs = list(db._mongo()["data"].find().sort("_tdb.s", 1))
+    docs = list(db.database["data"].find().sort("_tdb.s", 1))
     packed = [{name: reference.get("z", False) for name, reference in doc["_tdb"]["b"].items()} for doc in docs]
     assert packed == [{"x": True, "t": True, "b": True}, {"x": False, "t": False, "b": False}]
     first, second = db.data.find().all()
@@ -130,7 +131,7 @@ def test_large_writes_are_cut_into_commits(db: TensorDB, monkeypatch: pytest.Mon
         writer.add_many(x=np.arange(100 * 40, dtype=np.uint8).reshape(100, 40), n=np.arange(100))
         for i in range(50):
             writer.add(x=np.full(40, i, np.uint8), n=100 + i)
-    assert db._mongo()["segments"].count_documents({"state": "live"}) >= 5
+    assert db.database["segments"].count_documents({"state": "live"}) >= 5
     assert sequences(db, "d") == list(range(1, 151))
     assert [sample["n"] for sample in db.data.find()] == list(range(150))
 
@@ -152,14 +153,14 @@ def test_duplicate_ids_commit_nothing_of_their_flush(db: TensorDB) -> None:
     id = ObjectId()
     with db.data.writer("d") as writer:
         writer.add(_id=id, x=np.zeros(3))
-    before = list(db._store(0).list(""))
+    before = list(db.warehouse.blobs.store(0).list(""))
     with pytest.raises(DuplicateError, match=f"{id} exists already; nothing"):
         with db.data.writer("d") as writer:
             writer.add(x=np.ones(3))
             writer.add(_id=id, x=np.ones(3))
     assert sequences(db, "d") == [1]
-    assert list(db._store(0).list("")) == before
-    assert db._data_version()["d"] == (1, 0)
+    assert list(db.warehouse.blobs.store(0).list("")) == before
+    assert db.warehouse.datasets.versions()["d"] == (1, 0)
     with pytest.raises(DuplicateError), db.data.writer("e") as writer:
         writer.add_many(_id=[id, ObjectId()], x=[1, 2])
 
@@ -171,23 +172,23 @@ def test_a_failing_store_commits_nothing(db: TensorDB, monkeypatch: pytest.Monke
     with pytest.raises(StorageError, match="disk full"):
         with db.data.writer("d") as writer:
             writer.add(x=np.zeros(3))
-            monkeypatch.setattr(db._store(0), "put", put)
+            monkeypatch.setattr(db.warehouse.blobs.store(0), "put", put)
     assert db.data.find().count() == 0
-    assert db._mongo()["segments"].count_documents({}) == 0
+    assert db.database["segments"].count_documents({}) == 0
 
 
 def test_an_interrupted_commit_is_counted_by_what_the_database_says(
     db: TensorDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = TensorDB._transaction
+    real = Index.transaction
 
-    def interrupted(self: TensorDB, fn: Any) -> Any:
+    def interrupted(self: Index, fn: Any) -> Any:
         real(self, fn)
         raise KeyboardInterrupt
 
     writer = db.data.writer("d")
     writer.add(x=1)
-    monkeypatch.setattr(TensorDB, "_transaction", interrupted)
+    monkeypatch.setattr(Index, "transaction", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.flush()
     monkeypatch.undo()
@@ -200,15 +201,15 @@ def test_an_interrupted_commit_is_counted_by_what_the_database_says(
 def test_a_commit_whose_answer_was_lost_is_not_taken_for_a_duplicate(
     db: TensorDB, monkeypatch: pytest.MonkeyPatch, blobs: bool
 ) -> None:
-    real = TensorDB._transaction
+    real = Index.transaction
 
-    def twice(self: TensorDB, fn: Any) -> Any:
+    def twice(self: Index, fn: Any) -> Any:
         real(self, fn)
         return real(self, fn)
 
     with db.data.writer("d") as writer:
         writer.add_many(x=np.zeros((3, 2)) if blobs else np.arange(3))
-        monkeypatch.setattr(TensorDB, "_transaction", twice)
+        monkeypatch.setattr(Index, "transaction", twice)
         writer.flush()
         monkeypatch.undo()
         assert writer.written == 3
@@ -337,6 +338,7 @@ def test_only_whole_commits_are_visible_after_kill_9(db: TensorDB, mongo_uri: st
     script = f"""
 import numpy as np
 from tensordb_data import TensorDB
+from tensordb_data.warehouse.index import Index
 db = TensorDB({mongo_uri!r})
 writer = db.data.writer("d", flush_every=None)
 i = 0

@@ -35,8 +35,8 @@ with TensorDB(sys.argv[1], cache=sys.argv[2]) as db:
 
 def far(db: TensorDB, seconds: float) -> DelayedStore:
     """Put the blobs of a warehouse at a distance."""
-    store = DelayedStore(db._store(), seconds)
-    db._connections.get()._stores[0] = store
+    store = DelayedStore(db.warehouse.blobs.store(), seconds)
+    db.warehouse.blobs.replace_store(0, store)
     return store
 
 

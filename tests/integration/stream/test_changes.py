@@ -13,8 +13,9 @@ import pytest
 
 from tensordb_data import TensorDB, mix
 from tensordb_data.errors import SampleError, StateError
-from tensordb_data.stream import Mix, Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.fetch import relocate as living
+from tensordb_data.stream.mixture.mixture import Mix
 
 N = 100
 Hosts = Callable[[str], TensorDB]

@@ -16,7 +16,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import SampleError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.passes.planner import Source
 from tensordb_data.stream.plan.index_reader import Pages
 
@@ -46,7 +46,7 @@ def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: Tensor
         if page % 5 == 0:
             cursor = pages._cursor
             assert cursor is not None
-            numbered._mongo().command("killCursors", "data", cursors=[cursor.cursor_id])
+            numbered.database.command("killCursors", "data", cursors=[cursor.cursor_id])
     assert labels == (list(range(N)) if sort is None else list(range(N))[::-1])
 
 
@@ -60,7 +60,7 @@ def test_a_stream_travels_to_another_process(numbered: TensorDB) -> None:
     batches = iter(copy)
     assert [next(batches)["label"].tolist() for _ in "12"] == expected
     copy.close()
-    copy.db.close()
+    copy.warehouse.close()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(first_labels, (stream,)) == expected[0]
 
@@ -81,7 +81,7 @@ def test_a_damaged_blob_names_the_sample_and_spares_the_batches_before(warehouse
             writer.add_many(x=np.arange(N * 64, dtype=np.uint8).reshape(N, 64), label=np.arange(N))
         (path,) = segment_files(warehouse_dir)
         data = bytearray(path.read_bytes())
-        doc = db._mongo()["data"].find_one({"label": 250})
+        doc = db.database["data"].find_one({"label": 250})
         assert doc is not None
         data[doc["_tdb"]["b"]["x"]["o"] + 5] ^= 1
         path.write_bytes(data)
@@ -153,9 +153,9 @@ def test_a_stream_is_left_at_once_whatever_it_waits_for(
         with db.data.writer("numbers") as writer:
             numbers = np.arange(first, first + 500)
             writer.add_many(x=numbers.astype(np.uint32).reshape(-1, 1), label=numbers)
-    stuck = Stuck(db._store())
+    stuck = Stuck(db.warehouse.blobs.store())
     if what == "store":
-        db._connections.get()._stores[0] = stuck
+        db.warehouse.blobs.replace_store(0, stuck)
     else:
         take = Pages._take
 

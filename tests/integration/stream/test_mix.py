@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from tensordb_data import Array, Scalar, TensorDB
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
-from tensordb_data.stream import Mix, mix
+from tensordb_data.stream.mixture.mixture import Mix, mix
 from tensordb_data.stream.passes.planner import Source
 from tensordb_data.torch import QueryDataset
 

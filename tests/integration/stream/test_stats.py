@@ -62,7 +62,7 @@ def moving(hands: Any, function: Any, work: float, wait: float = 0.0) -> Any:
 def test_each_stage_is_timed_where_it_takes_place(
     photos: TensorDB, hands: Any, monkeypatch: pytest.MonkeyPatch, shuffle: bool
 ) -> None:
-    reader = photos._reader()
+    reader = photos.warehouse.blobs.reader
     monkeypatch.setattr(reader, "read", moving(hands, reader.read, 1.0, 2.0))
     monkeypatch.setattr(ImageField, "decode", moving(hands, ImageField.decode, 0.5))
     if not shuffle:

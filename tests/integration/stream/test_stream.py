@@ -14,7 +14,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 
 N = 100
 

@@ -12,7 +12,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import SampleError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 
 N = 60
 

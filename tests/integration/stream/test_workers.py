@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from tensordb_data import Array, Bytes, TensorDB, mix
 from tensordb_data.errors import QueryError, SampleError, WorkerError
-from tensordb_data.stream import Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.torch import QueryDataset
 from tests import pipelines, transforms
 

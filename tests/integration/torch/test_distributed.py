@@ -91,7 +91,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from tensordb_data import TensorDB
 from tensordb_data.errors import TensorDBError
-from tensordb_data.stream.source import Source
+from tensordb_data.stream.passes.planner import Source
 from tensordb_data.torch import QueryDataset
 
 if __name__ == "__main__":

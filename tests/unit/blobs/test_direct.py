@@ -60,7 +60,7 @@ def test_a_file_system_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_a_limit_within_a_block_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     code = f"""
 import resource, signal, pathlib
-from tensordb_data.blobs.files import FileStore
+from tensordb_data.blobs.stores.local import FileStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 try:

@@ -34,7 +34,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, monke
 def test_a_file_size_limit_is_reported_with_the_path(tmp_path: Path) -> None:
     code = f"""
 import resource, signal, pathlib
-from tensordb_data.blobs.files import FileStore
+from tensordb_data.blobs.stores.local import FileStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

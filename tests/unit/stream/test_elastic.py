@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tensordb_data import TensorDB, mix
-from tensordb_data.stream import Mix, Stream
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix
 
 SIZES = (1, 2, 7, 30, 61)
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensordb_data import TensorDB, mix
-from tensordb_data.stream import Mix, Stream
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.stream.passes.registry import SharedPasses
 
 SIZE = 5

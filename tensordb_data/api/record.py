@@ -1,0 +1,24 @@
+"""Entities that lead to other entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from tensordb_data.api.protocol import Facade
+
+
+class LinkedRecord(Record):
+    """An entity that knows the `TensorDB` that it was read from, to read what it refers to."""
+
+    __slots__ = ("db",)
+
+    def __init__(self, db: Facade, doc: Mapping[str, Any]) -> None:
+        super().__init__(db.warehouse, doc)
+        self.db = db
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.db, self._doc)

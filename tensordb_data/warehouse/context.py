@@ -1,0 +1,147 @@
+"""The context: one project of a warehouse, as this process is connected to it. Everything above works with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from tensordb_data.common.sizes import parse_size
+from tensordb_data.errors import UnsupportedError
+from tensordb_data.mongo.address import Address
+from tensordb_data.warehouse import catalog
+from tensordb_data.warehouse.blob_storage import BlobStorage
+from tensordb_data.warehouse.connection import Connections
+from tensordb_data.warehouse.datasets import Datasets
+from tensordb_data.warehouse.index import Index
+
+T = TypeVar("T")
+
+
+class Warehouse:
+    """Index, blobs and datasets of one project.
+
+    It pickles as its address, and connects again in another process or after a fork.
+
+    Args:
+        address: Where the warehouse is, and which project of it.
+        roots: Its blob roots, `{id, url}` each, with the one for new blobs first.
+        cache: `cache=` of the user.
+        cache_bytes: `cache_bytes=` of the user.
+        connections: What this process has open of it; None for connections of its own.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        roots: Sequence[Mapping[str, Any]],
+        cache: Path | None = None,
+        cache_bytes: int | None = None,
+        connections: Connections | None = None,
+    ) -> None:
+        self.address, self.cache, self.cache_bytes = address, cache, cache_bytes
+        self.project = address.project
+        self._connections = Connections(address) if connections is None else connections
+        self.index = Index(self._connections)
+        self.blobs = BlobStorage(self._connections, roots, self.cache_dir, cache_bytes)
+        self.datasets = Datasets(self.index, self.project)
+        self._memo: dict[Hashable, Any] = {}
+
+    @classmethod
+    def open(
+        cls,
+        address: Address,
+        *,
+        blobs: str | Path | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
+    ) -> Warehouse:
+        """Connect, and make the database a warehouse if it is none yet; the arguments are those of `TensorDB`."""
+        folder = None if cache is None else Path(cache).expanduser()
+        limit = None if cache_bytes is None else parse_size(cache_bytes, "cache_bytes")
+        recorded = None if blobs is None else catalog.resolve_blobs(blobs, address.folder)
+        connections = Connections(address)
+        try:
+            opened = connections.get()
+            default = "./blobs" if address.folder is not None else "gridfs://" if opened.full else "memory://"
+            roots = catalog.prepare(opened.mongo, default, recorded)
+        except BaseException:
+            connections.close()
+            raise
+        return cls(address, roots, folder, limit, connections)
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """Where this host may keep what it can read again: `cache=`, or a folder of the warehouse or the user."""
+        if self.cache is not None:
+            return self.cache
+        if self.address.folder is not None:
+            return self.address.folder / "cache"
+        if self.address.client is not None:
+            return None
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(home) / "tensordb" / hashlib.sha256(str(self).encode()).hexdigest()[:16]
+
+    def memo(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What a higher layer keeps with this warehouse, in this process: made by `make` at the first call."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return cast(T, self._memo[key])
+
+    def in_project(self, project: str) -> Warehouse:
+        """Another project of the same warehouse, over the same connections."""
+        address = Address(
+            self.address.folder, self.address.uri, self.address.client, self.address.database, project
+        )  # fmt: skip
+        return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, self._connections)
+
+    def close(self) -> None:
+        """Let go of the server and the blobs. Calling it twice does nothing."""
+        self._connections.close()
+
+    def to_json(self) -> dict[str, Any]:
+        """What another process on this host needs for `from_json`, as plain JSON. It may hold a password.
+
+        Raises:
+            UnsupportedError: It was made with `client=`, which cannot go to another process.
+        """
+        address = self._portable()
+        return {
+            "folder": None if address.folder is None else str(address.folder),
+            "uri": address.uri,
+            "database": address.database,
+            "project": address.project,
+            "cache": None if self.cache is None else str(self.cache),
+            "cache_bytes": self.cache_bytes,
+            "roots": list(self.blobs.roots),
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Warehouse:
+        """The warehouse that `to_json` describes, connected by this process when it is first used."""
+        folder = None if given["folder"] is None else Path(given["folder"])
+        cache = None if given["cache"] is None else Path(given["cache"])
+        address = Address(folder, given["uri"], None, given["database"], given["project"])
+        return cls(address, given["roots"], cache, given["cache_bytes"])
+
+    def _portable(self) -> Address:
+        if self.address.client is not None:
+            raise UnsupportedError("a TensorDB made with client=... cannot go to another process; give it an address")
+        return self.address
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Warehouse, (self._portable(), self.blobs.roots, self.cache, self.cache_bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return self.address == other.address if isinstance(other, Warehouse) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.address.folder, self.address.uri, self.address.database, self.address.project))
+
+    def __str__(self) -> str:
+        return f"TensorDB({str(self.address)!r}, project={self.project!r})"
+
+    def __repr__(self) -> str:
+        return f"Warehouse({str(self.address)!r}, project={self.project!r})"

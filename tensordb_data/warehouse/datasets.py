@@ -1,0 +1,87 @@
+"""Datasets: the schemas and counters of the datasets of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pymongo.read_concern import ReadConcern
+
+from tensordb_data.mongo.transactions import write_patiently
+from tensordb_data.schema.schema import Schema
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse.index import Index
+
+DataVersion = tuple[int, int]
+"""Sequence and mutation counter of a dataset: two states of it with the same pair are the same."""
+
+
+class Datasets:
+    """The documents of the datasets of one project.
+
+    Args:
+        index: The index.
+        project: The project.
+    """
+
+    def __init__(self, index: Index, project: str) -> None:
+        self._index, self._project = index, project
+
+    def id(self, name: str) -> dict[str, str]:
+        """The `_id` of a dataset's document."""
+        return {"p": self._project, "d": name}
+
+    def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
+        """The schemas of those datasets that exist and have one."""
+        docs = self._index["datasets"].find({**self._named(names), "schema": {"$ne": None}}, {"schema": 1})
+        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"]) for doc in docs}
+
+    def versions(self, names: Sequence[str] | None = None) -> dict[str, DataVersion]:
+        """The version of each dataset, or of each that is named and exists."""
+        docs = self.counters().find(self._named(names), {"seq": 1, "mut": 1})
+        return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
+
+    def counters(self, concern: str = "majority") -> Any:
+        """The documents of the datasets, as a majority of the servers has them.
+
+        What only a primary knows that is deposed meanwhile is taken back; a majority keeps what it has.
+        """
+        found = self._index["datasets"]
+        return found.with_options(read_concern=ReadConcern(concern)) if self._index.is_server else found
+
+    def deletions(self, names: Sequence[str]) -> dict[str, int]:
+        """The mutation counter that each dataset had when samples of it were last deleted; 0 for never."""
+        docs = self._index["datasets"].find(self._named(names), {"del": 1})
+        return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
+
+    def mark_changed(self, names: Sequence[str] | None, *, deleted: bool = False) -> None:
+        """Count a change of existing samples in those datasets, or in every one.
+
+        Args:
+            names: The datasets; None for all of the project.
+            deleted: Whether samples were deleted.
+        """
+        index, found = self._index, self._named(names)
+
+        def count() -> None:
+            if not deleted:
+                index["datasets"].update_many(found, {"$inc": {"mut": 1}})
+            elif index.is_server:
+                more: dict[str, Any] = {"$add": ["$mut", 1]}
+                index["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}])
+            else:  # mongomock knows no pipelines
+                for doc in index["datasets"].find(found, {"mut": 1}):
+                    index["datasets"].update_one(
+                        {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
+                    )
+
+        if index.is_server:
+            write_patiently(index.database.client, count)
+        else:
+            count()
+
+    def _named(self, names: Sequence[str] | None) -> Mapping[str, Any]:
+        if names is None:
+            return {"_id.p": self._project}
+        return {"_id": {"$in": [self.id(name) for name in names]}}

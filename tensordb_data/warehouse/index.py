@@ -1,0 +1,62 @@
+"""Index: MongoDB, as this process is connected to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pymongo import UpdateOne
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+    from pymongo.collection import Collection
+    from pymongo.database import Database
+
+    from tensordb_data.warehouse.connection import Connections
+
+T = TypeVar("T")
+
+Update = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""A filter and what to do with the first document that matches."""
+
+
+class Index:
+    """The documents of a warehouse: `index["data"]` is a collection. It reconnects after a fork."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    @property
+    def database(self) -> Database[Any]:
+        """The pymongo database of this process, with the write concern of the warehouse."""
+        database: Database[Any] = self._connections.get().mongo
+        return database
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this is a real server, with sessions, change streams and raw batches; False for mongomock."""
+        return self._connections.get().full
+
+    def __getitem__(self, name: str) -> Collection[Any]:
+        return self.database[name]
+
+    def transaction(self, body: Callable[[ClientSession | None], T]) -> T:
+        """Run `body(session)` in one transaction, retried on conflicts; without one, `body(None)`, on mongomock."""
+        return self._connections.get().transaction(body)
+
+    def update_each(self, name: str, updates: Sequence[Update], session: ClientSession | None = None) -> int:
+        """Carry out updates of single documents in one round trip, in no particular order.
+
+        Args:
+            name: The collection.
+            updates: A filter and an update each.
+            session: Of a transaction.
+
+        Returns:
+            How many documents were modified.
+        """
+        collection = self[name]
+        if not self.is_server:  # mongomock has no bulk writes with current drivers
+            return sum(collection.update_one(*update).modified_count for update in updates)
+        requests = [UpdateOne(*update) for update in updates]
+        return int(collection.bulk_write(requests, ordered=False, session=session).modified_count)
