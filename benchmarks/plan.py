@@ -92,7 +92,8 @@ def fill(db: Any, count: int) -> None:
 def _source(db: Any) -> Any:
     from tensordb_data.stream.passes.planner import Source
 
-    return Source(db.warehouse, db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True).spec)
+    stream = db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True)
+    return Source(db.warehouse, stream.spec)
 
 
 def cursor(db: Any) -> float:

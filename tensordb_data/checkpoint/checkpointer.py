@@ -15,7 +15,7 @@ from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.checkpoint.schedule import Policy
 from tensordb_data.checkpoint.signals import StopGuard
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
-from tensordb_data.logs.writer import RESERVED
+from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.params.lineage import of_position, surroundings
 from tensordb_data.params.load import load_parts, offer
 from tensordb_data.params.parameter_set import parent_id, set_fields
@@ -25,7 +25,6 @@ from tensordb_data.warehouse.metrics import check_names
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.logs.writer import RunLog
     from tensordb_data.params.parameter_set import ParameterSet
     from tensordb_data.warehouse.context import Warehouse
 

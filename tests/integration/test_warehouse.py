@@ -34,7 +34,10 @@ def test_roots_are_recorded_and_used_again(mongo_uri: str, tmp_path: Path) -> No
         ]
     with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two/") as db:
         fill(db, "c")
-        assert len(list(db.warehouse.blobs.store(0).list(""))) == 2 and len(list(db.warehouse.blobs.store(1).list(""))) == 1
+        assert (
+            len(list(db.warehouse.blobs.store(0).list(""))) == 2
+            and len(list(db.warehouse.blobs.store(1).list(""))) == 1
+        )
         assert all(sample["x"].shape == (4,) for sample in db.data.find())
     with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two") as db:
         assert [root["id"] for root in db.warehouse.blobs.roots] == [1, 0]
@@ -89,7 +92,9 @@ def test_projects_do_not_see_each_other(mongo_uri: str) -> None:
                 db.database[name].insert_one({"name": db.project, "tags": [], "_tdb": {"p": db.project}})
         assert (a.data.find().count(), b.data.find().count()) == (3, 5)
         assert (len(a.data.find().all()), len(b.data.find().distinct("label"))) == (3, 5)
-        assert a.warehouse.datasets.versions() == {"d": (3, 0)} and b.warehouse.datasets.versions(["d"]) == {"d": (5, 0)}
+        assert a.warehouse.datasets.versions() == {"d": (3, 0)} and b.warehouse.datasets.versions(["d"]) == {
+            "d": (5, 0)
+        }
         assert b.data.find({"$or": [{}, {"label": {"$gte": 0}}]}).count() == 5
         assert b.data.find({"label": 4}).explain()["returned"] == 1
         assert a.data.find({"label": 4}).explain()["returned"] == 0

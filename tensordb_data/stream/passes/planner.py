@@ -27,9 +27,9 @@ from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import Layouts
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
-    from tensordb_data.warehouse.bound_query import BoundQuery
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")

@@ -71,7 +71,7 @@ def test_a_range_that_most_match_is_scanned_in_order(scored: TensorDB) -> None:
 
 
 def index_of(selection: Any) -> str | None:
-    return advice.narrowing_index(selection, selection._filter(), N)
+    return advice.narrowing_index(selection.bound, selection.bound.filter(), N)
 
 
 def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> None:

@@ -29,7 +29,8 @@ def test_sets_and_rows(db):
 
 
 def checkpointer(db, **options):
-    return Checkpointer(db.warehouse, "r", lambda step: {"model": np.full(1000, step), "training": {"step": step}}, **options)
+    state = lambda step: {"model": np.full(1000, step), "training": {"step": step}}  # noqa: E731
+    return Checkpointer(db.warehouse, "r", state, **options)
 
 
 def test_a_save_whenever_a_multiple_is_crossed(db):
