@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -55,3 +57,18 @@ def test_the_wheel_holds_all_modules_and_the_type_marker(tmp_path: Path) -> None
     wanted |= {f"tensordb_data/{path.relative_to(other)}" for path in other.rglob("*.py")}
     assert wanted | {"tensordb_data/py.typed"} <= held
     assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "examples/", "integrations/"))]
+
+
+def test_the_source_distribution_holds_tests_docs_and_examples(tmp_path: Path) -> None:
+    made = (".*", "build", "dist", "demo", "results", "__pycache__", "*.egg-info")
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*made))
+    wanted = {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()}
+    build = "from setuptools.build_meta import build_sdist; build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    (path,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert not wanted - held, "name them in MANIFEST.in"
+    for folder in ("tests", "docs", "examples", "tensordb_data", "integrations"):
+        assert any(name.startswith(f"{folder}/") for name in held)
