@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +80,23 @@ def test_the_source_distribution_holds_tests_docs_and_examples(tmp_path: Path) -
     assert not wanted - held, "name them in MANIFEST.in"
     for folder in ("tests", "docs", "examples", "tensordb_data", "integrations"):
         assert any(name.startswith(f"{folder}/") for name in held)
+
+
+def test_the_demo_imports_nothing_that_its_extra_does_not_name() -> None:
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, named = about["optional-dependencies"], set()
+    pending = [*about["dependencies"], *extras["demo"]]
+    while pending:
+        found = re.match(r"([\w.-]+)(?:\[(.*)\])?", pending.pop())
+        assert found is not None
+        if found[1] == about["name"]:
+            pending += [requirement for extra in found[2].split(",") for requirement in extras[extra]]
+        named.add(found[1].lower().replace("_", "-"))
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "examples").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
+    modules |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    made_by = importlib.metadata.packages_distributions()
+    for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names - {"tensordb_data"}:
+        distributions = {name.lower().replace("_", "-") for name in made_by[module]}
+        assert named & distributions, f"{module} is imported, and the extra `demo` names none of {distributions}"
