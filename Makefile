@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+DEMO   := $(VENV)/.installed-demo
 PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check install -c constraints.txt
 TYPES  := build/types
 # Narrow a test run: make test TESTS=tests/unit. Three at a time on two cores: much of the time servers start and stop.
@@ -13,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again matrix lint typecheck bench peers chaos interleavings soak docs clean
+.PHONY: help setup demo test again matrix lint typecheck bench peers chaos interleavings soak docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -21,21 +22,26 @@ help:
 
 setup: $(STAMP) ## build .venv: the library, its test servers and every tool (the other targets run this when needed)
 
-# A half-built environment is completed, a broken one is made anew. torch comes first and alone: what follows is
-# resolved around it and never replaces it.
-$(STAMP): pyproject.toml setup.cfg constraints.txt
+# First what the demo needs, which is all that `make demo` waits for. A half-built environment is completed, a broken one
+# is made anew. torch comes first and alone: what follows is resolved around it and never replaces it.
+$(DEMO): pyproject.toml setup.cfg constraints.txt
 	@echo "setup: virtual environment in $(VENV)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo "setup: Python 3.10 or newer is needed, this is $$($(BIN)/python -V). Name another: make setup PYTHON=python3.11"; exit 1; }
 	@echo "setup: PyTorch (the largest download)"
 	@$(PIP) torch
-	@echo "setup: TensorFlow, MongoDB, the library and the tools"
+	@echo "setup: TensorFlow, MongoDB and the library"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(STAMP): $(DEMO)
+	@echo "setup: what the tests and the tools need"
 	@$(PIP) -e '.[dev]'
 	@touch $@
 	@echo "setup: done"
 
-demo: $(STAMP) ## digits into a warehouse, training killed and resumed, Keras on the same data (results in demo/)
+demo: $(DEMO) ## digits into a warehouse, training killed and resumed, Keras on the same data (results in demo/)
 	@$(BIN)/python examples/demo.py demo
 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
@@ -75,6 +81,11 @@ chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 min
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py
 	@$(BIN)/python -m pytest -q tests/docs
+
+site: $(STAMP) ## the documentation as a site, from docs/ and the docstrings (build/site/index.html)
+	@rm -rf build/site
+	@$(BIN)/python -m sphinx -q -W --keep-going -E -d build/doctrees docs build/site
+	@echo "build/site/index.html"
 
 clean: ## remove builds, caches and the demo's results; keeps .venv
 	@rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/results

@@ -152,7 +152,7 @@ class Writer:
                 is the same for all.
 
         Returns:
-            The samples' `_id`s.
+            The `_id` of each sample.
 
         Raises:
             SchemaError: A column does not fit; the message names field and row. Samples before the faulty row's run
