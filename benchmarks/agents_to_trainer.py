@@ -150,7 +150,7 @@ def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:
 
 def _spent(db: Any) -> dict[str, float]:
     """What this process and the server have spent so far, and the transactions that were committed and aborted."""
-    status = db._mongo().client.admin.command("serverStatus")
+    status = db.database.client.admin.command("serverStatus")
     used, counts = status["extra_info"], status["transactions"]
     return {
         "trainer_cpu_s": time.process_time(),

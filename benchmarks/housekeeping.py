@@ -113,7 +113,7 @@ def fill(db: Any, count: int) -> None:
 
     with db.data.writer("d") as writer:
         (sample,) = writer.add_many(x=np.zeros((1, 500), np.uint8))
-    mongo, store = db._mongo(), db._store(0)
+    mongo, store = db.database, db._store(0)
     segment, first = mongo["segments"].find_one(), mongo["data"].find_one({"_id": sample})
     old = datetime.now(timezone.utc) - timedelta(days=1)
     ids = [ObjectId() for _ in range(count)]

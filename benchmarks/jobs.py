@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def queued(db: Any, jobs: int) -> list[Any]:
     """As many fresh jobs, copies of one that was pushed; pushing is not what is measured."""
-    mongo = db._mongo()["jobs"]
+    mongo = db.database["jobs"]
     mongo.delete_many({})
     made = db.jobs.push("work", entry="mypkg.jobs:work", args={"lr": 0.1}, max_attempts=100, backoff=0)._doc
     from bson import ObjectId
@@ -106,7 +106,7 @@ def claimer(db: Any, number: int) -> int:
 
 def bare(db: Any, jobs: int) -> float:
     """The yardstick: the same processes take documents from an index, without all that makes a job."""
-    mongo = db._mongo()["bare"]
+    mongo = db.database["bare"]
     mongo.drop()
     mongo.create_index([("status", 1), ("kind", 1), ("priority", -1), ("_id", 1)])
     mongo.insert_many([{"status": "ready", "kind": "work", "priority": 0, "args": {"lr": 0.1}} for _ in range(jobs)])
@@ -116,7 +116,7 @@ def bare(db: Any, jobs: int) -> float:
 
 
 def bare_claimer(db: Any, number: int) -> int:
-    mongo, count = db._mongo()["bare"], 0
+    mongo, count = db.database["bare"], 0
     while mongo.find_one_and_update(
         {"status": "ready", "kind": "work"}, {"$set": {"status": "running", "owner": number}},
         sort=[("priority", -1), ("_id", 1)],

@@ -194,7 +194,7 @@ def agent(db: Any, dataset: str, pace: float | None, each: int, number: int, bar
 
 def bare(db: Any, dataset: str, each: int) -> dict[str, float]:
     """The yardstick: the rate of four processes that insert the same documents without this library."""
-    db._mongo()["datasets"].insert_one({"_id": {"p": db.project, "d": dataset}, "seq": 0, "mut": 0, "schema": None})
+    db.database["datasets"].insert_one({"_id": {"p": db.project, "d": dataset}, "seq": 0, "mut": 0, "schema": None})
     with writers(bare_agent, db, dataset, each) as (barrier, reports):
         barrier.wait()
         spans = [reports.get() for _ in range(WRITERS)]
@@ -203,7 +203,7 @@ def bare(db: Any, dataset: str, each: int) -> dict[str, float]:
 
 def bare_agent(db: Any, dataset: str, each: int, number: int, barrier: Any, reports: Any) -> None:
     """One writer of bare transactions, each with a counter of the sequence as ours has."""
-    mongo, image, sent = db._mongo(), bytes(784), 0
+    mongo, image, sent = db.database, bytes(784), 0
     barrier.wait()
     begin = time.monotonic()
     while sent < each:

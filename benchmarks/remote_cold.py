@@ -121,7 +121,7 @@ class ColdReads:
 
     def __init__(self, folder: Path, db: Any) -> None:
         self._folder, self._db = folder, db
-        self._keys = [(doc["key"], doc["bytes"]) for doc in db._mongo()["segments"].find({"state": "live"})]
+        self._keys = [(doc["key"], doc["bytes"]) for doc in db.database["segments"].find({"state": "live"})]
         self.segments = len(self._keys)
         self._threads = min((2, 4, 8), key=lambda threads: min(self.bare(threads) for _ in range(2)))
 

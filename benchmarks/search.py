@@ -101,7 +101,7 @@ def fill(db: Any, scene: str, entities: int) -> None:
     for i in range(DATASETS):
         with db.data.writer(f"set{i}") as writer:
             writer.add(label=0)
-    data, console = db._mongo()["data"], Console(stderr=True)
+    data, console = db.database["data"], Console(stderr=True)
     for done, docs in enumerate(documents(db.project, scene, entities), 1):
         db.data._entries.add_documents(docs)
         data.insert_many(docs, ordered=False)

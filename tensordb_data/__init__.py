@@ -28,12 +28,22 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
+from tensordb_data.logs.writer import RunLog
 from tensordb_data.query import Query
+from tensordb_data.records.architectures import Architecture
+from tensordb_data.records.job import Job
+from tensordb_data.records.logs import LogRow, LogSelection
+from tensordb_data.records.params import ParameterSet
+from tensordb_data.records.sample import Sample
+from tensordb_data.records.writer import Writer
+from tensordb_data.search.find import Hit
 from tensordb_data.selection import Selection
-from tensordb_data.stream import bench, mix
+from tensordb_data.stream import Mix, Stream, bench, mix
 from tensordb_data.warehouse import TensorDB
+from tensordb_data.watch import Watch
 
 __all__ = [
+    "Architecture",
     "ArchitectureError",
     "Array",
     "Bytes",
@@ -44,14 +54,22 @@ __all__ = [
     "DeployError",
     "DuplicateError",
     "EmbeddedServerError",
+    "Hit",
     "Image",
+    "Job",
     "JobCancelledError",
     "Keep",
+    "LogRow",
+    "LogSelection",
     "MissingExtraError",
+    "Mix",
     "NotAllowedError",
     "NotFoundError",
+    "ParameterSet",
     "Query",
     "QueryError",
+    "RunLog",
+    "Sample",
     "SampleError",
     "Scalar",
     "ScanWarning",
@@ -59,11 +77,14 @@ __all__ = [
     "Selection",
     "StateError",
     "StorageError",
+    "Stream",
     "TensorDB",
     "TensorDBError",
     "Text",
     "UnsupportedError",
+    "Watch",
     "WorkerError",
+    "Writer",
     "bench",
     "mix",
 ]

@@ -103,7 +103,7 @@ def run(folder: Path, seconds: float, workers: int, evaluators: int, restarts: i
     jobs = []
     with TensorDB(folder / "w") as db:
         sets.prepare(db)
-        since = db._mongo().command("ping")["operationTime"]
+        since = db.database.command("ping")["operationTime"]
         commands = starters(folder, workers, evaluators)
         running = [start(command) for command in commands]
         served = sets.Served(folder)
@@ -164,8 +164,8 @@ def changes(db: TensorDB, since: Timestamp) -> dict[str, list[dict[str, Any]]]:
     """Each update that the server has applied since, by collection: what was overwritten shows here alone."""
     found: dict[str, list[dict[str, Any]]] = {"jobs": [], "params": []}
     match = {"operationType": {"$in": ["insert", "update"]}, "ns.coll": {"$in": [*found, "end"]}}
-    with db._mongo().watch([{"$match": match}], start_at_operation_time=since) as stream:
-        db._mongo()["end"].insert_one({})
+    with db.database.watch([{"$match": match}], start_at_operation_time=since) as stream:
+        db.database["end"].insert_one({})
         for change in stream:
             if change["ns"]["coll"] == "end":
                 break

@@ -109,7 +109,7 @@ def train(uri: str, blobs: str, out: Connection) -> None:
                 db.gc(grace=0)
                 say(end="gc")
             if step % 5 == 0:
-                checkpointer.drain()
+                checkpointer.wait()
                 say(durable=step)
 
 
@@ -182,8 +182,8 @@ def check(db: TensorDB, least: int) -> int:
 
 def end_leases(db: TensorDB) -> None:
     """Those of the dead, which a collection would otherwise wait for; and their tombstones."""
-    db._mongo()["leases"].update_many({"state": "held"}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
-    db._mongo()["tombstones"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
+    db.database["leases"].update_many({"state": "held"}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+    db.database["tombstones"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
 
 
 def left(db: TensorDB) -> list[str]:
@@ -193,7 +193,7 @@ def left(db: TensorDB) -> list[str]:
     for _ in range(2):
         db.gc(grace=0)
     names = ("tensors", "leases", "segments", "tombstones")
-    documents = [f"{name}: {doc}" for name in names for doc in db._mongo()[name].find()]
+    documents = [f"{name}: {doc}" for name in names for doc in db.database[name].find()]
     return [*documents, *(key for key, _ in db._store(db._root).list())]
 
 

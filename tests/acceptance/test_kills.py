@@ -271,7 +271,7 @@ class Chaos:
     def check_index(self, db: TensorDB) -> None:
         acknowledged = dict(self.written)
         # In one reply: the driver repeats a query that met a kill, and cannot continue one.
-        docs = list(db._mongo()["data"].find({"dataset": "d"}, batch_size=1_000_000).sort("_tdb.s"))
+        docs = list(db.database["data"].find({"dataset": "d"}, batch_size=1_000_000).sort("_tdb.s"))
         assert [doc["_tdb"]["s"] for doc in docs] == list(range(1, len(docs) + 1))
         for writer in {*acknowledged, *(doc["writer"] for doc in docs)}:
             numbers = [doc["number"] for doc in docs if doc["writer"] == writer]

@@ -152,7 +152,7 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
     with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=blobs) as db, ExitStack() as stack:
         with db.data.writer("valid") as writer:
             writer.add_many(number=np.arange(10))
-        since = db._mongo().command("ping")["operationTime"]
+        since = db.database.command("ping")["operationTime"]
         entry = "tests.integration.workload:counted"
         slow = [db.jobs.push("slow", entry=entry, args={"number": n, "seconds": 2}, backoff=0) for n in range(4)]
         command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
@@ -233,7 +233,7 @@ def test_a_sample_that_only_a_deposed_primary_knew_of_is_not_followed(tmp_path: 
     with started(ReplicaSet(tmp_path)) as servers, TensorDB(servers.uri, blobs=f"file://{tmp_path}/blobs") as db:
         with db.data.writer("d") as writer:
             writer.add_many(number=np.arange(3))
-        leader, mongo = servers.primary(), db._mongo()
+        leader, mongo = servers.primary(), db.database
         others = [member for member in servers.members if member is not leader]
         with mongo.client.start_session() as session:
             session.start_transaction(write_concern=WriteConcern(1))

@@ -46,7 +46,7 @@ def test_all_kinds_and_the_ranking(full):
     assert data["dataset"] == "ct" and data.id == data.entity.id
     assert full.select(data.query).count() == 4
     assert [hit.kind for hit in full.search("diverged")] == ["logs"]
-    assert full.search("diverged")[0].selection.one().step == 2
+    assert full.search("diverged")[0].selection.first().step == 2
     assert full.search("FIX")[0].kind == "params"
     site = full.search("charite")[0]
     assert site.query.filter == {"dataset": "ct", "site": "Charité"} and site.selection.count() == 4
@@ -135,14 +135,14 @@ def test_rare_together_though_each_is_frequent(db):
 
 
 def test_edits_by_other_tools_are_found_after_touch(full):
-    full._mongo()["data"].update_many({"dataset": "ct"}, {"$push": {"tags": "elsewhere"}})
+    full.database["data"].update_many({"dataset": "ct"}, {"$push": {"tags": "elsewhere"}})
     assert full.search("elsewhere") == []
     full.touch("ct")
     assert full.search("elsewhere", kind="data")
 
 
 def test_entries_of_what_is_gone_go_after_a_day(full):
-    store = full._mongo()["search"]
+    store = full.database["search"]
     full.params.find({"run": "resnet50"}).delete()
     full.search("resnet50")
     assert store.count_documents({"k": "params"}) == 1
@@ -156,7 +156,7 @@ def test_a_set_of_tags_is_one_entry_however_many_samples(db):
     with db.data.writer("d") as w:
         w.add_many(label=np.arange(900), name=[f"text {i}" for i in range(900)], tags=["a", "b"])
         w.add_many(label=np.arange(10), name=["text"] * 10, tags=["b", "a"])
-    store = db._mongo()["search"]
+    store = db.database["search"]
     assert store.count_documents({"f": None}) == 1 and store.count_documents({"f": {"$ne": None}}) == 901
 
 
@@ -188,7 +188,7 @@ def test_every_word_of_any_number_of_captions(db):
     assert db.search("trains 1299")[0].selection.count() == sum("1299" in text for text in texts)
     (valid, *_) = db.search("valid")
     assert valid.query.filter == {"dataset": "trains", "split": "valid"}  # a field of few texts goes by texts
-    assert db._mongo()["search"].count_documents({"f.n": "caption", "f.v": {"$exists": True}}) == 0
+    assert db.database["search"].count_documents({"f.n": "caption", "f.v": {"$exists": True}}) == 0
 
 
 def test_words_of_captions_that_come_later_and_that_go(db, mongo_uri, warehouse_dir):
@@ -201,7 +201,7 @@ def test_words_of_captions_that_come_later_and_that_go(db, mongo_uri, warehouse_
     assert db.search("purple")[0].id == id and db.search("steam") == []
     db.data.annotate({id: {"caption": "an orange one"}}, source="model:1")
     assert db.search("orange one")[0].id == id and db.search("purple") == []
-    assert db._mongo()["search"].count_documents({"f.v": {"$exists": True}}) == 0
+    assert db.database["search"].count_documents({"f.v": {"$exists": True}}) == 0
 
 
 def test_a_long_text_is_found_by_its_words(db):
@@ -211,7 +211,7 @@ def test_a_long_text_is_found_by_its_words(db):
 
 
 def test_texts_of_annotations(full):
-    sample, best = full.data.find({"dataset": "ct"}).one(), full.params.find().one()
+    sample, best = full.data.find({"dataset": "ct"}).first(), full.params.find().first()
     full.data.annotate({sample.id: {"finding": "Pleural effusion"}}, source="model:1")
     (hit,) = full.search("effusion")
     assert hit.query.filter == {"dataset": "ct", "finding": "Pleural effusion"} and hit.id == sample.id

@@ -29,7 +29,7 @@ def test_roots_are_recorded_and_used_again(mongo_uri: str, tmp_path: Path) -> No
         fill(db, "a")
     with TensorDB(mongo_uri) as db:
         fill(db, "b")
-        assert db._mongo()["warehouse"].find_one()["roots"] == [  # type: ignore[index]
+        assert db.database["warehouse"].find_one()["roots"] == [  # type: ignore[index]
             {"id": 0, "url": (tmp_path / "one").as_uri()}
         ]
     with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two/") as db:
@@ -44,7 +44,7 @@ def test_a_server_begins_with_gridfs(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
         fill(db)
         assert db._roots == [{"id": 0, "url": "gridfs://"}]
-        assert db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
+        assert db.data.find().first()["x"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_folder_can_move_with_its_blobs(warehouse_dir: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_folder_can_move_with_its_blobs(warehouse_dir: Path) -> None:
         assert db._roots == [{"id": 0, "url": "./blobs"}]
     shutil.move(warehouse_dir / "w", warehouse_dir / "v")
     with TensorDB(warehouse_dir / "v", blobs=warehouse_dir / "v" / "more") as db:
-        assert db.data.find().count() == 3 and db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
+        assert db.data.find().count() == 3 and db.data.find().first()["x"].tolist() == [0, 1, 2, 3]
         assert db._roots[0]["url"] == "./more"
 
 
@@ -74,7 +74,7 @@ def test_blob_places_that_cannot_be_recorded(mongo_uri: str, blobs: str, says: s
 
 def test_a_newer_format_is_refused(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
-        db._mongo()["warehouse"].update_one({}, {"$set": {"format": 99}})
+        db.database["warehouse"].update_one({}, {"$set": {"format": 99}})
     with pytest.raises(ConnectError, match=r"format 99.*reads format 1.*upgrade"):
         TensorDB(mongo_uri)
 
@@ -86,7 +86,7 @@ def test_projects_do_not_see_each_other(mongo_uri: str) -> None:
         fill(b, "d", 5)
         for db in (a, b):
             for name in ("params", "logs", "jobs", "architectures"):
-                db._mongo()[name].insert_one({"name": db.project, "tags": [], "_tdb": {"p": db.project}})
+                db.database[name].insert_one({"name": db.project, "tags": [], "_tdb": {"p": db.project}})
         assert (a.data.find().count(), b.data.find().count()) == (3, 5)
         assert (len(a.data.find().all()), len(b.data.find().distinct("label"))) == (3, 5)
         assert a._data_version() == {"d": (3, 0)} and b._data_version(["d"]) == {"d": (5, 0)}
@@ -130,20 +130,20 @@ def test_travels_to_other_processes(db: TensorDB) -> None:
     again = pickle.loads(pickle.dumps(db))  # noqa: S301
     assert again == db and again.data.find().count() == 3
     selection = pickle.loads(pickle.dumps(db.data.find({"label": 2})))  # noqa: S301
-    assert selection.one()["x"].tolist() == [8, 9, 10, 11]
+    assert selection.first()["x"].tolist() == [8, 9, 10, 11]
     again.close()
     selection.db.close()
 
 
 def _count(db: TensorDB, out: Any) -> None:
-    out.put((db.data.find().count(), int(db.data.find().one()["x"].sum())))
+    out.put((db.data.find().count(), int(db.data.find().first()["x"].sum())))
     db.close()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_is_used_in_child_processes(db: TensorDB, method: str) -> None:
     fill(db)
-    assert db.data.find().one()["x"].sum() == 6
+    assert db.data.find().first()["x"].sum() == 6
     context = multiprocessing.get_context(method)
     out = context.Queue()
     with warnings.catch_warnings():
@@ -178,7 +178,7 @@ def test_mongomock_serves_the_documented_subset() -> None:
     with TensorDB(client=client, blobs="memory://") as db:
         fill(db)
         assert db.data.find({"label": {"$in": [1, 2]}}).count() == 2
-        assert db.data.find({"label": 2}).one()["x"].tolist() == [8, 9, 10, 11]
+        assert db.data.find({"label": 2}).first()["x"].tolist() == [8, 9, 10, 11]
         assert db.data.find({"label": 2}).update({"$set": {"label": 7}}) == 1
         assert db.data.find({"label": 7}).tag("x") == 1 and db.data.find({"tags": "x"}).untag("x") == 1
         assert sorted(db.data.find().distinct("label")) == [0, 1, 7]
@@ -189,7 +189,7 @@ def test_mongomock_serves_the_documented_subset() -> None:
         with pytest.raises(UnsupportedError, match="query planner"):
             db.data.find().explain()
     with TensorDB(client=client) as db:
-        assert db.data.find().one()["x"].tolist() == [4, 5, 6, 7]
+        assert db.data.find().first()["x"].tolist() == [4, 5, 6, 7]
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         assert db.data.find().count() == 0
 
@@ -229,5 +229,5 @@ def test_a_reader_without_rights_to_write_can_open_a_ready_warehouse(db: TensorD
     again = pickle.loads(pickle.dumps(db))  # noqa: S301
     from tensordb_data.catalog import prepare
 
-    assert prepare(again._mongo(), "gridfs://", None)[0]["id"] == 0
+    assert prepare(again.database, "gridfs://", None)[0]["id"] == 0
     again.close()

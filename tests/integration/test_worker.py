@@ -70,7 +70,7 @@ def test_a_job_gets_its_arguments_and_queries_and_the_same_with_another_query_is
     assert [job.refresh()["result"] for job in (*jobs, last)] == [{"mean": 8.0}, {"mean": 10.0}, 3]
     rows = jobs[0].output.all()
     assert rows[0]["text"] == "mean of 5 labels" and rows[0].tags == ["x"] and len(rows) == 2
-    assert db._mongo()["workers"].count_documents({}) == 0
+    assert db.database["workers"].count_documents({}) == 0
 
 
 def test_ways_to_end_badly_at_once(db, tmp_path):
@@ -92,7 +92,7 @@ def test_ways_to_end_badly_at_once(db, tmp_path):
     failure = again["events"][2]
     assert failure["event"] == "failed" and failure["reason"].endswith("ValueError: not yet")
     assert "child.py" not in failure["reason"]
-    left = db.jobs.find({"status": "ready"}).one()
+    left = db.jobs.find({"status": "ready"}).first()
     assert left["entry"] == "tests.integration.nowhere:f"
 
 
@@ -161,7 +161,7 @@ def test_what_a_worker_is_given(db):
         with pytest.raises(error):
             Worker(db, **{"allow": ALLOW, **more})
     with pytest.raises(UnsupportedError, match="an address"):
-        Worker(TensorDB(client=db._mongo().client), allow=ALLOW)
+        Worker(TensorDB(client=db.database.client), allow=ALLOW)
 
 
 def start(folder, *more):
@@ -198,7 +198,7 @@ def test_sigterm_drains_and_a_second_hands_back(warehouse_dir):
             until(go.with_suffix(".begun").exists)
             process.send_signal(signal.SIGTERM)
             if twice:
-                until(lambda: db._mongo()["workers"].find_one({"fields.draining": True}))
+                until(lambda: db.database["workers"].find_one({"fields.draining": True}))
                 process.send_signal(signal.SIGTERM)
             else:
                 go.touch()

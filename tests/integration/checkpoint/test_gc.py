@@ -55,7 +55,7 @@ def test_pruned_sets_lose_what_only_they_have(db):
     assert len(objects(db)) == 2 and done.objects == 2 and intact(db)
     again = db.gc(grace=0)
     assert (again.marked, again.removed, again.objects) == (0, 0, 0)
-    assert not list(db._mongo()["leases"].find())
+    assert not list(db.database["leases"].find())
 
 
 def test_the_grace_period_is_waited_for(db):
@@ -63,7 +63,7 @@ def test_the_grace_period_is_waited_for(db):
     db.params.find({"run": "r"}).delete()
     assert db.gc().marked == 0
     assert db.gc(grace=0, dry_run=True).marked == 3
-    db._mongo()["tensors"].update_many({}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+    db.database["tensors"].update_many({}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
     marked = db.gc()
     assert (marked.marked, marked.removed, marked.waiting) == (3, 0, 3)
     save(db, 1)  # stored again, since what is dying may be gone at any time
@@ -101,10 +101,10 @@ def test_equal_bytes_of_two_projects(db, mongo_uri):
     with TensorDB(mongo_uri, project="other") as other:
         save(other, 1)
     save(db, 1)
-    kept = db._mongo()["params"].find_one({"_tdb.p": "default"})
-    db._mongo()["params"].delete_many({})
-    db._mongo()["tensors"].update_many({}, {"$set": {"state": "dying", "dying": module.dt.datetime(2020, 1, 1)}})
-    db._mongo()["params"].insert_one(kept)
+    kept = db.database["params"].find_one({"_tdb.p": "default"})
+    db.database["params"].delete_many({})
+    db.database["tensors"].update_many({}, {"$set": {"state": "dying", "dying": module.dt.datetime(2020, 1, 1)}})
+    db.database["params"].insert_one(kept)
     done = db.gc(grace=0)
     assert (done.revived, done.removed) == (3, 3) and intact(db) and len(objects(db)) == 1
 
@@ -119,7 +119,7 @@ def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
         found = real(*args, **kwargs)
         if not once:
             once.append(1)
-            db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+            db.database["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
             db.gc(grace=0)
             db.gc(grace=0)
         return found
@@ -144,7 +144,7 @@ def test_objects_of_a_saver_that_died(db, monkeypatch):
 def test_an_ended_lease_stays_ended(db):
     with Lease(db, ObjectId()) as lease:
         lease.hold(None)
-        db._mongo()["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
+        db.database["leases"].update_many({}, {"$set": {"until": module.dt.datetime(2020, 1, 1)}})
         db.gc(grace=0)
         with pytest.raises(LeaseLost):
             lease.hold(None)
@@ -158,7 +158,7 @@ def test_segments_of_deleted_samples_and_dead_writers(db):
     done = db.gc(grace=0)
     assert done.removed == done.marked == 1 and len(objects(db)) == 1
     assert done.by == {"dataset a of default": done.removed_bytes}
-    assert db.data.find({"dataset": "b"}).one()["x"].shape == (1000,)
+    assert db.data.find({"dataset": "b"}).first()["x"].shape == (1000,)
 
 
 def test_beside_a_commit(db, monkeypatch):
@@ -167,14 +167,14 @@ def test_beside_a_commit(db, monkeypatch):
 
     def slow(*args):
         real(*args)
-        db._mongo()["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
+        db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
         db.gc()  # marks; the grace period keeps it
 
     monkeypatch.setattr(committing, "put_segment", slow)
     with db.data.writer("a") as writer:
         writer.add(x=np.zeros(1000, "u1"))
     db.gc(grace=0)
-    assert db.data.find().one()["x"].shape == (1000,)
+    assert db.data.find().first()["x"].shape == (1000,)
 
     def slower(*args):
         slow(*args)
@@ -210,7 +210,7 @@ def test_bytes_by_run(db):
     dry = db.gc(grace=0, dry_run=True)
     assert dry.by.keys() == {"run a of default", "run b of default", "parameters of default"}
     # the first to store what both have
-    sizes = {doc["_id"]["h"]: doc["n"] for doc in db._mongo()["tensors"].find({"run": "a"})}
+    sizes = {doc["_id"]["h"]: doc["n"] for doc in db.database["tensors"].find({"run": "a"})}
     assert dry.by["run a of default"] == sum(sizes.values()) and len(sizes) == 5
     assert db.gc(grace=0).by == dry.by
 

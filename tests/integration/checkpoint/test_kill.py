@@ -30,7 +30,7 @@ while True:
         w[name].fill(step)
     ckpt.end_step(step, {"loss": 1.0})
     if step % 3 == 0:
-        ckpt.drain()
+        ckpt.wait()
         print(step, flush=True)
 """
 
@@ -59,4 +59,4 @@ def test_twenty_rounds(db, mongo_uri, warehouse_dir):
     assert acknowledged > 0
     assert all(verify(db, row._doc) for row in db.params.find({"run": "r"}))
     # the server keeps what a killed client had open for a minute; the database is to be dropped now
-    db._mongo().client.admin.command({"killAllSessions": []})
+    db.database.client.admin.command({"killAllSessions": []})

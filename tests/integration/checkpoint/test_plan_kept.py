@@ -53,7 +53,7 @@ def test_a_run_goes_on_elsewhere_in_its_order(uri: str, warehouse_dir: Path, by_
         sets = db.params.find({"run": "r"}).all()
         assert len(sets) == STOP and all("plans" in one.parts for one in sets)
         (digest,) = sets[0].load("plans")
-        again = db._mongo()["tensors"].count_documents({"n": len(sets[0].load("plans")[digest])})
+        again = db.database["tensors"].count_documents({"n": len(sets[0].load("plans")[digest])})
         assert again <= 1  # stored once for all saves, or small enough to lie beside them
         found = db.data.find({"dataset": "d"})
         db.data.find({"number": {"$in": whole[STOP][0][:3]}}).delete()

@@ -46,7 +46,7 @@ def test_changed_later_with_metrics_that_came_later(db):
     assert would.kept == {ids[1]: ["best"], ids[2]: ["tagged"], ids[5]: ["newest", "last"]}
     assert db.params.prune("r", keep) == would
     assert _steps(db) == [2, 3, 6]
-    assert db.params.find({"step": 2, "run": "r"}).one().load()["w"][0] == 2
+    assert db.params.find({"step": 2, "run": "r"}).first().load()["w"][0] == 2
     with pytest.raises(NotFoundError, match="'nothing' has no parameter sets"):
         db.params.prune("nothing", keep)
 
@@ -55,9 +55,9 @@ def test_what_is_tagged_or_annotated_meanwhile_is_left_alone(db):
     keep = Keep(best=("acc", 1))
     for change in (lambda s: s.tag("x"), lambda s: s.update({"$set": {"acc": 0.5}})):
         id = db.params.save({"w": torch.zeros(100)}, run="r", step=1)
-        seen = db._mongo()["params"].find_one({"_id": id})
+        seen = db.database["params"].find_one({"_id": id})
         change(db.params.find({"_id": id}))
-        assert db._mongo()["params"].count_documents(_unchanged(seen, keep)) == 0
+        assert db.database["params"].count_documents(_unchanged(seen, keep)) == 0
 
 
 def test_the_commands(db, mongo_uri, warehouse_dir):

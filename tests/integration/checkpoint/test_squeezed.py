@@ -38,19 +38,19 @@ def same(found, expected):
 def test_any_store(mongo_uri, warehouse_dir, blobs):
     with TensorDB(mongo_uri, blobs=blobs.replace("./", f"file://{warehouse_dir}/")) as db:
         id = db.params.save(STATE, run="r", step=1)
-        same(db.params.find().one().load(), STATE)
-        stored = {bytes(doc["_id"]["h"]): doc for doc in db._mongo()["tensors"].find()}
+        same(db.params.find().first().load(), STATE)
+        stored = {bytes(doc["_id"]["h"]): doc for doc in db.database["tensors"].find()}
         squeezed = [doc for doc in stored.values() if "z" in doc]
         assert sorted(doc["z"] for doc in squeezed if doc["n"] < doc["z"]) == [40_000, 50_000, 50_000, 200_000]
         assert persist.digest(memoryview(NOISE.tobytes())) in stored
         assert "z" not in stored[persist.digest(memoryview(NOISE.tobytes()))]  # noise as it is
-        assert db.params.find({"_id": id}).one().nbytes > 2 * sum(doc["n"] for doc in squeezed)
+        assert db.params.find({"_id": id}).first().nbytes > 2 * sum(doc["n"] for doc in squeezed)
         report = db.fsck()
         assert report.findings == [] and report.tensors == len(stored)
         # the same again is known by its content, whether it would be compressed or not
         db.params.save({**STATE, "more": 1}, run="r", step=2)
-        assert db._mongo()["tensors"].count_documents({}) == len(stored) + 1
-        same({k: v for k, v in db.params.find({"step": 2}).one().load().items() if k != "more"}, STATE)
+        assert db.database["tensors"].count_documents({}) == len(stored) + 1
+        same({k: v for k, v in db.params.find({"step": 2}).first().load().items() if k != "more"}, STATE)
 
 
 def test_the_object_is_in_safetensors_layout(db):
@@ -68,11 +68,11 @@ def test_beside_saves_of_old(db, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Squeezer, "squeeze", lambda *_: None)
         db.params.save(STATE, run="old")
-    assert db._mongo()["tensors"].count_documents({"z": {"$exists": True}}) == 0
+    assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 0
     db.params.save({**STATE, "new": np.zeros(10_000)}, run="new")
-    assert db._mongo()["tensors"].count_documents({"z": {"$exists": True}}) == 1
+    assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 1
     for run in ("old", "new"):
-        found = db.params.find({"run": run}).one().load()
+        found = db.params.find({"run": run}).first().load()
         found.pop("new", None)
         same(found, STATE)
 
@@ -83,7 +83,7 @@ def test_a_flipped_bit(mongo_uri, warehouse_dir, blobs):
     with TensorDB(mongo_uri, blobs=blobs.replace("./", f"file://{warehouse_dir}/")) as db:
         expected = np.arange(2000) % 7
         db.params.save({"w": expected})
-        doc = db._mongo()["tensors"].find_one({"z": 16_000})
+        doc = db.database["tensors"].find_one({"z": 16_000})
         store = db._store(db._root)
         whole = bytes(store.get(doc["key"]))
         refused = 0
@@ -93,7 +93,7 @@ def test_a_flipped_bit(mongo_uri, warehouse_dir, blobs):
             store.delete(doc["key"])
             store.put(doc["key"], [damaged])
             try:
-                assert np.array_equal(db.params.find().one().load()["w"], expected)
+                assert np.array_equal(db.params.find().first().load()["w"], expected)
             except CorruptBlobError as error:
                 assert "'model/w'" in str(error)
                 refused += 1
@@ -108,8 +108,8 @@ def test_a_loop_gives_it_a_share_of_its_time(db, monkeypatch, share, squeezed):
     torch.nn.init.zeros_(model.weight)
     with StepCheckpointer(db, run="r", model=model, every=1) as ckpt:
         ckpt.step()
-    assert db._mongo()["tensors"].count_documents({"z": 80_000}) == squeezed
-    assert db._mongo()["tensors"].count_documents({"n": 80_000}) == 1 - squeezed
+    assert db.database["tensors"].count_documents({"z": 80_000}) == squeezed
+    assert db.database["tensors"].count_documents({"n": 80_000}) == 1 - squeezed
 
 
 def test_what_never_changes_is_hashed_once(db, monkeypatch):

@@ -87,7 +87,7 @@ def test_a_set_that_fails_its_check_is_refused_for_good(db: TensorDB, tmp_path: 
 def test_a_damaged_set_is_refused_by_name_and_the_next_is_served(db: TensorDB, tmp_path: Path) -> None:
     save(db, 1, acc=0.1)
     save(db, 2, acc=0.2)
-    place = db._mongo()["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
+    place = db.database["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
     assert place is not None
     stored = Path(db._store(place["root"]).local_path(place["key"]) or "")
     content = bytearray(stored.read_bytes())
@@ -103,7 +103,7 @@ def test_a_damaged_set_is_refused_by_name_and_the_next_is_served(db: TensorDB, t
 def test_bytes_that_cannot_be_had_now_are_tried_again_later(db: TensorDB, tmp_path: Path) -> None:
     save(db, 1, acc=0.1)
     save(db, 2, acc=0.2)
-    place = db._mongo()["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
+    place = db.database["tensors"].find_one({"n": 4000}, sort=[("created", -1)])
     assert place is not None
     stored = Path(db._store(place["root"]).local_path(place["key"]) or "")
     away = stored.rename(stored.with_suffix(".away"))

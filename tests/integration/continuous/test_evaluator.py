@@ -56,7 +56,7 @@ def test_streams_the_query_and_writes_back(filled: TensorDB) -> None:
     assert order == [2, 1]  # the newest first
     found = fields(filled, "acc", "seen", "remark")
     assert found == {1: (0.45, 10, "fine"), 2: (0.45, 10, "fine"), 3: (0.9, None, None)}
-    noted = filled.params.find({"step": 1}).one()["provenance"]["acc"]
+    noted = filled.params.find({"step": 1}).first()["provenance"]["acc"]
     assert noted["source"] == "e" and noted["at"].year >= 2024
 
 
@@ -95,9 +95,9 @@ def test_what_is_no_score_is_noted_and_not_tried_again(filled: TensorDB, result:
 def due(db: TensorDB) -> None:
     """Whatever is waited for is over."""
     past = datetime(2020, 1, 1, tzinfo=timezone.utc)
-    for doc in db._mongo()["params"].find({"_tdb.claims": {"$exists": True}}):
+    for doc in db.database["params"].find({"_tdb.claims": {"$exists": True}}):
         paths = [f"_tdb.claims.{key}.until" for key, value in doc["_tdb"]["claims"].items() if isinstance(value, dict)]
-        db._mongo()["params"].update_one({"_id": doc["_id"]}, {"$set": dict.fromkeys(paths, past)})
+        db.database["params"].update_one({"_id": doc["_id"]}, {"$set": dict.fromkeys(paths, past)})
 
 
 def test_a_score_that_raises_is_tried_a_few_times(filled: TensorDB) -> None:
@@ -118,7 +118,7 @@ def test_a_score_that_raises_is_tried_a_few_times(filled: TensorDB) -> None:
 
 def test_a_damaged_set_is_noted_at_once(filled: TensorDB) -> None:
     save(filled, 1)
-    place = filled._mongo()["tensors"].find_one({"n": 4000})
+    place = filled.database["tensors"].find_one({"n": 4000})
     assert place is not None
     stored = Path(filled._store(place["root"]).local_path(place["key"]) or "")
     content = bytearray(stored.read_bytes())
@@ -139,7 +139,7 @@ def test_one_that_was_taken_for_dead_does_not_overwrite(filled: TensorDB) -> Non
 
     evaluator(filled, late, lease=1000.0).once()
     assert fields(filled, "acc") == {1: (0.7,)}
-    assert filled.params.find({"step": 1}).one()["provenance"]["acc"]["source"] == "successor"
+    assert filled.params.find({"step": 1}).first()["provenance"]["acc"]["source"] == "successor"
 
 
 def test_a_set_deleted_meanwhile_is_nobodys_fault(filled: TensorDB) -> None:

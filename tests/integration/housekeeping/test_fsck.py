@@ -55,7 +55,7 @@ def test_a_whole_warehouse(full):
 
 
 def test_a_damaged_blob_names_sample_and_field(full):
-    sample = full.data.find({"dataset": "a"}, limit=1).one()
+    sample = full.data.find({"dataset": "a"}, limit=1).first()
     flip(path(full, "segments"), sample._doc["_tdb"]["b"]["x"]["o"] + 3)
     (found,) = full.fsck().findings
     assert found.kind == "damaged blob" and str(sample.id) in found.where and "'x'" in found.where
@@ -67,7 +67,7 @@ def test_a_damaged_blob_of_a_deleted_sample_hurts_nobody(full):
 
 
 def test_a_damaged_blob_in_a_document(full):
-    full._mongo()["data"].update_one({"_tdb.b.x.d": {"$exists": True}}, {"$set": {"_tdb.b.x.d": b"1" * 500}})
+    full.database["data"].update_one({"_tdb.b.x.d": {"$exists": True}}, {"$set": {"_tdb.b.x.d": b"1" * 500}})
     (found,) = full.fsck().findings
     assert found.kind == "damaged blob" and "expected" in found.what
 
@@ -85,14 +85,14 @@ def test_a_segment_that_was_cut_off(full):
 
 
 def test_a_reference_to_no_blob(full):
-    full._mongo()["data"].update_one({"_tdb.s": 3}, {"$inc": {"_tdb.b.x.o": 1}})
+    full.database["data"].update_one({"_tdb.s": 3}, {"$inc": {"_tdb.b.x.o": 1}})
     (found,) = full.fsck().findings
     assert found.kind == "dangling reference" and "no blob of 500 bytes" in found.what
 
 
 def test_a_damaged_tensor_names_its_sets(full):
-    row = full._mongo()["tensors"].find_one()
-    shared = full._mongo()["tensors"].find_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    row = full.database["tensors"].find_one()
+    shared = full.database["tensors"].find_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
     flip(full._store(row["root"]).local_path(shared["key"]), shared["o"])
     (found,) = full.fsck().findings
     assert found.kind == "damaged blob" and "at step 1" in found.what and "at step 2" in found.what
@@ -105,7 +105,7 @@ def test_an_object_of_tensors_that_is_gone(full):
 
 
 def test_a_tensor_that_the_index_has_lost(full):
-    full._mongo()["tensors"].delete_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    full.database["tensors"].delete_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
     assert kinds(full) == ["dangling reference"] * 2
 
 
@@ -123,7 +123,7 @@ def test_what_a_dead_saver_left(full, monkeypatch):
         patch.setattr(persist, "_enter", dies)
         full.params.save({"w": np.full(1000, 9.0)}, run="r", step=9)
     assert kinds(full) == []  # its lease names the object, and the next gc removes it
-    full._mongo()["segments"].update_one({}, {"$set": {"state": "gone"}})
+    full.database["segments"].update_one({}, {"$set": {"state": "gone"}})
     assert "leftover" in kinds(full)
 
 

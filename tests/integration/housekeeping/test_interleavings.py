@@ -72,7 +72,7 @@ class World:
         db.data.find({"n": {"$gte": 2, "$lt": 20}}).delete()
         # one tensor is dying since long ago, and its set will be saved again
         dying = {"state": "dying", "dying": dt.datetime(2020, 1, 1)}
-        db._mongo()["tensors"].update_one({"run": "gone"}, {"$set": dying})
+        db.database["tensors"].update_one({"run": "gone"}, {"$set": dying})
 
     def write(self, db: TensorDB) -> None:
         for _ in range(10):
@@ -121,10 +121,10 @@ class World:
             db.gc(grace=0)
         db.data.find({"dataset": "d"}).delete()
         db.params.find({"run": {"$ne": None}}).delete()
-        db._mongo()["leases"].update_many({}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+        db.database["leases"].update_many({}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
         for _ in range(2):
             db.gc(grace=0)
-        left = [f"{name}: {doc}" for name in ("tensors", "leases", "segments") for doc in db._mongo()[name].find()]
+        left = [f"{name}: {doc}" for name in ("tensors", "leases", "segments") for doc in db.database[name].find()]
         left += [key for key, _ in db._store(db._root).list()]
         assert left == [], self.stage.played
 

@@ -44,6 +44,6 @@ def test_ten_times_as_many_documents(mongo_uri, monkeypatch, way):
             else:
                 found.append(peak(lambda db=db: db.gc(grace=0, dry_run=way != "gc")))
             for name in ("data", "segments", "tensors", "params"):
-                db._mongo()[name].delete_many({})
+                db.database[name].delete_many({})
     few, many = found
     assert many < few + 500_000, f"{few / 1e6:.1f} MB for {FEW:,} documents, {many / 1e6:.1f} MB for {MANY:,}"

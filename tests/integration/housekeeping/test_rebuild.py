@@ -41,9 +41,9 @@ def written(db, mongo_uri):
 
 def lose(db):
     """The index is gone; the store is not."""
-    for name in db._mongo().list_collection_names():
+    for name in db.database.list_collection_names():
         if name != "warehouse":
-            db._mongo()[name].delete_many({})
+            db.database[name].delete_many({})
 
 
 def read(db, dataset):
@@ -194,7 +194,7 @@ def test_what_was_edited_meanwhile_is_not_remembered_as_deleted(db, monkeypatch)
 
     def slow(*args):
         found = real(*args)
-        db._mongo()["data"].update_many({"n": 1}, {"$set": {"n": 100}})
+        db.database["data"].update_many({"n": 1}, {"$set": {"n": 100}})
         return found
 
     with monkeypatch.context() as patch:
@@ -215,7 +215,7 @@ def test_nothing_is_deleted_that_cannot_be_remembered(db, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="no space left"):
         patch.setattr(type(db._store(0)), "put", fails)
         db.data.find({"n": 1}).delete()
-    assert numbers(db) == [0, 1, 2, 3] and db._mongo()["tombstones"].count_documents({}) == 0
+    assert numbers(db) == [0, 1, 2, 3] and db.database["tombstones"].count_documents({}) == 0
 
 
 def test_tombstones_go_with_the_last_segment(db):
@@ -267,7 +267,7 @@ def save(db, step, run="r", **more):
 
 def known(db):
     """All that the index says of sets, but for what a rebuild numbers anew."""
-    docs = list(db._mongo()["params"].find({}, {"_tdb.s": 0}).sort("_id", 1))
+    docs = list(db.database["params"].find({}, {"_tdb.s": 0}).sort("_id", 1))
     return [{**doc, "_tdb": {**doc["_tdb"], "tensors": sorted(doc["_tdb"]["tensors"])}} for doc in docs]
 
 
@@ -310,12 +310,12 @@ def test_deleted_sets_stay_deleted(db):
 def test_a_damaged_tensor_and_its_sets(db):
     save(db, 1)
     save(db, 2)
-    row = db._mongo()["tensors"].find_one({"_id.h": persist.digest(memoryview(np.full(1000, 12.0).tobytes()))})
+    row = db.database["tensors"].find_one({"_id.h": persist.digest(memoryview(np.full(1000, 12.0).tobytes()))})
     path = db._store(0).local_path(row["key"])
     data = bytearray(path.read_bytes())
     data[row["o"]] ^= 1
     path.write_bytes(data)
-    other = db._store(0).local_path(db._mongo()["tensors"].find_one({"key": {"$ne": row["key"]}})["key"])
+    other = db._store(0).local_path(db.database["tensors"].find_one({"key": {"$ne": row["key"]}})["key"])
     lose(db)
     report = db.rebuild()
     assert [each.step for each in db.params.find({"run": "r"})] == [1]

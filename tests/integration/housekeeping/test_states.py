@@ -27,11 +27,11 @@ def _no_margin(monkeypatch):
 def enter(db, state, id=None):
     """Puts a segment into a state, as whoever writes that state does."""
     change = {"state": state, **({"dying": LONG_AGO} if state in ("dying", "gone") else {})}
-    db._mongo()["segments"].update_one({} if id is None else {"_id": id}, {"$set": change})
+    db.database["segments"].update_one({} if id is None else {"_id": id}, {"$set": change})
 
 
 def segment(db):
-    return db._mongo()["segments"].find_one({})
+    return db.database["segments"].find_one({})
 
 
 def write(db, n=4, **options):
@@ -78,7 +78,7 @@ def test_a_compaction(db, monkeypatch, state):
     monkeypatch.setattr(compact, "put_segment", put)
     done = db.data.compact("d")
     moved = state in ("writing", "live")
-    assert done.samples == (4 if moved else 0) and db._mongo()["data"].count_documents(
+    assert done.samples == (4 if moved else 0) and db.database["data"].count_documents(
         {"_tdb.b.x.k": {"$type": 7}}
     ) == (4 if moved else 0)
     db.gc(grace=0)
@@ -105,8 +105,8 @@ def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch, moment):
     write(db)
     old, new = segment(db), ObjectId()
     db._store(0).put(f"segments/{new}", [bytes(db._store(0).get(old["key"]))])
-    db._mongo()["segments"].insert_one({**old, "_id": new, "key": f"segments/{new}", "v": 1, "created": LONG_AGO})
-    moves = [({"_id": doc["_id"]}, {"$set": {"_tdb.b.x.k": new}}) for doc in db._mongo()["data"].find({})]
+    db.database["segments"].insert_one({**old, "_id": new, "key": f"segments/{new}", "v": 1, "created": LONG_AGO})
+    moves = [({"_id": doc["_id"]}, {"$set": {"_tdb.b.x.k": new}}) for doc in db.database["data"].find({})]
     if moment == "look":
         between(monkeypatch, lambda: db._transaction(compact._Body(db, new, moves)))
     else:
@@ -121,22 +121,22 @@ def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch, moment):
     report = db.gc(grace=0)
     monkeypatch.undo()
     assert (report.marked, report.removed) == (0, 0)
-    assert db._mongo()["segments"].find_one({"_id": new})["state"] == "live" and whole(db, 4)
+    assert db.database["segments"].find_one({"_id": new})["state"] == "live" and whole(db, 4)
     assert db.gc(grace=0).removed == 1 and whole(db, 4)  # the old one
 
 
 def test_a_commit_after_the_look_of_a_sweep(db, monkeypatch):
     """A flush that was taken for dead commits at the last moment."""
     write(db)
-    rows = list(db._mongo()["data"].find({}))
-    db._mongo()["data"].delete_many({})
+    rows = list(db.database["data"].find({}))
+    db.database["data"].delete_many({})
     enter(db, "dying")
 
     def revive():
-        with db._mongo().client.start_session() as session, session.start_transaction():
-            db._mongo()["data"].insert_many(rows, session=session)
+        with db.database.client.start_session() as session, session.start_transaction():
+            db.database["data"].insert_many(rows, session=session)
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
-            assert db._mongo()["segments"].update_one({"state": "dying"}, lives, session=session).matched_count
+            assert db.database["segments"].update_one({"state": "dying"}, lives, session=session).matched_count
 
     between(monkeypatch, revive)
     assert db.gc(grace=0).removed == 0
@@ -150,7 +150,7 @@ def test_a_save_after_the_look_at_tensors(db, monkeypatch, state):
     save()
     db.params.find({"run": "r"}).delete()
     if state == "dying":
-        db._mongo()["tensors"].update_many({}, {"$set": {"state": "dying", "dying": LONG_AGO}})
+        db.database["tensors"].update_many({}, {"$set": {"state": "dying", "dying": LONG_AGO}})
     real, once = gc._Collection._unused, []
 
     def unused(self, filter):
@@ -163,7 +163,7 @@ def test_a_save_after_the_look_at_tensors(db, monkeypatch, state):
     for _ in range(3):
         db.gc(grace=0)
         assert all(verify(db, each._doc) for each in db.params.find()) and db.params.find().count() == 1
-    assert once and {doc["state"] for doc in db._mongo()["tensors"].find()} == {"live"} and db.fsck().findings == []
+    assert once and {doc["state"] for doc in db.database["tensors"].find()} == {"live"} and db.fsck().findings == []
 
 
 def test_many_segments_in_several_looks(db, monkeypatch):

@@ -44,7 +44,7 @@ def paused(db: TensorDB, mongo_uri: str, warehouse_dir, monkeypatch: pytest.Monk
 
 
 def found(db: TensorDB) -> list[tuple[int, int]]:
-    return [(doc["_tdb"]["s"], doc["x"]) for doc in db._mongo()["data"].find({"dataset": "d"}).sort("_tdb.s")]
+    return [(doc["_tdb"]["s"], doc["x"]) for doc in db.database["data"].find({"dataset": "d"}).sort("_tdb.s")]
 
 
 @pytest.mark.parametrize("change", ["write", "tag"])
@@ -73,4 +73,4 @@ def test_stopped_in_a_commit(db: TensorDB, paused) -> None:
 
 
 def test_none_to_end(db: TensorDB) -> None:
-    assert abandoned.end_abandoned(db._mongo().client) == 0
+    assert abandoned.end_abandoned(db.database.client) == 0

@@ -18,7 +18,7 @@ OVER = [{"$set": {f"{PATH}.until": {"$subtract": ["$$NOW", 1]}}}]
 
 @pytest.fixture
 def mongo(db):
-    return db._mongo()["params"]
+    return db.database["params"]
 
 
 def take(mongo, owner="w", filter=None, lease=1000.0, **more):

@@ -47,13 +47,13 @@ def seen(db: TensorDB) -> list[tuple[Any, ...]]:
 
 def inline(db: TensorDB) -> int:
     names = ("image", "raw", "note")
-    return db._mongo()["data"].count_documents({"$or": [{f"_tdb.b.{name}.d": {"$exists": True}} for name in names]})
+    return db.database["data"].count_documents({"$or": [{f"_tdb.b.{name}.d": {"$exists": True}} for name in names]})
 
 
 def check_references(db: TensorDB) -> None:
     """No sample refers to a segment that is not live."""
-    used = {part["k"] for doc in db._mongo()["data"].find() for part in doc["_tdb"]["b"].values() if "k" in part}
-    live = {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    used = {part["k"] for doc in db.database["data"].find() for part in doc["_tdb"]["b"].values() if "k" in part}
+    live = {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     assert used <= live
 
 
@@ -81,7 +81,7 @@ def test_inline_blobs_move_into_segments(db: TensorDB, compression: str | None) 
 def test_mostly_dead_segments_are_rewritten(db: TensorDB) -> None:
     for part in range(4):
         fill(db, range(100 * part, 100 * part + 100), live=False)
-    first, second, third, _ = (doc["_id"] for doc in db._mongo()["segments"].find().sort("created", 1))
+    first, second, third, _ = (doc["_id"] for doc in db.database["segments"].find().sort("created", 1))
     db.data.find({"label": {"$lt": 80}}).delete()  # four fifths of the first
     db.data.find({"label": {"$gte": 100, "$lt": 110}}).delete()  # a little of the second
     db.data.find({"label": {"$gte": 200, "$lt": 300}}).delete()  # all of the third
@@ -92,11 +92,11 @@ def test_mostly_dead_segments_are_rewritten(db: TensorDB) -> None:
     report = db.data.compact("d")
     assert (report.samples, report.segments, report.dying, report.damaged) == (20, 1, 2, [])
     assert seen(db) == before
-    dying = list(db._mongo()["segments"].find({"state": "dying"}))
+    dying = list(db.database["segments"].find({"state": "dying"}))
     assert {doc["_id"] for doc in dying} == {first, third}
     assert report.dying_bytes == sum(doc["bytes"] for doc in dying)
     assert all(db._store(0).size(doc["key"]) == doc["bytes"] for doc in dying)
-    assert second in {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    assert second in {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     check_references(db)
     for _ in range(30):  # into the next pass
         batch = next(batches)
@@ -141,12 +141,12 @@ def test_a_running_pass_and_a_resume_go_on_undisturbed(db: TensorDB, shuffle: bo
 def test_what_is_damaged_stays_and_is_named(db: TensorDB) -> None:
     fill(db, range(30))
     fill(db, range(30, 60), live=False)
-    bad = db.data.find({"label": 4}).one().id
-    db._mongo()["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.x": 1}})
+    bad = db.data.find({"label": 4}).first().id
+    db.database["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.x": 1}})
     db.data.find({"label": {"$gte": 40}}).delete()
-    segment = db._mongo()["segments"].find_one({"_id": db.data.find({"label": 33}).one()._references["image"]["k"]})
+    segment = db.database["segments"].find_one({"_id": db.data.find({"label": 33}).first()._references["image"]["k"]})
     assert segment is not None
-    worse = db.data.find({"label": 33}).one()
+    worse = db.data.find({"label": 33}).first()
     path = db._store(0).local_path(segment["key"])
     assert path is not None
     with path.open("r+b") as file:
@@ -155,7 +155,7 @@ def test_what_is_damaged_stays_and_is_named(db: TensorDB) -> None:
     report = db.data.compact("d")
     assert len(report.damaged) == 2 and str(bad) in report.damaged[0] and str(worse.id) in report.damaged[1]
     assert report.samples == 38 and inline(db) == 1
-    assert segment["_id"] in {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
+    assert segment["_id"] in {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
     for sample in db.data.find({"label": {"$nin": [4, 33]}}):
         assert sample["raw"] == values(sample["label"])["raw"]
 
@@ -169,8 +169,8 @@ def test_a_segment_that_died_under_the_mover_gets_nothing_more(db: TensorDB, mon
     def transaction(self: TensorDB, fn: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:  # as another compaction would, that found it mostly empty
-            self._mongo()["segments"].update_many({"state": "live", "v": 1}, {"$set": {"state": "dying"}})
-            self._mongo()["segments"].update_many({"state": "writing"}, {"$set": {"state": "dying"}})
+            self.database["segments"].update_many({"state": "live", "v": 1}, {"$set": {"state": "dying"}})
+            self.database["segments"].update_many({"state": "writing"}, {"$set": {"state": "dying"}})
         return real(self, fn)
 
     monkeypatch.setattr(TensorDB, "_transaction", transaction)
@@ -209,8 +209,8 @@ def test_two_at_once(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     db.data.compact("d")
     assert inline(db) == 0 and seen(db) == before
     check_references(db)
-    live = {doc["_id"] for doc in db._mongo()["segments"].find({"state": "live"})}
-    assert live == {part["k"] for doc in db._mongo()["data"].find() for part in doc["_tdb"]["b"].values()}
+    live = {doc["_id"] for doc in db.database["segments"].find({"state": "live"})}
+    assert live == {part["k"] for doc in db.database["data"].find() for part in doc["_tdb"]["b"].values()}
 
 
 def _write(db: TensorDB, number: int, each: int) -> None:

@@ -36,7 +36,7 @@ def raw(i: int) -> bytes:
 
 def stored(db: TensorDB, name: str) -> list[str]:
     """Of each sample in order: whether a field is in its document or in a segment, or that it has none."""
-    docs = db._mongo()["data"].find({"dataset": "d"}).sort("_tdb.s", 1)
+    docs = db.database["data"].find({"dataset": "d"}).sort("_tdb.s", 1)
     parts = [doc["_tdb"].get("b", {}).get(name) for doc in docs]
     return ["none" if part is None else "document" if "d" in part else "segment" for part in parts]
 
@@ -113,10 +113,10 @@ def test_a_sample_deleted_in_mid_pass_is_skipped_and_counted(db: TensorDB) -> No
 
 def test_damage_is_noticed(db: TensorDB) -> None:
     fill(db.data, [True])
-    bad = db.data.find({"label": 7}).one().id
-    db._mongo()["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.d": b"x" * 16}})
+    bad = db.data.find({"label": 7}).first().id
+    db.database["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.d": b"x" * 16}})
     with pytest.raises(CorruptBlobError, match=rf"sample {bad} of 'd', field 'image': .*do not match their checksum"):
-        db.data.find({"label": 7}).one()["image"]
+        db.data.find({"label": 7}).first()["image"]
     for shuffle in (False, True):
         stream = db.data.find({"dataset": "d"}).stream(
             batch_size=10, fields=["image", "label"], passes=1, shuffle=shuffle
@@ -139,7 +139,7 @@ def test_commits_are_small_and_frequent(db: TensorDB) -> None:
         writer.add(x=np.ones(3, np.uint8))
         assert next(watch)["x"].tolist() == [1, 1, 1]  # in time, without a flush
         watch.close()
-    assert list(db._mongo()["segments"].find()) == []
+    assert list(db.database["segments"].find()) == []
     versions = db._data_version(["d"])
     assert versions["d"][0] == 1001
 
@@ -149,7 +149,7 @@ def test_many_fields_do_not_make_a_document_large(db: TensorDB) -> None:
     with db.data.writer("d", live=True) as writer:
         writer.add(**fields)
         writer.add_many(**{name: [value, value] for name, value in fields.items()})
-    assert max(len(bson.encode(doc)) for doc in db._mongo()["data"].find()) < 90_000
+    assert max(len(bson.encode(doc)) for doc in db.database["data"].find()) < 90_000
     for sample in db.data.find():
         assert {name: sample[name] for name in fields} == fields
 
@@ -169,4 +169,4 @@ def test_on_mongomock() -> None:
 def test_a_folder(warehouse_dir: Path) -> None:
     with TensorDB(warehouse_dir) as db:
         fill(db.data, [True])
-        np.testing.assert_array_equal(db.data.find({"label": 9}).one()["image"], IMAGES[9])
+        np.testing.assert_array_equal(db.data.find({"label": 9}).first()["image"], IMAGES[9])

@@ -32,7 +32,7 @@ def write(db: TensorDB, number: int) -> None:
 
 
 def aborted(db: TensorDB) -> int:
-    return int(db._mongo().client.admin.command("serverStatus")["transactions"]["totalAborted"])
+    return int(db.database.client.admin.command("serverStatus")["transactions"]["totalAborted"])
 
 
 def test_no_two_meet_at_the_counter(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_a_live_writer_takes_more_while_it_waits(db: TensorDB, monkeypatch: pyte
 
 
 def commits(db: TensorDB) -> int:
-    return int(db._mongo().client.admin.command("serverStatus")["transactions"]["totalCommitted"])
+    return int(db.database.client.admin.command("serverStatus")["transactions"]["totalCommitted"])
 
 
 def test_patience_is_with_one_and_begins_anew_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

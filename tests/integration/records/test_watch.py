@@ -74,7 +74,7 @@ def test_survives_a_lost_cursor(db: TensorDB) -> None:
         writer.flush()
         assert next(watch)["x"] == 1
         cursor = watch._stream._cursor
-        db._mongo().command("killCursors", "data", cursors=[cursor.cursor_id])
+        db.database.command("killCursors", "data", cursors=[cursor.cursor_id])
         writer.add(x=2)
         writer.flush()
         assert next(watch)["x"] == 2

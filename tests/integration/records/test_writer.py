@@ -32,7 +32,7 @@ from tensordb_data.records import commit as commit_module
 
 
 def sequences(db: TensorDB, dataset: str) -> list[int]:
-    found = db._mongo()["data"].find({"_tdb.p": db.project, "dataset": dataset}).sort("_tdb.s", 1)
+    found = db.database["data"].find({"_tdb.p": db.project, "dataset": dataset}).sort("_tdb.s", 1)
     return [doc["_tdb"]["s"] for doc in found]
 
 
@@ -54,7 +54,7 @@ def test_values_of_every_kind_come_back(db: TensorDB) -> None:
     }
     with db.data.writer("d") as writer:
         id = writer.add(tags=["a", "b", "a"], **sample)
-    found = db.data.find({"_id": id}).one()
+    found = db.data.find({"_id": id}).first()
     assert found.id == id and found.tags == ["a", "b"] and found.dataset == "d"
     for name in ("image", "empty", "nan"):
         np.testing.assert_array_equal(found[name], sample[name])
@@ -87,7 +87,7 @@ def test_compression_is_kept_only_where_it_pays(db: TensorDB) -> None:
     with db.data.writer("d", schema=schema, compression="zstd:3") as writer:
         writer.add(x=np.zeros((100, 100), np.uint8), t="a" * 1000, b=b"b" * 1000)
         writer.add_many(x=noise[None], t=["short"], b=[b"\x00\xff"])
-    docs = list(db._mongo()["data"].find().sort("_tdb.s", 1))
+    docs = list(db.database["data"].find().sort("_tdb.s", 1))
     packed = [{name: reference.get("z", False) for name, reference in doc["_tdb"]["b"].items()} for doc in docs]
     assert packed == [{"x": True, "t": True, "b": True}, {"x": False, "t": False, "b": False}]
     first, second = db.data.find().all()
@@ -130,7 +130,7 @@ def test_large_writes_are_cut_into_commits(db: TensorDB, monkeypatch: pytest.Mon
         writer.add_many(x=np.arange(100 * 40, dtype=np.uint8).reshape(100, 40), n=np.arange(100))
         for i in range(50):
             writer.add(x=np.full(40, i, np.uint8), n=100 + i)
-    assert db._mongo()["segments"].count_documents({"state": "live"}) >= 5
+    assert db.database["segments"].count_documents({"state": "live"}) >= 5
     assert sequences(db, "d") == list(range(1, 151))
     assert [sample["n"] for sample in db.data.find()] == list(range(150))
 
@@ -173,7 +173,7 @@ def test_a_failing_store_commits_nothing(db: TensorDB, monkeypatch: pytest.Monke
             writer.add(x=np.zeros(3))
             monkeypatch.setattr(db._store(0), "put", put)
     assert db.data.find().count() == 0
-    assert db._mongo()["segments"].count_documents({}) == 0
+    assert db.database["segments"].count_documents({}) == 0
 
 
 def test_an_interrupted_commit_is_counted_by_what_the_database_says(

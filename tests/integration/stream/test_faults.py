@@ -46,7 +46,7 @@ def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: Tensor
         if page % 5 == 0:
             cursor = pages._cursor
             assert cursor is not None
-            numbered._mongo().command("killCursors", "data", cursors=[cursor.cursor_id])
+            numbered.database.command("killCursors", "data", cursors=[cursor.cursor_id])
     assert labels == (list(range(N)) if sort is None else list(range(N))[::-1])
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_blob_names_the_sample_and_spares_the_batches_before(warehouse
             writer.add_many(x=np.arange(N * 64, dtype=np.uint8).reshape(N, 64), label=np.arange(N))
         (path,) = segment_files(warehouse_dir)
         data = bytearray(path.read_bytes())
-        doc = db._mongo()["data"].find_one({"label": 250})
+        doc = db.database["data"].find_one({"label": 250})
         assert doc is not None
         data[doc["_tdb"]["b"]["x"]["o"] + 5] ^= 1
         path.write_bytes(data)

@@ -142,7 +142,7 @@ def test_a_killed_server_is_survived(warehouse_dir: Path) -> None:
         stream = follow(db)
         batches = iter(stream)
         assert taken(batches, 10) == list(range(10))
-        os.kill(db._mongo().command("serverStatus")["pid"], signal.SIGKILL)
+        os.kill(db.database.command("serverStatus")["pid"], signal.SIGKILL)
         write(db, range(10, 15))
         assert taken(batches, 5) == list(range(10, 15))
         stream.close()
@@ -153,8 +153,8 @@ def test_a_dropped_dataset_is_said(db: TensorDB) -> None:
     stream = follow(db)
     batches = iter(stream)
     taken(batches, 10)
-    db._mongo()["datasets"].delete_many({})
-    db._mongo()["data"].delete_many({})
+    db.database["datasets"].delete_many({})
+    db.database["data"].delete_many({})
     write(db, range(3))
     with pytest.raises(StateError, match="was dropped while it was followed: 10 samples"):
         next(batches)
@@ -164,8 +164,8 @@ def test_a_lost_change_stream_is_opened_anew(db: TensorDB) -> None:
     write(db, range(10))
     batches = iter(follow(db))
     taken(batches, 10)
-    db._mongo()["datasets"].rename("elsewhere")
-    db._mongo()["elsewhere"].rename("datasets")
+    db.database["datasets"].rename("elsewhere")
+    db.database["elsewhere"].rename("datasets")
     write(db, range(10, 12))
     assert taken(batches, 2) == [10, 11]
     batches.close()  # type: ignore[attr-defined]
@@ -205,8 +205,8 @@ def test_a_dataset_made_anew_is_another_one(db: TensorDB) -> None:
     taken(iter(stream), 10)
     state = stream.state_dict()
     stream.close()
-    db._mongo()["datasets"].delete_many({})
-    db._mongo()["data"].delete_many({})
+    db.database["datasets"].delete_many({})
+    db.database["data"].delete_many({})
     write(db, range(25))
     again = follow(db)
     again.load_state_dict(state)
@@ -228,7 +228,7 @@ def test_a_dropped_database_ends_the_wait(db: TensorDB) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    db._mongo()["datasets"].drop()
+    db.database["datasets"].drop()
     reader.join(20)
     assert not reader.is_alive() and "was dropped while it was followed" in str(failed[0])
 
@@ -240,7 +240,7 @@ def test_samples_that_are_gone_before_they_came_do_not_come(db: TensorDB) -> Non
     assert taken(iter(stream), 10) == list(range(10))
     state = stream.state_dict()
     stream.close()
-    db._mongo()["data"].drop()
+    db.database["data"].drop()
     again = follow(db)
     again.load_state_dict(state)
     batches = iter(again)
@@ -253,7 +253,7 @@ def test_the_collection_goes_while_it_is_read(db: TensorDB) -> None:
     write(db, range(5000))
     batches = iter(follow(db))
     assert taken(batches, 10) == list(range(10))
-    db._mongo()["data"].drop()
+    db.database["data"].drop()
     write(db, [5000])
     labels = [9]
     while labels[-1] != 5000:
@@ -302,7 +302,7 @@ def test_the_oplog_rolls_over_under_a_follower_far_behind(tmp_path: Path) -> Non
         assert taken(batches, 10) == list(range(10)) == taken(iter(behind), 10)
         state = behind.state_dict()
         behind.close()
-        oplog = db._mongo().client["local"]["oplog.rs"]
+        oplog = db.database.client["local"]["oplog.rs"]
         first = oplog.find_one(sort=[("$natural", 1)])
         assert first is not None
         written = 10

@@ -26,7 +26,7 @@ SHORT = [
 
 
 def cursors(db: TensorDB) -> dict[str, Any]:
-    found: dict[str, Any] = db._mongo().client.admin.command("serverStatus")["metrics"]["cursor"]
+    found: dict[str, Any] = db.database.client.admin.command("serverStatus")["metrics"]["cursor"]
     return found
 
 
@@ -39,7 +39,7 @@ def test_a_pass_goes_on_behind_cursors_that_the_server_has_ended(tmp_path: Path,
                 writer.add_many(x=numbers.astype(np.uint32).reshape(-1, 1), label=numbers)
                 writer.flush()
         stream = db.data.find({"dataset": "numbers"}, sort=sort).stream(batch_size=10, passes=1)
-        admin = db._mongo().client.admin
+        admin = db.database.client.admin
         labels: list[int] = []
         ended = 0
         for number, batch in enumerate(stream):
@@ -62,9 +62,9 @@ def test_what_is_too_large_for_the_cache_of_a_server_is_committed_in_parts(tmp_p
             assert batch["x"][:, 0].tolist() == batch["label"].tolist()
             labels += batch["label"].tolist()
         assert labels == list(range(n))
-        (counter,) = db._mongo()["datasets"].find()
+        (counter,) = db.database["datasets"].find()
         assert counter["seq"] == n
-        assert not db._mongo()["segments"].count_documents({"state": {"$ne": "live"}})
+        assert not db.database["segments"].count_documents({"state": {"$ne": "live"}})
         # A later part that fails leaves those before it, whose segment stays.
         with pytest.raises(DuplicateError, match="nothing of this commit was written") as failed:
             with db.data.writer("numbers") as writer:

@@ -29,7 +29,7 @@ def scored(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
 @contextmanager
 def examined(db: TensorDB) -> Iterator[dict[str, int]]:
     """What the server looks at in all reads of samples."""
-    mongo, found = db._mongo(), {"keys": 0, "docs": 0}
+    mongo, found = db.database, {"keys": 0, "docs": 0}
     mongo.command("profile", 2)
     try:
         yield found
@@ -86,7 +86,7 @@ def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> Non
 def test_an_index_that_is_dropped_is_done_without(
     scored: TensorDB, shuffle: bool, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (name,) = (index for index in scored._mongo()["data"].index_information() if "score" in index)
+    (name,) = (index for index in scored.database["data"].index_information() if "score" in index)
     chosen: list[str | None] = []
     choose = cursor.narrowing_index
 
@@ -94,7 +94,7 @@ def test_an_index_that_is_dropped_is_done_without(
         found = choose(*args)
         chosen.append(found)
         if found is not None and when == "as it is read":
-            scored._mongo()["data"].drop_index(found)
+            scored.database["data"].drop_index(found)
         return found
 
     monkeypatch.setattr(cursor, "narrowing_index", dropping)
@@ -102,7 +102,7 @@ def test_an_index_that_is_dropped_is_done_without(
     numbers: list[int] = []
     for batch in few.stream(batch_size=64, shuffle=shuffle, passes=2):
         if not numbers and when == "in mid-stream":
-            scored._mongo()["data"].drop_index(name)
+            scored.database["data"].drop_index(name)
         numbers += batch["number"].tolist()
     assert len(numbers) == 3000 and len(set(numbers)) == 1500
     assert when == "in mid-stream" or chosen[:2] == [name, None]
@@ -111,7 +111,7 @@ def test_an_index_that_is_dropped_is_done_without(
 def test_a_dropped_index_that_is_needed_is_named_and_the_stream_goes_on_when_it_is_back(db: TensorDB) -> None:
     with db.data.writer("texts") as writer:
         writer.add_many(number=np.arange(3000), title=["some words"] * 3000)
-    data = db._mongo()["data"]
+    data = db.database["data"]
     data.create_index([("title", "text")], name="words")
     stream = db.data.find({"dataset": "texts", "$text": {"$search": "words"}}).stream(batch_size=10, passes=1)
     numbers: list[int] = []
