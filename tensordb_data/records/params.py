@@ -34,56 +34,58 @@ RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created", "lineage"
 
 
 class ParameterSet(Record):
-    """A saved set of parameters, with the metrics it was saved with: `best["val_acc"]`."""
+    """A checkpoint: saved parameters, and the metrics that they were saved with: `best["val_acc"]`."""
 
     __slots__ = ()
 
     @property
     def run(self) -> str | None:
-        """The run that saved it, None if none was named."""
+        """The run that saved it; None if no run was named."""
         found: str | None = self._doc.get("run")
         return found
 
     @property
     def step(self) -> int | None:
-        """The step after which it was saved, None if none was named."""
+        """The step after which it was saved; None if no step was named."""
         found: int | None = self._doc.get("step")
         return found
 
     @property
     def query(self) -> Query:
-        """The query that names exactly this set: plain data, to store in a job or a configuration."""
+        """The query that names exactly this checkpoint: plain data, to store in a job or a configuration."""
         return Query("params", {"_id": self.id})
 
     @property
     def parts(self) -> list[str]:
-        """What was saved: `["model"]`, and for a training state `optimizer`, `rng`, `stream` and more."""
+        """The parts that were saved: `["model"]`; a training state also has `optimizer`, `rng`, `stream` and more."""
         return list(self._doc["_tdb"]["parts"])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors, whether they share storage with other sets or not."""
+        """Bytes of its tensors, including those that it shares with other checkpoints."""
         return int(self._doc["_tdb"]["bytes"])
 
     @property
     def lineage(self) -> Mapping[str, Any]:
-        """What it was made from.
+        """What the checkpoint was made from.
 
-        `parent` (the set before it, or that the run started from), `code` (script, git commit, whether that was
-        changed) and `versions`; from a checkpointer also `model` and `optimizer` (classes), `architecture`, `data`
-        (queries with fingerprint, seed and batch size; `Query.from_json` reads them) and `position` in the data.
+        It has `parent` (the checkpoint before it, or the one that the run started from), `code` (script, git commit,
+        and whether tracked files differ from that commit) and `versions`. From a checkpointer it also has `model` and
+        `optimizer` (classes), `architecture`, `data` (queries with fingerprint, seed and batch size; `Query.from_json`
+        reads them) and `position` (in the data).
         """
         return dict(self._doc.get("lineage", {}))
 
     def load(self, part: str = "model", *, framework: Framework = "auto") -> Any:
-        """The parameters, in the structure in which they were saved; every tensor is checked.
+        """The parameters, in the structure in which they were saved. Every tensor is checked against its hash.
 
-        What was saved from torch comes back as torch tensors on the CPU if torch has been imported, so that
-        `model.load_state_dict(best.load())` works, and as numpy arrays otherwise. Everything is a copy of your own.
+        Tensors that were saved from torch become torch tensors on the CPU if torch has been imported, so that
+        `model.load_state_dict(best.load())` works. All others become NumPy arrays. All of them are copies, which the
+        caller may change.
 
         Args:
             part: One of `parts`.
-            framework: `"auto"`, or `"numpy"` or `"torch"` for all tensors alike.
+            framework: `"auto"`; or `"numpy"` or `"torch"` for all tensors.
 
         Raises:
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
@@ -98,15 +100,15 @@ class ParameterSet(Record):
 
         Args:
             model: The model.
-            strict: Whether all must fit. Otherwise what fits by name and shape (in Keras by order and shape) is
-                loaded, and the rest of the model stays as it was.
+            strict: Whether all tensors must fit. With False, the tensors that fit by name and shape (in Keras by
+                order and shape) are loaded, and the rest of the model stays as it was.
 
         Returns:
-            What differs: nothing if `strict`.
+            What differs; nothing if `strict`.
 
         Raises:
-            StateError: They do not fit; lists missing and unexpected tensors and differing shapes. The model is then
-                as it was before.
+            StateError: The parameters do not fit. The message lists missing and unexpected tensors and different
+                shapes. The model is as it was before.
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
         with self._offered():
@@ -123,7 +125,7 @@ class ParameterSet(Record):
 
 
 class Params(Collection[ParameterSet]):
-    """`db.params`: sets of tensors, content-addressed, each committed as a whole."""
+    """`db.params`: checkpoints. Each is committed as a whole, and its tensors are stored by their content."""
 
     def __init__(self, db: TensorDB) -> None:
         super().__init__(db, "params", ParameterSet)
@@ -138,19 +140,21 @@ class Params(Collection[ParameterSet]):
         parent: ParameterSet | ObjectId | None = None,
         **metrics: Any,
     ) -> ObjectId:
-        """Saves a state; durable and visible on return. What the project has stored already is not stored again.
+        """Saves a state as a checkpoint. On return it is durable and visible.
+
+        Tensors that the project has stored already are not stored again.
 
         Args:
             state: Arrays and tensors in nested dicts, lists and tuples, with plain values among them: a torch
-                `state_dict()`, Keras `get_weights()`. Never pickled.
+                `state_dict()`, Keras `get_weights()`. Nothing is pickled.
             run: Name of the run.
-            step: Step of the run. Saving a step again adds a set; the older one stays.
-            tags: Tags of the set.
-            parent: The set that it was made from, in this run or another.
-            metrics: Numbers and short texts to find it by: `val_acc=0.91`.
+            step: Step of the run. If the step was saved before, this adds a checkpoint; the older one stays.
+            tags: Tags of the checkpoint.
+            parent: The checkpoint that this one was made from, of this run or another.
+            metrics: Numbers and short texts that a query can use: `val_acc=0.91`.
 
         Returns:
-            The `_id` of the set.
+            The `_id` of the checkpoint.
 
         Raises:
             CheckpointError: The state holds something that cannot be saved; says where.
@@ -161,18 +165,19 @@ class Params(Collection[ParameterSet]):
         return write_set(self._db, view({"model": state}), fields, parent_id(parent)).id
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
-        """Attaches metrics to sets that exist: what an evaluator found out later. All or none are accepted.
+        """Adds metrics to checkpoints, for example those of an evaluator. All values are checked before one is set.
 
         Args:
-            values: Metrics by the `_id` of the set: `{best.id: {"test_acc": 0.9}}`. One that the set has is replaced.
-            source: Who says so; noted with the time as `provenance.<metric>`.
+            values: Metrics by the `_id` of the checkpoint: `{best.id: {"test_acc": 0.9}}`. A metric that the checkpoint
+                has already is replaced.
+            source: Who annotates. It is noted, with the time, as `provenance.<metric>`.
 
         Returns:
-            How many sets were annotated, and the ids that are none of this project.
+            How many checkpoints were annotated, and the ids that no checkpoint of this project has.
 
         Raises:
-            SchemaError: A metric is not a number, short text or a list of those, or its name is taken.
-            QueryError: `source` or an id is not what it should be.
+            SchemaError: A metric is not a number, a short text or a list of those, or its name is reserved.
+            QueryError: `source` or an id is malformed.
         """
         check_source(source)
         check_ids(values)
@@ -192,21 +197,21 @@ class Params(Collection[ParameterSet]):
         return Annotated(changed, tuple(id for id in values if id not in known))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
-        """Deletes the sets of a run that a policy does not keep, those saved by hand among them.
+        """Deletes the checkpoints of a run that a policy does not keep, also those saved by `save`.
 
-        What a running checkpointer keeps is up to its own `keep=`; this is for afterwards, and for changing one's mind.
-        The bytes go with the next `db.gc()`. A set that is tagged or annotated meanwhile is left alone.
+        A running checkpointer follows its own `keep=`. Use this method afterwards, or to apply another policy. The next
+        `db.gc()` removes the bytes. A checkpoint that is tagged or annotated during the call stays.
 
         Args:
             run: The run.
-            keep: What stays. The newest set always does.
-            dry_run: Only say what would go.
+            keep: Which checkpoints stay. The newest one always stays.
+            dry_run: Delete nothing; only report which checkpoints would be deleted.
 
         Returns:
-            The sets that stay with the rules that keep them, and those that were (or would be) deleted.
+            The checkpoints that stay, with the rules that keep them, and those that were (or would be) deleted.
 
         Raises:
-            NotFoundError: The run has no sets.
+            NotFoundError: The run has no checkpoints.
         """
         return prune(self._db, run, keep, dry_run=dry_run)
 
