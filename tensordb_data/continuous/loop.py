@@ -101,7 +101,7 @@ class Loop(Stoppable, abc.ABC):
         """The entities whose coming or changing is news."""
 
     def run(self) -> None:
-        """Goes on until `stop()`, SIGTERM or Ctrl-C. A database that is away is waited for.
+        """Runs until `stop()`, SIGTERM or Ctrl-C. While the database is away, it waits.
 
         Raises:
             UnsupportedError: The server has no change streams (mongomock); call `once()` yourself.
