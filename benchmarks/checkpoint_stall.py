@@ -236,7 +236,7 @@ def ours(db: Any) -> Callable[[Any, int], Any]:
         from tensordb_data.torch import StepCheckpointer
 
         with StepCheckpointer(db, run="bench", model=model, every=every, signals=False) as ckpt:
-            yield lambda number: ckpt.step(), ckpt.drain
+            yield lambda number: ckpt.step(), ckpt.wait
 
     return open_
 
@@ -251,13 +251,13 @@ def frozen(db: Any, millions: float, device: str) -> float:
     model = network(millions, device)
     with StepCheckpointer(db, run="frozen", model=model, every=1, signals=False) as ckpt:
         ckpt.step()
-        ckpt.drain()
+        ckpt.wait()
         first = ckpt.stats()["bytes_stored"]
         with torch.no_grad():
             for layer in model[: round(LAYERS * 0.1)]:
                 layer.weight.add_(1.0)
         ckpt.step()
-        ckpt.drain()
+        ckpt.wait()
         return float((ckpt.stats()["bytes_stored"] - first) / first)
 
 
@@ -268,7 +268,7 @@ def restore(db: Any, millions: float, rounds: int, device: str) -> dict[str, Any
     id = db.params.save(model.state_dict(), run="restore")
     store = db.warehouse.blobs.store()
     paths = [store.local_path(key) for key, _ in store.list("params/") if str(id) in key]
-    found, loads, reads, singles = db.params.find({"_id": id}).one(), [], [], []
+    found, loads, reads, singles = db.params.find({"_id": id}).first(), [], [], []
     readers, reader = ThreadPoolExecutor(os.cpu_count()), ThreadPoolExecutor(1)
     for _ in range(rounds + 1):
         began = time.perf_counter()

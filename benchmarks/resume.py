@@ -87,7 +87,7 @@ def first_batch(
     delivered = []
     for rank in range(world):
         with TensorDB(folder / "warehouse", cache=folder / cache) as db:
-            db.data.find({"dataset": "d"}).one()  # it is connected
+            db.data.find({"dataset": "d"}).first()  # it is connected
             start = time.perf_counter()
             one = stream(db, rank=rank, world_size=world, passes=1)
             if state is not None:

@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         say(f"train {train.count():,}, valid {valid.count():,}, classes {sorted(valid.distinct('label'))}")
         threes = valid & {"label": 3}
         say(f"held-out threes: {threes.count()}; the first:")
-        print_picture(threes.one()["image"])
+        print_picture(threes.first()["image"])
 
     with chapter(f"PyTorch, saving every {EVERY} steps, killed with SIGKILL on purpose"):
         first = watch_training([*script("train_torch.py"), str(warehouse), str(STEPS)], kill_at=KILL_AT)

@@ -3,8 +3,13 @@
 Everything is data, everything is identified by a query, and the training side pulls an endless stream.
 """
 
+from tensordb_data.api.architectures import Architecture
 from tensordb_data.api.database import TensorDB
+from tensordb_data.api.job import Job
+from tensordb_data.api.logs import LogRow, LogSelection
+from tensordb_data.api.search import Hit
 from tensordb_data.api.selection import Selection
+from tensordb_data.api.watch import Watch
 from tensordb_data.errors import (
     ArchitectureError,
     CheckpointError,
@@ -28,13 +33,19 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
+from tensordb_data.logs.writer import RunLog
+from tensordb_data.params.parameter_set import ParameterSet
 from tensordb_data.params.retention import Keep
 from tensordb_data.query.query import Query
+from tensordb_data.samples.sample import Sample
+from tensordb_data.samples.writer import Writer
 from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
 from tensordb_data.stream.benchmark import bench
-from tensordb_data.stream.mixture.mixture import mix
+from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.mixture.mixture import Mix, mix
 
 __all__ = [
+    "Architecture",
     "ArchitectureError",
     "Array",
     "Bytes",
@@ -45,14 +56,22 @@ __all__ = [
     "DeployError",
     "DuplicateError",
     "EmbeddedServerError",
+    "Hit",
     "Image",
+    "Job",
     "JobCancelledError",
     "Keep",
+    "LogRow",
+    "LogSelection",
     "MissingExtraError",
+    "Mix",
     "NotAllowedError",
     "NotFoundError",
+    "ParameterSet",
     "Query",
     "QueryError",
+    "RunLog",
+    "Sample",
     "SampleError",
     "Scalar",
     "ScanWarning",
@@ -60,11 +79,14 @@ __all__ = [
     "Selection",
     "StateError",
     "StorageError",
+    "Stream",
     "TensorDB",
     "TensorDBError",
     "Text",
     "UnsupportedError",
+    "Watch",
     "WorkerError",
+    "Writer",
     "bench",
     "mix",
 ]

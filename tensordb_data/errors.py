@@ -8,7 +8,7 @@ class TensorDBError(Exception):
 
 
 class ConnectError(TensorDBError, ConnectionError):
-    """The database cannot be reached, refused the credentials, or is not of a kind TensorDB can use."""
+    """The database cannot be reached, refused the credentials, or is of a kind that TensorDB cannot use."""
 
 
 class EmbeddedServerError(ConnectError):
@@ -32,10 +32,10 @@ class DuplicateError(TensorDBError, ValueError):
 
 
 class StorageError(TensorDBError, OSError):
-    """A blob store failed: unreachable, full, or without the object that the index refers to."""
+    """A blob store failed: it is unreachable or full, or does not have an object that the index refers to."""
 
     row: int | None = None
-    """Position of the first bad blob among those asked for, where that is known."""
+    """The position of the first bad blob among those that were read, if it is known."""
 
 
 class CorruptBlobError(StorageError):
@@ -55,31 +55,31 @@ class StateError(TensorDBError, ValueError):
 
 
 class CheckpointError(TensorDBError):
-    """A parameter set could not be saved, found whole, or loaded."""
+    """A checkpoint could not be saved or loaded, or is not complete."""
 
 
 class DeployError(TensorDBError):
-    """A parameter set was not deployed, or the place to deploy to cannot be used."""
+    """A checkpoint was not deployed, or the target cannot be used."""
 
 
 class ArchitectureError(TensorDBError, ValueError):
-    """An architecture cannot be stored as it is, or its stored form gives no model."""
+    """An architecture cannot be stored, or no model can be built from it."""
 
 
 class NotAllowedError(TensorDBError, PermissionError):
-    """What the warehouse names would run code outside of the caller's `allow=` list."""
+    """An entity in the warehouse needs code outside of the caller's `allow=` list."""
 
 
 class ClaimLostError(TensorDBError):
-    """A worker's claim has run out and another has taken over, or what was claimed was cancelled or deleted."""
+    """A claim has run out and another worker has taken over, or the claimed entity was cancelled or deleted."""
 
 
 class JobCancelledError(TensorDBError):
-    """Somebody cancelled the job that runs here; let this exception end it."""
+    """The job that runs here was cancelled. Let this exception end it."""
 
 
 class UnsupportedError(TensorDBError, NotImplementedError):
-    """The connected server (mongomock, say) cannot do what was asked."""
+    """The connected server, for example mongomock, cannot do this."""
 
 
 class MissingExtraError(TensorDBError, ImportError):

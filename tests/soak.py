@@ -111,7 +111,7 @@ def train(uri: str, blobs: str, out: Connection) -> None:
                 db.gc(grace=0)
                 say(end="gc")
             if step % 5 == 0:
-                checkpointer.drain()
+                checkpointer.wait()
                 say(durable=step)
 
 

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from tensordb_data import TensorDB
+from tensordb_data import ParameterSet, TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, Trainer, load_deployed
-from tensordb_data.params.parameter_set import ParameterSet
 
 ROLES = ("labeller", "trainer", "evaluator", "deployer")
 SAMPLES_A_SECOND = 300

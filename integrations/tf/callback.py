@@ -11,6 +11,7 @@ import keras
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import assign, check_keras
 from tensordb_data.params.lineage import name_of, of_data
@@ -28,42 +29,46 @@ if TYPE_CHECKING:
 class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
 
-    Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only; a
-    save is then made at the first call at or after a multiple of `every`. The metrics that Keras gives are logged
-    as rows of kind "train" and stored with the set; they are Keras's own, means since the epoch began. At the end
-    of an epoch a row of kind "epoch" follows, with the validation metrics.
+    Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only. Then a
+    save is made at the first call at or after a multiple of `every`. The metrics that Keras reports are logged as rows
+    of kind "train" and stored with the checkpoint. They are means since the epoch began. At the end of an epoch, a row
+    of kind "epoch" has the validation metrics.
 
-    tf.data fetches ahead, so the stream itself does not know what `fit` has used: the callback counts it. A resumed
-    `fit` gets the batches that the interrupted one would have got next, if the dataset is `query_dataset(stream)`
-    with only deterministic steps of one batch to one batch after it (`map`, `prefetch`). The stream must be
-    endless, the default, and `fit` be given `steps_per_epoch`: Keras takes the length of the first epoch that it
-    sees for that of all, so that a finite dataset resumed in its middle would be cut short ever after.
+    tf.data fetches ahead, so the stream itself does not know which batches `fit` has used. The callback counts them. A
+    resumed `fit` gets the batches that the interrupted one would have got next, if the dataset is
+    `query_dataset(stream)`, followed only by deterministic steps of one batch to one batch (`map`, `prefetch`). The
+    stream must be endless, the default, and `fit` needs `steps_per_epoch`: Keras assumes that all epochs are as long as
+    the first one that it sees, so after a resume in the middle of a finite dataset all epochs would be too short.
 
-    What Keras allows: weights, optimizer variables, and the seeds of Dropout and other random layers are restored,
-    so that on the CPU a resumed run gives the same weights. Not restored: metrics summed up within the epoch, the
-    number of the epoch (pass `initial_epoch` to `fit`; an interrupted epoch is begun again, in its full length),
-    other callbacks, and the generators inside TensorFlow that have no seed in the model.
+    Restored are weights, optimizer variables, and the seeds of Dropout and other random layers. So on the CPU, a
+    resumed run gives the same weights. Keras does not allow to restore these:
 
-    SIGTERM and Ctrl-C save at the end of the step and then end the process; see `checkpoint.stop`.
+    - metrics that are summed up within the epoch;
+    - the number of the epoch (pass `initial_epoch` to `fit`; an interrupted epoch begins again, in its full length);
+    - other callbacks;
+    - the generators inside TensorFlow that have no seed in the model.
+
+    After SIGTERM or Ctrl-C the callback saves at the end of the step, and then the process ends.
 
     Args:
         db: The warehouse.
-        run: Name of the run; `restore` continues the run of this name.
+        run: Name of the run. `restore` continues the run of this name.
         every: Optimizer steps between saves.
-        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
-        on_best: Save when this metric, at the end of a step or an epoch, is better than in any set of the run:
+        every_seconds: Seconds between saves. A save is due when a step ends so long after the last save.
+        on_best: Save when this metric, at the end of a step or an epoch, is better than in any checkpoint of the run:
             `"val_accuracy"`, or `("val_loss", "min")` if less is better.
-        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say.
-        stream: The Stream behind the dataset given to `fit`.
-        tags: Tags of every set and log row.
-        architecture: Name of the architecture in `db.architectures`; noted with every set.
-        parent: The set of another run from which this one starts; noted with the first set.
-        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
-            default two copies, whatever their size.
-        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
-            `"skip"` it. `stats()` counts both.
-        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
-            each save, and changeable later (`db.params.prune`). By default all of them.
+        max_overhead: Instead of `every`: save as often as possible while saves cost at most this part of the training
+            time, for example 0.02.
+        stream: The Stream behind the dataset that `fit` gets.
+        tags: Tags of every checkpoint and log row.
+        architecture: Name of the architecture in `db.architectures`. It is noted with every checkpoint.
+        parent: The checkpoint of another run from which this run starts. It is noted with the first checkpoint.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`. As many saves as fit may run at the same
+            time. By default two copies, whatever their size.
+        when_busy: What to do with a save that is due while all this memory is in use: `"wait"` until one save is
+            stored, or `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, for example `Keep(last=3, best=("val_acc", 2), every=1000)`. It is
+            applied after each save, and can be changed later (`db.params.prune`). By default all of them stay.
         signals: Whether SIGTERM and Ctrl-C are handled.
         grace: Seconds that a step may still take after a SIGTERM.
     """
@@ -111,19 +116,19 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         )  # fmt: skip
 
     def restore(self, model: keras.Model, step: int | None = None) -> int:
-        """Continues the run: loads the set of it that was saved last. Call it before `fit`, with the model compiled.
+        """Continues the run: loads its last checkpoint. Compile the model, call this, then call `fit`.
 
         Args:
             model: The model that `fit` will train.
-            step: Go back to the set of this step. Sets saved from there on are then the newest.
+            step: Go back to the checkpoint of this step. The checkpoints that are saved after it are then the newest.
 
         Returns:
             The step to continue from, 0 if nothing has been saved.
 
         Raises:
-            StateError: Model, optimizer or stream do not fit what was saved.
-            CorruptBlobError: Stored bytes are damaged; says which set is intact.
-            NotFoundError: There is no set of that step.
+            StateError: Model, optimizer or stream do not fit the checkpoint.
+            CorruptBlobError: Stored bytes are damaged. The message says which checkpoint is intact.
+            NotFoundError: There is no checkpoint of that step.
         """
         found = self._core.load(step)
         if found is None:
@@ -154,19 +159,28 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         return found_step
 
     def save(self) -> None:
-        """Saves the last step that has ended, due or not."""
+        """Saves the last step that has ended, whether a save is due or not."""
         self._core.save_now()
 
+    def wait(self) -> None:
+        """Waits until all saves so far are durable.
+
+        Raises:
+            CheckpointError: One of them failed.
+        """
+        self._core.wait()
+
+    @renamed_to("wait")
     def drain(self) -> None:
-        """Waits until every save so far is durable; raises if one failed."""
-        self._core.drain()
+        """The old name of `wait`."""
+        self.wait()
 
     def stats(self) -> dict[str, Any]:
         """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
         return self._core.stats()
 
     def close(self) -> None:
-        """Waits until every save is durable and ends the threads. Needed only to free the memory at once."""
+        """Waits until every save is durable, and ends the threads. You need it only to free the memory at once."""
         self._core.close()
 
     # What Keras calls

@@ -24,27 +24,28 @@ Batch = dict[str, Any]
 
 
 def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> tf.data.Dataset:
-    """A dataset of the batches of a stream: dicts of tensors [batch, ...].
+    """Make a `tf.data.Dataset` of the batches of a stream. A batch is a dict of tensors of shape [batch, ...].
 
-    Its `element_spec` is static: the dtype and shape of each field come from the schema, with unknown dimensions where
-    samples differ; with a transform, from a first batch. Text and bytes are `tf.string`. The batch dimension is known
-    when `end` is "drop" or "pad".
+    Its `element_spec` is static. The dtype and shape of each field come from the schema; dimensions in which samples
+    differ are unknown. With a transform, they come from a first batch. Text and bytes are `tf.string`. The batch
+    dimension is known when `end` is "drop" or "pad".
 
-    Each iteration begins at the position where the stream stands, and does not move it. With `passes=None`, the
-    default, the dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs.
-    After the last batch of `passes=1` Keras warns that the input ran out of data: how many there are is known at the
-    end alone, since samples may be deleted meanwhile.
-    Data that changed is seen by the next pass that is begun; tf.data reads ahead of the loop, by up to two stacks of 64
-    batches or 4 MB, which of small data can be several passes. A stream that was pinned (`Stream.pin`) stays so.
+    Each iteration begins at the position of the stream, and does not move it. With `passes=None`, the default, the
+    dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs. After the
+    last batch of `passes=1`, Keras warns that the input ran out of data. The number of batches is known only at the
+    end, because samples may be deleted meanwhile.
+
+    The next pass that is begun sees data that has changed. tf.data reads ahead of the loop, by up to two stacks of 64
+    batches or 4 MB; of small data this can be several passes. A stream that was pinned (`Stream.pin`) stays pinned.
 
     Args:
-        source: a stream, or a Selection, with `batch_size`.
+        source: a stream; or a Selection, which needs `batch_size`.
         batch_size: samples in a batch. Not with a stream.
         options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes`, `transform`, … .
 
     Raises:
         QueryError: an option is out of its range, or a field has no tensor form.
-        NotFoundError: nothing matches, where the form of a field is only seen in a sample.
+        NotFoundError: no sample matches, and the shape of a field is known only from a sample.
     """
     stream = streamed(source, batch_size, options)
     stream._anew()
@@ -52,7 +53,7 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
 
     def stacks() -> Generator[Batch, None, None]:
         stream._anew()
-        batches = cast(Generator[Batch, None, None], iter(stream.worker(0, 1)))
+        batches = cast(Generator[Batch, None, None], iter(stream.shard(0, 1)))
         with closing(batches):
             yield from _stacks(batches, signature)
 
@@ -79,7 +80,7 @@ def _signature(stream: Stream) -> dict[str, tf.TensorSpec]:
 
 
 def _first(stream: Stream) -> Batch:
-    with closing(cast(Generator[Batch, None, None], iter(stream.worker(0, 1)))) as batches:
+    with closing(cast(Generator[Batch, None, None], iter(stream.shard(0, 1)))) as batches:
         for batch in batches:
             return batch
     raise NotFoundError(f"nothing matches {stream.spec.query!r}, so that the form of its fields is not known")

@@ -54,28 +54,30 @@ class Turn(Iterator[dict[str, Any]]):
 class QueryDataset(IterableDataset[dict[str, Any]]):
     """Samples of a query for a `DataLoader`, in one of two modes.
 
-    **Batch-wise**, the fast one: `DataLoader(QueryDataset(sel, batch_size=256), batch_size=None)`. The engine makes the
-    batches, as dicts of tensors over its own memory. With W workers, worker w makes the batches w, w + W, …, so that
-    the loader delivers the very batches, in the order, of one process.
+    **Batch-wise** is the fast mode: `DataLoader(QueryDataset(sel, batch_size=256), batch_size=None)`. The engine makes
+    the batches, as dicts of tensors over its own memory. With W workers, worker w makes the batches w, w + W, …. So the
+    loader delivers the same batches, in the same order, as one process.
 
-    **Sample-wise**, drop-in: `DataLoader(QueryDataset(sel), batch_size=256)`. Yields dicts of one sample, which the
-    loader collates. Each worker has its own part of every pass, and its own short last batch.
+    **Sample-wise** is the drop-in mode: `DataLoader(QueryDataset(sel), batch_size=256)`. The dataset yields samples, as
+    dicts, and the loader collates them. Each worker has its own part of every pass, and its own short last batch.
 
-    Each sample is delivered once per pass over all workers and ranks. Each `iter(loader)` begins at the dataset's
-    start state, whatever an earlier iteration delivered: the start of pass 0, or where `load_state_dict` or
-    `set_epoch` put it. Ranks and world size are those of `torch.distributed` if it is running when the dataset is
-    made. In batch-wise mode all ranks receive the same number of batches. In sample-wise mode with finite `passes` one
-    rank can receive a sample less than another, and so, by chance, a batch less; `end="drop"` or `end="pad"` make them
-    equal, by leaving out or giving twice one sample of some shares of a pass.
+    All workers and ranks together deliver each sample once per pass (an epoch over the selection). Each `iter(loader)`
+    begins at the start state of the dataset, no matter what an earlier iteration has delivered. The start state is the
+    start of pass 0, or the position that `load_state_dict` or `set_epoch` has set.
 
-    Data that changed is seen by the next pass: workers and ranks agree on what each pass goes over as its first batch
-    is made, which is as far ahead of the loop as the loader prefetches. Each iteration sees new data, of one rank; a
-    pass that several ranks go over again, without `set_epoch`, is the same as before. A stream that was pinned
-    (`Stream.pin`) stays so, and one whose user may not write to the database is.
+    Rank and world size are those of `torch.distributed`, if it is running when the dataset is made. In batch-wise mode
+    all ranks receive the same number of batches. In sample-wise mode with finite `passes`, one rank can receive one
+    sample less than another, and therefore one batch less. `end="drop"` or `end="pad"` makes the ranks equal: it leaves
+    out, or gives twice, one sample of some shares of a pass.
+
+    The next pass sees data that has changed. Workers and ranks agree on the data of a pass when its first batch is
+    made; the loader prefetches, so this is ahead of the loop. With one rank, each iteration sees new data. If several
+    ranks go over a pass again, without `set_epoch`, its data is the same as before. A stream that was pinned
+    (`Stream.pin`) stays pinned. If the user may not write to the database, the stream is pinned.
 
     Args:
-        source: a Selection, or a Stream, whose position is then the start state.
-        batch_size: samples in a batch that the engine makes, or `None` for sample-wise mode. Not with a stream.
+        source: a Selection, or a Stream. The position of the stream is the start state.
+        batch_size: samples in a batch that the engine makes; `None` for sample-wise mode. Not with a stream.
         options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes` (default: no end), `transform`, … .
 
     Raises:
@@ -108,25 +110,27 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
 
     def stats(self) -> dict[str, Any]:
-        """Where the time goes; see `Stream.stats`. With workers: the sums of all of them, where `wait` and `loop` tell
-        how long a worker waited for its batches, and how long it was sending them or nobody asked.
+        """Counts and times; see `Stream.stats`. With workers, the sums over all workers.
+
+        Of a worker, `wait` is the time in which it waited for its batches, and `loop` the time in which it sent batches
+        or nobody asked for one.
         """
         return self._stream._stats.report(self._counters.rows())
 
     # --- start state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The start state: JSON-able. In batch-wise mode it is the state of the stream."""
+        """The start state, which can be written as JSON. In batch-wise mode it is the state of the stream."""
         if not self._by_sample:
             return self._stream.state_dict()
         return Samples.fresh(self._stream) if self._run is None else dict(self._run)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """What a state refers to, to be stored beside it; see `Stream.plans`."""
+        """The plans that a state refers to, to be stored beside it; see `Stream.plans`."""
         return Samples(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
 
     def load_state_dict(self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None) -> None:
-        """Start from `state` at the next iteration, in persistent workers too.
+        """Start the next iteration from `state`, in persistent workers too.
 
         Args:
             state: from `state_dict` or `advance`.
@@ -140,16 +144,17 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._post()
 
     def advance(self, state: Mapping[str, Any], batches: int, loader: Any) -> dict[str, Any]:
-        """The state after a loop received `batches` more batches from `loader`; changes nothing.
+        """The state after a loop received `batches` more batches from `loader`. Changes nothing.
 
         Args:
             state: from `state_dict` or `advance`.
-            batches: received by the loop since then, in this process: what workers have prefetched does not count.
+            batches: how many batches the loop has received since then, in this process. Batches that workers have
+                prefetched do not count.
             loader: the DataLoader over this dataset.
 
         Raises:
-            StateError: the loader delivers out of order, or does not fit the state (sample-wise mode is exact for the
-                same batch size and number of workers only).
+            StateError: the loader delivers out of order, or does not fit the state (sample-wise mode is exact only
+                with the same batch size and number of workers).
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
@@ -161,9 +166,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         return Samples(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Start with epoch `epoch` (0, 1, …) at the next iteration: with finite `passes` each epoch is that many
-        passes, each in its own order. A start state that lies within this epoch is kept, so that a resumed run can
-        call `set_epoch` as the first run did. An epoch without end holds all passes behind its first.
+        """Start the next iteration with epoch `epoch` (0, 1, …).
+
+        With finite `passes`, an epoch has that many passes, each in its own order. Without end, an epoch begins with
+        the pass of its number and has all passes after it. A start state within this epoch is kept, so that a resumed
+        run can call `set_epoch` as the first run did.
         """
         passes = self._stream.spec.passes
         state = self.state_dict()
@@ -230,7 +237,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if self._over(start, state):
                 return
             stream = stream.at(state)
-        part = stream.worker(worker, workers)
+        part = stream.shard(worker, workers)
         if pins:
             part._finish = to_pinned
         with closing(self._counted(part)) as batches:

@@ -13,12 +13,13 @@ from tensordb_data.torch.convert import to_tensors
 
 
 class Learner:
-    """What `tensordb_data.continuous.Trainer` trains, in PyTorch.
+    """A PyTorch module and its optimizer, for `tensordb_data.continuous.Trainer`.
 
     Args:
         model: The module.
-        optimizer: Its optimizer.
-        loss: Called with the module and a batch of tensors; returns the loss to minimise, or it and a dict of metrics.
+        optimizer: The optimizer of the module.
+        loss: Called with the module and a batch of tensors. It returns the loss to minimise, or a tuple of the loss and
+            a dict of metrics.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Learner:
         """Continues from a state.
 
         Raises:
-            StateError: It does not fit; nothing was changed.
+            StateError: The state does not fit; nothing was changed.
         """
         label = "the saved state"
         check_torch(self.model, state["model"], label)

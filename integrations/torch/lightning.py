@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 
 
 class StepCheckpoint(Callback):  # type: ignore[misc]
-    """Saves model, optimizer, schedulers, scaler, RNG states and data position; continues the run when `fit` begins.
+    """Saves model, optimizer, schedulers, scaler, RNG states and data position, and continues the run in `fit`.
 
-    Steps are batches that were trained on. What `validation_step` logs is logged with kind "valid", and counts for
-    `on_best`. One optimizer. The trainer's own progress is restored as far as `max_steps` and the number of the epoch
-    need it; with an endless dataset, the default, there is one epoch, and the resume is exact.
+    Steps are batches that were trained on. The metrics that `validation_step` logs become log rows of kind "valid", and
+    `on_best` uses them too. The module must have one optimizer. Of the trainer's own progress, the numbers of the
+    step (for `max_steps`) and of the epoch are restored. With an endless dataset, the default, there is one epoch, and
+    the resume is exact.
 
     Args:
         db: The warehouse.
-        run: Name of the run; a `fit` continues the run of this name, if it has a set.
-        stream: The QueryDataset that the trainer's DataLoader is over, or that DataLoader.
-        options: Of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+        run: Name of the run. `fit` continues the run of this name, if it has a checkpoint.
+        stream: The QueryDataset of the trainer's DataLoader, or this DataLoader.
+        options: Options of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
     """
 
     def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:

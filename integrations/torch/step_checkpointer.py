@@ -12,6 +12,7 @@ import torch
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
@@ -29,61 +30,65 @@ if TYPE_CHECKING:
 
 
 class StepCheckpointer:
-    """Saves a training loop every N steps in the background, and resumes it where it was.
+    """Saves the state of a training loop every N steps, in the background, and resumes the loop where it was.
 
-    The step number is the number of batches that the loop has received from `stream`, in this process: what worker
-    processes have prefetched does not count, nor do calls of `step()`, so with gradient accumulation call `step()` once
-    per optimizer step. Without a stream, calls of `step()` are counted.
+    The step number is the number of batches that the loop has received from `stream`, in this process. Batches that
+    worker processes have prefetched do not count. Calls of `step()` do not count either, so with gradient accumulation
+    call `step()` once per optimizer step. Without a stream, calls of `step()` are counted.
 
     A save copies model, optimizer, scheduler, scaler, RNG states (Python, NumPy, torch, CUDA) and position at one
-    instant; the loop waits for that copy only. It is due by `every`, `every_seconds`, `on_best` or `max_overhead`, by
-    any of those given. An error in the background is raised by the next `step()` or by `close()`.
+    instant. The loop waits for this copy only. A save is due by `every`, `every_seconds`, `on_best` or `max_overhead`,
+    by any of those that are given. An error in the background is raised by the next `step()`, by `wait()` or by
+    `close()`.
 
-    SIGTERM and Ctrl-C save the last complete step and then end the process as they would have ended it. They are served
-    when a step ends or the loop waits for data; if a step takes longer than `grace` seconds, the process ends with what
-    was saved before. A second signal does not wait.
+    After SIGTERM or Ctrl-C the last complete step is saved, and then the signal ends the process as usual. A signal is
+    handled when a step ends or when the loop waits for data. If a step takes longer than `grace` seconds, the process
+    ends with the saves that were taken before. A second signal ends the process at once.
 
-    A run that resumes continues exactly as it would have without the interruption, as far as its own computation is
-    deterministic: on the CPU the same losses, bit for bit. Gradients are not saved. What a transform draws from global
-    RNGs in worker processes is not restored; draw from the `rng` it is given.
+    A resumed run continues exactly as it would have without the interruption, as far as its own computation is
+    deterministic: on the CPU, the losses are the same, bit for bit. Gradients are not saved. Numbers that a transform
+    draws from global RNGs in worker processes are not restored; draw from the `rng` that the transform gets.
 
-    Under `torch.distributed` each process makes one, with the same arguments, restores, and calls `step()`: process 0
-    stores, and all of them restore the same set, each with RNG states of its own. What is due, and a signal that any
-    process has received, is agreed upon at each step. A model that is sharded (FSDP2, DTensor) is gathered in process 0
-    through torch's own state-dict functions, so that the set fits any number of processes, and plain modules too.
+    Under `torch.distributed` each process makes a StepCheckpointer with the same arguments, restores, and calls
+    `step()`. Process 0 stores. All processes restore the same checkpoint, each with its own RNG states. At each step
+    they agree whether a save is due, and whether one of them has received a signal. A sharded model (FSDP2, DTensor) is
+    gathered in process 0, by torch's own state-dict functions. So its checkpoint can be loaded by any number of
+    processes, and into plain modules too.
 
-    Use it as a context manager, or call `close()`; a process that ends without still stores what was taken.
+    Use it as a context manager, or call `close()`. A process that ends without `close()` still stores the saves that
+    were taken.
 
     Args:
         db: The warehouse.
-        run: Name of the run; `restore()` continues the run of this name.
+        run: Name of the run. `restore()` continues the run of this name.
         model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
         optimizer: The optimizer, or None.
-        every: Steps between saves: one is due when a multiple is reached or crossed.
-        every_seconds: Seconds between saves: one is due when a step ends that long after the last.
-        on_best: Save when this metric, of those given to `step()`, is better than in any set of the run: `"acc"`, or
+        every: Steps between saves. A save is due when a multiple of this number is reached or crossed.
+        every_seconds: Seconds between saves. A save is due when a step ends so long after the last save.
+        on_best: Save when this metric of `step()` is better than in any checkpoint of the run: `"acc"`, or
             `("loss", "min")` if less is better.
-        max_overhead: Instead of `every`: save as often as costs at most this part of the training time, 0.02 say; the
-            waits and what a background save slows down are measured all along.
-        stream: What the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader. Its
-            class is replaced by a counting subclass until `close()`.
+        max_overhead: Instead of `every`: save as often as possible while saves cost at most this part of the training
+            time, for example 0.02. The cost is measured all the time: the waits of the loop, and how much a save in
+            the background slows it down.
+        stream: The object that the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader.
+            Its class is replaced by a counting subclass until `close()`.
         scheduler: Anything with `state_dict` and `load_state_dict`, such as a learning-rate scheduler.
         scaler: A `torch.amp.GradScaler`.
-        extra: More such objects by name, an EMA of the model say.
-        tags: Tags of every set and log row.
-        architecture: Name of the architecture in `db.architectures`; noted with every set.
-        parent: The set of another run from which this one starts; noted with the first set.
-        memory: Host memory for copies of the state, in bytes or as `"4GB"`; as many saves as fit may be under way. By
-            default two copies, whatever their size.
-        when_busy: What becomes of a save that is due while all that memory is taken: `"wait"` for one to be stored, or
-            `"skip"` it. `stats()` counts both.
-        keep: Which training states of the run stay, `Keep(last=3, best=("val_acc", 2), every=1000)` say; applied after
-            each save, and changeable later (`db.params.prune`). By default all of them.
+        extra: More such objects by name, for example an EMA of the model.
+        tags: Tags of every checkpoint and log row.
+        architecture: Name of the architecture in `db.architectures`. It is noted with every checkpoint.
+        parent: The checkpoint of another run from which this run starts. It is noted with the first checkpoint.
+        memory: Host memory for copies of the state, in bytes or as `"4GB"`. As many saves as fit may run at the same
+            time. By default two copies, whatever their size.
+        when_busy: What to do with a save that is due while all this memory is in use: `"wait"` until one save is
+            stored, or `"skip"` it. `stats()` counts both.
+        keep: Which training states of the run stay, for example `Keep(last=3, best=("val_acc", 2), every=1000)`. It is
+            applied after each save, and can be changed later (`db.params.prune`). By default all of them stay.
         signals: Whether SIGTERM and Ctrl-C are handled.
-        grace: See above.
+        grace: Seconds that a step may still take after a signal.
 
     Raises:
-        CheckpointError: An argument is not what it should be.
+        CheckpointError: An argument is malformed.
     """
 
     def __init__(
@@ -147,22 +152,23 @@ class StepCheckpointer:
 
     @property
     def last_step(self) -> int:
-        """The last step that has ended, or that was restored."""
+        """The last step that has ended or was restored."""
         return self._core.last_step
 
     def restore(self, step: int | None = None) -> int:
-        """Continues the run: loads the set of it that was saved last. To be called before the loop begins.
+        """Continues the run: loads the checkpoint of the run that was saved last. Call it before the loop begins.
 
         Args:
-            step: Go back to the set of this step. Sets saved from there on are then the newest.
+            step: Go back to the checkpoint of this step. The checkpoints that are saved after it are then the newest.
 
         Returns:
             The step to continue from, 0 if nothing has been saved.
 
         Raises:
-            StateError: Model, optimizer or stream do not fit what was saved; nothing was changed.
-            CorruptBlobError: Stored bytes are damaged; says which set is intact. An older one is never taken silently.
-            NotFoundError: There is no set of that step.
+            StateError: Model, optimizer or stream do not fit the checkpoint; nothing was changed.
+            CorruptBlobError: Stored bytes are damaged. The message says which checkpoint is intact. An older checkpoint
+                is never loaded silently.
+            NotFoundError: There is no checkpoint of that step.
         """
         if self._deliveries is not None and self._deliveries.count:
             raise CheckpointError("restore() comes before the loop: it has received batches already.")
@@ -193,11 +199,11 @@ class StepCheckpointer:
         return self._start
 
     def step(self, **metrics: Any) -> None:
-        """To be called when an optimizer step has ended. Saves when due, and returns at once.
+        """Call this when an optimizer step has ended. It saves if a save is due, and returns at once.
 
         Args:
-            metrics: Numbers and short texts, such as `loss=loss`: logged as a row of kind "train", and stored with
-                the set when one is saved.
+            metrics: Numbers and short texts, such as `loss=loss`. They are logged as a row of kind "train", and stored
+                with the checkpoint if one is saved.
 
         Raises:
             CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
@@ -212,19 +218,28 @@ class StepCheckpointer:
         self._core.end_step(self._step_now(), metrics)
 
     def save(self) -> None:
-        """Saves the last step that has ended, due or not."""
+        """Saves the last step that has ended, whether a save is due or not."""
         self._core.save_now()
 
+    def wait(self) -> None:
+        """Waits until all saves so far are durable.
+
+        Raises:
+            CheckpointError: One of them failed.
+        """
+        self._core.wait()
+
+    @renamed_to("wait")
     def drain(self) -> None:
-        """Waits until every save so far is durable; raises if one failed."""
-        self._core.drain()
+        """The old name of `wait`."""
+        self.wait()
 
     def stats(self) -> dict[str, Any]:
         """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
         return self._core.stats()
 
     def close(self) -> None:
-        """Waits until every save is durable and lets go of everything. Twice is fine.
+        """Waits until every save is durable, and ends the checkpointer. A second call does nothing.
 
         Raises:
             CheckpointError: A save failed.

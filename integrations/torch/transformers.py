@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
-    """Saves model, optimizer, scheduler, RNG states and data position; continues the run when `train` begins.
+    """Saves model, optimizer, scheduler, RNG states and data position, and continues the run in `train`.
 
-    Steps are batches that were trained on. What `Trainer` evaluates is logged with kind "valid", under its own names
-    (`eval_loss`), and counts for `on_best`. Give the trainer `max_steps` and an endless QueryDataset, so that there is
-    one epoch, and `save_strategy="no"`: its own checkpoints are not needed. The scaler of fp16 training is not saved;
-    bf16 has none.
+    Steps are batches that were trained on. The metrics of an evaluation become log rows of kind "valid", under the
+    names that `Trainer` gives them (`eval_loss`), and `on_best` uses them too. Give the trainer `max_steps` and an
+    endless QueryDataset, so that there is one epoch. Give it `save_strategy="no"`, since its own checkpoints are not
+    needed. The scaler of fp16 training is not saved; bf16 has none.
 
     Args:
         db: The warehouse.
-        run: Name of the run; a `train()` continues the run of this name, if it has a set.
-        stream: The QueryDataset given as `train_dataset`, sample by sample: the trainer makes the batches. In one
-            process, since the trainer shares out what the dataset has shared out already.
-        options: Of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+        run: Name of the run. `train()` continues the run of this name, if it has a checkpoint.
+        stream: The QueryDataset that is given as `train_dataset`, in sample-wise mode: the trainer makes the batches.
+            Train in one process: with several, the trainer would divide samples that the dataset has divided already.
+        options: Options of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
     """
 
     def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:

@@ -46,7 +46,7 @@ class Architecture(LinkedRecord):
 
     @property
     def version(self) -> int:
-        """1 for the first that was saved under the name, and so on."""
+        """1 for the first architecture that was saved under the name, 2 for the second, and so on."""
         return int(self._doc["version"])
 
     @property
@@ -61,15 +61,15 @@ class Architecture(LinkedRecord):
 
     @property
     def source(self) -> str | None:
-        """The source of the factory's module when it was saved: for the record, never run. None where there is none."""
+        """The source of the factory's module as it was when it was saved. It is never run. None if there is none."""
         return self._attached() if self.format == FACTORY and self._doc["_tdb"].get("blob") else None
 
     @property
     def data(self) -> bytes:
-        """The stored form itself: JSON of a Keras model, an ONNX or torch export file, checked against its checksum.
+        """The stored bytes: the JSON of a Keras model, an ONNX or torch export file, checked against its checksum.
 
         Raises:
-            ArchitectureError: It is a factory, which has none.
+            ArchitectureError: The architecture is a factory, which has no such bytes.
             StorageError: The blob store failed.
         """
         if self.format == FACTORY:
@@ -79,18 +79,19 @@ class Architecture(LinkedRecord):
     def build(
         self, *, allow: Sequence[str] = (), params: Selection[ParameterSet] | ParameterSet | Query | None = None
     ) -> Any:
-        """The model: what the factory returns, a Keras model, a torch module, or an ONNX Runtime session.
+        """Builds the model: what the factory returns, a Keras model, a torch module, or an ONNX Runtime session.
 
         Args:
-            allow: What may be imported and run: `["mypkg."]` for a package and all in it, `["mypkg.nets"]` for a
-                module, `["mypkg.nets:cnn"]` for one function. A factory needs it, as do classes of your own in a
-                Keras model; a torch export program needs `["torch.export"]`, since loading one can run what is
-                stored in it. Plain Keras models (loaded in safe mode) and ONNX need none.
-            params: Parameters to load into it: a parameter set, or a Selection or query of which the first counts.
+            allow: What may be imported and run: `["mypkg."]` for a package and everything in it, `["mypkg.nets"]` for a
+                module, `["mypkg.nets:cnn"]` for one function. A factory needs it, and so do classes of your own in a
+                Keras model. A torch export program needs `["torch.export"]`, because loading it can run code that is
+                stored in it. Plain Keras models (loaded in safe mode) and ONNX models need nothing.
+            params: The checkpoint to load into the model: a parameter set, or a Selection or query, of which the first
+                is loaded.
 
         Raises:
-            NotAllowedError: It needs code outside of `allow`; nothing of it was imported.
-            ArchitectureError: It gives no model here.
+            NotAllowedError: The architecture needs code outside of `allow`. Nothing of it was imported.
+            ArchitectureError: No model can be built here.
             NotFoundError: `params` matches nothing.
             StateError: The parameters do not fit the model.
             MissingExtraError: Its framework is not installed.
@@ -123,14 +124,14 @@ class Architecture(LinkedRecord):
         if isinstance(params, Query):
             params = self.db.select(params)
         if isinstance(params, Selection) and params.query.collection == "params":
-            params = params.one()
+            params = params.first()
         if params is not None and not isinstance(params, ParameterSet):
             raise QueryError(f"params= is a parameter set, or a Selection or Query of db.params; found {params!r:.200}")
         return params
 
 
 class Architectures(Collection[Architecture]):
-    """`db.architectures`: each name has versions. Without a sort the newest of a name comes first."""
+    """`db.architectures`. Each name has versions. Without a sort, the newest version of a name comes first."""
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "architectures", Architecture)
@@ -145,23 +146,23 @@ class Architectures(Collection[Architecture]):
         tags: Sequence[str] = (),
         **fields: Any,
     ) -> ObjectId:
-        """Saves an architecture; saving a name again adds a version.
+        """Saves an architecture. If the name exists, this adds a version.
 
         Args:
-            name: Its name.
+            name: The name.
             model: A Keras model (its configuration, without weights), a `torch.export.ExportedProgram` or an
                 `onnx.ModelProto` (both with weights), or the path of a `.pt2` or `.onnx` file.
-            factory: Instead of a model the function or class that makes it, `"mypkg.nets:cnn"`. It is not imported
-                now; the source of its module is stored beside it, for the record.
-            kwargs: Its arguments, as plain data.
+            factory: Instead of a model, the function or class that makes it: `"mypkg.nets:cnn"`. It is not imported
+                now. The source of its module is stored beside it, for the record.
+            kwargs: The arguments of the factory, as plain data.
             tags: Tags of this version.
-            fields: Further fields to find it by.
+            fields: Further fields, which a query can use.
 
         Returns:
             The `_id` of this version.
 
         Raises:
-            ArchitectureError: It cannot be stored; says what can.
+            ArchitectureError: The architecture cannot be stored. The message says what can.
             QueryError: A tag is not a non-empty string.
             StorageError: The blob store failed; nothing was saved.
         """

@@ -22,7 +22,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Collection(Generic[R]):
-    """One of the five collections of a project: `find` and what a Selection offers.
+    """One of the five collections of a project. `find` selects its entities.
 
     Args:
         db: The warehouse.
@@ -44,12 +44,12 @@ class Collection(Generic[R]):
         limit: int | None = None,
         fields: Iterable[str] | None = None,
     ) -> Selection[R]:
-        """Select entities, in MongoDB's query language. Nothing is read yet.
+        """Select entities, by a filter in MongoDB's query language. The Selection is lazy: nothing is read yet.
 
         Args:
-            filter: For example `{"dataset": "fashion", "label": {"$in": [0, 1]}}`; None for everything.
+            filter: For example `{"dataset": "fashion", "label": {"$in": [0, 1]}}`; None for all entities.
             sort: `[("val_acc", -1)]`; None for the order in which they were committed.
-            limit: At most so many.
+            limit: The most entities to select; None for no limit.
             fields: Names of the fields to read; None for all.
 
         Raises:
@@ -61,10 +61,11 @@ class Collection(Generic[R]):
         """Create an index within the project, for queries that filter or sort by `fields`.
 
         Args:
-            fields: Names, or pairs of name and direction: those compared for equality first, then the sort.
+            fields: Names, or pairs of name and direction. Put fields that are compared for equality first, then those
+                of the sort.
 
         Returns:
-            The index's name. Creating one that exists does nothing.
+            The name of the index. If the index exists, this does nothing.
         """
         if not isinstance(fields, (str, list, tuple)):
             raise QueryError(f"create_index takes field names, or pairs of name and direction; found {fields!r}")

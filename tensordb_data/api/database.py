@@ -36,18 +36,18 @@ class TensorDB:
     Args:
         address: A folder, for which a MongoDB server is started or joined; or a `mongodb://` or `mongodb+srv://`
             address of a replica set or sharded cluster, whose path names the database.
-        project: Scopes every entity; projects do not see each other.
-        blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. It is
-            recorded in the warehouse, and the recorded one is used when this is None. A new warehouse begins with
-            a folder in its own, or with `gridfs://` on a server.
-        cache: A folder on a local disk, where blobs of S3, GCS, Azure and GridFS are kept once they were read, and
-            plans of streams. Processes share it, and so may warehouses. By default `cache` in the warehouse's own
-            folder, or a folder of the user's (in `$XDG_CACHE_HOME` or `~/.cache`) for one on a server; none with
-            `client=`. Any of it may be deleted at any time.
-        cache_bytes: How many bytes of blobs it may hold, a number or a size such as `"200GB"`; the least recently
-            used segments go first. By default a tenth of the disk's free space, at most 50 GB.
-        client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. Closing
-            it stays with the caller.
+        project: The project. Every entity belongs to one, and projects do not see each other.
+        blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. The
+            warehouse records it. With None the recorded place is used; a new warehouse uses the folder `blobs` in
+            its own folder, or `gridfs://` on a server.
+        cache: A folder on a local disk. It keeps blobs that were read from S3, GCS, Azure and GridFS, and plans of
+            streams. Processes share it, and warehouses may share it. By default `cache` in the warehouse's own
+            folder; for a server, a folder in `$XDG_CACHE_HOME` or `~/.cache`; with `client=`, none. Its files may be
+            deleted at any time.
+        cache_bytes: How many bytes of blobs the cache may hold, a number or a size such as `"200GB"`. The least
+            recently used segments are removed first. By default a tenth of the disk's free space, at most 50 GB.
+        client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. The
+            caller closes it.
         ip: Host of a server, in place of an address.
         port: Its port.
         db_name: The database, `"tensordb"` when neither this nor the address names one.
@@ -107,11 +107,6 @@ class TensorDB:
         return self._warehouse.cache_bytes
 
     @property
-    def database(self) -> Database[Any]:
-        """The pymongo `Database` of the index, for what is not offered here. Say `touch` after edits of samples."""
-        return self._warehouse.index.database
-
-    @property
     def warehouse(self) -> Warehouse:
         """The context that the rest of the package works with: index, blobs, datasets. Not a stable interface."""
         return self._warehouse
@@ -141,6 +136,15 @@ class TensorDB:
         """Logs of runs."""
         return self.collection("logs")  # type: ignore[return-value]
 
+    @property
+    def database(self) -> Database[Any]:
+        """The `pymongo.database.Database` of this warehouse, connected by this process, for what is not offered here.
+
+        Its collections hold the documents of all projects, as they are stored. After changing samples there, call
+        `touch`.
+        """
+        return self._warehouse.index.database
+
     def select(self, query: Query) -> Selection[Any]:
         """The Selection of a stored query.
 
@@ -156,13 +160,14 @@ class TensorDB:
     def search(
         self, words: str, *, kind: str | Sequence[str] | None = None, project: str | None = None, limit: int = 20
     ) -> list[Hit]:
-        """Find what has some words in its name, tags or texts, among all kinds of entities.
+        """Find entities of all kinds that have the given words in their names, tags or texts.
 
-        Words are cut at everything that is neither letter nor digit, without regard to case and accents; the beginning
-        of a word finds it too. Samples of one dataset with the same tags are one hit, and so are log rows of one run.
+        Words are sequences of letters and digits. Case and accents do not matter. The beginning of a word finds it
+        too. Samples of one dataset with the same tags are one hit, and so are log rows of one run.
 
-        What has more of the words comes first; then what scores higher: a word counts 3 in a name, 2 in a tag and 1 in
-        a text, half where only its beginning was asked for, times the logarithm of how rare it is; then the newer.
+        Hits with more of the words come first. Among those, the higher score comes first: a word counts 3 in a name,
+        2 in a tag and 1 in a text, half of that if only its beginning was given, times the logarithm of how rare it
+        is. Among hits with the same score, the newer comes first.
 
         Args:
             words: `"chest ct 2024"`.
@@ -181,7 +186,7 @@ class TensorDB:
         return search(db, words, kind, limit)
 
     def touch(self, dataset: str) -> None:
-        """Say that a dataset's index was edited by other tools, so that streams, plans and searches look again."""
+        """Tell the warehouse that another tool has edited samples of a dataset, so that streams and searches see it."""
         self._warehouse.datasets.mark_changed([dataset], deleted=True)
         selected = BoundQuery(self._warehouse, Query("data", {"dataset": dataset}))
         search_index(self._warehouse, "data").add_groups(groups_of(selected), {})
@@ -193,15 +198,15 @@ class TensorDB:
         dry_run: bool = False,
         progress: Callable[[str, int], None] | None = None,
     ) -> Collected:
-        """Remove blobs that nothing refers to, of all projects. Safe at any time, beside writers, readers and savers.
+        """Remove blobs that nothing refers to, of all projects. Safe at any time, beside writers, readers and saves.
 
-        What is found unused is marked, and removed by a later call if it is unused still when `grace` has passed.
+        A blob that is unused is marked first. A later call removes it, if it is still unused and `grace` has passed.
 
         Args:
-            grace: Seconds, on the server's clock: how old what is marked must be, and how long ago it must have been
-                marked to be removed. With 0, what a running `load()` of a deleted set still reads may go too.
-            dry_run: Change nothing; only say what is unused.
-            progress: Called with the name of what is looked at, and how many of it so far.
+            grace: Seconds, on the server's clock. Younger blobs are not marked, and a blob is removed so many seconds
+                after it was marked. With 0, blobs that a running `load()` of a deleted checkpoint reads may be removed.
+            dry_run: Change nothing; only report what is unused.
+            progress: Called with the kind of object that is checked, and how many were checked so far.
 
         Raises:
             StorageError: A blob store failed; the next call goes on.
@@ -212,40 +217,40 @@ class TensorDB:
         return collect(self._warehouse, grace, dry_run, progress)
 
     def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
-        """Verify that every reference leads to bytes, and that all bytes match their checksums, of all projects.
+        """Check that every reference leads to bytes, and that all bytes match their checksums, in all projects.
 
         It reads all bytes, changes nothing, and may run at any time.
 
         Args:
-            progress: Called with what is looked at, how many of it are done, and of how many.
+            progress: Called with the kind of object that is checked, how many are done, and how many there are.
 
         Returns:
-            What was verified, and the findings: none, if everything is as it should be.
+            What was checked, and the findings. There are none if everything is intact.
         """
         from tensordb_data.housekeeping.fsck import check
 
         return check(self._warehouse, progress)
 
     def rebuild(self, *, progress: Callable[[str, int, int], None] | None = None) -> Rebuilt:
-        """Write the samples and parameter sets of a project whose index is lost into this one again, from its blobs.
+        """Write the samples and checkpoints of a project again, from its blobs, after its index was lost.
 
-        For that, open a new database with the `blobs=` of the old one. It can be stopped and called again.
+        Open a new database with the `blobs=` of the old one, and call this. It can be stopped and called again.
 
         Args:
-            progress: Called with what is read, how many of it are done, and of how many.
+            progress: Called with the kind of object that is read, how many are done, and how many there are.
 
         Returns:
-            What came back, which objects could not be used, and what a blob store does not tell.
+            What was restored, which objects could not be used, and what the blob store does not tell.
 
         Raises:
-            UnsupportedError: The project has samples or parameter sets: its index is not lost.
+            UnsupportedError: The project has samples or checkpoints: its index is not lost.
         """
         from tensordb_data.housekeeping.rebuild import rebuild
 
         return rebuild(self._warehouse, progress)
 
     def close(self) -> None:
-        """Let go of the server and the blobs. Calling it twice does nothing."""
+        """Disconnect from the server and the blob stores. A second call does nothing."""
         self._warehouse.close()
 
     def __enter__(self) -> TensorDB:

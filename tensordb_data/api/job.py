@@ -12,6 +12,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from tensordb_data.api.record import LinkedRecord
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import (
     ClaimLostError,
     DuplicateError,
@@ -47,7 +48,7 @@ class Job(LinkedRecord):
 
     @property
     def status(self) -> str:
-        """Read now: `"waiting"` for others, `"ready"`, `"running"`, `"done"`, `"dead"` or `"cancelled"`."""
+        """The status, read now: `"waiting"`, `"ready"`, `"running"`, `"done"`, `"dead"` or `"cancelled"`."""
         self.refresh()
         return str(self._doc["status"])
 
@@ -58,17 +59,17 @@ class Job(LinkedRecord):
 
     @property
     def run(self) -> str:
-        """The name of its run in `db.logs`, where a worker also writes what it prints."""
+        """The name of the job's run in `db.logs`. A worker logs there what the job prints."""
         return f"job-{self.id}"
 
     @property
     def output(self) -> LogSelection:
-        """What it has printed under a worker, as rows with a `text`."""
+        """What the job has printed under a worker, as rows with a `text`."""
         rows: LogSelection = self.db.logs.find({"run": self.run, "kind": "output"}, sort=[("step", 1), ("_id", 1)])
         return rows
 
     def selection(self, name: str) -> Selection[Any] | None:
-        """`"data"`, `"architecture"` or `"params"` of the job, bound to this warehouse; None if it has none."""
+        """The Selection `"data"`, `"architecture"` or `"params"` of the job; None if the job has no such query."""
         text = self._doc.get(name)
         return None if text is None else self.db.select(Query.from_json(text))
 
@@ -76,7 +77,7 @@ class Job(LinkedRecord):
         """Read the job again.
 
         Raises:
-            NotFoundError: It was deleted.
+            NotFoundError: The job was deleted.
         """
         found = ride_out(lambda: self._mongo.find_one(self._named))
         if found is None:
@@ -85,7 +86,7 @@ class Job(LinkedRecord):
         return self
 
     def explain(self) -> str:
-        """Why the job is where it is: what it waits for, why no worker claims it, how it ended."""
+        """A text that explains the status: what the job waits for, why no worker claims it, or how it ended."""
         from tensordb_data.jobs.explain import explain
 
         return explain(self._warehouse, self.refresh()._doc)
@@ -93,14 +94,14 @@ class Job(LinkedRecord):
     # By whoever has claimed it
 
     def heartbeat(self, progress: float | None = None) -> None:
-        """Says that the job is alive, and prolongs its lease.
+        """Reports that the job is alive, and renews its lease.
 
         Args:
             progress: How much is done, from 0 to 1.
 
         Raises:
-            JobCancelledError: It was cancelled; let this end it.
-            ClaimLostError: The lease had run out, and the job is another's, or it was deleted.
+            JobCancelledError: The job was cancelled. Let this exception end it.
+            ClaimLostError: The lease had run out and another worker has the job, or the job was deleted.
         """
         stages: steps.Stages = [{"$set": {f"{steps.CLAIM}.until": {"$add": ["$$NOW", round(self._lease * 1000)]}}}]
         if progress is not None:
@@ -120,45 +121,50 @@ class Job(LinkedRecord):
 
         Raises:
             QueryError: The result cannot be stored; the job goes on.
-            ClaimLostError: The job is another's by now, or was deleted; the result is dropped.
+            ClaimLostError: Another worker has the job, or it was deleted. The result is dropped.
         """
         self._end(steps.done(result_value(result)))
 
     def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
-        """Ends this attempt. The job is ready again after a while, or dead when it has no attempts left.
+        """Ends this attempt as failed. The job is ready again after a while, or dead if it has no attempts left.
 
         Args:
-            error: What went wrong; kept as the `reason`.
+            error: What went wrong. It is kept as the `reason`.
             retry: Whether another attempt may help.
 
         Raises:
-            ClaimLostError: The job is another's by now, or was deleted.
+            ClaimLostError: Another worker has the job, or it was deleted.
             QueryError: `error` is neither an exception nor a text.
         """
         text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
         self._end(steps.set_back("failed", steps.literal(self._reason(text)), again=retry))
 
-    def hand_back(self) -> None:
-        """Gives the job back, ready for others; the attempt does not count.
+    def release(self) -> None:
+        """Gives the job back to the queue, ready for other workers. The attempt does not count.
 
         Raises:
-            ClaimLostError: The job is another's by now, or was deleted.
+            ClaimLostError: Another worker has the job, or it was deleted.
         """
         self._end(steps.handed_back())
+
+    @renamed_to("release")
+    def hand_back(self) -> None:
+        """The old name of `release`."""
+        self.release()
 
     # By anybody
 
     def cancel(self, reason: str = "cancelled by hand") -> bool:
-        """Cancels the job. One that runs is told at its next heartbeat, and stopped by its worker if it does not end.
+        """Cancels the job. The next heartbeat of a running job raises, and its worker stops it if it does not end.
 
         Args:
             reason: Why, for people to read.
 
         Returns:
-            Whether there was something to cancel; False when it has ended already.
+            Whether the job was cancelled; False if it had ended already.
 
         Raises:
-            QueryError: The reason is no text.
+            QueryError: The reason is not a text.
         """
         reason = self._reason(reason)
         if self._claim is not None and self._claim.document["_id"] == self.id and self._doc.get("cancel"):
@@ -178,7 +184,7 @@ class Job(LinkedRecord):
         """Begins a dead or cancelled job again, with all its attempts.
 
         Raises:
-            StateError: It is neither.
+            StateError: The job is neither dead nor cancelled.
             DuplicateError: Another job with its unique key is active.
         """
         try:

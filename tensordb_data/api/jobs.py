@@ -14,10 +14,12 @@ from pymongo.errors import DuplicateKeyError
 
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.job import Job
+from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions as steps
 from tensordb_data.jobs.recovery import settle, sweep
-from tensordb_data.jobs.spec import job_document, kinds_list, resources, start_time
+from tensordb_data.jobs.spec import job_document, kinds_list, start_time
+from tensordb_data.jobs.spec import resources as amounts
 from tensordb_data.mongo.claims import check_lease, claim
 from tensordb_data.mongo.retry import ride_out
 from tensordb_data.search.index import search_index
@@ -31,7 +33,7 @@ _OWN = frozenset(("tags", "priority"))
 
 
 class Jobs(Collection[Job]):
-    """`db.jobs`: pushed by anybody, claimed by one worker at a time."""
+    """`db.jobs`: a queue of jobs. Any program pushes jobs. One worker at a time claims a job."""
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "jobs", Job)
@@ -60,33 +62,33 @@ class Jobs(Collection[Job]):
         """Queues a job.
 
         Args:
-            kind: What sort of work it is; workers choose by it.
-            entry: The function that does it, `"mypkg.jobs:train"`. It is called with `args` as keyword arguments, with
-                `data`, `architecture` and `params` as Selections where they are given here, and with `job` and `db`
-                if it has parameters of these names. What it returns is the result.
-            script: Instead, the text of a Python program that finds all of these as variables and may set `result`.
-                Only workers that allow scripts run it.
+            kind: The kind of work. Workers choose jobs by their kind.
+            entry: The function to call, `"mypkg.jobs:train"`. It gets `args` as keyword arguments; `data`,
+                `architecture` and `params` as Selections, if they are given here; and `job` and `db`, if it has
+                parameters of these names. It returns the result.
+            script: Instead of `entry`, the text of a Python program. It finds all of these as variables and may set
+                `result`. Only workers that allow scripts run it.
             args: Plain data, at most 4 MB.
             data: The query of the samples.
             architecture: The query of the architecture.
             params: The query of the parameters, or a parameter set.
-            priority: Higher ones are claimed first; the oldest among equals.
-            requires: What a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
-            max_attempts: How often it may be begun.
+            priority: Jobs with higher priority are claimed first. Of equal ones, the oldest is first.
+            requires: The resources that a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
+            max_attempts: How often the job may be begun.
             backoff: Seconds before the second attempt, doubled before each further one, at most an hour.
-            after: Jobs that must be done first. When one of them is dead, cancelled or deleted, this one is cancelled.
-            unique: A key that only one job at a time may have that has not ended.
-            start: Not before this time (with a time zone), or not before so many seconds from now.
+            after: Jobs that must be done first. If one of them is dead, cancelled or deleted, this job is cancelled.
+            unique: A key. Only one active job at a time may have it. A job is active until it has ended.
+            start: The job starts at this time (with a time zone) at the earliest, or so many seconds from now.
             time_limit: Seconds after which a worker stops an attempt.
-            tags: Tags.
+            tags: Tags of the job.
 
         Returns:
             The job.
 
         Raises:
             QueryError: An argument is malformed.
-            NotFoundError: A job in `after` does not exist. So it cannot lead in a circle: what a job waits for was
-                there before it.
+            NotFoundError: A job in `after` does not exist. So `after` cannot lead in a circle: a job waits only for
+                jobs that existed before it.
             DuplicateError: A job with this unique key is active.
         """
         if not self._warehouse.index.is_server:
@@ -128,31 +130,32 @@ class Jobs(Collection[Job]):
             job.refresh()
         return job
 
+    @renamed_options(has="resources")
     def claim(
         self,
         *,
         worker: str,
         kinds: Sequence[str] | None = None,
         lease: float = 60.0,
-        has: Mapping[str, float] | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> Job | None:
-        """Takes the first job that is ready, in one atomic step: no other worker gets it while the lease lasts.
+        """Claims the first job that is ready, in one atomic step. No other worker gets it while the lease lasts.
 
         Args:
-            worker: The worker's name, for people. Two of one name do not disturb each other.
-            kinds: The kinds of jobs to take; None for all.
-            lease: Seconds for which it is this worker's; `job.heartbeat()` prolongs it by as many. When it has run out,
-                the job is ready again for others, or dead if it has no attempts left.
-            has: What the worker has, `{"gpu": 1, "memory_gb": 64}`; jobs that require more are left alone.
+            worker: The worker's name, for people. Two workers may have the same name.
+            kinds: The kinds of jobs to claim; None for all.
+            lease: Seconds for which the job belongs to this worker. `job.heartbeat()` renews the lease. When it has run
+                out, the job is ready again for others, or dead if it has no attempts left.
+            resources: What the worker has, `{"gpu": 1, "memory_gb": 64}`. Jobs that require more are not claimed.
 
         Returns:
             The job; None when there is nothing to do.
 
         Raises:
             QueryError: An argument is malformed.
-            ConnectError: The server is away and did not come back.
+            ConnectError: The server went away and did not come back.
         """
-        return self._claim(worker, kinds_list(kinds), lease, resources("has", has), {})
+        return self._claim(worker, kinds_list(kinds), lease, amounts("resources", resources), {})
 
     def _claim(
         self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]

@@ -49,48 +49,49 @@ class LogRow(LinkedRecord):
         """The sample, parameter set or other entity that was logged under a name.
 
         Raises:
-            QueryError: What was logged there is no entity.
-            NotFoundError: It is not in the warehouse any more.
+            QueryError: The value of this name is not an entity.
+            NotFoundError: The entity is not in the warehouse any more.
         """
         found = self[name]
         if not isinstance(found, dict) or found.keys() != {"collection", "id"}:
             raise QueryError(f"{name!r} of {self!r} is no entity; found {found!r}")
-        return self.db.select(Query(found["collection"], {"_id": found["id"]})).one()
+        return self.db.select(Query(found["collection"], {"_id": found["id"]})).first()
 
 
 class LogSelection(Selection[LogRow]):
-    """Rows of logs; a Selection that also becomes a table, a series, or files of other tools."""
+    """Rows of logs: a Selection that can be converted to tables, series, and files of other tools."""
 
     def to_arrow(self) -> Any:
-        """The rows as a `pyarrow.Table`; a column for every field that occurs.
+        """The rows as a `pyarrow.Table`, with a column for every field that occurs.
 
-        A column in which some rows have whole numbers and some others is one of floats; one in which some have numbers
-        and some texts is one of texts.
+        A column with integers and floats becomes a column of floats. A column with numbers and texts becomes a column
+        of texts.
         """
         from tensordb_data.logs.tables import arrow
 
         return arrow(self._flat())
 
     def to_pandas(self) -> Any:
-        """The rows as a `pandas.DataFrame`; a column for every field that occurs."""
+        """The rows as a `pandas.DataFrame`, with a column for every field that occurs."""
         from tensordb_data.logs.tables import pandas
 
         return pandas(self._flat())
 
     def to_csv(self, path: str | Path) -> int:
-        """Writes the rows as a CSV file, whole or not at all; returns how many.
+        """Writes the rows as a CSV file, whole or not at all. Returns the number of rows.
 
         Raises:
-            StorageError: It cannot be written.
+            StorageError: The file cannot be written.
         """
         from tensordb_data.logs.tables import write_csv
 
         return write_csv(self._flat(), path)
 
     def to_tensorboard(self, folder: str | Path) -> int:
-        """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`; returns how many values.
+        """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`. Returns the number of values.
 
-        Numbers become scalars and texts texts. Exporting twice into one folder shows everything twice.
+        Numbers become scalars, and texts become texts. If you export twice into one folder, TensorBoard shows
+        everything twice.
 
         Raises:
             MissingExtraError: tensorboard is not installed.
@@ -101,11 +102,11 @@ class LogSelection(Selection[LogRow]):
         return write_events(self._flat(), folder)
 
     def series(self, name: str, *, points: int = _POINTS) -> list[Series]:
-        """A metric over the steps, a series for each run and kind, thinned out by the server.
+        """A metric over the steps, as one series for each run and kind. The server thins the rows out.
 
         Args:
-            name: The metric. Rows in which it is not a number are left out; nan and inf are counted.
-            points: At most so many points each.
+            name: The metric. Rows in which it is not a number are left out. NaN and infinite values are counted.
+            points: The most points of a series.
 
         Raises:
             QueryError: An argument is malformed.
@@ -141,13 +142,13 @@ class Logs(Collection[LogRow]):
         return [LogRow(self.db, doc) for doc in docs]
 
     def run(self, name: str, *, tags: Sequence[str] = (), system: float | None = None) -> RunLog:
-        """The log of a run, to write to.
+        """Open the log of a run, for writing.
 
         Args:
-            name: The run. Writing to one that has rows already adds to them.
+            name: The name of the run. If the run has rows already, new rows are added.
             tags: Tags of each row.
-            system: Add a row of kind `"system"` every so many seconds: load and memory of the process, the machine
-                and its GPUs. Needs psutil.
+            system: Add a row of kind `"system"` every so many seconds, with the load and memory of the process, the
+                machine and its GPUs. This needs psutil.
 
         Raises:
             SchemaError: An argument is malformed.
@@ -158,19 +159,19 @@ class Logs(Collection[LogRow]):
     def plot(
         self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS
     ) -> Picture:
-        """Draw a metric over the steps, a line for each run and kind that matches.
+        """Draw a metric over the steps, with a line for each matching run and kind.
 
         Args:
             name: The metric.
-            filter: Which rows: `{"tags": "cnn", "kind": "valid"}`.
-            path: Where to write the PNG as well.
-            points: At most so many points a line; the server takes the rows between them together.
+            filter: Which rows to draw: `{"tags": "cnn", "kind": "valid"}`.
+            path: A file to which the PNG is also written.
+            points: The most points of a line. The server combines the rows between two points.
 
         Returns:
-            The PNG, which a notebook shows.
+            The PNG. A notebook shows it.
 
         Raises:
-            NotFoundError: No matching row has a number of that name.
+            NotFoundError: No matching row has a number of this name.
             MissingExtraError: matplotlib is not installed.
             StorageError: `path` cannot be written.
         """

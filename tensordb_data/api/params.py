@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Params(Collection[ParameterSet]):
-    """`db.params`: sets of tensors, content-addressed, each committed as a whole."""
+    """`db.params`: checkpoints. Each is committed as a whole, and its tensors are stored by their content."""
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "params", ParameterSet)
@@ -42,19 +42,21 @@ class Params(Collection[ParameterSet]):
         parent: ParameterSet | ObjectId | None = None,
         **metrics: Any,
     ) -> ObjectId:
-        """Saves a state; durable and visible on return. What the project has stored already is not stored again.
+        """Saves a state as a checkpoint. On return it is durable and visible.
+
+        Tensors that the project has stored already are not stored again.
 
         Args:
             state: Arrays and tensors in nested dicts, lists and tuples, with plain values among them: a torch
-                `state_dict()`, Keras `get_weights()`. Never pickled.
+                `state_dict()`, Keras `get_weights()`. Nothing is pickled.
             run: Name of the run.
-            step: Step of the run. Saving a step again adds a set; the older one stays.
-            tags: Tags of the set.
-            parent: The set that it was made from, in this run or another.
-            metrics: Numbers and short texts to find it by: `val_acc=0.91`.
+            step: Step of the run. If the step was saved before, this adds a checkpoint; the older one stays.
+            tags: Tags of the checkpoint.
+            parent: The checkpoint that this one was made from, of this run or another.
+            metrics: Numbers and short texts that a query can use: `val_acc=0.91`.
 
         Returns:
-            The `_id` of the set.
+            The `_id` of the checkpoint.
 
         Raises:
             CheckpointError: The state holds something that cannot be saved; says where.
@@ -65,18 +67,19 @@ class Params(Collection[ParameterSet]):
         return write_set(self._warehouse, view({"model": state}), fields, parent_id(parent)).id
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
-        """Attaches metrics to sets that exist: what an evaluator found out later. All or none are accepted.
+        """Adds metrics to checkpoints, for example those of an evaluator. All values are checked before one is set.
 
         Args:
-            values: Metrics by the `_id` of the set: `{best.id: {"test_acc": 0.9}}`. One that the set has is replaced.
-            source: Who says so; noted with the time as `provenance.<metric>`.
+            values: Metrics by the `_id` of the checkpoint: `{best.id: {"test_acc": 0.9}}`. A metric that the checkpoint
+                has already is replaced.
+            source: Who annotates. It is noted, with the time, as `provenance.<metric>`.
 
         Returns:
-            How many sets were annotated, and the ids that are none of this project.
+            How many checkpoints were annotated, and the ids that no checkpoint of this project has.
 
         Raises:
-            SchemaError: A metric is not a number, short text or a list of those, or its name is taken.
-            QueryError: `source` or an id is not what it should be.
+            SchemaError: A metric is not a number, a short text or a list of those, or its name is reserved.
+            QueryError: `source` or an id is malformed.
         """
         check_source(source)
         check_ids(values)
@@ -98,21 +101,21 @@ class Params(Collection[ParameterSet]):
         return Annotated(changed, tuple(id for id in values if id not in known))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
-        """Deletes the sets of a run that a policy does not keep, those saved by hand among them.
+        """Deletes the checkpoints of a run that a policy does not keep, also those saved by `save`.
 
-        What a running checkpointer keeps is up to its own `keep=`; this is for afterwards, and for changing one's mind.
-        The bytes go with the next `db.gc()`. A set that is tagged or annotated meanwhile is left alone.
+        A running checkpointer follows its own `keep=`. Use this method afterwards, or to apply another policy. The next
+        `db.gc()` removes the bytes. A checkpoint that is tagged or annotated during the call stays.
 
         Args:
             run: The run.
-            keep: What stays. The newest set always does.
-            dry_run: Only say what would go.
+            keep: Which checkpoints stay. The newest one always stays.
+            dry_run: Delete nothing; only report which checkpoints would be deleted.
 
         Returns:
-            The sets that stay with the rules that keep them, and those that were (or would be) deleted.
+            The checkpoints that stay, with the rules that keep them, and those that were (or would be) deleted.
 
         Raises:
-            NotFoundError: The run has no sets.
+            NotFoundError: The run has no checkpoints.
         """
         return prune(self._warehouse, run, keep, dry_run=dry_run)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Data(Collection[Sample]):
-    """`db.data`: samples, each in a dataset, which has a schema."""
+    """`db.data`: samples. Each sample belongs to a dataset, and a dataset has a schema."""
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "data", Sample)
@@ -37,17 +37,18 @@ class Data(Collection[Sample]):
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
     ) -> Writer:
-        """Open a writer of a dataset, which is made when it does not exist.
+        """Open a writer for a dataset. The dataset is made if it does not exist.
 
         Args:
-            dataset: Its name.
-            schema: Field by name; inferred from the first sample of a new dataset when None. For a dataset with
-                samples it must be the stored one, at most with further optional fields.
-            compression: `"zstd"` or `"zstd:LEVEL"` for arrays, bytes and text, blob by blob where it pays.
-            flush_every: Commit what is pending so many seconds after it was added; None for never. Left out, 10
+            dataset: The name of the dataset.
+            schema: The kind of each field, by name. With None, the schema of a new dataset is inferred from its first
+                sample. If the dataset has samples, `schema` must be the stored one; it may add optional fields.
+            compression: `"zstd"` or `"zstd:LEVEL"` for arrays, bytes and text. A blob is compressed if this makes it
+                smaller.
+            flush_every: Commit pending samples this many seconds after they were added; None for never. By default 10
                 seconds, and 50 milliseconds for a live writer.
-            live: For low latency: small, frequent commits, with blobs of at most 4 KiB inside the documents until
-                `compact` moves them into segments.
+            live: For low latency: the writer makes small, frequent commits, and puts blobs of at most 4 KiB into the
+                documents. `compact` moves them into segments.
 
         Raises:
             SchemaError: `schema` does not fit the stored one.
@@ -57,40 +58,43 @@ class Data(Collection[Sample]):
         )
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
-        """Set values that a machine has found, and note for each who set it, and when.
+        """Set values that a machine has found, and note who set each of them, and when.
 
-        The values are checked against the schemas before any is set, and are then data like any other. Beside them
-        stands `provenance`, of each such field the last source and time:
-        `{"label": {"source": "model:cnn-1@400", "at": datetime}}`. It can be queried,
-        `db.data.find({"provenance.label.source": "model:cnn-1@400"})`, and goes when the field is updated otherwise.
+        All values are checked against the schemas before the first one is set. Then they are data like any other. The
+        field `provenance` has the last source and time of each annotated field:
+        `{"label": {"source": "model:cnn-1@400", "at": datetime}}`. It can be queried:
+        `db.data.find({"provenance.label.source": "model:cnn-1@400"})`. When a field is updated in another way, its
+        provenance is removed.
 
         Args:
-            values: For each sample's `_id` its fields and their values. A field that no sample has is added to the
-                schema, as an optional one. Blobs are immutable and refused.
+            values: Fields and their values, by the `_id` of the sample. A field that no sample has is added to the
+                schema, as an optional field. Blobs are immutable and refused.
             source: Who annotates, such as `"model:cnn-1@400"`; at most 200 characters.
 
         Returns:
-            How many samples were annotated, and the ids that are of no sample of this project.
+            How many samples were annotated, and the ids that no sample of this project has.
 
         Raises:
-            QueryError: `values` or `source` is malformed, or names what cannot be updated.
+            QueryError: `values` or `source` is malformed, or names a field that cannot be updated.
             SchemaError: A value does not fit its dataset's schema; nothing was annotated.
         """
         return annotate(self._warehouse, values, source)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
-        """Move the blobs that live writers have put into documents into segments, and rewrite segments of which more
-        than half is dead, since its samples were deleted.
+        """Move blobs of live writers from documents into segments, and rewrite segments that are mostly deleted.
 
-        It may run at any time, beside writers, readers and other compactions, and may be stopped or killed: what was
-        moved stays moved, and the next one goes on. Ids, sequence numbers and values stay as they are; the mutation
-        counter of the dataset goes up, so that the next pass of a stream reads the new places. A pass in progress, and
-        one that is resumed, delivers what it would have delivered. Objects of segments that nothing refers to any more
-        are kept; the segments are marked as dying.
+        A segment is rewritten if more than half of it belongs to deleted samples.
+
+        Compaction may run at any time, beside writers, readers and other compactions. It may be stopped or killed: the
+        blobs that it has moved stay moved, and the next call goes on. Ids, sequence numbers and values do not change.
+        The mutation counter of the dataset goes up, so that the next pass of a stream reads the new places. A pass in
+        progress, or resumed, delivers the same batches as without compaction. Segments that nothing refers to any more
+        are marked as dying; their objects are kept.
 
         Args:
-            dataset: Its name. Samples committed after the call began are left for the next one.
-            progress: Called with sequence numbers done, of how many, and the report so far.
+            dataset: The name of the dataset. Samples that are committed after the call began are left for the next
+                call.
+            progress: Called with the sequence numbers done, how many there are, and the report so far.
 
         Returns:
             What was done. Samples with a damaged blob stay as they are and are named in `damaged`.

@@ -41,24 +41,24 @@ _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 @dataclass(frozen=True)
 class Hit:
-    """One thing that a search has found: an entity, or samples or log rows that have name and tags in common."""
+    """One hit of a search: an entity, or samples or log rows that share a name and tags."""
 
     kind: str
     """The collection."""
     name: str
-    """Dataset of samples, run of log rows and parameter sets, name of an architecture, kind of a job."""
+    """The dataset of samples, the run of log rows and checkpoints, the name of an architecture, the kind of a job."""
     tags: tuple[str, ...]
     score: float
-    """For comparison within one search; the order is by words found first."""
+    """For comparison within one search. Hits are ordered by the number of words found first, then by score."""
     query: Query
-    """Names exactly what was found: plain data."""
+    """The query that names exactly the entities that were found: plain data."""
     entity: Record
     """The entity, or one of the samples or rows."""
     db: Facade
 
     @property
     def selection(self) -> Selection[Any]:
-        """What was found, to read, count, tag or stream."""
+        """The entities that were found, to read, count, tag or stream."""
         return Selection(self.db, self.query)
 
     @property

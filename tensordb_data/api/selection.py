@@ -1,4 +1,4 @@
-"""Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+"""Selection: a query bound to a warehouse. It is lazy: nothing is read until it is asked for."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CHUNK = 256
 
 
 class Selection(Generic[R]):
-    """The entities that a query matches, lazily: iterate it, count it, update it, stream it.
+    """The entities that a query matches. It is lazy: it reads nothing until you iterate, count, update or stream it.
 
-    Made by `db.data.find(...)` and its siblings, and by `db.select(query)`.
+    `db.data.find(...)`, the `find` of the other collections and `db.select(query)` make Selections.
     """
 
     def __init__(self, db: Facade, query: Query) -> None:
@@ -36,7 +36,7 @@ class Selection(Generic[R]):
     # Reading
 
     def __iter__(self) -> Iterator[R]:
-        """The entities, from a server cursor: constant memory."""
+        """Iterate over the entities, from a server cursor, in constant memory."""
         selection = self.bound
         warn_of_scan(selection)
         with reported(self.query), contextlib.closing(selection.cursor()) as cursor:
@@ -53,8 +53,8 @@ class Selection(Generic[R]):
         """Every entity, as a list."""
         return list(self)
 
-    def one(self) -> R:
-        """The first entity.
+    def first(self) -> R:
+        """The first entity, in the order of the Selection. Whether others match too makes no difference.
 
         Raises:
             NotFoundError: Nothing matches.
@@ -63,6 +63,10 @@ class Selection(Generic[R]):
         if not found:
             raise NotFoundError(f"nothing matches {self.query.brief} in project {self.db.project!r}")
         return found[0]
+
+    def one(self) -> R:
+        """The same as `first()`."""
+        return self.first()
 
     def head(self, n: int = 5) -> list[R]:
         """The first `n` entities, or fewer when there are fewer."""
@@ -80,7 +84,7 @@ class Selection(Generic[R]):
             return int(selection.collection.count_documents(selection.filter(), **limit))
 
     def distinct(self, field: str) -> list[Any]:
-        """The different values of a field among the matching entities; the items, where it holds lists."""
+        """The different values of a field among the matching entities. Where the field holds lists, their items."""
         check_name(field, "distinct")
         return self.bound.distinct(field)
 
@@ -95,12 +99,12 @@ class Selection(Generic[R]):
             return explain(self.bound)
 
     def watch(self) -> Watch[R]:
-        """Entities that match, as they appear: inserted, or edited in a field that the filter names.
+        """Iterate over matching entities as they appear: as they are inserted, or edited in a field of the filter.
 
-        Watching begins with this call. The iterator blocks; `close()` ends it, from any thread.
+        Watching begins with this call. The iterator waits for the next entity. `close()` ends it, from any thread.
 
         Raises:
-            QueryError: The Selection has a sort or a limit, which mean nothing for what is still to come.
+            QueryError: The Selection has a sort or a limit, which mean nothing for entities that do not exist yet.
             UnsupportedError: The server has no change streams (mongomock).
         """
         return Watch(self.bound, self._verbs.entities)
@@ -129,32 +133,35 @@ class Selection(Generic[R]):
         Args:
             batch_size: Samples a batch.
             fields: Fields in a batch; None for the query's own, or all.
-            shuffle: A new order each pass, a function of `seed` and the pass only. Where the samples are larger than
-                the cache, by blocks and within windows of them that fit it; `"full"` for a permutation of the whole.
-            replacement: Draw each sample of a pass from all samples anew, so that some come twice and some not at all.
-            weights: With replacement, the chance of each sample, in proportion to a field or to what a function
-                returns for a dict of the sample's index fields.
-            seed: For the order, and for the `rng` given to `transform`.
-            passes: How many times over the data; None for ever.
-            follow: Deliver what exists, in the order of commits, then whatever is committed from now on; a batch that
-                does not fill soon is delivered short. For one reader.
-            transform: Called for each sample: a callable of the sample, or of the sample and an `rng`, or an
-                albumentations pipeline; or the import path of one, `"module:name"`.
-            workers: Run the transform in so many processes, where it is Python code for the most part; it must be
-                found by its import path. None of its own: in threads, which suits NumPy, OpenCV and PyTorch.
-            ragged: What to do with arrays of different shapes: `"list"`, `"error"`, or `"pad"` with zeros, and the
-                true shapes as a field `<name>_lengths`.
+            shuffle: True for a new order in each pass, which depends on `seed` and the pass only. If the samples are
+                larger than the cache, blocks of samples are shuffled, and samples within windows of blocks that fit
+                the cache. `"full"` for a permutation of all samples in any case.
+            replacement: Draw every sample at random from all samples, so that one may come twice in a pass and another
+                not at all.
+            weights: With `replacement`, how likely each sample is: the name of a field, or a function that takes a
+                dict of the sample's index fields and returns a number.
+            seed: For the order, and for the `rng` that `transform` gets.
+            passes: How many passes (epochs over the selection) to deliver; None for no end.
+            follow: Deliver the samples that exist, in the order of commits, and then those that are committed later.
+                A batch that does not fill soon is delivered short. For one reader.
+            transform: Called for each sample: a callable that takes the sample, or the sample and an `rng`; or an
+                albumentations pipeline; or the import path of one of these, `"module:name"`.
+            workers: Run the transform in this many processes. Use them for a transform that is mostly Python code;
+                its import path must be known. With 0 it runs in threads, which suits NumPy, OpenCV and PyTorch.
+            ragged: What to do with arrays of different shapes in a batch: `"list"`, `"error"`, or `"pad"`. `"pad"`
+                pads with zeros and adds the true shapes as the field `<name>_lengths`.
             max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
-                rate below 1. Each is logged with its `_id`.
-            rank: This process's number among `world_size`; None reads torch.distributed when it is running.
+                rate below 1. Each skipped sample is logged with its `_id`.
+            rank: The number of this process among `world_size`. None reads it from torch.distributed, if that runs.
             world_size: How many processes share the stream.
-            end: What to do with a tail that does not divide: `"short"`, `"drop"` or `"pad"`.
+            end: What to do with samples at the end of a pass that do not fill a batch on every rank: `"short"`
+                batches, `"drop"` them, or `"pad"` them with samples from the start of the pass.
 
         Returns:
-            A Stream: iterate it for dicts of field to array, shape (batch_size, ...).
+            A Stream. Iterating it gives batches: dicts of field to array, of shape (batch_size, ...).
 
         Raises:
-            QueryError: The Selection is not one of samples.
+            QueryError: The Selection is not a selection of samples.
         """
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
@@ -173,14 +180,14 @@ class Selection(Generic[R]):
 
         Args:
             update: MongoDB's update language: `{"$set": {"label": 7}}`, `$unset`, `$inc`, `$mul`, `$min`, `$max`,
-                `$push`, `$pull`, `$addToSet`. For samples it is checked against the schema.
+                `$push`, `$pull`, `$addToSet`. An update of samples is checked against the schema.
             all: Needed when the Selection has neither filter nor limit.
 
         Returns:
             How many entities were modified.
 
         Raises:
-            QueryError: The update is malformed or touches what is not the user's.
+            QueryError: The update is malformed, or changes a field that is not the user's.
             SchemaError: A value does not fit the dataset's schema.
         """
         self._guard("update", all)
@@ -195,7 +202,7 @@ class Selection(Generic[R]):
         return self._verbs.write_selected(self.bound, {"$pull": {"tags": {"$in": clean_tags(tags)}}})
 
     def delete(self, *, all: bool = False) -> int:
-        """Delete every matching entity, and no others; returns how many were deleted.
+        """Delete the matching entities, and no others; returns how many were deleted.
 
         Args:
             all: Needed when the Selection has neither filter nor limit.
@@ -209,7 +216,7 @@ class Selection(Generic[R]):
         """This Selection narrowed by another filter.
 
         Raises:
-            QueryError: One of the two has a limit, so that narrowing would change which entities it means; or
+            QueryError: One of the two has a limit, so that narrowing would change which entities it selects; or
                 they are of different collections.
         """
         query = other if isinstance(other, Query) else getattr(other, "query", None)

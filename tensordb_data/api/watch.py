@@ -27,8 +27,9 @@ _HISTORY_LOST = (280, 286)
 class Watch(Iterator[R], Generic[R]):
     """An iterator of the entities that match a Selection, as they are inserted, or edited in a field of its filter.
 
-    The change stream only wakes it up: what is yielded was found by the Selection's own filter, whatever that
-    uses. It begins when it is made, and survives a restart of the server. `close()` ends it, from any thread.
+    A change stream wakes the iterator up. Then the filter of the Selection finds the entities, so a filter may use all
+    of MongoDB's query language. The watch begins when it is made, and survives a restart of the server. `close()` ends
+    it, from any thread.
     """
 
     def __init__(self, selection: BoundQuery, entities: Callable[[list[Mapping[str, Any]]], list[R]]) -> None:
@@ -50,23 +51,24 @@ class Watch(Iterator[R], Generic[R]):
         return self
 
     def __next__(self) -> R:
-        """The next entity; blocks until there is one.
+        """Waits for the next entity.
 
         Raises:
-            ConnectError: The server went away and did not come back, or no longer knows where this watch was.
+            ConnectError: The server went away and did not come back, or its oplog does not reach back to the position
+                of this watch.
         """
         if not self.wait():
             raise StopIteration
         return self._found.popleft()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Blocks until there is an entity, the watch is closed, or about so many seconds are over.
+        """Waits until there is an entity, the watch is closed, or about so many seconds have passed.
 
         Returns:
-            Whether there is an entity, so that `next` does not block.
+            Whether there is an entity. Then `next` does not wait.
 
         Raises:
-            ConnectError: As `next`.
+            ConnectError: As with `next`.
         """
         until = None if seconds is None else time.monotonic() + seconds
         failures = 0
@@ -92,7 +94,7 @@ class Watch(Iterator[R], Generic[R]):
         return True
 
     def skip(self) -> None:
-        """Lets go of the entities that are there already: whoever looks at all of them needs only one wake-up."""
+        """Drops the entities that were found already, for a caller that reads all entities after one wake-up."""
         self._found.clear()
 
     def close(self) -> None:

@@ -166,7 +166,7 @@ class Saver:
         if error is not None:
             raise CheckpointError(f"A save in the background failed: {type(error).__name__}: {error}") from error
 
-    def drain(self) -> None:
+    def wait(self) -> None:
         """Waits until every accepted save is durable, then raises what went wrong."""
         if os.getpid() == self._pid:
             with self._changed:
@@ -174,7 +174,7 @@ class Saver:
         self.check()
 
     def close(self) -> None:
-        """Drains, ends the thread and lets go of the memory. Twice is fine."""
+        """Waits until every accepted save is durable, ends the thread and lets go of the memory. Twice is fine."""
         if os.getpid() != self._pid:
             return
         self.retire()
@@ -217,7 +217,7 @@ class Saver:
     def _start(self) -> None:
         """With the lock held: wakes the thread, or makes it."""
         if self._thread is None:
-            self._at_exit = _drain_at_exit(self)
+            self._at_exit = _close_at_exit(self)
             self._thread = threading.Thread(target=self._run, name="tensordb-save", daemon=True)
             self._thread.start()
         self._changed.notify_all()
@@ -269,7 +269,7 @@ def _size(memory: int | str | None) -> int | None:
         raise CheckpointError(str(error)) from None
 
 
-def _drain_at_exit(saver: Saver) -> Callable[[], None]:
+def _close_at_exit(saver: Saver) -> Callable[[], None]:
     """Registers the end of a loop that forgot to close: what was accepted still becomes durable."""
     reference = weakref.ref(saver)
 

@@ -14,6 +14,7 @@ from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.checkpoint.schedule import Policy
 from tensordb_data.checkpoint.signals import StopGuard
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.params.lineage import of_position, surroundings
@@ -106,7 +107,7 @@ class Checkpointer:
             raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
         self._saver = Saver(warehouse, memory, parent_id(parent), keep)
         self._release = weakref.finalize(self, self._saver.retire)
-        self._release.atexit = False  # the saver drains at exit by itself
+        self._release.atexit = False  # the saver waits for its saves at exit by itself
         self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None
         self._log: RunLog | None = None
         self._step = 0  # the last that has ended
@@ -246,18 +247,23 @@ class Checkpointer:
         """
         if self._guard is not None:
             self._guard.remove()
-        self._saver.drain()
+        self._saver.wait()
         if self._log is not None:
             self._log.flush()
         self._leave_if_asked()
 
-    def drain(self) -> None:
+    def wait(self) -> None:
         """Waits until all saves so far are durable.
 
         Raises:
             CheckpointError: One of them failed.
         """
-        self._saver.drain()
+        self._saver.wait()
+
+    @renamed_to("wait")
+    def drain(self) -> None:
+        """The old name of `wait`."""
+        self.wait()
 
     def close(self) -> None:
         """Waits for saves and log rows under way and lets go of handlers, threads and memory. Twice is fine.
@@ -341,7 +347,7 @@ class Checkpointer:
     def _save_rest(self) -> None:
         if self._step > self._saved:
             self.save_now()
-        self._saver.drain()
+        self._saver.wait()
         if self._log is not None:
             self._log.flush()
 
@@ -361,7 +367,7 @@ class Checkpointer:
 
     def _give_up(self) -> None:
         try:
-            self._saver.drain()
+            self._saver.wait()
         except Exception as error:
             sys.stderr.write(f"tensordb: {error}\n")
 

@@ -47,8 +47,8 @@ def worker(
     with warehouse(db, project, new=True) as opened:
         worker = Worker(
             opened, kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],
-            allow=allow or [], allow_scripts=allow_scripts, name=name, lease=lease, grace=grace, say=_say,
-            has=None if has is None else dict(map(_amount, has)),
+            allow=allow or [], allow_scripts=allow_scripts, name=name, lease=lease, grace=grace, on_event=_say,
+            resources=None if has is None else dict(map(_amount, has)),
         )  # fmt: skip
 
         def stop(number: int, frame: FrameType | None) -> None:

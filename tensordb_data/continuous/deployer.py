@@ -28,31 +28,32 @@ _INFINITE = [float("nan"), float("inf"), float("-inf")]
 
 
 class Deployer(Loop):
-    """Watches the query "the best", and puts what it finds into service: loaded, verified, swapped in at once.
+    """Watches a query for the best checkpoint, and deploys it: loads it, checks it, and swaps it in at once.
 
-    A set whose bytes are damaged, whose check fails or whose swap fails is refused: noted in the warehouse with the
-    reason, and not tried again at this target; the next best is. A set whose bytes cannot be had at the moment is
-    passed over, and tried again later. What was live before stays at hand, and is live again when a swap fails.
+    A checkpoint is refused if its bytes are damaged, or if its check or its swap fails. The reason is noted in the
+    warehouse. A refused checkpoint is not tried again at this target; the next best one is. A checkpoint whose bytes
+    cannot be read at the moment is skipped, and tried again later. The previous version is kept. If a swap fails, it is
+    live again.
 
-    A folder is held by one deployer at a time. It gets numbered versions and a link `current` that always leads to a
-    whole one, whenever the deployer is killed (see `versions`); `load_deployed` reads it. A function is called in the
-    process of the deployer, once for each swap and once when it starts.
+    One deployer at a time holds a folder. The folder gets numbered versions and a link `current`. The link always leads
+    to a whole version, no matter when the deployer is killed. `load_deployed` reads it. A function as target is called
+    in the process of the deployer, once for each swap and once when the deployer starts.
 
     Args:
         db: The warehouse.
-        best: Parameter sets with a sort, the best first: `db.params.find({"run": "r"}, sort=[("val_acc", -1)])`. Sets
-            in which the first field of the sort is missing, or neither a finite number nor a date, are not among them.
-        to: A folder; or a function of the state and the fields of the set.
-        check: Called with the state, as it would be served, and the fields of the set, before the swap: a smoke batch.
-            The set is refused if it raises or returns False.
-        notify: Called with the fields of the set after the swap into a folder: tells a server, say. If it raises, the
-            swap is undone, and it is called with the set before.
-        keep: Versions to keep in the folder besides the current one, at least 1.
-        part: The part of the set that is deployed.
-        name: What the target is called in the warehouse; by default host and folder.
+        best: Checkpoints with a sort, the best first: `db.params.find({"run": "r"}, sort=[("val_acc", -1)])`. Those in
+            which the first field of the sort is missing, or neither a finite number nor a date, are never deployed.
+        to: A folder; or a function that takes the state and the fields of the checkpoint.
+        check: Called before the swap, with the state as it would be served and the fields of the checkpoint. It may run
+            a smoke test. The checkpoint is refused if it raises or returns False.
+        notify: Called with the fields of the checkpoint after the swap into a folder. It may tell a server. If it
+            raises, the swap is undone, and it is called with the previous checkpoint.
+        keep: How many versions to keep in the folder besides the current one, at least 1.
+        part: The part of the checkpoint that is deployed.
+        name: The name of the target in the warehouse; by default host and folder.
 
     Raises:
-        QueryError: `best` is not a selection of parameter sets with a sort.
+        QueryError: `best` is not a selection of checkpoints with a sort.
         DeployError: Another deployer holds the folder.
     """
 
@@ -97,10 +98,10 @@ class Deployer(Loop):
         return min((max(0.0, at - now) for at, _ in self._later.values()), default=None)
 
     def roll_back(self, reason: str = "rolled back by hand") -> None:
-        """Makes the set before live again, and refuses the one that is.
+        """Makes the previous checkpoint live again, and refuses the current one at this target.
 
         Raises:
-            DeployError: There is none before it.
+            DeployError: There is no previous checkpoint.
         """
         found = self._target.current()
         if found is None:

@@ -55,37 +55,39 @@ _DELAY = 2.0  # seconds until a score that failed is tried again, doubled each t
 
 
 class Evaluator(Loop):
-    """Takes parameter sets that have no score, computes it on a validation query, and writes it back.
+    """Scores checkpoints that have no score yet, on a validation query, and writes the score into them.
 
-    Any number of evaluators may run. A set is claimed before it is scored, with a lease on the server's clock: no two
-    score the same one, the set of one that died is free when its lease has run out, and one that was only taken for
-    dead cannot write any more. Newer sets come first, unless `sets` has a sort.
+    Any number of evaluators may run. An evaluator claims a checkpoint before it scores it, with a lease on the server's
+    clock. So no two evaluators score the same checkpoint. If an evaluator dies, its checkpoint is free when the lease
+    has run out. If it is alive after all, it cannot write its score any more. Newer checkpoints come first, unless
+    `sets` has a sort.
 
-    What can go wrong has an outcome: a set that is damaged, or whose score is not a finite number, gets the reason as
-    `<metric>_error`, and so does one for which `score` has raised, or its evaluator died, `attempts` times. To have it
-    scored again, unset that field: `sets.update({"$unset": {"val_acc_error": ""}})`.
+    A checkpoint gets the reason as `<metric>_error` if it is damaged, or if its score is not a finite number. It also
+    gets one if `score` has raised, or its evaluator died, `attempts` times. To score it again, unset this field:
+    `sets.update({"$unset": {"val_acc_error": ""}})`.
 
     Args:
         db: The warehouse.
-        sets: Parameter sets: `db.params.find({"run": "r"})`.
-        score: Called with the state of a set, or with a model if there is an `architecture`, and with the batches of
-            one pass over `data`. It returns a number, or a dict of metrics of which one is `metric`.
-        metric: The name of the score. A set that has it is done.
+        sets: The checkpoints: `db.params.find({"run": "r"})`.
+        score: Called with the state of a checkpoint, or with a model if there is an `architecture`, and with the
+            batches of one pass over `data`. It returns a number, or a dict of metrics, one of which is `metric`.
+        metric: The name of the score. A checkpoint that has this metric is not scored again.
         data: The validation samples.
-        batch_size: Samples a batch.
-        architecture: What the parameters are loaded into.
+        batch_size: Samples in a batch.
+        architecture: The architecture into which the parameters are loaded.
         allow: What an architecture may import and run, see `Architecture.build`.
-        part: The part of the set that is scored.
+        part: The part of the checkpoint that is scored.
         name: Noted as the source of the score; by default host and process.
-        lease: Seconds until others take over what this evaluator had, if it dies.
-        attempts: How often a set is tried.
+        lease: Seconds until others take over the checkpoint of this evaluator, if it dies.
+        attempts: How often a checkpoint is tried.
 
     Raises from `once` and `run`:
-        NotAllowedError, ArchitectureError, MissingExtraError: The architecture cannot be built here, for any set.
+        NotAllowedError, ArchitectureError, MissingExtraError: The architecture cannot be built here, for any
+            checkpoint.
 
     Raises:
         QueryError: The selections are not of parameters and samples, or have a limit.
-        SchemaError: `metric` cannot be the name of one.
+        SchemaError: `metric` cannot be the name of a metric.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class Evaluator(Loop):
         if self._architecture is None:
             model = found.load(self._part)
         else:
-            model = self._architecture.one().build(allow=self._allow, params=found)
+            model = self._architecture.first().build(allow=self._allow, params=found)
         with contextlib.closing(self._data.stream(batch_size=self._batch_size, passes=1)) as batches:
             return self._checked(self._score(model, batches))
 

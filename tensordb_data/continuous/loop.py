@@ -45,8 +45,9 @@ class Stoppable:
         return self._stopping
 
     def stop(self) -> None:
-        """Asks to stop: what is under way is brought to its end, nothing new is begun. Returns at once; from any
-        thread.
+        """Ask the loop to stop. It finishes what it is doing, and begins nothing new.
+
+        Returns at once. May be called from any thread.
         """
         self._stopping = True
         self._mail.put(None)
@@ -100,7 +101,7 @@ class Loop(Stoppable, abc.ABC):
         """The entities whose coming or changing is news."""
 
     def run(self) -> None:
-        """Goes on until `stop()`, SIGTERM or Ctrl-C. A database that is away is waited for.
+        """Runs until `stop()`, SIGTERM or Ctrl-C. While the database is away, it waits.
 
         Raises:
             UnsupportedError: The server has no change streams (mongomock); call `once()` yourself.

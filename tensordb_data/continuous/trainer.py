@@ -26,36 +26,37 @@ _OURS = frozenset(("rng", "stream", "training"))
 
 
 class Learner(Protocol):
-    """What a trainer trains. `tensordb_data.torch.Learner` is one for PyTorch; any object with these methods is."""
+    """What a trainer trains: any object with these methods. `tensordb_data.torch.Learner` is one for PyTorch."""
 
     def step(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """One update; returns metrics: numbers and short texts, to be logged and stored with the set."""
+        """One update. Returns metrics, numbers and short texts, which are logged and stored with the checkpoint."""
         ...
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The state by parts: `model`, the parameters, and others such as `optimizer`."""
+        """The state as a dict of parts: `model` has the parameters; other parts, such as `optimizer`, are optional."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Continues from a state. Raises StateError, and changes nothing, if it does not fit."""
+        """Continues from a state. If the state does not fit, it raises StateError and changes nothing."""
         ...
 
 
 class Trainer(Stoppable):
     """Pulls batches from a stream, trains, and saves every N steps, until it is asked to stop.
 
-    Each save has the state of the learner, the random generators and the position of the stream, at one instant. A
-    trainer that was killed goes on after the last save of its run; with a stream that follows, the samples since then
-    are trained on again and all others once. A database that is away is waited for, with the learner as it is: no
-    step is lost. A save that fails because the database or the store was away is made up for by the next that is due.
+    A checkpoint has the state of the learner, the random generators and the position of the stream, at one instant. A
+    trainer that was killed goes on after the last checkpoint of its run. With a stream that follows, it trains again on
+    the samples since that checkpoint, and once on all others. While the database is away, the trainer waits and keeps
+    the learner as it is, so no step is lost. If a save fails because the database or the store was away, the next save
+    that is due makes up for it.
 
     Args:
         db: The warehouse.
-        run: Name of the run: it is continued if it exists.
-        learner: What is trained.
-        stream: The batches, most of all `selection.stream(batch_size, follow=True)`. It is the trainer's alone.
+        run: Name of the run. If the run exists, it is continued.
+        learner: The learner to train.
+        stream: The batches, for example `selection.stream(batch_size, follow=True)`. Only the trainer may use it.
         every: Steps between two saves.
-        tags: Tags of every set and log row.
+        tags: Tags of every checkpoint and log row.
 
     Raises:
         CheckpointError: `every` is not a number of steps.
@@ -73,15 +74,15 @@ class Trainer(Stoppable):
         self._saver().close()  # raises if something is wrong with the arguments
 
     def run(self, steps: int | None = None) -> int:
-        """Trains until `stop()`, SIGTERM or Ctrl-C, after which the last step is saved; or for so many steps.
+        """Trains until `stop()`, SIGTERM or Ctrl-C, or for so many steps. Then it saves the last step.
 
         Returns:
             The last step.
 
         Raises:
-            StateError: What the run has saved does not fit the learner or the stream.
-            CorruptBlobError: The last save of the run is damaged; says which one is intact.
-            CheckpointError: A save failed, and not because the warehouse was away.
+            StateError: The last checkpoint of the run does not fit the learner or the stream.
+            CorruptBlobError: The last checkpoint of the run is damaged. The message says which one is intact.
+            CheckpointError: A save failed for another reason than that the warehouse was away.
         """
         with self._signals(), self._closing_stream(), contextlib.closing(self._saver()) as saver:
             self._patiently(lambda: self._restore(saver))
@@ -159,7 +160,7 @@ class Trainer(Stoppable):
             if self.last_step > self._saved:
                 saver.save_now()
             self._saved = -1  # unless it is durable
-            saver.drain()
+            saver.wait()
             self._saved = self.last_step
 
         self._patiently(save, stoppable=False)

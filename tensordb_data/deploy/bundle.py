@@ -33,9 +33,9 @@ class Bundle:
     """Parameters that are deployed.
 
     Attributes:
-        state: In the structure in which they were saved.
-        about: Of the set: `_id`, `run`, `step`, and its metrics.
-        folder: Where they were read.
+        state: The parameters, in the structure in which they were saved.
+        about: The fields of the checkpoint: `_id`, `run`, `step`, and its metrics.
+        folder: The folder that they were read from.
     """
 
     state: Any
@@ -90,16 +90,18 @@ def about(folder: Path) -> Mapping[str, Any]:
 
 
 def load_deployed(folder: str | Path, *, framework: Framework = "auto") -> Bundle:
-    """What a deployer has put into `folder`, as it is now; needs no warehouse. A server calls it when `current` leads
-    to another version than the one it serves.
+    """Loads the version that is deployed in `folder` now. This needs no warehouse.
+
+    A server calls it when `current` leads to another version than the one that it serves.
 
     Args:
-        folder: The folder that was given to the deployer.
-        framework: What tensors become: `"numpy"`, `"torch"`, or `"auto"` for what was saved, as far as it is imported.
+        folder: The folder that the deployer was given.
+        framework: What tensors become: `"numpy"`, `"torch"`, or `"auto"`. With `"auto"`, tensors that were saved from
+            torch become torch tensors if torch is imported.
 
     Raises:
         NotFoundError: Nothing has been deployed there yet.
-        CorruptBlobError: Its bytes are not those that were written.
+        CorruptBlobError: The bytes are not those that were written.
     """
     current, before = Path(folder) / "current", None
     while True:

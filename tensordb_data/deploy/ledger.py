@@ -21,17 +21,17 @@ _LONGEST = 2000  # characters of a reason
 
 @dataclass(frozen=True)
 class Deployment:
-    """What became of one parameter set at one target.
+    """The state of one checkpoint at one target.
 
     Attributes:
-        target: Host and folder, or the name given to the deployer.
-        id: The set.
-        run: Its run.
-        step: Its step.
-        state: `"live"`, `"replaced"` by a later one, or `"refused"`: it failed there, or was rolled back.
-        version: The number of its folder; None for a function, or if it never came so far.
+        target: Host and folder, or the name that the deployer was given.
+        id: The `_id` of the checkpoint.
+        run: The run of the checkpoint.
+        step: The step of the checkpoint.
+        state: `"live"`; `"replaced"` by a later one; or `"refused"`: it failed there, or was rolled back.
+        version: The number of its folder; None for a function, or if no folder was written.
         reason: Why it was refused.
-        at: When it came into this state.
+        at: When this state began.
     """
 
     target: str
@@ -45,7 +45,7 @@ class Deployment:
 
 
 def deployments(db: TensorDB, target: str | None = None) -> list[Deployment]:
-    """The deployments of a project, of all targets or of one; the latest first."""
+    """The deployments of a project, at all targets or at one. The latest come first."""
     scope: dict[str, Any] = {"_id.p": db.project}
     if target is not None:
         scope["_id.t"] = target

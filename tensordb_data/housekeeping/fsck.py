@@ -53,19 +53,19 @@ class Finding:
 
 @dataclass
 class Checked:
-    """What was looked at, and what was found."""
+    """What fsck has checked, and what it has found."""
 
     segments: int = 0
     samples: int = 0
     tensors: int = 0
     sets: int = 0
-    """Parameter sets and architectures."""
+    """Checkpoints and architectures."""
     bytes: int = 0
     """Bytes whose checksums were verified."""
     findings: list[Finding] = field(default_factory=list)
-    """The first ten thousand."""
+    """The first ten thousand findings."""
     more: int = 0
-    """Findings beyond those."""
+    """How many findings there are beyond those."""
 
 
 @dataclass

@@ -37,25 +37,25 @@ Progress = Callable[[str, int], None]
 
 @dataclass
 class Collected:
-    """What a collection did, or would do."""
+    """What a gc did, or would do in a dry run."""
 
     marked: int = 0
-    """Tensors and segments that were found unused, and will be removed when the grace period has passed."""
+    """Tensors and segments that are unused. A later gc removes them when the grace period has passed."""
     marked_bytes: int = 0
     revived: int = 0
-    """Marked ones that are in use again."""
+    """Tensors and segments that were marked, and are in use again."""
     waiting: int = 0
-    """Marked ones whose grace period has not passed, or that a running save may still use."""
+    """Tensors and segments that stay marked: their grace period has not passed, or a running save may use them."""
     waiting_bytes: int = 0
     removed: int = 0
     removed_bytes: int = 0
     objects: int = 0
     """Objects that were deleted from the stores."""
     temporary: int = 0
-    """What killed writers and savers have left in the middle of an object, removed like the rest."""
+    """Unfinished objects of killed writers and saves, which were removed too."""
     temporary_bytes: int = 0
     by: dict[str, int] = field(default_factory=dict)
-    """Bytes that were marked or removed, by dataset, and by the run that stored the tensors; none twice."""
+    """Bytes that were marked or removed, by dataset, and by the run that stored the tensors. No byte counts twice."""
 
 
 def collect(warehouse: Warehouse, grace: float, dry_run: bool, progress: Progress | None) -> Collected:

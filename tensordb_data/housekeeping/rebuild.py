@@ -51,13 +51,13 @@ class Rebuilt:
     """Samples by dataset."""
     sets: int = 0
     runs: dict[str, int] = field(default_factory=dict)
-    """Parameter sets by run."""
+    """Checkpoints by run."""
     deleted: int = 0
-    """Samples and sets that are still there and stay away, since tombstones name them."""
+    """Samples and checkpoints whose bytes still exist, and which stay deleted because tombstones name them."""
     skipped: list[str] = field(default_factory=list)
-    """Objects and sets that could not be used, and why."""
+    """Objects and checkpoints that could not be used, and why."""
     projects: list[str] = field(default_factory=list)
-    """Other projects that have blobs here: each is rebuilt by a call of its own."""
+    """Other projects that have blobs in this store. Rebuild each of them by a call of its own."""
     unknown: tuple[str, ...] = UNKNOWN
 
 

@@ -51,7 +51,7 @@ class ImageFolder:
     def keep_labels(self, db: TensorDB, dataset: str) -> None:
         """Let the classes that the dataset has keep their labels."""
         for name in db.data.find({"dataset": dataset, "class": {"$exists": True}}).distinct("class"):
-            self._labels[name] = db.data.find({"dataset": dataset, "class": name}, fields=["label"]).one()["label"]
+            self._labels[name] = db.data.find({"dataset": dataset, "class": name}, fields=["label"]).first()["label"]
 
     def schema(self, stored: Mapping[str, Field]) -> dict[str, Field]:
         fields: dict[str, Field] = {"image": stored.get("image") or self._image_field()}

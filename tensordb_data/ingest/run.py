@@ -32,9 +32,9 @@ class Report:
 
     added: int = 0
     skipped: int = 0
-    """Samples that were there already."""
+    """Samples that existed already."""
     failed: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """Name and reason of what could not be read."""
+    """The name of each file or row that could not be read, and the reason."""
 
 
 def ingest(
@@ -45,23 +45,23 @@ def ingest(
     set: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, Report], None] | None = None,
 ) -> Report:
-    """Bring an image folder (`class/….jpg|png`), CSV, Parquet or NPZ file into a dataset.
+    """Add the samples of an image folder (`class/….jpg|png`), or of a CSV, Parquet or NPZ file, to a dataset.
 
-    A sample's `_id` is a function of project, dataset, `set`, and its place and content in the source. So a second
-    run, or two at once, add nothing twice, and a run that was interrupted goes on where it was.
+    The `_id` of a sample is a function of project, dataset, `set`, and its place and content in the source. So a second
+    run, or two runs at once, add nothing twice. A run that was interrupted goes on where it was.
 
     Args:
         db: The warehouse.
         source: A folder or file.
-        dataset: Name of the dataset, made when it does not exist.
-        set: Fields to give to every sample, such as `{"split": "train"}`.
-        progress: Called now and then with bytes done, bytes in all and the report so far.
+        dataset: Name of the dataset. It is made if it does not exist.
+        set: Fields that every sample gets, such as `{"split": "train"}`.
+        progress: Called now and then with the bytes done, the bytes in all, and the report so far.
 
     Returns:
-        How much was added and skipped, and what could not be read.
+        How many samples were added and skipped, and what could not be read.
 
     Raises:
-        SchemaError: The source is of no known kind, or does not fit the dataset.
+        SchemaError: The source is of an unknown kind, or does not fit the dataset.
     """
     path = Path(source)
     fixed = plain(dict(set or {}), lambda message: SchemaError(f"set: {message}"))

@@ -16,12 +16,14 @@ from pymongo.errors import PyMongoError
 
 from tensordb_data.api.job import Job
 from tensordb_data.api.jobs import within
+from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.common.import_paths import Allow
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.job_runner.handoff import described
 from tensordb_data.job_runner.job_process import JobProcess
 from tensordb_data.jobs import worker_registry as workers
-from tensordb_data.jobs.spec import kinds_list, resources, seconds
+from tensordb_data.jobs.spec import kinds_list, seconds
+from tensordb_data.jobs.spec import resources as amounts
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
 
@@ -34,25 +36,27 @@ _REPORT = 10.0  # seconds between signs of life, at most
 
 
 class Worker:
-    """A worker for one project of a warehouse. It runs one job at a time; for more, start more workers.
+    """A worker for one project of a warehouse. It runs one job at a time; to run several at once, start more workers.
 
-    A job runs in a process group of its own, which is killed when this process ends, however it ends. What it prints
-    goes to `db.logs`, run `job-<id>`, kind `"output"`. When the server is away for longer than the lease, the job is
-    paused until the lease could be renewed, so that it never runs beside its successor.
+    A job runs in a process group of its own. The group is killed when this process ends, in whatever way. The output of
+    the job goes to `db.logs`, run `job-<id>`, kind `"output"`. When the server is away for longer than the lease, the
+    job is paused until the lease is renewed. So it never runs at the same time as its successor.
 
     Args:
         db: The warehouse, made with an address.
-        kinds: The kinds of jobs to take; None for all.
-        allow: What may be run, as for `build(allow=...)`: `["mypkg."]`. Jobs with other entry points are left alone.
-        allow_scripts: Whether jobs that bring their own program may run. Whoever can write to the warehouse can then
-            run anything here.
-        name: For people; by default host and process number.
-        has: What there is, for jobs with `requires`; by default the GPUs, memory and processors of this machine.
-        lease: Seconds after which a job of a worker that died is given to another.
-        grace: Seconds that a job is given to end by itself when it was cancelled, and to obey SIGTERM after that.
-        say: Called with a line about each event.
+        kinds: The kinds of jobs to claim; None for all.
+        allow: What may be run, as for `build(allow=...)`: `["mypkg."]`. Jobs with other entry points are not claimed.
+        allow_scripts: Whether jobs that bring their own program may run. Then everyone who can write to the warehouse
+            can run any program here.
+        name: A name for people; by default host and process number.
+        resources: What the worker has, for jobs with `requires`; by default the GPUs, memory and processors of this
+            machine.
+        lease: Seconds after which a job of a dead worker is given to another.
+        grace: Seconds in which a cancelled job may end by itself, and seconds between SIGTERM and SIGKILL after that.
+        on_event: Called with a line of text about each event.
     """
 
+    @renamed_options(has="resources", say="on_event")
     def __init__(
         self,
         db: TensorDB,
@@ -61,10 +65,10 @@ class Worker:
         allow: Sequence[str] = (),
         allow_scripts: bool = False,
         name: str | None = None,
-        has: Mapping[str, float] | None = None,
+        resources: Mapping[str, float] | None = None,
         lease: float = 60.0,
         grace: float = 10.0,
-        say: Callable[[str], None] = lambda line: None,
+        on_event: Callable[[str], None] = lambda line: None,
     ) -> None:
         Allow(allow)
         if not allow and not allow_scripts:
@@ -74,8 +78,8 @@ class Worker:
                                    " TensorDB with an address, and not with client=")  # fmt: skip
         self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
         self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
-        self._has = machine() if has is None else resources("has", has)
-        self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), say
+        self._has = machine() if resources is None else amounts("resources", resources)
+        self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), on_event
         self._id = ObjectId()
         self._job: Job | None = None
         self._pulse: _Pulse | None = None
@@ -84,26 +88,26 @@ class Worker:
 
     @property
     def draining(self) -> bool:
-        """Whether it claims no more jobs."""
+        """Whether the worker has been told to claim no more jobs."""
         return self._draining.is_set()
 
     def drain(self) -> None:
-        """Finish the job that runs, and claim no other. May be called from a signal handler or another thread."""
+        """Finish the running job, and claim no other. May be called from a signal handler or another thread."""
         self._draining.set()
 
     def stop(self) -> None:
-        """End the job that runs, hand it back to the queue, and claim no other."""
+        """Stop the running job, give it back to the queue, and claim no other."""
         self._stopping = True
         self._draining.set()
 
     def run(self, *, until_empty: bool = False) -> int:
-        """Works until `drain` or `stop` is called.
+        """Runs jobs until `drain` or `stop` is called.
 
         Args:
-            until_empty: End as soon as no job is left that this worker could still get.
+            until_empty: End as soon as no job is left that this worker could claim.
 
         Returns:
-            How many jobs it has run.
+            The number of jobs that it has run.
         """
         count = 0
         signs = threading.Thread(target=self._signs_of_life, name="tensordb-worker", daemon=True)
@@ -181,7 +185,7 @@ class Worker:
             if job.get("cancel"):
                 job.cancel()
             elif told == "stopped":
-                job.hand_back()
+                job.release()
             elif told == "time limit":
                 job.fail(f"stopped after its time limit of {job['time_limit']:g} s")
             else:

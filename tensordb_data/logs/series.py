@@ -20,10 +20,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A metric of one run and kind, in at most as many points as were asked for; arrays of one length.
+    """A metric of one run and kind, as arrays of the same length. It has at most as many points as were asked for.
 
-    A point stands for the rows of one stretch of steps, and all series of a call have the same stretches. `mean`,
-    `low` and `high` are over the finite values in it, and nan where there is none.
+    A point stands for the rows of a range of steps. All series of a call have the same ranges. `mean`, `low` and `high`
+    are those of the finite values in the range, and NaN if there are none.
     """
 
     run: str

@@ -39,14 +39,14 @@ _UTC = dt.timezone.utc
 
 
 class RunLog:
-    """Writes rows: buffered, in order, off the thread that calls. Also a context manager.
+    """Writes rows of a run. A background thread writes them in bulk, in order. Also a context manager.
 
-    Rows become visible within about a second, at `flush()` and at `close()`; a process that ends without it writes
-    them at its exit. One that is killed loses those that wait: the newest second's, and at most 200,000.
+    Rows become visible within about a second, at `flush()` and at `close()`. A process that ends without `close()`
+    writes its rows at exit. A process that is killed loses the rows of the last second, at most 200,000.
 
-    A loop that writes faster than the server takes them waits when 200,000 rows are pending, and loses none. While the
-    server is away nothing waits: the first 200,000 are kept, and further ones are dropped: a warning says so at once,
-    `dropped` counts, and `close()` raises.
+    If a loop writes faster than the server accepts, `write` waits when 200,000 rows are pending, and no row is lost.
+    While the server is away, `write` does not wait: the first 200,000 rows are kept, and further rows are dropped. A
+    warning says so at once, `dropped` counts them, and `close()` raises.
     """
 
     def __init__(self, warehouse: Warehouse, name: str, tags: Sequence[str] = (), system: float | None = None) -> None:
@@ -67,15 +67,15 @@ class RunLog:
         return self._writer.dropped
 
     def write(self, step: int, kind: str = "train", **values: Any) -> None:
-        """Adds a row. A few microseconds; it waits for the server only when 200,000 rows are pending.
+        """Adds a row. This takes a few microseconds. It waits for the server only when 200,000 rows are pending.
 
         Args:
-            step: The step it belongs to.
-            kind: `"train"`, `"valid"` or what you like.
-            values: Numbers (NumPy, torch and TensorFlow scalars too), texts, booleans, lists of those; and entities,
-                a sample or a parameter set say, which are stored as a reference (`row.entity(name)` reads it). A
-                scalar on a GPU is fetched later, off this thread. nan and inf are stored as they are; plots and
-                means leave them out, and count them.
+            step: The step of the row.
+            kind: `"train"`, `"valid"`, or any name of your own.
+            values: Numbers (also NumPy, torch and TensorFlow scalars), texts, booleans, lists of those, and entities.
+                An entity, such as a sample or a checkpoint, is stored as a reference; `row.entity(name)` reads it. A
+                scalar on a GPU is fetched later, by another thread. NaN and infinite values are stored as they are;
+                plots and means leave them out, and count them.
 
         Raises:
             SchemaError: A value or a name cannot be stored.
@@ -97,15 +97,15 @@ class RunLog:
         self._writer.add((time.time(), row))
 
     def flush(self) -> None:
-        """Returns when all rows so far are visible.
+        """Waits until all rows so far are visible.
 
         Raises:
-            StorageError: The server does not take them; they are kept and tried again.
+            StorageError: The server did not accept the rows. They are kept, and written later.
         """
         self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and ends. Twice is fine.
+        """Writes all rows and ends the log. A second call does nothing.
 
         Raises:
             StorageError: Rows were lost.

@@ -17,12 +17,12 @@ _SHOWN = 5  # names in a message, per kind of difference
 
 @dataclass(frozen=True)
 class Difference:
-    """How a model and a set differ; false if they do not."""
+    """How a model and a checkpoint differ. It is false if they do not."""
 
     missing: tuple[str, ...] = ()
-    """Names in the model that the set does not have."""
+    """Names in the model that the checkpoint does not have."""
     unexpected: tuple[str, ...] = ()
-    """Names in the set that the model does not have."""
+    """Names in the checkpoint that the model does not have."""
     shapes: tuple[str, ...] = ()
     """Names in both whose shapes differ, with what was expected and what was found."""
 

@@ -23,7 +23,7 @@ RESERVED = frozenset(("_id", "_tdb", "run", "step", "tags", "created", "lineage"
 
 
 class ParameterSet(Record):
-    """A saved set of parameters, with the metrics it was saved with: `best["val_acc"]`."""
+    """A checkpoint: saved parameters, and the metrics that they were saved with: `best["val_acc"]`."""
 
     __slots__ = ()
 
@@ -31,50 +31,52 @@ class ParameterSet(Record):
 
     @property
     def run(self) -> str | None:
-        """The run that saved it, None if none was named."""
+        """The run that saved it; None if no run was named."""
         found: str | None = self._doc.get("run")
         return found
 
     @property
     def step(self) -> int | None:
-        """The step after which it was saved, None if none was named."""
+        """The step after which it was saved; None if no step was named."""
         found: int | None = self._doc.get("step")
         return found
 
     @property
     def query(self) -> Query:
-        """The query that names exactly this set: plain data, to store in a job or a configuration."""
+        """The query that names exactly this checkpoint: plain data, to store in a job or a configuration."""
         return Query("params", {"_id": self.id})
 
     @property
     def parts(self) -> list[str]:
-        """What was saved: `["model"]`, and for a training state `optimizer`, `rng`, `stream` and more."""
+        """The parts that were saved: `["model"]`; a training state also has `optimizer`, `rng`, `stream` and more."""
         return list(self._doc["_tdb"]["parts"])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors, whether they share storage with other sets or not."""
+        """Bytes of its tensors, including those that it shares with other checkpoints."""
         return int(self._doc["_tdb"]["bytes"])
 
     @property
     def lineage(self) -> Mapping[str, Any]:
-        """What it was made from.
+        """What the checkpoint was made from.
 
-        `parent` (the set before it, or that the run started from), `code` (script, git commit, whether that was
-        changed) and `versions`; from a checkpointer also `model` and `optimizer` (classes), `architecture`, `data`
-        (queries with fingerprint, seed and batch size; `Query.from_json` reads them) and `position` in the data.
+        It has `parent` (the checkpoint before it, or the one that the run started from), `code` (script, git commit,
+        and whether tracked files differ from that commit) and `versions`. From a checkpointer it also has `model` and
+        `optimizer` (classes), `architecture`, `data` (queries with fingerprint, seed and batch size; `Query.from_json`
+        reads them) and `position` (in the data).
         """
         return dict(self._doc.get("lineage", {}))
 
     def load(self, part: str = "model", *, framework: Framework = "auto") -> Any:
-        """The parameters, in the structure in which they were saved; every tensor is checked.
+        """The parameters, in the structure in which they were saved. Every tensor is checked against its hash.
 
-        What was saved from torch comes back as torch tensors on the CPU if torch has been imported, so that
-        `model.load_state_dict(best.load())` works, and as numpy arrays otherwise. Everything is a copy of your own.
+        Tensors that were saved from torch become torch tensors on the CPU if torch has been imported, so that
+        `model.load_state_dict(best.load())` works. All others become NumPy arrays. All of them are copies, which the
+        caller may change.
 
         Args:
             part: One of `parts`.
-            framework: `"auto"`, or `"numpy"` or `"torch"` for all tensors alike.
+            framework: `"auto"`; or `"numpy"` or `"torch"` for all tensors.
 
         Raises:
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
@@ -89,15 +91,15 @@ class ParameterSet(Record):
 
         Args:
             model: The model.
-            strict: Whether all must fit. Otherwise what fits by name and shape (in Keras by order and shape) is
-                loaded, and the rest of the model stays as it was.
+            strict: Whether all tensors must fit. With False, the tensors that fit by name and shape (in Keras by
+                order and shape) are loaded, and the rest of the model stays as it was.
 
         Returns:
-            What differs: nothing if `strict`.
+            What differs; nothing if `strict`.
 
         Raises:
-            StateError: They do not fit; lists missing and unexpected tensors and differing shapes. The model is then
-                as it was before.
+            StateError: The parameters do not fit. The message lists missing and unexpected tensors and different
+                shapes. The model is as it was before.
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
         with self._offered():

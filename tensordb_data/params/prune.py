@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pruned:
-    """What a prune did, or would do."""
+    """What a prune did, or would do in a dry run."""
 
     run: str
     kept: dict[ObjectId, list[str]] = field(default_factory=dict)
-    """The sets that stay, oldest first, and the rules that keep each."""
+    """The checkpoints that stay, oldest first, and the rules that keep each of them."""
     deleted: list[ObjectId] = field(default_factory=list)
-    """The sets that were deleted, oldest first."""
+    """The checkpoints that were deleted, oldest first."""
     bytes: int = 0
-    """Bytes of the tensors of those, as if nothing were shared."""
+    """Bytes of the tensors of deleted checkpoints, including those that others share."""
 
 
 def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:

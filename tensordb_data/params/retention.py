@@ -19,21 +19,22 @@ _LESS_IS_BETTER = re.compile(
 
 @dataclass(frozen=True)
 class Keep:
-    """What stays of the sets of a run; a set stays if any of the rules says so.
+    """Which checkpoints of a run stay. A checkpoint stays if at least one of the rules keeps it.
 
-    The set that a run continues from, its newest, always stays. Nothing is held back for a metric that may still come:
-    let `last` reach back as far as an evaluator lags behind.
+    The newest checkpoint, from which the run continues, always stays. A checkpoint does not wait for a metric that an
+    evaluator adds later, so make `last` large enough for the time that an evaluator needs.
     """
 
     last: int = 1
-    """The newest so many."""
+    """Keep this many of the newest checkpoints."""
     best: tuple[str, int] | tuple[str, int, str] | None = None
-    """Metric and number: `("val_acc", 2)`. More is better; where it is not, say so: `("val_loss", 2, "min")`. Sets
-    without the metric, or with NaN, are not among the best; of equal ones the newer is the better."""
+    """Keep the best by a metric: name and number, `("val_acc", 2)`. More is better; if less is better, write
+    `("val_loss", 2, "min")`. Checkpoints without the metric, or with NaN, are not among the best. Of two with the same
+    value, the newer is better."""
     every: int | None = None
-    """The first set at or after each multiple of so many steps."""
+    """Keep the first checkpoint at or after each multiple of this many steps."""
     tagged: str | Sequence[str] = ()
-    """Sets with one of these tags."""
+    """Keep checkpoints with one of these tags."""
 
     def __post_init__(self) -> None:
         if not _is_count(self.last, 0):
@@ -57,7 +58,7 @@ class Keep:
         return None if self.best is None else self.best[0]
 
     def kept(self, sets: Sequence[Mapping[str, Any]]) -> dict[ObjectId, list[str]]:
-        """Which sets stay, and by which rules.
+        """Which checkpoints stay, and by which rules.
 
         Args:
             sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`

@@ -23,17 +23,17 @@ _INTERNAL = "_tdb"
 class Query:
     """A frozen query: collection, filter, sort, limit and fields.
 
-    Two queries are equal when they mean the same text, whatever the order of the filter's top-level keys.
+    Two queries are equal if they have the same JSON. The order of the top-level keys of the filter does not matter.
 
     Args:
         collection: `"data"`, `"architectures"`, `"params"`, `"jobs"` or `"logs"`.
         filter: MongoDB's query language. Operators that run code on the server are refused.
         sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
-        limit: At most so many entities, at least 1; None for all.
-        fields: Names of the fields to read; None for all. Identity and tags always come along.
+        limit: The most entities to return, at least 1; None for all.
+        fields: Names of the fields to read; None for all. `_id` and `tags` are always read.
 
     Raises:
-        QueryError: Something is malformed or refused; the message says where, and what to write instead.
+        QueryError: An argument is malformed or refused. The message says where, and what to write instead.
     """
 
     __slots__ = ("_collection", "_fields", "_filter", "_json", "_limit", "_sort")
@@ -83,7 +83,7 @@ class Query:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits, the same in every process for equal queries."""
+        """A hash of the query, of 32 hexadecimal digits. Equal queries have the same one in every process."""
         return hashlib.blake2b(self._json.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> str:
@@ -92,7 +92,7 @@ class Query:
 
     @classmethod
     def from_json(cls, text: str) -> Query:
-        """The query that `to_json` wrote; the same rules are checked again.
+        """Reads a query that `to_json` wrote. The same rules are checked again.
 
         Raises:
             QueryError: The text is not JSON, has unknown keys, or breaks a rule.

@@ -52,7 +52,7 @@ class Compacted:
     dying_bytes: int = 0
     """Bytes of those objects."""
     damaged: list[str] = field(default_factory=list)
-    """Samples that stay where they are, since a blob does not match its checksum, and why."""
+    """Samples that were not moved, because a blob does not match its checksum, and why."""
 
 
 Progress = Callable[[int, int, Compacted], None]

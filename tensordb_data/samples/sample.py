@@ -21,10 +21,10 @@ _AHEAD = 16 * 2**20  # bytes of blobs that one access may bring along
 
 
 class Sample(Record):
-    """One sample: a mapping of its fields, blobs included.
+    """One sample: a mapping of its fields, including its blobs.
 
-    `sample["image"]` reads and decodes the blob when it is first asked for, together with those of samples that
-    were read along with it and are still held; it is kept from then on.
+    The first `sample["image"]` reads and decodes the blob, and keeps it. It also reads this blob of other samples that
+    came with this one from the same query and still exist as objects.
     """
 
     __slots__ = ("_blobs", "_neighbours", "_schema")
@@ -56,7 +56,7 @@ class Sample(Record):
 
     @property
     def blobs(self) -> dict[str, Field]:
-        """The fields of this sample that are blobs, by name; nothing is read."""
+        """The fields of this sample that are blobs, by name. This reads nothing."""
         return {name: self._schema[name] for name in self._references if name in self._schema}
 
     def __getitem__(self, key: str) -> Any:

@@ -36,20 +36,20 @@ _log = logging.getLogger("tensordb_data")
 
 
 class Writer:
-    """Writes samples into one dataset; use it as a context manager. Made by `db.data.writer(...)`.
+    """Writes samples into one dataset. Use it as a context manager. `db.data.writer(...)` makes one.
 
-    Samples are checked and encoded when they are added, and become visible to readers together, in commits:
-    at `flush()`, every `flush_every` seconds, when about 32 MB or 50,000 samples are pending, and at the end of the
-    `with` block. A commit takes place whole or not at all. Where the cache of the server is too small for one of so
-    many samples, it is made as several, each of which takes place whole, and later ones are smaller. After an exception
-    in the block, or Ctrl-C, what was committed stays and what was pending is dropped; a note on the exception says how
-    much.
+    Samples are checked and encoded when they are added. A commit makes them visible to readers, together. The writer
+    commits at `flush()`, every `flush_every` seconds, when about 32 MB or 50,000 samples are pending, and at the end of
+    the `with` block. A commit takes place whole or not at all. If the cache of the server is too small for so many
+    samples, the writer splits the commit into several, each of which takes place whole, and makes later ones smaller.
+    After an exception in the block, or Ctrl-C, committed samples stay and pending samples are dropped. A note on the
+    exception says how many.
 
-    A live writer is for low latency: it commits 50 ms after a sample was added, or when 400 are pending, in a thread of
-    its own. It puts blobs of at most 4 KiB into the documents, which saves a segment for each commit; `db.data.compact`
+    A live writer is for low latency. It commits in a thread of its own, 50 ms after a sample was added or when 400 are
+    pending. It puts blobs of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact`
     moves them into segments later.
 
-    Threads may share a writer. Processes may write to one dataset at the same time, each with its own.
+    Threads may share a writer. Processes may write to one dataset at the same time, each with its own writer.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Writer:
 
     @property
     def schema(self) -> Schema | None:
-        """The dataset's schema; None until the first sample of a new dataset says what it is."""
+        """The dataset's schema; None for a new dataset without a first sample."""
         return self._schema
 
     @property
@@ -111,18 +111,18 @@ class Writer:
         """Add one sample.
 
         Args:
-            tags: Its tags.
-            _id: Its identity; a fresh one when None.
-            **fields: Its fields: arrays, encoded images and bytes become blobs, the rest can be queried. Names that
-                are no Python identifiers go in as `add(**{"größe (mm)": 3})`.
+            tags: The tags of the sample.
+            _id: The identity of the sample; with None, a new one.
+            **fields: The fields of the sample. Arrays, encoded images and bytes become blobs; other values can be
+                queried. Give names that are not Python identifiers as `add(**{"größe (mm)": 3})`.
 
         Returns:
             The sample's `_id`.
 
         Raises:
             SchemaError: A field does not fit the dataset's schema. The sample is not added; the writer goes on.
-            DuplicateError: At the commit that this call set off, or at the next call of a live writer: an `_id` exists
-                already.
+            DuplicateError: An `_id` exists already. The call that causes the commit raises this; with a live writer,
+                the next call.
         """
         self._own()
         id, tags = new_id(_id), tags_of(tags)
@@ -143,19 +143,19 @@ class Writer:
         _id: Iterable[ObjectId] | None = None,
         **columns: Any,
     ) -> list[ObjectId]:
-        """Add n samples given as columns: the fast way in.
+        """Add n samples, given as columns. This is the fastest way to add samples.
 
         Args:
-            tags: Tags of all of them, or a list of n lists.
-            _id: Their n identities; fresh ones when None.
-            **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string
-                is the same for all.
+            tags: Tags of all samples, or a list of n lists.
+            _id: The n identities; with None, new ones.
+            **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string is the
+                value of all samples.
 
         Returns:
             The `_id` of each sample.
 
         Raises:
-            SchemaError: A column does not fit; the message names field and row. Samples before the faulty row's run
+            SchemaError: A column does not fit; the message names field and row. Some of the samples before that row
                 may have been added; see `written` and `pending`.
         """
         self._own()
@@ -180,14 +180,14 @@ class Writer:
         return ids
 
     def flush(self) -> None:
-        """Commit what is pending; on return it is durable and visible to readers."""
+        """Commit all pending samples. On return they are durable and visible to readers."""
         self._own()
         with self._turn() as in_turn, self._changed:
             self._ready()
             self._commit(in_turn)
 
     def close(self) -> None:
-        """Commit what is pending and end. Calling it twice does nothing."""
+        """Commit all pending samples and end the writer. A second call does nothing."""
         self._own()
         with self._turn() as in_turn, self._changed:
             if self._closed:

@@ -24,12 +24,12 @@ Shape = tuple[int | None, ...]
 class Array(BlobField):
     """An array of one dtype.
 
-    A shape of numbers alone is fixed: values are stored as their bare bytes, so that a batch is read with one
-    copy. Otherwise each value carries its own dimensions.
+    If all dimensions are numbers, the shape is fixed: values are stored as their bytes alone, so that a batch is read
+    with one copy. Otherwise each value is stored with its own dimensions.
 
     Args:
         dtype: any numpy bool, integer, float or complex dtype, or one of `ml_dtypes` (bfloat16, …).
-        shape: one entry a dimension, None for a dimension that varies; None for any shape at all.
+        shape: one entry for each dimension, None for a dimension that varies; or None for any shape.
         optional: whether samples may leave the field out.
 
     Raises:

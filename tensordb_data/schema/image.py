@@ -19,9 +19,9 @@ _MODES = ("unchanged", "rgb", "gray")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Image(BlobField):
-    """A JPEG or PNG, given as its bytes or as a `pathlib.Path` to it, stored byte for byte.
+    """A JPEG or PNG image, given as its bytes or as a `pathlib.Path`. It is stored byte for byte.
 
-    Read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
+    It is read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
     orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
 
     Args:

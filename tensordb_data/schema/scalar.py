@@ -18,7 +18,7 @@ _MAX_DEPTH = 90  # MongoDB refuses documents nested deeper than 100
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Scalar(Field):
-    """A value in the index: mutable, and what filters are about.
+    """A value in the index. It is mutable, and filters can use it.
 
     Args:
         kind: "bool", "int" (64 bits), "float", "str", "datetime" (milliseconds, UTC), or "json" for nested lists

@@ -39,10 +39,10 @@ class Bench:
 
 
 def bench(loader: Iterable[Any], step: Callable[[Any], object] | None = None, *, seconds: float = 10.0) -> Bench:
-    """Measure a loop: `step(batch)` over the batches of `loader`, then over a few of them again and again from memory.
+    """Measure a loop twice: `step(batch)` over the batches of `loader`, and then over a few batches in memory.
 
-    The second rate is what the loop would reach if loading took no time, so that their ratio says what there is to gain
-    from faster loading. A stream is left at the position where it was found.
+    The second rate is what the loop would reach if loading took no time. The ratio of the two rates says how much
+    faster loading could help. A stream has the same position afterwards.
 
     Args:
         loader: a stream, a DataLoader, a `tf.data.Dataset`, or any other iterable of batches that can be iterated anew.

@@ -14,12 +14,12 @@ _LONGEST_SOURCE = 200
 
 @dataclass(frozen=True)
 class Annotated:
-    """What came of it."""
+    """What `annotate` did."""
 
     changed: int
-    """Samples that were annotated."""
+    """How many samples or checkpoints were annotated."""
     unknown: tuple[ObjectId, ...]
-    """Ids of no sample of this project, in the order given."""
+    """The ids that no entity of this project has, in the order in which they were given."""
 
 
 def check_source(source: object) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Record(Mapping[str, Any]):
-    """One entity, as it was when it was read: a mapping of its fields, `_id` and `tags` among them."""
+    """One entity, as it was when it was read: a mapping of its fields, including `_id` and `tags`."""
 
     __slots__ = ("__weakref__", "_doc", "_warehouse")
 

@@ -32,20 +32,20 @@ def test_parameters_and_architectures(db: TensorDB, mypkg: None) -> None:
 
     model = nn.Linear(4, 64)
     id = db.params.save(model.state_dict(), run="cnn-1", step=400, tags=["cnn"], val_acc=0.91)
-    best = db.params.find({"run": "cnn-1"}, sort=[("val_acc", -1)]).one()
+    best = db.params.find({"run": "cnn-1"}, sort=[("val_acc", -1)]).first()
     best.load()
     best.load_into(model)
     assert (best.id, best.step, best["val_acc"], best.query) == (id, 400, 0.91, Query("params", {"_id": id}))
     db.params.annotate({best.id: {"test_acc": 0.9}}, source="evaluator-1")
-    assert db.params.find({"test_acc": 0.9}).one().id == id
+    assert db.params.find({"test_acc": 0.9}).first().id == id
 
     keras_model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     db.architectures.save("cnn", keras_model)
-    assert db.architectures.find({"name": "cnn"}).one().build().count_params() == 10
+    assert db.architectures.find({"name": "cnn"}).first().build().count_params() == 10
     db.architectures.save("cnn", factory="mypkg.nets:cnn", kwargs={"width": 64}, tags=["cnn"])
-    built = db.architectures.find({"name": "cnn"}).one().build(allow=["mypkg."])
+    built = db.architectures.find({"name": "cnn"}).first().build(allow=["mypkg."])
     assert built.weight.shape == (64, 4)
-    loaded = db.architectures.find({"tags": "cnn"}).one().build(allow=["mypkg."], params=db.params.find({"_id": id}))
+    loaded = db.architectures.find({"tags": "cnn"}).first().build(allow=["mypkg."], params=db.params.find({"_id": id}))
     assert (loaded.weight == model.weight).all()
 
 

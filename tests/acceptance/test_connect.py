@@ -17,7 +17,7 @@ from tensordb_data import ConnectError, TensorDB
 def use(db: TensorDB) -> None:
     with db.data.writer("fashion") as w:
         w.add(image=np.ones((2, 2), np.uint8), label=3)
-    assert db.data.find({"label": 3}).one()["image"].sum() == 4
+    assert db.data.find({"label": 3}).first()["image"].sum() == 4
 
 
 def test_a_folder(warehouse_dir: Path) -> None:

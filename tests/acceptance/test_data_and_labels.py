@@ -23,7 +23,7 @@ def test_writing_and_relabelling(db: TensorDB) -> None:
     assert [sample["label"] for sample in samples] == [3, *labels.tolist()]
     assert samples[0].tags == ["grey"] and samples[0]["split"] == "train"
     assert db.data.find({"dataset": "fashion", "tags": "grey"}).update({"$set": {"label": 7}}) == 1
-    assert db.data.find({"tags": "grey"}).one()["label"] == 7
+    assert db.data.find({"tags": "grey"}).first()["label"] == 7
     with pytest.raises(SchemaError, match="dataset 'fashion', field 'label': expected int, found str"):
         db.data.find({"dataset": "fashion"}).update({"$set": {"label": "seven"}})
     with pytest.raises(SchemaError, match="blobs are immutable"):

@@ -27,7 +27,7 @@ def test_find_and_the_verbs(fashion: TensorDB) -> None:
     db = fashion
     sel = db.data.find({"dataset": "fashion", "split": "train", "label": {"$in": [0, 1]}})
     assert sel.count() == 4
-    assert sel.one()["label"] == 0
+    assert sel.first()["label"] == 0
     assert len(sel.all()) == 4 and len(sel.head(5)) == 4
     assert sel.distinct("label") == [0, 1]
     assert sel.explain()["returned"] == 4
@@ -36,7 +36,7 @@ def test_find_and_the_verbs(fashion: TensorDB) -> None:
     assert sel.count() == 0
     sel = db.data.find({"label": 7, "split": "train"})
     assert (sel.tag("clean"), sel.untag("raw")) == (5, 5)
-    assert sel.one().tags == ["clean"]
+    assert sel.first().tags == ["clean"]
     with db.data.writer("fashion") as w:
         new = w.add(image=np.ones((4, 4), np.uint8), label=1, split="train")
     assert next(watch).id == new

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tensordb_data import TensorDB
-from tensordb_data.api.selection import Selection
+from tensordb_data import Selection, TensorDB
 from tensordb_data.tf import StepCheckpoint, query_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

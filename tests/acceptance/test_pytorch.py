@@ -11,8 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader
 
-from tensordb_data import TensorDB
-from tensordb_data.api.selection import Selection
+from tensordb_data import Selection, TensorDB
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 
 

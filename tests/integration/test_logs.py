@@ -31,7 +31,7 @@ def test_rows_come_back(db):
     assert [row.step for row in rows[:-1]] == list(range(5000))
     assert rows[8]["loss"] == 4.0 and rows[8].tags == ["cnn"] and isinstance(rows[8]["time"], dt.datetime)
     assert (rows[-1].step, rows[-1]["loss"], rows[-1]["n"]) == (5001, 0.25, 3)
-    valid = db.logs.find({"kind": "valid"}).one()
+    valid = db.logs.find({"kind": "valid"}).first()
     assert math.isnan(valid["loss"]) and valid["big"] == math.inf and valid["per_class"] == [1, 0.5]
 
 
@@ -160,9 +160,9 @@ def test_entities_and_texts(db):
         id = writer.add(image=np.ones((2, 2), np.uint8), label=1)
     params = db.params.save({"w": np.ones(3)}, run="r", step=1)
     with db.logs.run("r") as log:
-        log.write(1, worst=db.data.find().one(), of=db.params.find().one(), note="diverged, again")
+        log.write(1, worst=db.data.find().first(), of=db.params.find().first(), note="diverged, again")
         log.write(2, loss="three")
-    row = db.logs.find({"worst.id": id}).one()
+    row = db.logs.find({"worst.id": id}).first()
     assert row["note"] == "diverged, again" and row.entity("worst")["label"] == 1 and row.entity("of").id == params
     with pytest.raises(QueryError, match="no entity"):
         row.entity("note")

@@ -46,7 +46,7 @@ def test_all_kinds_and_the_ranking(full):
     assert data["dataset"] == "ct" and data.id == data.entity.id
     assert full.select(data.query).count() == 4
     assert [hit.kind for hit in full.search("diverged")] == ["logs"]
-    assert full.search("diverged")[0].selection.one().step == 2
+    assert full.search("diverged")[0].selection.first().step == 2
     assert full.search("FIX")[0].kind == "params"
     site = full.search("charite")[0]
     assert site.query.filter == {"dataset": "ct", "site": "Charité"} and site.selection.count() == 4
@@ -210,7 +210,7 @@ def test_a_long_text_is_found_by_its_words(db):
 
 
 def test_texts_of_annotations(full):
-    sample, best = full.data.find({"dataset": "ct"}).one(), full.params.find().one()
+    sample, best = full.data.find({"dataset": "ct"}).first(), full.params.find().first()
     full.data.annotate({sample.id: {"finding": "Pleural effusion"}}, source="model:1")
     (hit,) = full.search("effusion")
     assert hit.query.filter == {"dataset": "ct", "finding": "Pleural effusion"} and hit.id == sample.id

@@ -47,7 +47,7 @@ def test_a_server_begins_with_gridfs(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
         fill(db)
         assert db.warehouse.blobs.roots == [{"id": 0, "url": "gridfs://"}]
-        assert db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
+        assert db.data.find().first()["x"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_folder_can_move_with_its_blobs(warehouse_dir: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_folder_can_move_with_its_blobs(warehouse_dir: Path) -> None:
         assert db.warehouse.blobs.roots == [{"id": 0, "url": "./blobs"}]
     shutil.move(warehouse_dir / "w", warehouse_dir / "v")
     with TensorDB(warehouse_dir / "v", blobs=warehouse_dir / "v" / "more") as db:
-        assert db.data.find().count() == 3 and db.data.find().one()["x"].tolist() == [0, 1, 2, 3]
+        assert db.data.find().count() == 3 and db.data.find().first()["x"].tolist() == [0, 1, 2, 3]
         assert db.warehouse.blobs.roots[0]["url"] == "./more"
 
 
@@ -135,20 +135,20 @@ def test_travels_to_other_processes(db: TensorDB) -> None:
     again = pickle.loads(pickle.dumps(db))  # noqa: S301
     assert again == db and again.data.find().count() == 3
     selection = pickle.loads(pickle.dumps(db.data.find({"label": 2})))  # noqa: S301
-    assert selection.one()["x"].tolist() == [8, 9, 10, 11]
+    assert selection.first()["x"].tolist() == [8, 9, 10, 11]
     again.close()
     selection.db.close()
 
 
 def _count(db: TensorDB, out: Any) -> None:
-    out.put((db.data.find().count(), int(db.data.find().one()["x"].sum())))
+    out.put((db.data.find().count(), int(db.data.find().first()["x"].sum())))
     db.close()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_is_used_in_child_processes(db: TensorDB, method: str) -> None:
     fill(db)
-    assert db.data.find().one()["x"].sum() == 6
+    assert db.data.find().first()["x"].sum() == 6
     context = multiprocessing.get_context(method)
     out = context.Queue()
     with warnings.catch_warnings():
@@ -183,7 +183,7 @@ def test_mongomock_serves_the_documented_subset() -> None:
     with TensorDB(client=client, blobs="memory://") as db:
         fill(db)
         assert db.data.find({"label": {"$in": [1, 2]}}).count() == 2
-        assert db.data.find({"label": 2}).one()["x"].tolist() == [8, 9, 10, 11]
+        assert db.data.find({"label": 2}).first()["x"].tolist() == [8, 9, 10, 11]
         assert db.data.find({"label": 2}).update({"$set": {"label": 7}}) == 1
         assert db.data.find({"label": 7}).tag("x") == 1 and db.data.find({"tags": "x"}).untag("x") == 1
         assert sorted(db.data.find().distinct("label")) == [0, 1, 7]
@@ -194,7 +194,7 @@ def test_mongomock_serves_the_documented_subset() -> None:
         with pytest.raises(UnsupportedError, match="query planner"):
             db.data.find().explain()
     with TensorDB(client=client) as db:
-        assert db.data.find().one()["x"].tolist() == [4, 5, 6, 7]
+        assert db.data.find().first()["x"].tolist() == [4, 5, 6, 7]
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         assert db.data.find().count() == 0
 

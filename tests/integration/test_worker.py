@@ -92,7 +92,7 @@ def test_ways_to_end_badly_at_once(db, tmp_path):
     failure = again["events"][2]
     assert failure["event"] == "failed" and failure["reason"].endswith("ValueError: not yet")
     assert "child.py" not in failure["reason"]
-    left = db.jobs.find({"status": "ready"}).one()
+    left = db.jobs.find({"status": "ready"}).first()
     assert left["entry"] == "tests.integration.nowhere:f"
 
 

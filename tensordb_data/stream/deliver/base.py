@@ -46,8 +46,9 @@ class Pull(abc.ABC, Generic[S]):
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream made in
-        the same way.
+        """The position after the last delivered batch: a small dict that can be written as JSON.
+
+        Give it to `load_state_dict` of a stream that is made in the same way.
         """
 
     @abc.abstractmethod
@@ -55,12 +56,12 @@ class Pull(abc.ABC, Generic[S]):
         """Continue from `state`: the next batches hold exactly the samples not yet delivered."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the present position on.
+        """Iterate over batches, from the present position on.
 
         Raises:
             NotFoundError: the dataset does not exist, or an endless stream matches no sample.
             SampleError: a sample cannot be read, decoded, transformed or put into a batch; names `_id` and field.
-            StateError: another iteration of this stream has begun since.
+            StateError: a newer iteration of this stream has begun.
         """
         self._begin()
         self._token += 1
@@ -92,8 +93,10 @@ class Pull(abc.ABC, Generic[S]):
                 asked = Clock.wall()
 
     def close(self) -> None:
-        """End the iteration in progress, at once: its loop gets no more batches, and a thread that is in the middle of
-        a read ends after it. The position stays: the stream can be iterated again.
+        """End the iteration in progress, at once.
+
+        The loop gets no more batches. A thread that is in the middle of a read ends after it. The position stays, and
+        the stream can be iterated again.
         """
         self._token += 1
         iteration = self._live()
@@ -111,14 +114,18 @@ class Pull(abc.ABC, Generic[S]):
         """Counts since the stream was made.
 
         Returns:
-            `samples`, `batches`, `bytes` (decompressed), `samples_per_second`, `bytes_per_second`, `threads`, `skipped`
-            bad samples, and samples `deleted` since their pass began; `cache`: of the blobs in segments, how many were
-            on this machine (`hits`) and how many a store had to send (`misses`);
-            `stages`: by stage the seconds of `work`, in which its threads ran, and of `wait`, in which they did not
-            (for a store, a disk, the interpreter's lock, a core), summed over threads; `seconds`: how long the loop
-            waited for first batches (`start`) and for others (`wait`), and was busy itself (`loop`); the `bottleneck`,
-            which is a stage, "commits" (of a stream that follows), "loop", or `None` before the first batch; and
-            `advice`, what to do about it.
+            A dict with these keys:
+
+            - `samples`, `batches`, `bytes` (decompressed), `samples_per_second`, `bytes_per_second`, `threads`.
+            - `skipped`: bad samples. `deleted`: samples that were deleted since their pass began.
+            - `cache`: how many blobs in segments were on this machine (`hits`), and how many came from a store
+              (`misses`).
+            - `stages`: for each stage, the seconds in which its threads ran (`work`) and did not run (`wait`: for a
+              store, a disk, the interpreter's lock, a core), summed over threads.
+            - `seconds`: how long the loop waited for first batches (`start`) and for other batches (`wait`), and how
+              long it was busy itself (`loop`).
+            - `bottleneck`: a stage, `"commits"` (of a stream that follows), `"loop"`, or `None` before the first batch.
+            - `advice`: what to do about the bottleneck.
         """
         return self._stats.report()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.deliver.base import Pull, in_turn
 from tensordb_data.stream.deliver.batch_builder import Delivery
@@ -32,17 +33,20 @@ Element = tuple[str | None, tuple[int | None, ...]]
 
 
 class Stream(Pull[State]):
-    """Batches of the samples that match a query; made by `Selection.stream`.
+    """Batches of the samples that match a query. `Selection.stream` makes one.
 
-    Iterating continues from where the stream stands: after the last batch that was delivered, at the start of the
+    An iteration begins at the position of the stream: after the last batch that was delivered, at the start of the
     next pass when a finite iteration has ended, or where `load_state_dict` put it. Only the newest iteration is live.
 
-    Two ways through, with the same batches. Without shuffling, in one process, batches come straight from a database
-    cursor, in constant memory. Otherwise the references of all samples are read once, into a plan of about 32 bytes a
-    sample. In both, a pass delivers the samples that existed when it began; changes are seen at the next pass, except
-    by a stream that is pinned (see `pin`). Worker processes, and the ranks of torch.distributed, agree on each pass.
+    A stream reads the index in one of two ways. Both give the same batches. Without shuffling, in one process, batches
+    come straight from a database cursor, in constant memory. Otherwise the stream reads the references of all samples
+    once, into a plan of about 32 bytes a sample.
 
-    A batch is a dict of fields: arrays [batch, ...] of numbers, lists of everything else.
+    A pass (an epoch over the selection) delivers the samples that existed when it began. The next pass sees changes,
+    unless the stream is pinned (see `pin`). Worker processes, and the ranks of torch.distributed, agree on the data of
+    each pass.
+
+    A batch is a dict of fields. Numbers are arrays of shape [batch, ...]; everything else is a list.
     """
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
@@ -112,24 +116,31 @@ class Stream(Pull[State]):
         return Opening(self._source, self._pinned, self._passes)
 
     def close(self) -> None:
-        """End the iteration in progress, at once: its loop gets no more batches, a thread that is in the middle of a
-        read ends after it, and the plan is freed. The position stays: the stream can be iterated again.
+        """End the iteration in progress, at once, and free the plan.
+
+        The loop gets no more batches. A thread that is in the middle of a read ends after it. The position stays, and
+        the stream can be iterated again.
         """
         super().close()
         self._source.drop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, by delivered batches: small, JSON-able; for `load_state_dict` of a stream with the
-        same query, shuffle and seed. Batch size, fields, transform, rank and world size may differ.
+        """The position after the last delivered batch: a small dict that can be written as JSON.
+
+        Give it to `load_state_dict` of a stream with the same query, shuffle and seed. Batch size, fields, transform,
+        rank and world size may differ.
         """
         return self._state.to_doc(self.spec)
 
     def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
-        """What a state refers to, to be stored beside it: the plan of the pass in progress, compressed, by its digest.
-        Empty where a state needs none: between two passes, and in query order, straight from the database.
+        """The plan that a state refers to, to be stored beside it: the plan of the pass in progress, compressed.
 
         Args:
             state: from `state_dict()` or `advance`; by default the present one.
+
+        Returns:
+            The plan by its digest. Empty if the state needs no plan: between two passes, and in query order from a
+            cursor.
         """
         of = self._state if state is None else State.from_doc(state, self.spec)
         return self._plans(of) if of.at.position else {}
@@ -154,11 +165,11 @@ class Stream(Pull[State]):
 
         Args:
             state: from `state_dict()`, of any rank, world size and batch size.
-            on_change: what to do when the data of the pass in progress has changed since it began. `finish` it as it
-                began: in its order, with its values, without what was added, less what was deleted; an `error`; or
-                `replan`: leave the rest of the pass and begin the next one, on today's data.
-            plans: from `plans()`. Without them, the plan is looked for in the cache of this host, and then read from
-                the database, which fails if samples of the pass were deleted or do not match any more.
+            on_change: what to do if the data of the pass in progress has changed since it began. `"finish"` ends the
+                pass as it began: in its order, with its values, without samples that were added or deleted since.
+                `"error"` raises. `"replan"` leaves out the rest of the pass and begins the next one, on today's data.
+            plans: from `plans()`. Without them, the stream looks for the plan in the cache of this host, and then reads
+                it from the database. This fails if samples of the pass were deleted or do not match any more.
 
         Raises:
             StateError: the state is of another stream, or the data has changed.
@@ -197,9 +208,10 @@ class Stream(Pull[State]):
         return loaded
 
     def pin(self) -> Stream:
-        """Fix the data that this stream, and every copy of it in another process, sees from now on in all passes, so
-        that workers and ranks that share a pass agree on its order. Under torch.distributed all ranks take the data
-        that rank 0 sees: call it on every rank.
+        """Fix the data of all passes from now on, for this stream and every copy of it in another process.
+
+        So workers and ranks that share a pass agree on its order. Under torch.distributed all ranks take the data that
+        rank 0 sees. Call this on every rank.
 
         Returns:
             The stream itself.
@@ -264,12 +276,13 @@ class Stream(Pull[State]):
         return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
-        """The state after `batches` more batches were delivered to this rank: for a process that counts what others
-        deliver.
+        """The state after `batches` more batches were delivered to this rank.
+
+        A process that does not iterate the stream itself uses this, to turn a count of batches into a state.
 
         Raises:
-            StateError: the number of samples in a pass is not known; `pin` the stream first. A stream that follows has
-                no such number.
+            StateError: the number of samples in a pass is not known. Call `pin` first. A stream that follows has no
+                such number.
         """
         if self.spec.follow:
             raise StateError(
@@ -313,8 +326,9 @@ class Stream(Pull[State]):
         return state
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
-        """A stream at `state` over the data of this one, which it shares, with some options of the spec changed. Asks
-        no other rank, so that worker processes can call it.
+        """A stream at `state` that shares the data of this one, with some options of the spec changed.
+
+        It does not communicate with other ranks, so worker processes can call it.
         """
         part = Stream(self.warehouse, replace(self.spec, **changes))
         part._source.share(self._source)
@@ -323,9 +337,19 @@ class Stream(Pull[State]):
         part._stats, part._budget = self._stats, self._budget
         return part
 
-    def worker(self, index: int, count: int) -> Stream:
-        """A stream over every `count`-th batch of this one, from its position, beginning with batch `index`. A reader
-        that takes turns between the workers gets the batches of this stream, in order. Pin the stream first.
+    def shard(self, index: int, count: int) -> Stream:
+        """One of `count` streams that share the batches of this one, from its position on.
+
+        Shard 0 delivers the batches 0, count, 2 * count, …; shard 1 the batches 1, count + 1, …; and so on. A reader
+        that takes one batch from each shard in turn gets the batches of this stream, in order. Call `pin` before, so
+        that all shards see the same data.
+
+        Args:
+            index: The number of this shard, from 0.
+            count: The number of shards.
+
+        Raises:
+            QueryError: The stream follows what is committed, and `count` is more than 1.
         """
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
@@ -340,10 +364,16 @@ class Stream(Pull[State]):
             part._budget = Budget(self.spec.max_failures, part._stats)
         return part
 
+    @renamed_to("shard")
+    def worker(self, index: int, count: int) -> Stream:
+        """The old name of `shard`."""
+        return self.shard(index, count)
+
     def element_spec(self) -> dict[str, Element]:
-        """Per delivered field the dtype and shape of one sample. A `None` in a shape is a dimension that varies; a
-        dtype of `None` means that batches hold a list of Python objects. With a transform, learnt from a first batch,
-        in which case a later sample may differ.
+        """The dtype and shape of one sample, for each delivered field.
+
+        A `None` in a shape is a dimension that varies. A dtype of `None` means that batches hold a list of Python
+        objects. With a transform, a first batch is read to find out, and later samples may differ from it.
         """
         if self.spec.transform is not None:
             return self._observed()

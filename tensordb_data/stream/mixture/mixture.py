@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.deliver.base import Pull, in_turn
 from tensordb_data.stream.deliver.batch_builder import Delivery
@@ -55,15 +56,15 @@ class Mixed(Delivery[Place]):
 
 
 def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
-    """One endless stream that takes each sample from one of several, with given chances.
+    """Make one endless stream of several. It takes each sample from one of them, with the given probabilities.
 
-    Batches hold samples of all streams side by side; each stream keeps its own order, passes and transform, and begins
-    anew when it is through, so that a small one comes round more often. Each of its passes goes over the data of the
-    moment in which it begins, as those of a stream on its own do (see `Stream`); a stream that was pinned stays so.
+    A batch holds samples of all streams. Each stream keeps its own order, passes and transform. When a stream reaches
+    the end of a pass, it begins the next one, so a small stream goes through more passes. A pass goes over the data of
+    the moment in which it begins (see `Stream`). A stream that was pinned stays pinned.
 
     Args:
-        streams: (stream, weight) pairs; weights are proportions of any positive sum. The streams must have the same
-            batch size, fields, rank and world size, and no end (`passes=None`).
+        streams: (stream, weight) pairs. The weights are proportions; their sum may be any positive number. The streams
+            must have the same batch size, fields, rank and world size, and no end (`passes=None`).
         seed: decides which stream each sample comes from.
 
     Raises:
@@ -73,7 +74,7 @@ def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
 
 
 class Mix(Pull[Place]):
-    """See `mix`. Iterating, states and statistics are as with a `Stream`."""
+    """A stream made of several, see `mix`. Iteration, states and statistics are those of a `Stream`."""
 
     def __init__(self, streams: Sequence[tuple[Stream, float]], seed: int) -> None:
         pairs = list(streams)
@@ -119,7 +120,7 @@ class Mix(Pull[Place]):
     # --- position ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the mix stands, by delivered batches: JSON-able; for `load_state_dict` of a mix of the same streams."""
+        """The position after the last delivered batch, for `load_state_dict` of a mix of the same streams."""
         return self._doc(self._state)
 
     def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
@@ -137,15 +138,16 @@ class Mix(Pull[Place]):
         on_change: OnChange = "finish",
         plans: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> None:
-        """Continue from `state`: each stream ends its pass as it began, and sees changes in the next.
+        """Continue from `state`. Each stream ends its pass as it began, and sees changes in its next pass.
 
         Args:
             state: from `state_dict()`, of any rank, world size and batch size.
-            on_change: of each stream whose data has changed since its pass began; see `Stream.load_state_dict`.
+            on_change: what to do for each stream whose data has changed since its pass began; see
+                `Stream.load_state_dict`.
             plans: from `plans()`; see `Stream.load_state_dict`.
 
         Raises:
-            StateError: the state is of another mix, or samples of its data were deleted and its plans are not kept.
+            StateError: the state is of another mix, or samples of its data were deleted and its plans are not given.
         """
         total = self._place(state).total
         parts = zip(self.streams, state["streams"], strict=True)
@@ -201,9 +203,9 @@ class Mix(Pull[Place]):
             stream._listen(iteration)
         self._state = self._settled(self._state)
 
-    def worker(self, index: int, count: int) -> Mix:
-        """A mix of every `count`-th batch of this one, from its position, beginning with batch `index`."""
-        part = Mix([(stream.worker(0, 1), weight) for stream, weight in self._pairs()], self.seed)
+    def shard(self, index: int, count: int) -> Mix:
+        """One of `count` mixes that share the batches of this one, from its position on; see `Stream.shard`."""
+        part = Mix([(stream.shard(0, 1), weight) for stream, weight in self._pairs()], self.seed)
         part._state, part._worker = self._state, (index, count)
         if count == 1:
             part._stats, part._budgets = self._stats, self._budgets
@@ -212,14 +214,19 @@ class Mix(Pull[Place]):
             part._budgets = [Budget(stream.spec.max_failures, part._stats) for stream in part.streams]
         return part
 
+    @renamed_to("shard")
+    def worker(self, index: int, count: int) -> Mix:
+        """The old name of `shard`."""
+        return self.shard(index, count)
+
     def at(self, state: Mapping[str, Any]) -> Mix:
-        """A mix at `state` over the data of this one, which it shares; see `Stream.at`."""
-        part = self.worker(0, 1)
+        """A mix at `state` that shares the data of this one; see `Stream.at`."""
+        part = self.shard(0, 1)
         part._state = self._place(state)
         return part
 
     def element_spec(self) -> dict[str, Element]:
-        """Per delivered field the dtype and shape of one sample; see `Stream.element_spec`."""
+        """The dtype and shape of one sample, for each delivered field; see `Stream.element_spec`."""
         specs = [stream.element_spec() for stream in self.streams]
         merged: dict[str, Element] = {}
         for name, (dtype, shape) in specs[0].items():

@@ -134,10 +134,10 @@ def test_skip_leaves_out_what_comes_too_early_and_counts_it(db, gate):
             ckpt.step()  # never waits: the test would end at its time limit
         assert ckpt.stats()["skipped"] == 4 and ckpt.stats()["waited"] == 0
         opened.set()
-        ckpt.drain()
+        ckpt.wait()
         trained(model)
         ckpt.step()
-        ckpt.drain()
+        ckpt.wait()
         assert ckpt.stats()["durable"] == 3
     assert db.params.find({"run": "r"}).distinct("step") == [1, 2, 7]
 
@@ -229,7 +229,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
     db.params.save(state, run="r", step=1)
     sent = sum(size for key, size in store.list("params/") if key not in before)
     assert sum(before.values()) >= 6 * 40_000 and 4 * 40_000 <= sent < 5 * 40_000
-    back = db.params.find({"run": "r"}).one().load()
+    back = db.params.find({"run": "r"}).first().load()
     assert all(np.array_equal(back[name], state[name]) for name in state)
 
 
@@ -240,4 +240,4 @@ def test_an_object_for_each_portion(db, monkeypatch):
     id = db.params.save(state)
     keys = sorted(key for key, _ in db.warehouse.blobs.store().list("params/"))
     assert len(keys) == 3 and keys[-1] == f"params/{id}.safetensors"
-    assert all(np.array_equal(db.params.find().one().load()[name], state[name]) for name in state)
+    assert all(np.array_equal(db.params.find().first().load()[name], state[name]) for name in state)

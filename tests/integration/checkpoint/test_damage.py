@@ -61,4 +61,4 @@ def test_a_set_of_parameters_alone(db):
         id = db.params.save({"w": torch.full((500,), float(step))}, run="r", step=step)
     flip(db, id, torch.full((500,), 2.0))
     with pytest.raises(CorruptBlobError, match=r"'model/w' .* at step 2 is damaged.*intact one is .* at step 1"):
-        db.params.find({"step": 2}).one().load()
+        db.params.find({"step": 2}).first().load()

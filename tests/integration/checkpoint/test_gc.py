@@ -158,7 +158,7 @@ def test_segments_of_deleted_samples_and_dead_writers(db):
     done = db.gc(grace=0)
     assert done.removed == done.marked == 1 and len(objects(db)) == 1
     assert done.by == {"dataset a of default": done.removed_bytes}
-    assert db.data.find({"dataset": "b"}).one()["x"].shape == (1000,)
+    assert db.data.find({"dataset": "b"}).first()["x"].shape == (1000,)
 
 
 def test_beside_a_commit(db, monkeypatch):
@@ -174,7 +174,7 @@ def test_beside_a_commit(db, monkeypatch):
     with db.data.writer("a") as writer:
         writer.add(x=np.zeros(1000, "u1"))
     db.gc(grace=0)
-    assert db.data.find().one()["x"].shape == (1000,)
+    assert db.data.find().first()["x"].shape == (1000,)
 
     def slower(*args):
         slow(*args)

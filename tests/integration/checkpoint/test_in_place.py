@@ -39,7 +39,7 @@ def saved(db):
     model = Odd()
     model.conv(torch.randn(8, 3, 9, 9))  # statistics of its own
     model.zeros.zero_()
-    return model, db.params.find({"_id": db.params.save(model.state_dict(), run="a")}).one()
+    return model, db.params.find({"_id": db.params.save(model.state_dict(), run="a")}).first()
 
 
 def test_the_model_is_as_it_was_saved_and_its_tensors_are_the_same_objects(db, saved):
@@ -66,7 +66,7 @@ def test_hooks_of_the_model_are_called(db):
             self.weight.data.copy_(state_dict[f"{prefix}twice"] / 2)
 
     model, other = Doubled(20, 20), Doubled(20, 20)
-    found = db.params.find({"_id": db.params.save(model.state_dict())}).one()
+    found = db.params.find({"_id": db.params.save(model.state_dict())}).first()
     assert load_in_place(db.warehouse, found._doc, other) and torch.equal(model.weight, other.weight)
 
 
@@ -76,7 +76,7 @@ def test_what_does_not_fit_changes_nothing_here(db, what):
     state = model.state_dict()
     if what in ("plain", "numpy"):
         state["0.weight"] = 3 if what == "plain" else np.ones((20, 20), np.float32)
-    found = db.params.find({"_id": db.params.save(state)}).one()
+    found = db.params.find({"_id": db.params.save(state)}).first()
     other = torch.nn.Sequential(torch.nn.Linear(20, 20), torch.nn.Linear(20, 30 if what == "shape" else 20))
     if what == "dtype":
         other = other.double()
@@ -125,6 +125,6 @@ def test_a_flipped_bit_changes_nothing(db, saved):
 def test_a_store_elsewhere_is_read_as_ever(mongo_uri, s3):
     with TensorDB(mongo_uri, blobs=s3) as db:
         model, other = torch.nn.Linear(30, 40), torch.nn.Linear(30, 40)
-        found = db.params.find({"_id": db.params.save(model.state_dict())}).one()
+        found = db.params.find({"_id": db.params.save(model.state_dict())}).first()
         assert not load_in_place(db.warehouse, found._doc, other)
         assert not found.load_into(other) and torch.equal(model.weight, other.weight)

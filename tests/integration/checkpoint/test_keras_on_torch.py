@@ -38,7 +38,7 @@ def fit(run, epochs, first=0):
 _, whole = fit("whole", 4)
 fit("cut", 2)
 start, rest = fit("cut", 4, first=2)
-found = db.params.find({"run": "cut"}, sort=[("step", -1)], limit=1).one()
+found = db.params.find({"run": "cut"}, sort=[("step", -1)], limit=1).first()
 fresh = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.BatchNormalization(),
                           keras.layers.Dropout(0.5), keras.layers.Dense(3)])
 found.load_into(fresh)

@@ -91,10 +91,10 @@ def test_data_that_changed_meanwhile_and_a_resume_on_another_host(db, mongo_uri,
     with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs", cache=warehouse_dir / "there") as there:
         start, resumed = fit(there, "cut", 1, steps=3, every=1, restore=True)
         assert start == 10 and equal(whole, resumed)
-        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).one().load("stream")
+        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).first().load("stream")
         assert (stream["pass"], stream["position"]) == (1, 0)
         assert fit(there, "cut", 1, steps=2, every=1, restore=True)[0] == 13
-        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).one().load("stream")
+        stream = there.params.find({"run": "cut"}, sort=[("step", -1)]).first().load("stream")
         assert (stream["pass"], stream["n"]) == (1, 229)
 
 
@@ -108,15 +108,15 @@ def test_a_finite_stream_is_refused(db):
 def test_found_logged_and_loaded(db):
     fill(db)
     _, model = fit(db, "k", 2)
-    best = db.params.find({"run": "k"}, sort=[("accuracy", -1)]).one()
+    best = db.params.find({"run": "k"}, sort=[("accuracy", -1)]).first()
     other = net()
     best.load_into(other)
-    newest = db.params.find({"run": "k", "step": 40}).one()
+    newest = db.params.find({"run": "k", "step": 40}).first()
     newest.load_into(other)
     assert equal(model, other)
     other.set_weights(list(newest.load().values()))
     id = db.params.save(model.get_weights())
-    db.params.find({"_id": id}).one().load_into(other)
+    db.params.find({"_id": id}).first().load_into(other)
     assert db.logs.find({"run": "k", "kind": "train"}).count() == 40
     assert db.logs.find({"run": "k", "kind": "epoch"}).count() == 2
     with pytest.raises(StateError, match=r"of another shape: .*kernel: expected"):
@@ -145,5 +145,5 @@ def test_what_does_not_fit_is_refused(db):
 
 def test_any_tensorflow_value_is_saved(db):
     db.params.save({"v": tf.Variable(tf.range(100)), "t": tf.ones((2, 3), tf.bfloat16)})
-    back = db.params.find().one().load(framework="numpy")
+    back = db.params.find().first().load(framework="numpy")
     assert np.array_equal(back["v"], np.arange(100)) and back["t"].shape == (2, 3)

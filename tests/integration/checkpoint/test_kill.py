@@ -30,7 +30,7 @@ while True:
         w[name].fill(step)
     ckpt.end_step(step, {"loss": 1.0})
     if step % 3 == 0:
-        ckpt.drain()
+        ckpt.wait()
         print(step, flush=True)
 """
 

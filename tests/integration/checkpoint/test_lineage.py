@@ -39,10 +39,10 @@ def test_a_resumed_run_and_one_that_starts_from_another(db):
     first, second = db.params.find({"run": "r"}, sort=[("step", 1)]).all()
     assert second.lineage["parent"] == first.id
     train(db, "fine", 5, batchwise(db), parent=second)
-    tuned = db.params.find({"run": "fine"}).one()
+    tuned = db.params.find({"run": "fine"}).first()
     assert tuned.lineage["parent"] == second.id
     id = db.params.save({"w": torch.ones(3)}, parent=tuned)
-    assert db.params.find({"_id": id}).one().lineage["parent"] == tuned.id
+    assert db.params.find({"_id": id}).first().lineage["parent"] == tuned.id
     with pytest.raises(SchemaError, match="parent"):
         db.params.save({"w": torch.ones(3)}, parent="r")
 
@@ -61,7 +61,7 @@ def test_the_code_version_is_that_of_the_script(db, mongo_uri, warehouse_dir):
 
     def run(name):
         subprocess.run([sys.executable, script, mongo_uri, f"file://{warehouse_dir}/blobs", name], check=True)
-        return db.params.find({"run": name}).one().lineage["code"]
+        return db.params.find({"run": name}).first().lineage["code"]
 
     script = folder / "train.py"
     script.write_text(SCRIPT)
@@ -82,7 +82,7 @@ def test_metrics_that_arrive_later(db):
     ids = [db.params.save({"w": torch.ones(3)}, run="r", step=step, val_acc=0.5) for step in (1, 2)]
     done = db.params.annotate({ids[0]: {"test_acc": 0.9}, ids[1]: {"test_acc": torch.tensor(0.75)}}, source="eval-1")
     assert (done.changed, done.unknown) == (2, ())
-    best = db.params.find({"run": "r"}, sort=[("test_acc", -1)]).one()
+    best = db.params.find({"run": "r"}, sort=[("test_acc", -1)]).first()
     assert best.id == ids[0] and best["val_acc"] == 0.5 and best["provenance"]["test_acc"]["source"] == "eval-1"
     other = ObjectId()
     assert db.params.annotate({other: {"a": 1}, ids[0]: {"a": 1}}, source="e").unknown == (other,)
@@ -96,7 +96,7 @@ def test_metrics_that_arrive_later(db):
     ]:
         with pytest.raises(error):
             db.params.annotate(values, source=source)
-    assert "m" not in db.params.find({"_id": ids[0]}).one()
+    assert "m" not in db.params.find({"_id": ids[0]}).first()
 
 
 def test_better_than_any_set_of_the_run(db):
@@ -129,7 +129,7 @@ def test_as_often_as_a_budget_allows(db):
 def test_what_fits_is_loaded_and_the_rest_reported(db):
     small, large = net(16), net(20)
     db.params.save({**large.state_dict(), "more": torch.ones(2)}, run="r")
-    found = db.params.find().one()
+    found = db.params.find().first()
     with pytest.raises(StateError, match="1 unexpected: more"):
         found.load_into(large)
     assert found.load_into(large, strict=False).unexpected == ("more",)

@@ -17,7 +17,7 @@ def test_saved_found_and_loaded(db):
     model = net()
     id = db.params.save(model.state_dict(), run="cnn-1", step=400, tags=["cnn"], val_acc=np.float32(0.5))
     db.params.save(model.state_dict(), run="cnn-1", step=600, val_acc=torch.tensor(0.25))
-    best = db.params.find({"run": "cnn-1"}, sort=[("val_acc", -1)]).one()
+    best = db.params.find({"run": "cnn-1"}, sort=[("val_acc", -1)]).first()
     assert (best.id, best.run, best.step, best["val_acc"], best.tags, best.parts) == (
         id,
         "cnn-1",
@@ -26,7 +26,7 @@ def test_saved_found_and_loaded(db):
         ["cnn"],
         ["model"],
     )
-    assert db.select(Query.from_json(best.query.to_json())).one() == best
+    assert db.select(Query.from_json(best.query.to_json())).first() == best
     other = net(16)
     torch.nn.init.zeros_(other[0].weight)
     best.load_into(other)
@@ -41,7 +41,7 @@ def test_saved_found_and_loaded(db):
 
 def test_loaded_tensors_are_ones_own(db):
     db.params.save({"w": torch.zeros(1000), "s": torch.zeros(2)}, run="r")
-    found = db.params.find().one()
+    found = db.params.find().first()
     first = found.load()
     first["w"] += 1
     first["s"] += 1
@@ -60,7 +60,7 @@ def test_what_is_the_same_is_stored_once(db):
     for step in range(2, 6):
         db.params.save({"frozen": frozen, "head": head + step}, run="b", step=step)
     assert stored() - first < 4 * 0.12 * first
-    assert torch.equal(db.params.find({"step": 5}).one().load()["frozen"], frozen)
+    assert torch.equal(db.params.find({"step": 5}).first().load()["frozen"], frozen)
     other = TensorDB(client=db.database.client, db_name=db.database.name, project="other")
     other.params.save({"frozen": frozen})
     assert db.params.find().count() == 5 and other.params.find().count() == 1
@@ -80,7 +80,7 @@ def round_trip(db):
         3: torch.ones(2, dtype=torch.bfloat16),
     }
     db.params.save(state, run="r")
-    back = db.params.find({"run": "r"}).one().load()
+    back = db.params.find({"run": "r"}).first().load()
     assert torch.equal(back["a"][0], state["a"][0]) and np.array_equal(back["a"][1], state["a"][1])
     assert back["b"] == state["b"] and torch.equal(back[3], state[3])
 
@@ -110,7 +110,7 @@ def test_a_tensor_that_is_being_collected_lives_on(db):
     id = db.params.save({"w": torch.arange(1000)}, run="a")
     db.database["tensors"].update_many({}, {"$set": {"state": "dying"}})
     db.params.save({"w": torch.arange(1000)}, run="b")
-    assert torch.equal(db.params.find({"run": "b"}).one().load()["w"], torch.arange(1000))
+    assert torch.equal(db.params.find({"run": "b"}).first().load()["w"], torch.arange(1000))
     content = persist.digest(memoryview(torch.arange(1000).numpy().tobytes()))
     (tensor,) = db.database["tensors"].find({"_id.h": content})
     assert (tensor["state"], tensor["key"]) == ("live", f"params/{id}.safetensors")
@@ -120,10 +120,10 @@ def test_a_lost_tensor_is_named(db):
     id = db.params.save({"w": torch.arange(1000)})
     db.warehouse.blobs.store().delete(f"params/{id}.safetensors")
     with pytest.raises(StorageError, match=f"{id}"):
-        db.params.find().one().load()
+        db.params.find().first().load()
     db.database["tensors"].delete_many({})
     with pytest.raises(CheckpointError, match="incomplete"):
-        db.params.find().one().load()
+        db.params.find().first().load()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_changed_later_with_metrics_that_came_later(db):
     assert would.kept == {ids[1]: ["best"], ids[2]: ["tagged"], ids[5]: ["newest", "last"]}
     assert db.params.prune("r", keep) == would
     assert _steps(db) == [2, 3, 6]
-    assert db.params.find({"step": 2, "run": "r"}).one().load()["w"][0] == 2
+    assert db.params.find({"step": 2, "run": "r"}).first().load()["w"][0] == 2
     with pytest.raises(NotFoundError, match="'nothing' has no parameter sets"):
         db.params.prune("nothing", keep)
 

@@ -72,7 +72,7 @@ def goes_on_in_one_process(db):
     with StepCheckpointer(db, run="whole", model=model, optimizer=optimizer, every=4) as ckpt:
         with pytest.warns(UserWarning, match="has stream too"):
             assert ckpt.restore() == 12
-    found = db.params.find({"run": "whole", "step": 12}).one()
+    found = db.params.find({"run": "whole", "step": 12}).first()
     assert {name: value.shape for name, value in found.load().items()} == {
         name: value.shape for name, value in model.state_dict().items()
     }

@@ -39,19 +39,19 @@ def same(found, expected):
 def test_any_store(mongo_uri, warehouse_dir, blobs):
     with TensorDB(mongo_uri, blobs=blobs.replace("./", f"file://{warehouse_dir}/")) as db:
         id = db.params.save(STATE, run="r", step=1)
-        same(db.params.find().one().load(), STATE)
+        same(db.params.find().first().load(), STATE)
         stored = {bytes(doc["_id"]["h"]): doc for doc in db.database["tensors"].find()}
         squeezed = [doc for doc in stored.values() if "z" in doc]
         assert sorted(doc["z"] for doc in squeezed if doc["n"] < doc["z"]) == [40_000, 50_000, 50_000, 200_000]
         assert persist.digest(memoryview(NOISE.tobytes())) in stored
         assert "z" not in stored[persist.digest(memoryview(NOISE.tobytes()))]  # noise as it is
-        assert db.params.find({"_id": id}).one().nbytes > 2 * sum(doc["n"] for doc in squeezed)
+        assert db.params.find({"_id": id}).first().nbytes > 2 * sum(doc["n"] for doc in squeezed)
         report = db.fsck()
         assert report.findings == [] and report.tensors == len(stored)
         # the same again is known by its content, whether it would be compressed or not
         db.params.save({**STATE, "more": 1}, run="r", step=2)
         assert db.database["tensors"].count_documents({}) == len(stored) + 1
-        same({k: v for k, v in db.params.find({"step": 2}).one().load().items() if k != "more"}, STATE)
+        same({k: v for k, v in db.params.find({"step": 2}).first().load().items() if k != "more"}, STATE)
 
 
 def test_the_object_is_in_safetensors_layout(db):
@@ -73,7 +73,7 @@ def test_beside_saves_of_old(db, monkeypatch):
     db.params.save({**STATE, "new": np.zeros(10_000)}, run="new")
     assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 1
     for run in ("old", "new"):
-        found = db.params.find({"run": run}).one().load()
+        found = db.params.find({"run": run}).first().load()
         found.pop("new", None)
         same(found, STATE)
 
@@ -94,7 +94,7 @@ def test_a_flipped_bit(mongo_uri, warehouse_dir, blobs):
             store.delete(doc["key"])
             store.put(doc["key"], [damaged])
             try:
-                assert np.array_equal(db.params.find().one().load()["w"], expected)
+                assert np.array_equal(db.params.find().first().load()["w"], expected)
             except CorruptBlobError as error:
                 assert "'model/w'" in str(error)
                 refused += 1

@@ -107,7 +107,7 @@ def test_counts_batches_not_calls(db):
             if number == 13:
                 break
     assert sorted(db.params.find({"run": "r"}).distinct("step")) == [6, 9, 12]
-    assert db.params.find({"run": "r", "step": 12}).one().load("stream")["position"] == 12 * 16
+    assert db.params.find({"run": "r", "step": 12}).first().load("stream")["position"] == 12 * 16
 
 
 def test_without_a_stream_calls_are_counted(db):
@@ -188,7 +188,7 @@ def test_damage_is_named_and_nothing_older_is_taken_silently(db):
             with torch.no_grad():
                 train_loader[0].weight.add_(1)
             ckpt.step()
-    newest = db.params.find({"run": "r", "step": 2}).one()
+    newest = db.params.find({"run": "r", "step": 2}).first()
     key = f"params/{newest.id}.safetensors"
     path = db.warehouse.blobs.store().local_path(key)
     data = bytearray(path.read_bytes())
@@ -214,7 +214,7 @@ def test_an_error_in_the_background_reaches_the_loop(db, monkeypatch):
     monkeypatch.setattr(store, "put", full)
     ckpt.step()
     with pytest.raises(CheckpointError, match="no space left"):
-        ckpt.drain()
+        ckpt.wait()
     monkeypatch.undo()
     ckpt.step()
     ckpt.close()
@@ -229,4 +229,4 @@ def test_losses_are_logged(db):
     _, losses = train(db, "r", 7, batchwise(db))
     rows = db.logs.find({"run": "r", "kind": "train"}, sort=[("step", 1)]).all()
     assert {row.step: row["loss"] for row in rows} == losses
-    assert db.params.find({"run": "r"}).one()["loss"] == losses[5]
+    assert db.params.find({"run": "r"}).first()["loss"] == losses[5]

@@ -56,7 +56,7 @@ def test_streams_the_query_and_writes_back(filled: TensorDB) -> None:
     assert order == [2, 1]  # the newest first
     found = fields(filled, "acc", "seen", "remark")
     assert found == {1: (0.45, 10, "fine"), 2: (0.45, 10, "fine"), 3: (0.9, None, None)}
-    noted = filled.params.find({"step": 1}).one()["provenance"]["acc"]
+    noted = filled.params.find({"step": 1}).first()["provenance"]["acc"]
     assert noted["source"] == "e" and noted["at"].year >= 2024
 
 
@@ -139,7 +139,7 @@ def test_one_that_was_taken_for_dead_does_not_overwrite(filled: TensorDB) -> Non
 
     evaluator(filled, late, lease=1000.0).once()
     assert fields(filled, "acc") == {1: (0.7,)}
-    assert filled.params.find({"step": 1}).one()["provenance"]["acc"]["source"] == "successor"
+    assert filled.params.find({"step": 1}).first()["provenance"]["acc"]["source"] == "successor"
 
 
 def test_a_set_deleted_meanwhile_is_nobodys_fault(filled: TensorDB) -> None:

@@ -22,7 +22,7 @@ def add(db: TensorDB, first: int, end: int) -> None:
 
 
 def newest(db: TensorDB) -> Any:
-    return db.params.find({"run": "sum"}, sort=[("step", -1)]).one()
+    return db.params.find({"run": "sum"}, sort=[("step", -1)]).first()
 
 
 def following(db: TensorDB) -> Any:
@@ -37,7 +37,7 @@ def test_goes_on_where_it_was_with_its_metrics_logged(db: TensorDB) -> None:
     assert newest(db).load() == {"total": np.array([float(sum(range(80)))]), "seen": 80}
     assert sorted(found.step for found in db.params.find({"run": "sum"})) == [5, 7, 10]
     assert db.logs.find({"run": "sum"}).count() == 10
-    assert newest(db).lineage["parent"] == db.params.find({"step": 7}).one().id
+    assert newest(db).lineage["parent"] == db.params.find({"step": 7}).first().id
 
 
 def test_a_run_of_another_kind_is_refused(db: TensorDB) -> None:
@@ -76,7 +76,7 @@ def test_torch_learns_the_same_with_and_without_an_interruption(db: TensorDB) ->
     Trainer(db, "whole", learner(), following(db), every=100).run(steps=10)
     Trainer(db, "parts", learner(), following(db), every=100).run(steps=4)
     Trainer(db, "parts", learner(), following(db), every=100).run(steps=6)
-    whole, parts = (db.params.find({"run": run, "step": 10}).one().load() for run in ("whole", "parts"))
+    whole, parts = (db.params.find({"run": run, "step": 10}).first().load() for run in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     wide = torch.nn.Linear(3, 1)
     misfit = Learner(wide, torch.optim.Adam(wide.parameters()), lambda model, batch: model)

@@ -55,7 +55,7 @@ def test_a_whole_warehouse(full):
 
 
 def test_a_damaged_blob_names_sample_and_field(full):
-    sample = full.data.find({"dataset": "a"}, limit=1).one()
+    sample = full.data.find({"dataset": "a"}, limit=1).first()
     flip(path(full, "segments"), sample._doc["_tdb"]["b"]["x"]["o"] + 3)
     (found,) = full.fsck().findings
     assert found.kind == "damaged blob" and str(sample.id) in found.where and "'x'" in found.where

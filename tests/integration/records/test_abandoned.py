@@ -13,7 +13,7 @@ from tensordb_data.mongo import transactions as abandoned
 WRITER = """
 import os, signal, sys
 from tensordb_data import TensorDB
-from tensordb_data.records import commit
+from tensordb_data.samples import commit
 
 def pause(self, session, body=commit._Body.__call__):
     schema = body(self, session)

@@ -42,13 +42,13 @@ def test_the_last_source_counts_and_a_hand_edit_ends_it(db: TensorDB) -> None:
     ids = fill(db)
     db.data.annotate({ids[0]: {"label": 3, "meta.b": 1}}, source="one")
     db.data.annotate({ids[0]: {"label": 4}}, source="two")
-    sample = db.data.find({"_id": ids[0]}).one()
+    sample = db.data.find({"_id": ids[0]}).first()
     assert {name: note["source"] for name, note in sample["provenance"].items()} == {"label": "two", "meta": "one"}
     assert (sample["label"], sample["meta"]) == (4, {"a": 1, "b": 1})
     assert db.data.find({"_id": ids[0]}).update({"$set": {"label": 7}}) == 1
-    assert set(db.data.find({"_id": ids[0]}).one()["provenance"]) == {"meta"}
+    assert set(db.data.find({"_id": ids[0]}).first()["provenance"]) == {"meta"}
     assert db.data.find({"_id": ids[1]}).update({"$set": {"label": 1}}) == 0  # as it was before
-    assert "provenance" not in db.data.find({"_id": ids[1]}).one()
+    assert "provenance" not in db.data.find({"_id": ids[1]}).first()
 
 
 def test_unknown_ids_are_reported_and_the_others_are_annotated(db: TensorDB) -> None:
@@ -116,6 +116,6 @@ def test_on_mongomock() -> None:
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         ids = fill(db)
         assert db.data.annotate({ids[0]: {"label": 3}}, source=SOURCE).changed == 1
-        assert db.data.find({"provenance.label.source": SOURCE}).one()["label"] == 3
+        assert db.data.find({"provenance.label.source": SOURCE}).first()["label"] == 3
         db.data.find({"_id": ids[1]}).update({"$set": {"label": 5}})
-        assert "provenance" not in db.data.find({"_id": ids[1]}).one()
+        assert "provenance" not in db.data.find({"_id": ids[1]}).first()

@@ -46,26 +46,26 @@ def mypkg(tmp_path, monkeypatch):
 def test_a_factory_is_stored_without_being_imported(db, mypkg):
     id = db.architectures.save("cnn", factory="mypkg.nets:cnn", kwargs={"width": 64}, tags=["cnn"], author="me")
     assert "mypkg" not in sys.modules
-    found = db.architectures.find({"name": "cnn", "kwargs.width": 64}).one()
+    found = db.architectures.find({"name": "cnn", "kwargs.width": 64}).first()
     assert (found.id, found.version, found.format, found.tags, found["author"]) == (id, 1, "factory", ["cnn"], "me")
     assert found.source == NETS
     with pytest.raises(NotAllowedError, match=r'allow=\["mypkg\."\]'):
         found.build()
     assert "mypkg" not in sys.modules
     assert found.build(allow=["mypkg."])[0].weight.shape == (64, 64)
-    assert db.select(found.query).one() == found
+    assert db.select(found.query).first() == found
 
 
 def test_build_with_parameters(db, mypkg):
     db.architectures.save("cnn", factory="mypkg.nets:cnn", kwargs={"width": 3})
-    architecture = db.architectures.find({"name": "cnn"}).one()
+    architecture = db.architectures.find({"name": "cnn"}).first()
     model = architecture.build(allow=["mypkg.nets"])
     db.params.save(model.state_dict(), run="r", step=1, acc=0.1)
     for tensor in model.state_dict().values():
         tensor.fill_(7)
     db.params.save(model.state_dict(), run="r", step=2, acc=0.9)
     best = db.params.find({"run": "r"}, sort=[("acc", -1)])
-    for params in (best, best.one(), best.query):
+    for params in (best, best.first(), best.query):
         built = architecture.build(allow=["mypkg.nets"], params=params)
         assert (built[0].weight == 7).all()
     with pytest.raises(NotFoundError):
@@ -74,7 +74,7 @@ def test_build_with_parameters(db, mypkg):
         architecture.build(allow=["mypkg."], params=db.data.find())
     db.architectures.save("wide", factory="mypkg.nets:cnn", kwargs={"width": 5})
     with pytest.raises(StateError, match="another shape"):
-        db.architectures.find({"name": "wide"}).one().build(allow=["mypkg."], params=best)
+        db.architectures.find({"name": "wide"}).first().build(allow=["mypkg."], params=best)
 
 
 def test_a_name_has_versions_and_the_newest_comes_first(db):
@@ -88,7 +88,7 @@ def test_a_name_has_versions_and_the_newest_comes_first(db):
         thread.join()
     db.architectures.save("cnn", factory="json:dumps", kwargs={"obj": 1})
     assert [a.version for a in db.architectures.find({"name": "cnn"})] == [5, 4, 3, 2, 1]
-    assert db.architectures.find({"name": "cnn"}).one().build(allow=["json."]) == "1"
+    assert db.architectures.find({"name": "cnn"}).first().build(allow=["json."]) == "1"
     assert len(db.database["tensors"].distinct("key")) == 1  # one source, stored once
 
 
@@ -100,14 +100,14 @@ def test_keras(db, mypkg):
     functional = keras.Model(inputs, keras.layers.Add()([inputs, keras.ops.sin(inputs)]))
     db.architectures.save("cnn", model)
     db.architectures.save("f", functional)
-    found = db.architectures.find({"name": "cnn"}).one()
+    found = db.architectures.find({"name": "cnn"}).first()
     assert found.format == "keras" and json.loads(found.data)["class_name"] == "Sequential" and found.source is None
     weights = [np.full(w.shape, 0.5, np.float32) for w in model.get_weights()]
     db.params.save(weights, run="k")
     built = found.build(params=db.params.find({"run": "k"}))
     assert all((a == b).all() for a, b in zip(built.get_weights(), weights, strict=True))
     x = np.ones((1, 4), np.float32)
-    np.testing.assert_allclose(db.architectures.find({"name": "f"}).one().build()(x), functional(x))
+    np.testing.assert_allclose(db.architectures.find({"name": "f"}).first().build()(x), functional(x))
 
 
 def test_keras_with_classes_of_ones_own(db, mypkg):
@@ -119,7 +119,7 @@ def test_keras_with_classes_of_ones_own(db, mypkg):
     from mypkg.layers import Twice  # type: ignore[import-not-found]
 
     db.architectures.save("twice", keras.Sequential([keras.Input((1,)), Twice()]))
-    found = db.architectures.find({"name": "twice"}).one()
+    found = db.architectures.find({"name": "twice"}).first()
     with pytest.raises(NotAllowedError, match=r"mypkg\.layers"):
         found.build()
     assert float(found.build(allow=["mypkg."])(np.ones((1, 1)))[0, 0]) == 2
@@ -166,7 +166,7 @@ def test_torch_export(db, tmp_path):
     model = torch.nn.Linear(3, 2)
     exported = torch.export.export(model, (torch.ones(1, 3),))
     db.architectures.save("linear", exported)
-    found = db.architectures.find({"name": "linear"}).one()
+    found = db.architectures.find({"name": "linear"}).first()
     with pytest.raises(NotAllowedError, match=r'runs what is stored in it.*allow=\["torch'):
         found.build()
     built = found.build(allow=["torch.export"])
@@ -194,10 +194,10 @@ def test_onnx(db, tmp_path, mongo_uri, warehouse_dir):
         import sys, numpy as np
         from tensordb_data import ArchitectureError, TensorDB
         with TensorDB(sys.argv[1]) as db:
-            session = db.architectures.find({"name": "add"}).one().build()
+            session = db.architectures.find({"name": "add"}).first().build()
             assert session.run(None, {"x": np.float32([1, 2])})[0].tolist() == [2, 4]
             try:
-                db.architectures.find({"name": "broken"}).one().build()
+                db.architectures.find({"name": "broken"}).first().build()
             except ArchitectureError as error:
                 assert "gives no model" in str(error)
             else:
@@ -210,7 +210,7 @@ def test_onnx(db, tmp_path, mongo_uri, warehouse_dir):
 def test_a_version_stays_as_it_was_saved(db):
     db.architectures.save("cnn", factory="json:loads")
     db.architectures.find({"name": "cnn"}).update({"$set": {"note": "good"}})
-    assert db.architectures.find({"note": "good"}).one().version == 1
+    assert db.architectures.find({"note": "good"}).first().version == 1
     for field in ("name", "version", "factory", "kwargs.s"):
         with pytest.raises(QueryError, match="save a new version"):
             db.architectures.find({"name": "cnn"}).update({"$set": {field: "x"}})
@@ -240,7 +240,7 @@ def test_odd_arguments(db, arguments, says):
 def test_a_factory_that_does_not_take_its_arguments(db):
     db.architectures.save("x", factory="json:loads", kwargs={"no": 1})
     with pytest.raises(ArchitectureError, match="does not take"):
-        db.architectures.find().one().build(allow=["json."])
+        db.architectures.find().first().build(allow=["json."])
 
 
 def test_a_damaged_blob_is_told(db, warehouse_dir):
@@ -251,7 +251,7 @@ def test_a_damaged_blob_is_told(db, warehouse_dir):
     file.chmod(0o600)
     file.write_bytes(data)
     with pytest.raises(CorruptBlobError, match="architecture 'x' version 1"):
-        _ = db.architectures.find().one().source
+        _ = db.architectures.find().first().source
 
 
 def test_with_mongomock(mypkg):
@@ -259,7 +259,7 @@ def test_with_mongomock(mypkg):
 
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         db.architectures.save("cnn", factory="mypkg.nets:cnn", kwargs={"width": 2})
-        assert db.architectures.find({"name": "cnn"}).one().source == NETS
+        assert db.architectures.find({"name": "cnn"}).first().source == NETS
 
 
 def test_the_core_imports_no_framework():

@@ -142,12 +142,12 @@ def test_a_running_pass_and_a_resume_go_on_undisturbed(db: TensorDB, shuffle: bo
 def test_what_is_damaged_stays_and_is_named(db: TensorDB) -> None:
     fill(db, range(30))
     fill(db, range(30, 60), live=False)
-    bad = db.data.find({"label": 4}).one().id
+    bad = db.data.find({"label": 4}).first().id
     db.database["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.x": 1}})
     db.data.find({"label": {"$gte": 40}}).delete()
-    segment = db.database["segments"].find_one({"_id": db.data.find({"label": 33}).one()._references["image"]["k"]})
+    segment = db.database["segments"].find_one({"_id": db.data.find({"label": 33}).first()._references["image"]["k"]})
     assert segment is not None
-    worse = db.data.find({"label": 33}).one()
+    worse = db.data.find({"label": 33}).first()
     path = db.warehouse.blobs.store(0).local_path(segment["key"])
     assert path is not None
     with path.open("r+b") as file:
@@ -255,8 +255,8 @@ def test_killed_at_any_point(db: TensorDB, mongo_uri: str) -> None:
     script = f"""
 import sys
 from tensordb_data import TensorDB
-from tensordb_data.warehouse.index import Index
-from tensordb_data.records import batch, compact
+from tensordb_data.samples import compact
+from tensordb_data.samples import write_batch as batch
 batch.BATCH_SAMPLES, compact._CHUNK, compact._READ = 40, 7, 40
 with TensorDB({mongo_uri!r}) as db:
     print("ready", flush=True)

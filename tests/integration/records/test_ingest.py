@@ -44,7 +44,7 @@ def test_a_folder_of_images(db: TensorDB, pictures: Path) -> None:
     assert (report.added, report.skipped, report.failed) == (12, 0, [])
     assert calls[-1][0] == calls[-1][1] == sum(path.stat().st_size for path in pictures.rglob("*.*"))
     assert {(sample["class"], sample["label"]) for sample in db.data.find()} == {("ape", 0), ("cat", 1), ("dög", 2)}
-    one = db.data.find({"path": "dög/1.png"}).one()
+    one = db.data.find({"path": "dög/1.png"}).first()
     expected = cv2.cvtColor(cv2.imread(str(pictures / "dög/1.png")), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(one["image"], expected)
     assert one["split"] == "train"
@@ -144,7 +144,7 @@ def test_gray_folders_stay_gray_and_mixed_ones_become_rgb(db: TensorDB, tmp_path
         assert schema is not None and schema["image"] == field
         assert {sample["image"].shape for sample in db.data.find({"dataset": name})} == {shape}
     ingest(db, tmp_path / "flat", "flat")
-    assert set(db.data.find({"dataset": "flat"}).one()) == {"_id", "dataset", "tags", "image", "path"}
+    assert set(db.data.find({"dataset": "flat"}).first()) == {"_id", "dataset", "tags", "image", "path"}
     (tmp_path / "none").mkdir()
     with pytest.raises(SchemaError, match="found none"):
         ingest(db, tmp_path / "none", "none")
@@ -168,7 +168,7 @@ def test_csv(db: TensorDB, tmp_path: Path) -> None:
     with open(file, "a") as more:
         more.write("3,c,7,true,03\n")
     assert ingest(db, file, "table").added == 1
-    assert db.data.find({"id": 3}).one()["x"] == 7.0
+    assert db.data.find({"id": 3}).first()["x"] == 7.0
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_as_in_the_interface_by_example(db):
         writer.add_many(x=np.arange(10), split=["train"] * 10)
     id = db.params.save({"w": np.zeros(2)}, run="r")
     db.architectures.save("cnn", factory="json:loads")
-    sel, best = db.data.find({"split": "train"}), db.params.find({"_id": id}).one()
+    sel, best = db.data.find({"split": "train"}), db.params.find({"_id": id}).first()
     q_arch = db.architectures.find({"name": "cnn"}).query
     other = db.jobs.push("prepare", entry="mypkg.jobs:prepare")
     job = db.jobs.push(
@@ -61,15 +61,15 @@ def test_as_in_the_interface_by_example(db):
     db.jobs.claim(worker="w2").done()
     mine = claim(db)
     assert (mine.id, mine.status, mine["args"]) == (job.id, "running", {"lr": 0.01})
-    assert mine.selection("data").count() == 10 and mine.selection("architecture").one().name == "cnn"
-    assert mine.selection("params").one().id == id and job.selection("data").query == sel.query
+    assert mine.selection("data").count() == 10 and mine.selection("architecture").first().name == "cnn"
+    assert mine.selection("params").first().id == id and job.selection("data").query == sel.query
     mine.heartbeat(progress=0.4)
     assert job.refresh()["progress"] == 0.4 and "40% done" in job.explain()
     mine.done(result={"acc": np.float32(0.5)})
     assert job.status == "done" and job["result"] == {"acc": 0.5} and job.tags == ["sweep"]
     assert [event["event"] for event in job["events"]] == ["pushed", "ready", "claimed", "done"]
     assert "done by w1" in job.explain() and job.cancel() is False
-    assert db.jobs.find({"result.acc": {"$gt": 0.1}}).one().id == job.id
+    assert db.jobs.find({"result.acc": {"$gt": 0.1}}).first().id == job.id
 
 
 def test_priority_then_age(db):
@@ -84,8 +84,8 @@ def test_kinds_and_requirements(db):
     push(db, requires={"gpu": 1, "memory_gb": 16})
     db.jobs.push("évaluer $x", entry=ENTRY)
     for has in (None, {"gpu": 1}, {"gpu": 1, "memory_gb": 15.9}, {"memory_gb": 64}, {"gpu": 0, "memory_gb": 64}):
-        assert claim(db, has=has) is None
-    assert claim(db, has={"gpu": 2, "memory_gb": 16, "tpu": 1})["requires"] == {"gpu": 1, "memory_gb": 16}
+        assert claim(db, resources=has) is None
+    assert claim(db, resources={"gpu": 2, "memory_gb": 16, "tpu": 1})["requires"] == {"gpu": 1, "memory_gb": 16}
     assert db.jobs.claim(worker="w", kinds=["évaluer $x", "no"])["kind"] == "évaluer $x"
 
 
@@ -97,7 +97,7 @@ def test_a_lost_worker_is_succeeded_and_writes_nothing(db):
     expire(db, stale)
     successor = claim(db, "next")
     assert (successor.id, successor["attempts"]) == (stale.id, 2)
-    for late in (lambda: stale.done({"x": 1}), lambda: stale.fail("no"), stale.heartbeat, stale.hand_back):
+    for late in (lambda: stale.done({"x": 1}), lambda: stale.fail("no"), stale.heartbeat, stale.release):
         with pytest.raises(ClaimLostError):
             late()
     expire(db, successor)
@@ -165,7 +165,7 @@ def test_a_reason_is_a_text(db):
 
 def test_handed_back_does_not_count(db):
     job = push(db, max_attempts=1)
-    claim(db).hand_back()
+    claim(db).release()
     assert (job.status, job["attempts"]) == ("ready", 0)
     claim(db).done()
 
@@ -341,11 +341,11 @@ def test_odd_kinds_and_claims(db):
     for kind in ("", None, 3, "a\0"):
         with pytest.raises(QueryError, match="non-empty"):
             db.jobs.push(kind, entry=ENTRY)
-    for more in ({"kinds": "train"}, {"kinds": []}, {"lease": 0}, {"worker": ""}, {"has": {"gpu": -1}}):
+    for more in ({"kinds": "train"}, {"kinds": []}, {"lease": 0}, {"worker": ""}, {"resources": {"gpu": -1}}):
         with pytest.raises(QueryError):
             claim(db, **more)
     job = push(db)
-    for call in (job.heartbeat, job.done, lambda: job.fail("x"), job.hand_back):
+    for call in (job.heartbeat, job.done, lambda: job.fail("x"), job.release):
         with pytest.raises(StateError, match="was not claimed here"):
             call()
     with pytest.raises(UnsupportedError, match="server time"):
@@ -368,16 +368,16 @@ def test_results_that_are_odd_and_those_that_cannot_be_stored(db):
             mine.heartbeat(progress)
     assert mine["args"] == {"lr": 0.5}
     mine.done({"acc": math.nan, "f1": "n/a $x", "loss": torch.tensor(0.25), "n": np.int64(3), "l": [np.float64(1)]})
-    found = db.jobs.find({"tags": "日本 ☃"}).one()
+    found = db.jobs.find({"tags": "日本 ☃"}).first()
     assert math.isnan(found["result"]["acc"]) and found["result"]["f1"] == "n/a $x" and found["result"]["loss"] == 0.25
     assert found["result"]["n"] == 3 and job.refresh().tags == ["a.b", "$x", "日本 ☃"]
     # Sorted downwards what is no number comes last; upwards it comes first, unless the query leaves it out.
     for acc in (0.5, 0.9):
         push(db)
         claim(db).done({"acc": acc})
-    assert db.jobs.find({"status": "done"}, sort=[("result.acc", -1)]).one()["result"]["acc"] == 0.9
+    assert db.jobs.find({"status": "done"}, sort=[("result.acc", -1)]).first()["result"]["acc"] == 0.9
     numbers = {"result.acc": {"$gte": -math.inf}}
-    assert db.jobs.find(numbers, sort=[("result.acc", 1)]).one()["result"]["acc"] == 0.5
+    assert db.jobs.find(numbers, sort=[("result.acc", 1)]).first()["result"]["acc"] == 0.5
 
 
 def test_a_lost_answer_to_a_completion_is_no_lost_claim(db, monkeypatch):

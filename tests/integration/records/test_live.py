@@ -113,10 +113,10 @@ def test_a_sample_deleted_in_mid_pass_is_skipped_and_counted(db: TensorDB) -> No
 
 def test_damage_is_noticed(db: TensorDB) -> None:
     fill(db.data, [True])
-    bad = db.data.find({"label": 7}).one().id
+    bad = db.data.find({"label": 7}).first().id
     db.database["data"].update_one({"_id": bad}, {"$set": {"_tdb.b.image.d": b"x" * 16}})
     with pytest.raises(CorruptBlobError, match=rf"sample {bad} of 'd', field 'image': .*do not match their checksum"):
-        db.data.find({"label": 7}).one()["image"]
+        db.data.find({"label": 7}).first()["image"]
     for shuffle in (False, True):
         stream = db.data.find({"dataset": "d"}).stream(
             batch_size=10, fields=["image", "label"], passes=1, shuffle=shuffle
@@ -169,4 +169,4 @@ def test_on_mongomock() -> None:
 def test_a_folder(warehouse_dir: Path) -> None:
     with TensorDB(warehouse_dir) as db:
         fill(db.data, [True])
-        np.testing.assert_array_equal(db.data.find({"label": 9}).one()["image"], IMAGES[9])
+        np.testing.assert_array_equal(db.data.find({"label": 9}).first()["image"], IMAGES[9])

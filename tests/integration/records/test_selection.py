@@ -37,11 +37,11 @@ def test_reading(digits: TensorDB) -> None:
     assert len(train.all()) == len(list(train)) == 8
     assert sorted(train.distinct("label")) == [0, 1, 2, 3, 4]
     assert sorted(digits.data.find(limit=2).distinct("label")) == [0, 1]
-    assert digits.data.find({}, sort=[("score", -1)]).one()["score"] == 0.9
+    assert digits.data.find({}, sort=[("score", -1)]).first()["score"] == 0.9
     with pytest.raises(NotFoundError, match=r"nothing matches Query\('data', \{'label': 77\}\) in project 'default'"):
-        digits.data.find({"label": 77}).one()
+        digits.data.find({"label": 77}).first()
     assert digits.data.find({"label": 77}).all() == []
-    assert "digits" in repr(train) and "digits" in repr(train.one())
+    assert "digits" in repr(train) and "digits" in repr(train.first())
     with pytest.raises(QueryError, match="internal"):
         train.distinct("_tdb.p")
     with pytest.raises(QueryError, match="limit"):
@@ -49,13 +49,13 @@ def test_reading(digits: TensorDB) -> None:
 
 
 def test_fields_limit_what_is_read(digits: TensorDB) -> None:
-    sample = digits.data.find(fields=["label", "image", "meta.who"]).one()
+    sample = digits.data.find(fields=["label", "image", "meta.who"]).first()
     assert set(sample) == {"_id", "dataset", "tags", "label", "image", "meta"}
     assert sample["meta"] == {"who": "a"}
     assert sample["image"].shape == (2, 2)
-    sample = digits.data.find(fields=["label"]).one()
+    sample = digits.data.find(fields=["label"]).first()
     assert "image" not in sample and "split" not in sample and len(sample) == 4
-    assert set(digits.data.find(fields=[]).one()) == {"_id", "dataset", "tags"}
+    assert set(digits.data.find(fields=[]).first()) == {"_id", "dataset", "tags"}
 
 
 def test_blobs_load_when_asked_for_and_with_their_neighbours(digits: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +96,10 @@ def test_update_with_filter_and_limit(digits: TensorDB) -> None:
 def test_update_of_json_fields(digits: TensorDB) -> None:
     one = digits.data.find({"label": 1}, limit=1)
     assert one.update({"$set": {"meta.who": "b"}, "$push": {"meta.boxes": {"$each": [7, 8]}}}) == 1
-    assert one.one()["meta"] == {"who": "b", "boxes": [1, 7, 8]}
+    assert one.first()["meta"] == {"who": "b", "boxes": [1, 7, 8]}
     assert one.update({"$pull": {"meta.boxes": 7}, "$unset": {"meta.who": ""}}) == 1
     assert one.update({"$addToSet": {"meta.boxes": 8}}) == 0
-    assert one.one()["meta"] == {"boxes": [1, 8]}
+    assert one.first()["meta"] == {"boxes": [1, 8]}
     with pytest.raises(QueryError, match="the server refused"):
         one.update({"$push": {"meta": 1}})
 
@@ -156,10 +156,10 @@ def test_update_across_datasets_is_checked_against_each(digits: TensorDB) -> Non
 def test_tags(digits: TensorDB) -> None:
     sel = digits.data.find({"label": {"$in": [0, 1]}})
     assert sel.tag("clean", "späte $tag.", "raw") == 4
-    assert sel.one().tags == ["raw", "clean", "späte $tag."]
+    assert sel.first().tags == ["raw", "clean", "späte $tag."]
     assert digits.data.find({"tags": "späte $tag."}).count() == 4
     assert digits.data.find(limit=1).untag("clean", "raw") == 1
-    assert sel.one().tags == ["späte $tag."]
+    assert sel.first().tags == ["späte $tag."]
     assert digits.data.find().untag("späte $tag.") == 4
     for bad in ("", None, 3, "a\0", "\ud800"):
         with pytest.raises(QueryError, match="tag"):
@@ -249,7 +249,7 @@ def test_a_lost_segment_names_itself(digits: TensorDB) -> None:
     for key, _ in list(digits.warehouse.blobs.store(0).list("")):
         digits.warehouse.blobs.store(0).delete(key)
     with pytest.raises(StorageError):
-        digits.data.find().one()["image"]
+        digits.data.find().first()["image"]
 
 
 def test_the_other_collections_have_the_same_verbs(db: TensorDB) -> None:
@@ -262,8 +262,8 @@ def test_the_other_collections_have_the_same_verbs(db: TensorDB) -> None:
         assert collection.find().count() == 3
         assert collection.find(limit=2).tag("x") == 2
         assert collection.find({"tags": "x"}).update({"$set": {field: new}}) == 2
-        assert collection.find({field: new}).one()[field] == new
-        assert "_tdb" not in collection.find().one()
+        assert collection.find({field: new}).first()[field] == new
+        assert "_tdb" not in collection.find().first()
         assert collection.find({"name": "n2"}, fields=["name"]).delete() == 1
         with pytest.raises(QueryError, match="only samples can be streamed"):
             collection.find().stream(batch_size=2)

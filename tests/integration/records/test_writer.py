@@ -55,7 +55,7 @@ def test_values_of_every_kind_come_back(db: TensorDB) -> None:
     }
     with db.data.writer("d") as writer:
         id = writer.add(tags=["a", "b", "a"], **sample)
-    found = db.data.find({"_id": id}).one()
+    found = db.data.find({"_id": id}).first()
     assert found.id == id and found.tags == ["a", "b"] and found.dataset == "d"
     for name in ("image", "empty", "nan"):
         np.testing.assert_array_equal(found[name], sample[name])

@@ -139,7 +139,7 @@ def test_samples_deleted_under_a_running_stream_are_skipped(
     monkeypatch.setattr(living, "_LOOK", 0.0)
     db = host("here")
     one = stream(db, transform=lambda sample: sample).pin()  # a task each for two batches: not all is fetched ahead
-    readers = [iter(one.worker(index, workers)) for index in range(workers)]
+    readers = [iter(one.shard(index, workers)) for index in range(workers)]
     head = numbers([next(readers[round_ % workers]) for round_ in range(3)])
     db.data.find({"dataset": "digits", "number": {"$gte": 5}}).delete()
     tail = [next(readers[round_ % workers]) for round_ in range(3, 60)]
@@ -203,7 +203,7 @@ def test_a_mix_on_another_host_ends_each_pass_as_it_began(host: Hosts, workers: 
     again = made(host("there"))
     again.load_state_dict(state, plans=plans)
     again._share()
-    readers = [iter(again.worker(index, workers)) for index in range(workers)]
+    readers = [iter(again.shard(index, workers)) for index in range(workers)]
     batches = [next(readers[round_ % workers]) for round_ in range(24)]
     for low, high, now in ((0, 50, 40), (50, 200, 60)):
         mine = [n for n in numbers(batches) if low <= n < high]

@@ -126,7 +126,7 @@ def test_every_rank_gets_equally_many_batches(digits: TensorDB, end: Any) -> Non
 def test_workers_in_turn_and_advance(digits: TensorDB) -> None:
     parent = stream(digits, shuffle=True).pin()
     whole = numbers(itertools.islice(stream(digits, shuffle=True), 40))
-    workers = [iter(parent.worker(index, 3)) for index in range(3)]
+    workers = [iter(parent.shard(index, 3)) for index in range(3)]
     turns = [next(workers[turn % 3]) for turn in range(40)]
     assert numbers(turns) == whole
     counted = stream(digits, shuffle=True)
@@ -240,7 +240,7 @@ def test_fields_and_internal_ones(digits: TensorDB) -> None:
     batch = next(iter(stream(digits, fields=["label", "_id", "dataset", "tags"], batch_size=3)))
     assert list(batch) == ["label", "_id", "dataset", "tags"]
     assert batch["dataset"] == ["digits"] * 3 and batch["tags"] == [[], [], []]
-    assert digits.data.find({"_id": batch["_id"][2]}).one()["label"] == batch["label"][2]
+    assert digits.data.find({"_id": batch["_id"][2]}).first()["label"] == batch["label"][2]
 
 
 def test_ragged_batches(db: TensorDB) -> None:

@@ -133,7 +133,7 @@ def test_bad_numbers_of_workers_are_refused(things: TensorDB) -> None:
 
 
 def test_an_error_names_the_sample_and_shows_where(things: TensorDB) -> None:
-    bad = things.data.find({"label": 17}).one().id
+    bad = things.data.find({"label": 17}).first().id
     with pytest.raises(SampleError, match=f"sample {bad}: the transform raised ValueError: seventeen") as caught:
         list(stream(things, transforms.bad_17, passes=1, workers=2))
     assert "transforms.py" in str(caught.value.__cause__)
@@ -146,7 +146,7 @@ def test_bad_samples_are_skipped_within_the_budget(things: TensorDB) -> None:
 
 
 def test_what_cannot_be_sent_names_the_field(things: TensorDB) -> None:
-    first = things.data.find({"label": 0}).one().id
+    first = things.data.find({"label": 0}).first().id
     with pytest.raises(SampleError, match=f"{first}, field 'thing': .*builtins.object"):
         next(iter(stream(things, transforms.unsendable, workers=1)))
 

@@ -19,13 +19,13 @@ def db():
 def test_sets_and_rows(db):
     state = {"w": torch.randn(1000), "n": [np.arange(500), None, (1, 2.5)]}
     db.params.save(state, run="r", step=1, val_acc=0.5)
-    back = db.params.find({"run": "r"}, sort=[("val_acc", -1)]).one().load()
+    back = db.params.find({"run": "r"}, sort=[("val_acc", -1)]).first().load()
     assert (
         torch.equal(back["w"], state["w"]) and np.array_equal(back["n"][0], state["n"][0]) and back["n"][2] == (1, 2.5)
     )
     with db.logs.run("r") as log:
         log.write(1, loss=0.5)
-    assert db.logs.find({"run": "r"}).one()["loss"] == 0.5
+    assert db.logs.find({"run": "r"}).first()["loss"] == 0.5
 
 
 def checkpointer(db, **options):

@@ -45,7 +45,7 @@ def run(make: Any, plan: list[tuple[int, int, int, int]]) -> Iterator[tuple[Any,
             stream.pin()
             if state is not None:
                 stream.load_state_dict(json.loads(json.dumps(state)))
-            readers.append([iter(stream.worker(index, workers)) for index in range(workers)])
+            readers.append([iter(stream.shard(index, workers)) for index in range(workers)])
         start = ranks[0].state_dict()
         for round_ in range(rounds):
             before = ranks[0].advance(start, round_)

@@ -52,7 +52,7 @@ def test_each_pass_is_one_state_of_the_data(n: int, workers: int, steps: list[An
         stream = data.stream()
         assert stream._share() is not None
         start = stream.state_dict()
-        readers = [iter(stream.worker(index, workers)) for index in range(workers)]
+        readers = [iter(stream.shard(index, workers)) for index in range(workers)]
         got: list[list[Any]] = [[] for _ in readers]
         for step in [*steps, "change", *range(workers)]:
             if step == "change":
@@ -110,7 +110,7 @@ def test_each_pass_of_each_stream_of_a_mix_is_one_state_of_its_data(
         stream = made()
         stream._share()
         start = stream.state_dict()
-        readers = [iter(stream.worker(index, workers)) for index in range(workers)]
+        readers = [iter(stream.shard(index, workers)) for index in range(workers)]
         got: list[list[Any]] = [[] for _ in readers]
         for step in [*steps, "change 0", *range(workers)]:
             if isinstance(step, str):
@@ -165,7 +165,7 @@ def test_a_pass_is_what_the_first_reader_said_though_it_is_dead() -> None:
         data = Data(db, 10)
         stream = data.stream()
         stream._share()
-        first, second = iter(stream.worker(0, 2)), iter(stream.worker(1, 2))
+        first, second = iter(stream.shard(0, 2)), iter(stream.shard(1, 2))
         assert next(first)["label"][0] == 0
         assert next(first)["label"][0] == 0  # of pass 1
         first.close()  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ def test_a_pinned_stream_stays(shuffle: bool) -> None:
         stream = data.stream().pin()
         assert stream._share() is None
         data.change()
-        with_stream = iter(stream.worker(0, 1))
+        with_stream = iter(stream.shard(0, 1))
         assert {next(with_stream)["label"][0] for _ in range(6)} == {0}
         with_stream.close()  # type: ignore[attr-defined]
 

@@ -1,1 +1,0 @@
-"""What can be stored: samples, architectures, parameters, jobs and logs."""
