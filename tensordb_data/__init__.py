@@ -7,6 +7,7 @@ from tensordb_data.checkpoint.keep import Keep
 from tensordb_data.codecs import Array, Bytes, Image, Scalar, Text
 from tensordb_data.errors import (
     ArchitectureError,
+    BusyError,
     CheckpointError,
     ClaimLostError,
     ConnectError,
@@ -36,6 +37,7 @@ from tensordb_data.warehouse import TensorDB
 __all__ = [
     "ArchitectureError",
     "Array",
+    "BusyError",
     "Bytes",
     "CheckpointError",
     "ClaimLostError",

@@ -334,7 +334,9 @@ class TensorDB:
         docs = self._mongo()["datasets"].find({"_id": {"$in": ids}}, {"del": 1})
         return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
 
-    def _mutated(self, datasets: Sequence[str] | None, deleted: bool = False) -> None:
+    def _mutated(
+        self, datasets: Sequence[str] | None, deleted: bool = False, session: ClientSession | None = None
+    ) -> None:
         """Count a change of existing samples in those datasets, or in every one."""
         found: Mapping[str, Any] = {"_id.p": self.project}
         if datasets is not None:
@@ -343,17 +345,17 @@ class TensorDB:
 
         def count() -> None:
             if not deleted:
-                mongo["datasets"].update_many(found, {"$inc": {"mut": 1}})
+                mongo["datasets"].update_many(found, {"$inc": {"mut": 1}}, session=session)
             elif self._full:
                 more: dict[str, Any] = {"$add": ["$mut", 1]}
-                mongo["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}])
+                mongo["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}], session=session)
             else:  # mongomock knows no pipelines
                 for doc in mongo["datasets"].find(found, {"mut": 1}):
                     mongo["datasets"].update_one(
                         {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
                     )
 
-        if self._full:
+        if self._full and session is None:
             write_patiently(mongo.client, count)
         else:
             count()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.codecs import Field
 from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.mutations import LIMIT, Mutation
 from tensordb_data.records.bulk import Update, update_each
 from tensordb_data.records.relabel import evolve, fit
 from tensordb_data.records.schema import PROVENANCE, Schema
@@ -43,14 +45,9 @@ def annotate(db: TensorDB, values: Mapping[ObjectId, Mapping[str, Any]], source:
     changed = 0
     if updates:
         db.data._entries.add_groups({}, _texts(of, updates))
-        # Before, so that no plan made from here on passes for one of the old data; after, so that none made in
-        # between passes for one of the new.
-        db._mutated(names)
-        try:
-            for low in range(0, len(updates), _CHUNK):
-                changed += update_each(db, "data", updates[low : low + _CHUNK])
-        finally:
-            db._mutated(names)
+        with Mutation(db, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
+            for low in range(0, len(updates), LIMIT):
+                changed += mutation.step(updates[low : low + LIMIT], partial(update_each, db, "data"))
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.query import datasets
+from tensordb_data.mutations import update_samples
 from tensordb_data.records.annotate import Annotated, annotate
 from tensordb_data.records.base import Collection
 from tensordb_data.records.compact import Compacted, Progress, compact
 from tensordb_data.records.sample import Sample, make_samples
+from tensordb_data.records.tombstones import delete_samples
 from tensordb_data.records.writer import Writer
+from tensordb_data.search.follow import findable
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -120,11 +122,10 @@ class Data(Collection[Sample]):
         return self._write(selection, prepare_update(selection, update))
 
     def _write(self, selection: Selection[Sample], update: Mapping[str, Any] | None) -> int:
-        names = datasets(selection.query.filter)
-        # Before, so that no plan made from here on passes for one of the old data; after, so that none made
-        # in between passes for one of the new.
-        self._db._mutated(names, deleted=update is None)
-        try:
-            return super()._write(selection, update)
-        finally:
-            self._db._mutated(names, deleted=update is None)
+        from tensordb_data.selection import reported
+
+        with reported(selection.query):
+            if update is None:
+                return delete_samples(selection)
+            with findable(selection, update):
+                return update_samples(selection, update)

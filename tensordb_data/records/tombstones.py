@@ -11,6 +11,7 @@ meanwhile. A gc removes tombstones when nothing is left that they could be about
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,15 @@ from bson import ObjectId
 
 from tensordb_data.blobs.store import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tensordb_data.mutations import LIMIT, Mutation
+from tensordb_data.query import datasets
 
 if TYPE_CHECKING:
+    from tensordb_data.selection import Selection
     from tensordb_data.warehouse import TensorDB
 
 FOLDER = "tombstones/"
-CHUNK = 10_000
+CHUNK = LIMIT
 """Entities of one deletion that one tombstone is about."""
 _MAGIC = b"TDBtmb\r\n"
 _HEAD = struct.Struct("<8sQ")
@@ -80,6 +84,37 @@ def delete(db: TensorDB, collection: str, filter: Doc) -> int:
                 return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
 
             count += bury(db, collection, some, away, dataset)
+    return count
+
+
+def delete_samples(selection: Selection[Any]) -> int:
+    """Deletes the samples of a selection, and remembers which, as `delete` does.
+
+    Raises:
+        StorageError: See `delete`.
+    """
+    db, filter, limited = selection.db, selection._filter(), selection.query.limit is not None
+    if not db._full:
+        with Mutation(db, "delete", datasets(selection.query.filter), alone=False):
+            return selection._modify(lambda filter: delete(db, "data", filter))
+    data = selection._mongo
+    fields = FIELDS["data"]
+    chunks = _chunks(selection._cursor(fields) if limited else data.find(filter, fields, batch_size=CHUNK))
+    first = [chunk for _, chunk in zip(range(2), chunks, strict=False)]
+    if not first:
+        return 0
+    few = {name for name in _by_dataset(first[0]) if name is not None}
+    names = sorted(few) if len(first) == 1 else datasets(selection.query.filter)
+
+    def change(ids: Sequence[ObjectId], session: Any) -> int:
+        where = {"$and": [filter, {"_id": {"$in": ids}}]}
+        return int(data.delete_many(where, session=session).deleted_count)
+
+    count = 0
+    with Mutation(db, "delete", names, alone=names is not None and len(names) == len(first) == 1) as mutation:
+        for docs in itertools.chain(first, chunks):
+            for dataset, some in _by_dataset(docs).items():
+                count += bury(db, "data", some, lambda ids: mutation.step(ids, change), dataset)
     return count
 
 

@@ -13,6 +13,8 @@ from tensordb_data.stream.block import Block, Layouts, compact, concatenate
 from tensordb_data.stream.cursor import Pages, Versions
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
     from tensordb_data.selection import Selection
 
 PAGE = 50_000
@@ -32,8 +34,12 @@ class Plan:
         return len(self.block)
 
 
-def read_plan(selection: Selection[Any], layouts: Layouts, versions: Versions) -> Plan:
-    """Read the references and values of every sample that matches at `versions`, in the order of the query."""
-    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit)
+def read_plan(
+    selection: Selection[Any], layouts: Layouts, versions: Versions, session: ClientSession | None = None
+) -> Plan:
+    """Read the references and values of every sample that matches at `versions`, in the order of the query; of the
+    moment of a snapshot, if that of the session is one.
+    """
+    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit, session=session)
     block = compact(concatenate(layouts, list(pages.blocks())))
     return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))
