@@ -12,6 +12,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.api.watch import Watch
 from tensordb_data.errors import (
     ArchitectureError,
+    BusyError,
     CheckpointError,
     ClaimLostError,
     ConnectError,
@@ -48,6 +49,7 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "Array",
+    "BusyError",
     "Bytes",
     "CheckpointError",
     "ClaimLostError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class TensorDBError(Exception):
     """Base of every error that TensorDB raises on purpose."""
@@ -25,6 +27,13 @@ class SchemaError(TensorDBError, ValueError):
 
 class NotFoundError(TensorDBError, LookupError):
     """A query that must match something matched nothing."""
+
+
+class BusyError(TensorDBError):
+    """Samples are being changed, by an update that takes long, and no state of the data before it can be read."""
+
+    before: Mapping[str, tuple[int, int]] | None = None
+    """Sequence and mutation counter of the datasets in that state, where they are known."""
 
 
 class DuplicateError(TensorDBError, ValueError):

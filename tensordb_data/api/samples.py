@@ -7,13 +7,16 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.collection import Collection
-from tensordb_data.query.query import datasets
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
+from tensordb_data.samples.delete import delete_samples
+from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.sample import Sample, make_samples
+from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Writer
+from tensordb_data.search.reindex import findable
 from tensordb_data.warehouse.annotation import Annotated
-from tensordb_data.warehouse.bound_query import BoundQuery
+from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -113,16 +116,11 @@ class Data(Collection[Sample]):
         return make_samples(self._warehouse, docs)
 
     def update_selected(self, selection: BoundQuery, update: Mapping[str, Any]) -> int:
-        from tensordb_data.samples.update import prepare_update
-
         return self.write_selected(selection, prepare_update(selection, update))
 
     def write_selected(self, selection: BoundQuery, update: Mapping[str, Any] | None) -> int:
-        names = datasets(selection.query.filter)
-        # Before, so that no plan made from here on passes for one of the old data; after, so that none made
-        # in between passes for one of the new.
-        self._warehouse.datasets.mark_changed(names, deleted=update is None)
-        try:
-            return super().write_selected(selection, update)
-        finally:
-            self._warehouse.datasets.mark_changed(names, deleted=update is None)
+        with reported(selection.query):
+            if update is None:
+                return delete_samples(selection)
+            with findable(selection, update):
+                return update_samples(selection, update)

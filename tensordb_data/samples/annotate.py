@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query.update import clean_update
+from tensordb_data.samples.mutations import LIMIT, Mutation
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -33,14 +35,9 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
     changed = 0
     if updates:
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
-        # Before, so that no plan made from here on passes for one of the old data; after, so that none made in
-        # between passes for one of the new.
-        warehouse.datasets.mark_changed(names)
-        try:
-            for low in range(0, len(updates), _CHUNK):
-                changed += warehouse.index.update_each("data", updates[low : low + _CHUNK])
-        finally:
-            warehouse.datasets.mark_changed(names)
+        with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
+            for low in range(0, len(updates), LIMIT):
+                changed += mutation.step(updates[low : low + LIMIT], partial(warehouse.index.update_each, "data"))
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 

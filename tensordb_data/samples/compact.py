@@ -4,6 +4,9 @@ Blobs are copied into a segment, which is durable before any sample refers to it
 references, each only where the sample still has the old one, and count themselves in the segment's `v`. A segment that
 nothing refers to any more becomes `dying`; its object stays where it is. Whatever is killed in between, each sample
 refers to bytes that are there, and the next compaction goes on.
+
+It does not announce itself as a mutation: it changes where bytes are and no value, so that a plan of a state in the
+middle of it is as good as any.
 """
 
 from __future__ import annotations

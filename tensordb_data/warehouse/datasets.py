@@ -11,6 +11,8 @@ from tensordb_data.mongo.transactions import write_patiently
 from tensordb_data.schema.schema import Schema
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
     from tensordb_data.warehouse.index import Index
 
 DataVersion = tuple[int, int]
@@ -55,28 +57,31 @@ class Datasets:
         docs = self._index["datasets"].find(self._named(names), {"del": 1})
         return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
 
-    def mark_changed(self, names: Sequence[str] | None, *, deleted: bool = False) -> None:
+    def mark_changed(
+        self, names: Sequence[str] | None, *, deleted: bool = False, session: ClientSession | None = None
+    ) -> None:
         """Count a change of existing samples in those datasets, or in every one.
 
         Args:
             names: The datasets; None for all of the project.
             deleted: Whether samples were deleted.
+            session: Of the transaction that changes them, if there is one.
         """
         index, found = self._index, self._named(names)
 
         def count() -> None:
             if not deleted:
-                index["datasets"].update_many(found, {"$inc": {"mut": 1}})
+                index["datasets"].update_many(found, {"$inc": {"mut": 1}}, session=session)
             elif index.is_server:
                 more: dict[str, Any] = {"$add": ["$mut", 1]}
-                index["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}])
+                index["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}], session=session)
             else:  # mongomock knows no pipelines
                 for doc in index["datasets"].find(found, {"mut": 1}):
                     index["datasets"].update_one(
                         {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
                     )
 
-        if index.is_server:
+        if index.is_server and session is None:
             write_patiently(index.database.client, count)
         else:
             count()

@@ -73,8 +73,8 @@ def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
     if not warehouse.index.is_server:
         return int(entities.delete_many(filter).deleted_count)
     count = 0
-    for docs in _chunks(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
-        for dataset, some in _by_dataset(docs).items():
+    for docs in chunks_of(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
+        for dataset, some in by_dataset(docs).items():
 
             def away(ids: list[ObjectId]) -> int:
                 return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
@@ -213,7 +213,8 @@ def _numbers(data: bytes) -> list[int]:
     return found
 
 
-def _chunks(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
+def chunks_of(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
+    """Documents in lists of at most `CHUNK`."""
     chunk: list[Doc] = []
     for doc in docs:
         chunk.append(doc)
@@ -224,7 +225,8 @@ def _chunks(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
         yield chunk
 
 
-def _by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:
+def by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:
+    """Documents by their dataset; by None where they have none."""
     found: dict[str | None, list[Doc]] = {}
     for doc in docs:
         found.setdefault(doc.get("dataset"), []).append(doc)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+from pymongo.errors import OperationFailure
 
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.common.process_group import Collective
-from tensordb_data.errors import NotFoundError, QueryError, StateError
+from tensordb_data.errors import BusyError, NotFoundError, QueryError, StateError
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.stream.order.block_shuffle import choose_blocks
 from tensordb_data.stream.order.weights import cumulative
@@ -23,16 +25,24 @@ from tensordb_data.stream.passes.registry import Ledger, new_token
 from tensordb_data.stream.plan.cache import PlanCache, plan_key
 from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
 from tensordb_data.stream.plan.index_reader import bounded
+from tensordb_data.stream.plan.moment import Moment, Moved, settled, without_snapshot
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import Layouts
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
-from tensordb_data.warehouse.bound_query import BoundQuery
+from tensordb_data.warehouse.bound_query import reported
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.schema.schema import Schema
+    from tensordb_data.warehouse.bound_query import BoundQuery
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")
+
+_ATTEMPTS, _SNAPSHOTS = 6, 3
+"""Times that a plan is read until it is of one state, and how many of them under a snapshot."""
 
 
 class Source:
@@ -72,13 +82,20 @@ class Source:
             NotFoundError: the query names no dataset that exists.
         """
         named = selected_datasets(self.spec.query.filter)
-        versions = self.warehouse.datasets.versions(named)
+        return self._matched(self.warehouse.datasets.versions(named), named)
+
+    def _matched(
+        self, versions: Versions, named: Sequence[str] | None, session: ClientSession | None = None
+    ) -> Versions:
+        """Those of the datasets that the query can match."""
         if not versions:
             known = ", ".join(sorted(self.warehouse.datasets.versions(None))) or "none yet"
             what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
             raise NotFoundError(f"there is {what} in project {self.warehouse.project!r}; datasets here: {known}")
         if named is None and len(versions) > 1:
-            matched = set(self.selection.distinct("dataset"))
+            selection = self.selection
+            with reported(selection.query):
+                matched = set(selection.collection.distinct("dataset", selection.filter(), session=session))
             return {name: pair for name, pair in versions.items() if name in matched} or versions
         return versions
 
@@ -88,7 +105,9 @@ class Source:
         Raises:
             QueryError: there is nothing to deliver, or see `Layouts.choose`.
         """
-        schemas = self.warehouse.datasets.schemas(sorted(versions))
+        return self._layouts(self.warehouse.datasets.schemas(sorted(versions)))
+
+    def _layouts(self, schemas: Mapping[str, Schema]) -> Layouts:
         layouts = Layouts.choose(self.spec.fields, schemas)
         if schemas and not layouts.fields:
             raise QueryError(
@@ -103,12 +122,15 @@ class Source:
         Raises:
             StateError: samples of the wanted data were deleted or edited out of the query since, and its plan is kept
                 neither here nor with a checkpoint.
+            BusyError: see `moment.settled`.
         """
-        versions = wanted.versions if wanted is not None and wanted.versions is not None else self.versions()
+        versions = None if wanted is None else wanted.versions
         ids = None if wanted is None else wanted.ids
         plan = self._plan
-        if plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
-            plan = self._stored(wanted) or self._received(wanted) or self._read(self.layouts(versions), versions)
+        if versions is None:
+            plan = self._stored(wanted) or self._received(wanted) or self._newest()
+        elif plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
+            plan = self._stored(wanted) or self._received(wanted) or self._of(versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
@@ -125,7 +147,7 @@ class Source:
             return False
         if wanted.ids is None:
             return True  # a cursor has no plan to compare
-        before, after = self.plan(wanted), self._read(self.layouts(now), now)
+        before, after = self.plan(wanted), self._newest(lasting=False)
         return before.ids != after.ids or any(
             column.tolist() != after.block.values[name].tolist() for name, column in before.block.values.items()
         )
@@ -148,18 +170,81 @@ class Source:
         chosen = choose_blocks(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
         return (chosen.block, chosen.window)
 
-    def _read(self, layouts: Layouts, versions: Versions) -> Plan:
-        selection = self._ordered
-        folder = self.warehouse.cache_dir
-        if folder is None:
-            return read_plan(selection, layouts, versions)
-        cache = PlanCache(folder / "plans")
-        key = plan_key(selection, layouts, versions)
-        plan = cache.open(key, layouts)
-        if plan is None:
-            plan = read_plan(selection, layouts, versions)
-            cache.store(key, plan)
+    # --- plans that are read ----------------------------------------------------------------------------------------
+
+    def _newest(self, lasting: bool = True) -> Plan:
+        """The plan of the data now; while it is being changed for long, of the data before that, if it can be read or a
+        plan of it is kept; or, if it is `lasting`, the last plan of this stream.
+        """
+        named = selected_datasets(self.spec.query.filter)
+        try:
+            return self._settled(named, None, partial(self._now, named))
+        except BusyError as error:
+            plan = self._kept_before(error, named) or (self._plan if lasting else None)
+            if plan is None:
+                raise
+            log.warning("%s; a pass begins on data of before", error)
+            return plan
+
+    def _kept_before(self, error: BusyError, named: Sequence[str] | None) -> Plan | None:
+        if not error.before:
+            return None
+        versions = self._matched(error.before, named)
+        return self._kept(self.layouts(versions), versions)
+
+    def _now(self, named: Sequence[str] | None, now: Moment) -> Plan:
+        versions = self._matched(now.versions, named, now.session)
+        if now.stale:
+            log.warning("%s; a pass begins on the data before that", now.stale)
+        if self._plan is not None and self._plan.versions == versions:
+            return self._plan
+        plan = self._read(self._layouts(now.schemas(sorted(versions))), versions, now)
+        if self.spec.weights is not None:
+            self.cumulative(plan, now)
         return plan
+
+    def _of(self, versions: Versions, layouts: Layouts | None = None) -> Plan:
+        """The plan of the data at `versions`; where that is not kept, of what is there of it now."""
+        layouts = layouts or self.layouts(versions)
+        kept = self._kept(layouts, versions)
+        if kept is not None:
+            return kept
+        return self._settled(sorted(versions), versions, lambda now: self._read(layouts, versions, now))
+
+    def _settled(self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[Moment], Plan]) -> Plan:
+        for attempt in range(_ATTEMPTS):
+            snapshot = attempt < _SNAPSHOTS
+            try:
+                with settled(self.warehouse, named, wanted, snapshot) as now:
+                    return read(now)
+            except Moved:
+                continue
+            except (QueryError, OperationFailure) as error:
+                if not (snapshot and without_snapshot(error)):
+                    raise
+        raise BusyError(
+            f"the samples of {self.spec.query.brief} changed each of the {_ATTEMPTS - _SNAPSHOTS} times that they were"
+            " read, and the server keeps no snapshot for so long: stop the updates for a while, or have it keep one"
+            " for longer (its parameter minSnapshotHistoryWindowInSeconds)"
+        )
+
+    def _read(self, layouts: Layouts, versions: Versions, now: Moment) -> Plan:
+        """The plan of a moment. It is kept under `versions` if it is of them."""
+        selection = self._ordered
+        kept = self._kept(layouts, versions, now)
+        if kept is not None:
+            return kept
+        plan = read_plan(selection, layouts, versions, now.session)
+        now.check()
+        if (folder := self.warehouse.cache_dir) is not None and now.is_of(versions):
+            PlanCache(folder / "plans").store(plan_key(selection, layouts, versions, now.born(list(versions))), plan)
+        return plan
+
+    def _kept(self, layouts: Layouts, versions: Versions, now: Moment | None = None) -> Plan | None:
+        if (folder := self.warehouse.cache_dir) is None:
+            return None
+        born = None if now is None else now.born(list(versions))
+        return PlanCache(folder / "plans").open(plan_key(self._ordered, layouts, versions, born), layouts)
 
     # --- plans that travel ------------------------------------------------------------------------------------------
 
@@ -202,8 +287,9 @@ class Source:
             PlanCache(folder / "plans").store(key, replace(plan, chances=None))
         return plan
 
-    def cumulative(self, plan: Plan) -> NDArray[np.float64] | None:
-        """Running sums of the weights of a plan's samples, or `None` where all are alike.
+    def cumulative(self, plan: Plan, now: Moment | None = None) -> NDArray[np.float64] | None:
+        """Running sums of the weights of a plan's samples, or `None` where all are alike. `now` is the moment that the
+        plan was read of, where it was just read.
 
         Raises:
             StateError: samples were deleted while the plan was read.
@@ -217,7 +303,7 @@ class Source:
             named = Layouts.choose((weights,), layouts.schemas) if isinstance(weights, str) else layouts.index_fields()
             if isinstance(weights, str) and named.is_blob(weights):
                 raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
-            values = self._read(named, plan.versions)
+            values = self._of(plan.versions, named) if now is None else self._read(named, plan.versions, now)
             if values.ids != plan.ids:
                 raise StateError("samples were deleted or edited while the stream began; begin again")
             self._weighed = (plan, cumulative(values.block, weights))

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,11 +92,15 @@ class PlanCache:
                     path.unlink()
 
 
-def plan_key(selection: BoundQuery, layouts: Layouts, versions: Versions) -> str:
-    """32 hexadecimal digits, of all that decides what is in a plan."""
+def plan_key(selection: BoundQuery, layouts: Layouts, versions: Versions, born: Mapping[str, str] | None = None) -> str:
+    """32 hexadecimal digits, of all that decides what is in a plan; `born` says when the datasets were made, if that is
+    known.
+    """
     warehouse = selection.warehouse
-    ids = [{"p": warehouse.project, "d": name} for name in sorted(versions)]
-    born = {doc["_id"]["d"]: str(doc.get("created")) for doc in warehouse.index["datasets"].find({"_id": {"$in": ids}})}
+    if born is None:
+        found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in sorted(versions)]}}
+        docs = warehouse.index["datasets"].find(found, {"created": 1})
+        born = {doc["_id"]["d"]: str(doc.get("created")) for doc in docs}
     content = {
         "project": warehouse.project,
         "query": selection.query.replace(fields=None).fingerprint,

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, cast
 
 from bson import decode_all
+from pymongo.client_session import ClientSession
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
@@ -40,6 +41,9 @@ class Pages:
     In the default order, by dataset and sequence, a cursor that the server dropped (idle limits, restart, failover)
     is re-opened behind the last document read. With another sort the position is no key: reading starts anew, and
     skips what was read.
+
+    With the session of a snapshot all of it is of one moment, also when it is re-opened. Without one, each document
+    is as it is when its page is read.
     """
 
     def __init__(
@@ -51,10 +55,12 @@ class Pages:
         after: After | None = None,
         limit: int | None = None,
         first: int | None = None,
+        session: ClientSession | None = None,
     ) -> None:
         self._selection, self._layouts, self._versions, self._rows = selection, layouts, versions, rows
         self._first = None if selection.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
+        self._session = session
         self._cursor: Cursor[dict[str, Any]] | None = None
         self._ahead: dict[str, Any] | None = None
 
@@ -161,6 +167,7 @@ class Pages:
             filter_,
             self._layouts.projection(inline=not raw),
             batch_size=self._first + 1 if self._first is not None else max(self._rows, 1000),
+            session=self._session,
         )
         if self._first is None and self._limit is None and (index := self._index(filter_)) is not None:
             found = found.hint(index)

@@ -14,6 +14,8 @@ from tensordb_data.stream.plan.sample_table import Block, Layouts, compact, conc
 from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
     from tensordb_data.warehouse.bound_query import BoundQuery
 
 PAGE = 50_000
@@ -33,8 +35,12 @@ class Plan:
         return len(self.block)
 
 
-def read_plan(selection: BoundQuery, layouts: Layouts, versions: Versions) -> Plan:
-    """Read the references and values of every sample that matches at `versions`, in the order of the query."""
-    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit)
+def read_plan(
+    selection: BoundQuery, layouts: Layouts, versions: Versions, session: ClientSession | None = None
+) -> Plan:
+    """Read the references and values of every sample that matches at `versions`, in the order of the query; of the
+    moment of a snapshot, if that of the session is one.
+    """
+    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit, session=session)
     block = compact(concatenate(layouts, list(pages.blocks())))
     return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))

@@ -1,0 +1,329 @@
+"""Mutations: changes of samples that exist. A reader of a plan sees each of them whole, or not at all.
+
+One that fits a transaction is one, together with the mutation counter of its datasets. A larger one is many
+transactions, and announces itself: its datasets name it in `open` from before the first of them until after the last.
+
+    datasets: {…, mut: 8, open: [{id, mut: 8, kind, host, pid, since}],
+               calm: {at: Timestamp, seq, mut: 7}}
+    mutations: {_id: id, p: project, d: [dataset, …], kind, until}
+
+`mut` in `open` is what the counter was raised to when the mutation began: the number of the mutation. `calm` is a time
+of the server's cluster at which nothing was open, shortly before the oldest one in `open` began, and the counters at
+its beginning: a reader can go back there. `until` is a lease on the server's clock, which each transaction renews. When
+it has run out, whoever reads a plan ends the mutation in place of its process; should that live after all, its next
+transaction fails, and it announces itself anew. The lease is in a collection of its own, so that its writes do not meet
+those of the writers, who count on in the document of the dataset.
+
+Where a document lacks `open`, nothing is open there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from tensordb_data.mongo.transactions import end_abandoned
+from tensordb_data.samples.commit import give_way
+from tensordb_data.samples.commit_lock import turn
+
+if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
+    from tensordb_data.warehouse.bound_query import BoundQuery
+    from tensordb_data.warehouse.context import Warehouse
+
+T = TypeVar("T")
+
+LIMIT = 10_000
+"""Samples that one transaction changes at most."""
+LEASE = 20.0
+"""Seconds for which a mutation may be silent: the time of one transaction, amply."""
+
+_TOO_LARGE, _UNAUTHORIZED = 388, 13
+_ID = 12
+
+_ALL = WriteConcern("majority")
+_MORE = {"$add": ["$mut", 1]}
+
+
+class _Ended(Exception):
+    """The lease ran out, and a reader has ended the mutation."""
+
+
+class Mutation:
+    """One change of samples, as a context manager around the `step`s that it consists of.
+
+    Args:
+        warehouse: The warehouse.
+        kind: "update", "delete" or "annotate".
+        datasets: Those that it may touch; None for all of the project.
+        alone: Whether one step is all of it, which then needs no announcement.
+    """
+
+    def __init__(self, warehouse: Warehouse, kind: str, datasets: Iterable[str] | None, *, alone: bool) -> None:
+        self._warehouse, self._kind, self.alone = warehouse, kind, alone
+        self._names = None if datasets is None else sorted(datasets)
+        self._id: ObjectId | None = None
+
+    def __enter__(self) -> Mutation:
+        if not self._warehouse.index.is_server:
+            self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
+        elif not self.alone:
+            self._announce()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._warehouse.index.is_server:
+            self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
+        elif self._id is not None:
+            # After an error the lease would end it too, a little later.
+            with contextlib.nullcontext() if error is None else contextlib.suppress(PyMongoError):
+                self._warehouse.index.transaction(_End(self._warehouse, self._id, self._names))
+
+    def step(self, items: Sequence[T], change: Callable[[Sequence[T], Any], int]) -> int:
+        """Changes some samples in one transaction, or in more where the server cannot take so much at once.
+
+        Args:
+            items: What stands for the samples; at most `LIMIT`, no sample in two steps.
+            change: Called with the items and the session; may be called again after a conflict. Returns a count.
+        """
+        if not self._warehouse.index.is_server:
+            return change(items, None)
+        while True:
+            try:
+                with self._turn():
+                    return self._warehouse.index.transaction(_Step(self, items, change))
+            except _Ended:
+                self._announce()
+            except OperationFailure as error:
+                if not _is_too_large(error) or len(items) == 1:
+                    raise
+                break
+        if self._id is None:
+            self._announce()
+        half = len(items) // 2
+        return self.step(items[:half], change) + self.step(items[half:], change)
+
+    def count(self, session: ClientSession) -> None:
+        """In the transaction of a step: counts it, or renews the lease.
+
+        Raises:
+            _Ended: See there.
+        """
+        if self._id is None:
+            self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete", session=session)
+            return
+        renewed = self._warehouse.index["mutations"].update_one({"_id": self._id}, [_until()], session=session)
+        if not renewed.matched_count:
+            raise _Ended
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        """As a commit would, since both count in the document of the dataset."""
+        if self._id is not None or self._names is None or len(self._names) != 1:
+            return contextlib.nullcontext()
+        return turn(self._warehouse, self._names[0])
+
+    def _announce(self) -> None:
+        id = ObjectId()
+        self._warehouse.index.transaction(_Begin(self._warehouse, id, self._kind, self._names))
+        self._id = id
+
+
+class _Step:
+    """A transaction of a mutation. It may run several times."""
+
+    def __init__(self, mutation: Mutation, items: Sequence[T], change: Callable[[Sequence[T], Any], int]) -> None:
+        self._mutation = mutation
+        self._change: Callable[[Any], int] = lambda session: change(items, session)
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> int:
+        give_way(self._attempts)
+        self._attempts += 1
+        self._mutation.count(session)
+        return self._change(session)
+
+
+class _Begin:
+    """The transaction that announces a mutation."""
+
+    def __init__(self, warehouse: Warehouse, id: ObjectId, kind: str, names: Sequence[str] | None) -> None:
+        self._warehouse, self._id, self._kind, self._names = warehouse, id, kind, names
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> None:
+        give_way(self._attempts)
+        self._attempts += 1
+        mongo = self._warehouse.index.database
+        entry = {
+            "id": self._id, "mut": _MORE, "kind": self._kind, "host": {"$literal": socket.gethostname()},
+            "pid": os.getpid(), "since": "$$NOW",
+        }  # fmt: skip
+        now = {"at": {"$literal": cluster_time(self._warehouse)}, "seq": "$seq", "mut": "$mut"}
+        calm = {"$cond": [{"$eq": [_OPEN, []]}, now, "$calm"]}
+        begun = {"mut": _MORE, "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
+        if self._kind == "delete":
+            begun["del"] = _MORE
+        mongo["datasets"].update_many(_of(self._warehouse, self._names), [{"$set": begun}], session=session)
+        about = {"p": self._warehouse.project, "d": self._names, "kind": self._kind}
+        new = [{"$set": {name: {"$literal": value} for name, value in about.items()}}, _until()]
+        mongo["mutations"].update_one({"_id": self._id}, new, upsert=True, session=session)
+
+
+class _End:
+    """The transaction that ends a mutation: the counter goes up again, so that a plan which an earlier version of this
+    library has read in between is none of what is there now.
+    """
+
+    def __init__(self, warehouse: Warehouse, id: ObjectId, names: Sequence[str] | None) -> None:
+        self._warehouse, self._id, self._names = warehouse, id, names
+        self._attempts = 0
+
+    def __call__(self, session: Any) -> None:
+        give_way(self._attempts)
+        self._attempts += 1
+        mongo = self._warehouse.index.database
+        mongo["mutations"].delete_one({"_id": self._id}, session=session)
+        # A deletion is told by its kind, so that whoever ends it needs to know nothing of it.
+        deleted = {"$in": ["delete", {"$map": {"input": {"$filter": _only(self._id, "$eq")}, "in": "$$this.kind"}}]}
+        ended = {
+            "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
+        }  # fmt: skip
+        there = {**_of(self._warehouse, self._names), "open.id": self._id}
+        mongo["datasets"].update_many(there, [{"$set": ended}], session=session)
+
+
+_OPEN = {"$ifNull": ["$open", []]}
+
+
+def _only(id: ObjectId, comparison: str) -> dict[str, Any]:
+    return {"input": _OPEN, "cond": {comparison: ["$$this.id", id]}}
+
+
+def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[str] | None) -> set[ObjectId]:
+    """End those of some open mutations whose lease has run out.
+
+    Args:
+        warehouse: The warehouse.
+        ids: The mutations.
+        names: Datasets that name them; None for all of the project.
+
+    Returns:
+        Those that nobody is working on: they were ended, or would have been if this user might write.
+    """
+    left = {"$subtract": ["$until", "$$NOW"]}
+    found = warehouse.index["mutations"].aggregate(
+        [{"$match": {"_id": {"$in": list(ids)}}}, {"$project": {"left": left}}]
+    )
+    living = {doc["_id"] for doc in found if doc["left"] > 0}
+    silent = {id for id in ids if id not in living}
+    done: set[ObjectId] = set()
+    for id in silent:
+        try:
+            # Once: the process that is taken for dead may be in a transaction, and then this one has to give way.
+            with (
+                warehouse.index.database.client.start_session() as session,
+                session.start_transaction(write_concern=_ALL),
+            ):
+                _EndSilent(warehouse, id, names)(session)
+            done.add(id)
+        except OperationFailure as error:
+            if error.code == _UNAUTHORIZED:
+                done.add(id)
+            elif not error.has_error_label("TransientTransactionError"):
+                raise
+            else:
+                end_abandoned(warehouse.index.database.client)
+    return done
+
+
+class _EndSilent(_End):
+    """Ends a mutation if its lease has run out."""
+
+    def __call__(self, session: Any) -> None:
+        """In a transaction."""
+        mongo = self._warehouse.index.database
+        out = {"_id": self._id, "$expr": {"$lte": ["$until", "$$NOW"]}}
+        lease = mongo["mutations"].find_one_and_delete(out, session=session)
+        if lease is None and mongo["mutations"].find_one({"_id": self._id}, session=session) is not None:
+            return
+        if lease is not None:
+            self._names = lease["d"]
+        super().__call__(session)
+
+
+def cluster_time(warehouse: Warehouse) -> Any:
+    """A time of the cluster, up to which a majority has everything, as a `Timestamp`; None if the server tells none."""
+    command = {"find": "datasets", "filter": {"_id": None}, "limit": 1, "readConcern": {"level": "snapshot"}}
+    try:
+        return warehouse.index.database.command(command)["cursor"].get("atClusterTime")
+    except OperationFailure:
+        return None
+
+
+def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
+    """Apply an update to the samples of a selection, each of them once; returns how many were modified."""
+    ids, names = _found(selection)
+    if not len(ids):
+        return 0
+    data = selection.collection
+
+    def change(some: Sequence[bytes], session: Any) -> int:
+        where = selection.filter({"_id": {"$in": [ObjectId(id) for id in some]}})
+        return int(data.update_many(where, update, session=session).modified_count)
+
+    with Mutation(selection.warehouse, "update", names, alone=len(ids) <= LIMIT) as mutation:
+        return sum(mutation.step(some, change) for some in _parts(ids))
+
+
+def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
+    """The `_id`s of a selection in order, each once, though a cursor may give twice what moves in an index; and the
+    datasets.
+    """
+    wanted = {"_id": 1, "dataset": 1}
+    if selection.query.limit is None:
+        cursor = selection.collection.find(selection.filter(), wanted, batch_size=LIMIT)
+    else:
+        cursor = selection.cursor(wanted)
+    packed, names = bytearray(), set()
+    with contextlib.closing(cursor):
+        for doc in cursor:
+            packed += doc["_id"].binary
+            names.add(doc["dataset"])
+    return np.unique(np.frombuffer(bytes(packed), f"S{_ID}")), names
+
+
+def _parts(ids: NDArray[Any]) -> Iterator[list[bytes]]:
+    for low in range(0, len(ids), LIMIT):
+        # NumPy leaves out zeros at the end.
+        yield [id.ljust(_ID, b"\0") for id in ids[low : low + LIMIT].tolist()]
+
+
+def _of(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, Any]:
+    return (
+        {"_id.p": warehouse.project}
+        if names is None
+        else {"_id": {"$in": [{"p": warehouse.project, "d": d} for d in names]}}
+    )
+
+
+def _until() -> dict[str, Any]:
+    return {"$set": {"until": {"$add": ["$$NOW", int(LEASE * 1000)]}}}
+
+
+def _is_too_large(error: OperationFailure) -> bool:
+    if isinstance(error, BulkWriteError):
+        return any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ()))
+    return error.code == _TOO_LARGE
