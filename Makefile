@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again matrix lint typecheck bench peers chaos interleavings soak docs site clean
+.PHONY: help setup demo test again matrix lint view typecheck bench peers chaos interleavings soak docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -53,14 +53,17 @@ again: $(STAMP) lint typecheck ## lint, type check, and the tests that failed la
 matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (six minutes and more)
 	@MATRIX=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/acceptance/test_matrix.py
 
-lint: $(STAMP) ## ruff over everything
+lint: $(STAMP) view ## ruff over everything, and the contract of the layers
 	@$(BIN)/ruff check .
+	@cd $(TYPES) && PYTHONPATH=. ../../$(BIN)/lint-imports ../../pyproject.toml --no-cache --no-logo
 
-# mypy sees the folders of integrations/ under the names that they are imported by, and a user's program beside them.
-typecheck: $(STAMP) ## mypy --strict over the library, and over a program that uses it
+# The tree as programs import it: the folders of integrations/ under their names, and a user's program beside them.
+view:
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/tensordb_data
 	@for path in tensordb_data/* integrations/torch integrations/tf; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
 	@ln -s ../../tests/typing/usage.py $(TYPES)/usage.py
+
+typecheck: $(STAMP) view ## mypy --strict over the library, and over a program that uses it
 	@cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p tensordb_data -m usage
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)

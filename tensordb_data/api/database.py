@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
-    from tensordb_data.housekeeping.rebuild import Rebuilt
+    from tensordb_data.housekeeping.rebuild_report import Rebuilt
 
 
 class TensorDB:

@@ -10,7 +10,7 @@ import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.housekeeping.fsck import Checked
-from tensordb_data.housekeeping.rebuild import Rebuilt
+from tensordb_data.housekeeping.rebuild_report import Rebuilt
 
 _NAMED = 20
 

@@ -8,8 +8,8 @@ and goes on when it is called again.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -19,6 +19,7 @@ from pymongo.errors import BulkWriteError
 from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
+from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
 from tensordb_data.schema.schema import Schema
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
@@ -28,37 +29,6 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _DUPLICATE = 11000
-UNKNOWN = (
-    "samples whose blobs were all in documents (live writers, before a compaction), or that have none",
-    "deletions of which there is no tombstone: by other tools, or by versions that wrote none",
-    "flushes and saves that were never committed: those whose blobs had all been written are there",
-    "changes of labels, tags, fields and metrics since they were written",
-    "sequence numbers: samples are in the order of their _id, sets in that of their times",
-    "logs, architectures and jobs",
-)
-"""What the blob store does not tell."""
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Rebuilt:
-    """What a rebuild did."""
-
-    segments: int = 0
-    samples: int = 0
-    datasets: dict[str, int] = field(default_factory=dict)
-    """Samples by dataset."""
-    sets: int = 0
-    runs: dict[str, int] = field(default_factory=dict)
-    """Checkpoints by run."""
-    deleted: int = 0
-    """Samples and checkpoints whose bytes still exist, and which stay deleted because tombstones name them."""
-    skipped: list[str] = field(default_factory=list)
-    """Objects and checkpoints that could not be used, and why."""
-    projects: list[str] = field(default_factory=list)
-    """Other projects that have blobs in this store. Rebuild each of them by a call of its own."""
-    unknown: tuple[str, ...] = UNKNOWN
 
 
 def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:

@@ -28,7 +28,7 @@ from tensordb_data.tensors.tree import from_json, parts
 from tensordb_data.tensors.write import chunks, digest, tensor_id
 
 if TYPE_CHECKING:
-    from tensordb_data.housekeeping.rebuild import Progress, Rebuilt
+    from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
     from tensordb_data.warehouse.context import Warehouse
 
 _ROUND = 64 << 20  # bytes read at once

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tensordb_data.errors import MissingExtraError, SchemaError, StorageError
 
-if TYPE_CHECKING:
-    from tensordb_data.logs.writer import RunLog
-
 KIND = "system"
+
+
+class Rows(Protocol):
+    """The log that rows are added to."""
+
+    @property
+    def last_step(self) -> int:
+        """The step that was written last."""
+        ...
+
+    def write(self, step: int, kind: str = ..., **values: Any) -> None:
+        """Adds a row."""
+        ...
 
 
 class SystemMetrics:
@@ -25,7 +35,7 @@ class SystemMetrics:
         MissingExtraError: psutil is not installed.
     """
 
-    def __init__(self, log: RunLog, seconds: float) -> None:
+    def __init__(self, log: Rows, seconds: float) -> None:
         if (
             not isinstance(seconds, (int, float))
             or isinstance(seconds, bool)
@@ -59,7 +69,7 @@ class SystemMetrics:
 
     def _write(self) -> bool:
         try:
-            self._log.write(self._log._step, KIND, **self._values())
+            self._log.write(self._log.last_step, KIND, **self._values())
         except (ReferenceError, StorageError, self._psutil.Error):
             return False
         return True

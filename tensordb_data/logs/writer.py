@@ -58,7 +58,8 @@ class RunLog:
         self._names: set[str] = set()
         self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []})
         weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
-        self._step = 0
+        self.last_step = 0
+        """The step that was written last."""
         self._system = None if system is None else SystemMetrics(weakref.proxy(self), system)
 
     @property
@@ -93,7 +94,7 @@ class RunLog:
         row = {"kind": kind, "step": step}
         for name, value in values.items():
             row[name] = value if type(value) is float else _value(name, value)
-        self._step = step
+        self.last_step = step
         self._writer.add((time.time(), row))
 
     def flush(self) -> None:

@@ -30,13 +30,12 @@ from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import Layouts
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
-from tensordb_data.warehouse.bound_query import reported
+from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from tensordb_data.schema.schema import Schema
-    from tensordb_data.warehouse.bound_query import BoundQuery
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")

@@ -26,6 +26,7 @@ from tensordb_data.stream.plan.index_reader import Pages
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
 from tensordb_data.warehouse import deletion_log as tombstones
+from tensordb_data.warehouse.context import Warehouse
 
 N, STEP = 400, 100
 OLD, NEW = list(range(N)), list(range(1000, 1000 + N))
@@ -288,7 +289,7 @@ def test_weights_are_of_the_same_state(numbers: TensorDB, monkeypatch: pytest.Mo
 def test_what_takes_too_long_is_named(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moment, "PATIENCE", 0.0)
     monkeypatch.setattr(mutations, "cluster_time", lambda db: None)  # as if it had begun long ago
-    monkeypatch.setattr(TensorDB, "_cache_folder", None)
+    monkeypatch.setattr(Warehouse, "cache_dir", None)
     going_on = new_source(numbers)
     assert labels(going_on.plan()) == OLD
     with paused(lambda: add_1000(numbers)):
@@ -322,7 +323,8 @@ def test_one_that_was_taken_for_dead_goes_on(numbers: TensorDB, monkeypatch: pyt
 
 CHANGER = """
 import os, signal, sys
-from tensordb_data import TensorDB, mutations
+from tensordb_data import TensorDB
+from tensordb_data.samples import mutations
 
 mutations.LIMIT, mutations.LEASE, where = int(sys.argv[3]), 2.0, sys.argv[4]
 
