@@ -333,7 +333,7 @@ def test_a_server_that_is_killed_in_the_middle_changes_no_sample_twice(
     def kill(now: bool) -> None:
         if now and len(steps) == 1:
             steps.append(0)
-            os.kill(db._mongo().client.admin.command("serverStatus")["pid"], signal.SIGKILL)
+            os.kill(db.database.client.admin.command("serverStatus")["pid"], signal.SIGKILL)
 
     def within(self: Any, session: Any) -> int:
         count = body(self, session)
