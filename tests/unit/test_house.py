@@ -1,4 +1,4 @@
-"""The house: who imports whom, how large a folder is, who knows the inside of the facade. `make lint` has the layers."""
+"""The house: who imports whom, how large a folder is, who knows what is private. `make lint` has the layers."""
 
 from __future__ import annotations
 
