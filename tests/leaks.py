@@ -10,10 +10,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 # Helpers of multiprocessing, started once and kept until the interpreter ends.
 _KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -75,3 +77,15 @@ def wait_for_none(before: Census, deadline: float = 10.0) -> list[str]:
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def raised_from_workers(kind: type[Exception], match: str) -> Iterator[None]:
+    """The error that a `DataLoader` with workers raises, and then lets go of.
+
+    PyTorch raises it in a frame that holds it, so that error and iterator are freed by the garbage collector. That ends
+    the queues first, by which the iterator tells its workers to end: it waits 5 seconds for each, and terminates it.
+    """
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    caught.value.__traceback__ = None

@@ -23,6 +23,7 @@ from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream import Stream
 from tensordb_data.torch import QueryDataset
 from tests import pipelines, transforms
+from tests.leaks import raised_from_workers
 
 N = 60
 
@@ -365,7 +366,7 @@ def test_a_worker_of_a_dataloader_has_none_of_its_own(things: TensorDB) -> None:
     )
     assert [batch["label"].tolist()[0] for batch in DataLoader(dataset, batch_size=None)] == list(range(0, N, 8))
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="forkserver")
-    with pytest.raises(QueryError, match="num_workers=0"):
+    with raised_from_workers(QueryError, "num_workers=0"):
         next(iter(loader))
 
 
