@@ -14,6 +14,8 @@ ROUNDS ?= 5
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
+# Tests start hundreds of processes, each of which would compile the library anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long shake matrix lint typecheck bench peers chaos interleavings soak docs clean

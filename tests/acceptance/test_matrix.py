@@ -4,8 +4,8 @@ Every run delivers batches through a DataLoader with workers, from blobs that ar
 notes each with the state behind it. Its successor begins with the last state that was noted. All that was noted, in a
 row, must be the batches of one stream that nothing ever happened to. Nothing may be left behind.
 
-Nine of the 81 combinations, in which each two values of different kinds meet, run always; MATRICES=all, or `make matrix`,
-runs all of them.
+Nine of the 81 combinations, in which each two values of different kinds meet, run always; MATRICES=all, or `make
+matrix`, runs all of them.
 """
 
 from __future__ import annotations
