@@ -103,7 +103,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self._stream = stream
         if stream is not None:
-            stream._anew()
+            stream._begin_iteration()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
         self._batches = 0  # that this iteration of the dataset has given to fit

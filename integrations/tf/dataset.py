@@ -48,11 +48,11 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
         NotFoundError: no sample matches, and the shape of a field is known only from a sample.
     """
     stream = streamed(source, batch_size, options)
-    stream._anew()
+    stream._begin_iteration()
     signature = _signature(stream)
 
     def stacks() -> Generator[Batch, None, None]:
-        stream._anew()
+        stream._begin_iteration()
         batches = cast(Generator[Batch, None, None], iter(stream.shard(0, 1)))
         with closing(batches):
             yield from _stacks(batches, signature)

@@ -41,11 +41,11 @@ def position_of(stream: Any, deliveries: Deliveries) -> Position:
         CheckpointError: It is none of these.
     """
     if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return OfDataset(stream.dataset, stream, deliveries)
+        return DatasetPosition(stream.dataset, stream, deliveries)
     if isinstance(stream, QueryDataset):
-        return OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
+        return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
-        return _OfStream(stream)
+        return _StreamPosition(stream)
     found = (
         f"a DataLoader over a {type(stream.dataset).__name__}"
         if isinstance(stream, DataLoader)
@@ -58,7 +58,7 @@ def position_of(stream: Any, deliveries: Deliveries) -> Position:
     )
 
 
-class _OfStream:
+class _StreamPosition:
     """A Stream, or a StatefulDataLoader: it knows what it has delivered."""
 
     def __init__(self, stream: Any) -> None:
@@ -80,7 +80,7 @@ class _OfStream:
             self._stream.load_state_dict(state)
 
 
-class OfDataset:
+class DatasetPosition:
     """A QueryDataset, perhaps behind workers that are ahead of the loop: its start state and the batches since."""
 
     def __init__(self, dataset: QueryDataset, loader: Any, deliveries: Deliveries) -> None:

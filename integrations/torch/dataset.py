@@ -18,12 +18,12 @@ from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.torch.convert import to_pinned, to_tensors
-from tensordb_data.torch.sample_mode import BLOCK, Items, Samples
-from tensordb_data.torch.shared_state import Mailbox
-from tensordb_data.torch.worker_stats import Counters
+from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
+from tensordb_data.torch.shared_state import SharedState
+from tensordb_data.torch.worker_stats import WorkerStats
 
 
-class Turn(Iterator[dict[str, Any]]):
+class WorkerIteration(Iterator[dict[str, Any]]):
     """One iteration in one worker. It knows how much it has yielded and can go on from there, for loaders that ask
     their workers, such as torchdata's StatefulDataLoader.
     """
@@ -90,11 +90,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample and options.get("follow"):
             raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
         self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
-        self._stream._share()
+        self._stream._share_passes()
         self._run: dict[str, Any] | None = None  # the state of a sample-wise run that is resumed
         self._resumed = False
-        self._mailbox = Mailbox()
-        self._counters = Counters()
+        self._shared_state = SharedState()
+        self._counters = WorkerStats()
         self._read = 0  # version of the mailbox that the start state is from
         self._restarted = False  # in a worker: it has iterated before
         self._iterations = 0  # in this process
@@ -123,11 +123,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """The start state, which can be written as JSON. In batch-wise mode it is the state of the stream."""
         if not self._by_sample:
             return self._stream.state_dict()
-        return Samples.fresh(self._stream) if self._run is None else dict(self._run)
+        return SampleRun.fresh(self._stream) if self._run is None else dict(self._run)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The plans that a state refers to, to be stored beside it; see `Stream.plans`."""
-        return Samples(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
+        return SampleRun(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
 
     def load_state_dict(self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None) -> None:
         """Start the next iteration from `state`, in persistent workers too.
@@ -158,12 +158,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
-        self._stream._listen(self._mailbox.iteration)
+        self._stream._join_iteration(self._shared_state.iteration)
         if not self._by_sample:
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
             return self._stream.advance(state, batches)
-        return Samples(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
+        return SampleRun(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration with epoch `epoch` (0, 1, …).
@@ -193,7 +193,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample:
             if "begun" not in state:
                 raise StateError("the state was taken by an earlier version, sample-wise: begin a new run without it")
-            Samples(self._stream, state).check(plans or {})
+            SampleRun(self._stream, state).check(plans or {})
             self._run, stream = (dict(state) if state["batches"] else None), state["stream"]
         if get_worker_info() is not None:
             self._stream = self._stream.at(stream)
@@ -201,8 +201,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             self._stream.load_state_dict(stream, plans=plans)
 
     def _post(self) -> None:
-        self._mailbox.post(self.state_dict())
-        self._read = self._mailbox.version
+        self._shared_state.post(self.state_dict())
+        self._read = self._shared_state.version
 
     # --- iteration --------------------------------------------------------------------------------------------------
 
@@ -216,17 +216,17 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if self._received_by == os.getpid() != self._sent_by != os.getppid():
                 exit_with(self._sent_by)
             # The first time, the start state came with the process: the parent may have posted a newer one since.
-            if self._restarted and self._mailbox.version > self._read:
-                self._read = self._mailbox.version
-                self._load(self._mailbox.read())
+            if self._restarted and self._shared_state.version > self._read:
+                self._read = self._shared_state.version
+                self._load(self._shared_state.read())
             self._restarted = True
         pins = info is None and _will_be_pinned(sys._getframe(1))
         self._iterations += 1
-        self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
-        self._stream._listen(self._mailbox.iteration)
+        self._shared_state.begin(info.seed - info.id if info is not None else 0, self._iterations)
+        self._stream._join_iteration(self._shared_state.iteration)
         if self._by_sample:
-            return Turn(partial(self._samples, worker, workers))
-        return Turn(partial(self._batches, worker, workers, pins=pins))
+            return WorkerIteration(partial(self._samples, worker, workers))
+        return WorkerIteration(partial(self._batches, worker, workers, pins=pins))
 
     def _batches(self, worker: int, workers: int, done: int, *, pins: bool) -> Items:
         """The batches of one worker, behind the first `done` of them; in pinned memory, if the loader asks for it."""
@@ -246,7 +246,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def _samples(self, worker: int, workers: int, done: int) -> Items:
         """The samples of one worker, behind the first `done` of them."""
-        return Samples(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
+        return SampleRun(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
 
     def _counted(self, stream: Stream) -> Items:
         """The batches of a stream; in a worker its times are written where the parent can read them."""

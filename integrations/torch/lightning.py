@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import MissingExtraError
-from tensordb_data.torch.trainer_callback import Data, Driven
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
 
 try:
     from lightning.pytorch import Callback
@@ -39,8 +39,8 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         super().__init__()
         self.db, self.run = db, run
         self._options = options
-        self._data = None if stream is None else Data(stream)
-        self._checkpointer: Driven | None = None
+        self._data = None if stream is None else TrainerData(stream)
+        self._checkpointer: CallbackCheckpointer | None = None
         self._steps = 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -53,7 +53,7 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         extra = {f"scheduler_{i}": one.scheduler for i, one in enumerate(trainer.lr_scheduler_configs)}
         extra |= {"progress": _Progress(trainer), **(self._options.get("extra") or {})}
         options = {**self._options, "extra": extra, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
-        self._checkpointer = Driven(
+        self._checkpointer = CallbackCheckpointer(
             self.db, self.run, self._data, model=pl_module, optimizer=trainer.optimizers[0], **options
         )
         self._checkpointer.restore()

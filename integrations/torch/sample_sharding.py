@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.stream.order.sharding import Layout
+from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.spec import End
 
 Length = Callable[[int], int]
@@ -23,7 +23,7 @@ Length = Callable[[int], int]
 
 
 @dataclass(frozen=True)
-class Shares:
+class SampleSharding:
     """How each pass is shared among `parts` readers."""
 
     block: int
@@ -44,20 +44,20 @@ class Shares:
         each = n // self.parts if self.end == "drop" else -(-n // self.parts)
         return np.full(self.parts, each, np.int64)
 
-    def place(self, n: int, delivered: int) -> tuple[int, int]:
+    def place(self, n: int, count_batch: int) -> tuple[int, int]:
         """The position of the stream in a pass of `n` of which one share has so many samples, and how many to drop
         from there on.
         """
-        layout = _layout(n, self.block, self.parts)
-        rounds = min(delivered // self.block, _whole(layout))
-        return layout.position(rounds), delivered - rounds * self.block
+        sharding = _sharding(n, self.block, self.parts)
+        rounds = min(count_batch // self.block, _whole(sharding))
+        return sharding.position(rounds), count_batch - rounds * self.block
 
 
 @dataclass(frozen=True)
-class Turns:
+class ShardProgress:
     """Where a sample-wise run stands. All of it is the same in every rank, though their shares differ."""
 
-    shares: Shares
+    sharding: SampleSharding
     workers: int
     """That the loader has."""
     roles: int
@@ -75,11 +75,11 @@ class Turns:
     @classmethod
     def fresh(
         cls, n: int, block: int, end: End, workers: int, world: int, batch_size: int, first: int, until: int | None
-    ) -> Turns:
+    ) -> ShardProgress:
         """A run that begins with pass `first`, of `n` samples."""
         roles = max(1, min(workers, n // world))
-        shares = Shares(block, roles * world, end)
-        return cls(shares, workers, roles, batch_size, first, until, 0, (0,) * shares.parts)
+        sharding = SampleSharding(block, roles * world, end)
+        return cls(sharding, workers, roles, batch_size, first, until, 0, (0,) * sharding.parts)
 
     def role(self, worker: int) -> int | None:
         """What a worker does, or `None` when there is nothing to do for it."""
@@ -92,14 +92,14 @@ class Turns:
         """
         full, more = divmod(self.batches, self.roles)
         counts = (full + (np.arange(self.roles) < more)) * self.batch_size
-        return np.asarray(np.repeat(counts, self.shares.parts // self.roles) - np.array(self.passed, np.int64))
+        return np.asarray(np.repeat(counts, self.sharding.parts // self.roles) - np.array(self.passed, np.int64))
 
-    def after(self, batches: int, length: Length) -> Turns:
+    def after(self, batches: int, length: Length) -> ShardProgress:
         """The run after so many more batches."""
         turns = replace(self, batches=self.batches + batches)
         left, first, passed = turns.left, turns.first, np.array(turns.passed, np.int64)
         while left.all() and (self.until is None or first + 1 < self.until):
-            given = self.shares.given(length(first))
+            given = self.sharding.given(length(first))
             if (left < given).any():
                 break
             left, passed, first = left - given, passed + given, first + 1
@@ -109,7 +109,7 @@ class Turns:
         """The passes of which a share has received something, and another not all."""
         left, number = self.left, self.first
         while left.max() > 0 and (self.until is None or number < self.until):
-            left, number = left - self.shares.given(length(number)), number + 1
+            left, number = left - self.sharding.given(length(number)), number + 1
         return list(range(self.first, number))
 
     def place(self, part: int, more: int, length: Length) -> tuple[int, int, int] | None:
@@ -118,13 +118,13 @@ class Turns:
         """
         left, number = int(self.left[part]) + more, self.first
         while left and (self.until is None or number < self.until):
-            given = int(self.shares.given(length(number))[part])
+            given = int(self.sharding.given(length(number))[part])
             if left < given:
                 break
             left, number = left - given, number + 1
         if number == self.until:
             return None
-        return (number, *(self.shares.place(length(number), left) if left else (0, 0)))
+        return (number, *(self.sharding.place(length(number), left) if left else (0, 0)))
 
     def to_doc(self) -> dict[str, Any]:
         """The JSON form of what is no property of dataset or loader."""
@@ -132,12 +132,14 @@ class Turns:
         return {**counted, "roles": self.roles, "passed": _runs(self.passed)}
 
     @classmethod
-    def from_doc(cls, doc: Mapping[str, Any], block: int, end: End, world: int, first: int, until: int | None) -> Turns:
+    def from_doc(
+        cls, doc: Mapping[str, Any], block: int, end: End, world: int, first: int, until: int | None
+    ) -> ShardProgress:
         """Read the JSON form."""
         passed = tuple(value for count, value in doc["passed"] for _ in range(count))
-        shares = Shares(block, doc["roles"] * world, end)
+        sharding = SampleSharding(block, doc["roles"] * world, end)
         return cls(
-            shares, doc["num_workers"], doc["roles"], doc["batch_size"], first, until, doc["batches"], passed
+            sharding, doc["num_workers"], doc["roles"], doc["batch_size"], first, until, doc["batches"], passed
         )  # fmt: skip
 
 
@@ -152,18 +154,18 @@ def _runs(values: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def _layout(n: int, block: int, parts: int) -> Layout:
-    return Layout(n, 0, block, parts, "short")
+def _sharding(n: int, block: int, parts: int) -> PassSharding:
+    return PassSharding(n, 0, block, parts, "short")
 
 
-def _whole(layout: Layout) -> int:
+def _whole(sharding: PassSharding) -> int:
     """Rounds that are whole for sure: only the last two can be short."""
-    return max(0, layout.rounds - 2)
+    return max(0, sharding.rounds - 2)
 
 
 @lru_cache(maxsize=64)
 def _received(n: int, block: int, parts: int) -> NDArray[np.int64]:
-    layout = _layout(n, block, parts)
-    whole = _whole(layout)
-    tails = [[layout.batch(round_, part) for round_ in range(whole, layout.rounds)] for part in range(parts)]
-    return np.array([whole * block + sum(high - low for low, high in tail) for tail in tails], np.int64)
+    sharding = _sharding(n, block, parts)
+    materialize = _whole(sharding)
+    tails = [[sharding.batch(round_, part) for round_ in range(materialize, sharding.rounds)] for part in range(parts)]
+    return np.array([materialize * block + sum(high - low for low, high in tail) for tail in tails], np.int64)

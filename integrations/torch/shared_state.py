@@ -15,7 +15,7 @@ from tensordb_data.errors import StateError
 _BYTES = 1 << 16
 
 
-class Mailbox:
+class SharedState:
     """One JSON document in shared memory, written by the parent process, with the number of times it was written.
 
     Persistent workers are started once and never see the parent's later assignments; shared memory is what fork, spawn
@@ -25,13 +25,13 @@ class Mailbox:
     def __init__(self) -> None:
         self._head = torch.zeros(4, dtype=torch.int64)
         self._body = torch.zeros(_BYTES, dtype=torch.uint8)
-        self._share()
+        self._share_passes()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._share()  # a plain copy is private memory, which forked workers would not share
+        self._share_passes()  # a plain copy is private memory, which forked workers would not share
 
-    def _share(self) -> None:
+    def _share_passes(self) -> None:
         self._head.share_memory_()  # type: ignore[no-untyped-call]
         self._body.share_memory_()  # type: ignore[no-untyped-call]
 

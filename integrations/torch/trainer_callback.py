@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.checkpoint.batch_counter import Deliveries, Told
 from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.params.load import load_parts
-from tensordb_data.torch.data_position import OfDataset, Position, position_of
+from tensordb_data.torch.data_position import DatasetPosition, Position, position_of
 from tensordb_data.torch.step_checkpointer import StepCheckpointer
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
 
 
-class Driven(StepCheckpointer):
+class CallbackCheckpointer(StepCheckpointer):
     """See StepCheckpointer.
 
     Args:
@@ -25,21 +25,21 @@ class Driven(StepCheckpointer):
         options: Of StepCheckpointer.
     """
 
-    def __init__(self, db: TensorDB, run: str, data: Data | None, **options: Any) -> None:
+    def __init__(self, db: TensorDB, run: str, data: TrainerData | None, **options: Any) -> None:
         self._data = data
         super().__init__(db, run, stream=None if data is None else data.stream, **options)
 
     def trained(self, stepped: bool) -> None:
         """The trainer has trained on a batch, and its optimizer has made a step or has not (it accumulates)."""
         if self._data is not None:
-            self._data.told.trained()
+            self._data.counter.trained()
         if stepped:
             self.step()
 
     def begin(self) -> None:
         """The trainer begins an iteration of its data."""
         if self._data is not None:
-            self._data.told.begin()
+            self._data.counter.begin()
 
     def settle(self) -> None:
         """The iterator of the data has been made, and may have drawn from torch's generator."""
@@ -54,14 +54,14 @@ class Driven(StepCheckpointer):
 
     def _count(self, stream: Any) -> Deliveries:
         assert self._data is not None
-        return self._data.told
+        return self._data.counter
 
     def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
         assert self._data is not None
         return self._data.position
 
 
-class Data:
+class TrainerData:
     """Where a trainer is in its data.
 
     Args:
@@ -71,8 +71,10 @@ class Data:
 
     def __init__(self, stream: Any, loader: Any = None) -> None:
         self.stream = stream
-        self.told = Told()
-        self.position = position_of(stream, self.told) if loader is None else OfDataset(stream, loader, self.told)
+        self.counter = Told()
+        self.position = (
+            position_of(stream, self.counter) if loader is None else DatasetPosition(stream, loader, self.counter)
+        )
 
     def resume(self, db: TensorDB, run: str) -> None:
         """Puts the data where the newest set of the run was, before the trainer begins to fetch."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
 from tensordb_data.torch.dataset import QueryDataset
-from tensordb_data.torch.trainer_callback import Data, Driven
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
 
 try:
     from transformers import TrainerCallback
@@ -41,7 +41,7 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         self.db, self.run = db, run
         self._options = options
         self._stream = stream
-        self._checkpointer: Driven | None = None
+        self._checkpointer: CallbackCheckpointer | None = None
         self._fetching = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -53,9 +53,9 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
                     f"stream= is the QueryDataset given as train_dataset; found a {type(self._stream).__name__}"
                 )
             loader = SimpleNamespace(num_workers=args.dataloader_num_workers, batch_size=args.train_batch_size)
-            data = Data(self._stream, loader)
+            data = TrainerData(self._stream, loader)
         extra = {"progress": _Progress(state), **(self._options.get("extra") or {})}
-        self._checkpointer = Driven(
+        self._checkpointer = CallbackCheckpointer(
             self.db, self.run, data, model=kwargs["model"], optimizer=kwargs["optimizer"],
             scheduler=kwargs.get("lr_scheduler"), **{**self._options, "extra": extra},
         )  # fmt: skip

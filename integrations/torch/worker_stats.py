@@ -11,18 +11,18 @@ from tensordb_data.stream.stats import SIZE, Stats
 _WORKERS = 256
 
 
-class Counters:
+class WorkerStats:
     """One row for each worker, in shared memory: the totals of all its iterations."""
 
     def __init__(self) -> None:
         self._rows = torch.zeros((_WORKERS, SIZE), dtype=torch.float64)
-        self._share()
+        self._share_passes()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._share()
+        self._share_passes()
 
-    def _share(self) -> None:
+    def _share_passes(self) -> None:
         self._rows.share_memory_()  # type: ignore[no-untyped-call]
 
     def rows(self) -> list[list[float]]:
@@ -30,12 +30,12 @@ class Counters:
         used = self._rows[self._rows.any(dim=1)]
         return [list(map(float, row)) for row in used.tolist()]
 
-    def writer(self, worker: int, stats: Stats) -> CounterWriter | None:
+    def writer(self, worker: int, stats: Stats) -> WorkerStatsWriter | None:
         """For one iteration in a worker, which `stats` counts; `None` where no row is left."""
-        return CounterWriter(self._rows[worker].numpy(), stats) if worker < _WORKERS else None
+        return WorkerStatsWriter(self._rows[worker].numpy(), stats) if worker < _WORKERS else None
 
 
-class CounterWriter:
+class WorkerStatsWriter:
     """Keeps the row of one worker up to date."""
 
     def __init__(self, row: Any, stats: Stats) -> None:

@@ -40,12 +40,12 @@ class State:
     """Samples in the pass."""
     followed: Mapping[str, tuple[int, str]] | None = None
     """With follow, of each dataset the sequence number of the last sample delivered, and when the dataset was made."""
-    blocks: tuple[int, int] | None = None
+    block_shuffle: tuple[int, int] | None = None
     """How the stream shuffles, see `rows.Blocks`; None while that is not chosen."""
 
-    def moved(self, at: Position) -> State:
+    def at_position(self, at: Position) -> State:
         """The same data at another position; one a batch, for which `dataclasses.replace` is slow."""
-        return State(at, self.versions, self.ids, self.n, self.followed, self.blocks)
+        return State(at, self.versions, self.ids, self.n, self.followed, self.block_shuffle)
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
@@ -60,7 +60,7 @@ class State:
             "ids": self.ids,
             "n": self.n,
             "followed": None if self.followed is None else {name: list(pair) for name, pair in self.followed.items()},
-            "blocks": None if self.blocks is None else list(self.blocks),
+            "blocks": None if self.block_shuffle is None else list(self.block_shuffle),
         }
 
     @classmethod
@@ -84,7 +84,7 @@ class State:
                 raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
             followed = doc["followed"]
-            blocks = doc.get("blocks")
+            block_shuffle = doc.get("blocks")
             after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(
                 Position(int(doc["pass"]), int(doc["position"]), after),
@@ -92,7 +92,7 @@ class State:
                 doc["ids"],
                 doc["n"],
                 None if followed is None else {name: (int(pair[0]), str(pair[1])) for name, pair in followed.items()},
-                None if blocks is None else (int(blocks[0]), int(blocks[1])),
+                None if block_shuffle is None else (int(block_shuffle[0]), int(block_shuffle[1])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error

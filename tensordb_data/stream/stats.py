@@ -73,7 +73,7 @@ class Stats:
         self._loop = dict.fromkeys(_LOOP, 0.0)
         self._counts = dict.fromkeys(_COUNTS, 0)
 
-    def worked(self, clock: Clock) -> None:
+    def add_task(self, clock: Clock) -> None:
         """Add the times of one task."""
         with self._lock:
             for stage, seconds in clock.work.items():
@@ -84,16 +84,16 @@ class Stats:
             self._counts["missed"] += clock.missed
 
     @contextmanager
-    def ahead(self, stage: str) -> Iterator[None]:
+    def time_ahead(self, stage: str) -> Iterator[None]:
         """Times something that is done ahead of the threads."""
         clock = Clock()
         try:
             with clock(stage):
                 yield
         finally:
-            self.worked(clock)
+            self.add_task(clock)
 
-    def delivered(self, samples: int, wait: float, loop: float | None) -> None:
+    def count_batch(self, samples: int, wait: float, loop: float | None) -> None:
         """Count one batch, the seconds the loop waited for it and those it spent elsewhere before asking; `None` for
         the first batch of an iteration.
         """
@@ -103,12 +103,12 @@ class Stats:
             self._loop["start" if loop is None else "wait"] += wait
             self._loop["loop"] += loop or 0.0
 
-    def skip(self) -> None:
+    def count_skipped(self) -> None:
         """Count a bad sample."""
         with self._lock:
             self._counts["skipped"] += 1
 
-    def lost(self, count: int) -> bool:
+    def count_deleted(self, count: int) -> bool:
         """Count deleted samples, and return whether they are the first."""
         with self._lock:
             self._counts["deleted"] += count

@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.errors import SampleError, StateError
-from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.deliver.batch_builder import BatchWithState
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.collate import Batch
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 S = TypeVar("S")
-Results = list[Delivery[S] | SampleError]
+Results = list[BatchWithState[S] | SampleError]
 
 
-class Pull(abc.ABC, Generic[S]):
+class BatchStream(abc.ABC, Generic[S]):
     """An endless or finite sequence of batches with a position, `S`, that iteration moves on; in a `with` block, at the
     end of which it is closed.
     """
@@ -41,7 +41,7 @@ class Pull(abc.ABC, Generic[S]):
         return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
 
     @abc.abstractmethod
-    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[S] | SampleError, None, None]:
+    def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[S] | SampleError, None, None]:
         """Deliveries from `_state` on; where one is an error, it is the last."""
 
     @abc.abstractmethod
@@ -80,11 +80,11 @@ class Pull(abc.ABC, Generic[S]):
                     raise delivery
                 if token != self._token:
                     raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
-                self._state = delivery.then
+                self._state = delivery.state_after
                 if not delivery.samples:
                     continue
                 now = Clock.wall()
-                self._stats.delivered(delivery.samples, now - asked, None if left is None else asked - left)
+                self._stats.count_batch(delivery.samples, now - asked, None if left is None else asked - left)
                 left = now
                 batch = delivery.batch
                 del delivery
@@ -148,7 +148,7 @@ def _until_python_ends() -> Iterator[None]:
         ) from error
 
 
-def in_turn(tasks: Iterator[Results[S]]) -> Iterator[Delivery[S] | SampleError]:
+def flatten(tasks: Iterator[Results[S]]) -> Iterator[BatchWithState[S] | SampleError]:
     """The results of all tasks, each let go of as it is handed on."""
     for results in tasks:
         results.reverse()

@@ -13,44 +13,44 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.fetch.decode import Column
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.fetch.relocate import Living
-from tensordb_data.stream.order.sharding import Run
-from tensordb_data.stream.passes.registry import Opened
+from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.fetch.relocate import Relocator
+from tensordb_data.stream.order.sharding import BatchRange
+from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.state import State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.transform.apply import position_keys, transformed
-from tensordb_data.stream.transform.collate import Batch, cut
+from tensordb_data.stream.transform.apply import load_transformed, position_keys
+from tensordb_data.stream.transform.collate import Batch, slice_batch
 from tensordb_data.stream.transform.function import Transform
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.stream.spec import StreamSpec
-    from tensordb_data.stream.transform.worker_pool import Workers
+    from tensordb_data.stream.transform.worker_pool import WorkerPool
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Delivery(Generic[S]):
+class BatchWithState(Generic[S]):
     """A batch, its number of samples, and the state of the stream once it is delivered. Without samples, only that."""
 
     batch: Batch
     samples: int
-    then: S
-    opens: Opened = ()
+    state_after: S
+    opened_passes: OpenedPasses = ()
     """Passes that were opened ahead of time, of which this is the first batch, or which have none for this reader."""
 
 
-Deliveries = list[Delivery[State] | SampleError]
+StreamResults = list[BatchWithState[State] | SampleError]
 
 
-class Maker:
+class BatchBuilder:
     """Makes batches of `spec`, for an iteration that began in pass `first`. Called by many threads at once."""
 
-    transform: Transform | Workers | None = None
+    transform: Transform | WorkerPool | None = None
     finish: Callable[[Batch], Batch] | None = None
     """Makes of each batch what the loop is to get, on the threads that make it."""
 
@@ -59,151 +59,168 @@ class Maker:
         spec: StreamSpec,
         first: int,
         reader: BlobReader,
-        living: Living,
-        budget: Budget,
+        relocator: Relocator,
+        budget: FailureBudget,
         stats: Stats,
     ) -> None:
         self._spec, self._first, self._reader = spec, first, reader
-        self._living, self._budget, self._stats = living, budget, stats
+        self._relocator, self._budget, self._stats = relocator, budget, stats
 
-    def present(
+    def build_planned(
         self,
         plan: Plan,
-        block: Block,
-        group: list[Run],
+        table: SampleTable,
+        group: list[BatchRange],
         positions: NDArray[np.int64],
         data: State,
         clock: Clock,
-    ) -> Deliveries:
+    ) -> StreamResults:
         """`batches` of a task of a plan, whose samples may have been moved or deleted since."""
-        alive = self._living.mask(block, plan.versions)
+        existing_rows = self._relocator.existing(table, plan.versions)
         try:
-            if alive is None:
-                made = self._made(block, group, positions, data, clock)
-                self._budget.tried(len(block))
-                return made
-            return self._remaining(plan, block, alive, group, positions, data, clock, self._made)
+            if existing_rows is None:
+                results = self._build(table, group, positions, data, clock)
+                self._budget.count_tried(len(table))
+                return results
+            return self._remaining(plan, table, existing_rows, group, positions, data, clock, self._build)
         except SampleError:
-            block, alive = self._living.located(block)
+            table, existing_rows = self._relocator.relocate(table)
         try:
-            return self._remaining(plan, block, alive, group, positions, data, clock, partial(self.batches, plan=plan))
+            return self._remaining(
+                plan, table, existing_rows, group, positions, data, clock, partial(self.build, plan=plan)
+            )
         except SampleError as error:
             return [error]
 
     def _remaining(
         self,
         plan: Plan,
-        block: Block,
-        alive: NDArray[np.bool_],
-        group: list[Run],
+        table: SampleTable,
+        existing_rows: NDArray[np.bool_],
+        group: list[BatchRange],
         positions: NDArray[np.int64],
         data: State,
         clock: Clock,
-        make: Callable[..., Deliveries],
-    ) -> Deliveries:
+        make: Callable[..., StreamResults],
+    ) -> StreamResults:
         """The batches of a task, made of those of its samples that are there."""
-        if alive.all():
-            return make(block, group, positions, data, clock)
-        made: Deliveries = []
-        low = missed = 0
-        for run in group:
-            size = run.high - run.low
-            rows = low + np.flatnonzero(alive[low : low + size])
-            low, missed = low + size, missed + size - len(rows)
-            part, at = block.take(rows), positions[rows]
+        if existing_rows.all():
+            return make(table, group, positions, data, clock)
+        results: StreamResults = []
+        low = count_deleted = 0
+        for batch_range in group:
+            size = batch_range.high - batch_range.low
+            rows = low + np.flatnonzero(existing_rows[low : low + size])
+            low, count_deleted = low + size, count_deleted + size - len(rows)
+            part, at = table.take(rows), positions[rows]
             if not len(rows):
                 # Ranks and workers count batches: one whose samples are all gone repeats others.
-                found = next(self._living.others(plan, size), None)
+                found = next(self._relocator.substitutes(plan, size), None)
                 if found is None:
                     raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
                 part = found
-                at = run.low + np.arange(len(part))
-            made += make(part, [replace(run, high=run.low + len(part))], at, data, clock)
-            if made and isinstance(made[-1], SampleError):
+                at = batch_range.low + np.arange(len(part))
+            results += make(part, [replace(batch_range, high=batch_range.low + len(part))], at, data, clock)
+            if results and isinstance(results[-1], SampleError):
                 break
-        self._living.missed(missed)
-        return made
+        self._relocator.count_deleted(count_deleted)
+        return results
 
-    def batches(
+    def build(
         self,
-        block: Block,
-        group: list[Run],
+        table: SampleTable,
+        group: list[BatchRange],
         positions: NDArray[np.int64],
         data: State,
         clock: Clock,
         plan: Plan | None = None,
-    ) -> Deliveries:
+    ) -> StreamResults:
         """The batches of a task. After the first that fails come no more, and those before it are delivered. One of
         which no sample is good repeats others of the plan, for ranks and workers count batches; without a plan, only
         the position moves on.
         """
-        self._budget.tried(len(block))
+        self._budget.count_tried(len(table))
         try:
-            return self._made(block, group, positions, data, clock)
+            return self._build(table, group, positions, data, clock)
         except SampleError:
             pass
-        deliveries: Deliveries = []
+        results: StreamResults = []
         low = 0
-        for run in group:
-            rows = np.arange(low, low + run.high - run.low)
+        for batch_range in group:
+            rows = np.arange(low, low + batch_range.high - batch_range.low)
             low += len(rows)
             try:
-                part, at = block.take(rows), positions[rows]
-                good = self._budget.readable(part, partial(self._try, part, run, at, data))
+                part, at = table.take(rows), positions[rows]
+                good = self._budget.loadable(part, partial(self._try, part, batch_range, at, data))
                 if len(good):
-                    deliveries += self._made(part.take(good), [run], at[good], data, clock)
+                    results += self._build(part.take(good), [batch_range], at[good], data, clock)
                 elif plan is not None:
-                    deliveries += self._repeated(plan, run, data, clock)
+                    results += self._repeated(plan, batch_range, data, clock)
                 else:
-                    deliveries.append(Delivery({}, 0, self._then(run, data), self._opens(run, data)))
+                    results.append(
+                        BatchWithState({}, 0, self._then(batch_range, data), self._opened_passes(batch_range, data))
+                    )
             except SampleError as error:
-                return [*deliveries, error]
-        return deliveries
+                return [*results, error]
+        return results
 
     def _try(
-        self, block: Block, run: Run, positions: NDArray[np.int64], data: State, rows: NDArray[np.int64]
-    ) -> Deliveries:
-        return self._made(block.take(rows), [run], positions[rows], data, Clock())
+        self,
+        table: SampleTable,
+        batch_range: BatchRange,
+        positions: NDArray[np.int64],
+        data: State,
+        rows: NDArray[np.int64],
+    ) -> StreamResults:
+        return self._build(table.take(rows), [batch_range], positions[rows], data, Clock())
 
-    def _repeated(self, plan: Plan, run: Run, data: State, clock: Clock) -> Deliveries:
+    def _repeated(self, plan: Plan, batch_range: BatchRange, data: State, clock: Clock) -> StreamResults:
         """A batch in place of one whose samples are all bad."""
-        for block in self._living.others(plan, run.high - run.low):
+        for table in self._relocator.substitutes(plan, batch_range.high - batch_range.low):
             good = []
-            at = run.low + np.arange(len(block))
-            for row in range(len(block)):
+            at = batch_range.low + np.arange(len(table))
+            for row in range(len(table)):
                 with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, run, at, data, np.array([row]))
+                    self._try(table, batch_range, at, data, np.array([row]))
                     good.append(row)
             if good:
-                return self._made(block.take(np.array(good)), [run], at[good], data, clock)
+                return self._build(table.take(np.array(good)), [batch_range], at[good], data, clock)
         raise SampleError(f"none of the {len(plan)} samples of this pass can be read")
 
     @staticmethod
-    def _then(run: Run, data: State) -> State:
-        return data.moved(run.then) if run.then.position else State(run.then, blocks=data.blocks)
+    def _then(batch_range: BatchRange, data: State) -> State:
+        return (
+            data.at_position(batch_range.position_after)
+            if batch_range.position_after.position
+            else State(batch_range.position_after, block_shuffle=data.block_shuffle)
+        )
 
-    def _opens(self, run: Run, data: State) -> Opened:
-        return ((run.number, data),) if run.low == 0 and run.number > self._first else ()
+    def _opened_passes(self, batch_range: BatchRange, data: State) -> OpenedPasses:
+        return ((batch_range.number, data),) if batch_range.low == 0 and batch_range.number > self._first else ()
 
-    def _made(
-        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
-    ) -> Deliveries:
+    def _build(
+        self, table: SampleTable, group: list[BatchRange], positions: NDArray[np.int64], data: State, clock: Clock
+    ) -> StreamResults:
         columns: dict[str, Column] = {}
         if group:
             keys = (
                 position_keys(self._spec.seed, group[0].number, positions) if self._spec.transform is not None else []
             )
             stack = self._spec.ragged != "pad"
-            columns = transformed(block, self._reader, self.transform, keys, stack, clock)
-        deliveries: Deliveries = []
+            columns = load_transformed(table, self._reader, self.transform, keys, stack, clock)
+        results: StreamResults = []
         low = 0
         with clock("batch"):
-            for run in group:
-                high = low + run.high - run.low if len(group) > 1 else len(block)
-                batch = cut(columns, low, high, self._spec.ragged, block.name)
+            for batch_range in group:
+                high = low + batch_range.high - batch_range.low if len(group) > 1 else len(table)
+                batch = slice_batch(columns, low, high, self._spec.ragged, table.name)
                 if self.finish is not None:
                     batch = self.finish(batch)
-                deliveries.append(Delivery(batch, high - low, self._then(run, data), self._opens(run, data)))
+                results.append(
+                    BatchWithState(
+                        batch, high - low, self._then(batch_range, data), self._opened_passes(batch_range, data)
+                    )
+                )
                 low = high
-        self._stats.worked(clock)
-        return deliveries
+        self._stats.add_task(clock)
+        return results

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.deliver.base import Pull, in_turn
-from tensordb_data.stream.deliver.batch_builder import Delivery
-from tensordb_data.stream.deliver.iteration import Deliverer
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.order.sharding import Layout
-from tensordb_data.stream.passes.planner import Source, named
-from tensordb_data.stream.passes.registry import Ledger, OwnPasses, Passes
-from tensordb_data.stream.passes.resolver import Opening
+from tensordb_data.stream.deliver.base import BatchStream, flatten
+from tensordb_data.stream.deliver.batch_builder import BatchWithState
+from tensordb_data.stream.deliver.iteration import StreamIteration
+from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.order.sharding import PassSharding
+from tensordb_data.stream.passes.planner import Planner, plan_name
+from tensordb_data.stream.passes.registry import LocalPassRegistry, PassRegistry, SharedPassRegistry
+from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
@@ -32,7 +32,7 @@ Element = tuple[str | None, tuple[int | None, ...]]
 """Dtype and shape of one sample's field."""
 
 
-class Stream(Pull[State]):
+class Stream(BatchStream[State]):
     """Batches of the samples that match a query. `Selection.stream` makes one.
 
     An iteration begins at the position of the stream: after the last batch that was delivered, at the start of the
@@ -54,10 +54,10 @@ class Stream(Pull[State]):
         self.warehouse = warehouse
         self.spec = spec
         self._stats = Stats(self._threads, spec.workers)
-        self._source = Source(warehouse, spec)
+        self._planner = Planner(warehouse, spec)
         self._pinned: State | None = None
-        self._passes: Passes | None = None
-        self._budget = Budget(spec.max_failures, self._stats)
+        self._passes: PassRegistry | None = None
+        self._budget = FailureBudget(spec.max_failures, self._stats)
         self._finish: Callable[[Batch], Batch] | None = None
 
     def __repr__(self) -> str:
@@ -67,32 +67,32 @@ class Stream(Pull[State]):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_passes")
-        return {**{name: self.__dict__[name] for name in kept}, "source": self._source.agreement()}
+        return {**{name: self.__dict__[name] for name in kept}, "planner": self._planner.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["warehouse"], state["spec"])  # type: ignore[misc]
-        self._source.agree(state.pop("source"))
+        self._planner.join(state.pop("planner"))
         self.__dict__.update(state)
 
     def _begin(self) -> None:
         if self.spec.world_size > 1 and self._passes is None:
-            self._share()
+            self._share_passes()
 
-    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
+    def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[State] | SampleError, None, None]:
         passes = self.spec.passes
 
-        def settled(number: int) -> State | None:
+        def resolve_pass(number: int) -> State | None:
             """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
-            opening, due = self._opening(), number <= self._state.at.number
-            return opening.fixed(number, self._state.blocks) if due else opening.known(number)
+            resolver, due = self._resolver(), number <= self._state.at.number
+            return resolver.resolve(number, self._state.block_shuffle) if due else resolver.lookup(number)
 
         last = None if passes is None else (self._state.at.number // passes + 1) * passes
         rounds = 0
         while True:
-            deliverer = Deliverer(
-                self._source,
+            iteration = StreamIteration(
+                self._planner,
                 self._state,
-                None if self._pinned is None and self._passes is None else settled,
+                None if self._pinned is None and self._passes is None else resolve_pass,
                 self._worker,
                 rounds,
                 last,
@@ -102,18 +102,18 @@ class Stream(Pull[State]):
                 ended,
                 self._finish,
             )
-            with closing(deliverer.run()) as tasks:
-                for delivery in in_turn(tasks):
-                    opens = delivery.opens if isinstance(delivery, Delivery) else ()
-                    if opens and self._opening().stale(opens):
+            with closing(iteration.run()) as tasks:
+                for delivery in flatten(tasks):
+                    opened_passes = delivery.opened_passes if isinstance(delivery, BatchWithState) else ()
+                    if opened_passes and self._resolver().is_stale(opened_passes):
                         break
                     rounds = self._worker[0] + 1
                     yield delivery
                 else:
                     return
 
-    def _opening(self) -> Opening:
-        return Opening(self._source, self._pinned, self._passes)
+    def _resolver(self) -> PassResolver:
+        return PassResolver(self._planner, self._pinned, self._passes)
 
     def close(self) -> None:
         """End the iteration in progress, at once, and free the plan.
@@ -122,7 +122,7 @@ class Stream(Pull[State]):
         the stream can be iterated again.
         """
         super().close()
-        self._source.drop()
+        self._planner.drop()
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last delivered batch: a small dict that can be written as JSON.
@@ -150,8 +150,8 @@ class Stream(Pull[State]):
         found: dict[str, NDArray[np.uint8]] = {}
         for state in states:
             if state.ids is not None:
-                name = named(state) if state.ids in found else state.ids
-                found[name] = self._source.small(self._source.plan(state))
+                name = plan_name(state) if state.ids in found else state.ids
+                found[name] = self._planner.compressed(self._planner.plan(state))
         return found
 
     def load_state_dict(
@@ -181,22 +181,22 @@ class Stream(Pull[State]):
         if on_change not in get_args(OnChange):
             raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
         loaded = State.from_doc(state, self.spec)
-        self._source.accept(plans or {})
+        self._planner.accept_plans(plans or {})
         if loaded.at.position and not self.spec.follow:
             return self._checked(loaded, on_change)
         # Between two passes there is nothing to finish: the next one takes the data as it is then.
-        return State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
+        return State(loaded.at, followed=loaded.followed, block_shuffle=loaded.block_shuffle)
 
     def _move(self, state: State) -> None:
         self._token += 1
-        self._state = self._settled(state)
+        self._state = self._with_plan_digest(state)
 
     def _checked(self, loaded: State, on_change: OnChange) -> State:
         """A loaded state, or the start of the next pass if the data has changed and `on_change` says so."""
         try:
             if loaded.ids is not None:
-                self._source.plan(loaded)
-            if on_change != "finish" and self._source.changed(loaded):
+                self._planner.plan(loaded)
+            if on_change != "finish" and self._planner.has_changed(loaded):
                 raise StateError(
                     "the data has changed since the pass of this state began:"
                     ' on_change="finish" ends the pass as it began, "replan" begins the next one on today\'s data'
@@ -204,7 +204,7 @@ class Stream(Pull[State]):
         except StateError:
             if on_change != "replan":
                 raise
-            return State(Position(loaded.at.number + 1), blocks=loaded.blocks)
+            return State(Position(loaded.at.number + 1), block_shuffle=loaded.block_shuffle)
         return loaded
 
     def pin(self) -> Stream:
@@ -217,11 +217,11 @@ class Stream(Pull[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            self._pinned, self._passes = self._source.agreed(), None
-            self._state = self._settled(self._state)
+            self._pinned, self._passes = self._planner.agree_on_state(), None
+            self._state = self._with_plan_digest(self._state)
         return self
 
-    def _share(self) -> Ledger | None:
+    def _share_passes(self) -> SharedPassRegistry | None:
         """Let the copies of this stream in other processes agree on the data of each pass, as it begins; in ranks that
         torch.distributed does not know, and without the right to write, it is pinned.
 
@@ -230,50 +230,52 @@ class Stream(Pull[State]):
         """
         if self._pinned is not None or self.spec.follow:
             return None
-        ledger = self._source.ledger or self._source.shared()
-        if ledger is None:
+        registry = self._planner.registry or self._planner.open_registry()
+        if registry is None:
             self.pin()
             return None
-        self._iterate(ledger.iteration(""))
-        return ledger
+        self._use_registry(registry.iteration(""))
+        return registry
 
-    def _listen(self, iteration: str) -> None:
+    def _join_iteration(self, iteration: str) -> None:
         """Take part in what the readers of an iteration agree on."""
-        if self._pinned is None and self._source.ledger is not None:
-            passes = self._source.ledger.iteration(iteration)
+        if self._pinned is None and self._planner.registry is not None:
+            passes = self._planner.registry.iteration(iteration)
             if passes.name != getattr(self._passes, "name", None):
-                self._iterate(passes)
+                self._use_registry(passes)
 
-    def _anew(self) -> None:
+    def _begin_iteration(self) -> None:
         """One reader in this process begins an iteration, whose passes `advance` must know."""
         if self.spec.world_size > 1:
-            self._share()
-        elif self._pinned is None and self._source.ledger is None and not self.spec.follow:
-            self._iterate(OwnPasses())
+            self._share_passes()
+        elif self._pinned is None and self._planner.registry is None and not self.spec.follow:
+            self._use_registry(LocalPassRegistry())
 
-    def _iterate(self, passes: Passes) -> None:
+    def _use_registry(self, passes: PassRegistry) -> None:
         """Agree on the data of passes through `passes`, in an iteration that begins."""
         self._passes = passes
-        self._state = self._settled(self._state)
+        self._state = self._with_plan_digest(self._state)
 
-    def _settled(self, state: State) -> State:
+    def _with_plan_digest(self, state: State) -> State:
         """`state` with the digest and length of its pass, in a pinned stream."""
         if (self._pinned is None and self._passes is None) or state.ids is not None:
             return state
         if state.at.position:
-            return self._planned(state)
+            return self._state_of_plan(state)
         known = self._pinned or State()
-        return replace(known, at=replace(state.at, after=None), blocks=state.blocks or known.blocks)
+        return replace(
+            known, at=replace(state.at, after=None), block_shuffle=state.block_shuffle or known.block_shuffle
+        )
 
-    def _planned(self, state: State) -> State:
+    def _state_of_plan(self, state: State) -> State:
         """A state in mid-pass with the digest and length of its pass."""
-        plan = self._source.plan(state)
+        plan = self._planner.plan(state)
         at = state.at
         if at.after is not None:
             # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
-            at = Position(at.number, self._source.behind(state))
-        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
-        return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
+            at = Position(at.number, self._planner.count_before(state))
+        block_shuffle = state.block_shuffle or (None if self._pinned is None else self._pinned.block_shuffle)
+        return State(at, plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank.
@@ -289,40 +291,42 @@ class Stream(Pull[State]):
                 "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
-        opening = self._opening()
+        resolver = self._resolver()
         loaded = State.from_doc(state, self.spec)
         known = loaded if loaded.n is not None else self._pinned
         at = loaded.at
         while batches > 0:
             if known is None:
-                known = opening.fixed(at.number, self._state.blocks)
+                known = resolver.resolve(at.number, self._state.block_shuffle)
             if known is None or known.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
-            if batches < layout.rounds:
-                at = Position(at.number, layout.position(batches))
+            sharding = PassSharding(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
+            if batches < sharding.rounds:
+                at = Position(at.number, sharding.position(batches))
                 break
-            if layout.rounds == 0 and at.position == 0:
+            if sharding.rounds == 0 and at.position == 0:
                 raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
-            at, batches = Position(at.number + 1), batches - layout.rounds
+            at, batches = Position(at.number + 1), batches - sharding.rounds
             known = self._pinned or (known if self._passes is None else None)
-        blocks = loaded.blocks or (known and known.blocks)
-        between = State(blocks=loaded.blocks) if self._passes is not None and not at.position else loaded
-        return replace(known or between, at=at, blocks=blocks or None).to_doc(self.spec)
+        block_shuffle = loaded.block_shuffle or (known and known.block_shuffle)
+        between = State(block_shuffle=loaded.block_shuffle) if self._passes is not None and not at.position else loaded
+        return replace(known or between, at=at, block_shuffle=block_shuffle or None).to_doc(self.spec)
 
-    def _further(self, state: State, samples: int) -> State:
+    def _advance_samples(self, state: State, samples: int) -> State:
         """`state` after so many samples more, of passes that are not cut into batches: as a mix takes them."""
         while samples:
-            data = state if state.n is not None else self._opening().fixed(state.at.number, state.blocks)
+            data = state if state.n is not None else self._resolver().resolve(state.at.number, state.block_shuffle)
             if data is None or data.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
             if not data.n:
                 raise StateError(f"a pass without samples cannot be counted: none matches {self.spec.query!r}")
             left = data.n - state.at.position
-            blocks = state.blocks or data.blocks
+            block_shuffle = state.block_shuffle or data.block_shuffle
             if samples < left:
-                return replace(data, at=Position(state.at.number, state.at.position + samples), blocks=blocks)
-            state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
+                return replace(
+                    data, at=Position(state.at.number, state.at.position + samples), block_shuffle=block_shuffle
+                )
+            state, samples = State(Position(state.at.number + 1), block_shuffle=block_shuffle), samples - left
         return state
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
@@ -331,7 +335,7 @@ class Stream(Pull[State]):
         It does not communicate with other ranks, so worker processes can call it.
         """
         part = Stream(self.warehouse, replace(self.spec, **changes))
-        part._source.share(self._source)
+        part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
         part._passes = self._passes
         part._stats, part._budget = self._stats, self._budget
@@ -354,14 +358,14 @@ class Stream(Pull[State]):
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.warehouse, self.spec)
-        part._source.share(self._source)
+        part._planner.share_plan(self._planner)
         part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
         part._worker = (index, count)
         if count == 1:
             part._stats, part._budget = self._stats, self._budget
         else:
             part._stats = Stats(part._threads, part.spec.workers)
-            part._budget = Budget(self.spec.max_failures, part._stats)
+            part._budget = FailureBudget(self.spec.max_failures, part._stats)
         return part
 
     @renamed_to("shard")
@@ -378,10 +382,10 @@ class Stream(Pull[State]):
         if self.spec.transform is not None:
             return self._observed()
         versions = self._pinned.versions if self._pinned is not None else None
-        layouts = self._source.layouts(versions if versions is not None else self._source.versions())
+        layout = self._planner.layout(versions if versions is not None else self._planner.versions())
         spec: dict[str, Element] = {}
-        for name in layouts.fields:
-            elements = {s[name].element for s in layouts.schemas.values() if name in s}
+        for name in layout.fields:
+            elements = {s[name].element for s in layout.schemas.values() if name in s}
             dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
             spec[name] = (None, ()) if shape is None else (dtype, shape)
             if self.spec.ragged == "pad" and shape is not None and None in shape:

@@ -15,9 +15,9 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 
 from tensordb_data.errors import ConnectError, StateError, UnsupportedError
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.stream.passes.planner import Source
-from tensordb_data.stream.plan.index_reader import Pages
-from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.plan.index_reader import IndexReader
+from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PATIENCE = 120.0
 """Seconds in which a server may come back."""
 
 
-class Wakeups:
+class CommitWatcher:
     """Waits for commits in a project.
 
     While they keep coming the counters are looked at: a change stream would cost the server much more, since it takes
@@ -51,7 +51,7 @@ class Wakeups:
         self._warehouse = warehouse
         self._changes: Any = None
 
-    def __enter__(self) -> Wakeups:
+    def __enter__(self) -> CommitWatcher:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -105,12 +105,12 @@ class Wakeups:
             self._changes = None
 
 
-Page = tuple[Layouts, str, list[dict[str, Any]], str, Followed]
+Page = tuple[FieldLayout, str, list[dict[str, Any]], str, Followed]
 """Documents of one dataset, when it was made, and how far every dataset had been followed before them."""
 
 
 def follow(
-    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
+    planner: Planner, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
 ) -> Iterator[Page | None]:
     """Pages of at most `rows` documents, without end; `None` where it will now wait.
 
@@ -128,33 +128,35 @@ def follow(
     """
     done = dict(followed)
     answered = time.monotonic()
-    with Wakeups(source.warehouse) as wakeups:
+    with CommitWatcher(planner.warehouse) as watcher:
         while not ended():
             try:
                 busy = False
-                with stats.ahead("cursor"):
-                    found = _counters(source, done)
+                with stats.time_ahead("cursor"):
+                    found = _counters(planner, done)
                     new = {name: now for name, now in found.items() if now[0] > done.get(name, NEW)[0]}
-                    versions = source.versions() if new or not done else {}
-                    layouts = source.layouts(versions) if versions else None
+                    versions = planner.versions() if new or not done else {}
+                    layout = planner.layout(versions) if versions else None
                 answered = time.monotonic()
                 for dataset, (sequence, born) in sorted(new.items()):
-                    if layouts is None or dataset not in layouts.schemas:
+                    if layout is None or dataset not in layout.schemas:
                         done[dataset] = (sequence, born)  # nothing of it matches
                         continue
                     start = done.get(dataset, NEW)[0]
                     busy = True
-                    pages = iter(Pages(source.selection, layouts, {dataset: (sequence, 0)}, rows, (dataset, start)))
+                    pages = iter(
+                        IndexReader(planner.bound_query, layout, {dataset: (sequence, 0)}, rows, (dataset, start))
+                    )
                     while (page := _timed(pages, stats)) is not None:
-                        yield layouts, dataset, page, born, dict(done)
+                        yield layout, dataset, page, born, dict(done)
                         done[dataset] = (page[-1]["_tdb"]["s"], born)
                         answered = time.monotonic()
                     done[dataset] = (sequence, born)
                 yield None
-                with stats.ahead("commits"):
-                    wakeups.wait(done, lambda: _new(source, done), busy)
+                with stats.time_ahead("commits"):
+                    watcher.wait(done, lambda: _new(planner, done), busy)
                     until = time.monotonic() + _LINGER
-                    while 0 < _new(source, done) < enough and time.monotonic() < until:
+                    while 0 < _new(planner, done) < enough and time.monotonic() < until:
                         time.sleep(0.005)
             except ConnectionFailure as error:
                 if time.monotonic() - answered > _PATIENCE:
@@ -166,19 +168,19 @@ def follow(
 
 
 def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> list[dict[str, Any]] | None:
-    with stats.ahead("cursor"):
+    with stats.time_ahead("cursor"):
         page = next(pages, None)
     return None if page is None else page[0]
 
 
-def _counters(source: Source, done: Followed) -> Followed:
+def _counters(planner: Planner, done: Followed) -> Followed:
     """How far each dataset goes now.
 
     Raises:
         StateError: one is not that which was followed.
     """
-    warehouse = source.warehouse
-    named = selected_datasets(source.spec.query.filter)
+    warehouse = planner.warehouse
+    named = selected_datasets(planner.spec.query.filter)
     found: dict[str, Any] = {"_id.p": warehouse.project}
     if named is not None:
         found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in named]}}
@@ -199,5 +201,5 @@ def _counters(source: Source, done: Followed) -> Followed:
     return counters
 
 
-def _new(source: Source, done: Followed) -> int:
-    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(source, done).items())
+def _new(planner: Planner, done: Followed) -> int:
+    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(planner, done).items())

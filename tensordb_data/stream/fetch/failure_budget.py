@@ -11,7 +11,7 @@ from bson import ObjectId
 from numpy.typing import NDArray
 
 from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.stats import Stats
 
 log = logging.getLogger("tensordb_data.stream")
@@ -20,7 +20,7 @@ _PROBATION = 1000
 """Samples over which a rate is counted at least, so that one bad sample among the first does not exceed it."""
 
 
-class Budget:
+class FailureBudget:
     """Counts the skipped samples of one stream; thread-safe.
 
     A number is one of samples: what is skipped in every pass counts once. A rate is held against the samples tried so
@@ -33,32 +33,32 @@ class Budget:
         self._tried = self._skipped = 0
         self._bad: set[ObjectId] = set()
 
-    def forgives(self, error: SampleError) -> bool:
+    def can_skip(self, error: SampleError) -> bool:
         """Whether a sample with this error may be skipped at all."""
         cause = error.__cause__
         outage = isinstance(cause, StorageError) and not isinstance(cause, CorruptBlobError)
         return bool(self._allowed) and not outage
 
-    def tried(self, samples: int) -> None:
+    def count_tried(self, samples: int) -> None:
         """Count samples that a task has worked on."""
         with self._lock:
             self._tried += samples
 
-    def readable(self, block: Block, load: Callable[[NDArray[np.int64]], object]) -> NDArray[np.int64]:
+    def loadable(self, table: SampleTable, load: Callable[[NDArray[np.int64]], object]) -> NDArray[np.int64]:
         """Those rows of a block that `load`, which is given rows, can load; the others are skipped.
 
         Raises:
             SampleError: the budget is used up, or does not forgive.
         """
         good = []
-        for row in range(len(block)):
+        for row in range(len(table)):
             try:
                 load(np.array([row]))
                 good.append(row)
             except SampleError as error:
-                if not self.forgives(error):
+                if not self.can_skip(error):
                     raise
-                self.skip(block.id(row), error)
+                self.skip(table.id(row), error)
         return np.array(good, np.int64)
 
     def skip(self, id: ObjectId, error: SampleError) -> None:
@@ -68,7 +68,7 @@ class Budget:
             SampleError: the budget is used up.
         """
         with self._lock:
-            self._stats.skip()
+            self._stats.count_skipped()
             self._skipped += 1
             skipped, allowed = self._skipped, self._allowed
             if isinstance(allowed, float):

@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from tensordb_data.common.buffer_pool import empty
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.fetch.decode import Column
-from tensordb_data.stream.fetch.relocate import Living
-from tensordb_data.stream.mixture.component import Span, of_one_plan
+from tensordb_data.stream.fetch.relocate import Relocator
+from tensordb_data.stream.mixture.component import PositionRange, of_one_plan
 from tensordb_data.stream.order.block_shuffle import rows_at
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.apply import open_transform, position_keys, transformed
-from tensordb_data.stream.transform.collate import Batch, cut
+from tensordb_data.stream.transform.apply import load_transformed, open_transform, position_keys
+from tensordb_data.stream.transform.collate import Batch, slice_batch
 
 if TYPE_CHECKING:
     from tensordb_data.stream.deliver.stream import Stream
-    from tensordb_data.stream.fetch.failure_budget import Budget
+    from tensordb_data.stream.fetch.failure_budget import FailureBudget
     from tensordb_data.stream.stats import Stats
 
 
 @dataclass(frozen=True)
-class Taken:
+class Rows:
     """Values of some samples."""
 
     columns: dict[str, Column]
@@ -40,13 +40,13 @@ class Taken:
     """Which they are, of those that were asked for: without the deleted and the bad ones."""
 
 
-class Taker:
+class ComponentReader:
     """Reads samples of one stream; thread-safe."""
 
-    def __init__(self, stream: Stream, stats: Stats, budget: Budget) -> None:
+    def __init__(self, stream: Stream, stats: Stats, budget: FailureBudget) -> None:
         self._spec = stream.spec
         self._reader = stream.warehouse.blobs.reader
-        self._living = Living(stream.warehouse, stats)
+        self._relocator = Relocator(stream.warehouse, stats)
         self._budget = budget
         self._transform = open_transform(stream.spec)
 
@@ -55,64 +55,64 @@ class Taker:
         if self._transform is not None:
             self._transform.close()
 
-    def take(self, spans: Sequence[Span], clock: Clock) -> Taken | None:
+    def read(self, ranges: Sequence[PositionRange], clock: Clock) -> Rows | None:
         """The samples of spans over one plan, less those that were deleted since, and bad ones; None when none is left.
 
         Raises:
             SampleError: more samples are bad than the budget allows.
         """
-        of = spans[0].of
+        of = ranges[0].of
         with clock("index"):
             rows, keys = [], list[int]()
-            for span in spans:
-                positions = np.arange(span.low, span.high)
-                rows.append(rows_at(positions, len(of.plan), span.number, self._spec, of.blocks, of.weights))
-                keys += self._keys(span.number, positions)
-            block = of.plan.block.take(np.concatenate(rows))
-        count = len(block)
-        self._budget.tried(count)
-        alive = self._living.mask(block, of.plan.versions)
-        if alive is None:
+            for range_ in ranges:
+                positions = np.arange(range_.low, range_.high)
+                rows.append(rows_at(positions, len(of.plan), range_.number, self._spec, of.block_shuffle, of.weights))
+                keys += self._keys(range_.number, positions)
+            table = of.plan.table.take(np.concatenate(rows))
+        count = len(table)
+        self._budget.count_tried(count)
+        existing_rows = self._relocator.existing(table, of.plan.versions)
+        if existing_rows is None:
             try:
-                return Taken(self._loaded(block, keys, clock), block.name, np.arange(count))
+                return Rows(self._loaded(table, keys, clock), table.name, np.arange(count))
             except SampleError:
-                block, alive = self._living.located(block)
-        there = np.flatnonzero(alive)
-        self._living.missed(count - len(there))
+                table, existing_rows = self._relocator.relocate(table)
+        there = np.flatnonzero(existing_rows)
+        self._relocator.count_deleted(count - len(there))
         if not len(there):
             return None
-        block, keys = block.take(there), _at(keys, there)
+        table, keys = table.take(there), _at(keys, there)
         try:
-            return Taken(self._loaded(block, keys, clock), block.name, there)
+            return Rows(self._loaded(table, keys, clock), table.name, there)
         except SampleError:
-            good = self._budget.readable(block, partial(self._try, block, keys))
+            good = self._budget.loadable(table, partial(self._try, table, keys))
         if not len(good):
             return None
-        block, keys = block.take(good), _at(keys, good)
-        return Taken(self._loaded(block, keys, clock), block.name, there[good])
+        table, keys = table.take(good), _at(keys, good)
+        return Rows(self._loaded(table, keys, clock), table.name, there[good])
 
-    def others(self, plan: Plan, count: int, clock: Clock) -> Taken | None:
+    def substitutes(self, plan: Plan, count: int, clock: Clock) -> Rows | None:
         """At most `count` samples from the start of a plan that are there and good; None when none is."""
-        for block in self._living.others(plan, count):
-            keys = self._keys(0, np.arange(len(block)))
+        for table in self._relocator.substitutes(plan, count):
+            keys = self._keys(0, np.arange(len(table)))
             good = []
-            for row in range(len(block)):
+            for row in range(len(table)):
                 with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, keys, np.array([row]))
+                    self._try(table, keys, np.array([row]))
                     good.append(row)
             if good:
-                block, keys = block.take(np.array(good)), _at(keys, np.array(good))
-                return Taken(self._loaded(block, keys, clock), block.name, np.arange(len(good)))
+                table, keys = table.take(np.array(good)), _at(keys, np.array(good))
+                return Rows(self._loaded(table, keys, clock), table.name, np.arange(len(good)))
         return None
 
     def _keys(self, number: int, positions: NDArray[np.int64]) -> list[int]:
         return [] if self._transform is None else position_keys(self._spec.seed, number, positions)
 
-    def _try(self, block: Block, keys: list[int], rows: NDArray[np.int64]) -> dict[str, Column]:
-        return self._loaded(block.take(rows), _at(keys, rows), Clock())
+    def _try(self, table: SampleTable, keys: list[int], rows: NDArray[np.int64]) -> dict[str, Column]:
+        return self._loaded(table.take(rows), _at(keys, rows), Clock())
 
-    def _loaded(self, block: Block, keys: list[int], clock: Clock) -> dict[str, Column]:
-        return transformed(block, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
+    def _loaded(self, table: SampleTable, keys: list[int], clock: Clock) -> dict[str, Column]:
+        return load_transformed(table, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
 
 
 def _at(keys: list[int], rows: NDArray[np.int64]) -> list[int]:
@@ -120,25 +120,25 @@ def _at(keys: list[int], rows: NDArray[np.int64]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BatchRequest:
     """A batch that is to be made."""
 
     choices: NDArray[np.int64]
     """int64 [batch]: which stream each sample comes from."""
-    spans: Sequence[Sequence[Span]]
+    ranges: Sequence[Sequence[PositionRange]]
     """The samples of each stream, in order."""
     plans: Sequence[Plan]
     """Of each stream the plan that was opened last."""
 
 
-class Takers:
+class MixBatchBuilder:
     """Makes the batches of a mix."""
 
-    def __init__(self, streams: Sequence[Stream], stats: Stats, budgets: Sequence[Budget]) -> None:
+    def __init__(self, streams: Sequence[Stream], stats: Stats, budgets: Sequence[FailureBudget]) -> None:
         self._ragged = streams[0].spec.ragged
         with contextlib.ExitStack() as opened:
             self._all = [
-                opened.enter_context(contextlib.closing(Taker(stream, stats, budget)))
+                opened.enter_context(contextlib.closing(ComponentReader(stream, stats, budget)))
                 for stream, budget in zip(streams, budgets, strict=True)
             ]
             self._opened = opened.pop_all()
@@ -147,47 +147,47 @@ class Takers:
         """End what transforms."""
         self._opened.close()
 
-    def batch(self, wanted: Wanted, clock: Clock) -> tuple[Batch, int]:
+    def batch(self, request: BatchRequest, clock: Clock) -> tuple[Batch, int]:
         """A batch, and its number of samples.
 
         Raises:
             SampleError: see `Taker.take`; the streams have different fields; or no sample is left.
         """
-        found: list[Taken] = []
+        found: list[Rows] = []
         places: list[NDArray[np.int64]] = []
-        for number, taker in enumerate(self._all):
-            where = np.flatnonzero(wanted.choices == number)
-            for group in of_one_plan(wanted.spans[number]):
-                here, where = np.split(where, [sum(span.high - span.low for span in group)])
-                taken = taker.take(group, clock)
-                if taken is not None:
-                    found.append(taken)
-                    places.append(here[taken.places])
+        for number, reader in enumerate(self._all):
+            where = np.flatnonzero(request.choices == number)
+            for group in of_one_plan(request.ranges[number]):
+                here, where = np.split(where, [sum(range_.high - range_.low for range_ in group)])
+                rows = reader.read(group, clock)
+                if rows is not None:
+                    found.append(rows)
+                    places.append(here[rows.places])
         if not found:
             # Ranks and workers count batches: one whose samples are all gone or bad repeats others.
-            found = [self._others(wanted, clock)]
+            found = [self._others(request, clock)]
             places = [found[0].places]
         with clock("batch"):
             order = np.sort(np.concatenate(places))
             # Deleted samples leave no gaps.
             return self._joined(found, [np.searchsorted(order, place) for place in places]), len(order)
 
-    def _others(self, wanted: Wanted, clock: Clock) -> Taken:
-        for taker, plan in zip(self._all, wanted.plans, strict=True):
-            found = taker.others(plan, len(wanted.choices), clock)
+    def _others(self, request: BatchRequest, clock: Clock) -> Rows:
+        for reader, plan in zip(self._all, request.plans, strict=True):
+            found = reader.substitutes(plan, len(request.choices), clock)
             if found is not None:
                 return found
         raise SampleError("no sample of any stream of the mix is left that can be read; begin anew")
 
-    def _joined(self, found: Sequence[Taken], places: Sequence[NDArray[np.int64]]) -> Batch:
+    def _joined(self, found: Sequence[Rows], places: Sequence[NDArray[np.int64]]) -> Batch:
         def name(at: int) -> str:
-            for taken, where in zip(found, places, strict=True):
+            for rows, where in zip(found, places, strict=True):
                 for row in np.flatnonzero(where == at).tolist():
-                    return taken.name(row)
+                    return rows.name(row)
             raise IndexError(at)
 
-        columns = side_by_side([taken.columns for taken in found], places)
-        return cut(columns, 0, sum(map(len, places)), self._ragged, name)
+        columns = side_by_side([rows.columns for rows in found], places)
+        return slice_batch(columns, 0, sum(map(len, places)), self._ragged, name)
 
 
 def side_by_side(parts: Sequence[dict[str, Column]], places: Sequence[NDArray[np.int64]]) -> dict[str, Column]:

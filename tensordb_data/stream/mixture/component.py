@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError
-from tensordb_data.stream.order.block_shuffle import Blocks
-from tensordb_data.stream.passes.registry import Opened, OwnPasses
-from tensordb_data.stream.passes.resolver import Opening
+from tensordb_data.stream.order.block_shuffle import BlockShuffle
+from tensordb_data.stream.passes.registry import LocalPassRegistry, OpenedPasses
+from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import Position, State
 
@@ -26,12 +26,12 @@ class Pass:
 
     data: State
     plan: Plan
-    blocks: Blocks
+    block_shuffle: BlockShuffle
     weights: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
-class Span:
+class PositionRange:
     """Samples `low`..`high` - 1 of pass `number`."""
 
     number: int
@@ -40,7 +40,7 @@ class Span:
     of: Pass
 
 
-class Member:
+class Component:
     """The passes of one stream, in one iteration of a mix. A pass is opened when the first task that needs it is made,
     which is ahead of its delivery; `stale` says whether that was too early.
     """
@@ -49,10 +49,10 @@ class Member:
     """That which was opened last."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream, self._source = stream, stream._source
+        self._stream, self._planner = stream, stream._planner
         # What was opened anew is fixed: with small streams, and data that changes all the time, no batch would be new
         # enough otherwise.
-        self._opening = Opening(stream._source, stream._pinned, stream._passes or OwnPasses())
+        self._resolver = PassResolver(stream._planner, stream._pinned, stream._passes or LocalPassRegistry())
         self._passes: dict[int, Pass] = {}
         self._opened: list[tuple[int, State]] = []
         self._start = 0
@@ -69,64 +69,68 @@ class Member:
         if found is None:
             self._open(state)
 
-    def walk(self, state: State, samples: int) -> tuple[list[Span], State]:
+    def advance(self, state: State, samples: int) -> tuple[list[PositionRange], State]:
         """The samples that come next, and where the stream stands behind them.
 
         Raises:
             NotFoundError: a pass has none.
         """
-        spans = []
+        ranges = []
         while samples:
             number, low = state.at.number, state.at.position
             found = self._passes.get(number) or self._open(state)
             n = len(found.plan)
             high = min(low + samples, n)
-            spans.append(Span(number, low, high, found))
+            ranges.append(PositionRange(number, low, high, found))
             samples -= high - low
-            between = State(Position(number + 1), blocks=found.data.blocks)
-            state = found.data.moved(Position(number, high)) if high < n else between
-        return spans, state
+            between = State(Position(number + 1), block_shuffle=found.data.block_shuffle)
+            state = found.data.at_position(Position(number, high)) if high < n else between
+        return ranges, state
 
-    def opened(self) -> Opened:
+    def opened(self) -> OpenedPasses:
         """The passes that were opened ahead of time since this was asked last."""
         opened, self._opened = self._opened, []
         return opened
 
-    def stale(self, opened: Opened) -> bool:
+    def is_stale(self, opened: OpenedPasses) -> bool:
         """See `Opening.stale`."""
-        return self._opening.stale(opened)
+        return self._resolver.is_stale(opened)
 
-    def delivered(self, state: State) -> None:
+    def count_batch(self, state: State) -> None:
         """Forget the passes that were through at `state`."""
         for number in [number for number in self._passes if number < state.at.number]:
             del self._passes[number]
 
     def _open(self, state: State) -> Pass:
-        number, source = state.at.number, self._source
+        number, planner = state.at.number, self._planner
         if state.at.position:
             data: State | None = state
         elif number <= self._start:
-            data = self._opening.fixed(number, state.blocks)
+            data = self._resolver.resolve(number, state.block_shuffle)
         else:
-            data = self._opening.known(number)
-        plan = source.plan(data)
+            data = self._resolver.lookup(number)
+        plan = planner.plan(data)
         if not len(plan):
             raise NotFoundError(f"a stream of the mix has no sample: none matches {self._stream.spec.query!r}")
-        blocks = state.blocks or (data and data.blocks) or source.blocks(plan)
-        data = State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks)
+        block_shuffle = state.block_shuffle or (data and data.block_shuffle) or planner.block_shuffle(plan)
+        data = State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
         if number > self._start:
             self._opened.append((number, data))
         self.newest = plan
-        found = self._passes[number] = Pass(data, plan, Blocks(*blocks), source.cumulative(plan))
+        found = self._passes[number] = Pass(data, plan, BlockShuffle(*block_shuffle), planner.cumulative_weights(plan))
         return found
 
 
-def of_one_plan(spans: Sequence[Span]) -> list[list[Span]]:
+def of_one_plan(ranges: Sequence[PositionRange]) -> list[list[PositionRange]]:
     """The spans, in order, in groups that can be read together."""
-    groups: list[list[Span]] = []
-    for span in spans:
-        if groups and groups[-1][-1].of.plan is span.of.plan and groups[-1][-1].of.blocks == span.of.blocks:
-            groups[-1].append(span)
+    groups: list[list[PositionRange]] = []
+    for range_ in ranges:
+        if (
+            groups
+            and groups[-1][-1].of.plan is range_.of.plan
+            and groups[-1][-1].of.block_shuffle == range_.of.block_shuffle
+        ):
+            groups[-1].append(range_)
         else:
-            groups.append([span])
+            groups.append([range_])
     return groups

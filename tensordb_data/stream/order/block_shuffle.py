@@ -28,7 +28,7 @@ _OF_BLOCKS = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockShuffle:
     """Rows of a block, and rows of a window; (0, 0) for a permutation of the whole pass."""
 
     block: int = 0
@@ -64,16 +64,16 @@ class Blocks:
         return rows
 
 
-def choose_blocks(plan: Plan, cache_bytes: int | None) -> Blocks:
+def choose_block_shuffle(plan: Plan, cache_bytes: int | None) -> BlockShuffle:
     """How to shuffle a plan when its blobs are read through a cache of so many bytes; None when there is none."""
     n = len(plan)
-    nbytes = sum(int(np.maximum(refs.length, 0).sum(dtype=np.int64)) for refs in plan.block.refs.values())
+    nbytes = sum(int(np.maximum(refs.length, 0).sum(dtype=np.int64)) for refs in plan.table.refs.values())
     if cache_bytes is None or nbytes <= cache_bytes or n == 0:
-        return Blocks()
+        return BlockShuffle()
     each = max(1.0, nbytes / n)
     window = max(1, int(cache_bytes / _SHARE / each))
     block = max(1, min(int(_BLOCK_BYTES / each), window // _BLOCKS))
-    return Blocks(block, max(block, window // block * block))
+    return BlockShuffle(block, max(block, window // block * block))
 
 
 def rows_at(
@@ -81,7 +81,7 @@ def rows_at(
     n: int,
     number: int,
     spec: StreamSpec,
-    blocks: Blocks,
+    block_shuffle: BlockShuffle,
     cumulative: NDArray[np.float64] | None,
 ) -> NDArray[np.int64]:
     """Rows of a plan of `n` samples at `positions` of pass `number`, in the order that `spec` asks for; positions from
@@ -90,4 +90,4 @@ def rows_at(
     if spec.replacement:
         return draw(positions, pass_key(~spec.seed, number), n, cumulative)
     rows = positions % n
-    return blocks.rows(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows
+    return block_shuffle.rows(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows

@@ -16,7 +16,7 @@ from tensordb_data.stream.state import Position
 
 
 @dataclass(frozen=True)
-class Layout:
+class PassSharding:
     """The rounds of what is left of one pass: positions `start`..`n`-1 cut into batches for `world` ranks."""
 
     n: int
@@ -58,13 +58,15 @@ class Layout:
         if self.end == "pad":
             low = base + rank * self.batch_size
             return low, low + self.batch_size
-        runs = (self.rounds - full) * self.world
-        if left < runs:  # fewer samples than ranks, however they are shared: one each, repeated where none is left
+        batch_ranges = (self.rounds - full) * self.world
+        if (
+            left < batch_ranges
+        ):  # fewer samples than ranks, however they are shared: one each, repeated where none is left
             return base + rank, base + rank + 1
-        run = (round_ - full) * self.world + rank
-        size, more = divmod(left, runs)
-        low = base + run * size + min(run, more)
-        return low, low + size + (run < more)
+        batch_range = (round_ - full) * self.world + rank
+        size, more = divmod(left, batch_ranges)
+        low = base + batch_range * size + min(batch_range, more)
+        return low, low + size + (batch_range < more)
 
     def position(self, rounds: int) -> int:
         """Samples of the pass that are delivered once `rounds` of these rounds are."""
@@ -74,16 +76,18 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Run:
+class BatchRange:
     """One batch: positions `low`..`high`-1 of pass `number`, and where the stream stands once it is delivered."""
 
     number: int
     low: int
     high: int
-    then: Position
+    position_after: Position
 
 
-def runs(layout: Layout, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0) -> Iterator[Run]:
+def batch_ranges(
+    sharding: PassSharding, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0
+) -> Iterator[BatchRange]:
     """The batches of one rank in what is left of pass `number`; of these, those of one worker.
 
     Args:
@@ -94,8 +98,10 @@ def runs(layout: Layout, number: int, rank: int, worker: int = 0, workers: int =
         workers: number of workers that share the rank's batches.
         first: rounds delivered to this rank before this pass, since the workers were started.
     """
-    total = layout.rounds
+    total = sharding.rounds
     for round_ in range((worker - first) % workers, total, workers):
-        low, high = layout.batch(round_, rank)
-        then = Position(number, layout.position(round_ + 1)) if round_ + 1 < total else Position(number + 1, 0)
-        yield Run(number, low, high, then)
+        low, high = sharding.batch(round_, rank)
+        position_after = (
+            Position(number, sharding.position(round_ + 1)) if round_ + 1 < total else Position(number + 1, 0)
+        )
+        yield BatchRange(number, low, high, position_after)

@@ -6,56 +6,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tensordb_data.stream.passes.registry import Opened, Passes
+from tensordb_data.stream.passes.registry import OpenedPasses, PassRegistry
 from tensordb_data.stream.state import State
 
 if TYPE_CHECKING:
-    from tensordb_data.stream.passes.planner import Source
+    from tensordb_data.stream.passes.planner import Planner
 
 
 @dataclass(frozen=True)
-class Opening:
+class PassResolver:
     """What fixes the data of a stream's passes: the data that it is pinned to, or what its readers agree on. With
     neither, a pass goes over what is there when it begins.
     """
 
-    source: Source
+    planner: Planner
     pinned: State | None
-    passes: Passes | None
+    registry: PassRegistry | None
 
-    def known(self, number: int) -> State | None:
+    def lookup(self, number: int) -> State | None:
         """The data of a pass, where it is fixed."""
-        if self.pinned is not None or self.passes is None:
+        if self.pinned is not None or self.registry is None:
             return self.pinned
-        return self.passes.get(number)
+        return self.registry.get(number)
 
-    def fixed(self, number: int, blocks: tuple[int, int] | None = None) -> State | None:
+    def resolve(self, number: int, block_shuffle: tuple[int, int] | None = None) -> State | None:
         """The data of a pass, which is fixed now if it was not; `None` where nothing fixes it."""
-        return self.known(number) or (None if self.passes is None else self.settle(number, self.source.begun(blocks)))
+        return self.lookup(number) or (
+            None if self.registry is None else self.register(number, self.planner.state_now(block_shuffle))
+        )
 
-    def settle(self, number: int, data: State) -> State:
+    def register(self, number: int, data: State) -> State:
         """Fix the data of a pass for all who share the stream, if nobody else has."""
-        assert self.passes is not None
-        self.source.send(data)
-        return self.passes.put(number, data)
+        assert self.registry is not None
+        self.planner.send_plan(data)
+        return self.registry.setdefault(number, data)
 
-    def stale(self, opens: Opened) -> bool:
+    def is_stale(self, opened_passes: OpenedPasses) -> bool:
         """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile, or
         another reader has opened it on other data. Asked when its first batch is delivered, which fixes it.
         """
-        if self.pinned is not None or not opens:
+        if self.pinned is not None or not opened_passes:
             return False
         now = None
-        for number, data in opens:
-            settled = None if self.passes is None else self.passes.get(number)
-            if settled is None:
-                now = now or self.source.versions()
-                if self.passes is None and now != data.versions:
+        for number, data in opened_passes:
+            registered = None if self.registry is None else self.registry.get(number)
+            if registered is None:
+                now = now or self.planner.versions()
+                if self.registry is None and now != data.versions:
                     return True
-                if self.passes is None:
+                if self.registry is None:
                     continue
-                settled = self.settle(number, data if now == data.versions else self.source.begun(data.blocks))
-            if (settled.versions, settled.ids) != (data.versions, data.ids):
+                registered = self.register(
+                    number, data if now == data.versions else self.planner.state_now(data.block_shuffle)
+                )
+            if (registered.versions, registered.ids) != (data.versions, data.ids):
                 return True
         return False
 
@@ -65,14 +69,14 @@ class Begun:
     opening.
     """
 
-    def __init__(self, known: Mapping[int, State], opening: Opening) -> None:
-        self._known, self._opening = known, opening
+    def __init__(self, lookup: Mapping[int, State], resolver: PassResolver) -> None:
+        self._known, self._resolver = lookup, resolver
 
     def get(self, number: int) -> State | None:
         """See `Passes`."""
-        return self._known.get(number) or self._opening.known(number)
+        return self._known.get(number) or self._resolver.lookup(number)
 
-    def put(self, number: int, data: State) -> State:
+    def setdefault(self, number: int, data: State) -> State:
         """See `Passes`."""
-        assert self._opening.passes is not None
-        return self._known.get(number) or self._opening.passes.put(number, data)
+        assert self._resolver.registry is not None
+        return self._known.get(number) or self._resolver.registry.setdefault(number, data)

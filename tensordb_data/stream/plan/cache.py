@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordb_data.common.mmap import map_file
-from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
+from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PlanCache:
     def __init__(self, folder: Path, cap: int = _CAP) -> None:
         self._folder, self._cap = folder, cap
 
-    def open(self, key: str, layouts: Layouts) -> Plan | None:
+    def open(self, key: str, layout: FieldLayout) -> Plan | None:
         """The plan stored under `key`, or `None`."""
         path = self._folder / f"{key}.plan"
         try:
@@ -54,7 +54,7 @@ class PlanCache:
             content = map_file(path, size) if size >= _MAPPED else np.fromfile(path, np.uint8)
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
-            return unpacked(content, layouts)
+            return unpack_plan(content, layout)
         except FileNotFoundError:
             return None
         except (OSError, *DAMAGED) as error:
@@ -68,7 +68,7 @@ class PlanCache:
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.writelines(packed(plan))
+                    file.writelines(pack_plan(plan))
                 os.replace(temporary, self._folder / f"{key}.plan")
             except BaseException:
                 os.unlink(temporary)
@@ -92,20 +92,22 @@ class PlanCache:
                     path.unlink()
 
 
-def plan_key(selection: BoundQuery, layouts: Layouts, versions: Versions, born: Mapping[str, str] | None = None) -> str:
+def plan_key(
+    bound_query: BoundQuery, layout: FieldLayout, versions: Versions, born: Mapping[str, str] | None = None
+) -> str:
     """32 hexadecimal digits, of all that decides what is in a plan; `born` says when the datasets were made, if that is
     known.
     """
-    warehouse = selection.warehouse
+    warehouse = bound_query.warehouse
     if born is None:
         found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in sorted(versions)]}}
         docs = warehouse.index["datasets"].find(found, {"created": 1})
         born = {doc["_id"]["d"]: str(doc.get("created")) for doc in docs}
     content = {
         "project": warehouse.project,
-        "query": selection.query.replace(fields=None).fingerprint,
-        "fields": layouts.fields,
-        "schemas": {name: schema.to_doc() for name, schema in sorted(layouts.schemas.items())},
+        "query": bound_query.query.replace(fields=None).fingerprint,
+        "fields": layout.fields,
+        "schemas": {name: schema.to_doc() for name, schema in sorted(layout.schemas.items())},
         "versions": sorted(versions.items()),
         "born": sorted(born.items()),
     }

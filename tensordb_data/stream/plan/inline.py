@@ -15,7 +15,7 @@ from tensordb_data.errors import CorruptBlobError
 
 
 @dataclass(frozen=True)
-class Inline:
+class InlineBlobs:
     """The stored bytes of one field's inline blobs, for m samples of which some may have theirs in segments.
 
     `data` is uint8 [m, size], or an object array [m] of bytes; `checksum` is int64 [m]. Both are None where the bytes
@@ -25,11 +25,11 @@ class Inline:
     data: NDArray[Any] | None = None
     checksum: NDArray[np.int64] | None = None
 
-    def take(self, rows: NDArray[np.int64]) -> Inline:
+    def take(self, rows: NDArray[np.int64]) -> InlineBlobs:
         """Those of the samples at `rows`."""
         if self.data is None or self.checksum is None:
             return self
-        return Inline(self.data[rows], self.checksum[rows])
+        return InlineBlobs(self.data[rows], self.checksum[rows])
 
 
 def inline_rows(refs: BlobRefs) -> NDArray[np.bool_]:
@@ -40,7 +40,7 @@ def inline_rows(refs: BlobRefs) -> NDArray[np.bool_]:
     return found
 
 
-def gather(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8] | None:
+def gather_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8] | None:
     """The inline blobs at `rows` as uint8 [len(rows), size], checked; `None` where one has another size.
 
     Raises:
@@ -50,13 +50,13 @@ def gather(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64], size: int) -
     if refs.compressed is None and data is not None and data.dtype != object:
         _compare(data, inline, rows)
         return data[rows] if data.shape[1] == size else None
-    blobs = read(refs, inline, rows)
+    blobs = read_inline(refs, inline, rows)
     if any(len(blob) != size for blob in blobs):
         return None
     return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(rows), size)
 
 
-def read(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64]) -> list[bytes]:
+def read_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64]) -> list[bytes]:
     """The inline blobs at `rows`, checked and decompressed.
 
     Raises:
@@ -76,7 +76,7 @@ def read(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64]) -> list[bytes]
     return blobs
 
 
-def _compare(data: NDArray[Any], inline: Inline, rows: NDArray[np.int64]) -> None:
+def _compare(data: NDArray[Any], inline: InlineBlobs, rows: NDArray[np.int64]) -> None:
     assert inline.checksum is not None
     for row, expected in zip(rows.tolist(), inline.checksum[rows].tolist(), strict=True):
         try:
@@ -86,7 +86,9 @@ def _compare(data: NDArray[Any], inline: Inline, rows: NDArray[np.int64]) -> Non
             raise
 
 
-def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]) -> tuple[BlobRefs, Inline]:
+def replace_references(
+    refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]
+) -> tuple[BlobRefs, InlineBlobs]:
     """References, of which those at `rows` are as in `parts`, and the inline bytes in these."""
     new = BlobRefs.from_docs(parts)
     numbers = {id_: number for number, id_ in enumerate(refs.segments)}
@@ -101,16 +103,16 @@ def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, 
     for row, part in zip(rows.tolist(), parts, strict=True):
         if "d" in part:
             data[row], checksum[row] = part["d"], part["x"]
-    return BlobRefs(tuple(numbers), segment, offset, length, compressed), Inline(data, checksum)
+    return BlobRefs(tuple(numbers), segment, offset, length, compressed), InlineBlobs(data, checksum)
 
 
-def inline_of(found: Sequence[Mapping[str, Any] | None]) -> Inline | None:
+def inline_from_docs(found: Sequence[Mapping[str, Any] | None]) -> InlineBlobs | None:
     """The inline bytes in the references of some documents; `None` when there are none at all."""
     if not any(part is not None and "k" not in part for part in found):
         return None
     if not all(part is None or "k" in part or "d" in part for part in found):
-        return Inline()
+        return InlineBlobs()
     data = np.full(len(found), None, object)
     data[:] = [None if part is None else part.get("d") for part in found]
     checksum = [0 if part is None else part.get("x", 0) for part in found]
-    return Inline(data, np.array(checksum, np.int64))
+    return InlineBlobs(data, np.array(checksum, np.int64))

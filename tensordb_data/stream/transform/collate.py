@@ -18,7 +18,7 @@ Name = Callable[[int], str]
 """How errors speak of the sample in a row."""
 
 
-def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
+def slice_batch(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
     """The batch of rows `low`..`high`-1: an array [high - low, ...] per field where the values have one shape and
     dtype, otherwise what `ragged` says.
 
@@ -79,7 +79,7 @@ def _differs(where: str, expected: str, item: Any, advice: str) -> SampleError:
     return SampleError(f"{where}: expected {expected} as in the rest of the batch, found {_describe(item)}; {advice}")
 
 
-class Pile:
+class ColumnBuilder:
     """The values of one field, put where the batch will have them as they come: an array [m, ...] as long as they are
     arrays of one shape and dtype, and otherwise a list. To stack them afterwards would read and write all of it again.
 
@@ -113,28 +113,28 @@ class Pile:
         return self._items if self._array is None else self._array
 
 
-def gathered(values: Iterable[Any], m: int, stack: bool) -> Column:
+def build_column(values: Iterable[Any], m: int, stack: bool) -> Column:
     """The column of m values; see `Pile`."""
-    pile = Pile(m, stack)
+    builder = ColumnBuilder(m, stack)
     for value in values:
-        pile.add(value)
-    return pile.column()
+        builder.add(value)
+    return builder.column()
 
 
-def whole(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
+def materialize(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
     """The columns of m values each, some of which are yet to be decoded; see `Pile`."""
     return {
-        name: column if isinstance(column, (np.ndarray, list)) else gathered(column, m, stack)
+        name: column if isinstance(column, (np.ndarray, list)) else build_column(column, m, stack)
         for name, column in values.items()
     }
 
 
-class Piles:
+class TableBuilder:
     """The fields of samples that a transform returns, each in a `Pile`."""
 
     def __init__(self, m: int, stack: bool, name: Name) -> None:
         self._m, self._stack, self._name, self._count = m, stack, name, 0
-        self._piles: dict[str, Pile] = {}
+        self._builders: dict[str, ColumnBuilder] = {}
 
     def add(self, sample: Batch) -> None:
         """Put the next sample in its place.
@@ -143,19 +143,19 @@ class Piles:
             SampleError: it lacks a field of the first, or has another.
         """
         if not self._count:
-            self._piles = {field: Pile(self._m, self._stack) for field in sample}
-        elif sample.keys() != self._piles.keys():
+            self._builders = {field: ColumnBuilder(self._m, self._stack) for field in sample}
+        elif sample.keys() != self._builders.keys():
             raise SampleError(
                 f"{self._name(self._count)}: the transform returned the fields {', '.join(sample)}, and for other"
-                f" samples of the batch {', '.join(self._piles)}; return the same fields for every sample"
+                f" samples of the batch {', '.join(self._builders)}; return the same fields for every sample"
             )
         self._count += 1
         for field, value in sample.items():
-            self._piles[field].add(_plain(value))
+            self._builders[field].add(_plain(value))
 
     def columns(self) -> dict[str, Column]:
         """All of them."""
-        return {field: pile.column() for field, pile in self._piles.items()}
+        return {field: builder.column() for field, builder in self._builders.items()}
 
 
 def to_samples(columns: Mapping[str, Iterable[Any]]) -> Iterator[Batch]:

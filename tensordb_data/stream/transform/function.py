@@ -14,7 +14,7 @@ import numpy as np
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.collate import Name, Piles, to_samples
+from tensordb_data.stream.transform.collate import Name, TableBuilder, to_samples
 
 Sample = dict[str, Any]
 _TARGETS = ("image", "mask", "masks", "bboxes", "keypoints", "image2", "images", "volume", "mask3d")
@@ -82,12 +82,12 @@ class Transform:
             SampleError: a sample cannot be decoded or transformed.
         """
         lap = clock.laps()
-        piles = Piles(m, stack, name)
+        builder = TableBuilder(m, stack, name)
         for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
             lap("decode")
-            piles.add(self(sample, key, name, row))
+            builder.add(self(sample, key, name, row))
             lap("transform")
-        return piles.columns()
+        return builder.columns()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -21,14 +21,14 @@ _PLAIN = (type(None), bool, int, float, complex, str)
 _LARGE = 1 << 10  # bytes from which on a value goes through shared memory
 
 
-class Box:
+class SharedBuffer:
     """Memory that two processes share, as a file without a name: it is gone when both are, however they end."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
-    def new(cls) -> Box:
+    def new(cls) -> SharedBuffer:
         """An empty one."""
         return cls(os.memfd_create("tensordb-stream", os.MFD_CLOEXEC))
 
@@ -37,7 +37,7 @@ class Box:
         send_handle(connection, self._fd, pid)
 
     @classmethod
-    def receive(cls, connection: Connection) -> Box:
+    def receive(cls, connection: Connection) -> SharedBuffer:
         """The box that the process at the other end sends."""
         return cls(recv_handle(connection))
 
@@ -45,7 +45,7 @@ class Box:
         """Let go of it."""
         os.close(self._fd)
 
-    def pack(self, value: Any) -> bytes:
+    def write(self, value: Any) -> bytes:
         """Write a value of arrays, numbers, text, bytes, lists, tuples and dicts; what the box held before is lost.
 
         Returns:
@@ -55,20 +55,20 @@ class Box:
             TypeError: another kind of value; says which.
         """
         parts: list[memoryview] = []
-        made = marshal.dumps(plan(value, parts))
+        description = marshal.dumps(describe(value, parts))
         offset = 0
         for part in parts:
             while part:
                 written = os.pwrite(self._fd, part, offset)
                 part, offset = part[written:], offset + written
-        return made
+        return description
 
-    def unpack(self, packed: bytes) -> Any:
+    def read(self, description: bytes) -> Any:
         """The value of the last `pack`, in memory of its own."""
-        return _Reading(self._fd).value(marshal.loads(packed))
+        return _PartReader(self._fd).value(marshal.loads(description))
 
 
-def plan(value: Any, parts: list[memoryview]) -> Any:
+def describe(value: Any, parts: list[memoryview]) -> Any:
     """`value` as numbers, text and containers of them, in which a tuple stands for what is none of these.
 
     Raises:
@@ -90,11 +90,11 @@ def plan(value: Any, parts: list[memoryview]) -> Any:
         parts.append(memoryview(value))
         return "bytes", len(value)
     if kind is list:
-        return [plan(item, parts) for item in value]
+        return [describe(item, parts) for item in value]
     if kind is tuple:
-        return "tuple", [plan(item, parts) for item in value]
+        return "tuple", [describe(item, parts) for item in value]
     if kind is dict:
-        return {_key(key): plan(item, parts) for key, item in value.items()}
+        return {_key(key): describe(item, parts) for key, item in value.items()}
     if kind is datetime.datetime:
         return "time", value.isoformat()
     if kind.__module__.partition(".")[0] == "bson":
@@ -108,20 +108,20 @@ def _key(key: Any) -> Any:
     return key
 
 
-class _Reading:
+class _PartReader:
     """Reads the parts of a box one after the other."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._offset = fd, 0
 
-    def value(self, plan: Any) -> Any:
-        if isinstance(plan, list):
-            return [self.value(item) for item in plan]
-        if isinstance(plan, dict):
-            return {key: self.value(item) for key, item in plan.items()}
-        if not isinstance(plan, tuple):
-            return plan
-        kind, *rest = plan
+    def value(self, describe: Any) -> Any:
+        if isinstance(describe, list):
+            return [self.value(item) for item in describe]
+        if isinstance(describe, dict):
+            return {key: self.value(item) for key, item in describe.items()}
+        if not isinstance(describe, tuple):
+            return describe
+        kind, *rest = describe
         if kind == "bytes":
             return self._array(np.dtype(np.uint8), (rest[0],)).tobytes()
         if kind == "tuple":

@@ -14,7 +14,7 @@ from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.function import Transform
-from tensordb_data.stream.transform.shared_memory import Box, plan
+from tensordb_data.stream.transform.shared_memory import SharedBuffer, describe
 
 
 def work(connection: Connection, path: str, parent: int) -> None:
@@ -28,23 +28,23 @@ def work(connection: Connection, path: str, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the stream hears as well, and ends this process
     exit_with(parent)
     try:
-        requests, answers = Box.receive(connection), Box.receive(connection)
+        requests, answers = SharedBuffer.receive(connection), SharedBuffer.receive(connection)
         try:
             transform = Transform(resolve(path))
             _one_thread()
         except Exception as error:  # whatever a module does while it is imported
             text = str(error) if isinstance(error, QueryError) else f"{type(error).__name__}: {error}"
-            connection.send_bytes(answers.pack({"refused": text, "trace": traceback.format_exc()}))
+            connection.send_bytes(answers.write({"refused": text, "trace": traceback.format_exc()}))
             return
-        connection.send_bytes(answers.pack({}))
+        connection.send_bytes(answers.write({}))
         while True:
-            request = requests.unpack(connection.recv_bytes())
+            request = requests.read(connection.recv_bytes())
             connection.send_bytes(_answer(transform, request, answers))
     except (EOFError, ConnectionError):
         return
 
 
-def _answer(transform: Transform, request: dict[str, Any], answers: Box) -> bytes:
+def _answer(transform: Transform, request: dict[str, Any], answers: SharedBuffer) -> bytes:
     clock = Clock()
     names = request["names"]
     try:
@@ -52,11 +52,11 @@ def _answer(transform: Transform, request: dict[str, Any], answers: Box) -> byte
             request["columns"], len(names), request["keys"], request["stack"], names.__getitem__, clock
         )
     except (SampleError, QueryError) as error:
-        return answers.pack(_failure(error))
+        return answers.write(_failure(error))
     try:
-        return answers.pack({"columns": made, "work": clock.work, "wait": clock.wait})
+        return answers.write({"columns": made, "work": clock.work, "wait": clock.wait})
     except TypeError:
-        return answers.pack(_failure(_misfit(made, names)))
+        return answers.write(_failure(_misfit(made, names)))
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _misfit(made: dict[str, Column], names: list[str]) -> SampleError:
     for row, name in enumerate(names):
         for field, column in made.items():
             try:
-                plan(column[row], [])
+                describe(column[row], [])
             except TypeError as error:
                 return SampleError(
                     f"{name}, field {field!r}: what a transform returns in a worker process is arrays, numbers, text,"

@@ -17,8 +17,8 @@ from typing import Any
 from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.collate import Name, whole
-from tensordb_data.stream.transform.shared_memory import Box
+from tensordb_data.stream.transform.collate import Name, materialize
+from tensordb_data.stream.transform.shared_memory import SharedBuffer
 from tensordb_data.stream.transform.worker_main import work
 
 _GRACE = 2.0  # seconds that an idle process has to end by itself
@@ -31,7 +31,7 @@ class _Remote(Exception):
         return f"in a worker process:\n{self.args[0]}"
 
 
-class _Worker:
+class _WorkerProcess:
     """One process. It shares two boxes with this one: of requests, and of answers."""
 
     def __init__(self, path: str) -> None:
@@ -39,13 +39,13 @@ class _Worker:
         context = multiprocessing.get_context("forkserver")
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, path, os.getpid()), daemon=True)
-        self._requests, self._answers = Box.new(), Box.new()
+        self._requests, self._answers = SharedBuffer.new(), SharedBuffer.new()
         self._path, self._ready = path, False
         try:
             with theirs:
                 self.process.start()
-            for box in (self._requests, self._answers):
-                box.send(self._connection, self.process.pid or 0)
+            for buffer in (self._requests, self._answers):
+                buffer.send(self._connection, self.process.pid or 0)
         except (OSError, EOFError, RuntimeError) as error:
             self.close()
             raise WorkerError(f"no worker process could be started ({error}); {_GUARD}") from error
@@ -63,9 +63,9 @@ class _Worker:
                     f"a worker process cannot use the transform {self._path!r}: {refused['refused']}"
                 ) from (_Remote(refused["trace"]))
             self._ready = True
-        plan = self._requests.pack(request)
+        message = self._requests.write(request)
         with contextlib.suppress(ConnectionError):  # of a process that ended: no answer will come either
-            self._connection.send_bytes(plan)
+            self._connection.send_bytes(message)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class _Worker:
         wait([self._connection, self.process.sentinel])
         try:
             if self._connection.poll():
-                return dict(self._answers.unpack(self._connection.recv_bytes()))
+                return dict(self._answers.read(self._connection.recv_bytes()))
         except (EOFError, ConnectionError):
             pass
         self.process.join(_GRACE)
@@ -102,7 +102,7 @@ _GUARD = (
 )
 
 
-class Workers:
+class WorkerPool:
     """Applies one transform in processes of its own, which end with it, with this process, or when it is closed.
 
     Args:
@@ -124,10 +124,10 @@ class Workers:
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
-        self._all: list[_Worker] = []
+        self._all: list[_WorkerProcess] = []
         try:
             for _ in range(count):
-                self._all.append(_Worker(path))
+                self._all.append(_WorkerProcess(path))
         finally:
             self._free = list(self._all)
             _open.add(self)
@@ -144,9 +144,9 @@ class Workers:
             WorkerError: a process ended.
         """
         with clock("decode"):
-            columns = whole(values, m, stack=True)
+            columns = materialize(values, m, stack=True)
             request = {"columns": columns, "keys": list(keys), "stack": stack, "names": [name(row) for row in range(m)]}
-        worker = self._take()
+        worker = self._take_free()
         try:
             answer = worker.ask(request)
         except WorkerError as error:
@@ -165,7 +165,7 @@ class Workers:
             clock.add("transform", answer["work"][stage], answer["wait"][stage])
         return dict(answer["columns"])
 
-    def _take(self) -> _Worker:
+    def _take_free(self) -> _WorkerProcess:
         with self._changed:
             while not (self._free or self._closed):
                 self._changed.wait()
@@ -188,7 +188,7 @@ class Workers:
             worker.close()
 
 
-_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+_open: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:

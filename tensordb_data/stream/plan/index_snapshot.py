@@ -41,12 +41,12 @@ _NO_SNAPSHOT = {239, 246, 72, 123, 40415}
 Doc = Mapping[str, Any]
 
 
-class Moved(Exception):
+class DataMoved(Exception):
     """The data has changed while it was read without a snapshot."""
 
 
 @dataclass
-class Moment:
+class IndexSnapshot:
     """One state of some datasets; what else is read of it is read with its session."""
 
     warehouse: Warehouse
@@ -84,13 +84,13 @@ class Moment:
         if self.session is None and self.warehouse.index.is_server:
             now = _documents(self.warehouse, list(self.docs))
             if any(now[name]["mut"] != doc["mut"] or now[name].get("open") for name, doc in self.docs.items()):
-                raise Moved
+                raise DataMoved
 
 
 @contextlib.contextmanager
-def settled(
-    warehouse: Warehouse, names: Sequence[str] | None, wanted: Versions | None = None, snapshot: bool = True
-) -> Iterator[Moment]:
+def open_snapshot(
+    warehouse: Warehouse, names: Sequence[str] | None, wanted: Versions | None = None, use_snapshot: bool = True
+) -> Iterator[IndexSnapshot]:
     """A moment at which nothing was open: now, or as soon as what is open now has ended, but for `PATIENCE` seconds at
     most; then the last before that.
 
@@ -106,7 +106,7 @@ def settled(
     asked: Timestamp | None = None
     wait, until = _LOOK[0], time.monotonic() + PATIENCE
     while True:
-        with _at(warehouse, names, None, snapshot) as (now, instant):
+        with _read_at(warehouse, names, None, use_snapshot) as (now, instant):
             asked = asked or instant
             busy = _busy(now.docs)
             silent = end_silent(warehouse, list(busy), None if names is None else list(now.docs)) if busy else set()
@@ -118,15 +118,15 @@ def settled(
                 yield now
                 return
         late = time.monotonic() >= until
-        if snapshot:
+        if use_snapshot:
             with contextlib.ExitStack() as opened:
                 before = _before(opened, warehouse, names, now)
                 if before is not None:
-                    moment, instant = before
+                    snapshot, instant = before
                     newer = asked is not None and instant is not None and instant >= asked
-                    if newer or late or (wanted is not None and moment.is_of(wanted)):
-                        moment.stale = "" if newer else "; ".join(open_.values())
-                        yield moment
+                    if newer or late or (wanted is not None and snapshot.is_of(wanted)):
+                        snapshot.stale = "" if newer else "; ".join(open_.values())
+                        yield snapshot
                         return
         if late:
             error = BusyError(
@@ -139,24 +139,24 @@ def settled(
         wait = min(_LOOK[1], wait * 2)
 
 
-def without_snapshot(error: Exception) -> bool:
+def lacks_snapshot(error: Exception) -> bool:
     """Whether an error says that the server has no snapshot to read under."""
     found = error.__cause__ if isinstance(error, TensorDBError) else error
     return isinstance(found, OperationFailure) and found.code in _NO_SNAPSHOT
 
 
 def _before(
-    opened: contextlib.ExitStack, warehouse: Warehouse, names: Sequence[str] | None, now: Moment
-) -> tuple[Moment, Timestamp | None] | None:
+    opened: contextlib.ExitStack, warehouse: Warehouse, names: Sequence[str] | None, now: IndexSnapshot
+) -> tuple[IndexSnapshot, Timestamp | None] | None:
     """The last moment before the mutations that are open now, if the server still has it."""
     while True:
         times = [doc["calm"]["at"] for doc in now.docs.values() if doc.get("open")]
         if not times or None in times:
             return None
         try:
-            found = opened.enter_context(_at(warehouse, names, min(times), True))
+            found = opened.enter_context(_read_at(warehouse, names, min(times), True))
         except OperationFailure as error:
-            if not without_snapshot(error):
+            if not lacks_snapshot(error):
                 raise
             return None
         # Of several datasets, one may have been calm when another was not: then it was before that.
@@ -166,19 +166,19 @@ def _before(
 
 
 @contextlib.contextmanager
-def _at(
-    warehouse: Warehouse, names: Sequence[str] | None, instant: Timestamp | None, snapshot: bool
-) -> Iterator[tuple[Moment, Timestamp | None]]:
+def _read_at(
+    warehouse: Warehouse, names: Sequence[str] | None, instant: Timestamp | None, use_snapshot: bool
+) -> Iterator[tuple[IndexSnapshot, Timestamp | None]]:
     """The datasets at an instant, or now; and which instant it is."""
-    if not (warehouse.index.is_server and snapshot):
-        yield Moment(warehouse, _documents(warehouse, names)), None
+    if not (warehouse.index.is_server and use_snapshot):
+        yield IndexSnapshot(warehouse, _documents(warehouse, names)), None
         return
     with warehouse.index.database.client.start_session(snapshot=True) as session:
         if instant is not None:  # all else that the session reads is of that time too
             _instant(warehouse, session, instant)
         found = warehouse.index["datasets"].find(_of(warehouse, names), dict.fromkeys(_FIELDS, 1), session=session)
-        moment = Moment(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
-        yield moment, instant or (_instant(warehouse, session) if _busy(moment.docs) else None)
+        snapshot = IndexSnapshot(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
+        yield snapshot, instant or (_instant(warehouse, session) if _busy(snapshot.docs) else None)
 
 
 def _instant(warehouse: Warehouse, session: ClientSession, at: Timestamp | None = None) -> Timestamp:
