@@ -1,4 +1,4 @@
-"""Deliver: the stages in a row. Passes are cut into tasks, tasks run on threads, batches come out in order."""
+"""StreamIteration: divides passes into tasks, runs the tasks on threads, and yields the batches in order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.stream.deliver.batch_builder import BatchBuilder, BatchWithState, StreamResults
+from tensordb_data.stream.deliver.batch_builder import BatchBuilder, BatchWithState, Results, Task
 from tensordb_data.stream.deliver.ordered_pool import ordered
+from tensordb_data.stream.deliver.row_loader import RowLoader
 from tensordb_data.stream.deliver.tail import Followed, follow
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.fetch.prefetch import PrefetchTask, prefetching
-from tensordb_data.stream.fetch.relocate import Relocator
 from tensordb_data.stream.order.block_shuffle import BlockShuffle, rows_at
 from tensordb_data.stream.order.sharding import BatchRange, PassSharding, batch_ranges
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
+from tensordb_data.stream.plan.sample_table import FieldLayout, table_from_docs
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.apply import open_transform
@@ -37,17 +37,27 @@ _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
 
-Task = Callable[[], StreamResults]
+Call = Callable[[], Results[State]]
+"""A task that is ready to be run by a thread."""
 CursorPage = tuple[list[dict[str, Any]], bool]
-Indexed = tuple[SampleTable, list[BatchRange], NDArray[np.int64], State, Clock]
 
 
 class StreamIteration:
-    """One iteration of a stream, from `start` on.
+    """One iteration of a stream.
 
-    `settled` gives the data of a pass, where it is fixed, and fixes that of the pass that comes first; `worker` is
-    (index, count) among the readers that share this rank's batches, and `rounds` how many batches of them all came
-    before; `last` is the number of the pass to end before.
+    Args:
+        planner: Makes the plans.
+        start: The state from which the iteration begins.
+        resolve_pass: Returns the data of a pass, or None if no reader has registered any. None if this reader is alone
+            and the data is not pinned: then a pass goes over what is there when it begins.
+        worker: (index, count) of this reader among those that share the batches of this rank.
+        rounds: How many batches all these readers have received before.
+        last: The iteration ends before the pass of this number. None: it does not end.
+        threads: The number of threads that build batches.
+        stats: Counts and times.
+        budget: Counts bad samples.
+        ended: Whether the iteration was closed. A stream that follows asks, since it has no other end.
+        finish: Called with each batch, on the thread that built it. The loop gets what it returns.
     """
 
     def __init__(
@@ -69,22 +79,21 @@ class StreamIteration:
         self._rounds = rounds
         self._threads, self._stats = threads, stats
         self._ended = ended
-        self._reader = planner.warehouse.blobs.reader
-        relocator = Relocator(planner.warehouse, stats)
-        self._builder = BatchBuilder(planner.spec, start.at.number, self._reader, relocator, budget, stats)
-        self._builder.finish = finish
+        self._budget, self._finish = budget, finish
 
-    def run(self) -> Generator[StreamResults, None, None]:
-        """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
+    def run(self) -> Generator[Results[State], None, None]:
+        """Yield the results of one task after the other, until the passes end or the generator is closed."""
+        warehouse, spec = self._planner.warehouse, self._spec
         with ExitStack() as opened:
-            transform = open_transform(self._spec)
+            transform = open_transform(spec)
             if transform is not None:
                 opened.callback(transform.close)
-            self._builder.transform = transform
-            threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
-            yield from ordered(prefetching(self._tasks(), self._reader), threads, threads + 1)
+            loader = RowLoader(warehouse, spec, transform, self._budget, self._stats)
+            self._build = BatchBuilder(spec, loader, self._stats, self._finish).build
+            threads = self._threads + spec.workers  # some of them wait for the processes that transform
+            yield from ordered(prefetching(self._tasks(), warehouse.blobs.reader), threads, threads + 1)
 
-    def _tasks(self) -> Generator[Task | None, None, None]:
+    def _tasks(self) -> Generator[Call | None, None, None]:
         if self._spec.follow:
             yield from self._by_following()
             return
@@ -101,14 +110,12 @@ class StreamIteration:
                 chosen = chosen or (data and data.block_shuffle) or self._planner.block_shuffle(plan)
                 if at.number > self._start.at.number:
                     opened_passes.append((at.number, _data(plan, chosen)))
-                sharding = PassSharding(
-                    len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end
-                )
+                spec = self._spec
+                sharding = PassSharding(len(plan), at.position, spec.batch_size, spec.world_size, spec.end)
                 if len(plan) and sharding.rounds == 0 and at.position == 0:
                     raise self._all_dropped(len(plan))
-                for task in self._by_plan(
-                    plan, BlockShuffle(*chosen), sharding, at.number, first, tuple(opened_passes)
-                ):
+                opened, shuffle = tuple(opened_passes), BlockShuffle(*chosen)
+                for task in self._by_plan(plan, shuffle, sharding, at.number, first, opened):
                     yield task
                     opened_passes.clear()
                 first += sharding.rounds
@@ -123,12 +130,10 @@ class StreamIteration:
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and (at.position == 0 or at.after is not None)
 
-    def _by_pages(self, at: Position) -> Generator[Task | None, None, bool]:
-        """Tasks that read a cursor. Returns whether nothing matched in the whole pass."""
+    def _by_pages(self, at: Position) -> Generator[Call | None, None, bool]:
+        """Yield tasks over the pages of a cursor. Returns whether no sample matches in the whole pass."""
         spec = self._spec
-        versions = (
-            self._start.versions if at.position and self._start.versions is not None else self._planner.versions()
-        )
+        versions = (self._start.versions if at.position else None) or self._planner.versions()
         layout = self._planner.layout(versions)
         limit = None if spec.query.limit is None else spec.query.limit - at.position
         if limit == 0:
@@ -143,8 +148,10 @@ class StreamIteration:
                 docs, is_last = page
                 seen = True
                 data = State(versions=versions)
-                make = partial(self._page, layout, docs, is_last, data, at.number, position)
-                yield PrefetchTask(make, self._builder.build)
+                opens = at.number > self._start.at.number and position == 0
+                opened: OpenedPasses = ((at.number, data),) if opens else ()
+                prepare = partial(self._page, layout, docs, is_last, data, at.number, position, opened)
+                yield PrefetchTask(prepare, self._build)
                 if position == self._start.at.position and at.number == self._start.at.number:
                     yield None  # somebody waits for the first batch, and none of the pages behind it
                 position += len(docs)
@@ -163,24 +170,34 @@ class StreamIteration:
         )
 
     def _page(
-        self, layout: FieldLayout, docs: list[dict[str, Any]], is_last: bool, data: State, number: int, base: int
-    ) -> Indexed:
+        self,
+        layout: FieldLayout,
+        docs: list[dict[str, Any]],
+        is_last: bool,
+        data: State,
+        number: int,
+        base: int,
+        opened_passes: OpenedPasses = (),
+    ) -> Task:
+        """Prepare the batches of a page, whose first sample is at position `base` of pass `number`."""
         clock = Clock()
         with clock("index"):
             table = table_from_docs(layout, docs)
         size = self._spec.batch_size
         stop = len(docs) - len(docs) % size if self._spec.end == "drop" else len(docs)
-        group = []
+        ranges = []
         for low in range(0, stop, size):
             high = min(low + size, stop)
             last = docs[high - 1]
-            state_after = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))
+            position_after = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))
             if is_last and high == stop:
-                state_after = Position(number + 1)
-            group.append(BatchRange(number, base + low, base + high, state_after))
-        return table, group, np.arange(base, base + len(docs)), data, clock
+                position_after = Position(number + 1)
+            ranges.append(BatchRange(number, base + low, base + high, position_after))
+        positions = np.arange(base, base + stop)
+        table = table if stop == len(docs) else table.take(np.arange(stop))
+        return Task(table, ranges, positions, data, clock, opened_passes=opened_passes)
 
-    def _by_following(self) -> Generator[Task | None, None, None]:
+    def _by_following(self) -> Generator[Call | None, None, None]:
         position = self._start.at.position
         rows, enough = self._spec.batch_size * _FOLLOWED_BATCHES, self._spec.batch_size * _ENOUGH_BATCHES
         for page in follow(self._planner, dict(self._start.followed or {}), rows, enough, self._ended, self._stats):
@@ -193,16 +210,16 @@ class StreamIteration:
 
     def _followed_batches(
         self, layout: FieldLayout, dataset: str, docs: list[dict[str, Any]], born: str, before: Followed, base: int
-    ) -> StreamResults:
-        results = self._builder.build(*self._page(layout, docs, False, State(), 0, base))
-        prepared: StreamResults = []
-        for delivery in results:
-            if isinstance(delivery, BatchWithState):
-                at = delivery.state_after.at
+    ) -> Results[State]:
+        """Build the batches of a page of a stream that follows. Their states say how far each dataset was followed."""
+        results: Results[State] = []
+        for result in self._build(self._page(layout, docs, False, State(), 0, base)):
+            if isinstance(result, BatchWithState):
+                at = result.state_after.at
                 followed = {**before, dataset: (at.after[1], born)} if at.after is not None else before
-                delivery = replace(delivery, state_after=State(Position(0, at.position), followed=followed))
-            prepared.append(delivery)
-        return prepared
+                result = replace(result, state_after=State(Position(0, at.position), followed=followed))
+            results.append(result)
+        return results
 
     def _by_plan(
         self,
@@ -212,39 +229,43 @@ class StreamIteration:
         number: int,
         first: int,
         opened_passes: OpenedPasses,
-    ) -> Iterator[Task]:
+    ) -> Iterator[Call]:
         size = self._batches_a_task(plan.table.layout, _TASK_BYTES)
         weights = self._planner.cumulative_weights(plan)
-        index = partial(self._planned, plan, block_shuffle, weights)
-        rest: Callable[..., StreamResults] = partial(self._planned_batches, plan, opened_passes)
         group: list[BatchRange] = []
-        for batch_range in batch_ranges(sharding, number, self._spec.rank, *self._worker, first):
-            group.append(batch_range)
+        for range_ in batch_ranges(sharding, number, self._spec.rank, *self._worker, first):
+            group.append(range_)
             if len(group) == size:
-                yield PrefetchTask(partial(index, group), rest)
-                group, rest = [], partial(self._planned_batches, plan, ())
+                prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+                yield PrefetchTask(prepare, self._build)
+                group, opened_passes = [], ()
         if group:
-            yield PrefetchTask(partial(index, group), rest)
+            prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+            yield PrefetchTask(prepare, self._build)
 
     def _planned(
-        self, plan: Plan, block_shuffle: BlockShuffle, weights: NDArray[np.float64] | None, group: list[BatchRange]
-    ) -> Indexed:
+        self,
+        plan: Plan,
+        block_shuffle: BlockShuffle,
+        weights: NDArray[np.float64] | None,
+        ranges: list[BatchRange],
+        opened_passes: OpenedPasses,
+    ) -> Task:
+        """Prepare some batches of a plan."""
         clock = Clock()
         with clock("index"):
-            positions = np.concatenate([np.arange(batch_range.low, batch_range.high) for batch_range in group])
-            rows = rows_at(positions, len(plan), group[0].number, self._spec, block_shuffle, weights)
+            positions = np.concatenate([np.arange(range_.low, range_.high) for range_ in ranges])
+            rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
             table = plan.table.take(rows)
-        return table, group, positions, _data(plan, (block_shuffle.block, block_shuffle.window)), clock
-
-    def _planned_batches(self, plan: Plan, opened_passes: OpenedPasses, *prepared: Any) -> StreamResults:
-        results = self._builder.build_planned(plan, *prepared)
-        if opened_passes and results and isinstance(first := results[0], BatchWithState):
-            results[0] = replace(first, opened_passes=opened_passes)
-        return results
+        data = _data(plan, (block_shuffle.block, block_shuffle.window))
+        return Task(table, ranges, positions, data, clock, plan, opened_passes)
 
     def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
-        """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
-        work of its own. A page of a cursor is smaller than a task of a plan, since the first batch waits for all of it.
+        """The number of batches in a task, of about `nbytes`.
+
+        A task has enough bytes to be worth a hand-over between threads. It has few samples if each one takes work of
+        its own, to be decoded or transformed. A page of a cursor is smaller than a task of a plan, because the first
+        batch waits until all of the page is read.
         """
         fields = [s[name] for s in layout.schemas.values() for name in layout.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]

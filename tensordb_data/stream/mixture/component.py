@@ -1,4 +1,4 @@
-"""Member: one stream of a mix. Which samples of which passes come next, and what those passes go over."""
+"""Component: one stream of a mix. Says which samples of which passes come next, and on which data a pass is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass goes over, and how it is shuffled or drawn from."""
+    """The data of a pass, and the order of its samples."""
 
     data: State
     plan: Plan
@@ -32,7 +32,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class PositionRange:
-    """Samples `low`..`high` - 1 of pass `number`."""
+    """The samples at positions `low` to `high` - 1 of pass `number`."""
 
     number: int
     low: int
@@ -41,27 +41,29 @@ class PositionRange:
 
 
 class Component:
-    """The passes of one stream, in one iteration of a mix. A pass is opened when the first task that needs it is made,
-    which is ahead of its delivery; `stale` says whether that was too early.
+    """The passes of one stream of a mix, in one iteration.
+
+    A pass is opened when the first task that needs it is made. This is before the first batch of the pass is delivered.
+    `is_stale` says whether it was too early.
     """
 
     newest: Plan
-    """That which was opened last."""
+    """The plan of the pass that was opened last."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream, self._planner = stream, stream._planner
-        # What was opened anew is fixed: with small streams, and data that changes all the time, no batch would be new
-        # enough otherwise.
+        # A pass that was opened again is registered and not opened a third time. With small streams, and data that
+        # changes all the time, no pass would be fresh enough otherwise.
         self._resolver = PassResolver(stream._planner, stream._pinned, stream._passes or LocalPassRegistry())
         self._passes: dict[int, Pass] = {}
         self._opened: list[tuple[int, State]] = []
         self._start = 0
 
     def begin(self, state: State) -> None:
-        """The next samples to be walked over are those from `state` on, whose pass is opened now if it is not.
+        """Begin at `state`. Its pass is opened now, if it is not open.
 
         Raises:
-            NotFoundError: it has no sample.
+            NotFoundError: The pass has no sample.
         """
         self._start, self._opened = state.at.number, []
         found = self._passes.get(self._start) if state.at.position else None
@@ -70,10 +72,10 @@ class Component:
             self._open(state)
 
     def advance(self, state: State, samples: int) -> tuple[list[PositionRange], State]:
-        """The samples that come next, and where the stream stands behind them.
+        """Find the next samples after `state`. Returns where they are, and the state after them.
 
         Raises:
-            NotFoundError: a pass has none.
+            NotFoundError: A pass has no sample.
         """
         ranges = []
         while samples:
@@ -88,16 +90,16 @@ class Component:
         return ranges, state
 
     def opened(self) -> OpenedPasses:
-        """The passes that were opened ahead of time since this was asked last."""
+        """The passes that were opened ahead of time since the last call."""
         opened, self._opened = self._opened, []
         return opened
 
     def is_stale(self, opened: OpenedPasses) -> bool:
-        """See `Opening.stale`."""
+        """See `PassResolver.is_stale`."""
         return self._resolver.is_stale(opened)
 
-    def count_batch(self, state: State) -> None:
-        """Forget the passes that were through at `state`."""
+    def forget_before(self, state: State) -> None:
+        """Forget the passes that have ended at `state`."""
         for number in [number for number in self._passes if number < state.at.number]:
             del self._passes[number]
 
@@ -122,14 +124,11 @@ class Component:
 
 
 def of_one_plan(ranges: Sequence[PositionRange]) -> list[list[PositionRange]]:
-    """The spans, in order, in groups that can be read together."""
+    """Group neighbouring ranges over one plan, which can be read together."""
     groups: list[list[PositionRange]] = []
     for range_ in ranges:
-        if (
-            groups
-            and groups[-1][-1].of.plan is range_.of.plan
-            and groups[-1][-1].of.block_shuffle == range_.of.block_shuffle
-        ):
+        last = groups[-1][-1].of if groups else None
+        if last is not None and last.plan is range_.of.plan and last.block_shuffle == range_.of.block_shuffle:
             groups[-1].append(range_)
         else:
             groups.append([range_])

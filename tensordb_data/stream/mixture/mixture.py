@@ -1,7 +1,7 @@
 """Mix: several streams as one, sample by sample, in stated proportions.
 
-Which stream the sample at place g of the mix comes from is a function of (seed, g) alone, and each stream's samples
-come in its own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the place
+The stream from which sample g of the mix comes is a function of (seed, g) alone. The samples of each stream come in its
+own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the number of samples
 and the states of its streams.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.stream.deliver.base import BatchStream, flatten
-from tensordb_data.stream.deliver.batch_builder import BatchWithState
+from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
 from tensordb_data.stream.deliver.ordered_pool import ordered
 from tensordb_data.stream.deliver.stream import Element, Stream
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
@@ -42,15 +42,19 @@ _DRAWN = 1 << 20
 
 @dataclass(frozen=True)
 class MixState:
-    """Samples delivered to all ranks together, and where each stream stands behind those that came from it."""
+    """The state of a mix."""
 
     total: int
+    """Samples that were delivered to all ranks together."""
     components: tuple[State, ...]
+    """The state of each stream."""
 
 
 @dataclass(frozen=True)
 class MixBatch(BatchWithState[MixState]):
-    """A batch of a mix, with the passes of each stream that were opened ahead of time for it or for those before it."""
+    """A batch of a mix. `opened` has, for each stream, the passes that were opened ahead of time for this batch, or for
+    other readers before it.
+    """
 
     opened: tuple[OpenedPasses, ...] = ()
 
@@ -65,7 +69,7 @@ def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
     Args:
         streams: (stream, weight) pairs. The weights are proportions; their sum may be any positive number. The streams
             must have the same batch size, fields, rank and world size, and no end (`passes=None`).
-        seed: decides which stream each sample comes from.
+        seed: Decides which stream each sample comes from.
 
     Raises:
         QueryError: the streams do not go together, or a weight is not a positive number.
@@ -157,15 +161,16 @@ class Mix(BatchStream[MixState]):
         """The state after `batches` more batches were delivered to this rank; see `Stream.advance`."""
         mix_state = self._read_state(state)
         total = mix_state.total + batches * self.spec.batch_size * self.spec.world_size
-        counts = self._drawn(mix_state.total, total).tolist()
+        counts = self._count_samples(mix_state.total, total).tolist()
         parts = zip(self.streams, mix_state.components, counts, strict=True)
         return self._to_doc(
             MixState(total, tuple(stream._advance_samples(component, count) for stream, component, count in parts))
         )
 
-    def _drawn(self, low: int, high: int) -> NDArray[np.int64]:
-        """How many of the samples at places `low`..`high` - 1 come from each stream. It is asked from one `low` on
-        again and again, by whoever counts what others deliver.
+    def _count_samples(self, low: int, high: int) -> NDArray[np.int64]:
+        """Count how many of the samples `low` to `high` - 1 come from each stream: int64 [streams].
+
+        A checkpointer asks from the same `low` on again and again, so the last counts are kept.
         """
         first, last, counts = self._tally
         if first != low or last > high:
@@ -280,10 +285,9 @@ class Mix(BatchStream[MixState]):
             self._share_passes()
         components = []
         for stream, component in zip(self.streams, self._state.components, strict=True):
-            # One that was iterated on its own may stand where a cursor was.
-            components.append(
-                stream._state_of_plan(component) if component.at.position and component.ids is None else component
-            )
+            # A stream that was iterated on its own may have the state of a cursor.
+            from_cursor = component.at.position and component.ids is None
+            components.append(stream._state_of_plan(component) if from_cursor else component)
         self._state = MixState(self._state.total, tuple(components))
 
     def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[MixState] | SampleError, None, None]:
@@ -294,24 +298,25 @@ class Mix(BatchStream[MixState]):
                 for component, state in zip(components, self._state.components, strict=True):
                     component.begin(state)
                 with closing(ordered(self._tasks(components, builder, rounds), threads, threads + 1)) as tasks:
-                    for delivery in flatten(tasks):
-                        if isinstance(delivery, MixBatch) and self._begins_stale(components, delivery):
-                            break
+                    for result in flatten(tasks):
+                        if isinstance(result, MixBatch) and self._begins_stale(components, result):
+                            break  # and open the pass again, on the data of now
                         rounds = self._worker[0] + 1
-                        yield delivery
+                        yield result
 
     @staticmethod
-    def _begins_stale(components: list[Component], delivery: MixBatch) -> bool:
-        if any(component.is_stale(opened) for component, opened in zip(components, delivery.opened, strict=True)):
+    def _begins_stale(components: list[Component], batch: MixBatch) -> bool:
+        """Whether a batch begins a pass that was opened too early. If not, passes that have ended are forgotten."""
+        if any(component.is_stale(opened) for component, opened in zip(components, batch.opened, strict=True)):
             return True
-        for component, state in zip(components, delivery.state_after.components, strict=True):
-            component.count_batch(state)
+        for component, state in zip(components, batch.state_after.components, strict=True):
+            component.forget_before(state)
         return False
 
     def _tasks(
         self, components: list[Component], builder: MixBatchBuilder, first: int
-    ) -> Iterator[Callable[[], list[BatchWithState[MixState] | SampleError]]]:
-        """The batches of this worker, of rounds of which the one that comes next is number `first`."""
+    ) -> Iterator[Callable[[], Results[MixState]]]:
+        """Yield a task for each batch of this worker. The round that comes next has the number `first`."""
         spec, (worker, workers) = self.spec, self._worker
         mix_state, round_ = self._state, first
         stride, low = spec.batch_size * spec.world_size, spec.rank * spec.batch_size
@@ -336,10 +341,10 @@ class Mix(BatchStream[MixState]):
 
     def _batch(
         self, builder: MixBatchBuilder, request: BatchRequest, state_after: MixState, opened: tuple[OpenedPasses, ...]
-    ) -> list[BatchWithState[MixState] | SampleError]:
+    ) -> Results[MixState]:
         clock = Clock()
         try:
-            batch, samples = builder.batch(request, clock)
+            batch, samples = builder.build(request, clock)
         except SampleError as error:
             return [error]
         self._stats.add_task(clock)
