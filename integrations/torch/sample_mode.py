@@ -1,30 +1,30 @@
-"""Samples: a run that the loader itself batches, as state between processes and as the samples of one worker."""
+"""SampleRun: a run in sample-wise mode, where the loader makes the batches. It gives each worker its samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.passes.resolver import Begun
 from tensordb_data.stream.state import Position, State
 from tensordb_data.torch.convert import to_samples, to_tensors
 from tensordb_data.torch.sample_sharding import ShardProgress
 
 BLOCK = 64
-"""Samples that a worker reads at once."""
+"""The number of samples that a worker reads at once."""
 
 Items = Generator[dict[str, Any], None, None]
 
 
 class SampleRun:
-    """A run over `stream` from `state` on.
+    """A run over a stream, from a state on.
 
-    A state names the pass that comes first among those which are not over for all workers and ranks, and the data of
-    the passes that have begun: some workers can be in later ones already. All others go over the data of the moment in
-    which they begin.
+    A state has the first pass that has not ended for all workers and ranks. It also has the data of all passes that
+    have begun, since some workers can be in later passes already. A pass that has not begun goes over the data of the
+    moment in which it begins.
     """
 
     def __init__(self, stream: Stream, state: Mapping[str, Any]) -> None:
@@ -41,11 +41,10 @@ class SampleRun:
         return {"stream": stream.state_dict(), "world_size": stream.spec.world_size, "block": BLOCK, **none}
 
     def check(self, plans: Mapping[str, Any]) -> None:
-        """Take plans that came with the state, and see that those of the passes which have begun are there.
+        """Accept the plans that came with the state, and check that no plan of a pass that has begun is missing.
 
         Raises:
-            StateError: a plan is not to be had any more; or this dataset shares its passes otherwise than that of the
-                state.
+            StateError: A plan cannot be had any more; or this dataset divides its passes in another way.
         """
         for name, value in {"world_size": self._spec.world_size, "block": BLOCK}.items():
             if self._state["batches"] and self._state[name] != value:
@@ -59,10 +58,10 @@ class SampleRun:
         return self._stream._plans(*self._begun)
 
     def after(self, batches: int, workers: int, batch_size: int) -> dict[str, Any]:
-        """The state after the loop received so many batches more.
+        """The state after the loop received so many more batches.
 
         Raises:
-            StateError: the run did not begin with these numbers.
+            StateError: The run did not begin with these numbers of workers and of samples in a batch.
         """
         now = {"batch_size": batch_size, "num_workers": workers}
         for name, value in now.items():
@@ -79,7 +78,7 @@ class SampleRun:
         return {**self._state, "stream": stream, **progress.to_doc(), "begun": _runs(begun)}
 
     def of(self, worker: int, workers: int, done: int, count: Callable[[Stream], Items]) -> Items:
-        """The samples of one worker, behind the first `done` of them; `count` iterates a stream."""
+        """Yield the samples of one worker, after the first `done` of them. `count` iterates over a stream."""
         if self._state["batches"] and self._state["num_workers"] != workers:
             raise _inexact("num_workers", self._state["num_workers"], workers)
         progress = self._progress(workers, self._state["batch_size"] or 1)
@@ -94,7 +93,7 @@ class SampleRun:
         number, position, drop = place
         start = self._data(number).at_position(Position(number, position)).to_doc(self._spec)
         stream = self._stream.at(start, rank=part, world_size=sharding.parts, end="short")
-        stream._pinned, stream._passes = None, Begun(self._known, self._stream._resolver())
+        stream._resumed = self._known
         with closing(count(stream)) as batches:
             for batch in batches:
                 samples = list(to_samples(to_tensors(batch)))
@@ -115,8 +114,9 @@ class SampleRun:
         return ShardProgress.fresh(n, BLOCK, spec.end, workers, spec.world_size, batch_size, first, until)
 
     def _data(self, number: int) -> State:
-        """What a pass goes over, which is settled now if it was not."""
-        found = self._known.get(number) or self._stream._resolver().resolve(number, self._stream._state.block_shuffle)
+        """The data of a pass. If it is not decided yet, it is registered now."""
+        resolver = replace(self._stream._resolver(), resumed=self._known)
+        found = resolver.resolve(number, self._stream._state.block_shuffle)
         assert found is not None
         return found
 
@@ -138,7 +138,7 @@ class SampleRun:
 
 
 def _runs(docs: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Equal neighbours as (count, document)."""
+    """Join equal neighbours to (count, document)."""
     batch_ranges: list[tuple[int, dict[str, Any]]] = []
     for doc in docs:
         if batch_ranges and batch_ranges[-1][1] == doc:

@@ -1,4 +1,4 @@
-"""Stream: the pulling side of a query. A position in an endless sequence of batches, that iteration moves on."""
+"""Stream: the batches of a query. It has a position in an endless sequence, which the iteration moves on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tensordb_data.stream.deliver.iteration import StreamIteration
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.passes.planner import Planner, plan_name
-from tensordb_data.stream.passes.registry import LocalPassRegistry, PassRegistry, SharedPassRegistry
+from tensordb_data.stream.passes.registry import PassRegistry, SharedPassRegistry
 from tensordb_data.stream.passes.resolver import PassResolver
-from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.spec import End, StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.collate import Batch, lengths_field
@@ -56,7 +56,8 @@ class Stream(BatchStream[State]):
         self._stats = Stats(self._threads, spec.workers)
         self._planner = Planner(warehouse, spec)
         self._pinned: State | None = None
-        self._passes: PassRegistry | None = None
+        self._registry: PassRegistry | None = None
+        self._resumed: Mapping[int, State] = {}  # passes that had begun when the state of a resumed run was taken
         self._budget = FailureBudget(spec.max_failures, self._stats)
         self._finish: Callable[[Batch], Batch] | None = None
 
@@ -66,7 +67,7 @@ class Stream(BatchStream[State]):
         return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_passes")
+        kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_registry", "_resumed")
         return {**{name: self.__dict__[name] for name in kept}, "planner": self._planner.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -75,14 +76,14 @@ class Stream(BatchStream[State]):
         self.__dict__.update(state)
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and self._passes is None:
+        if self.spec.world_size > 1 and self._registry is None:
             self._share_passes()
 
     def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[State] | SampleError, None, None]:
         passes = self.spec.passes
 
         def resolve_pass(number: int) -> State | None:
-            """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
+            """The data of a pass, if it is decided. For the pass that comes next, it is decided now."""
             resolver, due = self._resolver(), number <= self._state.at.number
             return resolver.resolve(number, self._state.block_shuffle) if due else resolver.lookup(number)
 
@@ -92,7 +93,7 @@ class Stream(BatchStream[State]):
             iteration = StreamIteration(
                 self._planner,
                 self._state,
-                None if self._pinned is None and self._passes is None else resolve_pass,
+                None if self._pinned is None and self._registry is None else resolve_pass,
                 self._worker,
                 rounds,
                 last,
@@ -103,17 +104,17 @@ class Stream(BatchStream[State]):
                 self._finish,
             )
             with closing(iteration.run()) as tasks:
-                for delivery in flatten(tasks):
-                    opened_passes = delivery.opened_passes if isinstance(delivery, BatchWithState) else ()
-                    if opened_passes and self._resolver().is_stale(opened_passes):
-                        break
+                for result in flatten(tasks):
+                    opened = result.opened_passes if isinstance(result, BatchWithState) else ()
+                    if opened and self._resolver().is_stale(opened):
+                        break  # and open the pass again, on the data of now
                     rounds = self._worker[0] + 1
-                    yield delivery
+                    yield result
                 else:
                     return
 
     def _resolver(self) -> PassResolver:
-        return PassResolver(self._planner, self._pinned, self._passes)
+        return PassResolver(self._planner, self._pinned, self._registry, self._resumed)
 
     def close(self) -> None:
         """End the iteration in progress, at once, and free the plan.
@@ -146,7 +147,7 @@ class Stream(BatchStream[State]):
         return self._plans(of) if of.at.position else {}
 
     def _plans(self, *states: State) -> dict[str, NDArray[np.uint8]]:
-        """The plans of states, by their digests; of the same samples with other values, by a name of its own."""
+        """The plans of states, by their digests. A plan of the same samples with other values has another name."""
         found: dict[str, NDArray[np.uint8]] = {}
         for state in states:
             if state.ids is not None:
@@ -177,14 +178,14 @@ class Stream(BatchStream[State]):
         self._move(self._loaded(state, on_change, plans))
 
     def _loaded(self, state: Mapping[str, Any], on_change: OnChange, plans: Mapping[str, Any] | None) -> State:
-        """What `load_state_dict` puts the stream to."""
+        """The state that `load_state_dict` gives the stream."""
         if on_change not in get_args(OnChange):
             raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
         loaded = State.from_doc(state, self.spec)
         self._planner.accept_plans(plans or {})
         if loaded.at.position and not self.spec.follow:
             return self._checked(loaded, on_change)
-        # Between two passes there is nothing to finish: the next one takes the data as it is then.
+        # Between two passes there is nothing to finish. The next pass goes over what is there when it begins.
         return State(loaded.at, followed=loaded.followed, block_shuffle=loaded.block_shuffle)
 
     def _move(self, state: State) -> None:
@@ -192,7 +193,7 @@ class Stream(BatchStream[State]):
         self._state = self._with_plan_digest(state)
 
     def _checked(self, loaded: State, on_change: OnChange) -> State:
-        """A loaded state, or the start of the next pass if the data has changed and `on_change` says so."""
+        """The loaded state. If the data has changed and `on_change` is "replan", the start of the next pass."""
         try:
             if loaded.ids is not None:
                 self._planner.plan(loaded)
@@ -217,16 +218,18 @@ class Stream(BatchStream[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            self._pinned, self._passes = self._planner.agree_on_state(), None
+            self._pinned, self._registry = self._planner.agree_on_state(), None
             self._state = self._with_plan_digest(self._state)
         return self
 
     def _share_passes(self) -> SharedPassRegistry | None:
-        """Let the copies of this stream in other processes agree on the data of each pass, as it begins; in ranks that
-        torch.distributed does not know, and without the right to write, it is pinned.
+        """Let the copies of this stream in other processes and ranks agree on the data of each pass.
+
+        If they cannot agree, because torch.distributed does not know the ranks or this user may not write, the stream
+        is pinned.
 
         Returns:
-            Where they agree; `None` if the stream is pinned, or follows.
+            The registry; None if the stream is pinned, or follows.
         """
         if self._pinned is not None or self.spec.follow:
             return None
@@ -234,31 +237,30 @@ class Stream(BatchStream[State]):
         if registry is None:
             self.pin()
             return None
-        self._use_registry(registry.iteration(""))
+        self._use_registry(registry.of_iteration(""))
         return registry
 
-    def _join_iteration(self, iteration: str) -> None:
-        """Take part in what the readers of an iteration agree on."""
+    def _join_iteration(self, name: str) -> None:
+        """Use the registry of the iteration that its readers know as `name`."""
         if self._pinned is None and self._planner.registry is not None:
-            passes = self._planner.registry.iteration(iteration)
-            if passes.name != getattr(self._passes, "name", None):
-                self._use_registry(passes)
+            registry = self._planner.registry.of_iteration(name)
+            if self._registry is None or self._registry.iteration != registry.iteration:
+                self._use_registry(registry)
 
     def _begin_iteration(self) -> None:
-        """One reader in this process begins an iteration, whose passes `advance` must know."""
+        """Begin an iteration with one reader, in this process. Its passes are registered, for `advance`."""
         if self.spec.world_size > 1:
             self._share_passes()
         elif self._pinned is None and self._planner.registry is None and not self.spec.follow:
-            self._use_registry(LocalPassRegistry())
+            self._use_registry(PassRegistry())
 
-    def _use_registry(self, passes: PassRegistry) -> None:
-        """Agree on the data of passes through `passes`, in an iteration that begins."""
-        self._passes = passes
+    def _use_registry(self, registry: PassRegistry) -> None:
+        self._registry = registry
         self._state = self._with_plan_digest(self._state)
 
     def _with_plan_digest(self, state: State) -> State:
-        """`state` with the digest and length of its pass, in a pinned stream."""
-        if (self._pinned is None and self._passes is None) or state.ids is not None:
+        """`state` with the digest and length of its pass, if the stream is pinned or has a registry."""
+        if (self._pinned is None and self._registry is None) or state.ids is not None:
             return state
         if state.at.position:
             return self._state_of_plan(state)
@@ -268,11 +270,11 @@ class Stream(BatchStream[State]):
         )
 
     def _state_of_plan(self, state: State) -> State:
-        """A state in mid-pass with the digest and length of its pass."""
+        """A state in mid-pass, with the digest and length of its pass."""
         plan = self._planner.plan(state)
         at = state.at
         if at.after is not None:
-            # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
+            # A cursor counts what it has delivered. Some of it may be missing in a plan that is read now.
             at = Position(at.number, self._planner.count_before(state))
         block_shuffle = state.block_shuffle or (None if self._pinned is None else self._pinned.block_shuffle)
         return State(at, plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
@@ -291,43 +293,31 @@ class Stream(BatchStream[State]):
                 "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
-        resolver = self._resolver()
-        loaded = State.from_doc(state, self.spec)
-        known = loaded if loaded.n is not None else self._pinned
-        at = loaded.at
+        spec = self.spec
+        loaded = State.from_doc(state, spec)
+        return self._advance(loaded, batches, spec.batch_size, spec.world_size, spec.end).to_doc(spec)
+
+    def _advance(self, state: State, batches: int, batch_size: int, world_size: int, end: End) -> State:
+        """`state` after so many more batches of this size were delivered to each of `world_size` ranks."""
+        known = state if state.n is not None else self._pinned
+        at, shuffle = state.at, state.block_shuffle
         while batches > 0:
             if known is None:
-                known = resolver.resolve(at.number, self._state.block_shuffle)
+                known = self._resolver().resolve(at.number, shuffle or self._state.block_shuffle)
             if known is None or known.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            sharding = PassSharding(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
+            shuffle = shuffle or known.block_shuffle
+            sharding = PassSharding(known.n, at.position, batch_size, world_size, end)
             if batches < sharding.rounds:
                 at = Position(at.number, sharding.position(batches))
                 break
             if sharding.rounds == 0 and at.position == 0:
-                raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
+                raise StateError(f"a pass of {known.n} samples delivers no batch of {batch_size}")
             at, batches = Position(at.number + 1), batches - sharding.rounds
-            known = self._pinned or (known if self._passes is None else None)
-        block_shuffle = loaded.block_shuffle or (known and known.block_shuffle)
-        between = State(block_shuffle=loaded.block_shuffle) if self._passes is not None and not at.position else loaded
-        return replace(known or between, at=at, block_shuffle=block_shuffle or None).to_doc(self.spec)
-
-    def _advance_samples(self, state: State, samples: int) -> State:
-        """`state` after so many samples more, of passes that are not cut into batches: as a mix takes them."""
-        while samples:
-            data = state if state.n is not None else self._resolver().resolve(state.at.number, state.block_shuffle)
-            if data is None or data.n is None:
-                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            if not data.n:
-                raise StateError(f"a pass without samples cannot be counted: none matches {self.spec.query!r}")
-            left = data.n - state.at.position
-            block_shuffle = state.block_shuffle or data.block_shuffle
-            if samples < left:
-                return replace(
-                    data, at=Position(state.at.number, state.at.position + samples), block_shuffle=block_shuffle
-                )
-            state, samples = State(Position(state.at.number + 1), block_shuffle=block_shuffle), samples - left
-        return state
+            known = self._pinned or (known if self._registry is None else None)
+        if known is None:  # a pass that begins later may go over other data
+            known = State() if self._registry is not None and not at.position else state
+        return replace(known, at=at, block_shuffle=shuffle or known.block_shuffle)
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
         """A stream at `state` that shares the data of this one, with some options of the spec changed.
@@ -337,7 +327,7 @@ class Stream(BatchStream[State]):
         part = Stream(self.warehouse, replace(self.spec, **changes))
         part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
-        part._passes = self._passes
+        part._registry = self._registry
         part._stats, part._budget = self._stats, self._budget
         return part
 
@@ -359,7 +349,7 @@ class Stream(BatchStream[State]):
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.warehouse, self.spec)
         part._planner.share_plan(self._planner)
-        part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
+        part._state, part._pinned, part._registry = self._state, self._pinned, self._registry
         part._worker = (index, count)
         if count == 1:
             part._stats, part._budget = self._stats, self._budget

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError
 from tensordb_data.stream.order.block_shuffle import BlockShuffle
-from tensordb_data.stream.passes.registry import LocalPassRegistry, OpenedPasses
+from tensordb_data.stream.passes.registry import OpenedPasses, PassRegistry
 from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import Position, State
@@ -54,7 +54,7 @@ class Component:
         self._stream, self._planner = stream, stream._planner
         # A pass that was opened again is registered and not opened a third time. With small streams, and data that
         # changes all the time, no pass would be fresh enough otherwise.
-        self._resolver = PassResolver(stream._planner, stream._pinned, stream._passes or LocalPassRegistry())
+        self._resolver = PassResolver(stream._planner, stream._pinned, stream._registry or PassRegistry())
         self._passes: dict[int, Pass] = {}
         self._opened: list[tuple[int, State]] = []
         self._start = 0

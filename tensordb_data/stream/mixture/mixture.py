@@ -163,9 +163,9 @@ class Mix(BatchStream[MixState]):
         total = mix_state.total + batches * self.spec.batch_size * self.spec.world_size
         counts = self._count_samples(mix_state.total, total).tolist()
         parts = zip(self.streams, mix_state.components, counts, strict=True)
-        return self._to_doc(
-            MixState(total, tuple(stream._advance_samples(component, count) for stream, component, count in parts))
-        )
+        # A mix takes its samples one by one: a component is not cut into batches.
+        states = [stream._advance(component, count, 1, 1, "short") for stream, component, count in parts]
+        return self._to_doc(MixState(total, tuple(states)))
 
     def _count_samples(self, low: int, high: int) -> NDArray[np.int64]:
         """Count how many of the samples `low` to `high` - 1 come from each stream: int64 [streams].
@@ -281,7 +281,7 @@ class Mix(BatchStream[MixState]):
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and any(stream._passes is None for stream in self.streams):
+        if self.spec.world_size > 1 and any(stream._registry is None for stream in self.streams):
             self._share_passes()
         components = []
         for stream, component in zip(self.streams, self._state.components, strict=True):

@@ -1,4 +1,4 @@
-"""Source: which samples a pass goes over, and how they are stored."""
+"""Planner: reads and keeps the plans of a stream, which say what samples a pass goes over and how they are stored."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.stream")
 
 _ATTEMPTS, _SNAPSHOTS = 6, 3
-"""Times that a plan is read until it is of one state, and how many of them under a snapshot."""
+"""Attempts to read a plan of one state of the data, and how many of them are made under a snapshot."""
 
 
 class Planner:
-    """The selection of a stream: the state of its data, its layouts, and its newest plan, kept for the next pass."""
+    """Reads the plans of one stream. It keeps the newest one for the next pass."""
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         self.warehouse, self.spec = warehouse, spec
@@ -55,30 +55,31 @@ class Planner:
         self.given_plans: Mapping[str, NDArray[np.uint8]] = {}
         """Plans that came with a checkpoint, by their digests."""
         self.registry: SharedPassRegistry | None = None
-        """Where the readers of a shared stream agree on the data of its passes."""
+        """Where the readers of a shared stream register the data of its passes."""
         self._apart = False  # some of the readers share no cache
         self._agreed: State | None = None
         self._collective: Collective | None = None
 
     @property
     def bound_query(self) -> BoundQuery:
-        """The bound query."""
+        """The query of the stream."""
         return BoundQuery(self.warehouse, self.spec.query)
 
     @property
     def _ordered(self) -> BoundQuery:
-        """The query in the order in which its plan is read: that of commits if it is shuffled, in which neighbours lie
-        together.
+        """The query, in the order in which its plan is read.
+
+        If the stream is shuffled, this is the order of commits. In that order, the blobs of neighbours lie together.
         """
         query = self.spec.query
         by_commit = self.spec.shuffle and query.limit is None and query.sort
         return BoundQuery(self.warehouse, query.replace(sort=None) if by_commit else query)
 
     def versions(self) -> Versions:
-        """The state of the data now, of the datasets that the query can match.
+        """The versions of the datasets that the query can match, as they are now.
 
         Raises:
-            NotFoundError: the query names no dataset that exists.
+            NotFoundError: The query names no dataset that exists.
         """
         named = selected_datasets(self.spec.query.filter)
         return self._matched(self.warehouse.datasets.versions(named), named)
@@ -86,7 +87,7 @@ class Planner:
     def _matched(
         self, versions: Versions, named: Sequence[str] | None, session: ClientSession | None = None
     ) -> Versions:
-        """Those of the datasets that the query can match."""
+        """The versions of those datasets that the query can match."""
         if not versions:
             known = ", ".join(sorted(self.warehouse.datasets.versions(None))) or "none yet"
             what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
@@ -102,7 +103,7 @@ class Planner:
         """How the fields of the stream are stored in the datasets of `versions`.
 
         Raises:
-            QueryError: there is nothing to deliver, or see `Layouts.choose`.
+            QueryError: There is nothing to deliver, or see `FieldLayout.choose`.
         """
         return self._layout(self.warehouse.datasets.schemas(sorted(versions)))
 
@@ -116,12 +117,12 @@ class Planner:
         return layout
 
     def plan(self, wanted: State | None = None) -> Plan:
-        """The plan of the data now, or of the data that `wanted` refers to.
+        """The plan of the data that `wanted` refers to; by default of the data now.
 
         Raises:
-            StateError: samples of the wanted data were deleted or edited out of the query since, and its plan is kept
-                neither here nor with a checkpoint.
-            BusyError: see `moment.settled`.
+            StateError: Samples of the wanted data were deleted since, or do not match the query any more. And its plan
+                is kept neither on this machine nor with a checkpoint.
+            BusyError: See `open_snapshot`.
         """
         versions = None if wanted is None else wanted.versions
         ids = None if wanted is None else wanted.ids
@@ -140,7 +141,7 @@ class Planner:
         return plan
 
     def has_changed(self, wanted: State) -> bool:
-        """Whether the samples that match, or their values, are not those that `wanted` refers to."""
+        """Whether the samples that match now, or their values, differ from those that `wanted` refers to."""
         now = self.versions()
         if wanted.versions == now:
             return False
@@ -152,7 +153,7 @@ class Planner:
         )
 
     def count_before(self, state: State) -> int:
-        """Samples of the pass of a cursor's state, up to the last that it read, that are there now."""
+        """Count the samples up to the last one that the cursor of `state` has read. Deleted samples do not count."""
         dataset, sequence = state.at.after or ("", 0)
         until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
         data = self.warehouse.index["data"]
@@ -160,7 +161,7 @@ class Planner:
         return int(data.count_documents(found))
 
     def block_shuffle(self, plan: Plan) -> tuple[int, int]:
-        """How a stream that begins now shuffles; see `rows.Blocks`."""
+        """How a stream that begins now shuffles: the values of a `BlockShuffle`."""
         spec = self.spec
         if spec.shuffle is not True or spec.replacement:
             return (0, 0)
@@ -172,8 +173,10 @@ class Planner:
     # --- plans that are read ----------------------------------------------------------------------------------------
 
     def _newest(self, lasting: bool = True) -> Plan:
-        """The plan of the data now; while it is being changed for long, of the data before that, if it can be read or a
-        plan of it is kept; or, if it is `lasting`, the last plan of this stream.
+        """The plan of the data now.
+
+        If a long change of the data is going on, it is a plan of the data before this change. If that cannot be read
+        and no plan of it is cached, it is the last plan of this stream, but only if `lasting`.
         """
         named = selected_datasets(self.spec.query.filter)
         try:
@@ -203,7 +206,7 @@ class Planner:
         return plan
 
     def _plan_at(self, versions: Versions, layout: FieldLayout | None = None) -> Plan:
-        """The plan of the data at `versions`; where that is not kept, of what is there of it now."""
+        """The plan of the data at `versions`. If it is not cached, it is read from what is still there of this data."""
         layout = layout or self.layout(versions)
         kept = self._cached(layout, versions)
         if kept is not None:
@@ -230,7 +233,7 @@ class Planner:
         )
 
     def _read(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot) -> Plan:
-        """The plan of a moment. It is kept under `versions` if it is of them."""
+        """Read the plan of a snapshot. It is cached if the snapshot is of `versions`."""
         bound_query = self._ordered
         kept = self._cached(layout, versions, now)
         if kept is not None:
@@ -250,15 +253,17 @@ class Planner:
     # --- plans that travel ------------------------------------------------------------------------------------------
 
     def compressed(self, plan: Plan) -> NDArray[np.uint8]:
-        """A plan, with the chances of its samples, as compressed bytes: uint8 [m]."""
+        """A plan, with the weights of its samples, as compressed bytes: uint8 [m]."""
         if self._compressed is None or self._compressed[0] is not plan:
             weighted = replace(plan, cumulative_weights=self.cumulative_weights(plan))
             self._compressed = plan, np.frombuffer(b"".join(pack_plan(weighted, small=True)), np.uint8)
         return self._compressed[1]
 
     def accept_plans(self, plans: Mapping[str, Any]) -> None:
-        """Keep plans, by their digests, that came with a checkpoint or from another rank, for states that refer to
-        them.
+        """Keep plans that came with a checkpoint or from another rank, for states that refer to them.
+
+        Args:
+            plans: Compressed plans by their digests.
         """
         self.given_plans = {**self.given_plans, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
 
@@ -276,7 +281,7 @@ class Planner:
         try:
             plan = unpack_plan(content, self.layout(versions))
         except DAMAGED as error:
-            # It lacks a field that this stream delivers and the one before it did not.
+            # It may lack a field that this stream delivers, and the stream that stored it did not.
             log.info("a stored plan is of no use and will be read anew: %s", error)
             return None
         if plan.versions != versions:
@@ -289,12 +294,15 @@ class Planner:
         return plan
 
     def cumulative_weights(self, plan: Plan, now: IndexSnapshot | None = None) -> NDArray[np.float64] | None:
-        """Running sums of the weights of a plan's samples, or `None` where all are alike. `now` is the moment that the
-        plan was read of, where it was just read.
+        """Running sums of the weights of a plan's samples; None if the stream has no weights.
+
+        Args:
+            plan: The plan.
+            now: The snapshot from which the plan was read, if it was just read.
 
         Raises:
-            StateError: samples were deleted while the plan was read.
-            SampleError, QueryError: see `weigh.cumulative`.
+            StateError: Samples were deleted while the plan was read.
+            SampleError, QueryError: See `weights.cumulative_weights`.
         """
         weights = self.spec.weights
         if weights is None or len(plan) == 0:
@@ -317,44 +325,47 @@ class Planner:
         self._plan = self._weights = self._compressed = None
 
     def share_plan(self, other: Planner) -> None:
-        """Use the plan of another source with the same query and fields."""
+        """Use the plan and the registry of another planner, which has the same query and fields."""
         self._plan, self._weights = other._plan, other._weights
         self.join(other.agreement())
 
     def open_registry(self) -> SharedPassRegistry | None:
-        """Where the readers of this stream, in other processes and ranks, agree on the data of each pass; `None` where
-        they cannot: without the right to write to the database, and among ranks that torch.distributed does not know.
-        On all ranks of torch.distributed this is called together.
+        """Open a registry, by which the readers of this stream, in other processes and ranks, agree on its passes.
+
+        All ranks of torch.distributed must call it.
+
+        Returns:
+            The registry; None if this user may not write to the database, or torch.distributed does not know the ranks.
         """
         if self.spec.world_size > 1 and self._ranks() is None:
             return None
         self._agreed = self.agree_on_state()
         ranks, warehouse, spec = self._ranks(), self.warehouse, self.spec
         if ranks is None:
-            token: str | None = new_token() if SharedPassRegistry(warehouse, spec, "").writable() else None
+            token: str | None = new_token() if SharedPassRegistry(warehouse, spec, "").is_writable() else None
         else:
-            writable = ranks.each(lambda: b"1" if SharedPassRegistry(warehouse, spec, "").writable() else b"")
+            writable = ranks.each(lambda: b"1" if SharedPassRegistry(warehouse, spec, "").is_writable() else b"")
             token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
         self.registry = None if token is None else SharedPassRegistry(warehouse, spec, token)
         return self.registry
 
     def agreement(self) -> dict[str, Any]:
-        """What copies in other processes need, for `agree`."""
+        """What planners in other processes need, for `join`."""
         return {name: self.__dict__[name] for name in ("given_plans", "registry", "_apart", "_agreed")}
 
     def join(self, agreement: Mapping[str, Any]) -> None:
-        """Take part in what the readers of another source have agreed on."""
+        """Use what the readers of another planner have agreed on."""
         self.__dict__.update(agreement)
 
     def state_now(self, block_shuffle: tuple[int, int] | None = None) -> State:
-        """The data now, and how it is shuffled."""
+        """The state at the start of a pass over the data of now."""
         plan = self.plan()
         return State(
             Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle or self.block_shuffle(plan)
         )
 
     def send_plan(self, data: State) -> None:
-        """Make the plan of `data` available to the readers that share no cache with this one."""
+        """Send the plan of `data` to the readers that share no cache with this one."""
         known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
         if self.registry is not None and self._apart and not known:
             self.registry.send_plan(plan_name(data), self.compressed(self.plan(data)))
@@ -368,7 +379,7 @@ class Planner:
         return None if found is None else self._unpacked(found, wanted.versions or {})
 
     def _ranks(self) -> Collective | None:
-        """The ranks of this stream, if they are those that torch.distributed knows."""
+        """The process group, if its ranks are the ranks of this stream."""
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -383,17 +394,19 @@ class Planner:
         return self._collective
 
     def agree_on_state(self) -> State:
-        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
-        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
+        """The state at the start of a pass over the data of now, the same on all ranks.
+
+        Under torch.distributed, rank 0 makes the plan and tells the others which one it is. A rank that shares the
+        cache of rank 0 opens the plan there. The other ranks receive it.
 
         Raises:
-            TensorDBError: rank 0 cannot make a plan, or another one cannot take it; raised on every rank.
+            TensorDBError: Rank 0 cannot make a plan, or another rank cannot open it. It is raised on every rank.
         """
         ranks = self._ranks()
         if ranks is None:
             self._apart = self.warehouse.cache_dir is None
             state = self.state_now()
-            if self._apart:  # or it would be lost when the next one is opened
+            if self._apart:  # otherwise it would be lost when the next plan is read
                 self.accept_plans({plan_name(state): self.compressed(self.plan(state))})
             return state
         first = ranks.first(lambda: json.dumps(self.state_now().to_doc(self.spec)).encode())
@@ -408,7 +421,7 @@ class Planner:
         return state
 
     def _is_at_hand(self, state: State) -> bool:
-        """Whether the plan of a state is at hand without reading the index."""
+        """Whether the plan of a state can be had without reading the index."""
         if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
             return True
         folder, versions = self.warehouse.cache_dir, state.versions or {}
@@ -422,5 +435,5 @@ class Planner:
 
 
 def plan_name(data: State) -> str:
-    """What tells a plan from others: the same samples can have other values."""
+    """The name of the plan of a state. It has the versions too, since the same samples can have other values."""
     return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

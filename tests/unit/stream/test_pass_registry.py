@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tensordb_data import TensorDB, mix
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
-from tensordb_data.stream.passes.registry import IterationPassRegistry
 
 SIZE = 5
 
@@ -192,10 +191,10 @@ def test_what_was_settled_stays() -> None:
         stream = data.stream()
         registry = stream._share_passes()
         assert registry is not None
-        one, two = registry.iteration("a"), registry.iteration("a")
+        one, two = registry.of_iteration("a"), registry.of_iteration("a")
         before = stream._planner.state_now()
         assert two.get(3) is None and one.setdefault(3, before) == before
         data.change()
         now = stream._planner.state_now()
         assert now != before and two.setdefault(3, now) == before == two.get(3)
-        assert IterationPassRegistry(registry, "b").setdefault(3, now) == now
+        assert registry.of_iteration("b").setdefault(3, now) == now
