@@ -24,8 +24,9 @@ from tensordb_data.torch.worker_stats import WorkerStats
 
 
 class WorkerIteration(Iterator[dict[str, Any]]):
-    """One iteration in one worker. It knows how much it has yielded and can go on from there, for loaders that ask
-    their workers, such as torchdata's StatefulDataLoader.
+    """One iteration in one worker. It counts what it has yielded, and can be resumed from this count.
+
+    Loaders that ask their workers for a state use it, such as the StatefulDataLoader of torchdata.
     """
 
     def __init__(self, items: Callable[[int], Items]) -> None:
@@ -38,11 +39,11 @@ class WorkerIteration(Iterator[dict[str, Any]]):
         return item
 
     def state_dict(self) -> dict[str, int]:
-        """How many items this iteration has yielded."""
+        """The number of items that this iteration has yielded."""
         return {"yielded": self._yielded}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on behind the items that another iteration from the same start state has yielded."""
+        """Go on after the items that another iteration has yielded. It must have had the same start state."""
         self._items.close()
         self._items, self._yielded = self._make(state["yielded"]), state["yielded"]
 
@@ -91,14 +92,14 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
         self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
         self._stream._share_passes()
-        self._run: dict[str, Any] | None = None  # the state of a sample-wise run that is resumed
+        self._run: dict[str, Any] | None = None  # the state of a resumed run, in sample-wise mode
         self._resumed = False
         self._shared_state = SharedState()
         self._counters = WorkerStats()
-        self._read = 0  # version of the mailbox that the start state is from
-        self._restarted = False  # in a worker: it has iterated before
-        self._iterations = 0  # in this process
-        self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
+        self._read = 0  # the version of the shared state that was read last
+        self._restarted = False  # in a worker: whether it has iterated before
+        self._iterations = 0  # iterations that began in this process
+        self._sent_by = self._received_by = 0  # the processes that pickled and unpickled this copy
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sent_by": os.getpid()}
@@ -215,7 +216,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if info is not None:
             if self._received_by == os.getpid() != self._sent_by != os.getppid():
                 exit_with(self._sent_by)
-            # The first time, the start state came with the process: the parent may have posted a newer one since.
+            # At first, the start state is the one that came with the process. The parent may have posted a newer one.
             if self._restarted and self._shared_state.version > self._read:
                 self._read = self._shared_state.version
                 self._load(self._shared_state.read())
@@ -229,7 +230,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         return WorkerIteration(partial(self._batches, worker, workers, pins=pins))
 
     def _batches(self, worker: int, workers: int, done: int, *, pins: bool) -> Items:
-        """The batches of one worker, behind the first `done` of them; in pinned memory, if the loader asks for it."""
+        """Yield the batches of one worker, after the first `done` of them. If `pins`, they are in pinned memory."""
         start = self._stream.state_dict()
         stream = self._stream
         if done:
@@ -245,11 +246,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 yield to_tensors(batch)
 
     def _samples(self, worker: int, workers: int, done: int) -> Items:
-        """The samples of one worker, behind the first `done` of them."""
+        """Yield the samples of one worker, after the first `done` of them."""
         return SampleRun(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
 
     def _counted(self, stream: Stream) -> Items:
-        """The batches of a stream; in a worker its times are written where the parent can read them."""
+        """Yield the batches of a stream. A worker writes its counts and times where the parent can read them."""
         info = get_worker_info()
         counter = None if info is None else self._counters.writer(info.id, stream._stats)
         with closing(cast(Items, iter(stream))) as batches:
@@ -259,7 +260,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 yield batch
 
     def _over(self, start: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-        """Whether `state` lies behind the epoch, of `passes` passes, in which `start` does."""
+        """Whether `state` is in a later epoch than `start`. An epoch has `passes` passes."""
         length = self._stream.spec.passes
         return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
 

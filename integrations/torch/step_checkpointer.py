@@ -146,7 +146,7 @@ class StepCheckpointer:
             raise
         self._start = 0
         self._calls = 0
-        self._rng: dict[str, Any] | None = None  # to be put back once more, when the loop begins
+        self._rng: dict[str, Any] | None = None  # restored once more when the loop begins
         if self._deliveries is not None:
             self._deliveries.on_iterate = self._settle_rng
 
@@ -178,7 +178,7 @@ class StepCheckpointer:
         document, parts = found
         label = describe(document)
         self._check(label, parts)
-        if self._position is not None:  # what may be refused comes first
+        if self._position is not None:  # this may raise, so it comes first
             self._position.load(parts["stream"], parts.get("plans", {}))
         optimizer = self._stateful.get("optimizer")
         by_name = optimizer is not None and is_by_name(parts["optimizer"])
@@ -293,7 +293,7 @@ class StepCheckpointer:
         return state
 
     def _check(self, label: str, parts: Mapping[str, Any]) -> None:
-        """Refuses a set that does not fit, before anything is changed."""
+        """Raise if the checkpoint does not fit, before anything is changed."""
         if (framework := parts["training"].get("framework")) != "torch":
             raise StateError(f"{label} is a training state of {framework}, not of torch. Use another run name.")
         ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
@@ -313,8 +313,8 @@ class StepCheckpointer:
             _check_optimizer(optimizer, parts["optimizer"], label)
 
     def _settle_rng(self) -> None:
-        # Making a DataLoader's iterator draws from torch's generator. The run that was interrupted drew before its
-        # save, so the one that continues must be put back after its own draw.
+        # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw
+        # before the save. So the random states are restored again, after this run has made its own draw.
         if self._rng is not None:
             rng.apply(self._rng)
             self._rng = None

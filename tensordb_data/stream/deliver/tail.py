@@ -1,8 +1,8 @@
-"""Follow: what exists, then whatever is committed from now on, in the order of commits, each sample once.
+"""Tail: follows datasets. It yields the samples that exist, then those that are committed, in order, each sample once.
 
-The sequence numbers of a dataset are given in the order of its commits, so "behind the last one delivered" loses
-nothing, whatever the number of writers. A change stream on the counters only says when to look: that it may break, lag
-or begin anew costs time, never a sample.
+The sequence numbers of a dataset are in the order of its commits. So a query for "after the last delivered one" misses
+no sample, for any number of writers. A change stream on the counters only says when to look. If it breaks, lags or
+begins anew, this costs time, but never a sample.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 Followed = dict[str, tuple[int, str]]
-"""Dataset name to the sequence number of the last sample delivered, and when the dataset was made."""
+"""For each dataset, the sequence number of the last delivered sample, and when the dataset was made."""
 NEW = (0, "")
 
 _LINGER = 0.05
-"""Seconds that a batch which is not full waits for more samples."""
+"""Seconds that a batch waits for more samples if it is not full."""
 _BUSY = 0.5
-"""Seconds after the last commit in which the counters are looked at, before a change stream is opened."""
+"""For so many seconds after the last commit, the counters are polled. Then a change stream is opened."""
 _LOOK, _SHARE = 0.01, 10
-"""Seconds between two looks, and how many times as long as a look takes."""
+"""Seconds between two looks at the counters, and how many times longer than a look this is at least."""
 _UNKNOWN = float("inf")
 _PATIENCE = 120.0
-"""Seconds in which a server may come back."""
+"""Seconds that a server may be away."""
 
 
 class CommitWatcher:
     """Waits for commits in a project.
 
-    While they keep coming the counters are looked at: a change stream would cost the server much more, since it takes
-    every transaction apart. It is opened when they cease.
+    While commits keep coming, it polls the counters. A change stream would cost the server much more, since it takes
+    every transaction apart. So it is opened only when no commits come.
     """
 
     def __init__(self, warehouse: Warehouse) -> None:
@@ -58,12 +58,12 @@ class CommitWatcher:
         self._close()
 
     def wait(self, done: Followed, new: Callable[[], int], busy: bool) -> None:
-        """Return when there is a commit behind `done`, after about a second, or earlier if there is doubt.
+        """Wait for a commit after `done`, for about a second. It may return earlier without one.
 
         Args:
             done: how far the datasets were followed.
-            new: looks at the counters, and says how many samples are behind `done`.
-            busy: whether there were any just now.
+            new: reads the counters, and returns how many samples there are after `done`.
+            busy: whether there were commits just now.
         """
         if busy:
             self._close()
@@ -71,7 +71,7 @@ class CommitWatcher:
             while (began := time.monotonic()) < until:
                 if new():
                     return
-                # A look may have waited for a new primary.
+                # A look can take long, for example when it waits for a new primary.
                 time.sleep(min(_BUSY, max(_LOOK, _SHARE * (time.monotonic() - began))))
         try:
             if self._changes is None or not self._changes.alive:
@@ -84,7 +84,7 @@ class CommitWatcher:
         except ConnectionFailure:
             self._close()
             raise
-        except PyMongoError:  # the oplog has rolled over, or the collection is not what it was: begin anew
+        except PyMongoError:  # the oplog has rolled over, or the collection was replaced: open it again
             self._close()
             time.sleep(0.1)
 
@@ -106,20 +106,20 @@ class CommitWatcher:
 
 
 Page = tuple[FieldLayout, str, list[dict[str, Any]], str, Followed]
-"""Documents of one dataset, when it was made, and how far every dataset had been followed before them."""
+"""Layout, dataset, documents, when the dataset was made, and how far each dataset had been followed before."""
 
 
 def follow(
     planner: Planner, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
 ) -> Iterator[Page | None]:
-    """Pages of at most `rows` documents, without end; `None` where it will now wait.
+    """Yield pages of at most `rows` documents, without end. `None` means that it is about to wait.
 
     Args:
-        source: of the stream.
-        followed: what was delivered before.
-        rows: of a page.
-        enough: samples that are worth being read without a wait for more.
-        ended: asked about once a second, and ends the pages when it says so.
+        planner: of the stream.
+        followed: how far the datasets were followed before.
+        rows: documents in a page, at most.
+        enough: with so many new samples, there is no wait for more.
+        ended: whether to end. It is called about once a second.
         stats: gets the times of reading and of waiting.
 
     Raises:
@@ -140,7 +140,7 @@ def follow(
                 answered = time.monotonic()
                 for dataset, (sequence, born) in sorted(new.items()):
                     if layout is None or dataset not in layout.schemas:
-                        done[dataset] = (sequence, born)  # nothing of it matches
+                        done[dataset] = (sequence, born)  # none of its samples matches
                         continue
                     start = done.get(dataset, NEW)[0]
                     busy = True
@@ -174,10 +174,10 @@ def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> 
 
 
 def _counters(planner: Planner, done: Followed) -> Followed:
-    """How far each dataset goes now.
+    """Read the last sequence number of each dataset.
 
     Raises:
-        StateError: one is not that which was followed.
+        StateError: A dataset was replaced since it was followed.
     """
     warehouse = planner.warehouse
     named = selected_datasets(planner.spec.query.filter)
@@ -188,7 +188,7 @@ def _counters(planner: Planner, done: Followed) -> Followed:
     counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
     for dataset, (sequence, born) in done.items():
         now, reborn = counters.get(dataset, (0, born))
-        if now < sequence:  # as a new primary sees it that does not know yet what a majority has
+        if now < sequence:  # a new primary may not know yet what the majority has
             doc = warehouse.datasets.counters("linearizable").find_one({"_id": {"p": warehouse.project, "d": dataset}})
             now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
             counters[dataset] = (now, reborn)

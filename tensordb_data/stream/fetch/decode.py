@@ -1,4 +1,4 @@
-"""Fetch and decode: from a block of references to a column of values per field."""
+"""Fetch and decode: turns a table of references into a column of values for each field."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Column = NDArray[Any] | list[Any]
 
 
 Values = Column | Iterator[Any]
-"""A column, or m values that are decoded as they are drawn."""
+"""A column, or an iterator of m values that decodes each value when it is drawn."""
 
 
 def load(table: SampleTable, reader: BlobReader, clock: Clock) -> dict[str, Values]:
-    """The values of every field of `block.layouts`, in its order. Drawing from an iterator raises as this does.
+    """Load the values of every field of `table.layout`, in its order.
 
     Raises:
-        SampleError: a sample lacks a field, or its bytes cannot be read or decoded; names the sample and the field.
+        SampleError: A sample lacks a field, or its bytes cannot be read or decoded. The message names the sample and
+            the field. An iterator among the values raises it too.
     """
     if table.inline:
         with clock("fetch"):
@@ -147,7 +148,7 @@ def _read(table: SampleTable, name: str, reader: BlobReader) -> list[Any]:
 
 @contextlib.contextmanager
 def _rows(rows: NDArray[np.int64]) -> Iterator[None]:
-    """Errors of a part of the references name their row in the whole."""
+    """Make errors name the row in the whole table, where only the references at `rows` are read."""
     try:
         yield
     except StorageError as error:

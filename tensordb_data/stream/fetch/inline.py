@@ -1,4 +1,4 @@
-"""Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+"""Inline blobs: read by `_id`, because a plan does not hold them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def load_inline(table: SampleTable, reader: BlobReader) -> SampleTable:
-    """The block with the bytes of its inline blobs, or with references to where a compaction has moved them since.
+    """Read the inline blobs of a table. Where a compaction has moved them meanwhile, the references are replaced.
 
     Raises:
-        SampleError: a sample was deleted since.
+        SampleError: A sample was deleted meanwhile.
     """
     wanted = {name for name, inline in table.inline.items() if inline.data is None}
     if not wanted:

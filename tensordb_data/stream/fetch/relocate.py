@@ -1,8 +1,8 @@
-"""Living: which samples of a plan are still there, and where their blobs are by now.
+"""Relocator: finds out which samples of a plan still exist, and where their blobs are now.
 
-A pass keeps to its plan while samples are deleted, blobs are moved and old segments go. So before a task reads, a
-stream whose datasets have lost samples since the plan was made asks for those of the task; and when a read fails, where
-the blobs are now.
+A pass keeps to its plan while samples are deleted, blobs are moved and old segments are removed. So before a task
+reads, the stream asks which of its samples exist, if any were deleted since the plan was made. And when a read fails,
+the stream asks where the blobs are now.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.stream")
 
 _LOOK = 1.0
-"""Seconds between two looks at whether anything was deleted."""
+"""Seconds between two looks at the counters of deletions."""
 _IDS = 10_000
 
 Mask = NDArray[np.bool_]
@@ -38,7 +38,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Relocator:
-    """What one iteration of a stream knows of deletions; thread-safe."""
+    """Keeps track of deletions for one iteration of a stream; thread-safe."""
 
     warehouse: Warehouse
     stats: Stats
@@ -47,7 +47,15 @@ class Relocator:
     _deletions: dict[str, int] = field(default_factory=dict)
 
     def existing(self, table: SampleTable, versions: Versions) -> Mask | None:
-        """Which samples of a block of a plan of `versions` are there; None when nothing was deleted since."""
+        """Find out which samples of a table exist: bool [m].
+
+        Args:
+            table: Samples of a plan.
+            versions: The versions of the plan.
+
+        Returns:
+            None if nothing was deleted since the plan was made.
+        """
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 self._deletions = self.warehouse.datasets.deletions(sorted(versions))
@@ -58,7 +66,11 @@ class Relocator:
         return np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
 
     def relocate(self, table: SampleTable) -> tuple[SampleTable, Mask]:
-        """The block with references to where its blobs are now, and which of its samples are there."""
+        """Replace the references of a table by those to where the blobs are now.
+
+        Returns:
+            The new table, and which of its samples exist: bool [m].
+        """
         names = list(table.refs)
         if not names:
             found = self._ids(table)
@@ -81,7 +93,7 @@ class Relocator:
         return replace(table, refs=refs, inline=inline), alive
 
     def substitutes(self, plan: Plan, count: int) -> Iterator[SampleTable]:
-        """The samples of a plan that are there, from its start, at most `count` at a time."""
+        """Yield the samples of a plan that exist, from its start, at most `count` at a time."""
         for low in range(0, len(plan), _IDS):
             table = plan.table.take(np.arange(low, min(low + _IDS, len(plan))))
             table, alive = self.relocate(table)
@@ -90,7 +102,7 @@ class Relocator:
                 yield table.take(rows[first : first + count])
 
     def count_deleted(self, count: int) -> None:
-        """Count samples that a batch lacks since they were deleted."""
+        """Count samples that are missing in a batch because they were deleted. The first ones are logged."""
         if count and self.stats.count_deleted(count):
             log.warning("samples of this pass were deleted since it began, and are skipped (see stats())")
 

@@ -1,9 +1,4 @@
-"""Order: which samples make up which batch, as a pure function of (seed, pass, number of samples, position).
-
-Two independent parts. `permute` maps a position in a pass to a row of the plan, without a table: a keyed Feistel
-network (Luby and Rackoff, 1988) over the smallest power of two that holds all rows, walked until it lands inside
-(Black and Rogaway, 2002). `Layout` cuts the positions of one pass into rounds: a round gives one batch to each rank.
-"""
+"""PassSharding: cuts the positions of a pass into rounds. A round gives one batch to each rank."""
 
 from __future__ import annotations
 
@@ -17,7 +12,7 @@ from tensordb_data.stream.state import Position
 
 @dataclass(frozen=True)
 class PassSharding:
-    """The rounds of what is left of one pass: positions `start`..`n`-1 cut into batches for `world` ranks."""
+    """The rounds of the rest of a pass: positions `start` to `n` - 1, cut into batches for `world` ranks."""
 
     n: int
     start: int
@@ -31,24 +26,26 @@ class PassSharding:
 
     @cached_property
     def _full(self) -> int:
-        """Rounds of whole batches before the tail."""
+        """The number of rounds of full batches, before the tail."""
         full, tail = divmod(self.n - self.start, self._stride)
         return full - 1 if self._shared_over_two(full, tail) else full
 
     def _shared_over_two(self, full: int, tail: int) -> bool:
-        """A tail of fewer samples than ranks: shared together with the last full round, over two rounds."""
+        """Whether the tail has fewer samples than there are ranks. Then it and the last full round are shared evenly,
+        over two rounds.
+        """
         return self.end == "short" and 0 < tail < self.world and full > 0 and self.batch_size > 1
 
     @cached_property
     def rounds(self) -> int:
-        """Batches that each rank receives from here to the end of the pass."""
+        """The number of batches that each rank receives until the end of the pass."""
         full, tail = divmod(self.n - self.start, self._stride)
         if tail == 0 or self.end == "drop":
             return full
         return full + 1
 
     def batch(self, round_: int, rank: int) -> tuple[int, int]:
-        """First and last + 1 position of a batch; positions from `n` on mean those from 0 on (padding)."""
+        """The positions `low` to `high` - 1 of a batch. Positions from `n` on stand for those from 0 on (padding)."""
         full = self._full
         if round_ < full:
             low = self.start + round_ * self._stride + rank * self.batch_size
@@ -69,7 +66,7 @@ class PassSharding:
         return low, low + size + (batch_range < more)
 
     def position(self, rounds: int) -> int:
-        """Samples of the pass that are delivered once `rounds` of these rounds are."""
+        """The number of samples of the pass that are delivered after `rounds` of these rounds."""
         if rounds == 0:
             return self.start
         return self.n if rounds >= self.rounds else min(self.n, self.batch(rounds - 1, self.world - 1)[1])
@@ -77,7 +74,7 @@ class PassSharding:
 
 @dataclass(frozen=True)
 class BatchRange:
-    """One batch: positions `low`..`high`-1 of pass `number`, and where the stream stands once it is delivered."""
+    """One batch: positions `low` to `high` - 1 of pass `number`, and the position of the stream after it."""
 
     number: int
     low: int
@@ -88,15 +85,15 @@ class BatchRange:
 def batch_ranges(
     sharding: PassSharding, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0
 ) -> Iterator[BatchRange]:
-    """The batches of one rank in what is left of pass `number`; of these, those of one worker.
+    """Yield the batches of one worker of one rank in the rest of a pass.
 
     Args:
-        layout: of the rest of the pass.
+        sharding: of the rest of the pass.
         number: of the pass.
         rank: which batch of each round.
         worker: takes the rounds r with (first + r) % workers == worker.
         workers: number of workers that share the rank's batches.
-        first: rounds delivered to this rank before this pass, since the workers were started.
+        first: the number of rounds that this rank received before this pass, since the workers were started.
     """
     total = sharding.rounds
     for round_ in range((worker - first) % workers, total, workers):

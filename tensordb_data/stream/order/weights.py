@@ -1,4 +1,4 @@
-"""Weigh: the chances of samples that are drawn with replacement."""
+"""Weights: the chances of samples that are drawn with replacement."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Raw: columns straight from the bytes of a server reply, when all its documents have one layout.
+"""Columns straight from the bytes of a server reply, if all its documents have the same form.
 
 Samples of one dataset are written alike, so their projected documents differ only in the bytes of their values. The
-first document is the template: it says where each fixed-size value lies, and every byte that is no such value must be
-the same in all documents. A reply of which that is not true is left to the ordinary decoder.
+first document is the template. It says where each value of fixed size lies. All other bytes must be the same in all
+documents. If they are not, the reply goes to the ordinary decoder.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ class _Value:
     kind: int
     start: int
     size: int = 0
-    """Bytes that may differ from document to document."""
+    """The number of bytes that may differ from document to document."""
 
 
 def table_from_bson(layout: FieldLayout, reply: bytes) -> tuple[SampleTable, After] | None:
-    """The block of a reply's documents, as projected by `Layouts.projection`, and where it ends; or `None` if they
-    have no common layout, or a field that is no fixed-size value.
+    """Make a table of a server reply, whose documents are projected by `FieldLayout.projection`.
+
+    Returns:
+        The table, and where it ends. None if the documents have no common form, or a field that is no value of fixed
+        size.
     """
     size = struct.unpack_from("<i", reply)[0]
     if len(reply) % size:
@@ -146,7 +149,7 @@ def _column(rows: Documents, value: _Value) -> NDArray[Any]:
 
 
 def _walk(reply: bytes, start: int, path: str, values: dict[str, _Value]) -> bool:
-    """Note the place of every value of the document at `start`; false if it has a type not known here."""
+    """Note the place of every value of the document at `start`. Returns False if a type is not known here."""
     end = start + struct.unpack_from("<i", reply, start)[0] - 1
     at = start + 4
     while at < end:

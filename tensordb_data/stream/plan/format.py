@@ -1,8 +1,8 @@
-"""The bytes of a plan: columns behind a directory and a checksum.
+"""The bytes of a plan: a checksum, a directory, and the columns.
 
-In one form for the disk, to be mapped into memory as it is, and in a small one, to be stored with a checkpoint or sent
-to other ranks. In the small one the bytes of each column are sorted by their significance (as the shuffle filter of
-Blosc does, Alted, 2010) and compressed: neighbours in a plan differ little.
+There are two forms. The one for the disk is mapped into memory as it is. The small one is stored with a checkpoint, or
+sent to other ranks. In the small form the bytes of each column are sorted by their significance, as the shuffle filter
+of Blosc does (Alted, 2010), and compressed. This works well because neighbours in a plan differ little.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _ALIGNED = 64
 _LEVEL = 1
 
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, struct.error, bson.errors.BSONError, zstandard.ZstdError)
-"""What reading bytes that are no plan raises."""
+"""The errors of `unpack_plan` for bytes that are no plan."""
 
 
 def pack_plan(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
-    """The bytes of a plan, in parts."""
+    """Write a plan as bytes, in several parts."""
     table = plan.table
     directory: dict[str, Any] = {
         "ids": plan.ids,
@@ -62,10 +62,10 @@ def pack_plan(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
 
 
 def unpack_plan(content: NDArray[np.uint8], layout: FieldLayout) -> Plan:
-    """The plan in some bytes, which it keeps in use.
+    """Read a plan from bytes. The plan refers to them and does not copy them, as far as possible.
 
     Raises:
-        one of DAMAGED: they are no plan, or not a whole one, or lack a field of `layouts`.
+        One of DAMAGED: The bytes are no plan, or not a whole one, or lack a field of `layout`.
     """
     magic, length, expected = _HEAD.unpack_from(content.data)
     if magic not in (_MAGIC, _SMALL):

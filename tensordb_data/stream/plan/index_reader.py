@@ -1,4 +1,4 @@
-"""Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+"""IndexReader: reads pages of sample documents, in the order of the query. It reopens a cursor that was dropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensordb_data.warehouse.query_plan import narrowing_index
 
 _ATTEMPTS = 5
 _CURSOR_KILLED = {11601, 11600, 11602, 237, 262, 175, 206}
-"""Interrupted, shut down, killed, out of time; its collection or index dropped; its session ended."""
+"""The cursor was interrupted, shut down, killed or out of time; its collection, index or session is gone."""
 _BAD_VALUE = 2
 
 
@@ -32,18 +32,26 @@ def bounded(versions: Versions) -> dict[str, Any]:
 
 
 class IndexReader:
-    """The documents of a selection at `versions`, from behind `after`, in pages of about `rows`; the `first`, which
-    somebody waits for, may be smaller.
+    """Reads the documents that match a query.
 
-    Iterating gives (documents, is last) pages of at most `rows` documents, none of them empty; `blocks` the same as
-    columns, with as many rows as the server puts into a reply.
+    Iteration yields pages: (documents, whether it is the last page). No page is empty. `tables` yields the same
+    documents as tables, each of one server reply.
 
-    In the default order, by dataset and sequence, a cursor that the server dropped (idle limits, restart, failover)
-    is re-opened behind the last document read. With another sort the position is no key: reading starts anew, and
-    skips what was read.
+    If the server drops the cursor (idle limits, restart, failover), it is opened again after the last document. This
+    needs the default order, by dataset and sequence. With another sort, reading begins again and skips what was read.
 
-    With the session of a snapshot all of it is of one moment, also when it is re-opened. Without one, each document
-    is as it is when its page is read.
+    With the session of a snapshot, all documents are of one moment, even after the cursor was opened again. Without a
+    session, each document is as it is when its page is read.
+
+    Args:
+        bound_query: The query.
+        layout: The fields.
+        versions: Only samples up to these versions are read.
+        rows: The number of documents in a page, at most.
+        after: Begin after this sample.
+        limit: Read at most so many documents.
+        first: The size of the first page. It can be small, because somebody waits for it.
+        session: The session of a snapshot.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class IndexReader:
             self.close()
 
     def tables(self) -> Iterator[SampleTable]:
-        """All that is left, as columns without the bytes of inline blobs; the fast way for all of it."""
+        """Yield all the rest as tables, without the bytes of inline blobs. This is the fast way to read everything."""
         if not self._bound_query.warehouse.index.is_server:
             yield from (table_from_docs(self._layout, docs) for docs, _ in self)
             return
@@ -139,14 +147,16 @@ class IndexReader:
 
     @property
     def _order(self) -> list[tuple[str, int]]:
-        """The order of the query. Within one dataset by sequence alone, so that the server can merge what an index on
-        other fields has in that order; with the dataset in the sort it would scan the whole dataset.
+        """The order of the query.
+
+        For one dataset it is the sequence alone. Then the server can use an index on other fields that has this order.
+        If the sort had the dataset too, the server would scan the whole dataset.
         """
         alone = not self._bound_query.query.sort and len(self._versions) == 1
         return [("_tdb.s", 1)] if alone else self._bound_query.sort()
 
     def _index(self, filter_: Mapping[str, Any]) -> str | None:
-        """The index to read all that is left through, where the server would not choose it."""
+        """The index by which the rest should be read, if the server would not choose it."""
         if self._bound_query.query.sort or len(self._versions) != 1:
             return None
         ((sequence, _),) = self._versions.values()

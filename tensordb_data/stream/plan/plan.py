@@ -1,4 +1,4 @@
-"""Plan: the index side of a whole selection at one state of the data, held as columns."""
+"""Plan: the references and index values of all samples of a selection, at one state of the data."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PAGE = 50_000
 
 @dataclass(frozen=True)
 class Plan:
-    """Immutable: the same `ids` digest means the same samples in the same order."""
+    """An immutable plan. Two plans with the same digest `ids` have the same samples in the same order."""
 
     table: SampleTable
     versions: Versions
     ids: str
     cumulative_weights: NDArray[np.float64] | None = None
-    """Running sums of the samples' weights, where the plan was stored with them."""
+    """float64 [n]: running sums of the weights, if the plan was stored with them."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -38,8 +38,13 @@ class Plan:
 def read_plan(
     bound_query: BoundQuery, layout: FieldLayout, versions: Versions, session: ClientSession | None = None
 ) -> Plan:
-    """Read the references and values of every sample that matches at `versions`, in the order of the query; of the
-    moment of a snapshot, if that of the session is one.
+    """Read the references and values of every sample that matches, in the order of the query.
+
+    Args:
+        bound_query: The query.
+        layout: The fields.
+        versions: Only samples up to these versions are read.
+        session: The session of a snapshot, so that all samples are of one moment.
     """
     pages = IndexReader(bound_query, layout, versions, PAGE, limit=bound_query.query.limit, session=session)
     table = compact(concatenate(layout, list(pages.tables())))

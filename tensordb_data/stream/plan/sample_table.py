@@ -1,4 +1,4 @@
-"""Block: the index side of some samples, as columns."""
+"""SampleTable: the references and index values of some samples, as columns."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 
 @dataclass(frozen=True)
 class FieldLayout:
-    """Which fields to deliver, and how each dataset stores them."""
+    """The fields to deliver, and the schemas of the datasets that store them."""
 
     fields: tuple[str, ...]
     schemas: Mapping[str, Schema]
 
     @classmethod
     def choose(cls, fields: tuple[str, ...] | None, schemas: Mapping[str, Schema]) -> FieldLayout:
-        """Check `fields` against the schemas; `None` means every field that all samples have.
+        """Check `fields` against the schemas. `None` means every field that all samples have.
 
         Raises:
-            QueryError: a field that no dataset has, or one that is a blob in one dataset and a value in another.
+            QueryError: No dataset has one of the fields, or it is a blob in one dataset and a value in another.
         """
         known = {name: field for schema in schemas.values() for name, field in schema.items()}
         if fields is None:
@@ -57,7 +57,7 @@ class FieldLayout:
         return cls(fields, schemas)
 
     def index_fields(self) -> FieldLayout:
-        """The fields that all samples have in the index, in place of those to deliver."""
+        """The layout of all fields that every sample has in the index."""
         required = FieldLayout.choose(None, self.schemas)
         return FieldLayout(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
 
@@ -66,7 +66,7 @@ class FieldLayout:
         return any(name in schema and schema[name].is_blob for schema in self.schemas.values())
 
     def projection(self, inline: bool = True) -> dict[str, int]:
-        """What a query must return for these fields, the bytes of inline blobs included or not."""
+        """The projection of a query for these fields, with or without the bytes of inline blobs."""
         wanted = {"dataset": 1, "_tdb.s": 1}
         for name in self.fields:
             if not self.is_blob(name):
@@ -82,21 +82,26 @@ class FieldLayout:
 class SampleTable:
     """References and values of m samples.
 
-    `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and `values` per other field
-    an int64, float64, bool or object array [m]. `inline` has the blob fields of which some are in the samples'
-    documents.
+    Attributes:
+        layout: The fields.
+        all_ids: uint8 [n, 12]: the `_id`s of the samples from which these were taken. Most batches need no ids, so
+            `take` does not copy them.
+        datasets: The names of the datasets.
+        dataset: uint16 [m]: the index of each sample's dataset in `datasets`.
+        refs: For each blob field, m references.
+        values: For each other field, an int64, float64, bool or object array [m].
+        inline: The blob fields of which some blobs are in the documents of the samples.
+        rows: int64 [m]: which of the n samples these are; None if they are all.
     """
 
     layout: FieldLayout
     all_ids: NDArray[np.uint8]
-    """uint8 [n, 12], of the samples that these were taken from: batches are made without their ids, mostly."""
     datasets: tuple[str, ...]
     dataset: NDArray[np.uint16]
     refs: Mapping[str, BlobRefs]
     values: Mapping[str, NDArray[Any]]
     inline: Mapping[str, InlineBlobs] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
-    """int64 [m]: which of those they are; None when they are all."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -137,7 +142,7 @@ class SampleTable:
 
 
 def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> SampleTable:
-    """Columns of sample documents, as projected by `Layouts.projection`."""
+    """Make a table of documents, as projected by `FieldLayout.projection`."""
     numbers: dict[str, int] = {}
     dataset = np.fromiter((numbers.setdefault(doc["dataset"], len(numbers)) for doc in docs), np.uint16, len(docs))
     ids = np.frombuffer(b"".join([doc["_id"].binary for doc in docs]), np.uint8).reshape(-1, 12)
@@ -159,8 +164,9 @@ def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> S
 
 
 def compact(table: SampleTable) -> SampleTable:
-    """The same block in as little memory as its values need: about 28 bytes a sample with one fixed-size blob and one
-    number.
+    """The same table in as little memory as possible.
+
+    A sample with one number and one blob of fixed size takes about 28 bytes.
     """
     refs = {}
     for name, found in table.refs.items():
@@ -188,7 +194,7 @@ def objects(items: Sequence[Any]) -> NDArray[Any]:
 
 
 def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
-    """References in which a sample without the blob has the length -1."""
+    """References to the blobs of a field. A sample without the blob has the length -1."""
     if None not in found:
         return BlobRefs.from_docs(found)  # type: ignore[arg-type]
     some = next((doc["k"] for doc in found if doc is not None and "k" in doc), INLINE)
@@ -224,7 +230,7 @@ def _names(schemas: Mapping[str, Schema]) -> str:
 
 
 def concatenate(layout: FieldLayout, tables: Sequence[SampleTable]) -> SampleTable:
-    """The samples of all blocks, in order."""
+    """One table of the samples of all tables, in order."""
     if not tables:
         return table_from_docs(layout, [])
     if len(tables) == 1:

@@ -1,4 +1,4 @@
-"""Apply: a stream's transform on the samples of a block, in this process or in others."""
+"""Apply: loads the samples of a table and transforms them, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 
 def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]:
-    """A 64-bit number for each position of pass `number`."""
+    """Make a random key, a 64-bit number, for each position of pass `number`."""
     key = pass_key(seed, number)
     return [pass_key(key, int(position)) for position in positions]
 
 
 def open_transform(spec: StreamSpec) -> Transform | WorkerPool | None:
-    """What applies the transform of a stream: this process, or workers of its own. To be closed."""
+    """Open what applies the transform of a stream: a `Transform`, or a `WorkerPool`. The caller closes it.
+
+    Returns:
+        None if the stream has no transform.
+    """
     if spec.transform is None:
         return None
     if spec.workers:
@@ -44,10 +48,10 @@ def load_transformed(
     stack: bool,
     clock: Clock,
 ) -> dict[str, Column]:
-    """The values of the samples in `block`, each transformed with the random numbers of its key.
+    """Load the samples of a table, and transform each of them with its random key.
 
     Args:
-        block: the samples.
+        table: the samples.
         reader: of their blobs.
         transform: the transform, if there is one.
         keys: for each sample, if there is a transform; see `position_keys`.
@@ -56,7 +60,7 @@ def load_transformed(
 
     Raises:
         SampleError: a sample cannot be read, decoded or transformed.
-        WorkerError: see `Workers.columns`.
+        WorkerError: see `WorkerPool.columns`.
     """
     values = load(table, reader, clock)
     if transform is not None:

@@ -1,7 +1,7 @@
-"""Parcel: values on their way between two processes. Arrays go through shared memory, what holds them as plain values.
+"""SharedBuffer: passes values between two processes. Arrays go through shared memory, all else through a pipe.
 
-The form of the latter is `marshal`: numbers, text, bytes and containers of them, exactly, of which none runs anything
-when it is read. Both ends are the same interpreter.
+What goes through the pipe is written by `marshal`, as numbers, text, bytes and containers of them. Unlike a pickle, it
+runs no code when it is read. Both processes run the same interpreter.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLAIN = (type(None), bool, int, float, complex, str)
-_LARGE = 1 << 10  # bytes from which on a value goes through shared memory
+_LARGE = 1 << 10  # a bytes value of this length or more goes through shared memory
 
 
 class SharedBuffer:
-    """Memory that two processes share, as a file without a name: it is gone when both are, however they end."""
+    """Memory that two processes share. It is a file without a name, so it is gone when both have ended, in any way."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
     def new(cls) -> SharedBuffer:
-        """An empty one."""
+        """Make an empty buffer."""
         return cls(os.memfd_create("tensordb-stream", os.MFD_CLOEXEC))
 
     def send(self, connection: Connection, pid: int) -> None:
-        """Share it with the process at the other end, which calls `receive`."""
+        """Share the buffer with the process at the other end, which calls `receive`."""
         send_handle(connection, self._fd, pid)
 
     @classmethod
     def receive(cls, connection: Connection) -> SharedBuffer:
-        """The box that the process at the other end sends."""
+        """Receive the buffer that the process at the other end sends."""
         return cls(recv_handle(connection))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the buffer in this process."""
         os.close(self._fd)
 
     def write(self, value: Any) -> bytes:
-        """Write a value of arrays, numbers, text, bytes, lists, tuples and dicts; what the box held before is lost.
+        """Write a value of arrays, numbers, text, bytes, lists, tuples and dicts. It replaces the value before.
 
         Returns:
-            What `unpack` needs to find it.
+            A description of the value, which `read` needs.
 
         Raises:
-            TypeError: another kind of value; says which.
+            TypeError: The value is of another kind. The message says which.
         """
         parts: list[memoryview] = []
         description = marshal.dumps(describe(value, parts))
@@ -64,15 +64,22 @@ class SharedBuffer:
         return description
 
     def read(self, description: bytes) -> Any:
-        """The value of the last `pack`, in memory of its own."""
+        """Read the value that was written last. It is copied out of the buffer."""
         return _PartReader(self._fd).value(marshal.loads(description))
 
 
 def describe(value: Any, parts: list[memoryview]) -> Any:
-    """`value` as numbers, text and containers of them, in which a tuple stands for what is none of these.
+    """Describe a value by numbers, text, and lists and dicts of them.
+
+    A tuple in the description stands for any other value: it names the kind, and says how to read it. The bytes of
+    arrays are not in the description.
+
+    Args:
+        value: The value.
+        parts: The bytes of the arrays are appended to it.
 
     Raises:
-        TypeError: it cannot be sent.
+        TypeError: The value cannot be sent.
     """
     kind = type(value)
     if kind in _PLAIN:
@@ -109,7 +116,7 @@ def _key(key: Any) -> Any:
 
 
 class _PartReader:
-    """Reads the parts of a box one after the other."""
+    """Reads the parts of a buffer, one after the other."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._offset = fd, 0
@@ -140,6 +147,6 @@ class _PartReader:
             while view:
                 read = os.preadv(self._fd, [view], self._offset)
                 if not read:
-                    raise EOFError("a parcel ends before its last part")
+                    raise EOFError("a shared buffer ends before the last part of its value")
                 view, self._offset = view[read:], self._offset + read
         return array

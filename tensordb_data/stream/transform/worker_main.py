@@ -1,4 +1,4 @@
-"""Worker: what runs in a process that transforms the samples of a stream."""
+"""The main function of a worker process, which transforms the samples of a stream."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def work(connection: Connection, path: str, parent: int) -> None:
     """Answer requests until the stream ends, or its process does.
 
     Args:
-        connection: to the stream, which sends two boxes first: of requests, and of answers.
+        connection: to the stream, which first sends two shared buffers: one for requests, and one for answers.
         path: of the transform.
         parent: process id of the stream.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the stream hears as well, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stream too, which ends this process
     exit_with(parent)
     try:
         requests, answers = SharedBuffer.receive(connection), SharedBuffer.receive(connection)
         try:
             transform = Transform(resolve(path))
             _one_thread()
-        except Exception as error:  # whatever a module does while it is imported
+        except Exception as error:  # a module may raise anything while it is imported
             text = str(error) if isinstance(error, QueryError) else f"{type(error).__name__}: {error}"
             connection.send_bytes(answers.write({"refused": text, "trace": traceback.format_exc()}))
             return
@@ -66,7 +66,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def _misfit(made: dict[str, Column], names: list[str]) -> SampleError:
-    """The error of the first value that cannot be sent."""
+    """Make an error that names the first value that cannot be sent."""
     for row, name in enumerate(names):
         for field, column in made.items():
             try:
@@ -80,7 +80,7 @@ def _misfit(made: dict[str, Column], names: list[str]) -> SampleError:
 
 
 def _one_thread() -> None:
-    """As many processes as there are cores, each with as many threads, would be in each other's way."""
+    """Use one thread in this process. With a process for each core, more threads would compete for the cores."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     if (cv2 := sys.modules.get("cv2")) is not None:

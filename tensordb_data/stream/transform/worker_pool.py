@@ -1,8 +1,8 @@
-"""Workers: processes to which a stream hands its transform, for Python code, of which one thread runs at a time."""
+"""WorkerPool: runs the transform of a stream in processes, for Python code, which only one thread at a time can run."""
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 (makes its entry before ours, see below)
+import concurrent.futures.thread  # noqa: F401 (must register before this module, see below)
 import contextlib
 import multiprocessing
 import os
@@ -32,10 +32,10 @@ class _Remote(Exception):
 
 
 class _WorkerProcess:
-    """One process. It shares two boxes with this one: of requests, and of answers."""
+    """A worker process. It shares two buffers with this process: one for requests, and one for answers."""
 
     def __init__(self, path: str) -> None:
-        # Not a fork of this process: what it holds (locks, threads, connections) would be there in a broken state.
+        # Not a fork: locks, threads and connections of this process would be broken in the worker.
         context = multiprocessing.get_context("forkserver")
         self._connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, path, os.getpid()), daemon=True)
@@ -64,12 +64,13 @@ class _WorkerProcess:
                 ) from (_Remote(refused["trace"]))
             self._ready = True
         message = self._requests.write(request)
-        with contextlib.suppress(ConnectionError):  # of a process that ended: no answer will come either
+        with contextlib.suppress(ConnectionError):  # the process has ended, and `_answer` will say so
             self._connection.send_bytes(message)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        # A copy of the other end may be left open in a process that was forked meanwhile.
+        # Wait for the end of the process too. A process that was forked meanwhile may hold the other end of the pipe
+        # open, so the pipe alone does not tell.
         wait([self._connection, self.process.sentinel])
         try:
             if self._connection.poll():
@@ -103,7 +104,9 @@ _GUARD = (
 
 
 class WorkerPool:
-    """Applies one transform in processes of its own, which end with it, with this process, or when it is closed.
+    """Applies one transform in processes of its own.
+
+    The processes end when the pool is closed or not referred to any more, and when this process ends.
 
     Args:
         path: import path of the transform.
@@ -137,7 +140,7 @@ class WorkerPool:
     def columns(
         self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
     ) -> dict[str, Column]:
-        """See `Transform.columns`. Waits for a process that is free; called from several threads.
+        """See `Transform.columns`. It waits until a process is free. Several threads may call it.
 
         Raises:
             SampleError: a sample cannot be decoded or transformed.
@@ -152,7 +155,7 @@ class WorkerPool:
         except WorkerError as error:
             with self._changed:
                 self._why = self._why if self._closed else str(error)
-                self._closed = True  # for the threads that wait
+                self._closed = True  # the threads that wait will raise too
             raise
         finally:
             with self._changed:
@@ -174,7 +177,7 @@ class WorkerPool:
             return self._free.pop()
 
     def close(self) -> None:
-        """End the processes. Whatever they are at is dropped."""
+        """End the processes. What they are working on is lost."""
         with self._changed:
             self._closed = True
             for worker in self._all:
@@ -193,17 +196,20 @@ _open: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 def _close_at_exit() -> None:
     for workers in list(_open):
-        if workers.pid == os.getpid():  # a forked child has no part in them
+        if workers.pid == os.getpid():  # the workers of the parent are not those of a forked child
             workers.close()
 
 
-# The interpreter ends by waiting for the threads of all executors, one of which may wait for a worker that is stuck;
-# what `atexit` has comes after that. This list, last entry first, comes before, and has no public name.
+# When the interpreter ends, it first waits for the threads of all executors, and calls the functions of `atexit` after
+# that. But a thread may wait for a worker that is stuck. The functions of this list are called before, the last one
+# first. The list has no public name.
 threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
 def _preload(path: str) -> None:
-    """Let the forkserver, if it does not run yet, import once what each worker would import for itself."""
+    """Make the forkserver import what each worker needs, so that it is imported once. It has no effect on a forkserver
+    that runs already.
+    """
     server: Any = forkserver._forkserver
     large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
