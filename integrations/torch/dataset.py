@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from types import FrameType
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.torch.calling_loader import calling_loader
 from tensordb_data.torch.convert import to_pinned, to_tensors
 from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
 from tensordb_data.torch.shared_state import SharedState
@@ -210,8 +208,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        # A DataLoader hides from its dataset whether it will collate. Its fetcher, which called us, knows.
-        if not self._by_sample and sys._getframe(1).f_locals.get("auto_collation") is True:
+        loader = calling_loader()
+        if not self._by_sample and loader.collates:
             raise QueryError(_twice(self._stream.spec.batch_size))
         if info is not None:
             if self._received_by == os.getpid() != self._sent_by != os.getppid():
@@ -221,7 +219,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 self._read = self._shared_state.version
                 self._load(self._shared_state.read())
             self._restarted = True
-        pins = info is None and _will_be_pinned(sys._getframe(1))
+        pins = info is None and loader.pins  # in a worker process, the parent pins
         self._iterations += 1
         self._shared_state.begin(info.seed - info.id if info is not None else 0, self._iterations)
         self._stream._join_iteration(self._shared_state.iteration)
@@ -263,17 +261,6 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """Whether `state` is in a later epoch than `start`. An epoch has `passes` passes."""
         length = self._stream.spec.passes
         return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
-
-
-def _will_be_pinned(frame: FrameType | None) -> bool:
-    """Whether the loader that calls from `frame` pins batches: in the loop's own thread, if it has no workers."""
-    for _ in range(4):
-        if frame is None:
-            return False
-        if isinstance(loop := frame.f_locals.get("self"), _BaseDataLoaderIter):
-            return bool(getattr(loop, "_pin_memory", False))
-        frame = frame.f_back
-    return False
 
 
 def _twice(batch_size: int) -> str:

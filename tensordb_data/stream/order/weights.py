@@ -11,7 +11,7 @@ from tensordb_data.stream.spec import Weights
 
 
 def cumulative_weights(table: SampleTable, weights: Weights) -> NDArray[np.float64]:
-    """Running sums of the weights of the samples in `block`, which holds the fields that they are made of.
+    """Running sums of the weights of the samples in `table`, which has the fields that the weights are made of.
 
     Raises:
         SampleError: a weight is missing, negative, not finite or no number; names the sample.

@@ -100,7 +100,7 @@ def open_snapshot(
         warehouse: The warehouse.
         names: The datasets; None for all of the project.
         wanted: The versions that are asked for. If an instant before the open mutations has them, there is no wait.
-        snapshot: Without one, `Moment.check` says afterwards whether it was one state.
+        use_snapshot: Without one, `IndexSnapshot.check` says afterwards whether it was one state.
 
     Raises:
         BusyError: The open mutations take too long, and no instant before them can be read any more.
