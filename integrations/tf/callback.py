@@ -11,7 +11,7 @@ import keras
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
-from tensordb_data.common.deprecation import renamed_to
+from tensordb_data.checkpoint.controls import SaveControls
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import assign, check_keras
 from tensordb_data.params.lineage import name_of, of_data
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tensordb_data.params.parameter_set import ParameterSet
 
 
-class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[misc]
     """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
 
     Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only. Then a
@@ -157,31 +157,6 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         found_step = int(parts["training"]["step"])
         self._core.start_at(found_step, document["_id"])
         return found_step
-
-    def save(self) -> None:
-        """Saves the last step that has ended, whether a save is due or not."""
-        self._core.save_now()
-
-    def wait(self) -> None:
-        """Waits until all saves so far are durable.
-
-        Raises:
-            CheckpointError: One of them failed.
-        """
-        self._core.wait()
-
-    @renamed_to("wait")
-    def drain(self) -> None:
-        """The old name of `wait`."""
-        self.wait()
-
-    def stats(self) -> dict[str, Any]:
-        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
-        return self._core.stats()
-
-    def close(self) -> None:
-        """Waits until every save is durable, and ends the threads. You need it only to free the memory at once."""
-        self._core.close()
 
     # What Keras calls
 

@@ -12,7 +12,7 @@ import torch
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.batch_counter import Deliveries
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
-from tensordb_data.common.deprecation import renamed_to
+from tensordb_data.checkpoint.controls import SaveControls
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tensordb_data.params.parameter_set import ParameterSet
 
 
-class StepCheckpointer:
+class StepCheckpointer(SaveControls):
     """Saves the state of a training loop every N steps, in the background, and resumes the loop where it was.
 
     The step number is the number of batches that the loop has received from `stream`, in this process. Batches that
@@ -216,35 +216,6 @@ class StepCheckpointer:
                 "that the loop iterates, before the loop begins."
             )
         self._core.end_step(self._step_now(), metrics)
-
-    def save(self) -> None:
-        """Saves the last step that has ended, whether a save is due or not."""
-        self._core.save_now()
-
-    def wait(self) -> None:
-        """Waits until all saves so far are durable.
-
-        Raises:
-            CheckpointError: One of them failed.
-        """
-        self._core.wait()
-
-    @renamed_to("wait")
-    def drain(self) -> None:
-        """The old name of `wait`."""
-        self.wait()
-
-    def stats(self) -> dict[str, Any]:
-        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
-        return self._core.stats()
-
-    def close(self) -> None:
-        """Waits until every save is durable, and ends the checkpointer. A second call does nothing.
-
-        Raises:
-            CheckpointError: A save failed.
-        """
-        self._core.close()
 
     def __enter__(self) -> StepCheckpointer:
         return self
