@@ -209,7 +209,7 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Returns when everything that was saved is durable."""
-        self._core.settle()
+        self._core.suspend()
 
     def _iteration(self) -> None:
         if self._resumed is not None and self._iterated and self._stream is not None and self._first is not None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
-from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.errors import CheckpointError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
@@ -34,16 +34,16 @@ class Position(Protocol):
         """Puts the next iteration there. Changes nothing if it raises."""
 
 
-def position_of(stream: Any, deliveries: Deliveries) -> Position:
+def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
     """The position of a DataLoader over a QueryDataset, a QueryDataset, or whatever has `state_dict` itself.
 
     Raises:
         CheckpointError: It is none of these.
     """
     if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return OfDataset(stream.dataset, stream, deliveries)
+        return OfDataset(stream.dataset, stream, batch_counter)
     if isinstance(stream, QueryDataset):
-        return OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
+        return OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
         return _OfStream(stream)
     found = (
@@ -83,15 +83,15 @@ class _OfStream:
 class OfDataset:
     """A QueryDataset, perhaps behind workers that are ahead of the loop: its start state and the batches since."""
 
-    def __init__(self, dataset: QueryDataset, loader: Any, deliveries: Deliveries) -> None:
+    def __init__(self, dataset: QueryDataset, loader: Any, batch_counter: BatchCounter) -> None:
         self._dataset = dataset
         self._loader = loader
-        self._deliveries = deliveries
+        self._batch_counter = batch_counter
         self._first = dataset.state_dict()
         self._passes = dataset._stream.spec.passes
         self._resumed: dict[str, Any] | None = None
-        deliveries.before_iterate = self._next_iteration
-        deliveries.renew = self._begin_again
+        batch_counter.before_iterate = self._next_iteration
+        batch_counter.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
         return self._first if self.at_end() else self._reached()
@@ -102,7 +102,7 @@ class OfDataset:
         return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
 
     def _reached(self) -> dict[str, Any]:
-        return self._dataset.advance(self._dataset.state_dict(), self._deliveries.in_iteration, self._loader)
+        return self._dataset.advance(self._dataset.state_dict(), self._batch_counter.in_iteration, self._loader)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         return self._dataset.plans(state)
@@ -110,14 +110,14 @@ class OfDataset:
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
-        self._deliveries.in_iteration = 0
+        self._batch_counter.in_iteration = 0
 
     def _next_iteration(self) -> None:
         # Each iteration begins at the start state. The resumed position is that of the first one only; those after it
         # begin where they would have begun without the interruption, unless set_epoch has said otherwise.
         if self._resumed is None:
             return
-        if self._deliveries.iterations > 0 and self._dataset.state_dict() == self._resumed:
+        if self._batch_counter.iterations > 0 and self._dataset.state_dict() == self._resumed:
             self._reset()
 
     def _begin_again(self) -> bool:

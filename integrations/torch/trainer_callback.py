@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.checkpoint.batch_counter import Deliveries, Told
+from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
 from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.params.load import load_parts
 from tensordb_data.torch.data_position import OfDataset, Position, position_of
@@ -41,7 +41,7 @@ class Driven(StepCheckpointer):
         if self._data is not None:
             self._data.told.begin()
 
-    def settle(self) -> None:
+    def suspend(self) -> None:
         """The iterator of the data has been made, and may have drawn from torch's generator."""
         self._settle_rng()
 
@@ -52,11 +52,11 @@ class Driven(StepCheckpointer):
             self._core.log(self.last_step, "valid", plain)
             self._core.evaluated(plain)
 
-    def _count(self, stream: Any) -> Deliveries:
+    def _count(self, stream: Any) -> BatchCounter:
         assert self._data is not None
         return self._data.told
 
-    def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
+    def _locate(self, stream: Any, batch_counter: BatchCounter) -> Position:
         assert self._data is not None
         return self._data.position
 
@@ -71,7 +71,7 @@ class Data:
 
     def __init__(self, stream: Any, loader: Any = None) -> None:
         self.stream = stream
-        self.told = Told()
+        self.told = ManualBatchCounter()
         self.position = position_of(stream, self.told) if loader is None else OfDataset(stream, loader, self.told)
 
     def resume(self, db: TensorDB, run: str) -> None:

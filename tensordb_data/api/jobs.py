@@ -16,12 +16,11 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.api.job import Job
 from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
-from tensordb_data.jobs import transitions as steps
-from tensordb_data.jobs.recovery import settle, sweep
-from tensordb_data.jobs.spec import job_document, kinds_list, start_time
-from tensordb_data.jobs.spec import resources as amounts
+from tensordb_data.jobs import transitions
+from tensordb_data.jobs.recovery import recover, resolve_dependencies
+from tensordb_data.jobs.spec import check_resources, job_document, kinds_list, start_time
 from tensordb_data.mongo.claims import check_lease, claim
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -98,7 +97,7 @@ class Jobs(Collection[Job]):
             queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
             backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._warehouse.project,
         )  # fmt: skip
-        stages = steps.pushed(document, start_time(start))
+        stages = transitions.pushed(document, start_time(start))
         search_index(self._warehouse, self.name).add_entities([document])
         mongo = self._warehouse.index["jobs"]
         wanted = document.get("after", [])
@@ -120,13 +119,13 @@ class Jobs(Collection[Job]):
                 return found
 
         try:
-            job = Job(self.db, ride_out(insert))
+            job = Job(self.db, retry_while_unavailable(insert))
         except DuplicateKeyError:
             other = mongo.find_one({"_tdb.p": self._warehouse.project, "_tdb.key": unique}, {"status": 1})
             which = f"job {other['_id']} is {other['status']}" if other else "it has ended meanwhile; push again"
             raise DuplicateError(f"a job with the unique key {unique!r} is active: {which}") from None
         if wanted:
-            settle(self._warehouse, {"_id": job.id})
+            resolve_dependencies(self._warehouse, {"_id": job.id})
             job.refresh()
         return job
 
@@ -155,7 +154,7 @@ class Jobs(Collection[Job]):
             QueryError: An argument is malformed.
             ConnectError: The server went away and did not come back.
         """
-        return self._claim(worker, kinds_list(kinds), lease, amounts("resources", resources), {})
+        return self._claim(worker, kinds_list(kinds), lease, check_resources("resources", resources), {})
 
     def _claim(
         self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]
@@ -166,14 +165,14 @@ class Jobs(Collection[Job]):
         while True:
             chosen = kinds
             if chosen is None:  # the index has the kinds before the order of claims
-                chosen = ride_out(
+                chosen = retry_while_unavailable(
                     lambda: mongo.distinct("kind", {"_tdb.p": self._warehouse.project, "status": "ready"})
                 )
             found = None
             if chosen:
                 found = claim(
-                    mongo, {**self._claimable(chosen, has), **more}, path=steps.CLAIM, owner=worker, lease=lease,
-                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=steps.claimed(worker),
+                    mongo, {**self._claimable(chosen, has), **more}, path=transitions.CLAIM, owner=worker, lease=lease,
+                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=transitions.claimed(worker),
                 )  # fmt: skip
             if found is not None:
                 return Job(self.db, found.document)._bound(found, float(lease))
@@ -196,7 +195,7 @@ class Jobs(Collection[Job]):
         if now - self._swept < every:
             return False
         self._swept = now
-        return sweep(self._warehouse)
+        return recover(self._warehouse)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Job]:
         return [Job(self.db, doc) for doc in docs]

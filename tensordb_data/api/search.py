@@ -17,7 +17,7 @@ from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.search.index import GROUPED, REFRESH, search_index
-from tensordb_data.search.tokenize import beside, words
+from tensordb_data.search.tokenize import scoped, words
 from tensordb_data.search.vocabulary import has_all, pattern
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -96,7 +96,10 @@ def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) 
     found = _candidates(store, scope, wanted, max(limit, _CANDIDATES)).values()
     scored: list[Any] = [
         (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry)
-        for entry in (*(one for one in found if not _is_sheet(one)), *_by_words(filter(_is_sheet, found), wanted))
+        for entry in (
+            *(one for one in found if not _is_word_page(one)),
+            *_by_words(filter(_is_word_page, found), wanted),
+        )
     ]
     scored.sort(key=lambda one: one[:4], reverse=True)
     return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
@@ -127,8 +130,8 @@ def _candidates(
     if len(wanted) > 1:
         first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
         together = {"$match": {"$and": [_begins(word) for word in wanted if word != first]}}
-        newest = [{"$match": {**scope, "w": {"$in": [first, beside(first)]}}}, {"$sort": {"at": -1}}]
-        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(beside(first))}]}}]
+        newest = [{"$match": {**scope, "w": {"$in": [first, scoped(first)]}}}, {"$sort": {"at": -1}}]
+        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(scoped(first))}]}}]
         for looked in (newest, longer):
             take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}, {"$project": _READ}]))
     return found
@@ -180,13 +183,13 @@ class _Forms:
         return self._whole or self._longer
 
 
-def _is_sheet(entry: Mapping[str, Any]) -> bool:
+def _is_word_page(entry: Mapping[str, Any]) -> bool:
     return "r" in entry.get("f", ())
 
 
 def _are_together(entry: Mapping[str, Any]) -> bool:
     """Whether it stands for texts with several words, of which there may be none."""
-    return _is_sheet(entry) and len(entry["f"]["r"]) > 1
+    return _is_word_page(entry) and len(entry["f"]["r"]) > 1
 
 
 def _begins(word: str) -> dict[str, Any]:
@@ -194,7 +197,7 @@ def _begins(word: str) -> dict[str, Any]:
     or of the name beside it.
     """
     above = "\U0010ffff" if len(word) >= _SHORTEST else "\0"
-    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, beside(word))]}
+    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, scoped(word))]}
 
 
 def _longer(word: str) -> dict[str, Any]:
@@ -229,7 +232,7 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
     while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
         members = _members(db, [entry for _, entry in some])
         for score, entry in some:
-            query = _query(entry, full=db.warehouse.index.is_server)
+            query = _query(entry, is_server=db.warehouse.index.is_server)
             entity = members.get(entry["_id"])
             if entity is None and _are_together(entry):
                 began = time.monotonic()
@@ -239,9 +242,9 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
                 entity = _one(db, query, entry, _LOOK_MS)
             if entity is not None:
                 hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
-            elif not _is_sheet(entry) and _age(entry["at"]) > _STALE:
+            elif not _is_word_page(entry) and _age(entry["at"]) > _STALE:
                 stale.append({"_id": entry["_id"], "at": entry["at"]})
-            elif _is_sheet(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
+            elif _is_word_page(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
                 search_index(db.warehouse, "data").forget_words(entry["n"], entry["f"]["n"])
     if stale:
         db.warehouse.index["search"].delete_many({"$or": stale})
@@ -253,7 +256,7 @@ def _age(at: dt.datetime) -> dt.timedelta:
     return dt.datetime.now(dt.timezone.utc) - (at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc))
 
 
-def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
+def _query(entry: Mapping[str, Any], *, is_server: bool) -> Query:
     kind = entry["k"]
     if kind not in GROUPED:
         return Query(kind, {"_id": entry["e"]})
@@ -263,7 +266,7 @@ def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
     if "v" in entry.get("f", ()):
         filter[entry["f"]["n"]] = entry["f"]["v"]
     elif "f" in entry:
-        each = [{entry["f"]["n"]: pattern(forms, full=full)} for forms in entry["f"]["r"]]
+        each = [{entry["f"]["n"]: pattern(forms, is_server=is_server)} for forms in entry["f"]["r"]]
         filter |= each[0] if len(each) == 1 else {"$and": each}
     return Query(kind, filter)
 
@@ -308,7 +311,7 @@ def _one(db: Facade, query: Query, entry: Mapping[str, Any], most_ms: int) -> Re
         doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
     if doc is None:
         return None
-    if doc["_id"] is not None and not _is_sheet(entry):
+    if doc["_id"] is not None and not _is_word_page(entry):
         db.warehouse.index["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
     record: Record = db.collection(selection.query.collection).entities([doc])[0]
     return record

@@ -165,8 +165,8 @@ class Watch(Iterator[R], Generic[R]):
         if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
             raise ConnectError("watch fell so far behind that the server forgot where it was; make a new one, and "
                                "look for what came meanwhile with find") from error  # fmt: skip
-        passing = isinstance(error, ConnectionFailure) or getattr(error, "code", None) in (43, 91, 189, 11600, 11602)
-        if failures > _ATTEMPTS or not (passing or error.has_error_label("ResumableChangeStreamError")):
+        is_away = isinstance(error, ConnectionFailure) or getattr(error, "code", None) in (43, 91, 189, 11600, 11602)
+        if failures > _ATTEMPTS or not (is_away or error.has_error_label("ResumableChangeStreamError")):
             raise ConnectError(f"watch lost the server: {error}") from error
         self._release()
         self._closed.wait(min(2.0, 0.05 * 2**failures))

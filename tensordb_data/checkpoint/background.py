@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
-from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.checkpoint.staging import StagingBuffer
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
 from tensordb_data.params.prune import prune
 from tensordb_data.params.retention import Keep
-from tensordb_data.params.save import Written, write_set
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.params.save import SaveReport, save_parameters
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import Flat, flatten
 
@@ -61,9 +61,9 @@ class Saver:
         self._keep = keep
         self._memory = _size(memory)
         self.parent = parent  # of the next set to be written
-        self._free: deque[Arena] = deque()
-        self._arenas = 0
-        self._jobs: deque[tuple[Arena, Snapshot | None, Any]] = deque()
+        self._free: deque[StagingBuffer] = deque()
+        self._buffers = 0
+        self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
         self._changed = threading.Condition()
         self._busy = False
         self._storing = False  # busy with a save, not with making memory ready
@@ -74,7 +74,7 @@ class Saver:
         self._preparing = 0  # buffers that are being made ready
         self._pid = os.getpid()
         self._stalls: deque[float] = deque(maxlen=_KEPT)
-        self._done: deque[Written] = deque(maxlen=_KEPT)
+        self._done: deque[SaveReport] = deque(maxlen=_KEPT)
         self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
         self._bytes = {"bytes": 0, "bytes_stored": 0}
         self._waited = 0.0
@@ -84,11 +84,11 @@ class Saver:
         """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
         flat = flatten(state)
         with self._changed:
-            while self._arenas < min(_READY, self._capacity(flat)):
-                self._free.append(Arena())
-                self._arenas += 1
+            while self._buffers < min(_READY, self._capacity(flat)):
+                self._free.append(StagingBuffer())
+                self._buffers += 1
             self._preparing += len(self._free)
-            self._jobs.extend((arena, None, flat) for arena in self._free)
+            self._jobs.extend((buffer, None, flat) for buffer in self._free)
             self._free.clear()
             self._start()
 
@@ -113,9 +113,9 @@ class Saver:
         with self._changed:
             if self._closed:
                 raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
-            if not self._free and self._arenas < self._capacity(flat):
-                self._free.append(Arena())
-                self._arenas += 1
+            if not self._free and self._buffers < self._capacity(flat):
+                self._free.append(StagingBuffer())
+                self._buffers += 1
             if not self._free and not wait and not self._preparing:
                 self._counts["skipped"] += 1
                 return False
@@ -124,15 +124,15 @@ class Saver:
                 self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
                 self._waited += time.perf_counter() - began
             self.check()
-            arena = self._free.popleft()
+            buffer = self._free.popleft()
         try:
-            snapshot = arena.take(flat)
+            snapshot = buffer.take(flat)
         except BaseException:
             with self._changed:
-                self._free.append(arena)
+                self._free.append(buffer)
             raise
         with self._changed:
-            self._jobs.append((arena, snapshot, dict(fields)))
+            self._jobs.append((buffer, snapshot, dict(fields)))
             self._counts["saves"] += 1
             self._start()
         self._stalls.append(time.perf_counter() - began)
@@ -184,7 +184,7 @@ class Saver:
             atexit.unregister(self._at_exit)
             self._at_exit = None
         self._free.clear()
-        self._arenas = 0
+        self._buffers = 0
         self.check()
 
     def retire(self) -> None:
@@ -228,36 +228,36 @@ class Saver:
                 self._changed.wait_for(lambda: bool(self._jobs) or self._closed)
                 if not self._jobs:
                     return
-                arena, snapshot, about = self._jobs.popleft()
+                buffer, snapshot, about = self._jobs.popleft()
                 self._busy, self._storing = True, snapshot is not None
             error: BaseException | None = None
-            written: Written | None = None
+            report: SaveReport | None = None
             preparing = snapshot is None
             try:
                 if snapshot is None:
-                    arena.reserve(about)
+                    buffer.reserve(about)
                 else:
-                    squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
+                    compressor = TensorCompressor(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
-                    arena.wait()
-                    written = write_set(self._warehouse, snapshot, about, self.parent, squeezer)
-                    self.parent = written.id
+                    buffer.wait()
+                    report = save_parameters(self._warehouse, snapshot, about, self.parent, compressor)
+                    self.parent = report.id
                     self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it
                 error = caught
             del snapshot, about
             with self._changed:
                 self._busy = self._storing = False
-                self._free.append(arena)
+                self._free.append(buffer)
                 self._preparing -= preparing
                 if error is not None:
                     self._counts["failed"] += 1
                     self._error = self._error or error
-                if written is not None:
+                if report is not None:
                     self._counts["durable"] += 1
-                    self._bytes["bytes"] += written.nbytes
-                    self._bytes["bytes_stored"] += written.stored
-                    self._done.append(written)
+                    self._bytes["bytes"] += report.nbytes
+                    self._bytes["bytes_stored"] += report.stored
+                    self._done.append(report)
                 self._changed.notify_all()
             error = None
 

@@ -15,7 +15,7 @@ from typing import Any
 from tensordb_data.errors import CheckpointError
 
 
-class Deliveries:
+class BatchCounter:
     """Counts the batches that the loop has received from `source`.
 
     Attributes:
@@ -56,7 +56,7 @@ class Deliveries:
             self._source = None
 
 
-class Told(Deliveries):
+class ManualBatchCounter(BatchCounter):
     """Counts what a trainer says that it has trained on, where the loop is the trainer's own and may fetch ahead."""
 
     def __init__(self) -> None:
@@ -77,37 +77,37 @@ class Told(Deliveries):
 class _Counting:
     """An iterator that counts what it hands out; everything else is the iterator behind it."""
 
-    def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], deliveries: Deliveries) -> None:
+    def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], counter: BatchCounter) -> None:
         self._inner = inner
         self._again = again
-        self._deliveries = deliveries
+        self._counter = counter
 
     def __iter__(self) -> _Counting:
         return self
 
     def __next__(self) -> Any:
-        deliveries = self._deliveries
-        deliveries.on_ask()
-        deliveries.waiting = True
+        counter = self._counter
+        counter.on_ask()
+        counter.waiting = True
         try:
             batch = self._next()
         except BaseException as error:
-            with deliveries.lock:
-                deliveries.waiting = False
+            with counter.lock:
+                counter.waiting = False
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
-                deliveries.on_failure()
+                counter.on_failure()
             raise
-        with deliveries.lock:
-            deliveries.waiting = False
-            deliveries.count += 1
-            deliveries.in_iteration += 1
+        with counter.lock:
+            counter.waiting = False
+            counter.count += 1
+            counter.in_iteration += 1
         return batch
 
     def _next(self) -> Any:
         try:
             return next(self._inner)
         except StopIteration:
-            if self._deliveries.in_iteration or not self._deliveries.renew():
+            if self._counter.in_iteration or not self._counter.renew():
                 raise
         self._inner = self._again()
         return next(self._inner)
@@ -119,7 +119,7 @@ class _Counting:
         return getattr(self._inner, name)
 
 
-def _adopt(source: Any, deliveries: Deliveries) -> None:
+def _adopt(source: Any, counter: BatchCounter) -> None:
     own = type(source)
     if getattr(own, "_tdb_counted", False):
         raise CheckpointError(
@@ -129,12 +129,12 @@ def _adopt(source: Any, deliveries: Deliveries) -> None:
     def __iter__(self: Any) -> Iterator[Any]:
         if self is not source:  # a copy
             return own.__iter__(self)  # type: ignore[no-any-return]
-        deliveries.before_iterate()
+        counter.before_iterate()
         inner = own.__iter__(self)
-        deliveries.in_iteration = 0
-        deliveries.iterations += 1
-        deliveries.on_iterate()
-        return _Counting(inner, lambda: own.__iter__(self), deliveries)
+        counter.in_iteration = 0
+        counter.iterations += 1
+        counter.on_iterate()
+        return _Counting(inner, lambda: own.__iter__(self), counter)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # the copy in another process is an ordinary one

@@ -16,7 +16,7 @@ _FIRST = 10  # steps measured before the first save under a budget
 _KEPT = 32  # measurements that a median is taken of
 
 
-class Policy:
+class SaveSchedule:
     """Decides after each step whether a save is due; a save that any of its rules asks for is one.
 
     Args:

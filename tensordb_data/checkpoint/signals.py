@@ -29,7 +29,7 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StopGuard:
+class SignalHandler:
     """Holds the two handlers while a loop runs.
 
     Args:
@@ -61,7 +61,7 @@ class StopGuard:
                 signal.signal(number, self._handle)
         if self._previous:
             self._mail = queue.SimpleQueue()
-            _guards.add(self)
+            _handlers.add(self)
             threading.Thread(target=self._watch, args=(self._mail,), name="tensordb-stop", daemon=True).start()
 
     def remove(self) -> None:
@@ -75,7 +75,7 @@ class StopGuard:
             if self._previous:
                 self._mail.put(None)
             self._previous = {}
-        _guards.discard(self)
+        _handlers.discard(self)
 
     def leave(self) -> None:
         """Ends the process the way it would have ended without us. Returns only if a previous handler does."""
@@ -126,14 +126,14 @@ class StopGuard:
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
-_guards: weakref.WeakSet[StopGuard] = weakref.WeakSet()
+_handlers: weakref.WeakSet[SignalHandler] = weakref.WeakSet()
 
 
 def _in_child() -> None:
     # A forked worker must die of SIGTERM as it always did, also while it is deep in a library call.
-    for guard in list(_guards):
-        guard._deciding = threading.RLock()  # a thread that is not here may have held it
-        guard.remove()
+    for handler in list(_handlers):
+        handler._deciding = threading.RLock()  # a thread that is not here may have held it
+        handler.remove()
 
 
 os.register_at_fork(after_in_child=_in_child)

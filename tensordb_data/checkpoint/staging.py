@@ -17,7 +17,7 @@ _ALIGN = 16  # enough for any dtype, and mostly without gaps: neighbours here ar
 _SMALL = 256  # bytes up to which a leaf lies behind the others, not between them
 
 
-class Arena:
+class StagingBuffer:
     """Host memory for one snapshot at a time. It grows to the largest one and stays: pages are touched once.
 
     With tensors on CUDA devices the memory is pinned, and the copies may still be on their way when the loop goes on.

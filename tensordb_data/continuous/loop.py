@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import ConnectError
-from tensordb_data.mongo import retry as outage
+from tensordb_data.mongo import retry
 
 if TYPE_CHECKING:
     from tensordb_data.api.selection import Selection
@@ -26,9 +26,9 @@ _LOOK = 1.0  # seconds between two looks at whether to stop; the server itself i
 _LONGEST = 10.0  # seconds between two attempts at a warehouse that is away
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the database is away or changes hands, or a watch has to begin anew: the same may succeed later."""
-    return isinstance(error, ConnectError) or outage.passing(error)
+    return isinstance(error, ConnectError) or retry.is_transient(error)
 
 
 class Stoppable:
@@ -116,7 +116,7 @@ class Loop(Stoppable, abc.ABC):
                             failures = 0
                             self._await(news, again)
                 except Exception as error:
-                    if not passing(error):
+                    if not is_transient(error):
                         raise
                     failures += 1
                     if failures == 1:

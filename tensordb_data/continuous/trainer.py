@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer
-from tensordb_data.continuous.loop import Stoppable, log, passing
+from tensordb_data.continuous.loop import Stoppable, is_transient, log
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.lineage import of_data
 from tensordb_data.params.load import describe
@@ -85,7 +85,7 @@ class Trainer(Stoppable):
             CheckpointError: A save failed for another reason than that the warehouse was away.
         """
         with self._signals(), self._closing_stream(), contextlib.closing(self._saver()) as saver:
-            self._patiently(lambda: self._restore(saver))
+            self._retry_while_unavailable(lambda: self._restore(saver))
             until = None if steps is None else self.last_step + steps
             for batch in self._batches():
                 metrics = self._learner.step(batch)
@@ -133,7 +133,7 @@ class Trainer(Stoppable):
             except Exception as error:
                 if self.stopping and isinstance(error, StateError):
                     return  # the stream was closed under the loop
-                if not passing(error):
+                if not is_transient(error):
                     raise
                 batches = None
                 self._away(error, self._delay)
@@ -163,16 +163,16 @@ class Trainer(Stoppable):
             saver.wait()
             self._saved = self.last_step
 
-        self._patiently(save, stoppable=False)
+        self._retry_while_unavailable(save, stoppable=False)
 
-    def _patiently(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
+    def _retry_while_unavailable(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
         """What `call` returns, once the warehouse is there; None if it was to stop before."""
         delay = _WAIT[0]
         while not (stoppable and self._stopping):
             try:
                 return call()
             except Exception as error:
-                if not (passing(error) or _away(error)):
+                if not (is_transient(error) or _away(error)):
                     raise
                 self._away(error, delay)
                 delay = min(_WAIT[1], delay * 2)
@@ -211,4 +211,4 @@ class Trainer(Stoppable):
 def _away(error: BaseException) -> bool:
     """Whether a save failed because database or store were away, or the disk was full."""
     cause = error.__cause__ if isinstance(error, CheckpointError) else None
-    return isinstance(cause, Exception) and (passing(cause) or isinstance(cause, OSError))
+    return isinstance(cause, Exception) and (is_transient(cause) or isinstance(cause, OSError))

@@ -50,7 +50,7 @@ class Target(Protocol):
         """Undoes the swap."""
         ...
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """The swap is final: lets go of what is not needed any more."""
         ...
 
@@ -99,7 +99,7 @@ class FolderTarget:
             self._versions.remove(failed)
         self._before = None
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         self._before = None
         self._versions.retire()
 
@@ -157,7 +157,7 @@ class FunctionTarget:
         if self._live is not None:
             self._use(*self._live)
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         self._staged = None  # the one before is kept: a roll-back needs it
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import StorageError
 from tensordb_data.tensors.lease import SECONDS
-from tensordb_data.warehouse.deletion_log import Stone, Tombstone, read, remove, write
+from tensordb_data.warehouse.deletion_log import Deletion, Tombstone, read, remove, write
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -59,15 +59,15 @@ def _is_bare(warehouse: Warehouse, doc: Doc, first: dt.datetime | None) -> bool:
 
 
 def _put_together(warehouse: Warehouse, docs: Sequence[Doc]) -> None:
-    stones: list[Stone] = []
+    deletions: list[Deletion] = []
     whole: list[Doc] = []
     for doc in docs:
         with contextlib.suppress(StorageError):  # damaged, or another gc is at it
-            stones += read(warehouse.blobs.store(doc["root"]), doc["key"]).stones
+            deletions += read(warehouse.blobs.store(doc["root"]), doc["key"]).deletions
             whole.append(doc)
     objects = {(at["root"], at["key"]) for doc in whole for at in doc.get("objects", ())}
     about = {"objects": [{"root": root, "key": key} for root, key in sorted(objects)]} if objects else {}
-    id = write(warehouse, Tombstone(docs[0]["p"], docs[0]["c"], docs[0]["dataset"], stones), about)
+    id = write(warehouse, Tombstone(docs[0]["p"], docs[0]["c"], docs[0]["dataset"], deletions), about)
     warehouse.index["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
     for doc in whole:
         remove(warehouse, doc)

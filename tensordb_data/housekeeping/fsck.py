@@ -21,7 +21,7 @@ from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
-from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.lease import SECONDS
 from tensordb_data.tensors.write import chunks, digest, tensor_id
 from tensordb_data.warehouse.deletion_log import FOLDER, read
@@ -309,7 +309,7 @@ def _content(tensor: Doc, stored: memoryview) -> bytes | None:
     if tensor.get("z") is None:
         return digest(stored)
     try:
-        return expand(stored, None, tensor["z"])
+        return decompress(stored, None, tensor["z"])
     except zstandard.ZstdError:
         return None
 

@@ -20,8 +20,8 @@ from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
 from tensordb_data.errors import QueryError, UnsupportedError
-from tensordb_data.housekeeping import deletion_log as tombstones
-from tensordb_data.housekeeping.segment_usage import BATCH, looked_at
+from tensordb_data.housekeeping import deletion_log
+from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
 from tensordb_data.tensors.lease import SECONDS
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class _Collection:
         for batch in _batches(self._mongo["segments"].find(abandoned, batch_size=BATCH)):
             self._mark("segments", batch, {}, _dataset, "bytes")
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
-        for unused, _ in looked_at(self._warehouse, old):
+        for unused, _ in partition_by_use(self._warehouse, old):
             # `v` is that of before the look: whoever refers to one afterwards has counted it up.
             self._mark("segments", unused, {"v"}, _dataset, "bytes")
 
@@ -172,7 +172,7 @@ class _Collection:
         for doc in segments.aggregate([{"$match": later}, total]):
             self._wait(doc["n"], doc["bytes"])
         ready = {"$or": [{"state": "dying", "dying": {"$lte": ripe}}, {"state": "gone"}]}
-        for unused, used in looked_at(self._warehouse, ready):
+        for unused, used in partition_by_use(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
             gone = [*unused, *(doc for doc in used if doc["state"] == "gone")]
             if not self._dry:
@@ -190,7 +190,7 @@ class _Collection:
     def sweep_tombstones(self) -> None:
         """Those go that nothing in the stores is about any more."""
         if not self._dry:
-            tombstones.sweep(self._warehouse, self._now())
+            deletion_log.sweep(self._warehouse, self._now())
 
     def sweep_stores(self) -> None:
         """Objects of which only a part was written, by someone who has been silent for too long."""

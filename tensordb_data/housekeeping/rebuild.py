@@ -75,10 +75,10 @@ class _Rebuild:
                     continue
                 if found.project != self._warehouse.project:
                     continue
-                for stone in found.stones:
-                    for id, number in zip(stone.ids, stone.sequence or [-1] * len(stone.ids), strict=True):
-                        self.deleted[id] = max(self.deleted.get(id, (stone.time, number)), (stone.time, number))
-                kept = found if found.collection == "params" else replace(found, stones=[])
+                for deletion in found.deletions:
+                    for id, number in zip(deletion.ids, deletion.sequence or [-1] * len(deletion.ids), strict=True):
+                        self.deleted[id] = max(self.deleted.get(id, (deletion.time, number)), (deletion.time, number))
+                kept = found if found.collection == "params" else replace(found, deletions=[])
                 self._tombstones.append((root["id"], key, kept))
 
     def enter_tombstones(self, places: Mapping[ObjectId, Mapping[str, Any]]) -> None:
@@ -88,7 +88,7 @@ class _Rebuild:
             places: The objects in which the structures of deleted sets still are.
         """
         for root, key, found in self._tombstones:
-            ids = [id for stone in found.stones for id in stone.ids]
+            ids = [id for deletion in found.deletions for id in deletion.ids]
             doc = {
                 "p": found.project, "c": found.collection, "dataset": found.dataset, "root": root, "key": key,
                 "n": len(ids), "state": "live", "objects": [dict(places[id]) for id in ids if id in places],

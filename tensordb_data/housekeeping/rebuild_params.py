@@ -22,7 +22,7 @@ from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
 from tensordb_data.params.save import STRUCTURE, fields_of
 from tensordb_data.search.index import search_index
-from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, parts
 from tensordb_data.tensors.write import chunks, digest, tensor_id
@@ -94,14 +94,14 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
         if about.get("project") not in (None, *report.projects):
             report.projects.append(about["project"])
         return
-    squeezed = json.loads(about.get("zstd", "{}"))
+    compressed = json.loads(about.get("zstd", "{}"))
     rows: list[Doc] = []
     structures: list[bytes] = []
     for names in _rounds(places):
         got = store.get_ranges(key, [places[n][0] for n in names], [places[n][1] for n in names])
         for name, data in zip(names, got, strict=True):
             try:
-                content, nbytes = _content(data) if name in squeezed else (digest(data), None)
+                content, nbytes = _content(data) if name in compressed else (digest(data), None)
             except zstandard.ZstdError:  # whoever needs it misses it
                 continue
             rows.append(
@@ -140,7 +140,7 @@ def _header(store: Store, key: str) -> tuple[Mapping[str, str], dict[str, tuple[
 def _content(stored: memoryview) -> tuple[bytes, int]:
     """The hash of a tensor that is stored as zstd, and its bytes."""
     nbytes = zstandard.frame_content_size(stored)
-    return expand(stored, None, nbytes), nbytes
+    return decompress(stored, None, nbytes), nbytes
 
 
 def _about(warehouse: Warehouse, content: bytes, root: int, key: str) -> _Found | None:

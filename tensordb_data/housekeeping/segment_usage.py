@@ -51,7 +51,7 @@ class _Held:
         return doc is not None and _state(doc) == (self._versions[at], self._dying[at])
 
 
-def looked_at(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
     """Batches of the segments of a filter: those that no sample refers to, and those that samples do refer to.
 
     Each is as it was before the look at the samples: one that has changed since is left out.
@@ -70,12 +70,12 @@ def looked_at(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], li
             if not len(held):
                 break
             after = held.id(len(held) - 1)
-            yield from _sorted_out(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
+            yield from _partitioned(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
             if len(held) < SCAN:
                 break
 
 
-def _sorted_out(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
     current = next(used, None)  # with this all samples have been looked at
     for low in range(0, len(held), BATCH):
         places = range(low, min(low + BATCH, len(held)))

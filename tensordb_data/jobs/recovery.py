@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.jobs import transitions as steps
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.jobs import transitions
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 _CHUNK = 1000
 
 
-def sweep(warehouse: Warehouse) -> bool:
+def recover(warehouse: Warehouse) -> bool:
     """Both, for all jobs of the project; whether anything changed."""
     late = {
         "_tdb.p": warehouse.project,
         "status": "running",
-        "$expr": {"$lte": [f"${steps.CLAIM}.until", "$$NOW"]},
+        "$expr": {"$lte": [f"${transitions.CLAIM}.until", "$$NOW"]},
     }
-    freed = _update(warehouse, late, steps.lost())
-    return bool(settle(warehouse, {}) + freed)
+    freed = _update(warehouse, late, transitions.lost())
+    return bool(resolve_dependencies(warehouse, {}) + freed)
 
 
-def settle(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
+def resolve_dependencies(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
     """Looks at waiting jobs: ready when all that they wait for is done, cancelled when that cannot be any more.
 
     Args:
@@ -45,19 +45,19 @@ def settle(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
         for low in range(0, len(waiting), _CHUNK):
             judged = _judge(warehouse, waiting[low : low + _CHUNK])
             if judged.ready:
-                changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, steps.ready())
+                changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, transitions.ready())
             for id, reason in judged.hopeless.items():
-                changed += _update(warehouse, {"_id": id, **scope}, steps.cancelled(reason))
+                changed += _update(warehouse, {"_id": id, **scope}, transitions.cancelled(reason))
                 look.append({"after": id})
     return changed
 
 
 def _waiting(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Any]:
-    return ride_out(lambda: list(warehouse.index["jobs"].find(filter, {"after": 1})))
+    return retry_while_unavailable(lambda: list(warehouse.index["jobs"].find(filter, {"after": 1})))
 
 
-def _update(warehouse: Warehouse, filter: Mapping[str, Any], stages: steps.Stages) -> int:
-    return ride_out(lambda: int(warehouse.index["jobs"].update_many(filter, stages).modified_count))
+def _update(warehouse: Warehouse, filter: Mapping[str, Any], stages: transitions.Stages) -> int:
+    return retry_while_unavailable(lambda: int(warehouse.index["jobs"].update_many(filter, stages).modified_count))
 
 
 class _Judgement:
@@ -70,7 +70,7 @@ def _judge(warehouse: Warehouse, waiting: list[Any]) -> _Judgement:
     mongo = warehouse.index["jobs"]
     names = list({id for job in waiting for id in job["after"]})
     named = {"_id": {"$in": names}, "_tdb.p": warehouse.project}
-    found = ride_out(lambda: {doc["_id"]: doc["status"] for doc in mongo.find(named, {"status": 1})})
+    found = retry_while_unavailable(lambda: {doc["_id"]: doc["status"] for doc in mongo.find(named, {"status": 1})})
     judged = _Judgement()
     for job in waiting:
         states = {id: found.get(id, "deleted") for id in job["after"]}

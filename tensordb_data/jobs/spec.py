@@ -53,7 +53,7 @@ def job_document(
         **{name: _query(name, value).to_json() for name, value in queries.items() if value is not None},
         "tags": _tags(tags),
         "priority": _whole("priority", priority, -(2**31), 2**31),
-        "requires": resources("requires", requires),
+        "requires": check_resources("requires", requires),
         "status": "waiting" if after else "ready",
         "attempts": 0,
         "max_attempts": _whole("max_attempts", max_attempts, 1, 1_000_000),
@@ -70,7 +70,7 @@ def job_document(
     return document
 
 
-def resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
+def check_resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
     """Amounts by resource, such as `{"gpu": 1, "memory_gb": 16}`.
 
     Raises:

@@ -61,7 +61,7 @@ def done(result: Any) -> Stages:
     return [{"$set": fields}, {"$unset": [CLAIM, "_tdb.key", "reason", "cancel"]}, event("done", attempt="$attempts")]
 
 
-def set_back(what: str, reason: Any, *, again: bool = True) -> Stages:
+def retry_or_give_up(what: str, reason: Any, *, again: bool = True) -> Stages:
     """An attempt came to nothing: ready once more after a while, or dead; cancelled where that was asked for.
 
     Args:
@@ -95,10 +95,10 @@ def lost() -> Stages:
     """The lease of its worker has run out."""
     parts = ["worker ", "$worker", " was lost in attempt ", {"$toString": "$attempts"}, " of ",
              {"$toString": "$max_attempts"}, ": it let its lease run out"]  # fmt: skip
-    return [*set_back("lost", {"$concat": parts}), {"$unset": "_tdb.last"}]
+    return [*retry_or_give_up("lost", {"$concat": parts}), {"$unset": "_tdb.last"}]
 
 
-def handed_back() -> Stages:
+def released() -> Stages:
     """Its worker stops before it is through; the attempt does not count."""
     fields = {"status": "ready", "attempts": {"$subtract": ["$attempts", 1]}, "due": "$$NOW"}
     return [{"$set": fields}, {"$unset": [CLAIM, "progress"]}, event("handed back", worker="$worker")]

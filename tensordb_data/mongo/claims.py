@@ -18,7 +18,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 
 from tensordb_data.errors import ClaimLostError, QueryError
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 Document = Mapping[str, Any]
 Stages = Sequence[Mapping[str, Any]]
@@ -68,7 +68,7 @@ class Claim:
         def update() -> Any:
             return self.mongo.find_one_and_update(held, list(stages), return_document=ReturnDocument.AFTER)
 
-        found = ride_out(update)
+        found = retry_while_unavailable(update)
         if found is None:
             raise ClaimLostError(
                 f"{self.mongo.name} {self.id}: the claim of {self._owner!r} has run out, and another has taken it over"
@@ -122,7 +122,7 @@ def claim(
     """
     check_owner(owner)
     token = ObjectId()
-    found = ride_out(_attempt(mongo, filter, path, owner, check_lease(lease), sort, stages, token))
+    found = retry_while_unavailable(_attempt(mongo, filter, path, owner, check_lease(lease), sort, stages, token))
     return None if found is None else Claim(mongo, path, token, found)
 
 

@@ -13,7 +13,7 @@ _BEATS = 3  # renewals a lease: two may fail
 
 
 @contextlib.contextmanager
-def kept(claim: Claim, lease: float) -> Iterator[None]:
+def keep_renewing(claim: Claim, lease: float) -> Iterator[None]:
     """Renews the claim from a thread until the block ends. One that was lost is found out by the next write."""
     ended = threading.Event()
 

@@ -14,20 +14,20 @@ from tensordb_data.errors import ConnectError
 T = TypeVar("T")
 
 # Stepping down, shutting down, recovering, interrupted by either.
-_PASSING = frozenset((43, 89, 91, 189, 237, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436))
+_TRANSIENT = frozenset((43, 89, 91, 189, 237, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436))
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
 
 
-def passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether an error of the driver says that the server is away for now, and not that the call is wrong."""
     if isinstance(error, ConnectError):
         error = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error
     if isinstance(error, OperationFailure):
-        return error.code in _PASSING or error.has_error_label("RetryableWriteError")
+        return error.code in _TRANSIENT or error.has_error_label("RetryableWriteError")
     return isinstance(error, (ConnectionFailure, ConnectError))
 
 
-def ride_out(call: Callable[[], T], seconds: float = 60.0) -> T:
+def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0) -> T:
     """What `call` returns, once the server answers.
 
     Args:
@@ -43,7 +43,7 @@ def ride_out(call: Callable[[], T], seconds: float = 60.0) -> T:
         try:
             return call()
         except (PyMongoError, ConnectError) as error:
-            if not passing(error):
+            if not is_transient(error):
                 raise
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline

@@ -17,7 +17,7 @@ APPLICATION = "tensordb"
 IDLE_SECONDS = 3.0  # nobody alive lets a transaction rest for so long, or else it is run again
 
 
-def end_abandoned(client: Any) -> int:
+def end_stale_transactions(client: Any) -> int:
     """End the transactions of TensorDB that have been resting; returns how many.
 
     One whose process lives after all is aborted whole, and `with_transaction` runs it again there.
@@ -39,7 +39,7 @@ def end_abandoned(client: Any) -> int:
     return len(ids)
 
 
-class Patient:
+class StaleTransactionGuard:
     """The body of a transaction. When it has met conflicts for long, it ends what was abandoned: once, so that two
     slow processes do not end each other's transactions for ever.
     """
@@ -51,11 +51,11 @@ class Patient:
     def __call__(self, session: Any) -> Any:
         if time.monotonic() > self._look_at:
             self._look_at = float("inf")
-            end_abandoned(self._client)
+            end_stale_transactions(self._client)
         return self._body(session)
 
 
-def write_patiently(client: Any, write: Callable[[], T]) -> T:
+def write_past_stale_transactions(client: Any, write: Callable[[], T]) -> T:
     """Do a write that may be done twice, and that an abandoned transaction may hold up."""
     try:
         with pymongo.timeout(IDLE_SECONDS):
@@ -63,5 +63,5 @@ def write_patiently(client: Any, write: Callable[[], T]) -> T:
     except PyMongoError as error:
         if not error.timeout:
             raise
-    end_abandoned(client)
+    end_stale_transactions(client)
     return write()

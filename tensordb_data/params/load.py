@@ -78,7 +78,7 @@ def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:
     return True
 
 
-def offer(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
+def suggest_intact_set(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
     """What to do about a damaged set, in words: the newest set of its run that is intact."""
     run, training = damaged.get("run"), damaged["_tdb"]["parts"] != ["model"]
     scope = {"_tdb.p": warehouse.project, "run": run, "_id": {"$ne": damaged["_id"]}}

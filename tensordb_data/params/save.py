@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId, json_util
 
 from tensordb_data.search.index import search_index
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import parts, to_json
-from tensordb_data.tensors.write import digest, store_all
+from tensordb_data.tensors.write import digest, store_tensors
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -40,7 +40,7 @@ INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps 
 
 
 @dataclass(frozen=True)
-class Written:
+class SaveReport:
     """What a save did.
 
     Attributes:
@@ -56,13 +56,13 @@ class Written:
     seconds: float
 
 
-def write_set(
+def save_parameters(
     warehouse: Warehouse,
     snapshot: Snapshot,
     fields: Mapping[str, Any],
     parent: ObjectId | None = None,
-    squeezer: Squeezer | None = None,
-) -> Written:
+    compressor: TensorCompressor | None = None,
+) -> SaveReport:
     """Stores a snapshot and commits its document.
 
     Args:
@@ -70,7 +70,7 @@ def write_set(
         snapshot: A state whose root is a dict: the parts of the set.
         fields: The fields of the document that a query finds, `lineage` among them; checked already.
         parent: The set that it was made from.
-        squeezer: Compresses what is worth it; by default without a limit on its time.
+        compressor: Compresses what is worth it; by default without a limit on its time.
 
     Raises:
         StorageError: The blob store refused or failed.
@@ -106,8 +106,9 @@ def write_set(
         "bytes": snapshot.nbytes,
     }
     search_index(warehouse, "params").add_entities([document])
-    stored = store_all(warehouse, "params", id, tensors, _commit(warehouse, document), squeezer, fields.get("run"))
-    return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    insert = _commit(warehouse, document)
+    stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, fields.get("run"))
+    return SaveReport(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
 
 def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:

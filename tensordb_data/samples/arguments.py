@@ -11,7 +11,7 @@ from tensordb_data.errors import QueryError
 from tensordb_data.query.tags import clean_tags
 
 
-def level_of(compression: object) -> int | None:
+def compression_level(compression: object) -> int | None:
     """The zstd level of `compression=`; None for none.
 
     Raises:
@@ -33,7 +33,7 @@ def encodable(text: str) -> bool:
     return text == text.encode(errors="replace").decode()
 
 
-def tags_of(tags: str | Sequence[str]) -> list[str]:
+def sample_tags(tags: str | Sequence[str]) -> list[str]:
     """The tags of one sample.
 
     Raises:
@@ -45,7 +45,7 @@ def tags_of(tags: str | Sequence[str]) -> list[str]:
     return clean_tags(given) if given else []
 
 
-def tags_of_many(tags: Any, n: int) -> Any:
+def tags_of_samples(tags: Any, n: int) -> Any:
     """The tags of each of n samples, given for all of them or one by one.
 
     Raises:
@@ -56,5 +56,5 @@ def tags_of_many(tags: Any, n: int) -> Any:
             raise QueryError(
                 f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"
             )
-        return iter([tags_of(each) for each in tags])
-    return itertools.repeat(tags_of(tags))
+        return iter([sample_tags(each) for each in tags])
+    return itertools.repeat(sample_tags(tags))

@@ -15,8 +15,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 
 from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
-from tensordb_data.samples.commit_lock import turn
-from tensordb_data.samples.write_batch import Batch
+from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import Schema
 from tensordb_data.search.index import search_index
 
@@ -50,7 +50,9 @@ def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
     )
 
 
-def agree(warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
+def merge_schema(
+    warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None
+) -> Schema:
     """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
     where no samples stand against it.
 
@@ -67,7 +69,9 @@ def agree(warehouse: Warehouse, dataset: str, stored: Schema | None, given: Sche
         raise
 
 
-def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
+def commit(
+    warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch, *, holds_lock: bool = False
+) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
     Args:
@@ -75,7 +79,7 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         dataset: The dataset.
         schema: Its schema, as the writer knows it.
         batch: The samples.
-        in_turn: Whether the caller has waited for its turn.
+        holds_lock: Whether the caller holds the commit lock.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -92,10 +96,10 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
         batch.stored = True
     try:
-        with contextlib.nullcontext() if in_turn else turn(warehouse, dataset):
+        with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
             return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch))
     except (DuplicateError, SchemaError):
-        done = landed(warehouse, batch)
+        done = was_committed(warehouse, batch)
         if done:  # by an earlier attempt, whose answer was lost
             return schema
         if segment is not None and done is False and batch.first:
@@ -111,7 +115,7 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         raise TooLarge from error
 
 
-def landed(warehouse: Warehouse, batch: Batch) -> bool | None:
+def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
     ids = [doc["_id"] for doc in batch.docs]
     try:
@@ -125,7 +129,7 @@ def landed(warehouse: Warehouse, batch: Batch) -> bool | None:
     return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
 
 
-def give_way(attempts: int) -> None:
+def back_off(attempts: int) -> None:
     """Wait a little before a transaction is tried again after so many attempts, and not before the first."""
     if attempts:
         time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**attempts))
@@ -134,12 +138,12 @@ def give_way(attempts: int) -> None:
 class _Body:
     """What happens in the transaction. It may run several times."""
 
-    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch) -> None:
+    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch) -> None:
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
         self._attempts = 0
 
     def __call__(self, session: Any) -> Schema:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
         # First of all, so that of two writers one stops here, before the work.
@@ -151,7 +155,7 @@ class _Body:
         )
         if counter is None:
             raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
-        schema = self._agreed(counter, session)
+        schema = self._merged_schema(counter, session)
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
         try:
@@ -171,9 +175,9 @@ class _Body:
                 )
         return schema
 
-    def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
+    def _merged_schema(self, counter: Mapping[str, Any], session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
-        schema = agree(self._warehouse, self._dataset, stored, self._schema, session)
+        schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session)
         if schema != stored:
             self._warehouse.index["datasets"].update_one(
                 {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -33,7 +33,7 @@ _MARK = 8  # bytes in the file, by which the others see that the lock has gone t
 
 
 @contextlib.contextmanager
-def turn(warehouse: Warehouse, dataset: str) -> Iterator[None]:
+def commit_lock(warehouse: Warehouse, dataset: str) -> Iterator[None]:
     """Waits until no other writer of this host, or hardly any, is committing to the dataset."""
     file = _opened(warehouse, dataset)
     if file is None:
@@ -43,7 +43,7 @@ def turn(warehouse: Warehouse, dataset: str) -> Iterator[None]:
         _wait(file)
         yield
     finally:
-        locks.close_fd(file)
+        file_locks.close_fd(file)
 
 
 def _opened(warehouse: Warehouse, dataset: str) -> int | None:
@@ -53,10 +53,10 @@ def _opened(warehouse: Warehouse, dataset: str) -> int | None:
     name = hashlib.sha256(f"{warehouse.project}\0{dataset}".encode()).hexdigest()[:16]
     with contextlib.suppress(OSError):  # nowhere to write: no turns
         try:
-            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+            return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             folder.mkdir(parents=True, exist_ok=True)
-            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+            return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
     return None
 
 

@@ -22,8 +22,8 @@ from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.errors import CorruptBlobError, NotFoundError
-from tensordb_data.samples import write_batch as batch
-from tensordb_data.samples.commit import drop_segment, give_way, put_segment
+from tensordb_data.samples import write_batch
+from tensordb_data.samples.commit import back_off, drop_segment, put_segment
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.index import Update
 
@@ -88,7 +88,7 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
         # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
         mongo["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
-    _bury(warehouse, dataset, [*dead, *mover.unused], report)
+    _mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
     if progress is not None:
         progress(last - start, last - start, report)
     return report
@@ -143,7 +143,7 @@ def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
     for doc in docs:
         run.append(doc)
         size += sum(part["n"] for part in doc["_tdb"]["b"].values())
-        if size >= batch.SEGMENT_BYTES or len(run) >= batch.BATCH_SAMPLES:
+        if size >= write_batch.SEGMENT_BYTES or len(run) >= write_batch.BATCH_SAMPLES:
             yield run
             run, size = [], 0
     if run:
@@ -229,7 +229,7 @@ class _Body:
         self._attempts = 0
 
     def __call__(self, session: Any) -> int:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
@@ -262,7 +262,7 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
     return (part for part in doc["_tdb"]["b"].values() if part.get("k") == segment)
 
 
-def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
+def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
     """Declare those of some segments dying that no sample refers to."""
     segments = warehouse.index["segments"]
     # Their `v` first: whoever refers to one after this look has counted it up.
@@ -272,7 +272,7 @@ def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: C
     attempts = itertools.count()
 
     def body(session: Any) -> list[Doc]:
-        give_way(next(attempts))
+        back_off(next(attempts))
         done = []
         for doc in unused:
             same = {"_id": doc["_id"], "state": "live", "v": doc.get("v")}
@@ -285,6 +285,6 @@ def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: C
             )
         return done
 
-    buried = warehouse.index.transaction(body) if unused else []
-    report.dying += len(buried)
-    report.dying_bytes += sum(doc["bytes"] for doc in buried)
+    marked = warehouse.index.transaction(body) if unused else []
+    report.dying += len(marked)
+    report.dying_bytes += sum(doc["bytes"] for doc in marked)

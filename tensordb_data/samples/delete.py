@@ -11,7 +11,7 @@ from bson import ObjectId
 from tensordb_data.query.query import datasets
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.warehouse.bound_query import BoundQuery
-from tensordb_data.warehouse.deletion_log import CHUNK, FIELDS, bury, by_dataset, chunks_of, delete
+from tensordb_data.warehouse.deletion_log import CHUNK, FIELDS, by_dataset, chunks_of, delete, delete_with_tombstone
 
 
 def delete_samples(selection: BoundQuery) -> int:
@@ -41,5 +41,5 @@ def delete_samples(selection: BoundQuery) -> int:
     with Mutation(warehouse, "delete", names, alone=names is not None and len(names) == len(first) == 1) as mutation:
         for docs in itertools.chain(first, chunks):
             for dataset, some in by_dataset(docs).items():
-                count += bury(warehouse, "data", some, lambda ids: mutation.step(ids, change), dataset)
+                count += delete_with_tombstone(warehouse, "data", some, lambda ids: mutation.step(ids, change), dataset)
     return count

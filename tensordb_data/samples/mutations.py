@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tensordb_data.mongo.transactions import end_abandoned
-from tensordb_data.samples.commit import give_way
-from tensordb_data.samples.commit_lock import turn
+from tensordb_data.mongo.transactions import end_stale_transactions
+from tensordb_data.samples.commit import back_off
+from tensordb_data.samples.commit_lock import commit_lock
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -103,7 +103,7 @@ class Mutation:
             return change(items, None)
         while True:
             try:
-                with self._turn():
+                with self._commit_lock():
                     return self._warehouse.index.transaction(_Step(self, items, change))
             except _Ended:
                 self._announce()
@@ -129,11 +129,11 @@ class Mutation:
         if not renewed.matched_count:
             raise _Ended
 
-    def _turn(self) -> contextlib.AbstractContextManager[None]:
+    def _commit_lock(self) -> contextlib.AbstractContextManager[None]:
         """As a commit would, since both count in the document of the dataset."""
         if self._id is not None or self._names is None or len(self._names) != 1:
             return contextlib.nullcontext()
-        return turn(self._warehouse, self._names[0])
+        return commit_lock(self._warehouse, self._names[0])
 
     def _announce(self) -> None:
         id = ObjectId()
@@ -150,7 +150,7 @@ class _Step:
         self._attempts = 0
 
     def __call__(self, session: Any) -> int:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         self._mutation.count(session)
         return self._change(session)
@@ -164,7 +164,7 @@ class _Begin:
         self._attempts = 0
 
     def __call__(self, session: Any) -> None:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         entry = {
@@ -192,7 +192,7 @@ class _End:
         self._attempts = 0
 
     def __call__(self, session: Any) -> None:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         mongo["mutations"].delete_one({"_id": self._id}, session=session)
@@ -245,7 +245,7 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
             elif not error.has_error_label("TransientTransactionError"):
                 raise
             else:
-                end_abandoned(warehouse.index.database.client)
+                end_stale_transactions(warehouse.index.database.client)
     return done
 
 

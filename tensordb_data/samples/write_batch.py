@@ -30,7 +30,7 @@ _PLAIN_DOCUMENT = 300
 _COMPRESSED = (Array, Bytes, Text)
 
 
-class Batch:
+class WriteBatch:
     """The samples of one commit.
 
     Args:
@@ -82,7 +82,7 @@ class Batch:
             or self._document_bytes >= DOCUMENT_BYTES
         )
 
-    def halves(self) -> tuple[Batch, Batch]:
+    def halves(self) -> tuple[WriteBatch, WriteBatch]:
         """Two batches of its samples, at least two, to be committed one after the other; they share the segment."""
         one, two = copy.copy(self), copy.copy(self)
         middle = len(self.docs) // 2

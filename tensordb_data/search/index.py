@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from bson import Binary
 from pymongo import UpdateOne
 
-from tensordb_data.mongo.retry import ride_out
-from tensordb_data.mongo.transactions import write_patiently
-from tensordb_data.search.tokenize import beside, most, words
-from tensordb_data.search.vocabulary import SHEET, Vocabulary
+from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.mongo.transactions import write_past_stale_transactions
+from tensordb_data.search.tokenize import limit_words, scoped, words
+from tensordb_data.search.vocabulary import WORDS_PER_PAGE, Vocabulary
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -44,12 +44,12 @@ Group = tuple[str, tuple[str, ...]]
 Text = tuple[str, str, str]
 
 
-def search_index(warehouse: Warehouse, kind: str) -> Entries:
+def search_index(warehouse: Warehouse, kind: str) -> SearchIndex:
     """The entries of a collection, as this process knows them."""
-    return warehouse.memo(("search", kind), lambda: Entries(warehouse, kind))
+    return warehouse.memo(("search", kind), lambda: SearchIndex(warehouse, kind))
 
 
-class Entries:
+class SearchIndex:
     """The entries of one collection that this process has written, and the way to write more."""
 
     def __init__(self, warehouse: Warehouse, kind: str) -> None:
@@ -131,7 +131,7 @@ class Entries:
             "f.n": field,
             f"f.{what}": {"$exists": True},
         }
-        return filter | ({"w": beside(words(name)[0])} if words(name) else {})  # which is in the index
+        return filter | ({"w": scoped(words(name)[0])} if words(name) else {})  # which is in the index
 
     def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
         """Entries for the words of texts, from the moment on when there are too many for an entry each."""
@@ -141,7 +141,8 @@ class Entries:
         vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
         pieces, new = vocabulary.unmet(texts)
         pairs = list(new.items())
-        self._write([self._words(name, field, dict(pairs[at : at + SHEET])) for at in range(0, len(pairs), SHEET)])
+        pages = [dict(pairs[at : at + WORDS_PER_PAGE]) for at in range(0, len(pairs), WORDS_PER_PAGE)]
+        self._write([self._words(name, field, page) for page in pages])
         vocabulary.met(pieces, new)
         self._vocabularies[name, field] = vocabulary
         if former is not None:
@@ -177,13 +178,13 @@ class Entries:
         more = {"f": {"n": field, "v": text}, "e": member}
         entry = self._entry(["text", name, field, text], name, [], [shown], more)
         # There may be a thousand of these: they are not what is found by the name alone.
-        return {**entry, "w": most([*words(shown), *map(beside, words(name))])}
+        return {**entry, "w": limit_words([*words(shown), *map(scoped, words(name))])}
 
     def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """One entry for some words of a field; each with the `_id` of one that has it."""
         more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
         entry = self._entry(["words", name, field, *found], name, [], [], more)
-        return {**entry, "w": [*words(*found), *map(beside, words(name))]}
+        return {**entry, "w": [*words(*found), *map(scoped, words(name))]}
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
@@ -192,7 +193,7 @@ class Entries:
         return {
             "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
             "p": self._warehouse.project, "k": self._kind, "n": name, "t": tags, "x": texts,
-            "w": most([*words(name), *words(*tags), *words(*texts)]), **more,
+            "w": limit_words([*words(name), *words(*tags), *words(*texts)]), **more,
         }  # fmt: skip
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:
@@ -208,7 +209,7 @@ class Entries:
             if self._warehouse.index.is_server and self._kind == "logs":  # its writer tries again by itself
                 write()
             elif self._warehouse.index.is_server:
-                ride_out(functools.partial(write_patiently, mongo.client, write))
+                retry_while_unavailable(functools.partial(write_past_stale_transactions, mongo.client, write))
             else:  # mongomock cannot read pymongo's bulk operations
                 for pair in pairs:
                     mongo["search"].update_one(*pair, upsert=True)

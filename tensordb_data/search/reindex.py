@@ -15,7 +15,7 @@ _CHUNK = 5000
 
 
 @contextlib.contextmanager
-def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
+def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
     """Around an update: what it selects can be found afterwards by its new tags and texts."""
     set_ = update.get("$set", {})
     touched = any("tags" in fields for fields in update.values()) or any(isinstance(v, str) for v in set_.values())
@@ -24,7 +24,7 @@ def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]
         return
     entries, kind = search_index(selection.warehouse, selection.query.collection), selection.query.collection
     if kind in GROUPED:
-        groups = {(name, changed(tags, update)): member for (name, tags), member in groups_of(selection).items()}
+        groups = {(name, changed(tags, update)): member for (name, tags), member in selected_groups(selection).items()}
         new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
         texts = {(name, *text): member for (name, _), member in groups.items() for text in new}
         entries.add_groups(groups, texts)
@@ -37,7 +37,7 @@ def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]
         entries.add_entities(selection.collection.find(chosen))
 
 
-def groups_of(selection: BoundQuery) -> dict[Group, Any]:
+def selected_groups(selection: BoundQuery) -> dict[Group, Any]:
     """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
     stages: list[dict[str, Any]] = [{"$match": selection.filter()}]
     if selection.query.limit is not None:

@@ -26,12 +26,12 @@ def words(*texts: str) -> list[str]:
     return list(found)
 
 
-def most(found: Iterable[str]) -> list[str]:
+def limit_words(found: Iterable[str]) -> list[str]:
     """As many of the words as an entry holds."""
     return list(dict.fromkeys(found))[:MOST]
 
 
-def beside(word: str) -> str:
+def scoped(word: str) -> str:
     """The form in which an entry holds a word that is not its own, by which it is found only together with others."""
     return f" {word}"
 

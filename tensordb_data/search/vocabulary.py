@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-SHEET = 100
+WORDS_PER_PAGE = 100
 """Words that share an entry."""
 
 _MOST = 100_000  # words of one field
@@ -22,7 +22,7 @@ def runs(text: str) -> set[str]:
     return {run for piece in text[:_SEARCHED].lower().split() for run in _RUN.findall(piece) or [piece]}
 
 
-def pattern(forms: Sequence[str], *, full: bool) -> dict[str, str]:
+def pattern(forms: Sequence[str], *, is_server: bool) -> dict[str, str]:
     """The condition on a field that its text has one of these words.
 
     Args:
@@ -30,7 +30,7 @@ def pattern(forms: Sequence[str], *, full: bool) -> dict[str, str]:
         full: Whether a MongoDB will read it, which must be told that letters are not those of ASCII alone.
     """
     either = "|".join(map(re.escape, forms))
-    return {"$regex": f"{'(*UCP)' if full else ''}(?<![^\\W_])(?:{either})(?![^\\W_])", "$options": "i"}
+    return {"$regex": f"{'(*UCP)' if is_server else ''}(?<![^\\W_])(?:{either})(?![^\\W_])", "$options": "i"}
 
 
 def has_all(text: object, words: Iterable[Iterable[str]]) -> bool:

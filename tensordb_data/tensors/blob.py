@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.read import read_leaves
-from tensordb_data.tensors.write import digest, store_all
+from tensordb_data.tensors.write import digest, store_tensors
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -41,7 +41,7 @@ def write_blob(
     document["_tdb"] |= {"blob": content, "tensors": [content]}
     leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
 
-    store_all(warehouse, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
+    store_tensors(warehouse, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
 
 
 def read_blob(warehouse: Warehouse, content: bytes, label: str) -> bytes:

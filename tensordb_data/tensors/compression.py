@@ -30,7 +30,7 @@ _WORTH, _WORTH_FLOAT = 0.9, 0.75
 a second of processor time for each 100 to 300 MB that are saved."""
 
 
-class Squeezer:
+class TensorCompressor:
     """Compresses tensors of one save. For one thread.
 
     Args:
@@ -43,7 +43,7 @@ class Squeezer:
         self._clock = clock
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
 
-    def squeeze(self, leaf: Leaf, data: memoryview) -> bytes | None:
+    def compress(self, leaf: Leaf, data: memoryview) -> bytes | None:
         """The bytes of a tensor as one zstd frame; None if they had better stay as they are."""
         if leaf.nbytes < _LEAST or self.seconds <= 0:
             return None
@@ -82,7 +82,7 @@ def is_float(leaf: Leaf) -> bool:
     return "float" in leaf.dtype or "complex" in leaf.dtype or leaf.dtype[1:2] in ("f", "c")
 
 
-def expand(stored: memoryview | bytes, target: memoryview | None, nbytes: int) -> bytes:
+def decompress(stored: memoryview | bytes, target: memoryview | None, nbytes: int) -> bytes:
     """The digest of the bytes in a zstd frame, hashed piece by piece as they come.
 
     Args:

@@ -14,7 +14,7 @@ import xxhash
 import zstandard
 
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
-from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.write import chunks, digest, tensor_id
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where the bytes of a tensor are stored."""
 
     name: str
@@ -37,30 +37,36 @@ class Place:
     offset: int
     nbytes: int
     """Stored bytes."""
-    expanded: int | None
-    """Bytes of the tensor, where those are zstd."""
+    original_nbytes: int | None
+    """Bytes of the tensor, if the stored ones are compressed."""
+
+    @property
+    def tensor_nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.nbytes if self.original_nbytes is None else self.original_nbytes
 
 
 def read_leaves(
     warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
 ) -> dict[int, np.ndarray[Any, Any]]:
     """The bytes of tensors by their digests, each checked: uint8 [n] for each place of `stored`, (name, digest)."""
-    places = find_places(warehouse, stored, label)
+    locations = find_locations(warehouse, stored, label)
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for number, place in places.items():
-        objects[place.root, place.key].append(number)
-    sizes = {n: place.nbytes if place.expanded is None else place.expanded for n, place in places.items()}
-    memory = {number: np.empty(nbytes, np.uint8) for number, nbytes in sizes.items()}
+    for number, location in locations.items():
+        objects[location.root, location.key].append(number)
+    memory = {number: np.empty(location.tensor_nbytes, np.uint8) for number, location in locations.items()}
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load") as pool:
         for (root, key), numbers in objects.items():
             store = warehouse.blobs.store(root)
             fill = _fill_local if store.local_path(key) is not None else _fill_remote
-            fill(pool, store, key, [places[n] for n in numbers], [memory[n] for n in numbers], label)
+            fill(pool, store, key, [locations[n] for n in numbers], [memory[n] for n in numbers], label)
     return memory
 
 
-def find_places(warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str) -> dict[int, Place]:
+def find_locations(
+    warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
+) -> dict[int, TensorLocation]:
     """Where tensors are, by their names and digests.
 
     Raises:
@@ -71,28 +77,28 @@ def find_places(warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], l
     for chunk in chunks(contents):
         ids = [tensor_id(warehouse.project, content) for content in chunk]
         rows.update((bytes(row["_id"]["h"]), row) for row in warehouse.index["tensors"].find({"_id": {"$in": ids}}))
-    places = {}
+    locations = {}
     for number, (name, content) in stored.items():
         if (row := rows.get(content)) is None:
             raise CheckpointError(
                 f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete."
             )
-        places[number] = Place(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
-    return places
+        locations[number] = TensorLocation(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
+    return locations
 
 
 def _fill_local(
     pool: ThreadPoolExecutor,
     store: Store,
     key: str,
-    places: list[Place],
+    locations: list[TensorLocation],
     memory: list[np.ndarray[Any, Any]],
     label: str,
 ) -> None:
     file = open_local(store, key, label)
     try:
         # threads split the work by tensor: reading and hashing both release the GIL
-        for _ in pool.map(lambda pair: pread(file, pair[0], pair[1], label), zip(places, memory, strict=True)):
+        for _ in pool.map(lambda pair: pread(file, pair[0], pair[1], label), zip(locations, memory, strict=True)):
             pass
     finally:
         os.close(file)
@@ -108,67 +114,67 @@ def open_local(store: Store, key: str, label: str) -> int:
         raise StorageError(f"The object {key} that holds tensors of {label} is gone from {store.url}.") from None
 
 
-def pread(file: int, place: Place, memory: np.ndarray[Any, Any], label: str) -> None:
+def pread(file: int, location: TensorLocation, memory: np.ndarray[Any, Any], label: str) -> None:
     """The bytes of a tensor into memory of its size, checked."""
-    squeezed = place.expanded is not None
-    target, hasher, done = np.empty(place.nbytes, np.uint8).data if squeezed else memory.data, xxhash.xxh3_128(), 0
-    while done < place.nbytes:
-        got = os.preadv(file, [target[done : done + _PIECE]], place.offset + done)
+    compressed = location.original_nbytes is not None
+    target, hasher, done = np.empty(location.nbytes, np.uint8).data if compressed else memory.data, xxhash.xxh3_128(), 0
+    while done < location.nbytes:
+        got = os.preadv(file, [target[done : done + _PIECE]], location.offset + done)
         if got == 0:
-            raise corrupt(place, label, f"the object ends {place.nbytes - done} bytes too early")
-        if not squeezed:
+            raise corrupt(location, label, f"the object ends {location.nbytes - done} bytes too early")
+        if not compressed:
             hasher.update(target[done : done + got])
         done += got
-    if squeezed:
-        _expand(place, target, memory, label)
-    elif hasher.digest() != place.content:
-        raise corrupt(place, label, "its bytes do not match their checksum")
+    if compressed:
+        _decompress(location, target, memory, label)
+    elif hasher.digest() != location.content:
+        raise corrupt(location, label, "its bytes do not match their checksum")
 
 
-def _expand(place: Place, stored: memoryview, memory: np.ndarray[Any, Any], label: str) -> None:
+def _decompress(location: TensorLocation, stored: memoryview, memory: np.ndarray[Any, Any], label: str) -> None:
     try:
-        content = expand(stored, memory.data, len(memory))
+        content = decompress(stored, memory.data, len(memory))
     except zstandard.ZstdError as error:
-        raise corrupt(place, label, f"its bytes are not what was compressed: {error}") from None
-    if content != place.content:
-        raise corrupt(place, label, "its bytes do not match their checksum")
+        raise corrupt(location, label, f"its bytes are not what was compressed: {error}") from None
+    if content != location.content:
+        raise corrupt(location, label, "its bytes do not match their checksum")
 
 
 def _fill_remote(
     pool: ThreadPoolExecutor,
     store: Store,
     key: str,
-    places: list[Place],
+    locations: list[TensorLocation],
     memory: list[np.ndarray[Any, Any]],
     label: str,
 ) -> None:
-    for group in _rounds(places):
-        got = store.get_ranges(key, [places[i].offset for i in group], [places[i].nbytes for i in group])
+    for group in _rounds(locations):
+        got = store.get_ranges(key, [locations[i].offset for i in group], [locations[i].nbytes for i in group])
         for i, data in zip(group, got, strict=True):
-            if len(data) != places[i].nbytes:
-                raise corrupt(places[i], label, f"{len(data)} of {places[i].nbytes} bytes are there")
-            if places[i].expanded is not None:
-                _expand(places[i], data, memory[i], label)
+            if len(data) != locations[i].nbytes:
+                raise corrupt(locations[i], label, f"{len(data)} of {locations[i].nbytes} bytes are there")
+            if locations[i].original_nbytes is not None:
+                _decompress(locations[i], data, memory[i], label)
                 continue
             memory[i][:] = np.frombuffer(data, np.uint8)
-            if digest(memory[i].data) != places[i].content:
-                raise corrupt(places[i], label, "its bytes do not match their checksum")
+            if digest(memory[i].data) != locations[i].content:
+                raise corrupt(locations[i], label, "its bytes do not match their checksum")
 
 
-def _rounds(places: list[Place]) -> list[list[int]]:
+def _rounds(locations: list[TensorLocation]) -> list[list[int]]:
     rounds: list[list[int]] = []
     size = _ROUND
-    for i, place in enumerate(places):
-        if size + place.nbytes > _ROUND:
+    for i, location in enumerate(locations):
+        if size + location.nbytes > _ROUND:
             rounds.append([])
             size = 0
         rounds[-1].append(i)
-        size += place.nbytes
+        size += location.nbytes
     return rounds
 
 
-def corrupt(place: Place, label: str, what: str) -> CorruptBlobError:
+def corrupt(location: TensorLocation, label: str, what: str) -> CorruptBlobError:
     """The error that a tensor's bytes are not those that were saved."""
     return CorruptBlobError(
-        f"Tensor {place.name!r} of {label} is damaged: {what} (object {place.key}, offset {place.offset})."
+        f"Tensor {location.name!r} of {label} is damaged: {what} (object {location.key}, offset {location.offset})."
     )

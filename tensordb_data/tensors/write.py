@@ -22,8 +22,8 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from tensordb_data.errors import CheckpointError
-from tensordb_data.tensors import safetensors as layout
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors import safetensors
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.lease import Lease, LeaseLost
 
@@ -50,13 +50,13 @@ def tensor_id(project: str, content: bytes) -> dict[str, Any]:
     return {"p": project, "h": content}
 
 
-def store_all(
+def store_tensors(
     warehouse: Warehouse,
     folder: str,
     id: ObjectId,
     tensors: Mapping[bytes, tuple[Leaf, memoryview]],
     insert: Callable[[ClientSession | None], None],
-    squeezer: Squeezer | None = None,
+    compressor: TensorCompressor | None = None,
     run: str | None = None,
 ) -> int:
     """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
@@ -67,7 +67,7 @@ def store_all(
         id: A new one, which names them.
         tensors: By their content addresses.
         insert: Inserts the document that refers to them, in the session it is given.
-        squeezer: Compresses what is worth it; by default without a limit on its time.
+        compressor: Compresses what is worth it; by default without a limit on its time.
         run: That the tensors are of; those that are stored already keep theirs.
 
     Returns:
@@ -78,7 +78,7 @@ def store_all(
         CheckpointError: The tensors were removed time and again.
     """
     stored = 0
-    squeezer = squeezer or Squeezer()
+    compressor = compressor or TensorCompressor()
     for attempt in range(_ATTEMPTS):
         with contextlib.suppress(LeaseLost, _TensorGone), Lease(warehouse, ObjectId() if attempt else id) as lease:
             missing = _missing(warehouse, list(tensors), lease)
@@ -87,7 +87,7 @@ def store_all(
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
                 lease.announce(warehouse.blobs.write_root, key)
                 about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
-                rows = _put(warehouse, key, batch, about, squeezer)
+                rows = _put(warehouse, key, batch, about, compressor)
                 whole &= _enter(warehouse, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
             warehouse.index.transaction(_finish(warehouse, list(tensors), lease, insert))
@@ -152,27 +152,27 @@ def _put(
     key: str,
     batch: Mapping[bytes, tuple[Leaf, memoryview]],
     about: Mapping[str, Any],
-    squeezer: Squeezer,
+    compressor: TensorCompressor,
 ) -> dict[bytes, dict[str, Any]]:
     """Writes one object; returns the documents of its tensors."""
     names: set[str] = set()
-    leaves, parts, squeezed = [], [], {}
+    leaves, parts, compressed = [], [], {}
     for content, (leaf, data) in batch.items():
         name = leaf.name if leaf.name not in names else f"{leaf.name}#{content.hex()}"
         names.add(name)
-        small = squeezer.squeeze(leaf, data)
+        small = compressor.compress(leaf, data)
         if small is not None:
-            squeezed[name] = [leaf.dtype, list(leaf.shape)]
+            compressed[name] = [leaf.dtype, list(leaf.shape)]
             leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
         leaves.append(leaf._replace(name=name))
         parts.append(data)
     metadata = {"format": "tensordb", "project": warehouse.project}
-    if squeezed:
-        metadata["zstd"] = json.dumps(squeezed)
+    if compressed:
+        metadata["zstd"] = json.dumps(compressed)
     # what is as it was lies in memory as in the object, if nothing else comes between
-    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
+    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in compressed)
     address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
-    front, offsets = layout.header([leaves[i] for i in order], metadata, address)
+    front, offsets = safetensors.header([leaves[i] for i in order], metadata, address)
     warehouse.blobs.store(warehouse.blobs.write_root).put(key, [front, *(parts[i] for i in order)], cold=True)
     contents = list(batch)
     rows = {}
@@ -182,7 +182,7 @@ def _put(
             "_id": tensor_id(warehouse.project, content), "root": warehouse.blobs.write_root, "key": key,
             "o": offset, "n": leaf.nbytes, **about,
         }  # fmt: skip
-        if leaf.name in squeezed:
+        if leaf.name in compressed:
             rows[content]["z"] = batch[content][0].nbytes
     return rows
 

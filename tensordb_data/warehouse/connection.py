@@ -14,7 +14,7 @@ from pymongo.write_concern import WriteConcern
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
-from tensordb_data.mongo.transactions import Patient
+from tensordb_data.mongo.transactions import StaleTransactionGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,21 +35,21 @@ class Connection:
     def __init__(self, address: Address) -> None:
         self.pid = os.getpid()
         self.folder = address.folder
-        self.full = not type(address.client).__module__.startswith("mongomock")
+        self.is_server = not type(address.client).__module__.startswith("mongomock")
         self._lock = threading.RLock()
         self._stores: dict[int, Store] = {}
         self._reader: BlobReader | None = None
         self._owned = address.client is None
         self.client: Any = open_client(address)
-        concern = WriteConcern("majority") if self.full else None
+        concern = WriteConcern("majority") if self.is_server else None
         self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
         """Run `fn(session)` in a transaction, retried while the server says that it is worth it."""
-        if not self.full:
+        if not self.is_server:
             return fn(None)
         with self.client.start_session() as session:
-            body = Patient(self.client, fn)
+            body = StaleTransactionGuard(self.client, fn)
             result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
             return result
 
@@ -147,7 +147,7 @@ class Connections:
             self._connection = None
 
     def _forked(self) -> None:
-        if self.address.client is not None and self._connection is not None and self._connection.full:
+        if self.address.client is not None and self._connection is not None and self._connection.is_server:
             # A client that someone else made cannot be re-opened; pymongo warns when the child uses it.
             return
         if self._connection is not None:

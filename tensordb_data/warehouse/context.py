@@ -65,7 +65,7 @@ class Warehouse:
         connections = Connections(address)
         try:
             opened = connections.get()
-            default = "./blobs" if address.folder is not None else "gridfs://" if opened.full else "memory://"
+            default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
             roots = catalog.prepare(opened.mongo, default, recorded)
         except BaseException:
             connections.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.read_concern import ReadConcern
 
-from tensordb_data.mongo.transactions import write_patiently
+from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.schema.schema import Schema
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Datasets:
                     )
 
         if index.is_server and session is None:
-            write_patiently(index.database.client, count)
+            write_past_stale_transactions(index.database.client, count)
         else:
             count()
 

@@ -40,7 +40,7 @@ Doc = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stone:
+class Deletion:
     """One deletion."""
 
     time: ObjectId
@@ -56,7 +56,7 @@ class Tombstone:
     project: str
     collection: str
     dataset: str | None
-    stones: list[Stone]
+    deletions: list[Deletion]
 
 
 def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
@@ -76,10 +76,10 @@ def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
     for docs in chunks_of(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
         for dataset, some in by_dataset(docs).items():
 
-            def away(ids: list[ObjectId]) -> int:
+            def delete_ids(ids: list[ObjectId]) -> int:
                 return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
 
-            count += bury(warehouse, collection, some, away, dataset)
+            count += delete_with_tombstone(warehouse, collection, some, delete_ids, dataset)
     return count
 
 
@@ -87,11 +87,11 @@ FIELDS = {"data": {"dataset": 1, "_tdb.s": 1}, "params": {"_tdb.structure": 1}}
 """What is to be known of entities that are deleted."""
 
 
-def bury(
+def delete_with_tombstone(
     warehouse: Warehouse,
     collection: str,
     docs: Sequence[Doc],
-    away: Callable[[list[ObjectId]], int],
+    delete_ids: Callable[[list[ObjectId]], int],
     dataset: str | None = None,
 ) -> int:
     """Writes a tombstone of some documents, and deletes them.
@@ -107,7 +107,7 @@ def bury(
         How many were deleted.
     """
     id = _write(warehouse, collection, docs, dataset)
-    count = away([doc["_id"] for doc in docs])
+    count = delete_ids([doc["_id"] for doc in docs])
     if count < len(docs):
         found = warehouse.index[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
         left = {doc["_id"] for doc in found}
@@ -131,7 +131,7 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
     doc = {
         "_id": id, "p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset,
         "root": warehouse.blobs.write_root, "key": f"{FOLDER}{id}",
-        "n": sum(len(stone.ids) for stone in tombstone.stones), "state": "writing", **about,
+        "n": sum(len(deletion.ids) for deletion in tombstone.deletions), "state": "writing", **about,
     }  # fmt: skip
     warehouse.index["tombstones"].update_one(
         {"_id": id}, {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}},
@@ -165,17 +165,17 @@ def read(store: Store, key: str) -> Tombstone:
         if magic != _MAGIC or checksum != xxhash.xxh3_64_intdigest(data[_HEAD.size :]):
             raise ValueError("it does not match its checksum")
         doc = bson.decode(zstandard.ZstdDecompressor().decompress(data[_HEAD.size :]))
-        stones = [Stone(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
-        return Tombstone(doc["p"], doc["c"], doc["dataset"], stones)
+        deletions = [Deletion(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
+        return Tombstone(doc["p"], doc["c"], doc["dataset"], deletions)
     except (struct.error, ValueError, KeyError, zstandard.ZstdError, bson.errors.InvalidBSON) as error:
         raise CorruptBlobError(f"{store.url}/{key}: expected a tombstone, found something else: {error}") from None
 
 
 def _write(warehouse: Warehouse, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
     sequence = [int(doc["_tdb"]["s"]) for doc in docs] if collection == "data" else []
-    stone = Stone(ObjectId(), [doc["_id"] for doc in docs], sequence)
+    deletion = Deletion(ObjectId(), [doc["_id"] for doc in docs], sequence)
     about = {"objects": _objects(warehouse, docs)} if collection == "params" else {}
-    return write(warehouse, Tombstone(warehouse.project, collection, dataset, [stone]), about)
+    return write(warehouse, Tombstone(warehouse.project, collection, dataset, [deletion]), about)
 
 
 def _done(warehouse: Warehouse, id: ObjectId) -> None:
@@ -191,15 +191,15 @@ def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
 
 
 def _packed(tombstone: Tombstone) -> bytes:
-    stones = [
+    deletions = [
         {
-            "t": stone.time,
-            "ids": b"".join(id.binary for id in stone.ids),
-            "s": np.array(stone.sequence, "<i8").tobytes(),
+            "t": deletion.time,
+            "ids": b"".join(id.binary for id in deletion.ids),
+            "s": np.array(deletion.sequence, "<i8").tobytes(),
         }
-        for stone in tombstone.stones
+        for deletion in tombstone.deletions
     ]
-    doc = {"p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "stones": stones}
+    doc = {"p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "stones": deletions}
     body = zstandard.ZstdCompressor().compress(bson.encode(doc))
     return _HEAD.pack(_MAGIC, xxhash.xxh3_64_intdigest(body)) + body
 

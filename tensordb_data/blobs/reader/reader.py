@@ -34,7 +34,7 @@ _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wan
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
+class PendingRead:
     """A read that has begun: the table it goes through, and the blobs of it that have to be fetched."""
 
     table: Table
@@ -98,7 +98,7 @@ class BlobReader:
         # The queue must not keep alive what nobody is going to read any more.
         known = weakref.ref(refs)
 
-        def begin() -> Begun | None:
+        def begin() -> PendingRead | None:
             found = known()
             return None if found is None else self._begin(found, urgent=False)
 
@@ -123,10 +123,10 @@ class BlobReader:
             return self._frames.gather(refs, self._stored(refs))
         # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
         # little else.
-        marks = None if refs.checks is None else refs.checks.marks
-        table = self._tables.table(refs) if marks is not None and marks.complete else None
-        known = table is not None and marks is not None and marks.trust is table.trust
-        size = marks.size if known and marks is not None else None
+        verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
+        table = self._tables.table(refs) if verified is not None and verified.complete else None
+        known = table is not None and verified is not None and verified.generation is table.generation
+        size = verified.size if known and verified is not None else None
         if size is None:
             size = int(refs.length[0])
             if np.count_nonzero(refs.length == size) < len(refs):
@@ -197,13 +197,13 @@ class BlobReader:
 
         `size` is the length of each, where that is one number.
         """
-        ahead, begun = refs.ahead, None
+        ahead, pending = refs.ahead, None
         object.__setattr__(refs, "ahead", None)
         try:
-            begun = None if ahead is None else ahead.result()
-            begun = begun or self._begin(refs, urgent=True)
+            pending = None if ahead is None else ahead.result()
+            pending = pending or self._begin(refs, urgent=True)
             extra: dict[int, memoryview] = {}
-            for segment, rows, numbers, futures in begun.wanted:
+            for segment, rows, numbers, futures in pending.wanted:
                 self._local.missed = getattr(self._local, "missed", 0) + len(rows)
                 arrivals = []
                 for future in futures:
@@ -217,16 +217,16 @@ class BlobReader:
                         extra[row] = _arrived(arrivals, number, row)
         except concurrent.futures.CancelledError:
             raise StorageError("the blob reader is closed: connect again") from None
-        table = begun.table
-        if not extra and table.local and table.trust is self._tables.trust:
-            refs.set_checked(table.trust, size)
+        table = pending.table
+        if not extra and table.local and table.generation is self._tables.generation:
+            refs.set_checked(table.generation, size)
         return table, extra
 
-    def _begin(self, refs: BlobRefs, urgent: bool) -> Begun:
+    def _begin(self, refs: BlobRefs, urgent: bool) -> PendingRead:
         """Open what the references need, check what is at hand, and ask for the rest."""
         table = self._tables.table(refs)
         wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
-        if not refs.checked(table.trust):
+        if not refs.checked(table.generation):
             rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
             local = rows if table.local else rows[table.is_local[refs.segment]]
             absent = local[:0]
@@ -243,13 +243,13 @@ class BlobReader:
                 wanted.append((segment, part, at[part], futures))
         if wanted:
             self._known = 0
-        return Begun(table, wanted)
+        return PendingRead(table, wanted)
 
     def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
         """Whether the plan that the references are from will want most of a segment, and the cache can hold it all."""
-        if refs.checks is None or self._cache is None or segment.file is None:
+        if refs.checksum_cache is None or self._cache is None or segment.file is None:
             return False
-        counts, nbytes = refs.checks.share()
+        counts, nbytes = refs.checksum_cache.share()
         count, used = int(counts[number]), float(nbytes[number])
         if not used or segment.end - used > count * max(GAP, used / count / WASTE):
             return False

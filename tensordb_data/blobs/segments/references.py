@@ -29,11 +29,11 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-class Marks:
+class Verified:
     """Which of some references have been checked, as long as one trust holds."""
 
-    def __init__(self, trust: object, m: int) -> None:
-        self.trust = trust
+    def __init__(self, generation: object, m: int) -> None:
+        self.generation = generation
         self.done = np.zeros(m, np.bool_)
         self.complete = False
         """Whether all have."""
@@ -50,7 +50,7 @@ class Marks:
         self.complete = bool(self.done.all())
 
 
-class Checks:
+class ChecksumCache:
     """What this process knows of some references: which have been checked (their bounds, and their blobs' checksums),
     and how much of each segment they use.
 
@@ -61,15 +61,15 @@ class Checks:
 
     def __init__(self, refs: BlobRefs) -> None:
         self._segment, self._length, self._segments = refs.segment, refs.length, len(refs.segments)
-        self.marks: Marks | None = None
+        self.verified: Verified | None = None
         self._share: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
 
-    def note(self, trust: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+    def note(self, generation: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
         """Note that those at some positions have been checked."""
         with _lock:
-            if self.marks is None or self.marks.trust is not trust:
-                self.marks = Marks(trust, len(self._segment))
-            self.marks.note(at, size)
+            if self.verified is None or self.verified.generation is not generation:
+                self.verified = Verified(generation, len(self._segment))
+            self.verified.note(at, size)
 
     def share(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """How many blobs of each segment are referred to, and their bytes together."""
@@ -99,7 +99,7 @@ class BlobRefs:
     compressed: npt.NDArray[np.bool_] | None = None
     """bool[m]: whether the stored bytes are zstd; None when none are."""
 
-    checks: Checks | None = dataclasses.field(default=None, repr=False)
+    checksum_cache: ChecksumCache | None = dataclasses.field(default=None, repr=False)
     """What this process knows of the references that these were taken from."""
 
     at: npt.NDArray[np.intp] | None = dataclasses.field(default=None, repr=False)
@@ -121,31 +121,31 @@ class BlobRefs:
         else:
             index = np.asarray(index)
             index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp, copy=False)
-        checks = self.checks
-        if checks is None:
-            checks = Checks(self)
-            object.__setattr__(self, "checks", checks)
+        checksum_cache = self.checksum_cache
+        if checksum_cache is None:
+            checksum_cache = ChecksumCache(self)
+            object.__setattr__(self, "checksum_cache", checksum_cache)
         return BlobRefs(
             self.segments,
             self.segment[index],
             self.offset[index],
             self.length[index],
             None if self.compressed is None else self.compressed[index],
-            checks,
+            checksum_cache,
             index if self.at is None else self.at[index],
         )
 
-    def checked(self, trust: object) -> bool:
+    def checked(self, generation: object) -> bool:
         """Whether all of these are known to have been checked."""
-        marks = None if self.checks is None else self.checks.marks
-        if marks is None or marks.trust is not trust:
+        verified = None if self.checksum_cache is None else self.checksum_cache.verified
+        if verified is None or verified.generation is not generation:
             return False
-        return marks.complete or bool((marks.done if self.at is None else marks.done[self.at]).all())
+        return verified.complete or bool((verified.done if self.at is None else verified.done[self.at]).all())
 
-    def set_checked(self, trust: object, size: int | None) -> None:
+    def set_checked(self, generation: object, size: int | None) -> None:
         """Note that all of these have been checked, and their size where it is one."""
-        if self.checks is not None:
-            self.checks.note(trust, slice(None) if self.at is None else self.at, size)
+        if self.checksum_cache is not None:
+            self.checksum_cache.note(generation, slice(None) if self.at is None else self.at, size)
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:

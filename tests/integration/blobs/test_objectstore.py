@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tensordb_data.blobs.segments.references import BlobRefs
-from tensordb_data.blobs.stores import object_store as objectstore
+from tensordb_data.blobs.stores import object_store
 from tensordb_data.blobs.stores.object_store import ObjectStore
 from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.errors import CorruptBlobError, StorageError
@@ -110,7 +110,7 @@ def stalling(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
         threading.Thread(target=server.serve_forever).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(objectstore, "_CLIENT", {**objectstore._CLIENT, "read_timeout": "0.2s"})
+        monkeypatch.setattr(object_store, "_CLIENT", {**object_store._CLIENT, "read_timeout": "0.2s"})
         Stalling.over.clear()
         yield ObjectStore(s3)
         Stalling.over.set()

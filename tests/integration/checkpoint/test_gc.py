@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tensordb_data import Keep, StorageError, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import gc as module
-from tensordb_data.params import save as persist
 from tensordb_data.params.load import verify
-from tensordb_data.samples import commit as committing
+from tensordb_data.samples import commit as commit_module
+from tensordb_data.tensors import write as write_module
 from tensordb_data.tensors.lease import Lease, LeaseLost
 
 
@@ -76,7 +76,7 @@ def test_beside_a_saver_that_shares_what_dies(db, monkeypatch, place, when):
     """The saver finds a tensor stored; gc marks and sweeps it, as often as it likes, at every step of the save."""
     save(db, 1)
     db.params.find({"run": "r"}).delete()
-    real = getattr(persist, place)
+    real = getattr(write_module, place)
 
     def step(*args, **kwargs):
         if when == "before":
@@ -87,7 +87,7 @@ def test_beside_a_saver_that_shares_what_dies(db, monkeypatch, place, when):
             db.gc(grace=0)
         return found
 
-    monkeypatch.setattr(persist, place, step)
+    monkeypatch.setattr(write_module, place, step)
     save(db, 1)
     monkeypatch.undo()
     assert intact(db)
@@ -113,7 +113,7 @@ def test_equal_bytes_of_two_projects(db, mongo_uri):
 def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
     save(db, 1)
     db.params.find({"run": "r"}).delete()
-    real, once = getattr(persist, place), []
+    real, once = getattr(write_module, place), []
 
     def step(*args, **kwargs):
         found = real(*args, **kwargs)
@@ -124,7 +124,7 @@ def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
             db.gc(grace=0)
         return found
 
-    monkeypatch.setattr(persist, place, step)
+    monkeypatch.setattr(write_module, place, step)
     save(db, 2)
     assert once and intact(db)
     monkeypatch.undo()
@@ -134,7 +134,7 @@ def test_a_saver_taken_for_dead_begins_again(db, monkeypatch, place):
 
 def test_objects_of_a_saver_that_died(db, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(persist, "_enter", dies)
+        patch.setattr(write_module, "_enter", dies)
         with pytest.raises(KeyboardInterrupt):
             save(db, 1)
     assert len(objects(db)) == 1
@@ -163,14 +163,14 @@ def test_segments_of_deleted_samples_and_dead_writers(db):
 
 def test_beside_a_commit(db, monkeypatch):
     """A writer that is slow between its segment and its transaction: dying is revived, gone is an error."""
-    real = committing.put_segment
+    real = commit_module.put_segment
 
     def slow(*args):
         real(*args)
         db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": module.dt.datetime(2020, 1, 1)}})
         db.gc()  # marks; the grace period keeps it
 
-    monkeypatch.setattr(committing, "put_segment", slow)
+    monkeypatch.setattr(commit_module, "put_segment", slow)
     with db.data.writer("a") as writer:
         writer.add(x=np.zeros(1000, "u1"))
     db.gc(grace=0)
@@ -180,7 +180,7 @@ def test_beside_a_commit(db, monkeypatch):
         slow(*args)
         db.gc(grace=0)
 
-    monkeypatch.setattr(committing, "put_segment", slower)
+    monkeypatch.setattr(commit_module, "put_segment", slower)
     with pytest.raises(StorageError, match="write these samples again"), db.data.writer("a") as writer:
         writer.add(x=np.ones(1000, "u1"))
     assert db.data.find().count() == 1

@@ -9,7 +9,7 @@ import torch
 
 from tensordb_data import Query, TensorDB
 from tensordb_data.errors import CheckpointError, SchemaError, StateError, StorageError
-from tensordb_data.params import save as persist
+from tensordb_data.tensors import write as write_module
 from tests.integration.checkpoint.loops import net
 
 
@@ -111,7 +111,7 @@ def test_a_tensor_that_is_being_collected_lives_on(db):
     db.database["tensors"].update_many({}, {"$set": {"state": "dying"}})
     db.params.save({"w": torch.arange(1000)}, run="b")
     assert torch.equal(db.params.find({"run": "b"}).first().load()["w"], torch.arange(1000))
-    content = persist.digest(memoryview(torch.arange(1000).numpy().tobytes()))
+    content = write_module.digest(memoryview(torch.arange(1000).numpy().tobytes()))
     (tensor,) = db.database["tensors"].find({"_id.h": content})
     assert (tensor["state"], tensor["key"]) == ("live", f"params/{id}.safetensors")
 

@@ -10,9 +10,9 @@ import safetensors.numpy
 import torch
 
 from tensordb_data import CorruptBlobError, TensorDB
-from tensordb_data.checkpoint import background as worker
-from tensordb_data.params import save as persist
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.checkpoint import background
+from tensordb_data.params import save as save_module
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.torch import StepCheckpointer
 
 NOISE = np.random.default_rng(0).standard_normal(50_000).astype("f4")
@@ -43,8 +43,8 @@ def test_any_store(mongo_uri, warehouse_dir, blobs):
         stored = {bytes(doc["_id"]["h"]): doc for doc in db.database["tensors"].find()}
         squeezed = [doc for doc in stored.values() if "z" in doc]
         assert sorted(doc["z"] for doc in squeezed if doc["n"] < doc["z"]) == [40_000, 50_000, 50_000, 200_000]
-        assert persist.digest(memoryview(NOISE.tobytes())) in stored
-        assert "z" not in stored[persist.digest(memoryview(NOISE.tobytes()))]  # noise as it is
+        assert save_module.digest(memoryview(NOISE.tobytes())) in stored
+        assert "z" not in stored[save_module.digest(memoryview(NOISE.tobytes()))]  # noise as it is
         assert db.params.find({"_id": id}).first().nbytes > 2 * sum(doc["n"] for doc in squeezed)
         report = db.fsck()
         assert report.findings == [] and report.tensors == len(stored)
@@ -67,7 +67,7 @@ def test_the_object_is_in_safetensors_layout(db):
 def test_beside_saves_of_old(db, monkeypatch):
     """What was stored as it is stays so, and serves new sets."""
     with monkeypatch.context() as patch:
-        patch.setattr(Squeezer, "squeeze", lambda *_: None)
+        patch.setattr(TensorCompressor, "compress", lambda *_: None)
         db.params.save(STATE, run="old")
     assert db.database["tensors"].count_documents({"z": {"$exists": True}}) == 0
     db.params.save({**STATE, "new": np.zeros(10_000)}, run="new")
@@ -104,7 +104,7 @@ def test_a_flipped_bit(mongo_uri, warehouse_dir, blobs):
 
 @pytest.mark.parametrize(("share", "squeezed"), [(0.0, 0), (1e9, 1)])
 def test_a_loop_gives_it_a_share_of_its_time(db, monkeypatch, share, squeezed):
-    monkeypatch.setattr(worker, "_SHARE", share)
+    monkeypatch.setattr(background, "_SHARE", share)
     model = torch.nn.Linear(100, 200)
     torch.nn.init.zeros_(model.weight)
     with StepCheckpointer(db, run="r", model=model, every=1) as ckpt:
@@ -116,8 +116,8 @@ def test_a_loop_gives_it_a_share_of_its_time(db, monkeypatch, share, squeezed):
 def test_what_never_changes_is_hashed_once(db, monkeypatch):
     """A plan is the same array over the same bytes at each save."""
     counted = []
-    real = persist.digest
-    monkeypatch.setattr(persist, "digest", lambda data: counted.append(len(data)) or real(data))
+    real = save_module.digest
+    monkeypatch.setattr(save_module, "digest", lambda data: counted.append(len(data)) or real(data))
     plan = np.frombuffer(bytes(range(256)) * 100, np.uint8)
     changes = np.zeros(3000)
     for step in range(3):
@@ -128,6 +128,6 @@ def test_what_never_changes_is_hashed_once(db, monkeypatch):
     db.params.save({"plan": again})
     assert counted.count(25_600) == 2
     assert all(np.array_equal(each.load()["plan"], plan) for each in db.params.find())
-    known = len(persist._fixed)
+    known = len(save_module._fixed)
     del plan, again
-    assert len(persist._fixed) == known - 2
+    assert len(save_module._fixed) == known - 2

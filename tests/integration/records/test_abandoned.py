@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.mongo import transactions as abandoned
+from tensordb_data.mongo import transactions
 
 WRITER = """
 import os, signal, sys
@@ -34,8 +34,8 @@ def paused(db: TensorDB, mongo_uri: str, warehouse_dir, monkeypatch: pytest.Monk
     with db.data.writer("d") as w:
         w.add(x=1)
     ended: list[int] = []
-    original = abandoned.end_abandoned
-    monkeypatch.setattr(abandoned, "end_abandoned", lambda client: ended.append(original(client)))
+    original = transactions.end_stale_transactions
+    monkeypatch.setattr(transactions, "end_stale_transactions", lambda client: ended.append(original(client)))
     command = [sys.executable, "-c", WRITER, mongo_uri, f"file://{warehouse_dir}/blobs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
@@ -74,4 +74,4 @@ def test_stopped_in_a_commit(db: TensorDB, paused) -> None:
 
 
 def test_none_to_end(db: TensorDB) -> None:
-    assert abandoned.end_abandoned(db.database.client) == 0
+    assert transactions.end_stale_transactions(db.database.client) == 0

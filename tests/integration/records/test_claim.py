@@ -10,7 +10,7 @@ from pymongo.errors import AutoReconnect
 
 from tensordb_data.errors import ClaimLostError, ConnectError, QueryError
 from tensordb_data.mongo.claims import Claim, claim, claim_path
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 PATH = "_tdb.claims.x"
 OVER = [{"$set": {f"{PATH}.until": {"$subtract": ["$$NOW", 1]}}}]
@@ -124,7 +124,7 @@ def test_a_server_that_stays_away_is_told(mongo):
         raise AutoReconnect("connection refused")
 
     with pytest.raises(ConnectError, match="did not come back in 0 s: connection refused"):
-        ride_out(down, 0)
+        retry_while_unavailable(down, 0)
     held = Claim(mongo, PATH, ObjectId(), {"_id": 1, "_tdb": {"claims": {"x": {"owner": "w"}}}})
     with pytest.raises(ClaimLostError):
         held.renew(1)

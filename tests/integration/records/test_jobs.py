@@ -23,7 +23,7 @@ from tensordb_data.errors import (
     StateError,
     UnsupportedError,
 )
-from tensordb_data.jobs import worker_registry as workers
+from tensordb_data.jobs import worker_registry
 from tensordb_data.jobs.transitions import KEPT_EVENTS
 
 ENTRY = "mypkg.jobs:train"
@@ -201,7 +201,7 @@ def test_what_a_worker_left_half_done_the_next_one_finishes(db, monkeypatch):
     """Killed right after a job was done, before those that wait for it were told."""
     a = push(db)
     b = push(db, after=[a])
-    monkeypatch.setattr("tensordb_data.api.job.settle", lambda *_: 0)
+    monkeypatch.setattr("tensordb_data.api.job.resolve_dependencies", lambda *_: 0)
     claim(db).done()
     assert b.status == "waiting"
     assert claim(db).id == b.id
@@ -288,8 +288,8 @@ def test_why_is_this_job_not_claimed(db):
         "e": {"job": "x"}, "f": {"allow": ["mypkg.jobs"]},
     }  # fmt: skip
     for name, change in odd.items():
-        workers.report(db.warehouse, ObjectId(), 60, {**common, "name": name, **change})
-    workers.report(db.warehouse, ObjectId(), -1, {**common, "name": "gone"})
+        worker_registry.report(db.warehouse, ObjectId(), 60, {**common, "name": name, **change})
+    worker_registry.report(db.warehouse, ObjectId(), -1, {**common, "name": "gone"})
     said = job.explain().splitlines()
     assert said[0] == "ready, and the first of its kind" and len(said) == 7
     for line, part in zip(

@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import NotFoundError, Query, QueryError, Scalar, ScanWarning, SchemaError, StorageError, TensorDB
-from tensordb_data.warehouse import query_plan as advice
+from tensordb_data.warehouse import query_plan
 
 
 @pytest.fixture
@@ -220,9 +220,9 @@ def test_explain_and_create_index(digits: TensorDB) -> None:
 
 
 def test_a_scan_of_a_large_collection_is_told_once(digits: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advice, "LARGE", 5)
-    monkeypatch.setattr(advice, "_SELECTIVE", 2)
-    monkeypatch.setattr(advice, "_seen", set())
+    monkeypatch.setattr(query_plan, "LARGE", 5)
+    monkeypatch.setattr(query_plan, "_SELECTIVE", 2)
+    monkeypatch.setattr(query_plan, "_seen", set())
     with pytest.warns(ScanWarning, match=r"db\.data\.create_index\(\['dataset', 'score'\]\) would help"):
         digits.data.find({"dataset": "digits", "score": 0.5}).all()
     with warnings.catch_warnings():

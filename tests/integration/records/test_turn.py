@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.samples import commit_lock as turn
+from tensordb_data.samples import commit_lock as commit_lock_module
 from tensordb_data.samples.write_batch import LIVE_SAMPLES
 
 WRITERS, COMMITS = 6, 15
@@ -36,7 +36,7 @@ def aborted(db: TensorDB) -> int:
 
 
 def test_no_two_meet_at_the_counter(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "PATIENCE", 120.0)
+    monkeypatch.setattr(commit_lock_module, "PATIENCE", 120.0)
     write(db, WRITERS)
     before = aborted(db)
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -46,7 +46,7 @@ def test_no_two_meet_at_the_counter(db: TensorDB, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_holds_on_is_passed(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "PATIENCE", 0.01)
+    monkeypatch.setattr(commit_lock_module, "PATIENCE", 0.01)
     write(db, 0)
     (path,) = (Path(str(db.cache)) / "turns").iterdir()
     with path.open() as held:
@@ -56,7 +56,7 @@ def test_one_that_holds_on_is_passed(db: TensorDB, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_live_writer_takes_more_while_it_waits(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "PATIENCE", 120.0)
+    monkeypatch.setattr(commit_lock_module, "PATIENCE", 120.0)
     write(db, 0)
     (path,) = (Path(str(db.cache)) / "turns").iterdir()
     count, before = COMMITS, commits(db)
@@ -82,7 +82,7 @@ def commits(db: TensorDB) -> int:
 
 
 def test_patience_is_with_one_and_begins_anew_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "PATIENCE", 0.25)
+    monkeypatch.setattr(commit_lock_module, "PATIENCE", 0.25)
     clock = iter(x / 10 for x in range(1000))
     path, looks = tmp_path / "lock", 0
     path.touch()
@@ -95,9 +95,9 @@ def test_patience_is_with_one_and_begins_anew_with_the_next(tmp_path: Path, monk
                 held.seek(0)
                 held.write(bytes([looks]) * 8)
 
-        monkeypatch.setattr(turn, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=look))
+        monkeypatch.setattr(commit_lock_module, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=look))
         fcntl.flock(held, fcntl.LOCK_EX)
-        turn._wait(waiting.fileno())
+        commit_lock_module._wait(waiting.fileno())
     assert looks == 8  # it changed hands five times, and then no more
 
 

@@ -368,7 +368,7 @@ def test_conflicting_transactions_are_retried(db: TensorDB, monkeypatch: pytest.
     other = db.data.writer("d")
     other.add(x=1)
     other.flush()
-    real = commit_module._Body._agreed
+    real = commit_module._Body._merged_schema
     calls = []
 
     def agreed(self: Any, counter: Any, session: Any) -> Any:
@@ -382,7 +382,7 @@ def test_conflicting_transactions_are_retried(db: TensorDB, monkeypatch: pytest.
         calls.append(1)
         return real(self, counter, session)
 
-    monkeypatch.setattr(commit_module._Body, "_agreed", agreed)
+    monkeypatch.setattr(commit_module._Body, "_merged_schema", agreed)
     other.add(x=2)
     other.close()
     assert len(calls) == 2 and sequences(db, "d") == [1, 2]

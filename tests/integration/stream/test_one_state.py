@@ -25,7 +25,7 @@ from tensordb_data.stream.plan import moment
 from tensordb_data.stream.plan.index_reader import Pages
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
-from tensordb_data.warehouse import deletion_log as tombstones
+from tensordb_data.warehouse import deletion_log
 from tensordb_data.warehouse.context import Warehouse
 
 N, STEP = 400, 100
@@ -37,7 +37,7 @@ def numbers(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
     """400 samples, whose label is their number; a transaction takes 100."""
     monkeypatch.setattr(mutations, "LIMIT", STEP)
     monkeypatch.setattr(annotate, "LIMIT", STEP)
-    monkeypatch.setattr(tombstones, "CHUNK", STEP)
+    monkeypatch.setattr(deletion_log, "CHUNK", STEP)
     with db.data.writer("numbers") as writer:
         writer.add_many(label=np.arange(N), weight=np.ones(N))
     return db
@@ -227,9 +227,7 @@ def test_without_snapshots_a_plan_is_read_again_when_it_was_of_two_states(
         new_source(numbers).plan()
 
 
-def test_a_plan_that_outlasts_its_snapshot_is_read_again(
-    numbers: TensorDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_that_outlasts_its_snapshot_is_read_again(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     server = numbers.database.client.admin
     window = "minSnapshotHistoryWindowInSeconds"
     kept = server.command({"getParameter": 1, window: 1})[window]

@@ -284,7 +284,7 @@ def test_a_file_that_another_process_removes_and_makes_anew_is_never_taken_for_t
     reader, other = library.reader(), library.reader()
     for _ in range(3):
         library.check(reader)
-        assert library.plan.checks is not None and library.plan.checks.marks is not None
+        assert library.plan.checksum_cache is not None and library.plan.checksum_cache.verified is not None
         gone = library.files()
         for path in gone:
             path.unlink()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.blobs.stores import direct_io as direct
+from tensordb_data.blobs.stores import direct_io
 from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.errors import StorageError
 
@@ -84,4 +84,4 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_small_files_are_written_in_the_ordinary_way(tmp_path: Path) -> None:
-    assert direct.open_direct(tmp_path / "k", 1000) is None and not (tmp_path / "k").exists()
+    assert direct_io.open_direct(tmp_path / "k", 1000) is None and not (tmp_path / "k").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.blobs.reader import download_pool as fetch
+from tensordb_data.blobs.reader import download_pool
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import Fetcher, Window
 from tensordb_data.blobs.segments.references import BlobRefs
@@ -38,7 +38,7 @@ class Line:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, bandwidth: float, latency: float) -> None:
         self.now = 0.0
-        monkeypatch.setattr(fetch.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(download_pool.time, "monotonic", lambda: self.now)
         self.window, self.bandwidth, self.latency = Window(), bandwidth, latency
 
     def run(self, seconds: float, more: bool = True) -> None:
@@ -55,13 +55,13 @@ def test_more_is_in_flight_as_long_as_more_arrives(monkeypatch: pytest.MonkeyPat
     assert line.window.limit >= 0.9 * 900e6 * 0.1
     line.latency = 0.001
     line.run(60)
-    assert line.window.limit <= fetch._MOST
+    assert line.window.limit <= download_pool._MOST
 
 
 def test_no_more_is_in_flight_than_the_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(monkeypatch, bandwidth=500e6, latency=0.001)
     line.run(2)
-    assert line.window.limit == fetch._FIRST
+    assert line.window.limit == download_pool._FIRST
     line.latency = 0.1  # and when the way gets longer, it is found out
     line.run(15)
     assert line.window.limit >= 0.9 * 500e6 * 0.1
@@ -70,7 +70,7 @@ def test_no_more_is_in_flight_than_the_line_takes(monkeypatch: pytest.MonkeyPatc
 def test_a_line_that_is_not_full_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(monkeypatch, bandwidth=500e6, latency=0.1)
     line.run(60, more=False)
-    assert line.window.limit == fetch._FIRST
+    assert line.window.limit == download_pool._FIRST
 
 
 def test_bytes_in_flight_are_bounded_and_urgent_ones_go_first() -> None:
@@ -145,7 +145,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> SegmentCache | None
 
 
 def test_failed_requests_are_made_again(cache: SegmentCache | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_BACKOFF", 0.001)
+    monkeypatch.setattr(download_pool, "_BACKOFF", 0.001)
     store = Flaky()
     shelf = Shelf(store, cache)
     refs = BlobRefs.from_docs(shelf.put([b"first", b"second"]))
@@ -175,7 +175,7 @@ def test_those_who_failed_together_do_not_come_back_together(monkeypatch: pytest
             fetcher.retried(fail)
     first, second = waits[::2], waits[1::2]
     assert len(waits) == 40 and len(set(waits)) == 40
-    assert 0 <= max(first) <= fetch._BACKOFF < max(second) <= 2 * fetch._BACKOFF
+    assert 0 <= max(first) <= download_pool._BACKOFF < max(second) <= 2 * download_pool._BACKOFF
 
 
 def test_what_was_damaged_on_its_way_is_fetched_again(cache: SegmentCache | None) -> None:

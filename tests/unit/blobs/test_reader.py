@@ -109,7 +109,7 @@ def test_blobs_of_one_size_become_one_array(
             assert [row.tobytes() for row in batch] == [blobs[i] for i in rows]
             assert batch.flags.writeable
             batch[:] = 7  # it is the caller's own
-    assert plan.checks is not None
+    assert plan.checksum_cache is not None
     reader.close()
 
 

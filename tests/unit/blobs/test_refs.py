@@ -61,9 +61,9 @@ def test_checked_sizes() -> None:
     refs = BlobRefs.from_docs([{"k": IDS[0], "o": i, "n": 1 + i // 2} for i in range(4)])
     for part, size in ((refs.take([0, 1]), 1), (refs.take([2]), 2), (refs.take([3]), 2)):
         part.set_checked(TRUST, size)
-    assert refs.checks is not None and refs.checks.marks is not None
-    assert refs.checks.marks.complete
-    assert refs.checks.marks.size is None
+    assert refs.checksum_cache is not None and refs.checksum_cache.verified is not None
+    assert refs.checksum_cache.verified.complete
+    assert refs.checksum_cache.verified.size is None
     assert not copy.deepcopy(refs).checked(TRUST)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.errors import CheckpointError
 
 
@@ -18,43 +18,43 @@ def loader(**options):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_counts_what_the_loop_received_not_what_workers_fetched(workers):
     data = loader(num_workers=workers, batch_size=2)
-    deliveries = Deliveries(data)
+    batch_counter = BatchCounter(data)
     assert isinstance(data, DataLoader) and type(data).__name__ == "DataLoader"
     batches = iter(data)
     assert len(batches) == 5
     next(batches), next(batches)
-    assert deliveries.count == 2
+    assert batch_counter.count == 2
     del batches
     assert len(list(data)) == 5
-    assert (deliveries.count, deliveries.in_iteration, deliveries.iterations) == (7, 5, 2)
-    deliveries.close()
+    assert (batch_counter.count, batch_counter.in_iteration, batch_counter.iterations) == (7, 5, 2)
+    batch_counter.close()
     assert type(data) is DataLoader
     list(data)
-    assert deliveries.count == 7
+    assert batch_counter.count == 7
 
 
 def test_listeners_in_order():
     data, said = loader(), []
-    deliveries = Deliveries(data)
-    deliveries.before_iterate = lambda: said.append("before")
-    deliveries.on_iterate = lambda: said.append("made")
-    deliveries.on_ask = lambda: said.append(("ask", deliveries.waiting))
+    batch_counter = BatchCounter(data)
+    batch_counter.before_iterate = lambda: said.append("before")
+    batch_counter.on_iterate = lambda: said.append("made")
+    batch_counter.on_ask = lambda: said.append(("ask", batch_counter.waiting))
     next(iter(data))
-    assert said == ["before", "made", ("ask", False)] and not deliveries.waiting
+    assert said == ["before", "made", ("ask", False)] and not batch_counter.waiting
 
 
 def test_two_counters_are_refused():
     data = loader()
-    first = Deliveries(data)
+    first = BatchCounter(data)
     with pytest.raises(CheckpointError, match="another checkpointer"):
-        Deliveries(data)
+        BatchCounter(data)
     first.close()
-    Deliveries(data).close()
+    BatchCounter(data).close()
 
 
 def test_what_cannot_be_counted_is_refused():
     with pytest.raises(CheckpointError, match="Cannot count"):
-        Deliveries([1, 2])
+        BatchCounter([1, 2])
 
 
 class Numbers:
@@ -64,7 +64,7 @@ class Numbers:
 
 def test_a_copy_is_an_ordinary_one():
     numbers = Numbers()
-    deliveries = Deliveries(numbers)
+    batch_counter = BatchCounter(numbers)
     for other in (pickle.loads(pickle.dumps(numbers)), copy.copy(numbers)):  # noqa: S301
         assert type(other) is Numbers and list(other) == [1, 2, 3]
-    assert deliveries.count == 0 and list(numbers) == [1, 2, 3] and deliveries.count == 3
+    assert batch_counter.count == 0 and list(numbers) == [1, 2, 3] and batch_counter.count == 3

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.tensors.compression import Squeezer, expand
+from tensordb_data.tensors.compression import TensorCompressor, decompress
 from tensordb_data.tensors.leaf import host_bytes
 from tensordb_data.tensors.tree import flatten
 from tensordb_data.tensors.write import digest
@@ -49,29 +49,29 @@ def leaf(value):
 @pytest.mark.parametrize("name", GAINS)
 def test_what_gains(name):
     found, data = leaf(GAINS[name])
-    small = Squeezer().squeeze(found, data)
+    small = TensorCompressor().compress(found, data)
     assert small is not None and len(small) < 0.9 * len(data)
     target = np.empty(len(data), np.uint8)
-    assert expand(small, target.data, len(data)) == digest(data) == expand(memoryview(small), None, len(data))
+    assert decompress(small, target.data, len(data)) == digest(data) == decompress(memoryview(small), None, len(data))
     assert target.tobytes() == bytes(data)
 
 
 @pytest.mark.parametrize("name", STAYS)
 def test_what_does_not(name):
-    assert Squeezer().squeeze(*leaf(STAYS[name])) is None
+    assert TensorCompressor().compress(*leaf(STAYS[name])) is None
 
 
 def test_no_more_than_allowed():
     found, data = leaf(np.zeros(4_000_000, "f4"))
-    assert Squeezer(0.0).squeeze(found, data) is None
+    assert TensorCompressor(0.0).compress(found, data) is None
     asked = itertools.count()
-    busy = Squeezer(5.0, clock=lambda: float(next(asked)))  # each look takes a second
-    assert busy.squeeze(found, data) is None and busy.seconds < 5
-    left = Squeezer(1e9, clock=lambda: float(next(asked)))
-    assert left.squeeze(found, data) is not None and 0 < left.seconds < 1e9
+    busy = TensorCompressor(5.0, clock=lambda: float(next(asked)))  # each look takes a second
+    assert busy.compress(found, data) is None and busy.seconds < 5
+    left = TensorCompressor(1e9, clock=lambda: float(next(asked)))
+    assert left.compress(found, data) is not None and 0 < left.seconds < 1e9
     # a machine that stalls in the middle of it
     times = iter([0.0, 0.0, *[100.0] * 9])
-    assert Squeezer(50.0, clock=lambda: next(times)).squeeze(found, data) is None
+    assert TensorCompressor(50.0, clock=lambda: next(times)).compress(found, data) is None
 
 
 def test_a_sample_that_promises_too_much():
@@ -79,7 +79,7 @@ def test_a_sample_that_promises_too_much():
     data = RANDOM.integers(0, 256, 8 << 20, dtype="u1")
     for start in np.linspace(0, len(data) - 4096, 8).astype(int):
         data[start - start % 64 : start + 4096] = 0
-    assert Squeezer().squeeze(*leaf(data)) is None
+    assert TensorCompressor().compress(*leaf(data)) is None
 
 
 @settings(max_examples=50, deadline=None)
@@ -91,9 +91,9 @@ def test_a_damaged_frame_is_never_taken_for_whole(piece, times, drawn):
     frame[at] ^= 1 << drawn.draw(st.integers(0, 7))
     target = np.empty(len(data), np.uint8)
     with contextlib.suppress(zstandard.ZstdError):
-        content = expand(bytes(frame), target.data, len(data))
+        content = decompress(bytes(frame), target.data, len(data))
         # some bits of a header say nothing
         assert (content == digest(data)) == (target.tobytes() == bytes(data))
     for wrong in (len(data) - 1, len(data) + 1):
         with pytest.raises(zstandard.ZstdError):
-            expand(zstandard.ZstdCompressor(level=1).compress(data), None, wrong)
+            decompress(zstandard.ZstdCompressor(level=1).compress(data), None, wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.embedded import paths as layout_module
+from tensordb_data.embedded import paths
 from tensordb_data.embedded.paths import Layout, locate, private_directory, read_json, socket_uri, write_json
 from tensordb_data.errors import EmbeddedServerError
 
@@ -32,7 +32,7 @@ def test_state_of_another_folder_is_ignored(layout: Layout) -> None:
 
 
 def test_run_is_inside_when_it_fits(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout_module, "_fits_a_socket", lambda path: True)
+    monkeypatch.setattr(paths, "_fits_a_socket", lambda path: True)
     assert layout.choose_run() == str(layout.folder / "run")
 
 

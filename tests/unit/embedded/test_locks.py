@@ -6,28 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 
 
 def test_shares_and_exclusive(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    one = locks.acquire(path, fcntl.LOCK_SH)
-    two = locks.acquire(path, fcntl.LOCK_SH)
-    assert not locks.is_held(path)
-    assert locks.holders(path) == [os.getpid()] * 2
+    one = file_locks.acquire(path, fcntl.LOCK_SH)
+    two = file_locks.acquire(path, fcntl.LOCK_SH)
+    assert not file_locks.is_held(path)
+    assert file_locks.holders(path) == [os.getpid()] * 2
     with pytest.raises(BlockingIOError):
-        locks.acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    locks.close_fd(one)
-    locks.close_fd(two)
-    with locks.exclusive(path):
-        assert locks.is_held(path)
-        assert locks.holders(path) == []
-    locks.wait_released(path)
+        file_locks.acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file_locks.close_fd(one)
+    file_locks.close_fd(two)
+    with file_locks.exclusive(path):
+        assert file_locks.is_held(path)
+        assert file_locks.holders(path) == []
+    file_locks.wait_released(path)
 
 
 def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    fd = locks.acquire(path, fcntl.LOCK_EX)
+    fd = file_locks.acquire(path, fcntl.LOCK_EX)
     reader, writer = os.pipe()
     release, hold = os.pipe()
     child = os.fork()
@@ -40,9 +40,9 @@ def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
         os.read(release, 1)
         os._exit(0)
     assert os.read(reader, 6) == b"closed"
-    assert locks.is_held(path)  # the parent's lock is untouched
-    locks.close_fd(fd)
-    assert not locks.is_held(path)  # and the living child does not keep it
+    assert file_locks.is_held(path)  # the parent's lock is untouched
+    file_locks.close_fd(fd)
+    assert not file_locks.is_held(path)  # and the living child does not keep it
     os.close(hold)
     os.waitpid(child, 0)
     for end in (reader, writer, release):
@@ -51,8 +51,8 @@ def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left_when_the_lock_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with locks.exclusive(path):
+    with file_locks.exclusive(path):
         before = os.listdir("/proc/self/fd")
         for _ in range(3):
-            assert locks.is_held(path)
+            assert file_locks.is_held(path)
         assert os.listdir("/proc/self/fd") == before

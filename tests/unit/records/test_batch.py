@@ -13,7 +13,7 @@ from tensordb_data.blobs.segments.format import read_segment
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.samples import write_batch as batch_module
 from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
-from tensordb_data.samples.write_batch import Batch
+from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import Schema, check_names
 
 SCHEMA = Schema(
@@ -39,7 +39,7 @@ def columns(n: int) -> dict[str, Any]:
     }
 
 
-def stored(batch: Batch) -> tuple[list[dict[str, Any]], list[bytes]]:
+def stored(batch: WriteBatch) -> tuple[list[dict[str, Any]], list[bytes]]:
     packed = batch.builder.finish(batch.docs)
     store = MemoryStore()
     store.put("s", packed.parts)
@@ -58,7 +58,7 @@ def stored(batch: Batch) -> tuple[list[dict[str, Any]], list[bytes]]:
 @pytest.mark.parametrize("level", [None, 3])
 def test_columns_and_single_samples_are_the_same(level: int | None) -> None:
     n, ids = 7, make_ids(7, None)
-    one, many = Batch("p", "d", SCHEMA, level), Batch("p", "d", SCHEMA, level)
+    one, many = WriteBatch("p", "d", SCHEMA, level), WriteBatch("p", "d", SCHEMA, level)
     given = columns(n)
     many.add_columns(ids, [["t"]] * n, {k: c[slice(0, n)] for k, c in encode_columns("d", SCHEMA, n, given).items()})
     for i in range(n):
@@ -71,7 +71,7 @@ def test_columns_and_single_samples_are_the_same(level: int | None) -> None:
 
 
 def test_a_faulty_sample_leaves_nothing_behind() -> None:
-    batch = Batch("p", "d", SCHEMA, None)
+    batch = WriteBatch("p", "d", SCHEMA, None)
     before = batch.builder.nbytes
     with pytest.raises(SchemaError, match="dataset 'd', field 'split': expected str"):
         batch.add(ObjectId(), [], {"image": np.zeros((2, 2), np.uint8), "label": 1, "split": 3})
@@ -107,7 +107,7 @@ def test_unknown_and_missing_fields() -> None:
     with pytest.raises(SchemaError, match=r"field 'mask'.*found a new one.*optional=True"):
         check_names("d", SCHEMA, ["image", "mask"])
     with pytest.raises(SchemaError, match=r"field 'label'.*found nothing"):
-        Batch("p", "d", SCHEMA, None).add(ObjectId(), [], {"image": np.zeros((2, 2), np.uint8), "split": "a"})
+        WriteBatch("p", "d", SCHEMA, None).add(ObjectId(), [], {"image": np.zeros((2, 2), np.uint8), "split": "a"})
 
 
 def test_columns_of_numbers_alone_are_no_columns() -> None:
@@ -122,7 +122,7 @@ def test_ids_must_be_object_ids() -> None:
 
 
 def test_a_document_over_16_mb_names_its_largest_field() -> None:
-    batch = Batch("p", "d", Schema({"text": Scalar("str"), "n": Scalar("int")}), None)
+    batch = WriteBatch("p", "d", Schema({"text": Scalar("str"), "n": Scalar("int")}), None)
     with pytest.raises(SchemaError, match=r"field 'text': expected at most 16 MB.*17\.0 MB.*Text\(\)"):
         batch.add(ObjectId(), [], {"text": "x" * (17 * 2**20), "n": 1})
     assert len(batch) == 0
@@ -132,7 +132,7 @@ def test_room_follows_bytes_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_module, "SEGMENT_BYTES", 400)
     monkeypatch.setattr(batch_module, "BATCH_SAMPLES", 1000)
     schema = Schema({"image": Array("uint8", (2, 2))})
-    batch = Batch("p", "d", schema, None)
+    batch = WriteBatch("p", "d", schema, None)
     encoded = encode_columns("d", schema, 500, {"image": np.zeros((500, 2, 2), np.uint8)})
     room = batch.room(encoded)
     assert 90 <= room <= 100
