@@ -17,7 +17,7 @@ from tensordb_data.api.job import Job
 from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions
-from tensordb_data.jobs.recovery import recover, resolve_dependencies
+from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
 from tensordb_data.jobs.spec import check_resources, job_document, kinds_list, start_time
 from tensordb_data.mongo.claims import check_lease, claim
 from tensordb_data.mongo.retry import retry_while_unavailable
@@ -27,7 +27,7 @@ from tensordb_data.warehouse.bound_query import BoundQuery
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
 
-_SWEEP = 1.0  # seconds between looks for lost workers, by each process that claims
+_RECOVER_SECONDS = 1.0  # seconds between looks for lost workers, by each process that claims
 _OWN = frozenset(("tags", "priority"))
 
 
@@ -36,7 +36,7 @@ class Jobs(Collection[Job]):
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "jobs", Job)
-        self._swept = -math.inf
+        self._recovered = -math.inf
 
     def push(
         self,
@@ -160,7 +160,7 @@ class Jobs(Collection[Job]):
         self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]
     ) -> Job | None:
         check_lease(lease)
-        self._sweep(_SWEEP)
+        self._recover(_RECOVER_SECONDS)
         mongo = self._warehouse.index["jobs"]
         while True:
             chosen = kinds
@@ -176,7 +176,7 @@ class Jobs(Collection[Job]):
                 )  # fmt: skip
             if found is not None:
                 return Job(self.db, found.document)._bound(found, float(lease))
-            if not self._sweep(0.0):
+            if not self._recover(0.0):
                 return None
 
     def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
@@ -189,13 +189,18 @@ class Jobs(Collection[Job]):
             "$expr": {"$lte": ["$due", "$$NOW"]},
         }
 
-    def _sweep(self, every: float) -> bool:
-        """Look for lost workers and for jobs that wait for what has ended; whether anything changed."""
+    def _recover(self, every: float) -> bool:
+        """Requeue jobs of lost workers and resolve dependencies, if the last time was `every` seconds ago or more.
+
+        Returns:
+            Whether anything changed.
+        """
         now = time.monotonic()
-        if now - self._swept < every:
+        if now - self._recovered < every:
             return False
-        self._swept = now
-        return recover(self._warehouse)
+        self._recovered = now
+        freed = requeue_lost(self._warehouse)
+        return bool(resolve_dependencies(self._warehouse, {}) + freed)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Job]:
         return [Job(self.db, doc) for doc in docs]

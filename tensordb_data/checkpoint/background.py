@@ -1,4 +1,4 @@
-"""The saver: snapshots on the caller's side, persists in one background thread, and keeps its errors for the caller."""
+"""Save in the background: the caller takes snapshots, one thread stores them, and errors wait for the next call."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _READY = 2  # copies made ready in advance: one is stored while the next is take
 
 
 class Saver:
-    """Saves states in the background; every save that was accepted becomes durable, or its error is raised.
+    """Saves states in the background. Each accepted save becomes durable, or its error is raised.
 
-    Saves persist one after the other, while the next are taken. `stats()` counts those that had to wait for memory.
+    Snapshots are stored one after the other, while the next ones are taken.
 
     Args:
         warehouse: The warehouse.
         memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
             saves as fit may be under way. By default two copies, whatever their size.
-        parent: The set that the first one is made from.
-        keep: Which training states of the run stay when a save is durable.
+        parent: The set from which the first one is made.
+        keep: Which training states of the run stay when a save is durable; None for all.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class Saver:
         self._stored_at = time.monotonic()  # when the last save began to be stored
 
     def prepare(self, state: Any) -> None:
-        """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
+        """Allocate the buffers for a state like this one in the background, so that the first save is as fast as
+        others.
+        """
         flat = flatten(state)
         with self._changed:
             while self._buffers < min(_READY, self._capacity(flat)):
@@ -93,19 +95,19 @@ class Saver:
             self._start()
 
     def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
-        """Copies the state and returns; it is stored in the background.
+        """Copy the state. The background thread stores it.
 
         Args:
             state: What to save.
             fields: The user's fields of its document, checked already.
-            wait: Whether to wait for memory while all of it holds earlier saves. Otherwise this one is left out.
+            wait: Whether to wait if all memory holds earlier saves. Otherwise this save is skipped.
 
         Returns:
             Whether it was taken.
 
         Raises:
-            CheckpointError: An earlier save failed (that one is lost, this one was not taken), or the state holds
-                something that cannot be saved.
+            CheckpointError: An earlier save failed: it is lost, and this one was not taken. Or the state holds a value
+                that cannot be saved.
         """
         self.check()
         began = time.perf_counter()
@@ -156,7 +158,7 @@ class Saver:
         return self._memory // max(1, nbytes)
 
     def check(self) -> None:
-        """Raises what went wrong in the background since the last look; each error once."""
+        """Raise the error of a save that failed since the last call. Each error is raised once."""
         if os.getpid() != self._pid:
             raise CheckpointError("A checkpointer cannot be used in a forked child: save in the process that made it.")
         if self._error is None:
@@ -167,14 +169,17 @@ class Saver:
             raise CheckpointError(f"A save in the background failed: {type(error).__name__}: {error}") from error
 
     def wait(self) -> None:
-        """Waits until every accepted save is durable, then raises what went wrong."""
+        """Wait until every accepted save is durable, then raise the error if one failed."""
         if os.getpid() == self._pid:
             with self._changed:
                 self._changed.wait_for(lambda: not self._jobs and not self._busy)
         self.check()
 
     def close(self) -> None:
-        """Waits until every accepted save is durable, ends the thread and lets go of the memory. Twice is fine."""
+        """Wait until every accepted save is durable, end the thread and release the memory.
+
+        A second call does nothing.
+        """
         if os.getpid() != self._pid:
             return
         self.retire()
@@ -188,7 +193,7 @@ class Saver:
         self.check()
 
     def retire(self) -> None:
-        """Takes no more saves; the thread stores what it has and ends. Does not wait."""
+        """Accept no more saves. The thread stores those that it has, and ends. This does not wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -211,7 +216,7 @@ class Saver:
             return
         try:
             prune(self._warehouse, run, self._keep, training=True)
-        except (PyMongoError, TensorDBError) as error:  # the save stands, and the next one prunes again
+        except (PyMongoError, TensorDBError) as error:  # the save is durable, and the next one prunes again
             log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
 
     def _start(self) -> None:
@@ -270,7 +275,7 @@ def _size(memory: int | str | None) -> int | None:
 
 
 def _close_at_exit(saver: Saver) -> Callable[[], None]:
-    """Registers the end of a loop that forgot to close: what was accepted still becomes durable."""
+    """Close the saver at exit, so that accepted saves become durable even if the loop has not closed it."""
     reference = weakref.ref(saver)
 
     def at_exit() -> None:

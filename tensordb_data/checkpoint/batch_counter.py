@@ -1,8 +1,8 @@
-"""Deliveries: how many batches a loop has received, counted where it receives them.
+"""Count the batches that a loop has received, in the iterator from which it receives them.
 
-Whatever fetches ahead (worker processes, prefetch threads) knows what was produced, not what was used. Only the
-iterator that the loop itself pulls from does. So the object that the loop iterates gets a subclass of its own class
-whose iterator counts; the loop is not changed.
+Worker processes and prefetch threads know which batches were produced, and not which ones were used. Only the iterator
+of the loop knows that. So the object over which the loop iterates gets a subclass of its own class, whose iterator
+counts. The loop does not change.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class BatchCounter:
     """Counts the batches that the loop has received from `source`.
 
     Attributes:
-        count: Since this was made.
-        in_iteration: Since the newest iterator was made.
-        iterations: Iterators made.
-        lock: Held while the loop passes from waiting to having a batch; who holds it keeps the loop where it is.
-        waiting: The loop is asking for a batch: nothing of the previous one is under way.
+        count: Batches since this counter was made.
+        in_iteration: Batches since the newest iterator was made.
+        iterations: How many iterators were made.
+        lock: Held while the loop goes from waiting to having a batch. A thread that holds it stops the loop there.
+        waiting: Whether the loop is asking for a batch, so that it has ended the step of the one before.
     """
 
     _source: Any
@@ -48,7 +48,7 @@ class BatchCounter:
         self._source = None
 
     def close(self) -> None:
-        """Gives the object its own class back. Iterators in use go on, uncounted."""
+        """Give the object its own class back. Iterators in use go on, and no longer count."""
         self.before_iterate = self.on_iterate = self.on_ask = self.on_failure = _nothing
         self.renew = _no
         if self._source is not None:
@@ -57,7 +57,7 @@ class BatchCounter:
 
 
 class ManualBatchCounter(BatchCounter):
-    """Counts what a trainer says that it has trained on, where the loop is the trainer's own and may fetch ahead."""
+    """Counts the batches that a trainer reports. For trainers with a loop of their own, which may fetch ahead."""
 
     def __init__(self) -> None:
         self._begin()
@@ -75,7 +75,7 @@ class ManualBatchCounter(BatchCounter):
 
 
 class _Counting:
-    """An iterator that counts what it hands out; everything else is the iterator behind it."""
+    """An iterator that counts its batches. All else is done by the iterator that it wraps."""
 
     def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], counter: BatchCounter) -> None:
         self._inner = inner

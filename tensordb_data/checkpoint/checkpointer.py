@@ -1,4 +1,4 @@
-"""Checkpointer: parameters every N steps, in any framework. The hooks in `integrations/` say what a state is."""
+"""Save a training state every N steps, for any framework. The hooks in `integrations/` tell what a state is."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Peers(Protocol):
     """Of this process; 0 is the one that stores."""
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """The highest of what all processes say: whether a save is due, and the signal that one received or 0."""
+        """Whether a save is due on any process, and the highest signal that one has received, or 0."""
         ...
 
 
@@ -64,8 +64,8 @@ class Checkpointer:
             until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
         keep: Which training states of the run stay, applied after each save; by default all of them.
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
-        deliveries: Counts the batches of the loop; lets a signal be served while the loop waits for data.
-        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.stop`).
+        batch_counter: Counts the batches of the loop. With it, a signal is served while the loop waits for data.
+        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.signals`).
         grace: Seconds that a step may still take after a SIGTERM.
     """
 
@@ -134,7 +134,7 @@ class Checkpointer:
         self._saver.parent = parent
 
     def made_from(self, **lineage: Any) -> None:
-        """What is known of the lineage only now."""
+        """Add to the lineage what was not known before."""
         self._lineage.update(lineage)
 
     def begin_at(self, step: int) -> None:
@@ -214,7 +214,7 @@ class Checkpointer:
         return self._peers is None or self._peers.rank == 0
 
     def _agree(self, due: bool) -> bool:
-        """What the process that stores has decided, and a signal that any of them has received."""
+        """Agree with the other processes on whether to save now, as rank 0 decides, and on a signal to serve."""
         assert self._peers is not None
         handler = self._signal_handler
         due, self._agreed = self._peers.agree(due and self._writes, (handler.requested if handler else None) or 0)
@@ -242,7 +242,7 @@ class Checkpointer:
         self._log.write(step, kind, **metrics)
 
     def suspend(self) -> None:
-        """Waits until everything is durable and leaves the signals alone until the next step.
+        """Wait until everything is durable, and do not handle signals until the next step.
 
         Raises:
             CheckpointError: A save failed.

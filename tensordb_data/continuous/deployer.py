@@ -129,7 +129,7 @@ class Deployer(Loop):
         return self._db.select(query)
 
     def _reconcile(self) -> None:
-        """After a start, or when the database was away at the wrong moment: the target is right, the ledger follows."""
+        """Make the ledger agree with the target, after a start or an error."""
         found = self._target.current()
         if found is not None and self.ledger.live() != found[0]["_id"]:
             self._tell(found[0])

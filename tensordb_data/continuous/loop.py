@@ -1,4 +1,4 @@
-"""The loop that trainer, evaluator and deployer share: look, act, and sleep until something has changed."""
+"""The loop of evaluator and deployer: look at a query, act, and sleep until something has changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST = 10.0  # seconds between two attempts at a warehouse that is away
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the database is away or changes hands, or a watch has to begin anew: the same may succeed later."""
+    """Whether the same call may succeed later: the database is unavailable, or a watch has to begin again."""
     return isinstance(error, ConnectError) or retry.is_transient(error)
 
 

@@ -122,7 +122,7 @@ class Trainer(Stoppable):
         log.info("going on after %s", describe(document))
 
     def _batches(self) -> Iterator[Mapping[str, Any]]:
-        """Of the stream, begun anew where it stands whenever the database was away."""
+        """The batches of the stream. When the database was away, the stream is iterated again from its position."""
         batches: Any = None
         while not self._stopping:
             try:
@@ -154,7 +154,7 @@ class Trainer(Stoppable):
             self._saved = self.last_step
 
     def _save_last(self, saver: Checkpointer) -> None:
-        """The last step, and whatever save was under way, however long the warehouse is away."""
+        """Save the last step, and wait for all saves, for as long as the warehouse is away."""
 
         def save() -> None:
             if self.last_step > self._saved:
@@ -166,7 +166,9 @@ class Trainer(Stoppable):
         self._retry_while_unavailable(save, stoppable=False)
 
     def _retry_while_unavailable(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
-        """What `call` returns, once the warehouse is there; None if it was to stop before."""
+        """Make a call, and repeat it while the warehouse is unavailable; returns None if the trainer was stopped
+        before.
+        """
         delay = _WAIT[0]
         while not (stoppable and self._stopping):
             try:
@@ -191,7 +193,10 @@ class Trainer(Stoppable):
 
     @contextlib.contextmanager
     def _closing_stream(self) -> Iterator[None]:
-        """Ends a wait for data as soon as it is asked to stop; from a thread, since a handler must not."""
+        """Close the stream when the trainer is asked to stop, to end a wait for data.
+
+        A signal handler must not do that.
+        """
 
         def close() -> None:
             self._wakes.get()
@@ -209,6 +214,6 @@ class Trainer(Stoppable):
 
 
 def _away(error: BaseException) -> bool:
-    """Whether a save failed because database or store were away, or the disk was full."""
+    """Whether a save failed because the database or the store was unavailable, or the disk was full."""
     cause = error.__cause__ if isinstance(error, CheckpointError) else None
     return isinstance(cause, Exception) and (is_transient(cause) or isinstance(cause, OSError))

@@ -22,11 +22,11 @@ About = Mapping[str, Any]
 
 
 class Target(Protocol):
-    """One place, where at each moment one set is live, and the one before is still at hand."""
+    """A place where one set is live at each moment, and the previous one is still available."""
 
     @property
     def name(self) -> str:
-        """By which the warehouse knows it."""
+        """The name of the target in the warehouse."""
         ...
 
     def current(self) -> tuple[About, int | None] | None:
@@ -39,23 +39,23 @@ class Target(Protocol):
         ...
 
     def stage(self, state: Any, about: About) -> Any:
-        """Brings a set there without using it; returns its state as it would be used."""
+        """Bring a set to the target without making it live; returns its state as it would be served."""
         ...
 
     def swap(self) -> int | None:
-        """Makes the staged set the live one; returns its version. What fails leaves the one before."""
+        """Make the staged set live; returns its version. If this fails, the previous set stays live."""
         ...
 
     def back(self) -> None:
-        """Undoes the swap."""
+        """Undo the swap."""
         ...
 
     def finalize(self) -> None:
-        """The swap is final: lets go of what is not needed any more."""
+        """Note that the swap is final, and remove versions that are not needed any more."""
         ...
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Release everything."""
         ...
 
 
@@ -158,7 +158,7 @@ class FunctionTarget:
             self._use(*self._live)
 
     def finalize(self) -> None:
-        self._staged = None  # the one before is kept: a roll-back needs it
+        self._staged = None  # the previous one is kept, for a roll-back
 
     def close(self) -> None:
         self._live = self._before = self._staged = None

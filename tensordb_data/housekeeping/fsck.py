@@ -1,7 +1,7 @@
-"""fsck: every reference leads to bytes, and every byte matches its checksum; what does not is a finding.
+"""fsck: check that every reference leads to bytes, and that all bytes match their checksums; report what does not.
 
-It changes nothing and may run beside writers and collections: what it finds is looked at again before it is reported,
-since it may have been removed rightly in the meantime. All bytes are read, in pieces, so memory stays bounded.
+It changes nothing, and may run beside writers and gc. It checks a finding again before it reports it, since a gc may
+have removed the object in the meantime. It reads all bytes, in pieces, in bounded memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rebuild: samples and parameter sets from the blob store alone, when the index is lost.
+"""Rebuild samples and parameter sets from the blob store alone, when the index is lost.
 
-Segments hold the fields of their samples as they were when the segment was written. Newest first, so that of a sample
-that a compaction has moved the later copy counts. What tombstones name stays deleted. It can be stopped at any time,
-and goes on when it is called again.
+A segment holds the fields of its samples as they were when it was written. The newest segments are read first, so that
+the later copy of a sample counts if a compaction has moved it. Entities in tombstones stay deleted. A rebuild can be
+stopped at any time, and goes on when it is called again.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class _Rebuild:
         self._warehouse, self._mongo, self.progress = warehouse, warehouse.index.database, progress
         self.report = Rebuilt()
         self.deleted: dict[ObjectId, tuple[ObjectId, int]] = {}
-        """When each of them was deleted last, and the sequence number that it had."""
+        """For each deleted entity, the time of its last deletion, and its sequence number."""
         self._tombstones: list[tuple[int, str, Tombstone]] = []
-        """With the ids of sets, without those of samples."""
+        """Blob root, key and content; without the ids of samples."""
         self._schemas: dict[str, Schema] = {}
         lowest = self._mongo["data"].find_one({"_tdb.p": warehouse.project}, {"_tdb.s": 1}, sort=[("_tdb.s", 1)])
         self._number = min(0, lowest["_tdb"]["s"]) if lowest else 0
 
     def read_tombstones(self) -> None:
-        """What was deleted."""
+        """Read which entities were deleted."""
         for root in self._warehouse.blobs.roots:
             store = self._warehouse.blobs.store(root["id"])
             for key, _ in store.list(FOLDER):
@@ -82,10 +82,10 @@ class _Rebuild:
                 self._tombstones.append((root["id"], key, kept))
 
     def enter_tombstones(self, places: Mapping[ObjectId, Mapping[str, Any]]) -> None:
-        """Last, so that they are younger than everything that they may be about.
+        """Enter the tombstones into the index. This comes last, so that they are younger than all entities.
 
         Args:
-            places: The objects in which the structures of deleted sets still are.
+            places: The objects that still hold the structures of deleted sets.
         """
         for root, key, found in self._tombstones:
             ids = [id for deletion in found.deletions for id in deletion.ids]
@@ -98,7 +98,7 @@ class _Rebuild:
             self._mongo["tombstones"].update_one({"_id": id}, made, upsert=True)
 
     def read(self) -> None:
-        """Segments and samples, without their final numbers."""
+        """Read segments and samples. The samples do not have their final sequence numbers yet."""
         found = sorted(self._found(), reverse=True)  # an ObjectId begins with its time
         for done, (name, root, nbytes) in enumerate(found):
             self.progress("segments", done, len(found))
@@ -158,7 +158,7 @@ class _Rebuild:
         return found is not None and (came_before(segment, found[0]) or sample["_tdb"].get("s") == found[1])
 
     def number(self) -> None:
-        """The sequence numbers, and with them the datasets."""
+        """Give the samples their sequence numbers, and write the documents of the datasets."""
         for dataset, schema in self._schemas.items():
             scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
             total, last = self._mongo["data"].count_documents(scope), 0

@@ -1,7 +1,7 @@
-"""Rebuild of parameter sets: from the objects of their tensors, each of which is named by a hash of what it holds.
+"""Rebuild parameter sets from the objects of their tensors.
 
-A set stores its own structure as a tensor, and in it what its document said when it was saved. All bytes are read, for
-the index is to be told where the tensor of each hash lies.
+The structure of a set is a tensor too, and holds the fields of its document. All bytes are read and hashed, since the
+index names each tensor by a hash of its content.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class _Found:
 def rebuild_sets(
     warehouse: Warehouse, report: Rebuilt, deleted: Mapping[ObjectId, Any], progress: Progress
 ) -> dict[ObjectId, Doc]:
-    """Enters the tensors of all objects, and then the sets that are whole and were not deleted.
+    """Enter the tensors of all objects into the index, then the sets that are complete and were not deleted.
 
     Returns:
-        Where the structures of those are that were deleted: root and key of the object.
+        For each deleted set, root and key of the object that holds its structure.
     """
     keys = [
         (root["id"], key)
@@ -87,7 +87,7 @@ def rebuild_sets(
 
 
 def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
-    """Enters the tensors of an object; yields the contents of those that are structures of sets."""
+    """Enter the tensors of an object; yields the content addresses of those that are structures of sets."""
     store = warehouse.blobs.store(root)
     about, places = _header(store, key)
     if about.get("project") != warehouse.project:
@@ -102,7 +102,7 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
         for name, data in zip(names, got, strict=True):
             try:
                 content, nbytes = _content(data) if name in compressed else (digest(data), None)
-            except zstandard.ZstdError:  # whoever needs it misses it
+            except zstandard.ZstdError:  # sets that need this tensor will be skipped
                 continue
             rows.append(
                 {"_id": tensor_id(warehouse.project, content), "root": root, "key": key, "o": places[name][0],

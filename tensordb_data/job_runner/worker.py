@@ -19,7 +19,7 @@ from tensordb_data.api.jobs import within
 from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.common.import_paths import Allow
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
-from tensordb_data.job_runner.handoff import described
+from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.job_process import JobProcess
 from tensordb_data.jobs import worker_registry
 from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
@@ -139,7 +139,7 @@ class Worker:
         self._say(f"job {job.id} ({job['kind']}, {what}): attempt {job['attempts']} of {job['max_attempts']}")
         heartbeat = _Heartbeat(job, self._lease)
         try:
-            process = JobProcess(job, described(job, self._lease, self._allow, self._scripts))
+            process = JobProcess(job, job_ticket(job, self._lease, self._allow, self._scripts))
             try:
                 told = self._watch(job, process, heartbeat)
             finally:
@@ -150,7 +150,7 @@ class Worker:
             self._job = None
 
     def _watch(self, job: Job, process: JobProcess, heartbeat: _Heartbeat) -> str:
-        """Waits for the end of the process, and brings it about where that is due; returns why."""
+        """Wait for the end of the process, and end it when that is due; returns why it was ended."""
         limit = time.monotonic() + job.get("time_limit", float("inf"))
         end = _Ending(process, self._grace)
         paused = False
@@ -175,7 +175,7 @@ class Worker:
         return end.told
 
     def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str) -> None:
-        """Reports what the process has not reported itself."""
+        """Report how the job ended, if the process has not reported it."""
         heartbeat.close()
         try:
             if heartbeat.lost or job.refresh()["status"] != "running" or not job._is_held():
@@ -236,22 +236,23 @@ class Worker:
 
 
 class _Heartbeat:
-    """The thread that renews the lease of a job."""
+    """Renews the lease of a job from a thread."""
 
     def __init__(self, job: Job, lease: float) -> None:
-        self._job = Job(job.db, job._doc)._bound(job._held(), lease)  # the other one is not this thread's
+        # A Job of its own: another thread uses that of the worker.
+        self._job = Job(job.db, job._doc)._bound(job._held(), lease)
         self._lease = lease
         self._renewed = time.monotonic()
         self.cancelled = False
         self.lost = False
         self.over = False
-        """The process has reported how the job ended; what it still does is for nothing."""
+        """Whether the process has reported how the job ended. What it does after that is in vain."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tensordb-lease", daemon=True)
         self._thread.start()
 
     def late(self) -> bool:
-        """Whether the lease may have run out: what this process knows of it."""
+        """Whether the lease may have run out, as far as this process knows."""
         return not self.over and time.monotonic() - self._renewed > self._lease
 
     def close(self) -> None:
@@ -283,7 +284,7 @@ class _Heartbeat:
 
 
 class _Ending:
-    """How a job is ended: asked by SIGTERM once it had time to end by itself, then killed."""
+    """Ends a job: gives it time to end by itself, then sends SIGTERM, and SIGKILL after another wait."""
 
     def __init__(self, process: JobProcess, grace: float) -> None:
         self._process, self._grace = process, grace

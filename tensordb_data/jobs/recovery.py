@@ -1,6 +1,7 @@
-"""Sweep: jobs of lost workers go back into the queue, and jobs that waited become ready, or cannot run any more.
+"""Requeue the jobs of lost workers, and make waiting jobs ready, or cancel those that can never run.
 
-Any process that claims does it, and doing it twice changes nothing: whatever dies in the middle, the next one finishes.
+Any process that claims does this. To do it twice changes nothing. So if a process dies in the middle, the next one
+finishes.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ if TYPE_CHECKING:
 _CHUNK = 1000
 
 
-def recover(warehouse: Warehouse) -> bool:
-    """Both, for all jobs of the project; whether anything changed."""
+def requeue_lost(warehouse: Warehouse) -> int:
+    """Put the jobs of lost workers back into the queue, or end those without attempts left; returns how many."""
     late = {
         "_tdb.p": warehouse.project,
         "status": "running",
         "$expr": {"$lte": [f"${transitions.CLAIM}.until", "$$NOW"]},
     }
-    freed = _update(warehouse, late, transitions.lost())
-    return bool(resolve_dependencies(warehouse, {}) + freed)
+    return _update(warehouse, late, transitions.lost())
 
 
 def resolve_dependencies(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
-    """Looks at waiting jobs: ready when all that they wait for is done, cancelled when that cannot be any more.
+    """Make waiting jobs ready if all jobs that they wait for are done, and cancel them if one of those cannot be done.
 
     Args:
+        warehouse: The warehouse.
         which: Which waiting jobs, as a filter.
 
     Returns:

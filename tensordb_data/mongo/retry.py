@@ -1,4 +1,4 @@
-"""Outages: a call to the server that is repeated while the server is away, restarts, or elects a primary."""
+"""Repeat a call while the server is unavailable: away, restarting, or electing a primary."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tensordb_data.errors import ConnectError
 
 T = TypeVar("T")
 
-# Stepping down, shutting down, recovering, interrupted by either.
+# The server steps down, shuts down or recovers, or one of these has interrupted the call.
 _TRANSIENT = frozenset((43, 89, 91, 189, 237, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436))
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether an error of the driver says that the server is away for now, and not that the call is wrong."""
+    """Whether an error says that the server is unavailable for now. Otherwise the call itself is wrong."""
     if isinstance(error, ConnectError):
         error = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error
     if isinstance(error, OperationFailure):
@@ -28,11 +28,14 @@ def is_transient(error: Exception) -> bool:
 
 
 def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0) -> T:
-    """What `call` returns, once the server answers.
+    """Make a call, and repeat it while the server is unavailable.
 
     Args:
-        call: May run several times, also after a run whose answer was lost.
-        seconds: How long an outage may last, counted from the first failure.
+        call: The call. It may run several times, even after a run whose answer was lost.
+        seconds: How long the server may be unavailable, counted from the first failure.
+
+    Returns:
+        What `call` returns.
 
     Raises:
         ConnectError: The server did not come back.

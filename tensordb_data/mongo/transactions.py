@@ -1,4 +1,7 @@
-"""Transactions that a killed process left open. The server keeps what they hold locked until their time is up."""
+"""End transactions that a killed process left open.
+
+Until its time is up, such a transaction keeps its documents locked.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from pymongo.errors import PyMongoError
 T = TypeVar("T")
 
 APPLICATION = "tensordb"
-IDLE_SECONDS = 3.0  # nobody alive lets a transaction rest for so long, or else it is run again
+IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
 def end_stale_transactions(client: Any) -> int:
-    """End the transactions of TensorDB that have been resting; returns how many.
+    """End the transactions of TensorDB that have been idle for `IDLE_SECONDS`; returns how many.
 
-    One whose process lives after all is aborted whole, and `with_transaction` runs it again there.
+    If the process of such a transaction lives after all, `with_transaction` runs the transaction again there.
     """
     try:
         with client.admin.aggregate([{"$currentOp": {"idleSessions": True}}, {"$match": {
@@ -40,8 +43,9 @@ def end_stale_transactions(client: Any) -> int:
 
 
 class StaleTransactionGuard:
-    """The body of a transaction. When it has met conflicts for long, it ends what was abandoned: once, so that two
-    slow processes do not end each other's transactions for ever.
+    """The body of a transaction, which ends stale transactions if it meets conflicts for longer than `IDLE_SECONDS`.
+
+    It does so once. Otherwise two slow processes could end each other's transactions for ever.
     """
 
     def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
@@ -56,7 +60,12 @@ class StaleTransactionGuard:
 
 
 def write_past_stale_transactions(client: Any, write: Callable[[], T]) -> T:
-    """Do a write that may be done twice, and that an abandoned transaction may hold up."""
+    """Do a write. If it takes longer than `IDLE_SECONDS`, end stale transactions and do it again.
+
+    Args:
+        client: The client.
+        write: Does the write. It does no harm if it runs twice.
+    """
     try:
         with pymongo.timeout(IDLE_SECONDS):
             return write()

@@ -1,6 +1,6 @@
-"""In place: a set that lies in files of this machine, checked there and then read into the model's own memory.
+"""Load a set in place: check it in its local files, then read it into the memory of the model.
 
-Fresh memory for a second copy of the parameters costs more than both readings: its pages have to be cleared first.
+The set is read twice. A second copy in fresh memory would cost more, since the system has to clear its pages first.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class _Row(NamedTuple):
 
 
 def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> bool:
-    """Loads the part "model" of a set into a torch module, all of it or nothing.
+    """Load the part "model" of a set into a torch module, all of it or nothing.
 
     Returns:
-        Whether it could be done so: the set is in local files, the module on the CPU, and both fit to the last dtype.
-        Otherwise nothing has changed.
+        Whether it was loaded. This needs the set in local files, the module on the CPU, and the same names, shapes and
+        dtypes in both. Otherwise the module has not changed.
 
     Raises:
         CorruptBlobError: Stored bytes do not match their digest; names the tensor. The module is as it was.
@@ -65,7 +65,7 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
     targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
     if _overlap(saved, targets) or not _read(warehouse, describe(document), saved, targets):
         return False
-    # to its hooks, which may make something of the values: what is in its place already is not copied
+    # runs the hooks of the module, which may use the values; values that are in their place are not copied
     model.load_state_dict(own)
     return True
 
@@ -128,7 +128,7 @@ def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: 
 
 
 def _checked(file: int, location: TensorLocation, nbytes: int, label: str) -> Bytes | None:
-    """Checks a tensor where it lies. Returns its bytes if they had to be expanded for that."""
+    """Check a tensor in its file. If it had to be decompressed for that, return its bytes."""
     if location.original_nbytes is not None:
         memory = np.empty(nbytes, np.uint8)
         pread(file, location, memory, label)

@@ -1,4 +1,4 @@
-"""Prune: the sets of a run that its keep-policy does not keep are deleted. Their bytes go with the next gc."""
+"""Prune a run: delete the sets that its keep-policy does not keep. A later gc removes their bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pruned:
 
 
 def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:
-    """Deletes what `keep` does not keep.
+    """Delete the sets of a run that `keep` does not keep.
 
     Args:
         warehouse: The warehouse.

@@ -1,4 +1,4 @@
-"""Annotate: values of many samples set by a machine, with a note of who set them."""
+"""Annotate: set values of many samples, and note who has set them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, s
 
 
 def _texts(of: Mapping[ObjectId, str], updates: Sequence[Update]) -> dict[tuple[str, str, str], ObjectId]:
-    """The texts that samples are given, to be searched."""
+    """The texts among the new values, for the search index."""
     return {
         (of[filter["_id"]], field, value): filter["_id"]
         for filter, update in updates
@@ -67,7 +67,7 @@ def _updates(
     by: Mapping[str, Any],
     names: Sequence[str],
 ) -> list[Update]:
-    """The updates to send, once all values have been found to fit; fields that are new go into the schemas."""
+    """Check all values against the schemas, add new fields to the schemas, and make the updates to send."""
     schemas = warehouse.datasets.schemas(names)
     added: dict[str, dict[str, Field]] = {}
     updates: list[Update] = []

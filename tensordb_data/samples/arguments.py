@@ -1,4 +1,4 @@
-"""Given: what a writer is given beside values, checked."""
+"""Check the arguments of a writer: compression and tags."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tensordb_data.query.tags import clean_tags
 
 
 def compression_level(compression: object) -> int | None:
-    """The zstd level of `compression=`; None for none.
+    """The zstd level that `compression=` asks for; None for no compression.
 
     Raises:
-        QueryError: It is not one.
+        QueryError: It is malformed.
     """
     if compression is None:
         return None
@@ -37,7 +37,7 @@ def sample_tags(tags: str | Sequence[str]) -> list[str]:
     """The tags of one sample.
 
     Raises:
-        QueryError: They are none.
+        QueryError: They are malformed.
     """
     if not isinstance(tags, (str, list, tuple, set, frozenset)):
         raise QueryError(f"tags are a list of strings; found {tags!r}")
@@ -46,10 +46,10 @@ def sample_tags(tags: str | Sequence[str]) -> list[str]:
 
 
 def tags_of_samples(tags: Any, n: int) -> Any:
-    """The tags of each of n samples, given for all of them or one by one.
+    """The tags of each of n samples, given once for all or as n lists.
 
     Raises:
-        QueryError: They are none, or not as many.
+        QueryError: They are malformed, or there are not n lists.
     """
     if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
         if len(tags) != n:

@@ -1,4 +1,4 @@
-"""Commit: a segment made durable, then one transaction that makes its samples visible."""
+"""Commit samples: make their segment durable, then make them visible in one transaction."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _LONGEST_WAIT = 0.25
 
 
 class TooLarge(Exception):
-    """The cache of the server does not hold a transaction of so many samples."""
+    """A transaction of so many samples is too large for the cache of the server."""
 
 
 class _SegmentGone(StorageError):
-    """A gc has taken the writer for dead."""
+    """A gc has taken this writer for dead, and has removed its segment."""
 
 
 def register(warehouse: Warehouse, dataset: str) -> None:
-    """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
+    """Make the dataset's document if there is none. It gets its schema with the first samples."""
     new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
         warehouse.index["datasets"].update_one({"_id": _key(warehouse, dataset)}, {"$setOnInsert": new}, upsert=True)
@@ -53,11 +53,14 @@ def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
 def merge_schema(
     warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None
 ) -> Schema:
-    """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
-    where no samples stand against it.
+    """Merge the schema of a writer into that of the dataset.
+
+    Returns:
+        The stored schema, with the optional fields that only the given one has. If the two do not fit and the dataset
+        has no samples, the given one.
 
     Raises:
-        SchemaError: They do not fit.
+        SchemaError: The two do not fit, and the dataset has samples.
     """
     if stored is None or stored == given:
         return given
@@ -88,7 +91,7 @@ def commit(
         DuplicateError: A sample's `_id` exists already.
         SchemaError: The dataset has been given another schema meanwhile.
         StorageError: The blob store failed.
-        TooLarge: The server cannot take so much at once; nothing of it is visible, and the segment stays.
+        TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
     search_index(warehouse, "data").add_documents(batch.docs)
@@ -136,7 +139,7 @@ def back_off(attempts: int) -> None:
 
 
 class _Body:
-    """What happens in the transaction. It may run several times."""
+    """The body of the transaction. It may run several times."""
 
     def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch) -> None:
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
@@ -146,7 +149,7 @@ class _Body:
         back_off(self._attempts)
         self._attempts += 1
         warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
-        # First of all, so that of two writers one stops here, before the work.
+        # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter = mongo["datasets"].find_one_and_update(
             {"_id": _key(warehouse, self._dataset)},
             {"$inc": {"seq": len(docs)}},
@@ -165,7 +168,7 @@ class _Body:
                 raise OperationFailure("transaction is too large for the server's cache", _TOO_LARGE) from error
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_segment:
-            # One that was taken for dead lives again, unless it is already being removed: both write the state.
+            # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
             there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
             if not mongo["segments"].update_one(there, lives, session=session).matched_count:
@@ -200,7 +203,7 @@ def put_segment(
         "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
     }  # fmt: skip
-    # Known before it exists, so that one without samples can be found and removed; on the server's clock, as gc is.
+    # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
     warehouse.index["segments"].update_one(
         {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
     )
@@ -212,7 +215,7 @@ def put_segment(
 
 
 def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
-    """Remove a segment that no sample refers to or ever will."""
+    """Remove a segment to which no sample refers, and none will."""
     with contextlib.suppress(StorageError, PyMongoError):
         warehouse.blobs.store(warehouse.blobs.write_root).delete(f"segments/{id}")
         warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})

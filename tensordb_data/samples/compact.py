@@ -1,12 +1,12 @@
-"""Compact: blobs out of documents and out of mostly dead segments, into new segments.
+"""Compact a dataset: move blobs out of documents, and out of segments that are mostly deleted, into new segments.
 
 Blobs are copied into a segment, which is durable before any sample refers to it. Short transactions then replace the
 references, each only where the sample still has the old one, and count themselves in the segment's `v`. A segment that
 nothing refers to any more becomes `dying`; its object stays where it is. Whatever is killed in between, each sample
 refers to bytes that are there, and the next compaction goes on.
 
-It does not announce itself as a mutation: it changes where bytes are and no value, so that a plan of a state in the
-middle of it is as good as any.
+A compaction does not announce itself as a mutation. It moves bytes and changes no value, so that a plan that was read
+meanwhile is as good as any other.
 """
 
 from __future__ import annotations
@@ -156,10 +156,14 @@ class _Mover:
     def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, report: Compacted) -> None:
         self._warehouse, self._dataset, self._schema, self._report = warehouse, dataset, schema.to_doc(), report
         self.unused: list[ObjectId] = []
-        """Segments that were written in vain: others were faster."""
+        """Segments that were written in vain, because another compaction was faster."""
 
     def move(self, docs: Sequence[Doc], dead: Sequence[ObjectId]) -> bool:
-        """Returns whether all of them have moved, by this process or another, or cannot."""
+        """Move the blobs of some samples into one segment.
+
+        Returns:
+            Whether nothing is left to be moved: each blob was moved, by this process or another, or is damaged.
+        """
         segment, builder = ObjectId(), SegmentBuilder(self._warehouse.project, self._dataset, self._schema)
         updates, samples = [], []
         for doc, parts in self._readable(docs, set(dead)):
@@ -176,7 +180,7 @@ class _Mover:
                 moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, updates[low : low + _CHUNK]))
         except _Died:
             whole = False
-            if not moved:  # a gc took this for dead, perhaps before the object was there
+            if not moved:  # a gc took this writer for dead, perhaps before the object was there
                 drop_segment(self._warehouse, segment)
         self._report.samples += moved
         self._report.bytes += sum(part["n"] for doc in samples for part in _within(doc, segment)) if moved else 0
@@ -222,7 +226,7 @@ class _Mover:
 
 
 class _Body:
-    """What happens in a transaction. It may run several times."""
+    """The body of a transaction. It may run several times."""
 
     def __init__(self, warehouse: Warehouse, segment: ObjectId, updates: Sequence[Update]) -> None:
         self._warehouse, self._segment, self._updates = warehouse, segment, updates
@@ -263,9 +267,9 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
 
 
 def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
-    """Declare those of some segments dying that no sample refers to."""
+    """Mark those of some segments as dying to which no sample refers."""
     segments = warehouse.index["segments"]
-    # Their `v` first: whoever refers to one after this look has counted it up.
+    # `v` is read first: whoever refers to a segment after that has incremented it.
     found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
     used = references(warehouse, dataset, ids) if found else {}
     unused = [doc for doc in found if doc["_id"] not in used]

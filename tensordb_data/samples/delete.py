@@ -15,7 +15,7 @@ from tensordb_data.warehouse.deletion_log import CHUNK, FIELDS, by_dataset, chun
 
 
 def delete_samples(selection: BoundQuery) -> int:
-    """Deletes the samples of a selection, and remembers which, as `delete` does.
+    """Delete the samples of a selection, each with a tombstone.
 
     Raises:
         StorageError: See `delete`.

@@ -1,7 +1,7 @@
-"""Mutations: changes of samples that exist. A reader of a plan sees each of them whole, or not at all.
+"""Mutations: changes of existing samples. A reader of a plan sees each of them whole, or not at all.
 
-One that fits a transaction is one, together with the mutation counter of its datasets. A larger one is many
-transactions, and announces itself: its datasets name it in `open` from before the first of them until after the last.
+A mutation that fits a transaction is one transaction, together with the mutation counter of its datasets. A larger one
+is many transactions, and announces itself: its datasets name it in `open` from before the first until after the last.
 
     datasets: {…, mut: 8, open: [{id, mut: 8, kind, host, pid, since}],
                calm: {at: Timestamp, seq, mut: 7}}
@@ -9,12 +9,12 @@ transactions, and announces itself: its datasets name it in `open` from before t
 
 `mut` in `open` is what the counter was raised to when the mutation began: the number of the mutation. `calm` is a time
 of the server's cluster at which nothing was open, shortly before the oldest one in `open` began, and the counters at
-its beginning: a reader can go back there. `until` is a lease on the server's clock, which each transaction renews. When
-it has run out, whoever reads a plan ends the mutation in place of its process; should that live after all, its next
-transaction fails, and it announces itself anew. The lease is in a collection of its own, so that its writes do not meet
-those of the writers, who count on in the document of the dataset.
+that time. A reader can go back to it. `until` is a lease on the server's clock, which each transaction renews. When it
+has run out, whoever reads a plan ends the mutation in place of its process. If that process lives after all, its next
+transaction fails, and it announces itself again. The lease is in a collection of its own, so that its writes do not
+conflict with those of writers, which increment a counter in the document of the dataset.
 
-Where a document lacks `open`, nothing is open there.
+If a document has no `open`, no mutation of its dataset is open.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ T = TypeVar("T")
 LIMIT = 10_000
 """Samples that one transaction changes at most."""
 LEASE = 20.0
-"""Seconds for which a mutation may be silent: the time of one transaction, amply."""
+"""Seconds for which a mutation may be silent: more than one transaction takes."""
 
 _TOO_LARGE, _UNAUTHORIZED = 388, 13
 _ID = 12
@@ -57,17 +57,17 @@ _MORE = {"$add": ["$mut", 1]}
 
 
 class _Ended(Exception):
-    """The lease ran out, and a reader has ended the mutation."""
+    """The lease has run out, and a reader has ended the mutation."""
 
 
 class Mutation:
-    """One change of samples, as a context manager around the `step`s that it consists of.
+    """One change of samples: a context manager around its steps.
 
     Args:
         warehouse: The warehouse.
         kind: "update", "delete" or "annotate".
-        datasets: Those that it may touch; None for all of the project.
-        alone: Whether one step is all of it, which then needs no announcement.
+        datasets: The datasets that it may touch; None for all of the project.
+        alone: Whether it has one step only, and so needs no announcement.
     """
 
     def __init__(self, warehouse: Warehouse, kind: str, datasets: Iterable[str] | None, *, alone: bool) -> None:
@@ -88,16 +88,16 @@ class Mutation:
         if not self._warehouse.index.is_server:
             self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
         elif self._id is not None:
-            # After an error the lease would end it too, a little later.
+            # If this fails after an error, the mutation ends a little later, when its lease has run out.
             with contextlib.nullcontext() if error is None else contextlib.suppress(PyMongoError):
                 self._warehouse.index.transaction(_End(self._warehouse, self._id, self._names))
 
     def step(self, items: Sequence[T], change: Callable[[Sequence[T], Any], int]) -> int:
-        """Changes some samples in one transaction, or in more where the server cannot take so much at once.
+        """Change some samples in one transaction, or in several if the server cannot take so many at once.
 
         Args:
-            items: What stands for the samples; at most `LIMIT`, no sample in two steps.
-            change: Called with the items and the session; may be called again after a conflict. Returns a count.
+            items: The samples, as ids or updates; at most `LIMIT`, and no sample in two steps.
+            change: Called with the items and the session, and again after a conflict. Returns how many were changed.
         """
         if not self._warehouse.index.is_server:
             return change(items, None)
@@ -117,10 +117,10 @@ class Mutation:
         return self.step(items[:half], change) + self.step(items[half:], change)
 
     def count(self, session: ClientSession) -> None:
-        """In the transaction of a step: counts it, or renews the lease.
+        """Within the transaction of a step, raise the mutation counter or renew the lease.
 
         Raises:
-            _Ended: See there.
+            _Ended: The lease has run out, and a reader has ended the mutation.
         """
         if self._id is None:
             self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete", session=session)
@@ -130,7 +130,7 @@ class Mutation:
             raise _Ended
 
     def _commit_lock(self) -> contextlib.AbstractContextManager[None]:
-        """As a commit would, since both count in the document of the dataset."""
+        """The commit lock of the dataset, if this step writes its document, as a commit does."""
         if self._id is not None or self._names is None or len(self._names) != 1:
             return contextlib.nullcontext()
         return commit_lock(self._warehouse, self._names[0])
@@ -183,8 +183,10 @@ class _Begin:
 
 
 class _End:
-    """The transaction that ends a mutation: the counter goes up again, so that a plan which an earlier version of this
-    library has read in between is none of what is there now.
+    """The transaction that ends a mutation.
+
+    It raises the counter again. So a plan that an earlier version of this library has read in between is not used
+    again.
     """
 
     def __init__(self, warehouse: Warehouse, id: ObjectId, names: Sequence[str] | None) -> None:
@@ -196,7 +198,7 @@ class _End:
         self._attempts += 1
         mongo = self._warehouse.index.database
         mongo["mutations"].delete_one({"_id": self._id}, session=session)
-        # A deletion is told by its kind, so that whoever ends it needs to know nothing of it.
+        # The document tells whether it is a deletion, so that any reader can end it.
         deleted = {"$in": ["delete", {"$map": {"input": {"$filter": _only(self._id, "$eq")}, "in": "$$this.kind"}}]}
         ended = {
             "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
@@ -213,15 +215,15 @@ def _only(id: ObjectId, comparison: str) -> dict[str, Any]:
 
 
 def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[str] | None) -> set[ObjectId]:
-    """End those of some open mutations whose lease has run out.
+    """End open mutations whose lease has run out.
 
     Args:
         warehouse: The warehouse.
-        ids: The mutations.
-        names: Datasets that name them; None for all of the project.
+        ids: The mutations to look at.
+        names: The datasets that name them; None for all of the project.
 
     Returns:
-        Those that nobody is working on: they were ended, or would have been if this user might write.
+        The mutations that no process works on. They were ended, or would have been if this user could write.
     """
     left = {"$subtract": ["$until", "$$NOW"]}
     found = warehouse.index["mutations"].aggregate(
@@ -232,7 +234,7 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
     done: set[ObjectId] = set()
     for id in silent:
         try:
-            # Once: the process that is taken for dead may be in a transaction, and then this one has to give way.
+            # Without a retry: if the process is in a transaction after all, this one has to give way.
             with (
                 warehouse.index.database.client.start_session() as session,
                 session.start_transaction(write_concern=_ALL),
@@ -265,7 +267,7 @@ class _EndSilent(_End):
 
 
 def cluster_time(warehouse: Warehouse) -> Any:
-    """A time of the cluster, up to which a majority has everything, as a `Timestamp`; None if the server tells none."""
+    """A time of the cluster up to which a majority has all writes, as a `Timestamp`; None if the server has none."""
     command = {"find": "datasets", "filter": {"_id": None}, "limit": 1, "readConcern": {"level": "snapshot"}}
     try:
         return warehouse.index.database.command(command)["cursor"].get("atClusterTime")
@@ -289,8 +291,9 @@ def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
 
 
 def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
-    """The `_id`s of a selection in order, each once, though a cursor may give twice what moves in an index; and the
-    datasets.
+    """The `_id`s of a selection in order, and its datasets.
+
+    Each `_id` is there once. A cursor may give a document twice if it moves in an index meanwhile.
     """
     wanted = {"_id": 1, "dataset": 1}
     if selection.query.limit is None:

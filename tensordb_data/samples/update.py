@@ -19,7 +19,7 @@ _JSON = Scalar("json")
 
 
 def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The update to send, with values as the schemas want them.
+    """Check an update, and encode its values as the schemas say.
 
     A `$set` of a field that no sample has adds it to the schemas, as an optional one.
 
@@ -39,7 +39,7 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
             for dataset, schema in schemas.items():
                 target, fitted = fit(dataset, schema, operator, path, value, new)
             out.setdefault(target, {})[path] = fitted
-            # What a machine had set is no longer the machine's.
+            # A value that a person has set no longer counts as an annotation.
             out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
     for dataset, fields in new.items():
         evolve(selection.warehouse, dataset, fields)
@@ -49,7 +49,18 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
 def fit(
     dataset: str, schema: Schema, operator: str, path: str, value: Any, new: dict[str, dict[str, Field]]
 ) -> tuple[str, Any]:
-    """Operator and value as this dataset's schema wants them; what it lacks goes into `new`.
+    """Encode one change as the schema of a dataset says.
+
+    Args:
+        dataset: The dataset.
+        schema: Its schema.
+        operator: The operator of the change.
+        path: What it changes.
+        value: The new value, or the operand.
+        new: Gets the field, by dataset and name, if the schema does not have it.
+
+    Returns:
+        Operator and value to send.
 
     Raises:
         QueryError: The path cannot be updated.

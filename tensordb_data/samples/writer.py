@@ -239,7 +239,7 @@ class Writer:
         return f"writer of dataset {self._dataset!r}"
 
     def _own(self) -> None:
-        """Refuse a forked process: before the lock, which a thread of the parent may have held."""
+        """Refuse a forked process. This comes before the lock, which a thread of the parent may have held."""
         if os.getpid() != self._pid:
             raise TensorDBError("a writer cannot be used in a forked process; open one there")
 
@@ -255,7 +255,7 @@ class Writer:
 
     @property
     def _behind(self) -> bool:
-        """Whether commits are made by the thread, behind whoever adds."""
+        """Whether the thread commits, and not the caller of `add`."""
         return self._live and self._flush_every is not None
 
     def _commit_behind(self) -> None:
@@ -266,7 +266,7 @@ class Writer:
                 self._failure = error  # for the next call
             self._changed.notify_all()
 
-    # All of these hold the lock
+    # The caller of these methods holds the lock
 
     def _ready(self) -> None:
         if self._failure is not None:
@@ -329,7 +329,7 @@ class Writer:
             self._written += len(part)
 
     def _failed(self, error: BaseException, batch: WriteBatch, behind: int) -> None:
-        """Say what became of a batch whose commit raised, and of the samples `behind` it."""
+        """Note on an error whether its batch was committed, and how many samples behind it were dropped."""
         done = False if isinstance(error, (SchemaError, DuplicateError)) else was_committed(self._warehouse, batch)
         before = self._written
         self._written += len(batch) if done else 0
@@ -353,8 +353,11 @@ class Writer:
             self._changed.notify_all()
 
     def _flush_if_late(self) -> float | None:
-        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for, and
-        `_NOW` where it is time, and the lock is to be let go first.
+        """Commit if it is time.
+
+        Returns:
+            Seconds until it may be time; None if nothing is pending; `_NOW` if it is time, and the caller has to
+            release the lock and call `_commit_behind`.
         """
         if self._closed or self._flush_every is None or os.getpid() != self._pid:
             return 0.0

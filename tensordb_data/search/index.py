@@ -1,6 +1,6 @@
-"""Entries: what of an entity can be searched, written before the entity is, so that none is ever missing.
+"""The search index: entries for entities, written before the entities, so that no entity lacks its entry.
 
-An entry may outlive what it names: a search looks whether that is still there.
+An entry may outlive the entity that it names. So a search checks that the entity still exists.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 GROUPED = {"data": "dataset", "logs": "run"}
-"""Kinds of which there may be millions, and the field whose value they share within an entry."""
+"""Kinds of which there may be millions: entities with the same value of this field and the same tags share an entry."""
 NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
-"""The other kinds have an entry for each entity; the field that is its name."""
+"""The other kinds have an entry for each entity, under the value of this field."""
 REFRESH = 3600.0
 """Seconds after which a process writes an entry again that it has written before."""
 
-_VALUES = 1000  # different texts of one field that have an entry each, in one dataset or run
+_VALUES = 1000  # texts of one field with an entry each, in one dataset or run; if there are more, words have entries
 _LONGEST = 200  # characters of such a text
 _REMEMBERED = 100_000
 _CHUNK = 1000
@@ -45,12 +45,12 @@ Text = tuple[str, str, str]
 
 
 def search_index(warehouse: Warehouse, kind: str) -> SearchIndex:
-    """The entries of a collection, as this process knows them."""
+    """The search index of a collection, as this process knows it."""
     return warehouse.memo(("search", kind), lambda: SearchIndex(warehouse, kind))
 
 
 class SearchIndex:
-    """The entries of one collection that this process has written, and the way to write more."""
+    """Writes the entries of one collection, and remembers which ones it has written."""
 
     def __init__(self, warehouse: Warehouse, kind: str) -> None:
         self._warehouse, self._kind = warehouse, kind
@@ -63,7 +63,10 @@ class SearchIndex:
         self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
 
     def add_documents(self, docs: Sequence[Mapping[str, Any]]) -> None:
-        """Entries for samples or log rows that are about to be inserted; nearly free when none of them is new."""
+        """Write the entries of samples or log rows that are about to be inserted.
+
+        This is nearly free if none is new.
+        """
         if not docs:
             return
         name = GROUPED[self._kind]
@@ -78,9 +81,11 @@ class SearchIndex:
         self.add_groups(groups, texts)
 
     def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
-        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`.
+        """Write the entries of groups and of texts.
 
-        Each comes with the `_id` of one that is in it, or None: a search looks there first.
+        Args:
+            groups: For each group, `(name, tags)`, the `_id` of one entity in it, or None. A search looks there first.
+            texts: For each text of a field, `(name, field, text)`, the `_id` of one entity that has it, or None.
         """
         if time.monotonic() - self._since > REFRESH or len(self._groups) > _REMEMBERED:
             self._forget()
@@ -102,10 +107,10 @@ class SearchIndex:
         self._write(entries)
         self._groups.update(new)
         for key, some in met.items():
-            self._texts.get(key, set()).update(some)  # it may go by words meanwhile, in another thread
+            self._texts.get(key, set()).update(some)  # another thread may have begun to write words instead
 
     def _known(self, name: str, field: str) -> set[str] | None:
-        """The texts of a field that have an entry; None where its words have."""
+        """The texts of a field that have entries; None if its words have entries instead."""
         key = name, field
         if key not in self._texts and key not in self._vocabularies:
             there = (
@@ -131,10 +136,12 @@ class SearchIndex:
             "f.n": field,
             f"f.{what}": {"$exists": True},
         }
-        return filter | ({"w": scoped(words(name)[0])} if words(name) else {})  # which is in the index
+        return filter | (
+            {"w": scoped(words(name)[0])} if words(name) else {}
+        )  # this part of the filter is in the index
 
     def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
-        """Entries for the words of texts, from the moment on when there are too many for an entry each."""
+        """Write word pages for the texts of a field. This begins when there are too many texts for an entry each."""
         former = self._texts.get((name, field))
         if former is not None:
             texts = {**dict.fromkeys(former.copy()), **texts}
@@ -150,12 +157,12 @@ class SearchIndex:
             self._texts.pop((name, field), None)
 
     def forget_words(self, name: str, field: str) -> None:
-        """Removes the entries of the words of a field."""
+        """Remove the word pages of a field."""
         self._vocabularies.pop((name, field), None)
         self._warehouse.index["search"].delete_many(self._of(name, field, "r"))
 
     def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
-        """Entries for entities of the other kinds, in place of those that they had."""
+        """Write the entries of parameter sets, architectures or jobs, in place of those that they had."""
         name = NAMED[self._kind]
         entries = []
         for doc in docs:
@@ -177,11 +184,11 @@ class SearchIndex:
         shown = text[:_LONGEST]
         more = {"f": {"n": field, "v": text}, "e": member}
         entry = self._entry(["text", name, field, text], name, [], [shown], more)
-        # There may be a thousand of these: they are not what is found by the name alone.
+        # There may be a thousand of these, so the words of the name are scoped: the name alone does not find them.
         return {**entry, "w": limit_words([*words(shown), *map(scoped, words(name))])}
 
     def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """One entry for some words of a field; each with the `_id` of one that has it."""
+        """A word page: one entry for some words of a field, each with the `_id` of one entity that has it."""
         more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
         entry = self._entry(["words", name, field, *found], name, [], [], more)
         return {**entry, "w": [*words(*found), *map(scoped, words(name))]}
@@ -206,7 +213,7 @@ class SearchIndex:
                     [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
                 )
 
-            if self._warehouse.index.is_server and self._kind == "logs":  # its writer tries again by itself
+            if self._warehouse.index.is_server and self._kind == "logs":  # the writer of a log tries again by itself
                 write()
             elif self._warehouse.index.is_server:
                 retry_while_unavailable(functools.partial(write_past_stale_transactions, mongo.client, write))

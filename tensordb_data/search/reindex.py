@@ -1,4 +1,4 @@
-"""Follow: entries for what an update changes."""
+"""Keep the search index up to date during an update."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CHUNK = 5000
 
 @contextlib.contextmanager
 def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
-    """Around an update: what it selects can be found afterwards by its new tags and texts."""
+    """Write the entries of the new tags and texts of an update, which takes place within this block."""
     set_ = update.get("$set", {})
     touched = any("tags" in fields for fields in update.values()) or any(isinstance(v, str) for v in set_.values())
     if not touched:
@@ -38,7 +38,7 @@ def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[Non
 
 
 def selected_groups(selection: BoundQuery) -> dict[Group, Any]:
-    """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
+    """The groups of the selected samples or rows, `(name, tags)`, each with the `_id` of one entity in it."""
     stages: list[dict[str, Any]] = [{"$match": selection.filter()}]
     if selection.query.limit is not None:
         stages += [{"$sort": dict(selection.sort())}, {"$limit": selection.query.limit}]
@@ -49,7 +49,7 @@ def selected_groups(selection: BoundQuery) -> dict[Group, Any]:
 
 
 def changed(tags: tuple[str, ...], update: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tags after `tag` or `untag`, which are the only ways to change them."""
+    """The tags after an update by `tag` or `untag`."""
     now = list(tags)
     for operator, fields in update.items():
         value = fields.get("tags")

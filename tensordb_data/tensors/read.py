@@ -1,4 +1,4 @@
-"""Load: from the document of a parameter set back to the state, every tensor checked against its digest."""
+"""Read tensors by their digests, and check each of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,21 @@ class TensorLocation:
 def read_leaves(
     warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
 ) -> dict[int, np.ndarray[Any, Any]]:
-    """The bytes of tensors by their digests, each checked: uint8 [n] for each place of `stored`, (name, digest)."""
+    """Read tensors, and check their bytes.
+
+    Args:
+        warehouse: The warehouse.
+        stored: Name and digest of each tensor, by its number.
+        label: What the tensors belong to, for messages.
+
+    Returns:
+        The bytes of each tensor, uint8 [n], by its number.
+
+    Raises:
+        CheckpointError: The warehouse does not have one of them any more.
+        CorruptBlobError: Stored bytes do not match their digest.
+        StorageError: The blob store failed.
+    """
     locations = find_locations(warehouse, stored, label)
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, location in locations.items():
@@ -67,10 +81,10 @@ def read_leaves(
 def find_locations(
     warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
 ) -> dict[int, TensorLocation]:
-    """Where tensors are, by their names and digests.
+    """Find where tensors are stored.
 
     Raises:
-        CheckpointError: One is not there any more.
+        CheckpointError: The warehouse does not have one of them any more.
     """
     rows: dict[bytes, Mapping[str, Any]] = {}
     contents = list({content for _, content in stored.values()})
@@ -105,7 +119,7 @@ def _fill_local(
 
 
 def open_local(store: Store, key: str, label: str) -> int:
-    """A descriptor of an object that is a file of this machine."""
+    """Open an object that is a file on this machine; returns the descriptor."""
     path = store.local_path(key)
     assert path is not None
     try:
@@ -115,7 +129,7 @@ def open_local(store: Store, key: str, label: str) -> int:
 
 
 def pread(file: int, location: TensorLocation, memory: np.ndarray[Any, Any], label: str) -> None:
-    """The bytes of a tensor into memory of its size, checked."""
+    """Read a tensor into memory of its size, and check it."""
     compressed = location.original_nbytes is not None
     target, hasher, done = np.empty(location.nbytes, np.uint8).data if compressed else memory.data, xxhash.xxh3_128(), 0
     while done < location.nbytes:
@@ -174,7 +188,7 @@ def _rounds(locations: list[TensorLocation]) -> list[list[int]]:
 
 
 def corrupt(location: TensorLocation, label: str, what: str) -> CorruptBlobError:
-    """The error that a tensor's bytes are not those that were saved."""
+    """The error to raise for a tensor whose bytes are not those that were saved."""
     return CorruptBlobError(
         f"Tensor {location.name!r} of {label} is damaged: {what} (object {location.key}, offset {location.offset})."
     )

@@ -1,11 +1,11 @@
-"""Persist: from a snapshot to a parameter set that a query finds.
+"""Write tensors: those that are not stored yet go into objects, and the index gets their locations.
 
 Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
-stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
-names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
-set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
-lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
-address is that of the bytes themselves.
+stored again. New ones go into objects in safetensors layout. An object is durable before any document names it, and the
+document that refers to the tensors is written last. So a process that is killed at any point leaves a whole set or
+none. A large set has several objects. Each is entered into the index as soon as it is durable: after a crash or a lost
+connection, its tensors are found by their content, and not sent again. Where it pays, a tensor is compressed with zstd;
+its content address is still that of its own bytes.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def store_tensors(
     compressor: TensorCompressor | None = None,
     run: str | None = None,
 ) -> int:
-    """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
+    """Store the tensors that are not stored yet, then call `insert` in a transaction that finds all of them live.
 
     Args:
         warehouse: The warehouse.
-        folder: Of the objects.
-        id: A new one, which names them.
-        tensors: By their content addresses.
-        insert: Inserts the document that refers to them, in the session it is given.
-        compressor: Compresses what is worth it; by default without a limit on its time.
-        run: That the tensors are of; those that are stored already keep theirs.
+        folder: The folder of the objects.
+        id: A new id, which names the objects.
+        tensors: The tensors, by their content addresses.
+        insert: Inserts the document that refers to them, in the given session.
+        compressor: Compresses tensors; by default without a limit on its time.
+        run: The run of new tensors; tensors that are stored already keep theirs.
 
     Returns:
         Bytes that were stored.
@@ -105,7 +105,7 @@ def _finish(
     def work(session: ClientSession | None) -> None:
         lease.hold(session)
         if _live(warehouse, references, session) < len(references):
-            # Marked since the look, so not removed as long as this lease is held.
+            # They were marked since `_missing`, so a gc does not remove them as long as this lease is held.
             _revive(warehouse, references, session)
             if _live(warehouse, references, session) < len(references):
                 raise _TensorGone
@@ -115,7 +115,7 @@ def _finish(
 
 
 class _TensorGone(Exception):
-    """A tensor that the set refers to is not live any more."""
+    """A tensor to which the new document refers is not live any more."""
 
 
 def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
@@ -124,7 +124,10 @@ def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _missing(warehouse: Warehouse, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
-    """The tensors that are not stored. Those that were dying live again: what dies from here on, the lease protects."""
+    """Find the tensors that are not stored, and make dying ones live again.
+
+    The lease protects tensors that are marked from here on.
+    """
     found = _states(warehouse, contents)
     dying = [content for content, state in found.items() if state != "live"]
     if dying:
@@ -169,7 +172,7 @@ def _put(
     metadata = {"format": "tensordb", "project": warehouse.project}
     if compressed:
         metadata["zstd"] = json.dumps(compressed)
-    # what is as it was lies in memory as in the object, if nothing else comes between
+    # tensors that were not compressed come first: they then lie in the object as they lie in memory
     order = sorted(range(len(parts)), key=lambda i: leaves[i].name in compressed)
     address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
     front, offsets = safetensors.header([leaves[i] for i in order], metadata, address)
@@ -190,7 +193,7 @@ def _put(
 def _objects(
     tensors: Mapping[bytes, tuple[Leaf, memoryview]], missing: Sequence[bytes]
 ) -> Iterator[dict[bytes, tuple[Leaf, memoryview]]]:
-    """The tensors to store, in the order given, in portions for one object each."""
+    """The tensors to store, in the given order, grouped by object."""
     batch: dict[bytes, tuple[Leaf, memoryview]] = {}
     size = 0
     for content in missing:
@@ -205,14 +208,14 @@ def _objects(
 
 
 def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
-    """Enters new tensors into the index, if the lease still protects their object; returns how many were new.
+    """Enter new tensors into the index, if the lease still protects their object; returns how many were new.
 
-    Before the set that refers to them: without it, they are only bytes that need not be stored again.
+    This comes before the document of their set. If that is never written, they need not be stored again.
     """
     tensors = warehouse.index["tensors"]
     entered = 0
     for chunk in chunks(list(placed.values())):
-        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
+        # A tensor that another save has stored in the meantime stays as it is.
         upserts = [
             ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
             for row in chunk
@@ -233,7 +236,7 @@ def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], leas
 
 
 def _revive(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSession | None) -> None:
-    """Tensors that are being collected live on; their objects stay as long as their documents do."""
+    """Make dying tensors live again. Their objects exist as long as their documents do."""
     for chunk in chunks(contents):
         warehouse.index["tensors"].update_many(
             {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "dying"},

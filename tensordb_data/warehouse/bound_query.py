@@ -123,7 +123,7 @@ class BoundQuery:
 
 @contextlib.contextmanager
 def reported(query: Query) -> Iterator[None]:
-    """The driver's errors as ours."""
+    """Turn errors of the driver within this block into errors of this library."""
     try:
         yield
     except ConnectionFailure as error:

@@ -1,4 +1,4 @@
-"""What a warehouse says of itself in its database: format, blob roots, indexes, datasets."""
+"""The document that describes a warehouse in its database, with format and blob roots, and the indexes."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ INDEXES: dict[str, list[IndexModel]] = {
     "jobs": [
         IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-        # The order of claims.
+        # The order in which jobs are claimed.
         IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
-        # One active job a key; those that have ended have none.
+        # One active job for each key. Jobs that have ended have no key.
         IndexModel(
             [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
         ),
         IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
     ],
-    # What readers of a stream have agreed on, long after the last of them has read it.
-    # Of changes of samples that go on; see mutations.py.
+    # Changes of samples that have not ended, see samples/mutations.py.
     "mutations": [IndexModel([("p", _UP)])],
+    # What the readers of a stream have agreed on. It expires long after the last of them has read it.
     "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
     "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
     "segments": [

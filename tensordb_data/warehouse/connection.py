@@ -1,4 +1,4 @@
-"""What one process has open of a warehouse: client, embedded server, blob stores, reader."""
+"""The connection of one process to a warehouse: client, embedded server, blob stores and reader."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IDS = 5000
 
 
 class Connection:
-    """One process's connection. Made anew after a fork."""
+    """The connection of one process. After a fork, the child makes another."""
 
     def __init__(self, address: Address) -> None:
         self.pid = os.getpid()
@@ -45,7 +45,7 @@ class Connection:
         self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
-        """Run `fn(session)` in a transaction, retried while the server says that it is worth it."""
+        """Run `fn(session)` in a transaction, and again if it meets a conflict."""
         if not self.is_server:
             return fn(None)
         with self.client.start_session() as session:
@@ -97,7 +97,7 @@ class Connection:
         return list(self.mongo["segments"].find({"_id": {"$in": list(ids)}}))
 
     def close(self) -> None:
-        """Let go of everything; nothing in a process that did not open it."""
+        """Close everything. In a process that did not open it, this does nothing."""
         if os.getpid() != self.pid:
             return
         with self._lock:
@@ -151,7 +151,7 @@ class Connections:
             # A client that someone else made cannot be re-opened; pymongo warns when the child uses it.
             return
         if self._connection is not None:
-            _inherited.append(self._connection)  # never collected: its sockets and locks are the parent's
+            _inherited.append(self._connection)  # kept for good: its sockets and locks are those of the parent
             if self._finalizer is not None:
                 self._finalizer.detach()
         self._reset()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.index import Index
 
 DataVersion = tuple[int, int]
-"""Sequence and mutation counter of a dataset: two states of it with the same pair are the same."""
+"""Sequence and mutation counter of a dataset. Two states with the same pair are the same state."""
 
 
 class Datasets:
@@ -47,7 +47,7 @@ class Datasets:
     def counters(self, concern: str = "majority") -> Any:
         """The documents of the datasets, as a majority of the servers has them.
 
-        What only a primary knows that is deposed meanwhile is taken back; a majority keeps what it has.
+        Writes that only a deposed primary has are rolled back. Those of a majority are not.
         """
         found = self._index["datasets"]
         return found.with_options(read_concern=ReadConcern(concern)) if self._index.is_server else found

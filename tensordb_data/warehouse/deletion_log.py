@@ -1,8 +1,8 @@
-"""Tombstones: what was deleted, in the blob store, for a rebuild of an index that is lost.
+"""Tombstones: objects in the blob store that name what was deleted, for a rebuild of a lost index.
 
-Segments and objects of tensors stay until a gc finds them unused, and say nothing of deletions. So a deletion first
-writes an object with the ids that it is about to delete, and replaces it if some of them stay, since they were edited
-meanwhile. A gc removes tombstones when nothing is left that they could be about, and puts many small ones together.
+Segments and objects of tensors stay until a gc finds them unused, and do not tell what was deleted. So a deletion first
+writes an object with the ids that it is about to delete. If some of them were edited meanwhile and stay, it replaces
+this object. A gc removes a tombstone when the blobs of its entities are gone, and merges small ones.
 
     magic | xxh3 of the rest | zstd over BSON: {p, c: collection, dataset, stones: [{t, ids, s}, ...]}
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "tombstones/"
 CHUNK = 10_000
-"""Entities of one deletion that one tombstone is about."""
+"""Entities in one tombstone, at most."""
 _MAGIC = b"TDBtmb\r\n"
 _HEAD = struct.Struct("<8sQ")
 _ID = 12
@@ -41,17 +41,17 @@ Doc = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Deletion:
-    """One deletion."""
+    """Entities that were deleted at one time."""
 
     time: ObjectId
     ids: list[ObjectId]
     sequence: list[int]
-    """Of samples; empty for parameter sets."""
+    """The sequence numbers of samples; empty for parameter sets."""
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What one object says."""
+    """The content of one tombstone."""
 
     project: str
     collection: str
@@ -60,14 +60,13 @@ class Tombstone:
 
 
 def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
-    """Deletes the entities of a filter, and remembers which. On mongomock, of which nothing outlives the process,
-    nothing is remembered.
+    """Delete the entities of a filter, each with a tombstone. On mongomock, which ends with the process, without.
 
     Returns:
         How many were deleted.
 
     Raises:
-        StorageError: The blob store failed; those that it could not remember are still there.
+        StorageError: The blob store failed; entities without a tombstone were not deleted.
     """
     entities = warehouse.index[collection]
     if not warehouse.index.is_server:
@@ -84,7 +83,7 @@ def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
 
 
 FIELDS = {"data": {"dataset": 1, "_tdb.s": 1}, "params": {"_tdb.structure": 1}}
-"""What is to be known of entities that are deleted."""
+"""The fields that a deletion reads of entities, by collection."""
 
 
 def delete_with_tombstone(
@@ -94,14 +93,14 @@ def delete_with_tombstone(
     delete_ids: Callable[[list[ObjectId]], int],
     dataset: str | None = None,
 ) -> int:
-    """Writes a tombstone of some documents, and deletes them.
+    """Write a tombstone for some documents, then delete them.
 
     Args:
         warehouse: The warehouse.
-        collection: Of the documents, which have its `FIELDS`.
-        docs: The documents.
-        away: Deletes those of these ids that are as they were, and says how many.
-        dataset: Of samples.
+        collection: The collection of the documents.
+        docs: The documents, with the `FIELDS` of their collection.
+        delete_ids: Deletes the documents with these ids that were not edited meanwhile; returns how many.
+        dataset: The dataset, if they are samples.
 
     Returns:
         How many were deleted.
@@ -122,7 +121,9 @@ def delete_with_tombstone(
 
 
 def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
-    """Stores a tombstone. It is `writing` until whoever writes it says that it holds; a gc leaves it alone till then.
+    """Store a tombstone, in the state `writing`. When the deletion has taken place, it becomes `live`.
+
+    A gc does not touch tombstones in the state `writing`.
 
     Raises:
         StorageError: The blob store failed; nothing is left of it.
@@ -146,18 +147,18 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
 
 
 def remove(warehouse: Warehouse, doc: Doc | None) -> None:
-    """Removes a tombstone: its object, and then what names it."""
+    """Remove a tombstone: first its object, then its document."""
     if doc is not None:
         warehouse.blobs.store(doc["root"]).delete(doc["key"])
         warehouse.index["tombstones"].delete_one({"_id": doc["_id"]})
 
 
 def read(store: Store, key: str) -> Tombstone:
-    """What a tombstone says.
+    """Read a tombstone.
 
     Raises:
         CorruptBlobError: It is damaged.
-        StorageError: It is not there.
+        StorageError: It does not exist.
     """
     data = store.get(key)
     try:
@@ -183,7 +184,10 @@ def _done(warehouse: Warehouse, id: ObjectId) -> None:
 
 
 def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
-    """Where the structures of sets are: as long as one is there, the set could come back."""
+    """The objects that hold the structures of parameter sets.
+
+    As long as one exists, a rebuild could restore its set.
+    """
     ids = [{"p": warehouse.project, "h": doc["_tdb"].get("structure")} for doc in sets]
     found = warehouse.index["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
     places = {(doc["root"], doc["key"]) for doc in found}
@@ -226,7 +230,7 @@ def chunks_of(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
 
 
 def by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:
-    """Documents by their dataset; by None where they have none."""
+    """Group documents by dataset; under None those without one."""
     found: dict[str | None, list[Doc]] = {}
     for doc in docs:
         found.setdefault(doc.get("dataset"), []).append(doc)

@@ -1,4 +1,4 @@
-"""Segments that a reader has opened, singly and many at once."""
+"""The segments that a reader has opened: each by itself, and many in a table."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class Table:
     def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment], generation: object) -> None:
         self.ids = ids
         self.generation = generation
-        """What was checked through one table holds for all of the same trust."""
+        """A check through one table holds for all tables of the same generation."""
         self.opened = [opened.get(id) for id in ids]
         self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
         self.complete = bool(self.is_open.all())

@@ -1,4 +1,4 @@
-"""Segments kept open, and tables of those that the same references use."""
+"""Keep segments open, and make tables of the segments that some references use."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Tables:
         max_index_bytes: int,
     ) -> None:
         self.generation = object()
-        """What was checked through one table holds until this changes."""
+        """A check holds as long as this object stays the same."""
         self._find_segments, self._store, self._cache, self._fetcher = find_segments, store, cache, fetcher
         self._max_open, self._max_index_bytes = max_open, max_index_bytes
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        """Whose it is to open segments: many at once would all ask for the same."""
+        """Held while segments are looked up: many threads at once would all ask for the same ones."""
         self._opened: dict[ObjectId, OpenSegment] = {}
         self._opening: dict[ObjectId, Future[OpenSegment]] = {}
         self._tables: dict[int, Table] = {}

@@ -35,7 +35,7 @@ _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wan
 
 @dataclasses.dataclass(frozen=True)
 class PendingRead:
-    """A read that has begun: the table it goes through, and the blobs of it that have to be fetched."""
+    """A read that has begun: the table that it uses, and the blobs that have to be fetched."""
 
     table: Table
     wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]]
@@ -83,7 +83,7 @@ class BlobReader:
 
     @property
     def ahead(self) -> int:
-        """How many bytes of references to announce (see `prefetch`) before they are read; 0 while all is at hand."""
+        """How many bytes to prefetch ahead of reads; 0 while all blobs are in local memory."""
         return 0 if self._known >= _KNOWN else _AHEAD * self._remote.fetcher.window.limit
 
     @property
@@ -92,10 +92,13 @@ class BlobReader:
         return None if self._cache is None else self._cache.cap
 
     def prefetch(self, refs: BlobRefs) -> None:
-        """Announce that these very references will be read soon, in the order of such calls. Returns at once."""
+        """Begin to fetch the blobs of these references, which will be read soon, in the order of calls.
+
+        Returns at once.
+        """
         if not len(refs) or INLINE in refs.segments or int(refs.length.min()) < 0:
             return
-        # The queue must not keep alive what nobody is going to read any more.
+        # The queue must not keep references alive that no one will read any more.
         known = weakref.ref(refs)
 
         def begin() -> PendingRead | None:
@@ -121,8 +124,8 @@ class BlobReader:
             return np.empty((0, 0), np.uint8)
         if refs.compressed is not None and refs.compressed.any():
             return self._frames.gather(refs, self._stored(refs))
-        # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
-        # little else.
+        # After the first pass over a plan, batches go straight to the gather. For small blobs, each further step would
+        # take as long as the gather.
         verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
         table = self._tables.table(refs) if verified is not None and verified.complete else None
         known = table is not None and verified is not None and verified.generation is table.generation
@@ -168,12 +171,12 @@ class BlobReader:
         return self._find_references(ids, fields)
 
     def missed(self) -> int:
-        """How many blobs this thread had to fetch from a store elsewhere since it asked last."""
+        """How many blobs this thread has fetched from a remote store since the last call."""
         count, self._local.missed = getattr(self._local, "missed", 0), 0
         return count
 
     def close(self) -> None:
-        """Let all mappings and threads go. Blobs that `read` returned stay valid."""
+        """Release all mappings and threads. Blobs that `read` returned stay valid."""
         with self._lock:
             self._closed = True
             scouts, self._scouts = self._scouts, None
@@ -223,7 +226,7 @@ class BlobReader:
         return table, extra
 
     def _begin(self, refs: BlobRefs, urgent: bool) -> PendingRead:
-        """Open what the references need, check what is at hand, and ask for the rest."""
+        """Open the segments of the references, check blobs that are in local memory, and request the others."""
         table = self._tables.table(refs)
         wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
         if not refs.checked(table.generation):

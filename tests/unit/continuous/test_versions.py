@@ -27,7 +27,7 @@ def deploy(target: FolderTarget, value: int) -> None:
     about = {"_id": ObjectId(f"{value:024x}"), "run": "r", "step": value}
     target.stage({"w": np.full(100, value)}, about)
     target.swap()
-    target.settle()
+    target.finalize()
 
 
 def undo(target: FolderTarget, value: int) -> None:
