@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.api.job import Job
-from tensordb_data.common.import_paths import Allow
+from tensordb_data.common.import_paths import Allow, resolve
 from tensordb_data.errors import (
     ArchitectureError,
     ClaimLostError,
@@ -98,7 +98,7 @@ def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
 def _entry(job: Job, allow: list[str]) -> Any:
     reference = str(job["entry"])
     try:
-        entry = Allow(allow).resolve(reference)
+        entry = resolve(reference, Allow(allow))
     except (ArchitectureError, NotAllowedError) as error:
         raise Refusal(str(error)) from None
     arguments = _arguments(job)

@@ -8,7 +8,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tensordb_data.common.import_paths2 import resolve
+from tensordb_data.common.import_paths import resolve
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column

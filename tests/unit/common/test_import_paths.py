@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data import ArchitectureError, NotAllowedError
-from tensordb_data.common.import_paths import Allow, split
+from tensordb_data import ArchitectureError, NotAllowedError, QueryError
+from tensordb_data.common.import_paths import Allow, import_path, resolve, split
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def modules(tmp_path, monkeypatch):
     ],
 )
 def test_allowed(modules, entry, reference):
-    assert callable(Allow([entry]).resolve(reference))
+    assert callable(resolve(reference, Allow([entry])))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_allowed(modules, entry, reference):
 )
 def test_refused_without_an_import(modules, entry, reference):
     with pytest.raises(NotAllowedError, match="allow="):
-        Allow([entry]).resolve(reference)
+        resolve(reference, Allow([entry]))
     assert modules() == []
 
 
@@ -86,18 +86,18 @@ def test_refused_without_an_import(modules, entry, reference):
 )
 def test_what_an_allowed_module_has_imported_is_no_part_of_it(modules, reference):
     with pytest.raises(NotAllowedError):
-        Allow(["mypkg."]).resolve(reference)
+        resolve(reference, Allow(["mypkg."]))
 
 
 def test_a_part_of_a_package_does_not_stand_for_what_it_imports(modules):
     with pytest.raises(NotAllowedError, match=r"defined in mypkg\.inner"):
-        Allow(["mypkg.nets"]).resolve("mypkg.nets:deep")
+        resolve("mypkg.nets:deep", Allow(["mypkg.nets"]))
 
 
 @pytest.mark.parametrize("reference", ["mypkg.nets:later", "mypkg.nets:nothing", "mypkg.nothing:cnn"])
 def test_no_such_callable(modules, reference):
     with pytest.raises(ArchitectureError):
-        Allow(["mypkg."]).resolve(reference)
+        resolve(reference, Allow(["mypkg."]))
 
 
 @pytest.mark.parametrize("text", ["", "cnn", "mypkg:", ":cnn", "my pkg:cnn", "mypkg.nets:cnn()", "a..b:c",
@@ -121,3 +121,22 @@ def test_a_package_covers_itself_and_what_is_in_it_only(package, module):
     inside = module == package or module.startswith(package + ".")
     assert Allow([package + "."]).module(module) is inside
     assert Allow([package]).module(module) is (module == package)
+
+
+@pytest.mark.parametrize("path", ["mypkg.nets:cnn", "mypkg.nets:Net.small", "mypkg.nets:later", "os:system"])
+def test_a_trusted_path_leads_to_anything_that_can_be_called(modules, path):
+    assert callable(resolve(path))
+
+
+@pytest.mark.parametrize("path", ["cnn", "my pkg:cnn", "mypkg.nets:nothing", "mypkg.nothing:cnn", "mypkg:nets"])
+def test_a_trusted_path_that_leads_nowhere(modules, path):
+    with pytest.raises(QueryError, match=path.split(":")[0]):
+        resolve(path)
+
+
+def test_the_path_of_a_callable(modules):
+    found = resolve("mypkg.nets:Net")
+    assert import_path(found) == import_path("mypkg.nets:Net") == "mypkg.nets:Net"
+    for nameless in (lambda: None, resolve("mypkg.nets:later"), found().small):
+        with pytest.raises(QueryError, match="has none"):
+            import_path(nameless)
