@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
-from tensordb_data.continuous.loop import Loop, is_transient, log
+from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.deploy.ledger import Ledger, about
 from tensordb_data.deploy.target import About, FolderTarget, FunctionTarget, Target, same
 from tensordb_data.errors import CheckpointError, CorruptBlobError, DeployError, QueryError
+from tensordb_data.mongo.errors import is_transient
 from tensordb_data.params.load import describe
 
 if TYPE_CHECKING:

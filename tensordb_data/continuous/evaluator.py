@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.continuous.loop import Loop, is_transient, log
+from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.errors import (
     ArchitectureError,
     CheckpointError,
@@ -24,6 +24,7 @@ from tensordb_data.errors import (
     TensorDBError,
 )
 from tensordb_data.mongo.claims import Claim, check_lease, claim, claim_path
+from tensordb_data.mongo.errors import is_transient
 from tensordb_data.mongo.heartbeat import keep_renewing
 from tensordb_data.params.load import describe
 from tensordb_data.params.parameter_set import RESERVED, ParameterSet

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import ConnectError
-from tensordb_data.mongo import retry
+from tensordb_data.mongo.errors import first_line, is_transient
 
 if TYPE_CHECKING:
     from tensordb_data.api.selection import Selection
@@ -24,11 +23,6 @@ log = logging.getLogger("tensordb.continuous")
 
 _LOOK = 1.0  # seconds between two looks at whether to stop; the server itself is asked twice a second
 _LONGEST = 10.0  # seconds between two attempts at a warehouse that is away
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the same call may succeed later: the database is unavailable, or a watch has to begin again."""
-    return isinstance(error, ConnectError) or retry.is_transient(error)
 
 
 class Stoppable:
@@ -120,7 +114,7 @@ class Loop(Stoppable, abc.ABC):
                         raise
                     failures += 1
                     if failures == 1:
-                        log.warning("the database is away, waiting for it: %s", str(error).split(", Timeout")[0])
+                        log.warning("the database is away, waiting for it: %s", first_line(error))
                     self._sleep(min(_LONGEST, 0.05 * 2**failures))
 
     def _await(self, news: Watch[Any], seconds: float | None) -> None:

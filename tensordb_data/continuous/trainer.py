@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer
-from tensordb_data.continuous.loop import Stoppable, is_transient, log
+from tensordb_data.continuous.loop import Stoppable, log
 from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.mongo.errors import first_line, is_transient
 from tensordb_data.params.lineage import of_data
 from tensordb_data.params.load import describe
 
@@ -181,7 +182,7 @@ class Trainer(Stoppable):
         return None
 
     def _away(self, error: Exception, delay: float) -> None:
-        log.warning("the warehouse is away, again in %.2f s: %s", delay, str(error).split(", Timeout")[0])
+        log.warning("the warehouse is away, again in %.2f s: %s", delay, first_line(error))
         if self._stopping:
             time.sleep(delay)
         else:

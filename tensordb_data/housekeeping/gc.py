@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
+from tensordb_data.common.chunks import batched
 from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping import deletion_log
 from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
@@ -102,7 +103,7 @@ class _Collection:
     def sweep_tensors(self) -> None:
         """Remove dying tensors to which nothing refers, unless a running save may have seen them live."""
         dying = self._mongo["tensors"].find({"state": "dying"}, sort=[("_id", 1)], batch_size=BATCH)
-        for batch in _batches(dying):
+        for batch in batched(dying, BATCH):
             # The leases after the tensors: a save that takes its lease later has seen these dying.
             ripe = self._ripe()
             oldest = self._mongo["leases"].find_one({"state": "held"}, sort=[("began", 1)])
@@ -129,7 +130,7 @@ class _Collection:
             for name in ("params", "architectures")
         ]  # fmt: skip
         stages = [{"$match": dict(filter)}, *lookups, {"$match": {"params": [], "architectures": []}}]
-        yield from _batches(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH))
+        yield from batched(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH), BATCH)
 
     def _name_objects(self, tensors: Sequence[Doc]) -> None:
         """Note the objects of tensors that are about to be removed, so that after a kill the next gc looks at them."""
@@ -158,7 +159,7 @@ class _Collection:
         """Mark live segments to which no sample refers, and segments of writers that were silent for too long."""
         silent = self._now() - max(self._grace, dt.timedelta(seconds=SECONDS))
         abandoned = {"state": "writing", "created": {"$lt": silent}}
-        for batch in _batches(self._mongo["segments"].find(abandoned, batch_size=BATCH)):
+        for batch in batched(self._mongo["segments"].find(abandoned, batch_size=BATCH), BATCH):
             self._mark("segments", batch, {}, _dataset, "bytes")
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
         for unused, _ in partition_by_use(self._warehouse, old):
@@ -283,14 +284,3 @@ def _run(tensor: Doc) -> str:
 
 def _dataset(doc: Doc) -> str:
     return f"dataset {doc['dataset']} of {doc['p']}"
-
-
-def _batches(docs: Any) -> Iterator[list[Doc]]:
-    batch: list[Doc] = []
-    for doc in docs:
-        batch.append(doc)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

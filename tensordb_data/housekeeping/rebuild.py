@@ -17,9 +17,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
+from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
+from tensordb_data.mongo.errors import are_duplicates
 from tensordb_data.schema.schema import Schema
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _BATCH = 1000
-_DUPLICATE = 11000
 
 
 def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:
@@ -144,12 +145,12 @@ class _Rebuild:
                 continue
             self._number -= 1
             docs.append({**sample, "_tdb": {**sample["_tdb"], "p": documents.project, "s": self._number}})
-        for low in range(0, len(docs), _BATCH):
-            search_index(self._warehouse, "data").add_documents(docs[low : low + _BATCH])
+        for some in chunks(docs, _BATCH):
+            search_index(self._warehouse, "data").add_documents(some)
             try:
-                self._mongo["data"].insert_many(docs[low : low + _BATCH], ordered=False)
+                self._mongo["data"].insert_many(some, ordered=False)
             except BulkWriteError as error:
-                if any(failure["code"] != _DUPLICATE for failure in error.details["writeErrors"]):
+                if not are_duplicates(error):
                     raise
 
     def _is_deleted(self, sample: Mapping[str, Any], segment: ObjectId) -> bool:
@@ -162,18 +163,16 @@ class _Rebuild:
         for dataset, schema in self._schemas.items():
             scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
             total, last = self._mongo["data"].count_documents(scope), 0
-            batch: list[Any] = []
-            for doc in self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True):
-                last += 1
-                batch.append(UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": last}}))
-                if len(batch) == _BATCH or last == total:
-                    self._mongo["data"].bulk_write(batch)
-                    batch = []
-                    self.progress(dataset, last, total)
+            found = self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True)
+            for docs in batched(found, _BATCH):
+                numbered = enumerate(docs, last + 1)
+                self._mongo["data"].bulk_write(
+                    [UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": number}}) for number, doc in numbered]
+                )
+                last += len(docs)
+                self.progress(dataset, last, total)
             about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
-            self._mongo["datasets"].replace_one(
-                {"_id": {"p": self._warehouse.project, "d": dataset}}, about, upsert=True
-            )
+            self._mongo["datasets"].replace_one({"_id": self._warehouse.datasets.id(dataset)}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last
 

@@ -18,6 +18,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
 from tensordb_data.params.save import STRUCTURE, fields_of
@@ -25,7 +26,7 @@ from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, parts
-from tensordb_data.tensors.write import chunks, digest, tensor_id
+from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 
 if TYPE_CHECKING:
     from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
@@ -97,7 +98,9 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
     compressed = json.loads(about.get("zstd", "{}"))
     rows: list[Doc] = []
     structures: list[bytes] = []
-    for names in _rounds(places):
+    order = list(places)
+    for low, high in runs_by_size((nbytes for _, nbytes in places.values()), _ROUND):
+        names = order[low:high]
         got = store.get_ranges(key, [places[n][0] for n in names], [places[n][1] for n in names])
         for name, data in zip(names, got, strict=True):
             try:
@@ -110,7 +113,7 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
             )  # fmt: skip
             if name == STRUCTURE or name.startswith(f"{STRUCTURE}#"):
                 structures.append(content)
-    for some in chunks(rows):
+    for some in chunks(rows, TENSORS_AT_ONCE):
         made = [
             UpdateOne({"_id": row.pop("_id")}, {"$setOnInsert": row, "$currentDate": {"created": True}}, upsert=True)
             for row in some
@@ -160,7 +163,7 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     ids = [tensor_id(warehouse.project, content) for content in contents]
     known = {
         bytes(row["_id"]["h"]): row.get("z", row["n"])
-        for some in chunks(ids)
+        for some in chunks(ids, TENSORS_AT_ONCE)
         for row in warehouse.index["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
     }
     absent = [row[0] for row in structure["leaves"] if row[4] is not None and bytes.fromhex(row[4]) not in known]
@@ -180,22 +183,9 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     search_index(warehouse, "params").add_entities([fields])
     params.replace_one({"_id": found.id}, fields, upsert=True)
     if fields["run"] is not None:
-        for some in chunks([*ids, tensor_id(warehouse.project, found.content)]):
+        for some in chunks([*ids, tensor_id(warehouse.project, found.content)], TENSORS_AT_ONCE):
             whose = {"_id": {"$in": some}, "run": {"$exists": False}}
             warehouse.index["tensors"].update_many(whose, {"$set": {"run": fields["run"]}})
     report.sets += 1
     name = f"run {fields['run']}" if fields["run"] is not None else "no run"
     report.runs[name] = report.runs.get(name, 0) + 1
-
-
-def _rounds(places: Mapping[str, tuple[int, int]]) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, (_, nbytes) in places.items():
-        if names and size + nbytes > _ROUND:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += nbytes
-    if names:
-        yield names

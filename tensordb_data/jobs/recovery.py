@@ -6,9 +6,10 @@ finishes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.jobs import transitions
 from tensordb_data.mongo.retry import retry_while_unavailable
 
@@ -43,8 +44,8 @@ def resolve_dependencies(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
     look: list[Mapping[str, Any]] = [which]
     while look:
         waiting = _waiting(warehouse, {**scope, **look.pop()})
-        for low in range(0, len(waiting), _CHUNK):
-            judged = _judge(warehouse, waiting[low : low + _CHUNK])
+        for some in chunks(waiting, _CHUNK):
+            judged = _judge(warehouse, some)
             if judged.ready:
                 changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, transitions.ready())
             for id, reason in judged.hopeless.items():
@@ -67,7 +68,7 @@ class _Judgement:
         self.hopeless: dict[Any, str] = {}
 
 
-def _judge(warehouse: Warehouse, waiting: list[Any]) -> _Judgement:
+def _judge(warehouse: Warehouse, waiting: Sequence[Any]) -> _Judgement:
     mongo = warehouse.index["jobs"]
     names = list({id for job in waiting for id in job["after"]})
     named = {"_id": {"$in": names}, "_tdb.p": warehouse.project}

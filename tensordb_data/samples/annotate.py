@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.mutations import LIMIT, Mutation
@@ -36,16 +37,16 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
     if updates:
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
         with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
-            for low in range(0, len(updates), LIMIT):
-                changed += mutation.step(updates[low : low + LIMIT], partial(warehouse.index.update_each, "data"))
+            for some in chunks(updates, LIMIT):
+                changed += mutation.step(some, partial(warehouse.index.update_each, "data"))
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 
 def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
     """The dataset of each sample that exists."""
     found: dict[ObjectId, str] = {}
-    for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": warehouse.project}
+    for some in chunks(ids, _CHUNK):
+        chosen = {"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}
         found.update((doc["_id"], doc["dataset"]) for doc in warehouse.index["data"].find(chosen, {"dataset": 1}))
     return found
 

@@ -15,6 +15,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 
 from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
+from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import Schema
@@ -23,7 +24,6 @@ from tensordb_data.search.index import search_index
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
-_DUPLICATE, _TOO_LARGE = 11000, 388
 _LONGEST_WAIT = 0.25
 
 
@@ -39,7 +39,9 @@ def register(warehouse: Warehouse, dataset: str) -> None:
     """Make the dataset's document if there is none. It gets its schema with the first samples."""
     new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
-        warehouse.index["datasets"].update_one({"_id": _key(warehouse, dataset)}, {"$setOnInsert": new}, upsert=True)
+        warehouse.index["datasets"].update_one(
+            {"_id": warehouse.datasets.id(dataset)}, {"$setOnInsert": new}, upsert=True
+        )
 
 
 def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
@@ -113,7 +115,7 @@ def commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        if error.code != _TOO_LARGE or len(batch) == 1:
+        if not is_too_large(error) or len(batch) == 1:
             raise
         raise TooLarge from error
 
@@ -151,7 +153,7 @@ class _Body:
         warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter = mongo["datasets"].find_one_and_update(
-            {"_id": _key(warehouse, self._dataset)},
+            {"_id": warehouse.datasets.id(self._dataset)},
             {"$inc": {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
             session=session,
@@ -164,8 +166,8 @@ class _Body:
         try:
             mongo["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
-            if any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ())):
-                raise OperationFailure("transaction is too large for the server's cache", _TOO_LARGE) from error
+            if is_too_large(error):
+                raise
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_segment:
             # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
@@ -222,14 +224,10 @@ def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
-    for failure in (error.details or {}).get("writeErrors", ()):
-        if failure.get("code") == _DUPLICATE:
+    for failure in write_errors(error):
+        if failure.get("code") == DUPLICATE_KEY:
             id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
             return DuplicateError(
                 f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this commit was written"
             )
     return error
-
-
-def _key(warehouse: Warehouse, dataset: str) -> dict[str, str]:
-    return {"p": warehouse.project, "d": dataset}

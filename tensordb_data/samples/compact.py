@@ -21,6 +21,7 @@ from bson import ObjectId
 from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.samples import write_batch
 from tensordb_data.samples.commit import back_off, drop_segment, put_segment
@@ -69,7 +70,7 @@ class _Died(Exception):
 def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None) -> Compacted:
     """See `Data.compact`."""
     mongo = warehouse.index.database
-    about = mongo["datasets"].find_one({"_id": {"p": warehouse.project, "d": dataset}})
+    about = mongo["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
     if about is None:
         raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
@@ -176,8 +177,8 @@ class _Mover:
         self._report.segments += 1
         moved, whole = 0, True
         try:
-            for low in range(0, len(updates), _CHUNK):
-                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, updates[low : low + _CHUNK]))
+            for some in chunks(updates, _CHUNK):
+                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, some))
         except _Died:
             whole = False
             if not moved:  # a gc took this writer for dead, perhaps before the object was there
@@ -284,9 +285,8 @@ def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], re
             if segments.update_one(same, dying, session=session).modified_count:
                 done.append(doc)
         if done:  # no plan of the data from here on refers to them
-            warehouse.index["datasets"].update_one(
-                {"_id": {"p": warehouse.project, "d": dataset}}, {"$inc": {"mut": 1}}, session=session
-            )
+            one = {"_id": warehouse.datasets.id(dataset)}
+            warehouse.index["datasets"].update_one(one, {"$inc": {"mut": 1}}, session=session)
         return done
 
     marked = warehouse.index.transaction(body) if unused else []

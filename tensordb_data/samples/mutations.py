@@ -29,9 +29,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
+from tensordb_data.common.chunks import chunks
+from tensordb_data.mongo.errors import UNAUTHORIZED, is_too_large
 from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.samples.commit import back_off
 from tensordb_data.samples.commit_lock import commit_lock
@@ -49,7 +51,6 @@ LIMIT = 10_000
 LEASE = 20.0
 """Seconds for which a mutation may be silent: more than one transaction takes."""
 
-_TOO_LARGE, _UNAUTHORIZED = 388, 13
 _ID = 12
 
 _ALL = WriteConcern("majority")
@@ -108,7 +109,7 @@ class Mutation:
             except _Ended:
                 self._announce()
             except OperationFailure as error:
-                if not _is_too_large(error) or len(items) == 1:
+                if not is_too_large(error) or len(items) == 1:
                     raise
                 break
         if self._id is None:
@@ -176,7 +177,7 @@ class _Begin:
         begun = {"mut": _MORE, "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
         if self._kind == "delete":
             begun["del"] = _MORE
-        mongo["datasets"].update_many(_of(self._warehouse, self._names), [{"$set": begun}], session=session)
+        mongo["datasets"].update_many(self._warehouse.datasets.filter(self._names), [{"$set": begun}], session=session)
         about = {"p": self._warehouse.project, "d": self._names, "kind": self._kind}
         new = [{"$set": {name: {"$literal": value} for name, value in about.items()}}, _until()]
         mongo["mutations"].update_one({"_id": self._id}, new, upsert=True, session=session)
@@ -203,7 +204,7 @@ class _End:
         ended = {
             "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
         }  # fmt: skip
-        there = {**_of(self._warehouse, self._names), "open.id": self._id}
+        there = {**self._warehouse.datasets.filter(self._names), "open.id": self._id}
         mongo["datasets"].update_many(there, [{"$set": ended}], session=session)
 
 
@@ -242,7 +243,7 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
                 _EndSilent(warehouse, id, names)(session)
             done.add(id)
         except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
+            if error.code == UNAUTHORIZED:
                 done.add(id)
             elif not error.has_error_label("TransientTransactionError"):
                 raise
@@ -309,24 +310,9 @@ def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
 
 
 def _parts(ids: NDArray[Any]) -> Iterator[list[bytes]]:
-    for low in range(0, len(ids), LIMIT):
-        # NumPy leaves out zeros at the end.
-        yield [id.ljust(_ID, b"\0") for id in ids[low : low + LIMIT].tolist()]
-
-
-def _of(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, Any]:
-    return (
-        {"_id.p": warehouse.project}
-        if names is None
-        else {"_id": {"$in": [{"p": warehouse.project, "d": d} for d in names]}}
-    )
+    # NumPy leaves out zeros at the end.
+    return ([id.ljust(_ID, b"\0") for id in some] for some in chunks(ids.tolist(), LIMIT))
 
 
 def _until() -> dict[str, Any]:
     return {"$set": {"until": {"$add": ["$$NOW", int(LEASE * 1000)]}}}
-
-
-def _is_too_large(error: OperationFailure) -> bool:
-    if isinstance(error, BulkWriteError):
-        return any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ()))
-    return error.code == _TOO_LARGE

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError, SchemaError
-from tensordb_data.query.query import datasets
+from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.update import LISTS, NUMERIC, clean_update
 from tensordb_data.schema import Field, Scalar, infer
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
@@ -28,7 +28,7 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
         SchemaError: A value does not fit a dataset's schema.
     """
     cleaned = clean_update(update)
-    named = datasets(selection.query.filter)
+    named = selected_datasets(selection.query.filter)
     schemas = selection.warehouse.datasets.schemas(selection.distinct("dataset") if named is None else named)
     out: dict[str, dict[str, Any]] = {}
     new: dict[str, dict[str, Field]] = {}
@@ -140,7 +140,7 @@ def evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> N
     """
     for name, field in fields.items():
         warehouse.index["datasets"].update_one(
-            {"_id": {"p": warehouse.project, "d": dataset}, f"schema.{name}": {"$exists": False}},
+            {"_id": warehouse.datasets.id(dataset), f"schema.{name}": {"$exists": False}},
             {"$set": {f"schema.{name}": field.to_doc()}},
         )
         stored = warehouse.datasets.schemas([dataset])[dataset].get(name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bson import Binary
 from pymongo import UpdateOne
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.search.tokenize import limit_words, scoped, words
@@ -148,8 +149,7 @@ class SearchIndex:
         vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
         pieces, new = vocabulary.unmet(texts)
         pairs = list(new.items())
-        pages = [dict(pairs[at : at + WORDS_PER_PAGE]) for at in range(0, len(pairs), WORDS_PER_PAGE)]
-        self._write([self._words(name, field, page) for page in pages])
+        self._write([self._words(name, field, dict(page)) for page in chunks(pairs, WORDS_PER_PAGE)])
         vocabulary.met(pieces, new)
         self._vocabularies[name, field] = vocabulary
         if former is not None:
@@ -205,8 +205,8 @@ class SearchIndex:
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:
         mongo, now = self._warehouse.index.database, dt.datetime.now(dt.timezone.utc)
-        for low in range(0, len(entries), _CHUNK):
-            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in entries[low : low + _CHUNK]]
+        for some in chunks(entries, _CHUNK):
+            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in some]
 
             def write(pairs: Sequence[Any] = pairs) -> None:
                 mongo["search"].bulk_write(

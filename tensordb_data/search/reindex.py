@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.search.index import GROUPED, Group, search_index
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[Non
         return
     ids = selection.ids()
     yield
-    for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": ids[low : low + _CHUNK]}, "_tdb.p": selection.warehouse.project}
+    for some in chunks(ids, _CHUNK):
+        chosen = {"_id": {"$in": some}, "_tdb.p": selection.warehouse.project}
         entries.add_entities(selection.collection.find(chosen))
 
 

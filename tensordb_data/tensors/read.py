@@ -13,9 +13,10 @@ import numpy as np
 import xxhash
 import zstandard
 
+from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.tensors.compression import decompress
-from tensordb_data.tensors.write import chunks, digest, tensor_id
+from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Store
@@ -88,7 +89,7 @@ def find_locations(
     """
     rows: dict[bytes, Mapping[str, Any]] = {}
     contents = list({content for _, content in stored.values()})
-    for chunk in chunks(contents):
+    for chunk in chunks(contents, TENSORS_AT_ONCE):
         ids = [tensor_id(warehouse.project, content) for content in chunk]
         rows.update((bytes(row["_id"]["h"]), row) for row in warehouse.index["tensors"].find({"_id": {"$in": ids}}))
     locations = {}
@@ -162,7 +163,8 @@ def _fill_remote(
     memory: list[np.ndarray[Any, Any]],
     label: str,
 ) -> None:
-    for group in _rounds(locations):
+    for low, high in runs_by_size((location.nbytes for location in locations), _ROUND):
+        group = range(low, high)
         got = store.get_ranges(key, [locations[i].offset for i in group], [locations[i].nbytes for i in group])
         for i, data in zip(group, got, strict=True):
             if len(data) != locations[i].nbytes:
@@ -173,18 +175,6 @@ def _fill_remote(
             memory[i][:] = np.frombuffer(data, np.uint8)
             if digest(memory[i].data) != locations[i].content:
                 raise corrupt(locations[i], label, "its bytes do not match their checksum")
-
-
-def _rounds(locations: list[TensorLocation]) -> list[list[int]]:
-    rounds: list[list[int]] = []
-    size = _ROUND
-    for i, location in enumerate(locations):
-        if size + location.nbytes > _ROUND:
-            rounds.append([])
-            size = 0
-        rounds[-1].append(i)
-        size += location.nbytes
-    return rounds
 
 
 def corrupt(location: TensorLocation, label: str, what: str) -> CorruptBlobError:

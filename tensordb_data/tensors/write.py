@@ -21,6 +21,7 @@ import xxhash
 from bson import ObjectId
 from pymongo import UpdateOne
 
+from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import CheckpointError
 from tensordb_data.tensors import safetensors
 from tensordb_data.tensors.compression import TensorCompressor
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tensordb_data.checkpoint")
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
-_CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
+TENSORS_AT_ONCE = 5_000
+"""Tensor documents in one query or insert: far below the 16 MB of a message."""
 _ATTEMPTS = 5
 
 
@@ -118,11 +120,6 @@ class _TensorGone(Exception):
     """A tensor to which the new document refers is not live any more."""
 
 
-def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """The items in pieces that fit a message to the server."""
-    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-
-
 def _missing(warehouse: Warehouse, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
     """Find the tensors that are not stored, and make dying ones live again.
 
@@ -145,7 +142,7 @@ def _states(warehouse: Warehouse, contents: Sequence[bytes]) -> dict[bytes, str]
     tensors = warehouse.index["tensors"]
     return {
         bytes(row["_id"]["h"]): row["state"]
-        for chunk in chunks(contents)
+        for chunk in chunks(contents, TENSORS_AT_ONCE)
         for row in tensors.find({"_id": {"$in": [tensor_id(warehouse.project, each) for each in chunk]}}, {"state": 1})
     }
 
@@ -194,17 +191,8 @@ def _objects(
     tensors: Mapping[bytes, tuple[Leaf, memoryview]], missing: Sequence[bytes]
 ) -> Iterator[dict[bytes, tuple[Leaf, memoryview]]]:
     """The tensors to store, in the given order, grouped by object."""
-    batch: dict[bytes, tuple[Leaf, memoryview]] = {}
-    size = 0
-    for content in missing:
-        leaf, data = tensors[content]
-        if batch and size + leaf.nbytes > OBJECT:
-            yield batch
-            batch, size = {}, 0
-        batch[content] = (leaf, data)
-        size += leaf.nbytes
-    if batch:
-        yield batch
+    for low, high in runs_by_size((tensors[content][0].nbytes for content in missing), OBJECT):
+        yield {content: tensors[content] for content in missing[low:high]}
 
 
 def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
@@ -214,7 +202,7 @@ def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], leas
     """
     tensors = warehouse.index["tensors"]
     entered = 0
-    for chunk in chunks(list(placed.values())):
+    for chunk in chunks(list(placed.values()), TENSORS_AT_ONCE):
         # A tensor that another save has stored in the meantime stays as it is.
         upserts = [
             ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
@@ -237,7 +225,7 @@ def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], leas
 
 def _revive(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSession | None) -> None:
     """Make dying tensors live again. Their objects exist as long as their documents do."""
-    for chunk in chunks(contents):
+    for chunk in chunks(contents, TENSORS_AT_ONCE):
         warehouse.index["tensors"].update_many(
             {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "dying"},
             {"$set": {"state": "live"}, "$unset": {"dying": ""}},
@@ -251,5 +239,5 @@ def _live(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSessio
             {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "live"},
             session=session,
         )
-        for chunk in chunks(contents)
+        for chunk in chunks(contents, TENSORS_AT_ONCE)
     )

@@ -13,6 +13,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.errors import ConnectError, StorageError
+from tensordb_data.mongo.errors import UNAUTHORIZED
 
 FORMAT = 1
 
@@ -57,7 +58,6 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
 }
-_UNAUTHORIZED = 13
 
 
 def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str,
             mongo[name].create_indexes(indexes)
     except OperationFailure as error:
         # A reader without the right to write can still use a warehouse that is ready.
-        found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == _UNAUTHORIZED else None
+        found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == UNAUTHORIZED else None
         if found is None or blobs is not None:
             raise
         doc = _checked(found)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo.write_concern import WriteConcern
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
@@ -88,8 +89,8 @@ class Connection:
     def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:
         found: dict[Any, Mapping[str, Any]] = {}
         projection = {f"_tdb.b.{name}": 1 for name in fields}
-        for start in range(0, len(ids), _IDS):
-            docs = self.mongo["data"].find({"_id": {"$in": list(ids[start : start + _IDS])}}, projection)
+        for some in chunks(list(ids), _IDS):
+            docs = self.mongo["data"].find({"_id": {"$in": some}}, projection)
             found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
         return found
 

@@ -12,7 +12,7 @@ this object. A gc removes a tombstone when the blobs of its entities are gone, a
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common.chunks import batched
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
     if not warehouse.index.is_server:
         return int(entities.delete_many(filter).deleted_count)
     count = 0
-    for docs in chunks_of(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
+    for docs in batched(entities.find(filter, FIELDS[collection], batch_size=CHUNK), CHUNK):
         for dataset, some in by_dataset(docs).items():
 
             def delete_ids(ids: list[ObjectId]) -> int:
@@ -215,18 +216,6 @@ def _ids(data: bytes) -> Iterator[ObjectId]:
 def _numbers(data: bytes) -> list[int]:
     found: list[int] = np.frombuffer(data, "<i8").tolist()
     return found
-
-
-def chunks_of(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
-    """Documents in lists of at most `CHUNK`."""
-    chunk: list[Doc] = []
-    for doc in docs:
-        chunk.append(doc)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb_data import Query, QueryError
-from tensordb_data.query.query import datasets, names
+from tensordb_data.query.datasets import selected_datasets
+from tensordb_data.query.query import names
 
 values = st.recursive(
     st.none()
@@ -202,8 +203,8 @@ def test_names_and_datasets_of_a_filter() -> None:
     assert names({"a.b": 1, "$or": [{"c": 1}, {"$and": [{"d": 2}]}]}) == {"a", "c", "d"}
     assert names({"$expr": {}}) is None
     assert names({}) == set()
-    assert datasets({"dataset": "a"}) == ["a"]
-    assert datasets({"dataset": {"$in": ["a", "b"]}, "x": 1}) == ["a", "b"]
-    assert datasets({"$and": [{"x": 1}, {"dataset": {"$eq": "c"}}]}) == ["c"]
-    assert datasets({"$or": [{"dataset": "a"}, {"x": 1}]}) is None
-    assert datasets({"dataset": {"$regex": "a"}}) is None
+    assert selected_datasets({"dataset": "a"}) == ["a"]
+    assert selected_datasets({"dataset": {"$in": ["a", "b"]}, "x": 1}) == ["a", "b"]
+    assert selected_datasets({"$and": [{"x": 1}, {"dataset": {"$eq": "c"}}]}) == ["c"]
+    assert selected_datasets({"$or": [{"dataset": "a"}, {"x": 1}]}) is None
+    assert selected_datasets({"dataset": {"$regex": "a"}}) is None

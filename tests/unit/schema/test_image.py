@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema import Image, field_from_doc
+from tensordb_data.schema.image import is_gray
 
 rng = np.random.default_rng(0)
 GRAY = rng.integers(0, 256, (20, 30), np.uint8)
@@ -204,3 +205,16 @@ def test_a_jpeg_has_the_pixels_that_opencv_reads(mode: str, gray: bool, progress
         expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert (Image(mode=mode).decode(memoryview(data)) == expected).all()
     assert (Image(mode=mode).decode(data + b"\0" * 200) == expected).all()
+
+
+def test_a_header_tells_whether_an_image_is_gray() -> None:
+    gray, colour = np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
+    for suffix in (".png", ".jpg"):
+        for pixels, expected in ((gray, True), (colour, False)):
+            data = cv2.imencode(suffix, pixels)[1].tobytes()
+            assert is_gray(data) is expected
+            assert is_gray(data[:20]) is None
+    thumbnail = b"\xff\xe1" + (5000).to_bytes(2, "big") + b"\xff\xc0" * 2499
+    data = cv2.imencode(".jpg", gray)[1].tobytes()
+    assert is_gray(data[:2] + thumbnail + data[2:]) is True
+    assert is_gray(b"") is None and is_gray(b"GIF89a") is None
