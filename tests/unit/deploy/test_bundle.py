@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tensordb_data.deploy import bundle
+from tests.helpers import same
 
 arrays = hnp.arrays(
     st.sampled_from(["<f4", "<f8", "<i8", "|u1", "|b1", "<f2"]), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)
@@ -28,16 +29,6 @@ states = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (a == b or a != a)
 
 
 @given(states)

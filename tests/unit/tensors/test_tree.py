@@ -1,7 +1,6 @@
 """Any state goes apart and comes back as it was, types included."""
 
 import collections
-import math
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +13,7 @@ from hypothesis.extra import numpy as npst
 from tensordb_data.errors import CheckpointError
 from tensordb_data.tensors.leaf import build, host_bytes
 from tensordb_data.tensors.tree import flatten, from_json, leaf_numbers, to_json, unflatten
+from tests.helpers import same
 
 
 def round_trip(state, framework="auto"):
@@ -32,25 +32,6 @@ def round_trip(state, framework="auto"):
     ]
     assert leaf_numbers(structure) == set(range(len(leaves)))
     return unflatten(structure, leaves)
-
-
-def same(a, b):
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b) and [type(k) for k in a] == [type(k) for k in b]
-        assert all(same(a[k], b[k]) for k in a)
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    elif isinstance(a, (np.ndarray, np.generic)):
-        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        assert a.reshape(-1).view(torch.uint8).equal(b.reshape(-1).view(torch.uint8)) if a.numel() else True
-    elif isinstance(a, float):
-        assert (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
-    else:
-        assert a == b
-    return True
 
 
 arrays = npst.arrays(
