@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tensordb_data.tf.dataset import query_dataset
 
 __all__ = ["StepCheckpoint", "query_dataset"]
-_MODULES = {"StepCheckpoint": "checkpoint", "query_dataset": "dataset"}
+_MODULES = {"StepCheckpoint": "callback", "query_dataset": "dataset"}
 
 
 def __getattr__(name: str) -> Any:

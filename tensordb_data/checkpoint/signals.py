@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while training: save what has been trained, then let the process end as it would have.
+"""Signals while training: save what has been trained, then let the process end as it would have.
 
 A signal may arrive in the middle of an optimizer step, where the parameters belong to no step at all. So the
 handler only takes note of it, and it is served at the first of these:
@@ -9,8 +9,8 @@ handler only takes note of it, and it is served at the first of these:
 3. `grace` seconds have passed without either: what was saved before is brought to disk and that is that.
 
 Then the handlers that were there before are put back and the signal is handed to them. Without one, SIGTERM ends the
-process by SystemExit(143) and Ctrl-C by KeyboardInterrupt, so `with` blocks and exit handlers run. A second signal does
-not wait for anything.
+process by SystemExit(143), another one by SystemExit(128 + its number) and Ctrl-C by KeyboardInterrupt, so `with`
+blocks and exit handlers run. A second signal does not wait for anything.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -30,19 +30,27 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopGuard:
-    """Holds the two handlers while a loop runs.
+    """Holds the handlers while a loop runs.
 
     Args:
         at_rest: Saves if the loop is waiting for a batch, and says whether it was. Called from another thread.
         give_up: Brings earlier saves to disk. Called from another thread.
         grace: Seconds until `give_up`; a Ctrl-C waits a third of it, because a person does.
+        signals: The numbers of the signals.
     """
 
-    def __init__(self, at_rest: Callable[[], bool], give_up: Callable[[], None], grace: float = 10.0) -> None:
+    def __init__(
+        self,
+        at_rest: Callable[[], bool],
+        give_up: Callable[[], None],
+        grace: float = 10.0,
+        signals: Sequence[int] = SIGNALS,
+    ) -> None:
         self.requested: int | None = None
         self._at_rest = at_rest
         self._give_up = give_up
         self._grace = grace
+        self._signals = signals
         self._previous: dict[int, Any] = {}
         # put() of a SimpleQueue is reentrant: the one way to wake a thread that is safe within a handler
         self._mail: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -54,7 +62,7 @@ class StopGuard:
         """Takes the signals over; does nothing outside the main thread, where Python allows no handlers."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in self._signals:
             previous = signal.getsignal(number)
             if previous is not None and previous is not signal.SIG_IGN:  # ignored, or not Python's: leave it
                 self._previous[number] = previous

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tensordb_data
-from tensordb_data import QueryError, TensorDB, mix
+from tensordb_data import Permissions, QueryError, SaveOptions, TensorDB, mix
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.job_runner.worker import Worker
 from tensordb_data.torch import StepCheckpointer
@@ -55,7 +55,8 @@ def of_a_keras_callback(db: TensorDB) -> None:
 
 
 def of_the_core(db: TensorDB) -> None:
-    checkpointer = Checkpointer(db.warehouse, "r", lambda step: {"model": {"w": np.ones(3)}}, every=1, signals=False)
+    options = SaveOptions(signals=False)
+    checkpointer = Checkpointer(db.warehouse, "r", lambda step: {"model": {"w": np.ones(3)}}, every=1, options=options)
     checkpointer.end_step(1, {})
     checkpointer.drain()
     assert db.params.find({"run": "r"}).count() == 1
@@ -82,7 +83,7 @@ def of_a_worker(db: TensorDB) -> None:
     job = db.jobs.push("k", entry="mypkg.no:f", requires={"tpu": 1}, max_attempts=1)
     lines: list[str] = []
     old: dict[str, Any] = {"has": {"tpu": 1}, "say": lines.append}
-    assert Worker(db, allow=["mypkg."], **old).run(until_empty=True) == 1
+    assert Worker(db, may=Permissions(allow=["mypkg."]), **old).run(until_empty=True) == 1
     assert job.status == "dead" and any(str(job.id) in line for line in lines)
 
 

@@ -16,6 +16,7 @@ from tensordb_data.stream.deliver.base import Pull, in_turn
 from tensordb_data.stream.deliver.batch_builder import Delivery
 from tensordb_data.stream.deliver.iteration import Deliverer
 from tensordb_data.stream.fetch.failure_budget import Budget
+from tensordb_data.stream.options import Place
 from tensordb_data.stream.order.sharding import Layout
 from tensordb_data.stream.passes.planner import Source, named
 from tensordb_data.stream.passes.registry import Ledger, OwnPasses, Passes
@@ -26,6 +27,8 @@ from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.collate import Batch, lengths_field
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.warehouse.context import Warehouse
 
 Element = tuple[str | None, tuple[int | None, ...]]
@@ -325,12 +328,12 @@ class Stream(Pull[State]):
             state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
         return state
 
-    def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
-        """A stream at `state` that shares the data of this one, with some options of the spec changed.
+    def at(self, state: Mapping[str, Any], **place: Unpack[Place]) -> Stream:
+        """A stream at `state` that shares the data of this one, as that of another rank if `place` says so.
 
         It does not communicate with other ranks, so worker processes can call it.
         """
-        part = Stream(self.warehouse, replace(self.spec, **changes))
+        part = Stream(self.warehouse, replace(self.spec, **place))
         part._source.share(self._source)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
         part._passes = self._passes
