@@ -21,7 +21,7 @@ from tensordb_data.warehouse.record import Record
 
 # What an entry point is given beside its arguments: each query becomes a Selection, and the others on request.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
-GIVEN = ("job", "warehouse")
+GIVEN = ("job", "db")
 MOST_BYTES = 4_000_000  # of arguments, of a result: a document has 16 MB for all that happens to a job
 
 

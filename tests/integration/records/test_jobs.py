@@ -31,7 +31,8 @@ EVENTS = ["claim", "expire", "fail", "done", "beat", "cancel"]
 
 
 def push(db, **more):
-    return db.jobs.push("train", entry=ENTRY, **{"backoff": 0, **more})
+    limits = more.pop("limits", None) or JobLimits(backoff=0, max_attempts=more.pop("max_attempts", 3))
+    return db.jobs.push("train", entry=ENTRY, limits=limits, **more)
 
 
 def expire(db, job):
