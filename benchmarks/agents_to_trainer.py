@@ -28,11 +28,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from live import writers
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 from tensordb_data import SaveOptions
 

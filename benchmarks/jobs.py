@@ -27,9 +27,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 from tensordb_data import JobLimits
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import register_after_fork
 from typing import Any
 
 from tensordb_data.common.import_paths2 import resolve
@@ -17,6 +20,23 @@ from tensordb_data.stream.transform.function import Transform
 from tensordb_data.stream.transform.shared_memory import Box, plan
 
 
+class WorkerProcess(ForkServerProcess):
+    """A process that never hears of Ctrl-C: the stream does, and ends it."""
+
+
+def _settle_interrupts(_: object) -> None:
+    """In a process of the forkserver, which starts with SIGINT blocked if a stream has started the forkserver."""
+    process = multiprocessing.current_process()
+    if isinstance(process, WorkerProcess):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if isinstance(process, ForkServerProcess):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+# Called in each new process before its own code runs. The forkserver has imported this file.
+register_after_fork(sys.modules[__name__], _settle_interrupts)
+
+
 def work(connection: Connection, path: str, parent: int) -> None:
     """Answer requests until the stream ends, or its process does.
 
@@ -25,7 +45,8 @@ def work(connection: Connection, path: str, parent: int) -> None:
         path: of the transform.
         parent: process id of the stream.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of Ctrl-C the stream hears as well, and ends this process
+    # Done before, but where a forkserver runs that others have started before any stream had workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with(parent)
     try:
         requests, answers = Box.receive(connection), Box.receive(connection)

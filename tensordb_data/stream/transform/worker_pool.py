@@ -6,12 +6,13 @@ import concurrent.futures.thread  # noqa: F401 (makes its entry before ours, see
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tensordb_data.errors import QueryError, SampleError, WorkerError
@@ -19,7 +20,7 @@ from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.collate import Name, whole
 from tensordb_data.stream.transform.shared_memory import Box
-from tensordb_data.stream.transform.worker_main import work
+from tensordb_data.stream.transform.worker_main import WorkerProcess, work
 
 _GRACE = 2.0  # seconds that an idle process has to end by itself
 
@@ -36,19 +37,45 @@ class _Worker:
 
     def __init__(self, path: str) -> None:
         # Not a fork of this process: what it holds (locks, threads, connections) would be there in a broken state.
-        context = multiprocessing.get_context("forkserver")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, path, os.getpid()), daemon=True)
+        self._connection, theirs = multiprocessing.get_context("forkserver").Pipe()
+        self.process = WorkerProcess(target=work, args=(theirs, path, os.getpid()), daemon=True)
         self._requests, self._answers = Box.new(), Box.new()
         self._path, self._ready = path, False
         try:
-            with theirs:
-                self.process.start()
+            self._start(theirs)
             for box in (self._requests, self._answers):
                 box.send(self._connection, self.process.pid or 0)
         except (OSError, EOFError, RuntimeError) as error:
             self.close()
             raise WorkerError(f"no worker process could be started ({error}); {_GUARD}") from error
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
+
+    def _start(self, theirs: Connection) -> None:
+        """Start the process, in a thread, for no Ctrl-C is raised there: one in the middle of it would leave a process
+        that has been told half of what it is for.
+        """
+        failed: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                with theirs:
+                    _start_forkserver(self._path)
+                    self.process.start()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=start, name="tensordb-start", daemon=True)
+        try:
+            thread.start()
+            thread.join()
+        except BaseException:
+            if thread.ident is not None:
+                thread.join(_GRACE)  # what it still waits for after that is the answer of the forkserver
+            raise
+        if failed:
+            raise failed[0]
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request.
@@ -120,7 +147,6 @@ class Workers:
                 "a worker process, such as one of a DataLoader, cannot have workers of its own: make the stream with"
                 " workers=0, or the DataLoader with num_workers=0"
             )
-        _preload(path)
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
@@ -202,9 +228,18 @@ def _close_at_exit() -> None:
 threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
-def _preload(path: str) -> None:
-    """Let the forkserver, if it does not run yet, import once what each worker would import for itself."""
+def _start_forkserver(path: str) -> None:
+    """In a thread of its own: start the forkserver, if it does not run yet. It imports once what each worker would
+    import for itself.
+
+    Ctrl-C of a terminal reaches it and its workers too. It would end them, and print a traceback of each, before they
+    have come to where they ignore it. So the forkserver starts with SIGINT blocked, and hands that on to its children,
+    until `worker` settles it in each.
+    """
     server: Any = forkserver._forkserver
     large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
     multiprocessing.set_forkserver_preload(list(dict.fromkeys(wanted)))
+    resource_tracker.ensure_running()  # it shields itself, and unblocks SIGINT here when that is done
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forkserver.ensure_running()
