@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tensordb_data import Keep, StorageError, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import gc as module
-from tensordb_data.tensors import write as persist
 from tensordb_data.params.load import verify
 from tensordb_data.samples import commit as committing
+from tensordb_data.tensors import write as persist
 from tensordb_data.tensors.lease import Lease, LeaseLost
 
 
