@@ -130,6 +130,22 @@ def test_between_batch_and_step_nothing_is_saved_by_others(db, mongo_uri, wareho
     assert process.returncode == 143 and saved(db) == []
 
 
+def test_other_signals_if_they_are_asked_for(db, mongo_uri, warehouse_dir):
+    script = """
+        source = Source(n=7)
+        ckpt = make(source, options=SaveOptions(signals=("SIGTERM", "SIGUSR1")))
+        for step, _ in enumerate(source, 1):
+            w += 1
+            ckpt.end_step(step, {})
+    """
+    with child(mongo_uri, warehouse_dir, script) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGUSR1)
+        out, err = process.communicate(timeout=25)
+    assert process.returncode == 128 + signal.SIGUSR1 and "too late" not in out and "SIGUSR1: saving" in err
+    assert saved(db) == [7]
+
+
 def test_the_second_signal_does_not_wait(db, mongo_uri, warehouse_dir):
     script = """
         ckpt = make(options=SaveOptions(grace=100))
