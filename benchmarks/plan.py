@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import Contender, Target
+from shared import harness
+from shared.harness import Contender, Target
 
 BATCH, BYTES = 1024, 16
 CURSOR, PLAN = "cursor, raw replies thrown away", "TensorDB plan"

@@ -47,7 +47,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
     ],
     # What readers of a stream have agreed on, long after the last of them has read it.
-    # Of changes of samples that go on; see mutations.py.
+    # Of changes of samples that go on; see samples/mutations.py.
     "mutations": [IndexModel([("p", _UP)])],
     "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
     "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],

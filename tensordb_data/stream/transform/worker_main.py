@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.util import register_after_fork
 from typing import Any
 
 from tensordb_data.common.import_paths2 import resolve
@@ -17,6 +20,26 @@ from tensordb_data.stream.transform.function import Transform
 from tensordb_data.stream.transform.shared_memory import SharedBuffer, describe
 
 
+class WorkerProcess(ForkServerProcess):
+    """A process that ignores Ctrl-C. It reaches the stream too, which ends this process."""
+
+
+def _settle_interrupts(_: object) -> None:
+    """Unblock SIGINT, or ignore it, in a process that the forkserver has made.
+
+    If a stream has started the forkserver, its processes begin with SIGINT blocked.
+    """
+    process = multiprocessing.current_process()
+    if isinstance(process, WorkerProcess):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if isinstance(process, ForkServerProcess):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+# It is called in each new process before other code runs, because the forkserver has imported this file.
+register_after_fork(sys.modules[__name__], _settle_interrupts)
+
+
 def work(connection: Connection, path: str, parent: int) -> None:
     """Answer requests until the stream ends, or its process does.
 
@@ -25,7 +48,8 @@ def work(connection: Connection, path: str, parent: int) -> None:
         path: of the transform.
         parent: process id of the stream.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the stream too, which ends this process
+    # This was done already, unless the forkserver was started by others, before any stream had workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with(parent)
     try:
         requests, answers = SharedBuffer.receive(connection), SharedBuffer.receive(connection)

@@ -6,12 +6,13 @@ import concurrent.futures.thread  # noqa: F401 (must register before this module
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tensordb_data.errors import QueryError, SampleError, WorkerError
@@ -19,7 +20,7 @@ from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.collate import Name, materialize
 from tensordb_data.stream.transform.shared_memory import SharedBuffer
-from tensordb_data.stream.transform.worker_main import work
+from tensordb_data.stream.transform.worker_main import WorkerProcess, work
 
 _GRACE = 2.0  # seconds that an idle process has to end by itself
 
@@ -31,24 +32,51 @@ class _Remote(Exception):
         return f"in a worker process:\n{self.args[0]}"
 
 
-class _WorkerProcess:
+class _WorkerHandle:
     """A worker process. It shares two buffers with this process: one for requests, and one for answers."""
 
     def __init__(self, path: str) -> None:
         # Not a fork: locks, threads and connections of this process would be broken in the worker.
-        context = multiprocessing.get_context("forkserver")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, path, os.getpid()), daemon=True)
+        self._connection, theirs = multiprocessing.get_context("forkserver").Pipe()
+        self.process = WorkerProcess(target=work, args=(theirs, path, os.getpid()), daemon=True)
         self._requests, self._answers = SharedBuffer.new(), SharedBuffer.new()
         self._path, self._ready = path, False
         try:
-            with theirs:
-                self.process.start()
+            self._start(theirs)
             for buffer in (self._requests, self._answers):
                 buffer.send(self._connection, self.process.pid or 0)
         except (OSError, EOFError, RuntimeError) as error:
             self.close()
             raise WorkerError(f"no worker process could be started ({error}); {_GUARD}") from error
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
+
+    def _start(self, theirs: Connection) -> None:
+        """Start the process, in another thread, where Ctrl-C raises nothing.
+
+        Ctrl-C in the middle of the start would leave a process that has received half of its arguments.
+        """
+        failed: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                with theirs:
+                    _start_forkserver(self._path)
+                    self.process.start()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=start, name="tensordb-start", daemon=True)
+        try:
+            thread.start()
+            thread.join()
+        except BaseException:
+            if thread.ident is not None:
+                thread.join(_GRACE)  # after that, it can only be waiting for the forkserver
+            raise
+        if failed:
+            raise failed[0]
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request.
@@ -123,14 +151,13 @@ class WorkerPool:
                 "a worker process, such as one of a DataLoader, cannot have workers of its own: make the stream with"
                 " workers=0, or the DataLoader with num_workers=0"
             )
-        _preload(path)
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
-        self._all: list[_WorkerProcess] = []
+        self._all: list[_WorkerHandle] = []
         try:
             for _ in range(count):
-                self._all.append(_WorkerProcess(path))
+                self._all.append(_WorkerHandle(path))
         finally:
             self._free = list(self._all)
             _open.add(self)
@@ -168,7 +195,7 @@ class WorkerPool:
             clock.add("transform", answer["work"][stage], answer["wait"][stage])
         return dict(answer["columns"])
 
-    def _take_free(self) -> _WorkerProcess:
+    def _take_free(self) -> _WorkerHandle:
         with self._changed:
             while not (self._free or self._closed):
                 self._changed.wait()
@@ -206,11 +233,19 @@ def _close_at_exit() -> None:
 threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
-def _preload(path: str) -> None:
-    """Make the forkserver import what each worker needs, so that it is imported once. It has no effect on a forkserver
-    that runs already.
+def _start_forkserver(path: str) -> None:
+    """Start the forkserver, if it does not run yet. It imports what each worker needs, so that it is imported once.
+
+    Ctrl-C in a terminal reaches the forkserver and the workers too. Before they have come to ignore it, it would end
+    them, and each would print a traceback. So the forkserver is started with SIGINT blocked, and its children inherit
+    this. `worker_main` unblocks it in each of them.
+
+    It must be called in a thread of its own, since it blocks SIGINT there.
     """
     server: Any = forkserver._forkserver
     large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
     multiprocessing.set_forkserver_preload(list(dict.fromkeys(wanted)))
+    resource_tracker.ensure_running()  # it blocks SIGINT while it starts, and unblocks it here
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forkserver.ensure_running()

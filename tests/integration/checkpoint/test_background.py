@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tensordb_data.errors import CheckpointError
-from tensordb_data.params import save as persist
+from tensordb_data.tensors import write as persist
 from tensordb_data.torch import StepCheckpointer
 
 
@@ -202,7 +202,7 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint import persist
+from tensordb_data.tensors import write as persist
 
 persist.OBJECT = 100_000
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tensordb_data import Keep, StorageError, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import gc as module
-from tensordb_data.params import save as persist
 from tensordb_data.params.load import verify
 from tensordb_data.samples import commit as committing
+from tensordb_data.tensors import write as persist
 from tensordb_data.tensors.lease import Lease, LeaseLost
 
 
@@ -39,7 +39,7 @@ def save(db, value, run="r", step=1):
 
 
 def intact(db):
-    return all(verify(db, each._doc) for each in db.params.find())
+    return all(verify(db.warehouse, each._doc) for each in db.params.find())
 
 
 def test_pruned_sets_lose_what_only_they_have(db):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import fsck
-from tensordb_data.params import save as persist
+from tensordb_data.tensors import write as persist
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -319,6 +320,39 @@ def test_one_that_was_taken_for_dead_goes_on(numbers: TensorDB, monkeypatch: pyt
         assert sorted(labels(plan)) == [*range(200, 400), *range(1000, 1200)] and about(numbers)["open"] == []
         changing.end()
     assert labels(new_planner(numbers).plan()) == NEW and about(numbers)["open"] == []
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_server_that_is_killed_in_the_middle_changes_no_sample_twice(
+    warehouse_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    monkeypatch.setattr(mutations, "LIMIT", STEP)
+    body, step = mutations._Step.__call__, Mutation.step
+    steps: list[int] = []
+
+    def kill(now: bool) -> None:
+        if now and len(steps) == 1:
+            steps.append(0)
+            os.kill(db.database.client.admin.command("serverStatus")["pid"], signal.SIGKILL)
+
+    def within(self: Any, session: Any) -> int:
+        count = body(self, session)
+        kill(not committed)
+        return count
+
+    def between(*args: Any) -> int:
+        count = step(*args)
+        steps.append(count)
+        kill(committed)
+        return count
+
+    monkeypatch.setattr(mutations._Step, "__call__", within)
+    monkeypatch.setattr(Mutation, "step", between)
+    with TensorDB(warehouse_dir) as db:
+        with db.data.writer("numbers") as writer:
+            writer.add_many(label=np.arange(N), weight=np.ones(N))
+        add_1000(db)
+        assert 0 in steps and labels(new_planner(db).plan()) == NEW and about(db)["open"] == []
 
 
 CHANGER = """
