@@ -191,7 +191,7 @@ class StepCheckpointer(SaveControls):
                 value.load_state_dict(parts[name])
         own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
         rng.apply(own)
-        # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
+        # a run that was interrupted between two iterations had not made the draw yet (see _settle_rng)
         self._rng = None if parts["training"].get("at_end") else own
         self._start = int(parts["training"]["step"])
         self._calls = 0
