@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from shared import harness
 
-from tensordb_data.search.index import Entries, search_index
+from tensordb_data.search.index import SearchIndex, search_index
 
 TARGET, WRITING = 0.05, 0.95
 WORDS, SETS, TAGS, DATASETS = 200, 5_000, 3, 10
@@ -148,7 +148,7 @@ def writers(db: Any, what: str, samples: int, rounds: int) -> list[float]:
         return samples / (time.perf_counter() - begin)
 
     def without(name: str) -> float:
-        with mock.patch.object(Entries, "add_documents"):
+        with mock.patch.object(SearchIndex, "add_documents"):
             return write(name)
 
     write("warm-up")

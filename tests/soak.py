@@ -31,8 +31,7 @@ import numpy as np
 
 from tensordb_data import Keep, TensorDB
 from tensordb_data.blobs.stores.local import FileStore
-from tensordb_data.checkpoint import background as worker
-from tensordb_data.checkpoint import staging as snapshot
+from tensordb_data.checkpoint import background, staging
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.embedded import join
 from tensordb_data.housekeeping import gc
@@ -93,10 +92,10 @@ def train(uri: str, blobs: str, out: Connection) -> None:
     global _out
     _out = out.fileno()
     gc._MARGIN = MARGIN
-    announced(snapshot.Arena, "take", "snapshot")
+    announced(staging.StagingBuffer, "take", "snapshot")
     announced(FileStore, "put", "upload")
     announced(Index, "transaction", "commit")
-    announced(worker, "prune", "prune")
+    announced(background, "prune", "prune")
     with TensorDB(uri, blobs=blobs) as db:
         checkpointer = Checkpointer(db.warehouse, "soak", state, every=1, keep=KEEP, signals=False)
         found = checkpointer.load(None)

@@ -184,7 +184,7 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait until every save is durable."""
-        self._core.settle()
+        self._core.suspend()
 
     def _iteration(self) -> None:
         if self._resumed is not None and self._iterated and self._stream is not None and self._first is not None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
-from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.errors import CheckpointError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
@@ -34,16 +34,16 @@ class Position(Protocol):
         """Set the start of the next iteration. Changes nothing if it raises."""
 
 
-def position_of(stream: Any, deliveries: Deliveries) -> Position:
+def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
     """Make the position of a DataLoader over a QueryDataset, of a QueryDataset, or of an object with `state_dict`.
 
     Raises:
         CheckpointError: The object is none of these.
     """
     if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return DatasetPosition(stream.dataset, stream, deliveries)
+        return DatasetPosition(stream.dataset, stream, batch_counter)
     if isinstance(stream, QueryDataset):
-        return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), deliveries)
+        return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
         return _StreamPosition(stream)
     found = (
@@ -86,15 +86,15 @@ class DatasetPosition:
     Workers may have fetched more batches than the loop has received.
     """
 
-    def __init__(self, dataset: QueryDataset, loader: Any, deliveries: Deliveries) -> None:
+    def __init__(self, dataset: QueryDataset, loader: Any, batch_counter: BatchCounter) -> None:
         self._dataset = dataset
         self._loader = loader
-        self._deliveries = deliveries
+        self._batch_counter = batch_counter
         self._first = dataset.state_dict()
         self._passes = dataset._stream.spec.passes
         self._resumed: dict[str, Any] | None = None
-        deliveries.before_iterate = self._next_iteration
-        deliveries.renew = self._begin_again
+        batch_counter.before_iterate = self._next_iteration
+        batch_counter.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
         return self._first if self.at_end() else self._reached()
@@ -105,7 +105,7 @@ class DatasetPosition:
         return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
 
     def _reached(self) -> dict[str, Any]:
-        return self._dataset.advance(self._dataset.state_dict(), self._deliveries.in_iteration, self._loader)
+        return self._dataset.advance(self._dataset.state_dict(), self._batch_counter.in_iteration, self._loader)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         return self._dataset.plans(state)
@@ -113,14 +113,14 @@ class DatasetPosition:
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
-        self._deliveries.in_iteration = 0
+        self._batch_counter.in_iteration = 0
 
     def _next_iteration(self) -> None:
         # Each iteration begins at the start state. But the resumed position is for the first iteration only. The later
         # ones begin where they would have begun without the interruption, unless set_epoch was called.
         if self._resumed is None:
             return
-        if self._deliveries.iterations > 0 and self._dataset.state_dict() == self._resumed:
+        if self._batch_counter.iterations > 0 and self._dataset.state_dict() == self._resumed:
             self._reset()
 
     def _begin_again(self) -> bool:

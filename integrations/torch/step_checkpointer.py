@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tensordb_data.checkpoint import rng
-from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
 from tensordb_data.checkpoint.controls import SaveControls
 from tensordb_data.errors import CheckpointError, StateError
@@ -131,24 +131,24 @@ class StepCheckpointer(SaveControls):
             lineage["optimizer"] = name_of(optimizer)
         self._ranks = ranks()
         self._sharded = is_sharded(model)
-        self._deliveries = None if stream is None else self._count(stream)
+        self._batch_counter = None if stream is None else self._count(stream)
         try:
-            self._position = None if self._deliveries is None else self._locate(stream, self._deliveries)
+            self._position = None if self._batch_counter is None else self._locate(stream, self._batch_counter)
             self._core = Checkpointer(
                 db.warehouse, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
                 max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
-                when_busy=when_busy, keep=keep, peers=self._ranks, deliveries=self._deliveries,
+                when_busy=when_busy, keep=keep, peers=self._ranks, batch_counter=self._batch_counter,
                 signals=signals, grace=grace,
             )  # fmt: skip
         except BaseException:
-            if self._deliveries is not None:
-                self._deliveries.close()
+            if self._batch_counter is not None:
+                self._batch_counter.close()
             raise
         self._start = 0
         self._calls = 0
         self._rng: dict[str, Any] | None = None  # restored once more when the loop begins
-        if self._deliveries is not None:
-            self._deliveries.on_iterate = self._settle_rng
+        if self._batch_counter is not None:
+            self._batch_counter.on_iterate = self._settle_rng
 
     @property
     def last_step(self) -> int:
@@ -170,7 +170,7 @@ class StepCheckpointer(SaveControls):
                 is never loaded silently.
             NotFoundError: There is no checkpoint of that step.
         """
-        if self._deliveries is not None and self._deliveries.count:
+        if self._batch_counter is not None and self._batch_counter.count:
             raise CheckpointError("restore() comes before the loop: it has received batches already.")
         found = self._core.load(step) if self._ranks is None else self._ranks.load(self._core, step)
         if found is None:
@@ -209,7 +209,7 @@ class StepCheckpointer(SaveControls):
             CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
         """
         self._calls += 1
-        if self._deliveries is not None and self._deliveries.count == 0:
+        if self._batch_counter is not None and self._batch_counter.count == 0:
             raise CheckpointError(
                 "step() was called, but no batch came from the object given as stream=. Give the "
                 "checkpointer the very object "
@@ -231,16 +231,16 @@ class StepCheckpointer(SaveControls):
             warnings.warn(f"while leaving on {type(error).__name__}: {failed}", stacklevel=2)
 
     def __repr__(self) -> str:
-        return f"StepCheckpointer(run={self.run!r}, every={self._core.policy.every}, last_step={self.last_step})"
+        return f"StepCheckpointer(run={self.run!r}, every={self._core.schedule.every}, last_step={self.last_step})"
 
-    def _count(self, stream: Any) -> Deliveries:
-        return Deliveries(stream)
+    def _count(self, stream: Any) -> BatchCounter:
+        return BatchCounter(stream)
 
-    def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
-        return position_of(stream, deliveries)
+    def _locate(self, stream: Any, batch_counter: BatchCounter) -> Position:
+        return position_of(stream, batch_counter)
 
     def _step_now(self) -> int:
-        return self._start + (self._calls if self._deliveries is None else self._deliveries.count)
+        return self._start + (self._calls if self._batch_counter is None else self._batch_counter.count)
 
     def _state(self, step: int) -> dict[str, Any]:
         state: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.checkpoint.batch_counter import Deliveries, Told
+from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
 from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.params.load import load_parts
 from tensordb_data.torch.data_position import DatasetPosition, Position, position_of
@@ -45,7 +45,7 @@ class CallbackCheckpointer(StepCheckpointer):
         if self._data is not None:
             self._data.counter.begin()
 
-    def settle(self) -> None:
+    def suspend(self) -> None:
         """Call this when the trainer has made the iterator of its data, which may have drawn random numbers."""
         self._settle_rng()
 
@@ -56,11 +56,11 @@ class CallbackCheckpointer(StepCheckpointer):
             self._core.log(self.last_step, "valid", plain)
             self._core.evaluated(plain)
 
-    def _count(self, stream: Any) -> Deliveries:
+    def _count(self, stream: Any) -> BatchCounter:
         assert self._data is not None
         return self._data.counter
 
-    def _locate(self, stream: Any, deliveries: Deliveries) -> Position:
+    def _locate(self, stream: Any, batch_counter: BatchCounter) -> Position:
         assert self._data is not None
         return self._data.position
 
@@ -75,7 +75,7 @@ class TrainerData:
 
     def __init__(self, stream: Any, loader: Any = None) -> None:
         self.stream = stream
-        self.counter = Told()
+        self.counter = ManualBatchCounter()
         self.position = (
             position_of(stream, self.counter) if loader is None else DatasetPosition(stream, loader, self.counter)
         )

@@ -15,7 +15,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.architectures.formats import pack, unpack
 from tensordb_data.architectures.source_text import module_source
 from tensordb_data.common.bson_values import plain
-from tensordb_data.common.import_paths import Allow, split
+from tensordb_data.common.import_paths import Allow, resolve, split
 from tensordb_data.errors import ArchitectureError, ConnectError, QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
@@ -99,7 +99,7 @@ class Architecture(LinkedRecord):
         allowed = Allow(allow)
         chosen = self._chosen(params)
         if self.format == FACTORY:
-            factory = allowed.resolve(self._doc["factory"])
+            factory = resolve(self._doc["factory"], allowed)
             try:
                 model = factory(**self._doc["kwargs"])
             except TypeError as error:

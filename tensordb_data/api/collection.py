@@ -9,7 +9,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Filter, Query, Sort, check_name
 from tensordb_data.query.update import clean_update
-from tensordb_data.search.reindex import findable
+from tensordb_data.search.reindex import reindexing
 from tensordb_data.warehouse.bound_query import default_order, reported
 from tensordb_data.warehouse.deletion_log import FIELDS, delete
 from tensordb_data.warehouse.record import Record
@@ -100,5 +100,5 @@ class Collection(Generic[R]):
             if self.name in FIELDS:
                 return selection.modify(lambda filter: delete(self._warehouse, self.name, filter))
             return selection.modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
-        with reported(selection.query), findable(selection, update):
+        with reported(selection.query), reindexing(selection, update):
             return selection.modify(lambda filter: int(mongo.update_many(filter, update).modified_count))

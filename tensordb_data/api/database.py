@@ -18,7 +18,7 @@ from tensordb_data.errors import QueryError
 from tensordb_data.mongo.address import parse
 from tensordb_data.query.query import Query
 from tensordb_data.search.index import search_index
-from tensordb_data.search.reindex import groups_of
+from tensordb_data.search.reindex import selected_groups
 from tensordb_data.warehouse.bound_query import BoundQuery
 from tensordb_data.warehouse.context import Warehouse
 
@@ -189,7 +189,7 @@ class TensorDB:
         """Tell the warehouse that another tool has edited samples of a dataset, so that streams and searches see it."""
         self._warehouse.datasets.mark_changed([dataset], deleted=True)
         selected = BoundQuery(self._warehouse, Query("data", {"dataset": dataset}))
-        search_index(self._warehouse, "data").add_groups(groups_of(selected), {})
+        search_index(self._warehouse, "data").add_groups(selected_groups(selected), {})
 
     def gc(
         self,

@@ -21,11 +21,11 @@ from tensordb_data.errors import (
     QueryError,
     StateError,
 )
-from tensordb_data.jobs import transitions as steps
-from tensordb_data.jobs.recovery import settle
+from tensordb_data.jobs import transitions
+from tensordb_data.jobs.recovery import resolve_dependencies
 from tensordb_data.jobs.spec import result_value
 from tensordb_data.mongo.claims import Claim, confirmed
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Job(LinkedRecord):
         Raises:
             NotFoundError: The job was deleted.
         """
-        found = ride_out(lambda: self._mongo.find_one(self._named))
+        found = retry_while_unavailable(lambda: self._mongo.find_one(self._named))
         if found is None:
             raise NotFoundError(f"job {self.id} was deleted")
         self._doc = found
@@ -103,7 +103,8 @@ class Job(LinkedRecord):
             JobCancelledError: The job was cancelled. Let this exception end it.
             ClaimLostError: The lease had run out and another worker has the job, or the job was deleted.
         """
-        stages: steps.Stages = [{"$set": {f"{steps.CLAIM}.until": {"$add": ["$$NOW", round(self._lease * 1000)]}}}]
+        until = {"$add": ["$$NOW", round(self._lease * 1000)]}
+        stages: transitions.Stages = [{"$set": {f"{transitions.CLAIM}.until": until}}]
         if progress is not None:
             ok = not isinstance(progress, bool) and isinstance(progress, (int, float)) and 0 <= progress <= 1
             if not ok or math.isnan(progress):
@@ -123,7 +124,7 @@ class Job(LinkedRecord):
             QueryError: The result cannot be stored; the job goes on.
             ClaimLostError: Another worker has the job, or it was deleted. The result is dropped.
         """
-        self._end(steps.done(result_value(result)))
+        self._end(transitions.done(result_value(result)))
 
     def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
         """Ends this attempt as failed. The job is ready again after a while, or dead if it has no attempts left.
@@ -137,7 +138,7 @@ class Job(LinkedRecord):
             QueryError: `error` is neither an exception nor a text.
         """
         text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else error
-        self._end(steps.set_back("failed", steps.literal(self._reason(text)), again=retry))
+        self._end(transitions.retry_or_give_up("failed", transitions.literal(self._reason(text)), again=retry))
 
     def release(self) -> None:
         """Gives the job back to the queue, ready for other workers. The attempt does not count.
@@ -145,7 +146,7 @@ class Job(LinkedRecord):
         Raises:
             ClaimLostError: Another worker has the job, or it was deleted.
         """
-        self._end(steps.handed_back())
+        self._end(transitions.released())
 
     @renamed_to("release")
     def hand_back(self) -> None:
@@ -168,16 +169,16 @@ class Job(LinkedRecord):
         """
         reason = self._reason(reason)
         if self._claim is not None and self._claim.document["_id"] == self.id and self._doc.get("cancel"):
-            self._end(steps.cancelled_by_owner())
+            self._end(transitions.cancelled_by_owner())
             return True
-        open_ = {**self._named, "status": {"$in": list(steps.OPEN)}}
-        found = ride_out(lambda: self._change(open_, steps.cancelled(reason)))
+        open_ = {**self._named, "status": {"$in": list(transitions.OPEN)}}
+        found = retry_while_unavailable(lambda: self._change(open_, transitions.cancelled(reason)))
         if found is None:
             self.refresh()
             return False
         self._doc = found
         if found["status"] == "cancelled":
-            settle(self._warehouse, {"after": self.id})
+            resolve_dependencies(self._warehouse, {"after": self.id})
         return True
 
     def retry(self) -> None:
@@ -188,7 +189,7 @@ class Job(LinkedRecord):
             DuplicateError: Another job with its unique key is active.
         """
         try:
-            found = self._change({**self._named, "status": {"$in": ["dead", "cancelled"]}}, steps.retried())
+            found = self._change({**self._named, "status": {"$in": ["dead", "cancelled"]}}, transitions.retried())
         except DuplicateKeyError:
             key = self._doc.get("unique")
             raise DuplicateError(f"job {self.id}: another job with the key {key!r} is active") from None
@@ -196,7 +197,7 @@ class Job(LinkedRecord):
             raise StateError(f"job {self.id} is {self.status}; only one that is dead or cancelled can be retried")
         self._doc = found
         if found["status"] == "waiting":
-            settle(self._warehouse, {"_id": self.id})
+            resolve_dependencies(self._warehouse, {"_id": self.id})
             self.refresh()
 
     def _reason(self, text: object) -> str:
@@ -204,7 +205,7 @@ class Job(LinkedRecord):
         if not isinstance(text, str):
             raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
         text = self._warehouse.address.redact(text).encode(errors="replace").decode().replace("\0", " ")
-        return steps.shortened(text.strip() or "no reason given")
+        return transitions.shortened(text.strip() or "no reason given")
 
     @property
     def _named(self) -> dict[str, Any]:
@@ -234,18 +235,18 @@ class Job(LinkedRecord):
         """Whether the last who held it was this claim's owner, and has reported."""
         return self._doc["status"] != "running" and bool(self._doc["_tdb"].get("last") == self._held().token)
 
-    def _end(self, stages: steps.Stages) -> None:
+    def _end(self, stages: transitions.Stages) -> None:
         mark = ObjectId()
         try:
-            self._doc = self._held().write(steps.marked(stages, mark, self._held().token), status="running")
+            self._doc = self._held().write(transitions.marked(stages, mark, self._held().token), status="running")
         except ClaimLostError as error:
             # An outage may have swallowed the answer to a write that took place.
-            found = ride_out(lambda: confirmed(self._mongo, {"_id": self.id, "_tdb.end": mark}))
+            found = retry_while_unavailable(lambda: confirmed(self._mongo, {"_id": self.id, "_tdb.end": mark}))
             if found is None:
                 raise self._told(error) from None
             self._doc = found
-        if self._doc["status"] in steps.ENDED:
-            settle(self._warehouse, {"after": self.id})
+        if self._doc["status"] in transitions.ENDED:
+            resolve_dependencies(self._warehouse, {"after": self.id})
 
     def _told(self, error: ClaimLostError) -> Exception:
         """What has become of a job that this process no longer holds."""

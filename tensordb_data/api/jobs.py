@@ -16,19 +16,18 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.api.job import Job
 from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
-from tensordb_data.jobs import transitions as steps
-from tensordb_data.jobs.recovery import settle, sweep
-from tensordb_data.jobs.spec import job_document, kinds_list, start_time
-from tensordb_data.jobs.spec import resources as amounts
+from tensordb_data.jobs import transitions
+from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
+from tensordb_data.jobs.spec import check_resources, job_document, kinds_list, start_time
 from tensordb_data.mongo.claims import check_lease, claim
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
 
-_SWEEP = 1.0  # seconds between looks for lost workers, by each process that claims
+_RECOVER_SECONDS = 1.0  # seconds between looks for lost workers, by each process that claims
 _OWN = frozenset(("tags", "priority"))
 
 
@@ -37,7 +36,7 @@ class Jobs(Collection[Job]):
 
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "jobs", Job)
-        self._swept = -math.inf
+        self._recovered = -math.inf
 
     def push(
         self,
@@ -98,7 +97,7 @@ class Jobs(Collection[Job]):
             queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
             backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._warehouse.project,
         )  # fmt: skip
-        stages = steps.pushed(document, start_time(start))
+        stages = transitions.pushed(document, start_time(start))
         search_index(self._warehouse, self.name).add_entities([document])
         mongo = self._warehouse.index["jobs"]
         wanted = document.get("after", [])
@@ -120,13 +119,13 @@ class Jobs(Collection[Job]):
                 return found
 
         try:
-            job = Job(self.db, ride_out(insert))
+            job = Job(self.db, retry_while_unavailable(insert))
         except DuplicateKeyError:
             other = mongo.find_one({"_tdb.p": self._warehouse.project, "_tdb.key": unique}, {"status": 1})
             which = f"job {other['_id']} is {other['status']}" if other else "it has ended meanwhile; push again"
             raise DuplicateError(f"a job with the unique key {unique!r} is active: {which}") from None
         if wanted:
-            settle(self._warehouse, {"_id": job.id})
+            resolve_dependencies(self._warehouse, {"_id": job.id})
             job.refresh()
         return job
 
@@ -155,29 +154,29 @@ class Jobs(Collection[Job]):
             QueryError: An argument is malformed.
             ConnectError: The server went away and did not come back.
         """
-        return self._claim(worker, kinds_list(kinds), lease, amounts("resources", resources), {})
+        return self._claim(worker, kinds_list(kinds), lease, check_resources("resources", resources), {})
 
     def _claim(
         self, worker: str, kinds: list[str] | None, lease: float, has: Mapping[str, float], more: Mapping[str, Any]
     ) -> Job | None:
         check_lease(lease)
-        self._sweep(_SWEEP)
+        self._recover(_RECOVER_SECONDS)
         mongo = self._warehouse.index["jobs"]
         while True:
             chosen = kinds
             if chosen is None:  # the index has the kinds before the order of claims
-                chosen = ride_out(
+                chosen = retry_while_unavailable(
                     lambda: mongo.distinct("kind", {"_tdb.p": self._warehouse.project, "status": "ready"})
                 )
             found = None
             if chosen:
                 found = claim(
-                    mongo, {**self._claimable(chosen, has), **more}, path=steps.CLAIM, owner=worker, lease=lease,
-                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=steps.claimed(worker),
+                    mongo, {**self._claimable(chosen, has), **more}, path=transitions.CLAIM, owner=worker, lease=lease,
+                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=transitions.claimed(worker),
                 )  # fmt: skip
             if found is not None:
                 return Job(self.db, found.document)._bound(found, float(lease))
-            if not self._sweep(0.0):
+            if not self._recover(0.0):
                 return None
 
     def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
@@ -190,13 +189,18 @@ class Jobs(Collection[Job]):
             "$expr": {"$lte": ["$due", "$$NOW"]},
         }
 
-    def _sweep(self, every: float) -> bool:
-        """Look for lost workers and for jobs that wait for what has ended; whether anything changed."""
+    def _recover(self, every: float) -> bool:
+        """Requeue jobs of lost workers and resolve dependencies, if the last time was `every` seconds ago or more.
+
+        Returns:
+            Whether anything changed.
+        """
         now = time.monotonic()
-        if now - self._swept < every:
+        if now - self._recovered < every:
             return False
-        self._swept = now
-        return sweep(self._warehouse)
+        self._recovered = now
+        freed = requeue_lost(self._warehouse)
+        return bool(resolve_dependencies(self._warehouse, {}) + freed)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Job]:
         return [Job(self.db, doc) for doc in docs]

@@ -14,7 +14,7 @@ from tensordb_data.params.lineage import surroundings
 from tensordb_data.params.parameter_set import RESERVED, ParameterSet, parent_id, set_fields
 from tensordb_data.params.prune import Pruned, prune
 from tensordb_data.params.retention import Keep
-from tensordb_data.params.save import write_set
+from tensordb_data.params.save import save_parameters
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.snapshot import view
@@ -64,7 +64,7 @@ class Params(Collection[ParameterSet]):
             StorageError: The blob store failed; nothing was saved.
         """
         fields = {**set_fields(run, step, tags, metrics), "lineage": surroundings()}
-        return write_set(self._warehouse, view({"model": state}), fields, parent_id(parent)).id
+        return save_parameters(self._warehouse, view({"model": state}), fields, parent_id(parent)).id
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
         """Adds metrics to checkpoints, for example those of an evaluator. All values are checked before one is set.

@@ -14,7 +14,7 @@ from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Writer
-from tensordb_data.search.reindex import findable
+from tensordb_data.search.reindex import reindexing
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -122,5 +122,5 @@ class Data(Collection[Sample]):
         with reported(selection.query):
             if update is None:
                 return delete_samples(selection)
-            with findable(selection, update):
+            with reindexing(selection, update):
                 return update_samples(selection, update)

@@ -1,4 +1,4 @@
-"""Find: the entries that have the words, scored, and what they name."""
+"""Search: find the entries that have the words, score them, and read the entities that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.search.index import GROUPED, REFRESH, search_index
-from tensordb_data.search.tokenize import beside, words
+from tensordb_data.search.tokenize import scoped, words
 from tensordb_data.search.vocabulary import has_all, pattern
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -96,7 +96,10 @@ def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) 
     found = _candidates(store, scope, wanted, max(limit, _CANDIDATES)).values()
     scored: list[Any] = [
         (*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry)
-        for entry in (*(one for one in found if not _is_sheet(one)), *_by_words(filter(_is_sheet, found), wanted))
+        for entry in (
+            *(one for one in found if not _is_word_page(one)),
+            *_by_words(filter(_is_word_page, found), wanted),
+        )
     ]
     scored.sort(key=lambda one: one[:4], reverse=True)
     return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
@@ -105,15 +108,15 @@ def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) 
 def _candidates(
     store: Any, scope: Mapping[str, Any], wanted: Sequence[str], most: int
 ) -> dict[bytes, Mapping[str, Any]]:
-    """The newest entries that have each word, some with words that begin so, and those that have all of them.
+    """Find candidates: the newest entries with each word, some with longer words, and entries with all words.
 
-    Those are looked for among the newest entries of the rarest word, and of words that it is the beginning of.
+    Entries with all words are looked for among the newest entries of the rarest word, and of words that begin with it.
 
     Args:
         store: The collection of entries.
         scope: Project and kinds.
         wanted: The words.
-        most: Entries to take for a word, and for all together.
+        most: How many entries to take for a word, and for all words together.
     """
     found: dict[bytes, Mapping[str, Any]] = {}
 
@@ -127,22 +130,20 @@ def _candidates(
     if len(wanted) > 1:
         first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
         together = {"$match": {"$and": [_begins(word) for word in wanted if word != first]}}
-        newest = [{"$match": {**scope, "w": {"$in": [first, beside(first)]}}}, {"$sort": {"at": -1}}]
-        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(beside(first))}]}}]
+        newest = [{"$match": {**scope, "w": {"$in": [first, scoped(first)]}}}, {"$sort": {"at": -1}}]
+        longer = [{"$match": {**scope, "$or": [{"w": _longer(first)}, {"w": _longer(scoped(first))}]}}]
         for looked in (newest, longer):
             take(store.aggregate([*looked, {"$limit": _SEEN}, together, {"$limit": most}, {"$project": _READ}]))
     return found
 
 
 def _by_words(found: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """What is to be found of fields whose words have entries: for each field an entry for each word, of the texts that
-    have it, and one for the texts that have all.
-    """
-    fields: dict[tuple[str, str, str], tuple[_Forms, ...]] = {}
+    """Make entries from word pages: for each field, one for the texts with each word, one for those with all."""
+    fields: dict[tuple[str, str, str], tuple[_Spellings, ...]] = {}
     begins = tuple(wanted)
     for entry in found:
         key = entry["k"], entry["n"], entry["f"]["n"]
-        forms = fields.setdefault(key, tuple(_Forms(word) for word in wanted))
+        forms = fields.setdefault(key, tuple(_Spellings(word) for word in wanted))
         for own, member in zip(entry["f"]["r"], entry["f"]["e"], strict=True):
             if own.isascii() and not own.startswith(begins):  # nearly all of ten thousand, at once
                 continue
@@ -161,8 +162,12 @@ def _by_words(found: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Iter
             }  # fmt: skip
 
 
-class _Forms:
-    """The words of a field that are one that is wanted, written with accents say; or else those that begin so."""
+class _Spellings:
+    """The spellings of one searched word in a field: the words that equal it without accents, or else longer ones.
+
+    A text spells "cafe" as "café", say. If no word of the field equals the searched one, words that begin with it
+    count.
+    """
 
     def __init__(self, wanted: str) -> None:
         self._wanted = wanted
@@ -180,21 +185,19 @@ class _Forms:
         return self._whole or self._longer
 
 
-def _is_sheet(entry: Mapping[str, Any]) -> bool:
+def _is_word_page(entry: Mapping[str, Any]) -> bool:
     return "r" in entry.get("f", ())
 
 
 def _are_together(entry: Mapping[str, Any]) -> bool:
-    """Whether it stands for texts with several words, of which there may be none."""
-    return _is_sheet(entry) and len(entry["f"]["r"]) > 1
+    """Whether an entry stands for texts that have several words. There may be no such text."""
+    return _is_word_page(entry) and len(entry["f"]["r"]) > 1
 
 
 def _begins(word: str) -> dict[str, Any]:
-    """Entries with the word, or one that it is the beginning of, where it is long enough to stand for one: their own,
-    or of the name beside it.
-    """
+    """The filter of entries with a word or, if it is long enough, a longer one that begins with it, scoped or not."""
     above = "\U0010ffff" if len(word) >= _SHORTEST else "\0"
-    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, beside(word))]}
+    return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, scoped(word))]}
 
 
 def _longer(word: str) -> dict[str, Any]:
@@ -202,8 +205,10 @@ def _longer(word: str) -> dict[str, Any]:
 
 
 def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, float]) -> tuple[int, float]:
-    """How many of the words an entry has, and how well: by where a word stands, how rare it is, and whether whole.
-    None, where a text has none of them and only the name of its dataset or run has: that is another entry.
+    """Score an entry: how many of the words it has, and the sum of their weights.
+
+    A weight depends on where the word is, how rare it is, and whether it is whole. An entry of a text scores nothing if
+    only the name of its dataset or run has a word: the name has an entry of its own.
     """
     weights: dict[str, float] = {}
     for weight, texts in ((_TEXT, entry["x"]), (_TAG, entry["t"]), (_NAME, [entry["n"]])):
@@ -221,7 +226,7 @@ def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, f
 
 
 def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit: int) -> list[Hit]:
-    """The first `limit` that name something which is there; entries of what has long gone are removed."""
+    """The first `limit` entries whose entities exist, as hits. Old entries whose entities are gone are removed."""
     hits: list[Hit] = []
     stale: list[Any] = []
     left = _TOGETHER_MS
@@ -229,7 +234,7 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
     while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
         members = _members(db, [entry for _, entry in some])
         for score, entry in some:
-            query = _query(entry, full=db.warehouse.index.is_server)
+            query = _query(entry, is_server=db.warehouse.index.is_server)
             entity = members.get(entry["_id"])
             if entity is None and _are_together(entry):
                 began = time.monotonic()
@@ -239,9 +244,9 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
                 entity = _one(db, query, entry, _LOOK_MS)
             if entity is not None:
                 hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
-            elif not _is_sheet(entry) and _age(entry["at"]) > _STALE:
+            elif not _is_word_page(entry) and _age(entry["at"]) > _STALE:
                 stale.append({"_id": entry["_id"], "at": entry["at"]})
-            elif _is_sheet(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
+            elif _is_word_page(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
                 search_index(db.warehouse, "data").forget_words(entry["n"], entry["f"]["n"])
     if stale:
         db.warehouse.index["search"].delete_many({"$or": stale})
@@ -253,7 +258,7 @@ def _age(at: dt.datetime) -> dt.timedelta:
     return dt.datetime.now(dt.timezone.utc) - (at if at.tzinfo else at.replace(tzinfo=dt.timezone.utc))
 
 
-def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
+def _query(entry: Mapping[str, Any], *, is_server: bool) -> Query:
     kind = entry["k"]
     if kind not in GROUPED:
         return Query(kind, {"_id": entry["e"]})
@@ -263,13 +268,17 @@ def _query(entry: Mapping[str, Any], *, full: bool) -> Query:
     if "v" in entry.get("f", ()):
         filter[entry["f"]["n"]] = entry["f"]["v"]
     elif "f" in entry:
-        each = [{entry["f"]["n"]: pattern(forms, full=full)} for forms in entry["f"]["r"]]
+        each = [{entry["f"]["n"]: pattern(forms, is_server=is_server)} for forms in entry["f"]["r"]]
         filter |= each[0] if len(each) == 1 else {"$and": each}
     return Query(kind, filter)
 
 
 def _members(db: Facade, entries: Sequence[Mapping[str, Any]]) -> dict[bytes, Record]:
-    """What the entries name by `_id`, by theirs: the entity, or a sample that still has name, tags and text."""
+    """Read the entities that entries name by `_id`, if they still have the name, the tags and the text of the entry.
+
+    Returns:
+        The entities, by the `_id` of their entries.
+    """
     found: dict[bytes, Record] = {}
     for kind in {entry["k"] for entry in entries}:
         named = [entry for entry in entries if entry["k"] == kind and "e" in entry]
@@ -294,7 +303,7 @@ def _fits(kind: str, entry: Mapping[str, Any], doc: Mapping[str, Any]) -> bool:
 
 
 def _one(db: Facade, query: Query, entry: Mapping[str, Any], most_ms: int) -> Record | None:
-    """One of what an entry names by a query; it is remembered for the next search."""
+    """Find one of the entities that an entry names by a query, and note it in the entry for the next search."""
     if entry["k"] not in GROUPED:
         return None
     selection = BoundQuery(db.warehouse, query)
@@ -302,13 +311,13 @@ def _one(db: Facade, query: Query, entry: Mapping[str, Any], most_ms: int) -> Re
     try:
         doc = selection.collection.find_one(selection.filter(), **limit)
     except ExecutionTimeout:
-        if _are_together(entry):  # each of the words is somewhere, but a text with all of them may not be
+        if _are_together(entry):  # each of the words exists, but there may be no text with all of them
             return None
-        # It is somewhere, far down: what to show of it is not worth the wait.
+        # A matching entity exists, far down. To show its fields is not worth the wait.
         doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
     if doc is None:
         return None
-    if doc["_id"] is not None and not _is_sheet(entry):
+    if doc["_id"] is not None and not _is_word_page(entry):
         db.warehouse.index["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
     record: Record = db.collection(selection.query.collection).entities([doc])[0]
     return record

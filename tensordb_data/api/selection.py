@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from tensordb_data.api.protocol import Facade, Verbs
 from tensordb_data.api.watch import Watch
+from tensordb_data.common.chunks import batched
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
@@ -40,14 +41,8 @@ class Selection(Generic[R]):
         selection = self.bound
         warn_of_scan(selection)
         with reported(self.query), contextlib.closing(selection.cursor()) as cursor:
-            chunk: list[Mapping[str, Any]] = []
-            for doc in cursor:
-                chunk.append(doc)
-                if len(chunk) == _CHUNK:
-                    yield from self._verbs.entities(chunk)
-                    chunk = []
-            if chunk:
-                yield from self._verbs.entities(chunk)
+            for docs in batched(cursor, _CHUNK):
+                yield from self._verbs.entities(docs)
 
     def all(self) -> list[R]:
         """Every entity, as a list."""

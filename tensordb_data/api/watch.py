@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
+from tensordb_data.mongo.errors import is_transient
 from tensordb_data.query.query import names
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.record import Record
@@ -165,8 +166,7 @@ class Watch(Iterator[R], Generic[R]):
         if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
             raise ConnectError("watch fell so far behind that the server forgot where it was; make a new one, and "
                                "look for what came meanwhile with find") from error  # fmt: skip
-        passing = isinstance(error, ConnectionFailure) or getattr(error, "code", None) in (43, 91, 189, 11600, 11602)
-        if failures > _ATTEMPTS or not (passing or error.has_error_label("ResumableChangeStreamError")):
+        if failures > _ATTEMPTS or not (is_transient(error) or error.has_error_label("ResumableChangeStreamError")):
             raise ConnectError(f"watch lost the server: {error}") from error
         self._release()
         self._closed.wait(min(2.0, 0.05 * 2**failures))

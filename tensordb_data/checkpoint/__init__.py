@@ -1,1 +1,1 @@
-"""Parameters every N steps: snapshot, persist, load. Framework-free; the hooks are in the integrations."""
+"""Save a training loop every N steps, in the background. This knows no framework; the integrations do."""

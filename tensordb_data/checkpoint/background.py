@@ -1,4 +1,4 @@
-"""The saver: snapshots on the caller's side, persists in one background thread, and keeps its errors for the caller."""
+"""Save in the background: the caller takes snapshots, one thread stores them, and errors wait for the next call."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
-from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.checkpoint.staging import StagingBuffer
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
 from tensordb_data.params.prune import prune
 from tensordb_data.params.retention import Keep
-from tensordb_data.params.save import Written, write_set
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.params.save import SaveReport, save_parameters
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import Flat, flatten
 
@@ -38,16 +38,16 @@ _READY = 2  # copies made ready in advance: one is stored while the next is take
 
 
 class Saver:
-    """Saves states in the background; every save that was accepted becomes durable, or its error is raised.
+    """Saves states in the background. Each accepted save becomes durable, or its error is raised.
 
-    Saves persist one after the other, while the next are taken. `stats()` counts those that had to wait for memory.
+    Snapshots are stored one after the other, while the next ones are taken.
 
     Args:
         warehouse: The warehouse.
         memory: Bytes of host memory that copies of the state may take, a number or a size such as `"4GB"`; as many
             saves as fit may be under way. By default two copies, whatever their size.
-        parent: The set that the first one is made from.
-        keep: Which training states of the run stay when a save is durable.
+        parent: The set from which the first one is made.
+        keep: Which training states of the run stay when a save is durable; None for all.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Saver:
         self._keep = keep
         self._memory = _size(memory)
         self.parent = parent  # of the next set to be written
-        self._free: deque[Arena] = deque()
-        self._arenas = 0
-        self._jobs: deque[tuple[Arena, Snapshot | None, Any]] = deque()
+        self._free: deque[StagingBuffer] = deque()
+        self._buffers = 0
+        self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
         self._changed = threading.Condition()
         self._busy = False
         self._storing = False  # busy with a save, not with making memory ready
@@ -74,38 +74,40 @@ class Saver:
         self._preparing = 0  # buffers that are being made ready
         self._pid = os.getpid()
         self._stalls: deque[float] = deque(maxlen=_KEPT)
-        self._done: deque[Written] = deque(maxlen=_KEPT)
+        self._done: deque[SaveReport] = deque(maxlen=_KEPT)
         self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
         self._bytes = {"bytes": 0, "bytes_stored": 0}
         self._waited = 0.0
         self._stored_at = time.monotonic()  # when the last save began to be stored
 
     def prepare(self, state: Any) -> None:
-        """Gets the buffers ready in the background, for a state like this one, so that the first save is as fast."""
+        """Allocate the buffers for a state like this one in the background, so that the first save is as fast as
+        others.
+        """
         flat = flatten(state)
         with self._changed:
-            while self._arenas < min(_READY, self._capacity(flat)):
-                self._free.append(Arena())
-                self._arenas += 1
+            while self._buffers < min(_READY, self._capacity(flat)):
+                self._free.append(StagingBuffer())
+                self._buffers += 1
             self._preparing += len(self._free)
-            self._jobs.extend((arena, None, flat) for arena in self._free)
+            self._jobs.extend((buffer, None, flat) for buffer in self._free)
             self._free.clear()
             self._start()
 
     def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
-        """Copies the state and returns; it is stored in the background.
+        """Copy the state. The background thread stores it.
 
         Args:
             state: What to save.
             fields: The user's fields of its document, checked already.
-            wait: Whether to wait for memory while all of it holds earlier saves. Otherwise this one is left out.
+            wait: Whether to wait if all memory holds earlier saves. Otherwise this save is skipped.
 
         Returns:
             Whether it was taken.
 
         Raises:
-            CheckpointError: An earlier save failed (that one is lost, this one was not taken), or the state holds
-                something that cannot be saved.
+            CheckpointError: An earlier save failed: it is lost, and this one was not taken. Or the state holds a value
+                that cannot be saved.
         """
         self.check()
         began = time.perf_counter()
@@ -113,9 +115,9 @@ class Saver:
         with self._changed:
             if self._closed:
                 raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
-            if not self._free and self._arenas < self._capacity(flat):
-                self._free.append(Arena())
-                self._arenas += 1
+            if not self._free and self._buffers < self._capacity(flat):
+                self._free.append(StagingBuffer())
+                self._buffers += 1
             if not self._free and not wait and not self._preparing:
                 self._counts["skipped"] += 1
                 return False
@@ -124,15 +126,15 @@ class Saver:
                 self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
                 self._waited += time.perf_counter() - began
             self.check()
-            arena = self._free.popleft()
+            buffer = self._free.popleft()
         try:
-            snapshot = arena.take(flat)
+            snapshot = buffer.take(flat)
         except BaseException:
             with self._changed:
-                self._free.append(arena)
+                self._free.append(buffer)
             raise
         with self._changed:
-            self._jobs.append((arena, snapshot, dict(fields)))
+            self._jobs.append((buffer, snapshot, dict(fields)))
             self._counts["saves"] += 1
             self._start()
         self._stalls.append(time.perf_counter() - began)
@@ -156,7 +158,7 @@ class Saver:
         return self._memory // max(1, nbytes)
 
     def check(self) -> None:
-        """Raises what went wrong in the background since the last look; each error once."""
+        """Raise the error of a save that failed since the last call. Each error is raised once."""
         if os.getpid() != self._pid:
             raise CheckpointError("A checkpointer cannot be used in a forked child: save in the process that made it.")
         if self._error is None:
@@ -167,14 +169,17 @@ class Saver:
             raise CheckpointError(f"A save in the background failed: {type(error).__name__}: {error}") from error
 
     def wait(self) -> None:
-        """Waits until every accepted save is durable, then raises what went wrong."""
+        """Wait until every accepted save is durable, then raise the error if one failed."""
         if os.getpid() == self._pid:
             with self._changed:
                 self._changed.wait_for(lambda: not self._jobs and not self._busy)
         self.check()
 
     def close(self) -> None:
-        """Waits until every accepted save is durable, ends the thread and lets go of the memory. Twice is fine."""
+        """Wait until every accepted save is durable, end the thread and release the memory.
+
+        A second call does nothing.
+        """
         if os.getpid() != self._pid:
             return
         self.retire()
@@ -184,11 +189,11 @@ class Saver:
             atexit.unregister(self._at_exit)
             self._at_exit = None
         self._free.clear()
-        self._arenas = 0
+        self._buffers = 0
         self.check()
 
     def retire(self) -> None:
-        """Takes no more saves; the thread stores what it has and ends. Does not wait."""
+        """Accept no more saves. The thread stores those that it has, and ends. This does not wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -211,7 +216,7 @@ class Saver:
             return
         try:
             prune(self._warehouse, run, self._keep, training=True)
-        except (PyMongoError, TensorDBError) as error:  # the save stands, and the next one prunes again
+        except (PyMongoError, TensorDBError) as error:  # the save is durable, and the next one prunes again
             log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
 
     def _start(self) -> None:
@@ -228,36 +233,36 @@ class Saver:
                 self._changed.wait_for(lambda: bool(self._jobs) or self._closed)
                 if not self._jobs:
                     return
-                arena, snapshot, about = self._jobs.popleft()
+                buffer, snapshot, about = self._jobs.popleft()
                 self._busy, self._storing = True, snapshot is not None
             error: BaseException | None = None
-            written: Written | None = None
+            report: SaveReport | None = None
             preparing = snapshot is None
             try:
                 if snapshot is None:
-                    arena.reserve(about)
+                    buffer.reserve(about)
                 else:
-                    squeezer = Squeezer(_SHARE * (time.monotonic() - self._stored_at))
+                    compressor = TensorCompressor(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
-                    arena.wait()
-                    written = write_set(self._warehouse, snapshot, about, self.parent, squeezer)
-                    self.parent = written.id
+                    buffer.wait()
+                    report = save_parameters(self._warehouse, snapshot, about, self.parent, compressor)
+                    self.parent = report.id
                     self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it
                 error = caught
             del snapshot, about
             with self._changed:
                 self._busy = self._storing = False
-                self._free.append(arena)
+                self._free.append(buffer)
                 self._preparing -= preparing
                 if error is not None:
                     self._counts["failed"] += 1
                     self._error = self._error or error
-                if written is not None:
+                if report is not None:
                     self._counts["durable"] += 1
-                    self._bytes["bytes"] += written.nbytes
-                    self._bytes["bytes_stored"] += written.stored
-                    self._done.append(written)
+                    self._bytes["bytes"] += report.nbytes
+                    self._bytes["bytes_stored"] += report.stored
+                    self._done.append(report)
                 self._changed.notify_all()
             error = None
 
@@ -270,7 +275,7 @@ def _size(memory: int | str | None) -> int | None:
 
 
 def _close_at_exit(saver: Saver) -> Callable[[], None]:
-    """Registers the end of a loop that forgot to close: what was accepted still becomes durable."""
+    """Close the saver at exit, so that accepted saves become durable even if the loop has not closed it."""
     reference = weakref.ref(saver)
 
     def at_exit() -> None:

@@ -1,8 +1,8 @@
-"""Deliveries: how many batches a loop has received, counted where it receives them.
+"""Count the batches that a loop has received, in the iterator from which it receives them.
 
-Whatever fetches ahead (worker processes, prefetch threads) knows what was produced, not what was used. Only the
-iterator that the loop itself pulls from does. So the object that the loop iterates gets a subclass of its own class
-whose iterator counts; the loop is not changed.
+Worker processes and prefetch threads know which batches were produced, and not which ones were used. Only the iterator
+of the loop knows that. So the object over which the loop iterates gets a subclass of its own class, whose iterator
+counts. The loop does not change.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from tensordb_data.errors import CheckpointError
 
 
-class Deliveries:
+class BatchCounter:
     """Counts the batches that the loop has received from `source`.
 
     Attributes:
-        count: Since this was made.
-        in_iteration: Since the newest iterator was made.
-        iterations: Iterators made.
-        lock: Held while the loop passes from waiting to having a batch; who holds it keeps the loop where it is.
-        waiting: The loop is asking for a batch: nothing of the previous one is under way.
+        count: Batches since this counter was made.
+        in_iteration: Batches since the newest iterator was made.
+        iterations: How many iterators were made.
+        lock: Held while the loop goes from waiting to having a batch. A thread that holds it stops the loop there.
+        waiting: Whether the loop is asking for a batch, so that it has ended the step of the one before.
     """
 
     _source: Any
@@ -48,7 +48,7 @@ class Deliveries:
         self._source = None
 
     def close(self) -> None:
-        """Gives the object its own class back. Iterators in use go on, uncounted."""
+        """Give the object its own class back. Iterators in use go on, and no longer count."""
         self.before_iterate = self.on_iterate = self.on_ask = self.on_failure = _nothing
         self.renew = _no
         if self._source is not None:
@@ -56,8 +56,8 @@ class Deliveries:
             self._source = None
 
 
-class Told(Deliveries):
-    """Counts what a trainer says that it has trained on, where the loop is the trainer's own and may fetch ahead."""
+class ManualBatchCounter(BatchCounter):
+    """Counts the batches that a trainer reports. For trainers with a loop of their own, which may fetch ahead."""
 
     def __init__(self) -> None:
         self._begin()
@@ -75,39 +75,39 @@ class Told(Deliveries):
 
 
 class _Counting:
-    """An iterator that counts what it hands out; everything else is the iterator behind it."""
+    """An iterator that counts its batches. All else is done by the iterator that it wraps."""
 
-    def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], deliveries: Deliveries) -> None:
+    def __init__(self, inner: Iterator[Any], again: Callable[[], Iterator[Any]], counter: BatchCounter) -> None:
         self._inner = inner
         self._again = again
-        self._deliveries = deliveries
+        self._counter = counter
 
     def __iter__(self) -> _Counting:
         return self
 
     def __next__(self) -> Any:
-        deliveries = self._deliveries
-        deliveries.on_ask()
-        deliveries.waiting = True
+        counter = self._counter
+        counter.on_ask()
+        counter.waiting = True
         try:
             batch = self._next()
         except BaseException as error:
-            with deliveries.lock:
-                deliveries.waiting = False
+            with counter.lock:
+                counter.waiting = False
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
-                deliveries.on_failure()
+                counter.on_failure()
             raise
-        with deliveries.lock:
-            deliveries.waiting = False
-            deliveries.count += 1
-            deliveries.in_iteration += 1
+        with counter.lock:
+            counter.waiting = False
+            counter.count += 1
+            counter.in_iteration += 1
         return batch
 
     def _next(self) -> Any:
         try:
             return next(self._inner)
         except StopIteration:
-            if self._deliveries.in_iteration or not self._deliveries.renew():
+            if self._counter.in_iteration or not self._counter.renew():
                 raise
         self._inner = self._again()
         return next(self._inner)
@@ -119,7 +119,7 @@ class _Counting:
         return getattr(self._inner, name)
 
 
-def _adopt(source: Any, deliveries: Deliveries) -> None:
+def _adopt(source: Any, counter: BatchCounter) -> None:
     own = type(source)
     if getattr(own, "_tdb_counted", False):
         raise CheckpointError(
@@ -129,12 +129,12 @@ def _adopt(source: Any, deliveries: Deliveries) -> None:
     def __iter__(self: Any) -> Iterator[Any]:
         if self is not source:  # a copy
             return own.__iter__(self)  # type: ignore[no-any-return]
-        deliveries.before_iterate()
+        counter.before_iterate()
         inner = own.__iter__(self)
-        deliveries.in_iteration = 0
-        deliveries.iterations += 1
-        deliveries.on_iterate()
-        return _Counting(inner, lambda: own.__iter__(self), deliveries)
+        counter.in_iteration = 0
+        counter.iterations += 1
+        counter.on_iterate()
+        return _Counting(inner, lambda: own.__iter__(self), counter)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # the copy in another process is an ordinary one

@@ -1,4 +1,4 @@
-"""Checkpointer: parameters every N steps, in any framework. The hooks in `integrations/` say what a state is."""
+"""Save a training state every N steps, for any framework. The hooks in `integrations/` tell what a state is."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tensordb_data.checkpoint.background import Saver
-from tensordb_data.checkpoint.batch_counter import Deliveries
-from tensordb_data.checkpoint.schedule import Policy
-from tensordb_data.checkpoint.signals import StopGuard
+from tensordb_data.checkpoint.batch_counter import BatchCounter
+from tensordb_data.checkpoint.schedule import SaveSchedule
+from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.params.lineage import of_position, surroundings
-from tensordb_data.params.load import load_parts, offer
+from tensordb_data.params.load import load_parts, suggest_intact_set
 from tensordb_data.params.parameter_set import parent_id, set_fields
 from tensordb_data.params.retention import Keep
 from tensordb_data.warehouse.metrics import check_names
@@ -40,7 +40,7 @@ class Peers(Protocol):
     """Of this process; 0 is the one that stores."""
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """The highest of what all processes say: whether a save is due, and the signal that one received or 0."""
+        """Whether a save is due on any process, and the highest signal that one has received, or 0."""
         ...
 
 
@@ -64,8 +64,8 @@ class Checkpointer:
             until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
         keep: Which training states of the run stay, applied after each save; by default all of them.
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
-        deliveries: Counts the batches of the loop; lets a signal be served while the loop waits for data.
-        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.stop`).
+        batch_counter: Counts the batches of the loop. With it, a signal is served while the loop waits for data.
+        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.signals`).
         grace: Seconds that a step may still take after a SIGTERM.
     """
 
@@ -86,11 +86,11 @@ class Checkpointer:
         when_busy: WhenBusy = "wait",
         keep: Keep | None = None,
         peers: Peers | None = None,
-        deliveries: Deliveries | None = None,
+        batch_counter: BatchCounter | None = None,
         signals: bool = True,
         grace: float = 10.0,
     ) -> None:
-        self.policy = Policy(every, every_seconds, on_best, max_overhead)
+        self.schedule = SaveSchedule(every, every_seconds, on_best, max_overhead)
         if when_busy not in ("wait", "skip"):
             raise CheckpointError(f'`when_busy` is "wait" or "skip". Found: {when_busy!r}')
         if run is None:
@@ -102,24 +102,26 @@ class Checkpointer:
         self._wait = when_busy == "wait"
         self._peers = peers
         self._agreed = 0  # the signal that all processes serve at this step
-        self._deliveries = deliveries
+        self._batch_counter = batch_counter
         if keep is not None and not isinstance(keep, Keep):
             raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
         self._saver = Saver(warehouse, memory, parent_id(parent), keep)
         self._release = weakref.finalize(self, self._saver.retire)
         self._release.atexit = False  # the saver waits for its saves at exit by itself
-        self._guard = StopGuard(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace) if signals else None
+        self._signal_handler: SignalHandler | None = None
+        if signals:
+            self._signal_handler = SignalHandler(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace)
         self._log: RunLog | None = None
         self._step = 0  # the last that has ended
         self._saved = 0  # the last that was saved, or restored
         self._batches = 0  # delivered when it ended
         self._metrics: Mapping[str, Any] = {}
-        self._best_known = self.policy.metric is None  # whether the sets that exist have been asked for the best
+        self._best_known = self.schedule.metric is None  # whether the sets that exist have been asked for the best
         self._prepared = False
         self._closed = False
-        if deliveries is not None:
-            deliveries.on_ask = _weakly(self, "_serve_signal")
-            deliveries.on_failure = _weakly(self, "_serve_signal_after_failure")
+        if batch_counter is not None:
+            batch_counter.on_ask = _weakly(self, "_serve_signal")
+            batch_counter.on_failure = _weakly(self, "_serve_signal_after_failure")
 
     @property
     def last_step(self) -> int:
@@ -132,7 +134,7 @@ class Checkpointer:
         self._saver.parent = parent
 
     def made_from(self, **lineage: Any) -> None:
-        """What is known of the lineage only now."""
+        """Add to the lineage what was not known before."""
         self._lineage.update(lineage)
 
     def begin_at(self, step: int) -> None:
@@ -156,15 +158,15 @@ class Checkpointer:
         if self._closed:
             raise CheckpointError(f"The checkpointer of run {self.run!r} is closed. Make a new one to go on saving.")
         self._saver.check()
-        if self._guard is not None:
-            self._guard.install()
+        if self._signal_handler is not None:
+            self._signal_handler.install()
         self._know_best(metrics)
-        due = self.policy.due(step, self._step, self._saved, metrics, self._saver.busy)
+        due = self.schedule.due(step, self._step, self._saved, metrics, self._saver.busy)
         if self._peers is not None:
             due = self._agree(due)
         self._step, self._metrics = step, metrics
-        if self._deliveries is not None:
-            self._batches = self._deliveries.count
+        if self._batch_counter is not None:
+            self._batches = self._batch_counter.count
         if metrics and self._writes:
             self.log(step, "train", metrics)
         saved = due and self._save(wait=self._wait)
@@ -174,7 +176,7 @@ class Checkpointer:
                 self._saver.prepare(state)
         self._prepared = True
         self._serve_signal()
-        self.policy.resume()
+        self.schedule.resume()
         return saved
 
     def evaluated(self, metrics: Mapping[str, Any]) -> bool:
@@ -184,7 +186,7 @@ class Checkpointer:
             Whether it was saved.
         """
         self._know_best(metrics)
-        if not self.policy.improves(metrics):
+        if not self.schedule.improves(metrics):
             return False
         self._metrics = {**self._metrics, **metrics}
         return self._save(wait=self._wait)
@@ -203,7 +205,7 @@ class Checkpointer:
             taken = self._saver.save(state, {**fields, "lineage": {**self._lineage, **position}}, wait=wait)
         if taken:
             self._saved = self._step
-            self.policy.saved(time.perf_counter() - began)
+            self.schedule.saved(time.perf_counter() - began)
         return taken
 
     @property
@@ -212,23 +214,23 @@ class Checkpointer:
         return self._peers is None or self._peers.rank == 0
 
     def _agree(self, due: bool) -> bool:
-        """What the process that stores has decided, and a signal that any of them has received."""
+        """Agree with the other processes on whether to save now, as rank 0 decides, and on a signal to serve."""
         assert self._peers is not None
-        guard = self._guard
-        due, self._agreed = self._peers.agree(due and self._writes, (guard.requested if guard else None) or 0)
-        if guard is not None and self._agreed and guard.requested is None:
-            guard.requested = self._agreed
+        handler = self._signal_handler
+        due, self._agreed = self._peers.agree(due and self._writes, (handler.requested if handler else None) or 0)
+        if handler is not None and self._agreed and handler.requested is None:
+            handler.requested = self._agreed
         return due
 
     def _know_best(self, metrics: Mapping[str, Any]) -> None:
-        metric, sign = self.policy.metric, self.policy.sign
+        metric, sign = self.schedule.metric, self.schedule.sign
         if self._best_known or metric not in metrics:
             return
         scope = {"_tdb.p": self.warehouse.project, "run": self.run, metric: {"$type": "number"}}
         # NaN is a number, and sorts before all others
         ranked = self.warehouse.index["params"].find(scope, {metric: 1}, sort=[(metric, -sign)])
         values = (float(document[metric]) for document in ranked)
-        self.policy.remember(next((value for value in values if not math.isnan(value)), None))
+        self.schedule.remember(next((value for value in values if not math.isnan(value)), None))
         self._best_known = True
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
@@ -239,14 +241,14 @@ class Checkpointer:
             check_names(metrics, RESERVED)
         self._log.write(step, kind, **metrics)
 
-    def settle(self) -> None:
-        """Waits until everything is durable and leaves the signals alone until the next step.
+    def suspend(self) -> None:
+        """Wait until everything is durable, and do not handle signals until the next step.
 
         Raises:
             CheckpointError: A save failed.
         """
-        if self._guard is not None:
-            self._guard.remove()
+        if self._signal_handler is not None:
+            self._signal_handler.remove()
         self._saver.wait()
         if self._log is not None:
             self._log.flush()
@@ -272,10 +274,10 @@ class Checkpointer:
             CheckpointError: A save failed.
         """
         self._closed = True
-        if self._guard is not None:
-            self._guard.remove()
-        if self._deliveries is not None:
-            self._deliveries.close()
+        if self._signal_handler is not None:
+            self._signal_handler.remove()
+        if self._batch_counter is not None:
+            self._batch_counter.close()
         try:
             self._saver.close()
         finally:
@@ -293,8 +295,8 @@ class Checkpointer:
             `stall_seconds_max`: what the loop waited for a save; `persist_seconds` (median); `bytes` saved and
             `bytes_stored`, the part that was not stored yet.
         """
-        budget = self.policy.budget
-        return {**self._saver.stats(), "every": self.policy.every if budget is None else budget.steps}
+        budget = self.schedule.budget
+        return {**self._saver.stats(), "every": self.schedule.every if budget is None else budget.steps}
 
     def load(self, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
         """The newest training set of the run, or the newest of one step: its document and its parts.
@@ -314,35 +316,35 @@ class Checkpointer:
         try:
             return document, load_parts(self.warehouse, document, None, "auto")
         except (CorruptBlobError, StorageError, CheckpointError) as error:
-            raise type(error)(f"{error} {offer(self.warehouse, document)}") from error
+            raise type(error)(f"{error} {suggest_intact_set(self.warehouse, document)}") from error
 
     # Signals
 
     def _serve_signal(self) -> None:
         """At a boundary of the loop, in its thread."""
-        if self._guard is None or self._guard.requested is None or not self._rested():
+        if self._signal_handler is None or self._signal_handler.requested is None or not self._rested():
             return
         if self._peers is not None and not self._agreed:  # alone, it would leave the others waiting
             return
         try:
             self._save_rest()
         finally:
-            self._guard.leave()
+            self._signal_handler.leave()
 
     def _serve_signal_after_failure(self) -> None:
         """No batch came, perhaps because the signal went to all processes and the workers have obeyed at once."""
         self._serve_signal()
-        if self._guard is not None and self._guard.requested is not None:
+        if self._signal_handler is not None and self._signal_handler.requested is not None:
             self._give_up()
         self._leave_if_asked()
 
     def _leave_if_asked(self) -> None:
-        guard = self._guard
-        if guard and guard.requested is not None and threading.current_thread() is threading.main_thread():
-            guard.leave()
+        handler = self._signal_handler
+        if handler and handler.requested is not None and threading.current_thread() is threading.main_thread():
+            handler.leave()
 
     def _rested(self) -> bool:
-        return self._deliveries is None or self._deliveries.count == self._batches
+        return self._batch_counter is None or self._batch_counter.count == self._batches
 
     def _save_rest(self) -> None:
         if self._step > self._saved:
@@ -353,11 +355,11 @@ class Checkpointer:
 
     def _save_at_rest(self) -> bool:
         """From the guard's thread: saves if the loop waits for a batch and has ended the step of the one before."""
-        deliveries = self._deliveries
-        if deliveries is None or self._peers is not None:  # several processes leave at the end of a step, together
+        batch_counter = self._batch_counter
+        if batch_counter is None or self._peers is not None:  # several processes leave at the end of a step, together
             return False
-        with deliveries.lock:
-            if not deliveries.waiting or not self._rested():
+        with batch_counter.lock:
+            if not batch_counter.waiting or not self._rested():
                 return False
             try:
                 self._save_rest()

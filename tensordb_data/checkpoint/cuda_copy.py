@@ -1,8 +1,9 @@
-"""Off a CUDA device: tensors into pinned host memory, while the training loop goes on.
+"""Copy tensors from a CUDA device into pinned host memory, while the training loop goes on.
 
-A copy within the device, behind all work that is queued there, fixes the instant; it runs at the speed of the device's
-memory. The copy to the host is made from it, on a stream of its own, beside the next steps. The first takes room on the
-device until the second has ended; where there is little, the loop waits for a copy straight to the host instead.
+First the tensors are copied within the device, behind all work that is queued there. This fixes the instant, and runs
+at the speed of the device's memory. From that copy they are copied to the host, on a CUDA stream of its own, beside the
+next steps. The first copy takes device memory until the second one has ended. If there is too little, the loop waits
+for a copy straight to the host instead.
 """
 
 from __future__ import annotations

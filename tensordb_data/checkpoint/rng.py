@@ -10,7 +10,7 @@ import numpy as np
 
 
 def capture() -> dict[str, Any]:
-    """The generators as they are now, as plain data."""
+    """The states of the generators, as plain data."""
     state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(legacy=True)}
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -21,7 +21,7 @@ def capture() -> dict[str, Any]:
 
 
 def apply(state: dict[str, Any]) -> None:
-    """Puts the generators back.
+    """Set the generators to these states.
 
     A CUDA state is applied to the devices that exist here: a run may resume on another machine.
     """

@@ -1,4 +1,4 @@
-"""Policy: when to save. Every so many steps or seconds, when a metric improves, or as often as a budget allows."""
+"""Decide when to save: every N steps or seconds, when a metric improves, or as often as a budget allows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _FIRST = 10  # steps measured before the first save under a budget
 _KEPT = 32  # measurements that a median is taken of
 
 
-class Policy:
-    """Decides after each step whether a save is due; a save that any of its rules asks for is one.
+class SaveSchedule:
+    """Decides after each step whether a save is due: if at least one of its rules asks for it.
 
     Args:
-        every: Steps; due when a multiple is reached or crossed.
-        every_seconds: Due at the first step that ends so many seconds after the last save.
-        on_best: A metric; due when it is better than in any set of the run. `("val_loss", "min")` for less is better.
+        every: A number of steps. A save is due when a multiple is reached or crossed.
+        every_seconds: A save is due at the first step that ends so many seconds after the last save.
+        on_best: A metric. A save is due when it is better than in any set of the run. `("val_loss", "min")` if less is
+            better.
         max_overhead: The part of the training time that saves may cost, 0.02 say. See `Budget`.
 
     Raises:

@@ -1,16 +1,15 @@
-"""SIGTERM and Ctrl-C while training: save what has been trained, then let the process end as it would have.
+"""Handle SIGTERM and Ctrl-C while training: save the last step, then let the process end as usual.
 
-A signal may arrive in the middle of an optimizer step, where the parameters belong to no step at all. So the
-handler only takes note of it, and it is served at the first of these:
+A signal may arrive in the middle of an optimizer step, when the parameters belong to no step. So the handler only notes
+the signal. It is served at the first of these:
 
-1. the next boundary of the loop: `step()`, or the loop asking for its next batch. The state is saved there, in the
-   loop's own thread;
-2. the loop is already waiting for a batch: another thread saves, and the loop is kept from going on meanwhile;
-3. `grace` seconds have passed without either: what was saved before is brought to disk and that is that.
+1. The loop calls `step()`, or asks for its next batch. The thread of the loop saves.
+2. The loop is already waiting for a batch. Another thread saves, and the loop is stopped meanwhile.
+3. `grace` seconds have passed without either. Saves that were begun become durable, and nothing else is saved.
 
-Then the handlers that were there before are put back and the signal is handed to them. Without one, SIGTERM ends the
-process by SystemExit(143) and Ctrl-C by KeyboardInterrupt, so `with` blocks and exit handlers run. A second signal does
-not wait for anything.
+Then the previous handlers are installed again, and the signal is given to them. Without one, SIGTERM ends the process
+by SystemExit(143) and Ctrl-C by KeyboardInterrupt, so that `with` blocks and exit handlers run. A second signal ends
+the process at once.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class StopGuard:
-    """Holds the two handlers while a loop runs.
+class SignalHandler:
+    """Handles SIGTERM and Ctrl-C while a loop runs.
 
     Args:
-        at_rest: Saves if the loop is waiting for a batch, and says whether it was. Called from another thread.
-        give_up: Brings earlier saves to disk. Called from another thread.
-        grace: Seconds until `give_up`; a Ctrl-C waits a third of it, because a person does.
+        at_rest: Saves if the loop is waiting for a batch; returns whether it was. Called from another thread.
+        give_up: Makes earlier saves durable. Called from another thread.
+        grace: Seconds until `give_up` is called. For Ctrl-C it is a third, because a person waits.
     """
 
     def __init__(self, at_rest: Callable[[], bool], give_up: Callable[[], None], grace: float = 10.0) -> None:
@@ -51,7 +50,7 @@ class StopGuard:
         self._deciding = threading.RLock()
 
     def install(self) -> None:
-        """Takes the signals over; does nothing outside the main thread, where Python allows no handlers."""
+        """Install the handlers. Outside the main thread, where Python allows none, this does nothing."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -61,11 +60,11 @@ class StopGuard:
                 signal.signal(number, self._handle)
         if self._previous:
             self._mail = queue.SimpleQueue()
-            _guards.add(self)
+            _handlers.add(self)
             threading.Thread(target=self._watch, args=(self._mail,), name="tensordb-stop", daemon=True).start()
 
     def remove(self) -> None:
-        """Puts the previous handlers back, unless somebody has replaced ours since."""
+        """Install the previous handlers again, unless ours were replaced since."""
         if threading.current_thread() is not threading.main_thread():
             return
         with self._deciding:
@@ -75,10 +74,10 @@ class StopGuard:
             if self._previous:
                 self._mail.put(None)
             self._previous = {}
-        _guards.discard(self)
+        _handlers.discard(self)
 
     def leave(self) -> None:
-        """Ends the process the way it would have ended without us. Returns only if a previous handler does."""
+        """End the process as it would have ended without us. This returns only if a previous handler returns."""
         with self._deciding:
             number = self.requested
             assert number is not None
@@ -126,14 +125,14 @@ class StopGuard:
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
-_guards: weakref.WeakSet[StopGuard] = weakref.WeakSet()
+_handlers: weakref.WeakSet[SignalHandler] = weakref.WeakSet()
 
 
 def _in_child() -> None:
     # A forked worker must die of SIGTERM as it always did, also while it is deep in a library call.
-    for guard in list(_guards):
-        guard._deciding = threading.RLock()  # a thread that is not here may have held it
-        guard.remove()
+    for handler in list(_handlers):
+        handler._deciding = threading.RLock()  # a thread that is not here may have held it
+        handler.remove()
 
 
 os.register_at_fork(after_in_child=_in_child)

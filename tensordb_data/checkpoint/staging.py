@@ -1,4 +1,4 @@
-"""Snapshots: every tensor of a state copied, at one instant, into host buffers that are used again. The only wait."""
+"""Copy every tensor of a state into host memory at one instant. This is all that the training loop waits for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ALIGN = 16  # enough for any dtype, and mostly without gaps: neighbours here ar
 _SMALL = 256  # bytes up to which a leaf lies behind the others, not between them
 
 
-class Arena:
-    """Host memory for one snapshot at a time. It grows to the largest one and stays: pages are touched once.
+class StagingBuffer:
+    """Host memory for one snapshot at a time. It grows to the largest one and is reused, so pages are touched once.
 
-    With tensors on CUDA devices the memory is pinned, and the copies may still be on their way when the loop goes on.
+    For tensors on CUDA devices the memory is pinned, and copies may still run when the loop goes on.
     """
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Arena:
         return int(self._memory.nbytes)
 
     def reserve(self, flat: Flat) -> None:
-        """Allocates, touches and lays out the memory that a state like this one needs."""
+        """Allocate, touch and lay out the memory for a state like this one."""
         self._lay_out(flat.leaves)
 
     def take(self, flat: Flat) -> Snapshot:
-        """Copies the leaves. On return the state may change; the snapshot does not, and is whole after `wait`."""
+        """Copy the leaves. On return the state may change. The snapshot is complete after `wait`."""
         self._lay_out(flat.leaves)
         for copy, numbers in self._copies:
             copy.start([flat.leaves[number].value.detach() for number in numbers])
@@ -55,7 +55,7 @@ class Arena:
         return Snapshot(flat.structure, flat.leaves, data)
 
     def wait(self) -> None:
-        """Returns when the bytes of the last snapshot are there, from any thread."""
+        """Wait until the bytes of the last snapshot are there. May be called from any thread."""
         for copy, _ in self._copies:
             copy.wait()
 
@@ -106,5 +106,5 @@ class Arena:
 
 
 def _stays(leaf: Leaf) -> bool:
-    """Whether it never changes, so that it needs no copy."""
+    """Whether the leaf never changes, so that it needs no copy."""
     return leaf.kind == "bytes" or leaf.fixed

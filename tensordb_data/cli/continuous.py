@@ -131,10 +131,11 @@ def deploy(
 
 def _function(reference: str, allow: list[str] | None) -> Callable[..., Any]:
     from tensordb_data.common.import_paths import Allow as Allowed
+    from tensordb_data.common.import_paths import resolve
 
     if "" not in sys.path:
         sys.path.append("")  # a module in the working directory; last, so that it hides no other
-    return Allowed(allow or ()).resolve(reference)
+    return resolve(reference, Allowed(allow or ()))
 
 
 def _go(loop: Any, once: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
-from tensordb_data.common.import_paths2 import resolve
+from tensordb_data.common.import_paths import resolve
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.benchmark import Bench, bench
 

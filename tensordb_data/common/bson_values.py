@@ -1,4 +1,4 @@
-"""Plain values: what the index can hold, brought into one form before it is compared, stored or sent."""
+"""Bring values into the one form in which the index holds them, before they are compared, stored or sent."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Buffers: the memory of large batches, used again when nobody refers to a batch any more.
+"""Reuse the memory of large batches when nothing refers to a batch any more.
 
-Of fresh memory the system clears each page at its first touch, which takes longer than to fill it with a batch; and the
-allocator of C gives large blocks back to the system between two batches, all the more with many threads.
+The system clears each page of fresh memory at its first touch. This takes longer than to fill it with a batch. And the
+allocator of C gives large blocks back to the system between two batches, above all with many threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 WORTH = 1 << 20
-"""Bytes from which on a buffer is worth to be kept; numpy and the allocator are good at smaller ones."""
+"""Smaller buffers are not kept: numpy and the allocator handle them well."""
 _SPARE = 64 << 20  # bytes kept while nobody uses them: a loop gives back about one batch for each that it takes
 
 Block = npt.NDArray[np.uint8]
@@ -25,8 +25,9 @@ _free: list[Block] = []
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """An array like that of `numpy.empty`. Its memory is used again once it is gone, and with it every view of it,
-    whether of numpy, of torch or another library.
+    """Make an array, as `numpy.empty` does.
+
+    Its memory is reused when the array is gone, and every view of it: of numpy, of torch or of another library.
     """
     kind = np.dtype(dtype)
     nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize

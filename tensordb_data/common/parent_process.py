@@ -1,7 +1,7 @@
-"""Orphans: helper processes whose training process was killed.
+"""End helper processes when their training process was killed.
 
-A process that a forkserver started watches the forkserver, which in turn lives as long as any such process does: after
-a kill -9 of the training process both would stay for good, with all they hold open.
+A process that a forkserver has started watches the forkserver. The forkserver lives as long as any such process does.
+So after a kill -9 of the training process both would stay for good, with all that they hold open.
 """
 
 from __future__ import annotations

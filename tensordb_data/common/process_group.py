@@ -1,4 +1,4 @@
-"""Collective: what the processes of torch.distributed tell each other, as bytes: its ways for objects use pickle."""
+"""Exchange bytes between the processes of torch.distributed. Its own calls for objects use pickle."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from tensordb_data.errors import TensorDBError
 
 
 class Collective:
-    """A gloo group of its own, so that nothing waits for a GPU. All processes make one, and call each method, together.
+    """A gloo group for small messages. It does not wait for a GPU.
+
+    All processes make one, and all call each method together.
 
     Attributes:
-        rank: Of this process.
-        size: Number of processes.
-        group: For further calls of torch.
+        rank: The rank of this process.
+        size: The number of processes.
+        group: The group, for further calls of torch.
     """
 
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class Collective:
         self.group = self._dist.new_group(backend="gloo")
 
     def all(self, data: bytes) -> list[bytes]:
-        """What each process gives, in the order of ranks."""
+        """Gather the data of every process, in the order of ranks."""
         sizes = [self._torch.zeros(1, dtype=self._torch.int64) for _ in range(self.size)]
         self._dist.all_gather(sizes, self._torch.tensor([len(data)]), group=self.group)
         longest = max(int(size) for size in sizes)
@@ -37,31 +39,31 @@ class Collective:
         return [bytes(each.numpy()[: int(size)]) for each, size in zip(found, sizes, strict=True)]
 
     def each(self, make: Callable[[], bytes]) -> list[bytes]:
-        """What `make` returns on each process, in the order of ranks.
+        """Call `make` on each process, and gather the results, in the order of ranks.
 
         Raises:
-            TensorDBError: What it raises on one, on every rank, so that none waits for another that has failed.
+            TensorDBError: `make` has raised on one process. Every rank raises the same error, so that none waits.
         """
-        told, failure = _attempt(make)
-        found = self.all(told)
+        message, failure = _attempt(make)
+        found = self.all(message)
         if failure is not None:
             raise failure
-        return [_told(rank, each) for rank, each in enumerate(found)]
+        return [_result(rank, each) for rank, each in enumerate(found)]
 
     def first(self, make: Callable[[], bytes]) -> bytes:
-        """What `make` returns on rank 0.
+        """Call `make` on rank 0, and send the result to all processes.
 
         Raises:
-            TensorDBError: What it raises there, on every rank.
+            TensorDBError: `make` has raised. Every rank raises the same error.
         """
-        told, failure = _attempt(make) if self.rank == 0 else (b"", None)
-        size = self._torch.tensor([len(told)])
+        message, failure = _attempt(make) if self.rank == 0 else (b"", None)
+        size = self._torch.tensor([len(message)])
         self._dist.broadcast(size, 0, group=self.group)
-        content = self._tensor(told if self.rank == 0 else bytes(int(size)))
+        content = self._tensor(message if self.rank == 0 else bytes(int(size)))
         self._dist.broadcast(content, 0, group=self.group)
         if failure is not None:
             raise failure
-        return _told(0, bytes(content.numpy()))
+        return _result(0, bytes(content.numpy()))
 
     def _tensor(self, data: bytes) -> Any:
         if not data:
@@ -70,7 +72,7 @@ class Collective:
 
 
 def _attempt(make: Callable[[], bytes]) -> tuple[bytes, Exception | None]:
-    """What the other processes are told, and what was raised: they wait for it, whatever it is."""
+    """Call `make`. Return a message for the other processes, the result or the error, and the error that was raised."""
     try:
         return b"+" + make(), None
     except Exception as error:
@@ -79,10 +81,11 @@ def _attempt(make: Callable[[], bytes]) -> tuple[bytes, Exception | None]:
         return b"-" + json.dumps([name, text]).encode(), error
 
 
-def _told(rank: int, told: bytes) -> bytes:
-    if told[:1] == b"+":
-        return told[1:]
-    name, text = json.loads(told[1:])
+def _result(rank: int, message: bytes) -> bytes:
+    """Read a message of a rank: return its result, or raise its error."""
+    if message[:1] == b"+":
+        return message[1:]
+    name, text = json.loads(message[1:])
     kind = getattr(errors, name, TensorDBError)
     if not (isinstance(kind, type) and issubclass(kind, TensorDBError)):
         kind = TensorDBError

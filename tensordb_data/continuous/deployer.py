@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
-from tensordb_data.continuous.loop import Loop, log, passing
+from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.deploy.ledger import Ledger, about
 from tensordb_data.deploy.target import About, FolderTarget, FunctionTarget, Target, same
 from tensordb_data.errors import CheckpointError, CorruptBlobError, DeployError, QueryError
+from tensordb_data.mongo.errors import is_transient
 from tensordb_data.params.load import describe
 
 if TYPE_CHECKING:
@@ -79,13 +80,13 @@ class Deployer(Loop):
         self._target: Target = FunctionTarget(to, name) if callable(to) else FolderTarget(Path(to), keep)
         self.ledger = Ledger(db, name or self._target.name)
         self._db = db
-        self._settled = False
+        self._reconciled = False
         self._later: dict[ObjectId, tuple[float, float]] = {}
 
     def once(self) -> float | None:
-        if not self._settled:
-            self._settle()
-        self._settled = False  # unless nothing is raised
+        if not self._reconciled:
+            self._reconcile()
+        self._reconciled = False  # unless nothing is raised
         refused = self.ledger.refused()
         found = self._target.current()
         for candidate in self._best:
@@ -93,7 +94,7 @@ class Deployer(Loop):
                 break
             if candidate.id not in refused and self._due(candidate.id) and self._tried(candidate):
                 break
-        self._settled = True
+        self._reconciled = True
         now = time.monotonic()
         return min((max(0.0, at - now) for at, _ in self._later.values()), default=None)
 
@@ -110,7 +111,7 @@ class Deployer(Loop):
             raise DeployError(f"there is none before {describe(found[0])} at {self.ledger.target}: nothing was changed")
         self._target.back()
         self.ledger.refuse(found[0], reason)
-        self._settle()
+        self._reconcile()
 
     def close(self) -> None:
         """Lets go of the folder. Twice is fine."""
@@ -128,8 +129,8 @@ class Deployer(Loop):
         query = self._best.query.replace(sort=None, limit=None, fields=None)
         return self._db.select(query)
 
-    def _settle(self) -> None:
-        """After a start, or when the database was away at the wrong moment: the target is right, the ledger follows."""
+    def _reconcile(self) -> None:
+        """Make the ledger agree with the target, after a start or an error."""
         found = self._target.current()
         if found is not None and self.ledger.live() != found[0]["_id"]:
             self._tell(found[0])
@@ -149,7 +150,7 @@ class Deployer(Loop):
                 return False  # it was deleted meanwhile: nothing to be blamed for
             reason = str(error)
         except OSError as error:  # the store, or our disk
-            if passing(error):
+            if is_transient(error):
                 raise
             delay = min(_LONGEST, 2 * self._later[found.id][1]) if found.id in self._later else _AGAIN
             self._later[found.id] = (time.monotonic() + delay, delay)
@@ -178,7 +179,7 @@ class Deployer(Loop):
                 self._tell(before[0])
             raise
         self.ledger.deployed(fields, version)
-        self._target.settle()
+        self._target.finalize()
 
     def _tell(self, fields: About) -> None:
         if self._notify is not None:
@@ -189,7 +190,7 @@ class Deployer(Loop):
         try:
             return function(*arguments)
         except Exception as error:
-            if passing(error):
+            if is_transient(error):
                 raise
             raise _Refused(f"{what} raised {type(error).__name__}: {error}") from error
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.continuous.loop import Loop, log, passing
+from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.errors import (
     ArchitectureError,
     CheckpointError,
@@ -24,7 +24,8 @@ from tensordb_data.errors import (
     TensorDBError,
 )
 from tensordb_data.mongo.claims import Claim, check_lease, claim, claim_path
-from tensordb_data.mongo.heartbeat import kept
+from tensordb_data.mongo.errors import is_transient
+from tensordb_data.mongo.heartbeat import keep_renewing
 from tensordb_data.params.load import describe
 from tensordb_data.params.parameter_set import RESERVED, ParameterSet
 from tensordb_data.schema.schema import PROVENANCE
@@ -161,10 +162,10 @@ class Evaluator(Loop):
             self._fail(found, claimed, f"given up after {self._attempts} attempts that ended without a score")
             return
         try:
-            with kept(claimed, self._lease):
+            with keep_renewing(claimed, self._lease):
                 metrics = self._scored(found)
         except Exception as error:
-            if passing(error) or isinstance(error, _OURS):
+            if is_transient(error) or isinstance(error, _OURS):
                 with contextlib.suppress(ConnectError):
                     claimed.release([{"$set": {self._tries: tries - 1}}])
                 raise

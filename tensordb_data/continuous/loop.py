@@ -1,4 +1,4 @@
-"""The loop that trainer, evaluator and deployer share: look, act, and sleep until something has changed."""
+"""The loop of evaluator and deployer: look at a query, act, and sleep until something has changed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import ConnectError
-from tensordb_data.mongo import retry as outage
+from tensordb_data.mongo.errors import first_line, is_transient
 
 if TYPE_CHECKING:
     from tensordb_data.api.selection import Selection
@@ -24,11 +23,6 @@ log = logging.getLogger("tensordb.continuous")
 
 _LOOK = 1.0  # seconds between two looks at whether to stop; the server itself is asked twice a second
 _LONGEST = 10.0  # seconds between two attempts at a warehouse that is away
-
-
-def passing(error: Exception) -> bool:
-    """Whether the database is away or changes hands, or a watch has to begin anew: the same may succeed later."""
-    return isinstance(error, ConnectError) or outage.passing(error)
 
 
 class Stoppable:
@@ -116,11 +110,11 @@ class Loop(Stoppable, abc.ABC):
                             failures = 0
                             self._await(news, again)
                 except Exception as error:
-                    if not passing(error):
+                    if not is_transient(error):
                         raise
                     failures += 1
                     if failures == 1:
-                        log.warning("the database is away, waiting for it: %s", str(error).split(", Timeout")[0])
+                        log.warning("the database is away, waiting for it: %s", first_line(error))
                     self._sleep(min(_LONGEST, 0.05 * 2**failures))
 
     def _await(self, news: Watch[Any], seconds: float | None) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer
-from tensordb_data.continuous.loop import Stoppable, log, passing
+from tensordb_data.continuous.loop import Stoppable, log
 from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.mongo.errors import first_line, is_transient
 from tensordb_data.params.lineage import of_data
 from tensordb_data.params.load import describe
 
@@ -85,7 +86,7 @@ class Trainer(Stoppable):
             CheckpointError: A save failed for another reason than that the warehouse was away.
         """
         with self._signals(), self._closing_stream(), contextlib.closing(self._saver()) as saver:
-            self._patiently(lambda: self._restore(saver))
+            self._retry_while_unavailable(lambda: self._restore(saver))
             until = None if steps is None else self.last_step + steps
             for batch in self._batches():
                 metrics = self._learner.step(batch)
@@ -122,7 +123,7 @@ class Trainer(Stoppable):
         log.info("going on after %s", describe(document))
 
     def _batches(self) -> Iterator[Mapping[str, Any]]:
-        """Of the stream, begun anew where it stands whenever the database was away."""
+        """The batches of the stream. When the database was away, the stream is iterated again from its position."""
         batches: Any = None
         while not self._stopping:
             try:
@@ -133,7 +134,7 @@ class Trainer(Stoppable):
             except Exception as error:
                 if self.stopping and isinstance(error, StateError):
                     return  # the stream was closed under the loop
-                if not passing(error):
+                if not is_transient(error):
                     raise
                 batches = None
                 self._away(error, self._delay)
@@ -154,7 +155,7 @@ class Trainer(Stoppable):
             self._saved = self.last_step
 
     def _save_last(self, saver: Checkpointer) -> None:
-        """The last step, and whatever save was under way, however long the warehouse is away."""
+        """Save the last step, and wait for all saves, for as long as the warehouse is away."""
 
         def save() -> None:
             if self.last_step > self._saved:
@@ -163,23 +164,25 @@ class Trainer(Stoppable):
             saver.wait()
             self._saved = self.last_step
 
-        self._patiently(save, stoppable=False)
+        self._retry_while_unavailable(save, stoppable=False)
 
-    def _patiently(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
-        """What `call` returns, once the warehouse is there; None if it was to stop before."""
+    def _retry_while_unavailable(self, call: Callable[[], T], stoppable: bool = True) -> T | None:
+        """Make a call, and repeat it while the warehouse is unavailable; returns None if the trainer was stopped
+        before.
+        """
         delay = _WAIT[0]
         while not (stoppable and self._stopping):
             try:
                 return call()
             except Exception as error:
-                if not (passing(error) or _away(error)):
+                if not (is_transient(error) or _away(error)):
                     raise
                 self._away(error, delay)
                 delay = min(_WAIT[1], delay * 2)
         return None
 
     def _away(self, error: Exception, delay: float) -> None:
-        log.warning("the warehouse is away, again in %.2f s: %s", delay, str(error).split(", Timeout")[0])
+        log.warning("the warehouse is away, again in %.2f s: %s", delay, first_line(error))
         if self._stopping:
             time.sleep(delay)
         else:
@@ -191,7 +194,10 @@ class Trainer(Stoppable):
 
     @contextlib.contextmanager
     def _closing_stream(self) -> Iterator[None]:
-        """Ends a wait for data as soon as it is asked to stop; from a thread, since a handler must not."""
+        """Close the stream when the trainer is asked to stop, to end a wait for data.
+
+        A signal handler must not do that.
+        """
 
         def close() -> None:
             self._wakes.get()
@@ -209,6 +215,6 @@ class Trainer(Stoppable):
 
 
 def _away(error: BaseException) -> bool:
-    """Whether a save failed because database or store were away, or the disk was full."""
+    """Whether a save failed because the database or the store was unavailable, or the disk was full."""
     cause = error.__cause__ if isinstance(error, CheckpointError) else None
-    return isinstance(cause, Exception) and (passing(cause) or isinstance(cause, OSError))
+    return isinstance(cause, Exception) and (is_transient(cause) or isinstance(cause, OSError))

@@ -19,7 +19,7 @@ import xxhash
 from bson import json_util
 
 from tensordb_data.errors import CorruptBlobError, NotFoundError
-from tensordb_data.tensors import safetensors as layout
+from tensordb_data.tensors import safetensors
 from tensordb_data.tensors.leaf import Framework, build
 from tensordb_data.tensors.snapshot import view
 from tensordb_data.tensors.tree import unflatten
@@ -51,7 +51,7 @@ def write(folder: Path, state: Any, about: Mapping[str, Any]) -> None:
         OSError: The disk is full, or the like.
     """
     snapshot = view(state)
-    front, _ = layout.header(snapshot.leaves, {"format": "tensordb"})
+    front, _ = safetensors.header(snapshot.leaves, {"format": "tensordb"})
     _put(folder / TENSORS, [front, *snapshot.data])
     rows = [
         [leaf.name, leaf.kind, leaf.dtype, list(leaf.shape), xxhash.xxh3_128_hexdigest(data)]

@@ -1,4 +1,4 @@
-"""What is deployed where, and what was refused: one small document for each set that a target has had."""
+"""The ledger of deployments: one small document for each set that a target has served or refused."""
 
 from __future__ import annotations
 

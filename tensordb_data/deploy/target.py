@@ -22,11 +22,11 @@ About = Mapping[str, Any]
 
 
 class Target(Protocol):
-    """One place, where at each moment one set is live, and the one before is still at hand."""
+    """A place where one set is live at each moment, and the previous one is still available."""
 
     @property
     def name(self) -> str:
-        """By which the warehouse knows it."""
+        """The name of the target in the warehouse."""
         ...
 
     def current(self) -> tuple[About, int | None] | None:
@@ -39,23 +39,23 @@ class Target(Protocol):
         ...
 
     def stage(self, state: Any, about: About) -> Any:
-        """Brings a set there without using it; returns its state as it would be used."""
+        """Bring a set to the target without making it live; returns its state as it would be served."""
         ...
 
     def swap(self) -> int | None:
-        """Makes the staged set the live one; returns its version. What fails leaves the one before."""
+        """Make the staged set live; returns its version. If this fails, the previous set stays live."""
         ...
 
     def back(self) -> None:
-        """Undoes the swap."""
+        """Undo the swap."""
         ...
 
-    def settle(self) -> None:
-        """The swap is final: lets go of what is not needed any more."""
+    def finalize(self) -> None:
+        """Note that the swap is final, and remove versions that are not needed any more."""
         ...
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Release everything."""
         ...
 
 
@@ -99,7 +99,7 @@ class FolderTarget:
             self._versions.remove(failed)
         self._before = None
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         self._before = None
         self._versions.retire()
 
@@ -157,8 +157,8 @@ class FunctionTarget:
         if self._live is not None:
             self._use(*self._live)
 
-    def settle(self) -> None:
-        self._staged = None  # the one before is kept: a roll-back needs it
+    def finalize(self) -> None:
+        self._staged = None  # the previous one is kept, for a roll-back
 
     def close(self) -> None:
         self._live = self._before = self._staged = None

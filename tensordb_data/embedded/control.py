@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded.paths import Layout, locate, read_json, socket_uri, write_json
 from tensordb_data.embedded.session import join
 from tensordb_data.embedded.start import credentials
@@ -47,7 +47,7 @@ class Status:
 def status(folder: str | os.PathLike[str]) -> Status:
     """How the server of `folder` is. Starts nothing and makes nothing."""
     layout = locate(folder)
-    running = layout.supervisor_lock.exists() and locks.is_held(layout.supervisor_lock)
+    running = layout.supervisor_lock.exists() and file_locks.is_held(layout.supervisor_lock)
     state = (layout.state() if layout.folder.is_dir() else None) or {}
     return Status(
         folder=layout.folder,
@@ -55,7 +55,7 @@ def status(folder: str | os.PathLike[str]) -> Status:
         kept=running and layout.kept() is not None,
         port=state.get("port") if running else None,
         version=state.get("version") or (read_json(layout.manifest) or {}).get("mongod"),
-        clients=tuple(sorted(set(locks.holders(layout.server_lock)))) if running else (),
+        clients=tuple(sorted(set(file_locks.holders(layout.server_lock)))) if running else (),
         mongod=state.get("mongod") if running else None,
         error=state.get("error"),
     )
@@ -77,19 +77,19 @@ def up(folder: str | os.PathLike[str], port: int | None = None) -> None:
         layout.prepare()
         _open_port(layout, port)
     with join(layout.folder):
-        with locks.exclusive(layout.start_lock):
+        with file_locks.exclusive(layout.start_lock):
             _keep(layout, (layout.state() or {}).get("port"))
 
 
 def _open_port(layout: Layout, port: int) -> None:
     """Stop the server unless it listens on `port` already, and leave word that it must when it starts."""
-    with locks.exclusive(layout.start_lock):
+    with file_locks.exclusive(layout.start_lock):
         if _port_is_open(layout, port):
             return
         _refuse_clients(layout, port)
     with join(layout.folder) as session:
         _make_user(layout, session.uri)
-    with locks.exclusive(layout.start_lock):
+    with file_locks.exclusive(layout.start_lock):
         if _port_is_open(layout, port):
             return
         _refuse_clients(layout, port)
@@ -98,11 +98,11 @@ def _open_port(layout: Layout, port: int) -> None:
 
 
 def _port_is_open(layout: Layout, port: int) -> bool:
-    return locks.is_held(layout.supervisor_lock) and (layout.state() or {}).get("port") == port
+    return file_locks.is_held(layout.supervisor_lock) and (layout.state() or {}).get("port") == port
 
 
 def _refuse_clients(layout: Layout, port: int) -> None:
-    clients = locks.holders(layout.server_lock)
+    clients = file_locks.holders(layout.server_lock)
     if clients:
         raise EmbeddedServerError(
             f"opening port {port} restarts the server of {layout.folder}, which {_processes(clients)} using: close "
@@ -147,11 +147,11 @@ def down(folder: str | os.PathLike[str]) -> tuple[int, ...]:
     layout = locate(folder)
     if not layout.supervisor_lock.exists():
         return ()
-    with locks.exclusive(layout.start_lock):
+    with file_locks.exclusive(layout.start_lock):
         layout.keep.unlink(missing_ok=True)
-        if not locks.is_held(layout.supervisor_lock):
+        if not file_locks.is_held(layout.supervisor_lock):
             return ()
-        clients = locks.holders(layout.server_lock)
+        clients = file_locks.holders(layout.server_lock)
         if clients:
             _signal(layout, signal.SIGUSR1)
             return tuple(sorted(set(clients)))
@@ -161,9 +161,9 @@ def down(folder: str | os.PathLike[str]) -> tuple[int, ...]:
 
 def _stop(layout: Layout) -> None:
     """Stop the server, and wait until it has ended. The caller holds start.lock, so that nobody joins meanwhile."""
-    if locks.is_held(layout.supervisor_lock):
+    if file_locks.is_held(layout.supervisor_lock):
         _signal(layout, signal.SIGTERM)
-        locks.wait_released(layout.supervisor_lock)
+        file_locks.wait_released(layout.supervisor_lock)
 
 
 def _signal(layout: Layout, number: signal.Signals) -> None:

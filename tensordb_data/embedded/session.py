@@ -9,7 +9,7 @@ import select
 import threading
 from pathlib import Path
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded.paths import Layout, locate, socket_uri
 from tensordb_data.embedded.start import bring_up, credentials, wait_for_moved
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
@@ -51,7 +51,7 @@ class Session:
         self._alive = -1
         self._stop = threading.Event()
         self._error: TensorDBError | None = None
-        self._wake_reader, self._wake_writer = locks.pipe()
+        self._wake_reader, self._wake_writer = file_locks.pipe()
         try:
             self._uri = self._enter()
         except BaseException:
@@ -97,29 +97,29 @@ class Session:
     def _close_all(self) -> None:
         for fd in (self._client, self._alive, self._wake_reader, self._wake_writer):
             if fd >= 0:
-                locks.close_fd(fd)
+                file_locks.close_fd(fd)
         self._client = self._alive = self._wake_reader = self._wake_writer = -1
 
     def _enter(self) -> str:
         """Join under start.lock, so that nobody starts or stops the server meanwhile. Returns the address."""
         layout = self._layout
-        with locks.exclusive(layout.start_lock):
-            if self._client >= 0 and not locks.is_of(self._client, layout.server_lock):  # the folder was made anew
-                locks.close_fd(self._client)
+        with file_locks.exclusive(layout.start_lock):
+            if self._client >= 0 and not file_locks.is_of(self._client, layout.server_lock):  # the folder was made anew
+                file_locks.close_fd(self._client)
                 self._client = -1
             if self._client < 0:
                 wait_for_moved(layout)
-                self._client = locks.acquire(layout.server_lock, fcntl.LOCK_SH)
+                self._client = file_locks.acquire(layout.server_lock, fcntl.LOCK_SH)
             while True:
                 state = bring_up(layout)
                 run = str(state["run"])
                 with contextlib.suppress(OSError):  # it has just died: look again
-                    alive = locks.open_fd(Path(run) / "alive", os.O_RDONLY | os.O_NONBLOCK)
-                    if locks.is_held(layout.supervisor_lock):
+                    alive = file_locks.open_fd(Path(run) / "alive", os.O_RDONLY | os.O_NONBLOCK)
+                    if file_locks.is_held(layout.supervisor_lock):
                         break
-                    locks.close_fd(alive)
+                    file_locks.close_fd(alive)
             if self._alive >= 0:
-                locks.close_fd(self._alive)
+                file_locks.close_fd(self._alive)
             self._alive = alive
             return socket_uri(layout.socket(run), credentials(layout, state))
 

@@ -15,7 +15,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, NotPrimaryError, OperationFailure
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded.binary import check_compatible, find_mongod, mongod_version, release
 from tensordb_data.embedded.paths import FORMAT, Layout, read_json, socket_uri, write_json
 from tensordb_data.errors import EmbeddedServerError
@@ -33,7 +33,7 @@ def bring_up(layout: Layout) -> dict[str, Any]:
     """
     started = time.monotonic()
     while True:
-        if not locks.is_held(layout.supervisor_lock):
+        if not file_locks.is_held(layout.supervisor_lock):
             spawn(layout)
         state = layout.state()
         if state is None:
@@ -56,7 +56,7 @@ def wait_for_moved(layout: Layout) -> None:
         time.monotonic() < deadline
         and layout.state() is None
         and (layout.folder / "server.json").exists()
-        and locks.is_held(layout.supervisor_lock)
+        and file_locks.is_held(layout.supervisor_lock)
     ):
         time.sleep(0.02)
 
@@ -64,7 +64,7 @@ def wait_for_moved(layout: Layout) -> None:
 def _refuse_foreign(layout: Layout, waited: float) -> None:
     """Say who serves the folder when it is not for us; a supervisor has a moment to write its state."""
     found = read_json(layout.folder / "server.json")
-    if waited < 5 or not found or not locks.is_held(layout.supervisor_lock):
+    if waited < 5 or not found or not file_locks.is_held(layout.supervisor_lock):
         return
     was, here = found["identity"], layout.identity()
     if was.get("boot") != here["boot"]:

@@ -1,7 +1,7 @@
-"""fsck: every reference leads to bytes, and every byte matches its checksum; what does not is a finding.
+"""fsck: check that every reference leads to bytes, and that all bytes match their checksums; report what does not.
 
-It changes nothing and may run beside writers and collections: what it finds is looked at again before it is reported,
-since it may have been removed rightly in the meantime. All bytes are read, in pieces, so memory stays bounded.
+It changes nothing, and may run beside writers and gc. It checks a finding again before it reports it, since a gc may
+have removed the object in the meantime. It reads all bytes, in pieces, in bounded memory.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from bson import ObjectId
 from tensordb_data.blobs.segments.format import SegmentIndex, read_segment
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common.chunks import batched, chunks, runs_by_size
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
-from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.lease import SECONDS
-from tensordb_data.tensors.write import chunks, digest, tensor_id
+from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 from tensordb_data.warehouse.deletion_log import FOLDER, read
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class _Check:
                     self._find(_kind(error), f"{store.url}/{key}", str(error))
 
     def _damaged_blobs(self, store: Store, key: str, index: SegmentIndex) -> Iterator[int]:
-        for low, high in _rounds(index.lengths):
+        for low, high in runs_by_size(index.lengths.tolist(), _ROUND):
             offsets, lengths = index.offsets[low:high].tolist(), index.lengths[low:high].tolist()
             parts = store.get_ranges(key, offsets, lengths)
             self.report.bytes += sum(lengths)
@@ -193,7 +194,7 @@ class _Check:
     def _object(self, group: Sequence[Doc]) -> None:
         self.report.tensors += len(group)
         key, store = group[0]["key"], self._warehouse.blobs.store(group[0]["root"])
-        for low, high in _rounds(np.array([doc["n"] for doc in group])):
+        for low, high in runs_by_size((doc["n"] for doc in group), _ROUND):
             some = group[low:high]
             try:
                 parts = store.get_ranges(key, [doc["o"] for doc in some], [doc["n"] for doc in some])
@@ -222,7 +223,7 @@ class _Check:
             contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
             known = {
                 bytes(row["_id"]["h"])
-                for chunk in chunks(contents)
+                for chunk in chunks(contents, TENSORS_AT_ONCE)
                 for row in self._mongo["tensors"].find({"_id": {"$in": [tensor_id(project, each) for each in chunk]}})
             }
             absent = len({bytes(content) for content in contents} - known)
@@ -264,15 +265,10 @@ class _Check:
         for root in self._warehouse.blobs.roots:
             store = self._warehouse.blobs.store(root["id"])
             for folder in ("segments/", "params/", "architectures/", FOLDER):
-                batch: list[str] = []
-                for key, _ in store.list(folder):
-                    batch.append(key)
-                    if len(batch) == _BATCH:
-                        self._unknown(store, root["id"], batch)
-                        batch = []
-                self._unknown(store, root["id"], batch)
+                for keys in batched((key for key, _ in store.list(folder)), _BATCH):
+                    self._unknown(store, keys)
 
-    def _unknown(self, store: Store, root: int, keys: Sequence[str]) -> None:
+    def _unknown(self, store: Store, keys: Sequence[str]) -> None:
         ids = [ObjectId(name) for key in keys if ObjectId.is_valid(name := key.rsplit("/", 1)[1])]
         known = {doc["key"] for doc in self._mongo["segments"].find({"_id": {"$in": ids}}, {"key": 1})}
         known |= {doc["key"] for doc in self._mongo["tombstones"].find({"_id": {"$in": ids}}, {"key": 1})}
@@ -309,22 +305,10 @@ def _content(tensor: Doc, stored: memoryview) -> bytes | None:
     if tensor.get("z") is None:
         return digest(stored)
     try:
-        return expand(stored, None, tensor["z"])
+        return decompress(stored, None, tensor["z"])
     except zstandard.ZstdError:
         return None
 
 
 def _architecture(doc: Doc) -> str:
     return f"architecture {doc['name']!r} version {doc['version']}"
-
-
-def _rounds(lengths: Any) -> Iterator[tuple[int, int]]:
-    """Runs of pieces that are read at once."""
-    low = size = 0
-    for at, nbytes in enumerate(lengths.tolist()):
-        if size + nbytes > _ROUND and at > low:
-            yield low, at
-            low, size = at, 0
-        size += nbytes
-    if len(lengths) > low:
-        yield low, len(lengths)

@@ -1,12 +1,13 @@
-"""Garbage collection: blobs live and die by the state of their documents: writing, live, dying, gone.
+"""Garbage collection, by the states of segments and tensors: writing, live, dying, gone.
 
-Marked are live tensors that no document refers to, live segments that no sample refers to, and segments that have been
-in `writing` for longer than any writer takes. What was marked and is unused still when the grace period has passed is
-removed: the document first leaves `dying`, by a write that conflicts with whoever revives it, and then the object goes.
+A gc marks live tensors to which no document refers, live segments to which no sample refers, and segments that have
+been in `writing` for longer than any writer takes. It removes what is still unused when the grace period has passed.
+First the document leaves the state `dying`, by a write that conflicts with one that makes it live again. Then the
+object is removed.
 
-Beside a writer: its commit writes the state of its segment, in the transaction that inserts the samples. Beside a
-saver: see `checkpoint.lease`. Beside a reader: one that finds a blob gone asks where it is now. Beside another
-collector: each step is one write on condition of the state before it.
+It is safe beside others. A commit writes the state of its segment in the transaction that inserts the samples. A save
+holds a lease, see `tensors.lease`. A reader that finds a blob gone asks where it is now. Of two gc, each step is one
+write on condition of the state before it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
+from tensordb_data.common.chunks import batched
 from tensordb_data.errors import QueryError, UnsupportedError
-from tensordb_data.housekeeping import deletion_log as tombstones
-from tensordb_data.housekeeping.segment_usage import BATCH, looked_at
+from tensordb_data.housekeeping import deletion_log
+from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
 from tensordb_data.tensors.lease import SECONDS
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
-"""More than a command that marks may take: a lease that began so long after a mark has seen it."""
+"""Longer than a command that marks. A lease that began so long after a mark has seen the mark."""
 
 Doc = Mapping[str, Any]
 Progress = Callable[[str, int], None]
@@ -86,22 +88,22 @@ class _Collection:
     # Tensors
 
     def end_leases(self) -> None:
-        """Ends the leases of those that were silent for too long: whatever they do with them fails from here on."""
+        """End the leases of saves that were silent for too long. Their further transactions fail."""
         if not self._dry:
             self._mongo["leases"].update_many(
                 {"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}, {"$set": {"state": "ended"}}
             )
 
     def mark_tensors(self) -> None:
-        """Live tensors that nothing refers to begin to die."""
+        """Mark live tensors to which nothing refers."""
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
         for batch in self._unused(old):
             self._mark("tensors", batch, {}, _run, "n")
 
     def sweep_tensors(self) -> None:
-        """Dying ones go, if nothing refers to them still, and no save under way may have seen them live."""
+        """Remove dying tensors to which nothing refers, unless a running save may have seen them live."""
         dying = self._mongo["tensors"].find({"state": "dying"}, sort=[("_id", 1)], batch_size=BATCH)
-        for batch in _batches(dying):
+        for batch in batched(dying, BATCH):
             # The leases after the tensors: a save that takes its lease later has seen these dying.
             ripe = self._ripe()
             oldest = self._mongo["leases"].find_one({"state": "held"}, sort=[("began", 1)])
@@ -120,7 +122,7 @@ class _Collection:
                 self._removed(doc, "n", _run(doc))
 
     def _unused(self, filter: Doc) -> Iterator[list[Doc]]:
-        """The tensors of a filter that no document refers to, found by the server."""
+        """The tensors of a filter to which no document refers."""
         lookups = [
             {"$lookup": {"from": name, "localField": "_id.h", "foreignField": "_tdb.tensors", "let": {"p": "$_id.p"},
                          "pipeline": [{"$match": {"$expr": {"$eq": ["$_tdb.p", "$$p"]}}}, {"$limit": 1},
@@ -128,23 +130,23 @@ class _Collection:
             for name in ("params", "architectures")
         ]  # fmt: skip
         stages = [{"$match": dict(filter)}, *lookups, {"$match": {"params": [], "architectures": []}}]
-        yield from _batches(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH))
+        yield from batched(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH), BATCH)
 
     def _name_objects(self, tensors: Sequence[Doc]) -> None:
-        """Before the documents go: a collector that is killed leaves the names of what is to be looked at."""
+        """Note the objects of tensors that are about to be removed, so that after a kill the next gc looks at them."""
         keys = {(doc["root"], doc["key"]) for doc in tensors}
         if keys:
             names = [{"root": root, "key": key} for root, key in sorted(keys)]
             self._mongo["leases"].insert_one({"_id": ObjectId(), "state": "ended", "objects": names})
 
     def remove_objects(self) -> None:
-        """Objects of ended leases, and of tensors that have gone, that no tensor names."""
+        """Remove objects of ended leases and of removed tensors, if no tensor names them."""
         if self._dry:
             return
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
         for lease in leases.find({"state": "ended"}, batch_size=10):
             for at in lease.get("objects", ()):
-                # In this order: one that is not held any more has entered all that it ever will.
+                # In this order: a lease that is not held any more has entered all its tensors.
                 held = leases.find_one({"state": "held", "objects": at}, {"_id": 1})
                 if held is None and tensors.find_one(at, {"_id": 1}) is None:
                     self._warehouse.blobs.store(at["root"]).delete(at["key"])
@@ -154,25 +156,25 @@ class _Collection:
     # Segments
 
     def mark_segments(self) -> None:
-        """Live ones that no sample refers to, and those of writers that never came back, begin to die."""
+        """Mark live segments to which no sample refers, and segments of writers that were silent for too long."""
         silent = self._now() - max(self._grace, dt.timedelta(seconds=SECONDS))
         abandoned = {"state": "writing", "created": {"$lt": silent}}
-        for batch in _batches(self._mongo["segments"].find(abandoned, batch_size=BATCH)):
+        for batch in batched(self._mongo["segments"].find(abandoned, batch_size=BATCH), BATCH):
             self._mark("segments", batch, {}, _dataset, "bytes")
         old = {"state": "live", "created": {"$lt": self._now() - self._grace}}
-        for unused, _ in looked_at(self._warehouse, old):
-            # `v` is that of before the look: whoever refers to one afterwards has counted it up.
+        for unused, _ in partition_by_use(self._warehouse, old):
+            # `v` was read before the samples: whoever has referred to a segment since has incremented it.
             self._mark("segments", unused, {"v"}, _dataset, "bytes")
 
     def sweep_segments(self) -> None:
-        """Dying ones go, if no sample refers to them still."""
+        """Remove dying segments to which no sample refers."""
         segments, ripe = self._mongo["segments"], self._ripe()
         later = {"state": "dying", "dying": {"$gt": ripe}}
         total = {"$group": {"_id": None, "n": {"$sum": 1}, "bytes": {"$sum": "$bytes"}}}
         for doc in segments.aggregate([{"$match": later}, total]):
             self._wait(doc["n"], doc["bytes"])
         ready = {"$or": [{"state": "dying", "dying": {"$lte": ripe}}, {"state": "gone"}]}
-        for unused, used in looked_at(self._warehouse, ready):
+        for unused, used in partition_by_use(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
             gone = [*unused, *(doc for doc in used if doc["state"] == "gone")]
             if not self._dry:
@@ -188,12 +190,12 @@ class _Collection:
     # Both
 
     def sweep_tombstones(self) -> None:
-        """Those go that nothing in the stores is about any more."""
+        """Remove tombstones whose entities have no blobs left."""
         if not self._dry:
-            tombstones.sweep(self._warehouse, self._now())
+            deletion_log.sweep(self._warehouse, self._now())
 
     def sweep_stores(self) -> None:
-        """Objects of which only a part was written, by someone who has been silent for too long."""
+        """Remove objects of which only a part was written, by processes that were silent for too long."""
         silent = max(self._grace.total_seconds(), SECONDS)
         for root in self._warehouse.blobs.roots:
             count, nbytes = self._warehouse.blobs.store(root["id"]).sweep(silent, self._dry)
@@ -201,7 +203,7 @@ class _Collection:
             self.report.temporary_bytes += nbytes
 
     def _mark(self, name: str, docs: Sequence[Doc], also: Collection[str], by: Callable[[Doc], str], size: str) -> None:
-        """Those begin to die that are still in the state they were in, and in the fields `also`."""
+        """Mark documents as dying, if their state and the fields `also` have not changed."""
         if docs and not self._dry:
             dies = [{"$set": {"state": "dying", "dying": "$$NOW"}}]
             same = [{"_id": doc["_id"], "state": doc["state"], **{key: doc.get(key) for key in also}} for doc in docs]
@@ -223,14 +225,14 @@ class _Collection:
         self.report.revived += len(docs)
 
     def _write_each(self, name: str, writes: Sequence[Any], docs: list[Doc], state: str | None) -> list[Doc]:
-        """Carries out a write on each of some documents; returns those that have come to that state, None for gone."""
+        """Carry out a write on each document; returns those that now have this state, or with None, that are gone."""
         if not docs:
             return []
         done = self._mongo[name].bulk_write(list(writes), ordered=False)
         return self._in_state(name, docs, done.matched_count + done.deleted_count, state)
 
     def _in_state(self, name: str, docs: Sequence[Doc], count: int, state: str | None) -> list[Doc]:
-        """Those of some documents that a write has brought to a state, where it has hit `count` of them."""
+        """The documents that a write has brought to a state, if it has matched `count` of them."""
         if count == len(docs):
             return list(docs)
         found = self._mongo[name].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"state": 1})
@@ -260,7 +262,7 @@ class _Collection:
 
 
 def _as_it_was(doc: Doc) -> dict[str, Any]:
-    """A condition that the state of a document has not been written since it was read."""
+    """The filter of a document whose state has not been written since it was read."""
     return {"_id": doc["_id"], "state": doc["state"], "v": doc.get("v"), "dying": doc.get("dying")}
 
 
@@ -282,14 +284,3 @@ def _run(tensor: Doc) -> str:
 
 def _dataset(doc: Doc) -> str:
     return f"dataset {doc['dataset']} of {doc['p']}"
-
-
-def _batches(docs: Any) -> Iterator[list[Doc]]:
-    batch: list[Doc] = []
-    for doc in docs:
-        batch.append(doc)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -1,8 +1,8 @@
-"""Rebuild: samples and parameter sets from the blob store alone, when the index is lost.
+"""Rebuild samples and parameter sets from the blob store alone, when the index is lost.
 
-Segments hold the fields of their samples as they were when the segment was written. Newest first, so that of a sample
-that a compaction has moved the later copy counts. What tombstones name stays deleted. It can be stopped at any time,
-and goes on when it is called again.
+A segment holds the fields of its samples as they were when it was written. The newest segments are read first, so that
+the later copy of a sample counts if a compaction has moved it. Entities in tombstones stay deleted. A rebuild can be
+stopped at any time, and goes on when it is called again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
 from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
+from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
+from tensordb_data.mongo.errors import are_duplicates
 from tensordb_data.schema.schema import Schema
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _BATCH = 1000
-_DUPLICATE = 11000
 
 
 def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:
@@ -56,15 +57,15 @@ class _Rebuild:
         self._warehouse, self._mongo, self.progress = warehouse, warehouse.index.database, progress
         self.report = Rebuilt()
         self.deleted: dict[ObjectId, tuple[ObjectId, int]] = {}
-        """When each of them was deleted last, and the sequence number that it had."""
+        """For each deleted entity, the time of its last deletion, and its sequence number."""
         self._tombstones: list[tuple[int, str, Tombstone]] = []
-        """With the ids of sets, without those of samples."""
+        """Blob root, key and content; without the ids of samples."""
         self._schemas: dict[str, Schema] = {}
         lowest = self._mongo["data"].find_one({"_tdb.p": warehouse.project}, {"_tdb.s": 1}, sort=[("_tdb.s", 1)])
         self._number = min(0, lowest["_tdb"]["s"]) if lowest else 0
 
     def read_tombstones(self) -> None:
-        """What was deleted."""
+        """Read which entities were deleted."""
         for root in self._warehouse.blobs.roots:
             store = self._warehouse.blobs.store(root["id"])
             for key, _ in store.list(FOLDER):
@@ -75,20 +76,20 @@ class _Rebuild:
                     continue
                 if found.project != self._warehouse.project:
                     continue
-                for stone in found.stones:
-                    for id, number in zip(stone.ids, stone.sequence or [-1] * len(stone.ids), strict=True):
-                        self.deleted[id] = max(self.deleted.get(id, (stone.time, number)), (stone.time, number))
-                kept = found if found.collection == "params" else replace(found, stones=[])
+                for deletion in found.deletions:
+                    for id, number in zip(deletion.ids, deletion.sequence or [-1] * len(deletion.ids), strict=True):
+                        self.deleted[id] = max(self.deleted.get(id, (deletion.time, number)), (deletion.time, number))
+                kept = found if found.collection == "params" else replace(found, deletions=[])
                 self._tombstones.append((root["id"], key, kept))
 
     def enter_tombstones(self, places: Mapping[ObjectId, Mapping[str, Any]]) -> None:
-        """Last, so that they are younger than everything that they may be about.
+        """Enter the tombstones into the index. This comes last, so that they are younger than all entities.
 
         Args:
-            places: The objects in which the structures of deleted sets still are.
+            places: The objects that still hold the structures of deleted sets.
         """
         for root, key, found in self._tombstones:
-            ids = [id for stone in found.stones for id in stone.ids]
+            ids = [id for deletion in found.deletions for id in deletion.ids]
             doc = {
                 "p": found.project, "c": found.collection, "dataset": found.dataset, "root": root, "key": key,
                 "n": len(ids), "state": "live", "objects": [dict(places[id]) for id in ids if id in places],
@@ -98,7 +99,7 @@ class _Rebuild:
             self._mongo["tombstones"].update_one({"_id": id}, made, upsert=True)
 
     def read(self) -> None:
-        """Segments and samples, without their final numbers."""
+        """Read segments and samples. The samples do not have their final sequence numbers yet."""
         found = sorted(self._found(), reverse=True)  # an ObjectId begins with its time
         for done, (name, root, nbytes) in enumerate(found):
             self.progress("segments", done, len(found))
@@ -144,12 +145,12 @@ class _Rebuild:
                 continue
             self._number -= 1
             docs.append({**sample, "_tdb": {**sample["_tdb"], "p": documents.project, "s": self._number}})
-        for low in range(0, len(docs), _BATCH):
-            search_index(self._warehouse, "data").add_documents(docs[low : low + _BATCH])
+        for some in chunks(docs, _BATCH):
+            search_index(self._warehouse, "data").add_documents(some)
             try:
-                self._mongo["data"].insert_many(docs[low : low + _BATCH], ordered=False)
+                self._mongo["data"].insert_many(some, ordered=False)
             except BulkWriteError as error:
-                if any(failure["code"] != _DUPLICATE for failure in error.details["writeErrors"]):
+                if not are_duplicates(error):
                     raise
 
     def _is_deleted(self, sample: Mapping[str, Any], segment: ObjectId) -> bool:
@@ -158,22 +159,20 @@ class _Rebuild:
         return found is not None and (came_before(segment, found[0]) or sample["_tdb"].get("s") == found[1])
 
     def number(self) -> None:
-        """The sequence numbers, and with them the datasets."""
+        """Give the samples their sequence numbers, and write the documents of the datasets."""
         for dataset, schema in self._schemas.items():
             scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
             total, last = self._mongo["data"].count_documents(scope), 0
-            batch: list[Any] = []
-            for doc in self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True):
-                last += 1
-                batch.append(UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": last}}))
-                if len(batch) == _BATCH or last == total:
-                    self._mongo["data"].bulk_write(batch)
-                    batch = []
-                    self.progress(dataset, last, total)
+            found = self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True)
+            for docs in batched(found, _BATCH):
+                numbered = enumerate(docs, last + 1)
+                self._mongo["data"].bulk_write(
+                    [UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": number}}) for number, doc in numbered]
+                )
+                last += len(docs)
+                self.progress(dataset, last, total)
             about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
-            self._mongo["datasets"].replace_one(
-                {"_id": {"p": self._warehouse.project, "d": dataset}}, about, upsert=True
-            )
+            self._mongo["datasets"].replace_one({"_id": self._warehouse.datasets.id(dataset)}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last
 

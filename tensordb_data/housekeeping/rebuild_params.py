@@ -1,7 +1,7 @@
-"""Rebuild of parameter sets: from the objects of their tensors, each of which is named by a hash of what it holds.
+"""Rebuild parameter sets from the objects of their tensors.
 
-A set stores its own structure as a tensor, and in it what its document said when it was saved. All bytes are read, for
-the index is to be told where the tensor of each hash lies.
+The structure of a set is a tensor too, and holds the fields of its document. All bytes are read and hashed, since the
+index names each tensor by a hash of its content.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
 from tensordb_data.params.save import STRUCTURE, fields_of
 from tensordb_data.search.index import search_index
-from tensordb_data.tensors.compression import expand
+from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, parts
-from tensordb_data.tensors.write import chunks, digest, tensor_id
+from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 
 if TYPE_CHECKING:
     from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
@@ -51,10 +52,10 @@ class _Found:
 def rebuild_sets(
     warehouse: Warehouse, report: Rebuilt, deleted: Mapping[ObjectId, Any], progress: Progress
 ) -> dict[ObjectId, Doc]:
-    """Enters the tensors of all objects, and then the sets that are whole and were not deleted.
+    """Enter the tensors of all objects into the index, then the sets that are complete and were not deleted.
 
     Returns:
-        Where the structures of those are that were deleted: root and key of the object.
+        For each deleted set, root and key of the object that holds its structure.
     """
     keys = [
         (root["id"], key)
@@ -87,22 +88,24 @@ def rebuild_sets(
 
 
 def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
-    """Enters the tensors of an object; yields the contents of those that are structures of sets."""
+    """Enter the tensors of an object; yields the content addresses of those that are structures of sets."""
     store = warehouse.blobs.store(root)
     about, places = _header(store, key)
     if about.get("project") != warehouse.project:
         if about.get("project") not in (None, *report.projects):
             report.projects.append(about["project"])
         return
-    squeezed = json.loads(about.get("zstd", "{}"))
+    compressed = json.loads(about.get("zstd", "{}"))
     rows: list[Doc] = []
     structures: list[bytes] = []
-    for names in _rounds(places):
+    order = list(places)
+    for low, high in runs_by_size((nbytes for _, nbytes in places.values()), _ROUND):
+        names = order[low:high]
         got = store.get_ranges(key, [places[n][0] for n in names], [places[n][1] for n in names])
         for name, data in zip(names, got, strict=True):
             try:
-                content, nbytes = _content(data) if name in squeezed else (digest(data), None)
-            except zstandard.ZstdError:  # whoever needs it misses it
+                content, nbytes = _content(data) if name in compressed else (digest(data), None)
+            except zstandard.ZstdError:  # sets that need this tensor will be skipped
                 continue
             rows.append(
                 {"_id": tensor_id(warehouse.project, content), "root": root, "key": key, "o": places[name][0],
@@ -110,7 +113,7 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
             )  # fmt: skip
             if name == STRUCTURE or name.startswith(f"{STRUCTURE}#"):
                 structures.append(content)
-    for some in chunks(rows):
+    for some in chunks(rows, TENSORS_AT_ONCE):
         made = [
             UpdateOne({"_id": row.pop("_id")}, {"$setOnInsert": row, "$currentDate": {"created": True}}, upsert=True)
             for row in some
@@ -140,7 +143,7 @@ def _header(store: Store, key: str) -> tuple[Mapping[str, str], dict[str, tuple[
 def _content(stored: memoryview) -> tuple[bytes, int]:
     """The hash of a tensor that is stored as zstd, and its bytes."""
     nbytes = zstandard.frame_content_size(stored)
-    return expand(stored, None, nbytes), nbytes
+    return decompress(stored, None, nbytes), nbytes
 
 
 def _about(warehouse: Warehouse, content: bytes, root: int, key: str) -> _Found | None:
@@ -160,7 +163,7 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     ids = [tensor_id(warehouse.project, content) for content in contents]
     known = {
         bytes(row["_id"]["h"]): row.get("z", row["n"])
-        for some in chunks(ids)
+        for some in chunks(ids, TENSORS_AT_ONCE)
         for row in warehouse.index["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
     }
     absent = [row[0] for row in structure["leaves"] if row[4] is not None and bytes.fromhex(row[4]) not in known]
@@ -180,22 +183,9 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     search_index(warehouse, "params").add_entities([fields])
     params.replace_one({"_id": found.id}, fields, upsert=True)
     if fields["run"] is not None:
-        for some in chunks([*ids, tensor_id(warehouse.project, found.content)]):
+        for some in chunks([*ids, tensor_id(warehouse.project, found.content)], TENSORS_AT_ONCE):
             whose = {"_id": {"$in": some}, "run": {"$exists": False}}
             warehouse.index["tensors"].update_many(whose, {"$set": {"run": fields["run"]}})
     report.sets += 1
     name = f"run {fields['run']}" if fields["run"] is not None else "no run"
     report.runs[name] = report.runs.get(name, 0) + 1
-
-
-def _rounds(places: Mapping[str, tuple[int, int]]) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, (_, nbytes) in places.items():
-        if names and size + nbytes > _ROUND:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += nbytes
-    if names:
-        yield names

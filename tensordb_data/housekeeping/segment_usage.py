@@ -1,8 +1,7 @@
-"""Use: which segments samples refer to, in bounded memory, however many there are of both.
+"""Find the segments to which samples refer, in bounded memory for any number of segments and samples.
 
-All samples of a dataset are looked at once for each quarter of a million of its segments. Of these as much is held as
-tells afterwards whether one is still as it was before the look, some thirty bytes; the server sorts, on its disk if
-need be.
+For each quarter of a million segments of a dataset, the server goes through all samples of it once. It sorts on its
+disk if need be. Here, some thirty bytes are kept of each segment. They tell afterwards whether the segment has changed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 SCAN = 1 << 18
-"""Segments for which all samples of their dataset are looked at."""
+"""Segments for which all samples of their dataset are read once."""
 BATCH = 1000
 _ID = 12
 _ANSWER = 10_000  # ids that the server sends at once
@@ -47,14 +46,17 @@ class _Held:
         return ObjectId(bytes(self._ids[at * _ID : (at + 1) * _ID]))
 
     def same(self, at: int, doc: Doc | None) -> bool:
-        """Whether that one is still as it was."""
+        """Whether a segment has not changed."""
         return doc is not None and _state(doc) == (self._versions[at], self._dying[at])
 
 
-def looked_at(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
-    """Batches of the segments of a filter: those that no sample refers to, and those that samples do refer to.
+def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
+    """Partition the segments of a filter by use.
 
-    Each is as it was before the look at the samples: one that has changed since is left out.
+    Segments that have changed while the samples were read are left out.
+
+    Yields:
+        Segments to which no sample refers, and segments to which samples refer, a batch at a time.
     """
     segments = warehouse.index["segments"]
     group = {"$group": {"_id": {"p": "$p", "dataset": "$dataset"}}}
@@ -70,12 +72,12 @@ def looked_at(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], li
             if not len(held):
                 break
             after = held.id(len(held) - 1)
-            yield from _sorted_out(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
+            yield from _partitioned(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
             if len(held) < SCAN:
                 break
 
 
-def _sorted_out(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
     current = next(used, None)  # with this all samples have been looked at
     for low in range(0, len(held), BATCH):
         places = range(low, min(low + BATCH, len(held)))
@@ -106,7 +108,7 @@ def _used(warehouse: Warehouse, scope: Doc, low: ObjectId, high: ObjectId) -> It
 
 
 def _state(doc: Doc) -> tuple[int, int]:
-    """What changes when anybody writes the state of a segment, as two numbers."""
+    """Two numbers that change when the state of a segment is written."""
     dying = doc.get("dying")
     since = -1 if dying is None else (dying.replace(tzinfo=None) - _EPOCH) // dt.timedelta(milliseconds=1)
     return doc.get("v", 0), since * 8 + ("writing", "live", "dying", "gone").index(doc["state"])

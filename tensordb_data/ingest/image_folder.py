@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tensordb_data.errors import MissingExtraError, SchemaError, TensorDBError
-from tensordb_data.ingest.image_header import Header, read_header
 from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, row_key
 from tensordb_data.schema import Field, Image, Scalar
+from tensordb_data.schema.image import is_deep, is_gray
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _OTHERS = (".avif", ".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp")
 _CHUNK_FILES = 1024
+_HEADER = 64 << 10  # bytes that hold the header of nearly every image
 
 
 class ImageFolder:
@@ -115,9 +116,22 @@ class ImageFolder:
         return labels
 
     def _image_field(self) -> Image:
-        headers = [header for path in self._files if (header := read_header(self._folder / path)) is not None]
-        deep = bool(headers) and all(header.deep for header in headers)
-        return Image("gray" if _all_gray(headers) else "rgb", "uint16" if deep else "uint8")
+        kinds = [kind for path in self._files if (kind := self._kind(path)) is not None]
+        gray = bool(kinds) and all(gray for gray, _ in kinds)
+        deep = bool(kinds) and all(deep for _, deep in kinds)
+        return Image("gray" if gray else "rgb", "uint16" if deep else "uint8")
+
+    def _kind(self, path: Path) -> tuple[bool, bool] | None:
+        """Whether an image is gray, and whether it has 16 bits a channel; None if its header cannot be read."""
+        try:
+            with open(self._folder / path, "rb") as file:
+                data = file.read(_HEADER)
+                if is_gray(data) is None:
+                    data += file.read()
+        except OSError:
+            return None
+        gray = is_gray(data)
+        return None if gray is None else (gray, is_deep(data))
 
     def _groups(self) -> Iterator[list[Path]]:
         group: list[Path] = []
@@ -130,10 +144,6 @@ class ImageFolder:
                 group, nbytes = [], 0
         if group:
             yield group
-
-
-def _all_gray(headers: list[Header]) -> bool:
-    return bool(headers) and all(header.gray for header in headers)
 
 
 def _find(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:

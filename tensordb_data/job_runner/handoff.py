@@ -1,4 +1,4 @@
-"""Handover: a job and its warehouse, from a worker to the process that runs the job. Plain JSON, through a pipe."""
+"""The ticket of a job: what a worker sends to the process that runs the job, as plain JSON through a pipe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tensordb_data.mongo.claims import Claim
 from tensordb_data.warehouse.context import Warehouse
 
 
-def described(job: Job, lease: float, allow: list[str], scripts: bool) -> dict[str, Any]:
-    """What the process needs. It may hold a password, so that it must not go through the command line."""
+def job_ticket(job: Job, lease: float, allow: list[str], scripts: bool) -> dict[str, Any]:
+    """What the process needs. It may hold a password, so it must not be in the command line."""
     return {
         **job.db.warehouse.to_json(),
         "job": str(job.id),
@@ -27,19 +27,19 @@ def described(job: Job, lease: float, allow: list[str], scripts: bool) -> dict[s
     }
 
 
-def opened(given: Mapping[str, Any]) -> TensorDB:
-    """The warehouse, connected by this process."""
-    return TensorDB.over(Warehouse.from_json(given))
+def open_database(ticket: Mapping[str, Any]) -> TensorDB:
+    """Connect to the warehouse of a ticket."""
+    return TensorDB.over(Warehouse.from_json(ticket))
 
 
-def taken(db: TensorDB, given: Mapping[str, Any]) -> Job:
-    """The job, as claimed by the worker.
+def claimed_job(db: TensorDB, ticket: Mapping[str, Any]) -> Job:
+    """The job of a ticket, with the claim of the worker.
 
     Raises:
-        NotFoundError: It was deleted.
+        NotFoundError: The job was deleted, or another worker has it.
     """
     mongo = db.warehouse.index["jobs"]
-    found = mongo.find_one({"_id": ObjectId(given["job"]), f"{CLAIM}.token": ObjectId(given["token"])})
+    found = mongo.find_one({"_id": ObjectId(ticket["job"]), f"{CLAIM}.token": ObjectId(ticket["token"])})
     if found is None:
-        raise NotFoundError(f"job {given['job']} was deleted, or is another worker's")
-    return Job(db, found)._bound(Claim(mongo, CLAIM, ObjectId(given["token"]), found), given["lease"])
+        raise NotFoundError(f"job {ticket['job']} was deleted, or is another worker's")
+    return Job(db, found)._bound(Claim(mongo, CLAIM, ObjectId(ticket["token"]), found), ticket["lease"])

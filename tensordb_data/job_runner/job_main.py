@@ -1,6 +1,6 @@
-"""Child: the process in which a job runs. Started by a worker; reads on its input what to do, and reports to the job.
+"""The process in which a job runs. A worker starts it. It reads its ticket from its input, and reports to the job.
 
-Its exit status says nothing: a worker looks at the job. What it does not report here, the worker does.
+Its exit status means nothing: the worker looks at the job, and reports what the process has not reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.api.job import Job
-from tensordb_data.common.import_paths import Allow
+from tensordb_data.common.import_paths import Allow, resolve
 from tensordb_data.errors import (
     ArchitectureError,
     ClaimLostError,
@@ -28,7 +28,7 @@ from tensordb_data.errors import (
     QueryError,
     TensorDBError,
 )
-from tensordb_data.job_runner.handoff import opened, taken
+from tensordb_data.job_runner.handoff import claimed_job, open_database
 from tensordb_data.jobs.spec import GIVEN, QUERIES
 
 _F_SETSIG = 10  # of Linux; the module fcntl has no name for it
@@ -40,14 +40,14 @@ class Refusal(Exception):
 
 def main() -> None:
     """Runs one job."""
-    given = json.load(sys.stdin)
+    ticket = json.load(sys.stdin)
     die_with(int(sys.argv[1]))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     pid = os.getpid()
-    with opened(given) as db:
+    with open_database(ticket) as db:
         try:
-            job = taken(db, given)
-            _report(job, given, pid)
+            job = claimed_job(db, ticket)
+            _report(job, ticket, pid)
         except (ClaimLostError, NotFoundError) as error:
             sys.stderr.write(f"tensordb: {error}\n")
 
@@ -71,10 +71,10 @@ def die_with(worker: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _report(job: Job, given: dict[str, Any], pid: int) -> None:
+def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
     try:
         try:
-            result = _script(job) if "script" in job else _entry(job, given["allow"])
+            result = _script(job) if "script" in job else _entry(job, ticket["allow"])
         finally:
             if os.getpid() != pid:  # a fork of the job came out of it too
                 os._exit(0)
@@ -98,7 +98,7 @@ def _report(job: Job, given: dict[str, Any], pid: int) -> None:
 def _entry(job: Job, allow: list[str]) -> Any:
     reference = str(job["entry"])
     try:
-        entry = Allow(allow).resolve(reference)
+        entry = resolve(reference, Allow(allow))
     except (ArchitectureError, NotAllowedError) as error:
         raise Refusal(str(error)) from None
     arguments = _arguments(job)

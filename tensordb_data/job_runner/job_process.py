@@ -1,4 +1,4 @@
-"""Process: a job's process as its worker sees it: started, listened to, paused, ended with all that it has started."""
+"""The process of a job, as its worker sees it: the worker starts, reads, pauses and ends it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tensordb_data.errors import StorageError
 MARK = "TENSORDB_JOB"
 _LINE = 8_000  # characters of a line; longer ones are split
 _BURST = 20_000  # lines until the log has to have caught up
-_LAST = 20  # lines that are shown when a job dies without a word
+_LAST = 20  # lines that are shown when a job dies without a report
 
 
 class JobProcess:
@@ -28,14 +28,15 @@ class JobProcess:
 
     Args:
         job: The job, claimed.
-        given: What `handover.described` says.
+        ticket: What `handoff.job_ticket` returns.
     """
 
-    def __init__(self, job: Job, given: dict[str, Any]) -> None:
+    def __init__(self, job: Job, ticket: dict[str, Any]) -> None:
         self._job = job
-        self._mark = given["token"]
+        self._mark = ticket["token"]
         self._last: deque[str] = deque(maxlen=_LAST)
-        # Only this process has the writing end; how ever it ends, the kernel closes it, and kills the job.
+        # Only this process has the writing end. When it ends, in whatever way, the kernel closes that end and kills the
+        # job.
         hear, self._alive = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -48,7 +49,7 @@ class JobProcess:
         self._ended = os.pidfd_open(self._process.pid)
         with contextlib.suppress(BrokenPipeError):
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(given).encode())
+            self._process.stdin.write(json.dumps(ticket).encode())
             self._process.stdin.close()
         self._reader = threading.Thread(target=self._read, name="tensordb-job-output", daemon=True)
         self._reader.start()

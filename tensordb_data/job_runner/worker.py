@@ -19,11 +19,10 @@ from tensordb_data.api.jobs import within
 from tensordb_data.common.deprecation import renamed_options
 from tensordb_data.common.import_paths import Allow
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
-from tensordb_data.job_runner.handoff import described
+from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.job_process import JobProcess
-from tensordb_data.jobs import worker_registry as workers
-from tensordb_data.jobs.spec import kinds_list, seconds
-from tensordb_data.jobs.spec import resources as amounts
+from tensordb_data.jobs import worker_registry
+from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
 
@@ -78,11 +77,11 @@ class Worker:
                                    " TensorDB with an address, and not with client=")  # fmt: skip
         self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
         self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
-        self._has = machine() if resources is None else amounts("resources", resources)
+        self._has = machine() if resources is None else check_resources("resources", resources)
         self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), on_event
         self._id = ObjectId()
         self._job: Job | None = None
-        self._pulse: _Pulse | None = None
+        self._heartbeat: _Heartbeat | None = None
         self._draining = threading.Event()
         self._stopping = False
 
@@ -110,7 +109,7 @@ class Worker:
             The number of jobs that it has run.
         """
         count = 0
-        signs = threading.Thread(target=self._signs_of_life, name="tensordb-worker", daemon=True)
+        signs = threading.Thread(target=self._report_alive, name="tensordb-worker", daemon=True)
         ended = self._ended = threading.Event()
         signs.start()
         try:
@@ -138,35 +137,35 @@ class Worker:
         self._job = job
         what = job.get("entry", "script")
         self._say(f"job {job.id} ({job['kind']}, {what}): attempt {job['attempts']} of {job['max_attempts']}")
-        pulse = _Pulse(job, self._lease)
+        heartbeat = _Heartbeat(job, self._lease)
         try:
-            process = JobProcess(job, described(job, self._lease, self._allow, self._scripts))
+            process = JobProcess(job, job_ticket(job, self._lease, self._allow, self._scripts))
             try:
-                told = self._watch(job, process, pulse)
+                told = self._watch(job, process, heartbeat)
             finally:
                 how = process.close()
-            self._conclude(job, pulse, told, how)
+            self._conclude(job, heartbeat, told, how)
         finally:
-            pulse.close()
+            heartbeat.close()
             self._job = None
 
-    def _watch(self, job: Job, process: JobProcess, pulse: _Pulse) -> str:
-        """Waits for the end of the process, and brings it about where that is due; returns why."""
+    def _watch(self, job: Job, process: JobProcess, heartbeat: _Heartbeat) -> str:
+        """Wait for the end of the process, and end it when that is due; returns why it was ended."""
         limit = time.monotonic() + job.get("time_limit", float("inf"))
         end = _Ending(process, self._grace)
         paused = False
         while not process.ends_within(_LOOK):
-            if pulse.lost:
+            if heartbeat.lost:
                 process.signal(signal.SIGKILL)
                 end.told = "lost"
                 continue
-            if pulse.late() != paused:
+            if heartbeat.late() != paused:
                 paused = not paused
                 process.signal(signal.SIGSTOP if paused else signal.SIGCONT)
                 self._say(f"job {job.id}: {'paused until the server is back' if paused else 'goes on'}")
-            if pulse.cancelled:
+            if heartbeat.cancelled:
                 end.ask("cancelled", after=self._grace)
-            if pulse.over:
+            if heartbeat.over:
                 end.ask("over", after=self._grace)
             if time.monotonic() > limit:
                 end.ask("time limit")
@@ -175,12 +174,12 @@ class Worker:
             end.proceed()
         return end.told
 
-    def _conclude(self, job: Job, pulse: _Pulse, told: str, how: str) -> None:
-        """Reports what the process has not reported itself."""
-        pulse.close()
+    def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str) -> None:
+        """Report how the job ended, if the process has not reported it."""
+        heartbeat.close()
         try:
-            if pulse.lost or job.refresh()["status"] != "running" or not job._is_held():
-                self._say(f"job {job.id}: {job.status if not pulse.lost else 'lost to another worker, or deleted'}")
+            if heartbeat.lost or job.refresh()["status"] != "running" or not job._is_held():
+                self._say(f"job {job.id}: {job.status if not heartbeat.lost else 'lost to another worker, or deleted'}")
                 return
             if job.get("cancel"):
                 job.cancel()
@@ -216,7 +215,7 @@ class Worker:
         filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
         return self._db.warehouse.index["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
 
-    def _signs_of_life(self) -> None:
+    def _report_alive(self) -> None:
         every = min(_REPORT, self._lease / 3)
         while True:
             job = self._job
@@ -227,32 +226,33 @@ class Worker:
             }  # fmt: skip
             try:
                 if self._ended.wait(0):
-                    workers.leave(self._db.warehouse, self._id)
+                    worker_registry.leave(self._db.warehouse, self._id)
                     return
-                workers.report(self._db.warehouse, self._id, 3 * every, fields)
+                worker_registry.report(self._db.warehouse, self._id, 3 * every, fields)
             except (PyMongoError, ConnectError):
                 if self._ended.is_set():
                     return
             self._ended.wait(every)
 
 
-class _Pulse:
-    """The thread that renews the lease of a job."""
+class _Heartbeat:
+    """Renews the lease of a job from a thread."""
 
     def __init__(self, job: Job, lease: float) -> None:
-        self._job = Job(job.db, job._doc)._bound(job._held(), lease)  # the other one is not this thread's
+        # A Job of its own: another thread uses that of the worker.
+        self._job = Job(job.db, job._doc)._bound(job._held(), lease)
         self._lease = lease
         self._renewed = time.monotonic()
         self.cancelled = False
         self.lost = False
         self.over = False
-        """The process has reported how the job ended; what it still does is for nothing."""
+        """Whether the process has reported how the job ended. What it does after that is in vain."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tensordb-lease", daemon=True)
         self._thread.start()
 
     def late(self) -> bool:
-        """Whether the lease may have run out: what this process knows of it."""
+        """Whether the lease may have run out, as far as this process knows."""
         return not self.over and time.monotonic() - self._renewed > self._lease
 
     def close(self) -> None:
@@ -284,7 +284,7 @@ class _Pulse:
 
 
 class _Ending:
-    """How a job is ended: asked by SIGTERM once it had time to end by itself, then killed."""
+    """Ends a job: gives it time to end by itself, then sends SIGTERM, and SIGKILL after another wait."""
 
     def __init__(self, process: JobProcess, grace: float) -> None:
         self._process, self._grace = process, grace

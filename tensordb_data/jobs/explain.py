@@ -1,4 +1,4 @@
-"""Job explain: why a job is where it is, in sentences."""
+"""Explain the status of a job in sentences."""
 
 from __future__ import annotations
 

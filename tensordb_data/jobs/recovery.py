@@ -1,15 +1,17 @@
-"""Sweep: jobs of lost workers go back into the queue, and jobs that waited become ready, or cannot run any more.
+"""Requeue the jobs of lost workers, and make waiting jobs ready, or cancel those that can never run.
 
-Any process that claims does it, and doing it twice changes nothing: whatever dies in the middle, the next one finishes.
+Any process that claims does this. To do it twice changes nothing. So if a process dies in the middle, the next one
+finishes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.jobs import transitions as steps
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.common.chunks import chunks
+from tensordb_data.jobs import transitions
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -17,21 +19,21 @@ if TYPE_CHECKING:
 _CHUNK = 1000
 
 
-def sweep(warehouse: Warehouse) -> bool:
-    """Both, for all jobs of the project; whether anything changed."""
+def requeue_lost(warehouse: Warehouse) -> int:
+    """Put the jobs of lost workers back into the queue, or end those without attempts left; returns how many."""
     late = {
         "_tdb.p": warehouse.project,
         "status": "running",
-        "$expr": {"$lte": [f"${steps.CLAIM}.until", "$$NOW"]},
+        "$expr": {"$lte": [f"${transitions.CLAIM}.until", "$$NOW"]},
     }
-    freed = _update(warehouse, late, steps.lost())
-    return bool(settle(warehouse, {}) + freed)
+    return _update(warehouse, late, transitions.lost())
 
 
-def settle(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
-    """Looks at waiting jobs: ready when all that they wait for is done, cancelled when that cannot be any more.
+def resolve_dependencies(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
+    """Make waiting jobs ready if all jobs that they wait for are done, and cancel them if one of those cannot be done.
 
     Args:
+        warehouse: The warehouse.
         which: Which waiting jobs, as a filter.
 
     Returns:
@@ -42,22 +44,22 @@ def settle(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
     look: list[Mapping[str, Any]] = [which]
     while look:
         waiting = _waiting(warehouse, {**scope, **look.pop()})
-        for low in range(0, len(waiting), _CHUNK):
-            judged = _judge(warehouse, waiting[low : low + _CHUNK])
+        for some in chunks(waiting, _CHUNK):
+            judged = _judge(warehouse, some)
             if judged.ready:
-                changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, steps.ready())
+                changed += _update(warehouse, {"_id": {"$in": judged.ready}, **scope}, transitions.ready())
             for id, reason in judged.hopeless.items():
-                changed += _update(warehouse, {"_id": id, **scope}, steps.cancelled(reason))
+                changed += _update(warehouse, {"_id": id, **scope}, transitions.cancelled(reason))
                 look.append({"after": id})
     return changed
 
 
 def _waiting(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Any]:
-    return ride_out(lambda: list(warehouse.index["jobs"].find(filter, {"after": 1})))
+    return retry_while_unavailable(lambda: list(warehouse.index["jobs"].find(filter, {"after": 1})))
 
 
-def _update(warehouse: Warehouse, filter: Mapping[str, Any], stages: steps.Stages) -> int:
-    return ride_out(lambda: int(warehouse.index["jobs"].update_many(filter, stages).modified_count))
+def _update(warehouse: Warehouse, filter: Mapping[str, Any], stages: transitions.Stages) -> int:
+    return retry_while_unavailable(lambda: int(warehouse.index["jobs"].update_many(filter, stages).modified_count))
 
 
 class _Judgement:
@@ -66,11 +68,11 @@ class _Judgement:
         self.hopeless: dict[Any, str] = {}
 
 
-def _judge(warehouse: Warehouse, waiting: list[Any]) -> _Judgement:
+def _judge(warehouse: Warehouse, waiting: Sequence[Any]) -> _Judgement:
     mongo = warehouse.index["jobs"]
     names = list({id for job in waiting for id in job["after"]})
     named = {"_id": {"$in": names}, "_tdb.p": warehouse.project}
-    found = ride_out(lambda: {doc["_id"]: doc["status"] for doc in mongo.find(named, {"status": 1})})
+    found = retry_while_unavailable(lambda: {doc["_id"]: doc["status"] for doc in mongo.find(named, {"status": 1})})
     judged = _Judgement()
     for job in waiting:
         states = {id: found.get(id, "deleted") for id in job["after"]}

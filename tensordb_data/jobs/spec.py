@@ -1,4 +1,4 @@
-"""Job form: what `db.jobs.push` is given, checked and made into a document."""
+"""Check the arguments of `db.jobs.push`, and make them into the document of a job."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.warehouse.record import Record
 
-# What an entry point is given beside its arguments: each query becomes a Selection, and the others on request.
+# What an entry point gets besides its arguments: a Selection for each query, and the others if it has such parameters.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
 GIVEN = ("job", "warehouse")
-MOST_BYTES = 4_000_000  # of arguments, of a result: a document has 16 MB for all that happens to a job
+MOST_BYTES = 4_000_000  # of the arguments, and of the result: the document of a job has 16 MB for everything
 
 
 def job_document(
@@ -53,7 +53,7 @@ def job_document(
         **{name: _query(name, value).to_json() for name, value in queries.items() if value is not None},
         "tags": _tags(tags),
         "priority": _whole("priority", priority, -(2**31), 2**31),
-        "requires": resources("requires", requires),
+        "requires": check_resources("requires", requires),
         "status": "waiting" if after else "ready",
         "attempts": 0,
         "max_attempts": _whole("max_attempts", max_attempts, 1, 1_000_000),
@@ -70,11 +70,11 @@ def job_document(
     return document
 
 
-def resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
+def check_resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
     """Amounts by resource, such as `{"gpu": 1, "memory_gb": 16}`.
 
     Raises:
-        QueryError: It is not that.
+        QueryError: It is malformed.
     """
     if given is None:
         return {}
@@ -91,7 +91,7 @@ def resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
 
 
 def result_value(value: Any) -> Any:
-    """A result as the index can hold it: plain data, in which scalars of NumPy, torch and TensorFlow become numbers.
+    """Turn a result into plain data, as the index can hold it. Scalars of NumPy, torch and TensorFlow become numbers.
 
     Raises:
         QueryError: It cannot be stored.

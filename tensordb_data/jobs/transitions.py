@@ -1,4 +1,4 @@
-"""Job steps: each change of a job's status as an update that the server applies in one step, on its own clock.
+"""Transitions: each change of a job's status, as an update that the server applies in one step, on its own clock.
 
 waiting -> ready -> running -> done | dead | cancelled
 ^         |
@@ -28,12 +28,12 @@ def literal(value: Any) -> dict[str, Any]:
 
 
 def shortened(text: str) -> str:
-    """The end of a text, which is where a traceback says what happened."""
+    """The end of a long text: there a traceback says what happened."""
     return text if len(text) <= _LONGEST_TEXT else f"...{text[-_LONGEST_TEXT:]}"
 
 
 def event(what: Any, **fields: Any) -> dict[str, Any]:
-    """The stage that notes what happens in the job's history, of which the newest are kept."""
+    """The stage that adds an event to the history of a job. The history keeps the newest `KEPT_EVENTS`."""
     entry = {"at": "$$NOW", "event": what, **fields}
     history = {"$concatArrays": [{"$ifNull": ["$events", []]}, [entry]]}
     return {"$set": {"events": {"$slice": [history, -KEPT_EVENTS]}}}
@@ -46,7 +46,7 @@ def pushed(document: Mapping[str, Any], start: Any) -> Stages:
 
 
 def claimed(owner: str) -> Stages:
-    """It runs from now on; beside the claim itself."""
+    """A claimed job runs. The claim itself is written by `mongo.claims`."""
     attempts = {"$add": ["$attempts", 1]}
     return [
         {"$set": {"status": "running", "attempts": attempts, "worker": literal(owner), "started": "$$NOW"}},
@@ -56,17 +56,19 @@ def claimed(owner: str) -> Stages:
 
 
 def done(result: Any) -> Stages:
-    """It has its result."""
+    """A running job has its result."""
     fields = {"status": "done", "result": literal(result), "finished": "$$NOW", "progress": 1.0}
     return [{"$set": fields}, {"$unset": [CLAIM, "_tdb.key", "reason", "cancel"]}, event("done", attempt="$attempts")]
 
 
-def set_back(what: str, reason: Any, *, again: bool = True) -> Stages:
-    """An attempt came to nothing: ready once more after a while, or dead; cancelled where that was asked for.
+def retry_or_give_up(what: str, reason: Any, *, again: bool = True) -> Stages:
+    """An attempt has failed: the job is ready again after a wait or, without attempts left, dead.
+
+    A job that was asked to end is cancelled.
 
     Args:
         what: The event, `"failed"` or `"lost"`.
-        reason: An expression.
+        reason: Why, as an expression of the server.
         again: Whether another attempt may help.
     """
     exhausted = {"$gte": ["$attempts", "$max_attempts"]} if again else True
@@ -92,25 +94,25 @@ def set_back(what: str, reason: Any, *, again: bool = True) -> Stages:
 
 
 def lost() -> Stages:
-    """The lease of its worker has run out."""
+    """The lease of the worker has run out."""
     parts = ["worker ", "$worker", " was lost in attempt ", {"$toString": "$attempts"}, " of ",
              {"$toString": "$max_attempts"}, ": it let its lease run out"]  # fmt: skip
-    return [*set_back("lost", {"$concat": parts}), {"$unset": "_tdb.last"}]
+    return [*retry_or_give_up("lost", {"$concat": parts}), {"$unset": "_tdb.last"}]
 
 
-def handed_back() -> Stages:
-    """Its worker stops before it is through; the attempt does not count."""
+def released() -> Stages:
+    """The worker stops before the job has ended. This attempt does not count."""
     fields = {"status": "ready", "attempts": {"$subtract": ["$attempts", 1]}, "due": "$$NOW"}
     return [{"$set": fields}, {"$unset": [CLAIM, "progress"]}, event("handed back", worker="$worker")]
 
 
 def ready() -> Stages:
-    """What it waited for is done."""
+    """All jobs that a job waited for are done."""
     return [{"$set": {"status": "ready"}}, event("ready")]
 
 
 def cancelled(reason: str) -> Stages:
-    """It does not run; one that runs is asked to end."""
+    """Cancel a job. If it runs, ask it to end."""
     runs = {"$eq": ["$status", "running"]}
     return [
         {"$set": {"cancel": {"$cond": [runs, True, "$$REMOVE"]}, "reason": literal(reason)}},
@@ -124,7 +126,7 @@ def cancelled(reason: str) -> Stages:
 
 
 def cancelled_by_owner() -> Stages:
-    """Its worker has ended it, as was asked for."""
+    """The worker has ended the job, as it was asked to."""
     return [
         {"$set": {"status": "cancelled", "finished": "$$NOW"}},
         {"$unset": [CLAIM, "_tdb.key", "cancel"]},
@@ -133,7 +135,7 @@ def cancelled_by_owner() -> Stages:
 
 
 def retried() -> Stages:
-    """One that ended without a result begins again, with all its attempts."""
+    """A job that ended without a result begins again, with all its attempts."""
     waits = {"$cond": [{"$gt": [{"$size": {"$ifNull": ["$after", []]}}, 0]}, "waiting", "ready"]}
     return [
         {"$set": {"status": waits, "attempts": 0, "due": "$$NOW", "_tdb.key": {"$ifNull": ["$unique", "$$REMOVE"]}}},
@@ -143,11 +145,11 @@ def retried() -> Stages:
 
 
 def marked(stages: Stages, mark: ObjectId, token: ObjectId) -> Stages:
-    """The same change, known again by its mark when the answer to it was lost, and by the token of who made it."""
+    """The same change with a mark, by which its owner finds it again if the answer was lost, and the owner's token."""
     return [*stages, {"$set": {"_tdb.end": mark, "_tdb.last": token}}]
 
 
 def _also(status: str) -> dict[str, Any]:
-    """The stage that adds an event of this name where the job has come to this status."""
+    """The stage that adds an event named after a status, if the job now has this status."""
     stage = event(status, reason="$reason")
     return {"$set": {"events": {"$cond": [{"$eq": ["$status", status]}, stage["$set"]["events"], "$events"]}}}

@@ -1,4 +1,4 @@
-"""Workers: who is alive and what each of them takes, so that a job can say why nobody claims it."""
+"""The workers that are alive, and the jobs that each of them takes. `explain` uses this."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def report(warehouse: Warehouse, id: ObjectId, lease: float, fields: Mapping[str, Any]) -> None:
-    """Says that a worker is alive for so many more seconds, and what it does."""
+    """Note that a worker is alive for `lease` more seconds, and what it does."""
     until = {"$add": ["$$NOW", round(lease * 1000)]}
     warehouse.index["workers"].update_one(
         {"_id": id},
@@ -23,7 +23,7 @@ def report(warehouse: Warehouse, id: ObjectId, lease: float, fields: Mapping[str
 
 
 def leave(warehouse: Warehouse, id: ObjectId) -> None:
-    """Says that a worker has ended."""
+    """Note that a worker has ended."""
     warehouse.index["workers"].delete_one({"_id": id})
 
 

@@ -19,6 +19,7 @@ from pymongo.errors import BulkWriteError
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
+from tensordb_data.mongo.errors import are_duplicates, first_line
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.metrics import check_names, scalar
@@ -34,7 +35,6 @@ CAPACITY = 200_000  # rows in memory
 _BATCH = 2_000  # rows an insert
 _INTERVAL = 1.0  # seconds that a row waits for company
 _RETRY = (0.1, 5.0)  # seconds between attempts: first, most
-_DUPLICATE = 11000
 _UTC = dt.timezone.utc
 
 
@@ -199,7 +199,7 @@ class _Writer:
             self._hurry = False
             if not self._empty():
                 raise StorageError(
-                    f"{self._what()}: the server does not take the rows yet: {_line(self._failure)}"
+                    f"{self._what()}: the server does not take the rows yet: {first_line(self._failure)}"
                 ) from self._failure
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class _Writer:
             self._at_exit = None
         lost, self.dropped = self.dropped, 0
         if lost:
-            raise StorageError(f"{self._what()}: {lost:,} rows were lost: {_line(self._reason)}") from self._reason
+            raise StorageError(f"{self._what()}: {lost:,} rows were lost: {first_line(self._reason)}") from self._reason
 
     def retire(self) -> None:
         with self._changed:
@@ -293,7 +293,7 @@ class _Writer:
             self._warehouse.index["logs"].insert_many(self._sent, ordered=False)
         except BulkWriteError as error:
             # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
-            if any(one.get("code") != _DUPLICATE for one in error.details.get("writeErrors", ())):
+            if not are_duplicates(error):
                 raise
 
 
@@ -323,7 +323,3 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, Record):
         return {"collection": value.collection, "id": value.id}
     return scalar(name, value)
-
-
-def _line(error: Exception | None) -> str:
-    return "" if error is None else str(error).split(", full error", 1)[0].split(", Timeout:", 1)[0]

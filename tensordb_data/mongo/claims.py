@@ -1,9 +1,9 @@
-"""Claims: an entity has one owner at a time, by a lease on the server's clock and a token that fences off the others.
+"""Claims: an entity has one owner at a time, by a lease on the server's clock and a token.
 
-A claim is a small document inside the entity, `{owner, token, since, until}`. It is free when there is none, or when
-`until` has passed. All times are the server's (`$$NOW`): how wrong the clock of a worker is does not matter. Every
-claim makes a token, and whatever its owner writes afterwards is written only where this token still stands, so that
-one who was taken for dead, and lives after all, cannot overwrite what his successor does.
+A claim is a small document inside the entity, `{owner, token, since, until}`. An entity without one is free, and so is
+one whose `until` has passed. All times are the server's (`$$NOW`), so that the clock of a worker may be wrong. Each
+claim has a new token. Its owner writes only where this token still stands. So an owner that was taken for dead, and
+lives after all, cannot overwrite what the next owner writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 
 from tensordb_data.errors import ClaimLostError, QueryError
-from tensordb_data.mongo.retry import ride_out
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 Document = Mapping[str, Any]
 Stages = Sequence[Mapping[str, Any]]
@@ -28,7 +28,7 @@ _KEY = re.compile(r"[a-z0-9_]{1,40}")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that was granted. It holds until `renew` was not called for the length of the lease."""
+    """A claim that was granted. It ends if `renew` is not called for the length of the lease."""
 
     mongo: Any
     """The collection."""
@@ -68,7 +68,7 @@ class Claim:
         def update() -> Any:
             return self.mongo.find_one_and_update(held, list(stages), return_document=ReturnDocument.AFTER)
 
-        found = ride_out(update)
+        found = retry_while_unavailable(update)
         if found is None:
             raise ClaimLostError(
                 f"{self.mongo.name} {self.id}: the claim of {self._owner!r} has run out, and another has taken it over"
@@ -122,7 +122,7 @@ def claim(
     """
     check_owner(owner)
     token = ObjectId()
-    found = ride_out(_attempt(mongo, filter, path, owner, check_lease(lease), sort, stages, token))
+    found = retry_while_unavailable(_attempt(mongo, filter, path, owner, check_lease(lease), sort, stages, token))
     return None if found is None else Claim(mongo, path, token, found)
 
 
@@ -148,14 +148,19 @@ def _attempt(
 
 
 def confirmed(mongo: Any, filter: Document) -> Any:
-    """The entity that an earlier write has left so, if it has; asked by a write that changes nothing, for a read may
-    be answered by a primary that is none any more, of what is then rolled back.
+    """Find the entity that an earlier write, whose answer was lost, has left in this state.
+
+    This asks by a write that changes nothing. A read could be answered by a former primary, whose writes are rolled
+    back.
+
+    Returns:
+        The entity; None if the write did not take place.
     """
     return mongo.find_one_and_update(filter, [{"$set": {"_tdb.p": "$_tdb.p"}}], return_document=ReturnDocument.AFTER)
 
 
 def free(path: str) -> dict[str, Any]:
-    """The filter of entities that nobody has claimed."""
+    """The filter of entities that are free to be claimed."""
     return {"$expr": {"$lte": [f"${path}.until", "$$NOW"]}}  # what is missing sorts before all times
 
 

@@ -1,4 +1,4 @@
-"""Where a warehouse is: every way to say it becomes one `Address`, and an address becomes a connected client."""
+"""Open a client for an address, and check its server."""
 
 from __future__ import annotations
 

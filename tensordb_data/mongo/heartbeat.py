@@ -1,4 +1,4 @@
-"""A claim that is kept while its work goes on."""
+"""Renew a claim while its work goes on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from tensordb_data.errors import ClaimLostError, ConnectError
 from tensordb_data.mongo.claims import Claim
 
-_BEATS = 3  # renewals a lease: two may fail
+_BEATS = 3  # renewals in the time of a lease: two may fail
 
 
 @contextlib.contextmanager
-def kept(claim: Claim, lease: float) -> Iterator[None]:
-    """Renews the claim from a thread until the block ends. One that was lost is found out by the next write."""
+def keep_renewing(claim: Claim, lease: float) -> Iterator[None]:
+    """Renew the claim from a thread until the block ends. If the claim was lost, the next write of its owner fails."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(lease / _BEATS):
-            with contextlib.suppress(ConnectError):  # it was away for long: the next one may reach it
+            with contextlib.suppress(ConnectError):  # the server was away for long: the next renewal may reach it
                 try:
                     claim.renew(lease)
                 except ClaimLostError:

@@ -1,4 +1,4 @@
-"""Outages: a call to the server that is repeated while the server is away, restarts, or elects a primary."""
+"""Repeat a call while the server is unavailable: away, restarting, or electing a primary."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import PyMongoError
 
 from tensordb_data.errors import ConnectError
+from tensordb_data.mongo.errors import first_line, is_transient
 
 T = TypeVar("T")
 
-# Stepping down, shutting down, recovering, interrupted by either.
-_PASSING = frozenset((43, 89, 91, 189, 237, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436))
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
 
 
-def passing(error: Exception) -> bool:
-    """Whether an error of the driver says that the server is away for now, and not that the call is wrong."""
-    if isinstance(error, ConnectError):
-        error = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error
-    if isinstance(error, OperationFailure):
-        return error.code in _PASSING or error.has_error_label("RetryableWriteError")
-    return isinstance(error, (ConnectionFailure, ConnectError))
-
-
-def ride_out(call: Callable[[], T], seconds: float = 60.0) -> T:
-    """What `call` returns, once the server answers.
+def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0) -> T:
+    """Make a call, and repeat it while the server is unavailable.
 
     Args:
-        call: May run several times, also after a run whose answer was lost.
-        seconds: How long an outage may last, counted from the first failure.
+        call: The call. It may run several times, even after a run whose answer was lost.
+        seconds: How long the server may be unavailable, counted from the first failure.
+
+    Returns:
+        What `call` returns.
 
     Raises:
         ConnectError: The server did not come back.
@@ -43,12 +36,13 @@ def ride_out(call: Callable[[], T], seconds: float = 60.0) -> T:
         try:
             return call()
         except (PyMongoError, ConnectError) as error:
-            if not passing(error):
+            if not is_transient(error):
                 raise
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
-                line = str(error).split(", Timeout:", 1)[0]
-                raise ConnectError(f"the database went away and did not come back in {seconds:g} s: {line}") from error
+                raise ConnectError(
+                    f"the database went away and did not come back in {seconds:g} s: {first_line(error)}"
+                ) from error
             time.sleep(min(wait, deadline - now) * random.uniform(0.5, 1.0))
             wait = min(_WAIT[1], wait * 2)

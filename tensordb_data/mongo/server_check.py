@@ -11,14 +11,12 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, S
 
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.address import CONNECT_SECONDS, OLDEST_WIRE_VERSION
+from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, UNAUTHORIZED
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
     from tensordb_data.mongo.address import Address
-
-UNAUTHORIZED = 13
-AUTHENTICATION_FAILED = 18
 
 
 def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:

@@ -1,4 +1,7 @@
-"""Transactions that a killed process left open. The server keeps what they hold locked until their time is up."""
+"""End transactions that a killed process left open.
+
+Until its time is up, such a transaction keeps its documents locked.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from pymongo.errors import PyMongoError
 T = TypeVar("T")
 
 APPLICATION = "tensordb"
-IDLE_SECONDS = 3.0  # nobody alive lets a transaction rest for so long, or else it is run again
+IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
-def end_abandoned(client: Any) -> int:
-    """End the transactions of TensorDB that have been resting; returns how many.
+def end_stale_transactions(client: Any) -> int:
+    """End the transactions of TensorDB that have been idle for `IDLE_SECONDS`; returns how many.
 
-    One whose process lives after all is aborted whole, and `with_transaction` runs it again there.
+    If the process of such a transaction lives after all, `with_transaction` runs the transaction again there.
     """
     try:
         with client.admin.aggregate([{"$currentOp": {"idleSessions": True}}, {"$match": {
@@ -39,9 +42,10 @@ def end_abandoned(client: Any) -> int:
     return len(ids)
 
 
-class Patient:
-    """The body of a transaction. When it has met conflicts for long, it ends what was abandoned: once, so that two
-    slow processes do not end each other's transactions for ever.
+class StaleTransactionGuard:
+    """The body of a transaction, which ends stale transactions if it meets conflicts for longer than `IDLE_SECONDS`.
+
+    It does so once. Otherwise two slow processes could end each other's transactions for ever.
     """
 
     def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
@@ -51,17 +55,22 @@ class Patient:
     def __call__(self, session: Any) -> Any:
         if time.monotonic() > self._look_at:
             self._look_at = float("inf")
-            end_abandoned(self._client)
+            end_stale_transactions(self._client)
         return self._body(session)
 
 
-def write_patiently(client: Any, write: Callable[[], T]) -> T:
-    """Do a write that may be done twice, and that an abandoned transaction may hold up."""
+def write_past_stale_transactions(client: Any, write: Callable[[], T]) -> T:
+    """Do a write. If it takes longer than `IDLE_SECONDS`, end stale transactions and do it again.
+
+    Args:
+        client: The client.
+        write: Does the write. It does no harm if it runs twice.
+    """
     try:
         with pymongo.timeout(IDLE_SECONDS):
             return write()
     except PyMongoError as error:
         if not error.timeout:
             raise
-    end_abandoned(client)
+    end_stale_transactions(client)
     return write()

@@ -1,4 +1,4 @@
-"""Apply: saved parameters into a model, all of them or none; or what fits, with a report of the rest."""
+"""Apply saved parameters to a model: all of them or none, or those that fit, with a report of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lineage: what a set was made from. Data, position, model, code, libraries, and the set that came before."""
+"""Lineage: from what a set was made: data, position, model, code, libraries, and the set before it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def of_data(stream: Any) -> list[dict[str, Any]]:
-    """The queries behind a stream, a mix of several, or a loader over one; empty if there are none to be found."""
+    """The queries of a stream, of a mix of streams, or of a loader over one of these. Empty if it has none."""
     for name in ("dataset", "_stream"):  # of a DataLoader, of a QueryDataset
         stream = getattr(stream, name, stream)
     found = []

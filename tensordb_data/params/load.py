@@ -1,4 +1,4 @@
-"""Load: from the document of a parameter set back to the state, every tensor checked against its digest."""
+"""Load a parameter set: from its document back to the state, with every tensor checked against its digest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def load_parts(
     warehouse: Warehouse, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework
 ) -> dict[str, Any]:
-    """Loads some of the parts of a set, or all of them; only their tensors are read.
+    """Load some of the parts of a set, or all of them. Only the tensors of these parts are read.
 
     Args:
         warehouse: The warehouse.
-        document: Of the collection ``params``.
+        document: The document of the set.
         names: The parts; None for all.
-        framework: What tensors become: see `records.params.ParameterSet.load`.
+        framework: What tensors become, see `ParameterSet.load`.
 
     Raises:
         CheckpointError: No such part, or a tensor document is missing.
@@ -78,8 +78,8 @@ def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:
     return True
 
 
-def offer(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
-    """What to do about a damaged set, in words: the newest set of its run that is intact."""
+def suggest_intact_set(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
+    """A sentence for the error about a damaged set, which names the newest set of its run that is intact."""
     run, training = damaged.get("run"), damaged["_tdb"]["parts"] != ["model"]
     scope = {"_tdb.p": warehouse.project, "run": run, "_id": {"$ne": damaged["_id"]}}
     for document in warehouse.index["params"].find(scope, sort=[("_tdb.s", -1), ("_id", -1)]):

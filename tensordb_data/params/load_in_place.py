@@ -1,6 +1,6 @@
-"""In place: a set that lies in files of this machine, checked there and then read into the model's own memory.
+"""Load a set in place: check it in its local files, then read it into the memory of the model.
 
-Fresh memory for a second copy of the parameters costs more than both readings: its pages have to be cleared first.
+The set is read twice. A second copy in fresh memory would cost more, since the system has to clear its pages first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from tensordb_data.params.load import describe, structure
-from tensordb_data.tensors.read import THREADS, Place, corrupt, find_places, open_local, pread
+from tensordb_data.tensors.read import THREADS, TensorLocation, corrupt, find_locations, open_local, pread
 from tensordb_data.tensors.tree import unflatten
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ class _Row(NamedTuple):
 
 
 def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> bool:
-    """Loads the part "model" of a set into a torch module, all of it or nothing.
+    """Load the part "model" of a set into a torch module, all of it or nothing.
 
     Returns:
-        Whether it could be done so: the set is in local files, the module on the CPU, and both fit to the last dtype.
-        Otherwise nothing has changed.
+        Whether it was loaded. This needs the set in local files, the module on the CPU, and the same names, shapes and
+        dtypes in both. Otherwise the module has not changed.
 
     Raises:
         CorruptBlobError: Stored bytes do not match their digest; names the tensor. The module is as it was.
@@ -65,7 +65,7 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
     targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
     if _overlap(saved, targets) or not _read(warehouse, describe(document), saved, targets):
         return False
-    # to its hooks, which may make something of the values: what is in its place already is not copied
+    # runs the hooks of the module, which may use the values; values that are in their place are not copied
     model.load_state_dict(own)
     return True
 
@@ -97,8 +97,8 @@ def _overlap(saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
 def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
     names = list(saved)
     stored = {i: (saved[n].name, bytes.fromhex(content)) for i, n in enumerate(names) if (content := saved[n].content)}
-    places = find_places(warehouse, stored, label)
-    objects = {(place.root, place.key): warehouse.blobs.store(place.root) for place in places.values()}
+    locations = find_locations(warehouse, stored, label)
+    objects = {(location.root, location.key): warehouse.blobs.store(location.root) for location in locations.values()}
     if any(store.local_path(key) is None for (_, key), store in objects.items()):
         return False
     with ExitStack() as opened:
@@ -109,52 +109,52 @@ def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: 
         pool = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load"))
 
         def check(i: int) -> Bytes | None:
-            place = places[i]
-            return _checked(files[place.root, place.key], place, targets[names[i]].nbytes, label)
+            location = locations[i]
+            return _checked(files[location.root, location.key], location, targets[names[i]].nbytes, label)
 
         def fill(i: int, held: Bytes | None) -> None:
-            place = places[i]
+            location = locations[i]
             if held is None:
-                _pread(files[place.root, place.key], place, targets[names[i]], label)
+                _pread(files[location.root, location.key], location, targets[names[i]], label)
             else:
                 targets[names[i]][:] = held
 
-        expanded = list(pool.map(check, places))
-        list(pool.map(fill, places, expanded))
+        decompressed = list(pool.map(check, locations))
+        list(pool.map(fill, locations, decompressed))
     for name, row in saved.items():
         if row.content is None:
             targets[name][:] = np.frombuffer(base64.b64decode(row.inline or ""), np.uint8)
     return True
 
 
-def _checked(file: int, place: Place, nbytes: int, label: str) -> Bytes | None:
-    """Checks a tensor where it lies. Returns its bytes if they had to be expanded for that."""
-    if place.expanded is not None:
+def _checked(file: int, location: TensorLocation, nbytes: int, label: str) -> Bytes | None:
+    """Check a tensor in its file. If it had to be decompressed for that, return its bytes."""
+    if location.original_nbytes is not None:
         memory = np.empty(nbytes, np.uint8)
-        pread(file, place, memory, label)
+        pread(file, location, memory, label)
         return memory
-    hasher, buffer = xxhash.xxh3_128(), np.empty(min(_PIECE, place.nbytes), np.uint8)
-    for at, size in _pieces(place.nbytes):
-        _fill(file, place, buffer[:size], at, label)
+    hasher, buffer = xxhash.xxh3_128(), np.empty(min(_PIECE, location.nbytes), np.uint8)
+    for at, size in _pieces(location.nbytes):
+        _fill(file, location, buffer[:size], at, label)
         hasher.update(buffer[:size].data)
-    if hasher.digest() != place.content:
-        raise corrupt(place, label, "its bytes do not match their checksum")
+    if hasher.digest() != location.content:
+        raise corrupt(location, label, "its bytes do not match their checksum")
     return None
 
 
-def _pread(file: int, place: Place, memory: Bytes, label: str) -> None:
-    for at, size in _pieces(place.nbytes):
-        _fill(file, place, memory[at : at + size], at, label)
+def _pread(file: int, location: TensorLocation, memory: Bytes, label: str) -> None:
+    for at, size in _pieces(location.nbytes):
+        _fill(file, location, memory[at : at + size], at, label)
 
 
 def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:
     return ((at, min(_PIECE, nbytes - at)) for at in range(0, nbytes, _PIECE))
 
 
-def _fill(file: int, place: Place, memory: Bytes, at: int, label: str) -> None:
+def _fill(file: int, location: TensorLocation, memory: Bytes, at: int, label: str) -> None:
     done = 0
     while done < len(memory):
-        got = os.preadv(file, [memory[done:].data], place.offset + at + done)
+        got = os.preadv(file, [memory[done:].data], location.offset + at + done)
         if got == 0:
-            raise corrupt(place, label, f"the object ends {place.nbytes - at - done} bytes too early")
+            raise corrupt(location, label, f"the object ends {location.nbytes - at - done} bytes too early")
         done += got

@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.params.apply import Difference, apply_to
-from tensordb_data.params.load import describe, load_parts, offer
+from tensordb_data.params.load import describe, load_parts, suggest_intact_set
 from tensordb_data.params.load_in_place import load_in_place
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
@@ -112,7 +112,7 @@ class ParameterSet(Record):
         try:
             yield
         except CorruptBlobError as error:
-            raise CorruptBlobError(f"{error} {offer(self._warehouse, self._doc)}") from error
+            raise CorruptBlobError(f"{error} {suggest_intact_set(self._warehouse, self._doc)}") from error
 
 
 def parent_id(parent: object) -> ObjectId | None:

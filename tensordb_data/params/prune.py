@@ -1,4 +1,4 @@
-"""Prune: the sets of a run that its keep-policy does not keep are deleted. Their bytes go with the next gc."""
+"""Prune a run: delete the sets that its keep-policy does not keep. A later gc removes their bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from tensordb_data.errors import CheckpointError, NotFoundError
 from tensordb_data.params.retention import Keep
-from tensordb_data.warehouse.deletion_log import bury
+from tensordb_data.warehouse.deletion_log import delete_with_tombstone
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -30,7 +30,7 @@ class Pruned:
 
 
 def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, training: bool = False) -> Pruned:
-    """Deletes what `keep` does not keep.
+    """Delete the sets of a run that `keep` does not keep.
 
     Args:
         warehouse: The warehouse.
@@ -61,7 +61,7 @@ def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, 
     report = Pruned(run, {each["_id"]: rules[each["_id"]] for each in sets if each["_id"] in rules})
     chosen = [each for each in sets if each["_id"] not in rules]
 
-    def away(ids: Sequence[ObjectId]) -> int:
+    def delete_ids(ids: Sequence[ObjectId]) -> int:
         wanted = set(ids)
         deleted = [
             each
@@ -73,9 +73,9 @@ def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, 
         return len(deleted)
 
     if dry_run or not warehouse.index.is_server:
-        away([each["_id"] for each in chosen])
+        delete_ids([each["_id"] for each in chosen])
     elif chosen:
-        bury(warehouse, "params", chosen, away)
+        delete_with_tombstone(warehouse, "params", chosen, delete_ids)
     return report
 
 

@@ -1,4 +1,4 @@
-"""Keep: which saved sets of a run stay. A function of their documents alone, so it can be changed at any time."""
+"""Decide which saved sets of a run stay. This depends on their documents alone, so a policy may change at any time."""
 
 from __future__ import annotations
 

@@ -1,11 +1,6 @@
-"""Persist: from a snapshot to a parameter set that a query finds.
+"""Save a snapshot as a parameter set that a query finds.
 
-Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
-stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
-names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
-set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
-lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
-address is that of the bytes themselves.
+`tensors.write` stores the tensors. The structure of the set is a tensor too. The document of the set is written last.
 """
 
 from __future__ import annotations
@@ -22,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId, json_util
 
 from tensordb_data.search.index import search_index
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import parts, to_json
-from tensordb_data.tensors.write import digest, store_all
+from tensordb_data.tensors.write import digest, store_tensors
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -36,18 +31,18 @@ if TYPE_CHECKING:
 FORMAT = 1
 STRUCTURE = "structure.json"
 """Name of the tensor that says what a set consists of."""
-INLINE = 256  # bytes up to which a tensor travels in the structure: Adam keeps a scalar per parameter
+INLINE = 256  # bytes up to which a tensor is part of the structure: Adam keeps a scalar for each parameter
 
 
 @dataclass(frozen=True)
-class Written:
+class SaveReport:
     """What a save did.
 
     Attributes:
-        id: The set.
+        id: The `_id` of the parameter set.
         nbytes: Bytes of its tensors.
-        stored: Bytes written to the blob store; the rest was there already.
-        seconds: Time it took.
+        stored: Bytes written to the blob store; the others were there already.
+        seconds: The time that it took.
     """
 
     id: ObjectId
@@ -56,21 +51,21 @@ class Written:
     seconds: float
 
 
-def write_set(
+def save_parameters(
     warehouse: Warehouse,
     snapshot: Snapshot,
     fields: Mapping[str, Any],
     parent: ObjectId | None = None,
-    squeezer: Squeezer | None = None,
-) -> Written:
-    """Stores a snapshot and commits its document.
+    compressor: TensorCompressor | None = None,
+) -> SaveReport:
+    """Store the tensors of a snapshot, and commit the document of the parameter set.
 
     Args:
         warehouse: The warehouse.
         snapshot: A state whose root is a dict: the parts of the set.
         fields: The fields of the document that a query finds, `lineage` among them; checked already.
-        parent: The set that it was made from.
-        squeezer: Compresses what is worth it; by default without a limit on its time.
+        parent: The set from which it was made.
+        compressor: Compresses tensors; by default without a limit on its time.
 
     Raises:
         StorageError: The blob store refused or failed.
@@ -85,7 +80,7 @@ def write_set(
         "lineage": {**fields["lineage"], "parent": parent},
         "created": dt.datetime.now(dt.timezone.utc),
     }
-    # with what the index says of it now, for the day on which the index is lost
+    # the structure repeats the fields of the document: a rebuild of a lost index needs them
     said = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
     structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
     about = Leaf(STRUCTURE, "bytes", "|u1", (len(structure),), len(structure), structure)
@@ -106,19 +101,20 @@ def write_set(
         "bytes": snapshot.nbytes,
     }
     search_index(warehouse, "params").add_entities([document])
-    stored = store_all(warehouse, "params", id, tensors, _commit(warehouse, document), squeezer, fields.get("run"))
-    return Written(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    insert = _commit(warehouse, document)
+    stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, fields.get("run"))
+    return SaveReport(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
 
 def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the document of a set said when it was saved, without `_tdb`; None in sets of older versions."""
+    """The fields of the document of a set when it was saved, without `_tdb`; None in sets of older versions."""
     said = structure.get("set")
     options = json_util.CANONICAL_JSON_OPTIONS.with_options(tz_aware=True)
     return None if said is None else dict(json_util.loads(json.dumps(said), json_options=options))
 
 
 def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
-    """One row per leaf: name, kind, dtype, shape, and its digest or, for a small one, its bytes."""
+    """One row for each leaf: name, kind, dtype, shape, and the digest or, for a small leaf, the bytes."""
     table: list[list[Any]] = []
     contents: list[bytes | None] = []
     for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True):
@@ -134,11 +130,11 @@ def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
 
 
 _fixed: dict[int, tuple[weakref.ref[Any], bytes]] = {}
-"""Digests of values that never change, as long as they live, by their identities."""
+"""Digests of values that never change, by `id()`, as long as the values exist."""
 
 
 def _content(leaf: Leaf, data: memoryview) -> bytes:
-    """The digest of a leaf; of one that never changes and comes with each save, the one of the first time."""
+    """The digest of a leaf. That of a leaf which never changes is computed once."""
     if not leaf.fixed:
         return digest(data)
     key = id(leaf.value)

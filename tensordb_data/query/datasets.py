@@ -1,4 +1,4 @@
-"""Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+"""Find the datasets to which a filter is restricted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def selected_datasets(filter_: Mapping[str, Any]) -> list[str] | None:
-    """The datasets that a filter names, or `None` when it may match any."""
-    named = filter_.get("dataset")
+def selected_datasets(filter: Mapping[str, Any]) -> list[str] | None:
+    """The datasets that a filter is restricted to, or None when it may match any."""
+    named = filter.get("dataset")
     if isinstance(named, str):
         return [named]
-    if isinstance(named, Mapping) and isinstance(named.get("$in"), list):
-        names = named["$in"]
-        return names if all(isinstance(name, str) for name in names) else None
-    for part in filter_.get("$and", []):
-        if (inner := selected_datasets(part)) is not None:
+    if isinstance(named, dict):
+        if isinstance(named.get("$eq"), str):
+            return [named["$eq"]]
+        listed = named.get("$in")
+        if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
+            return list(listed)
+    parts = filter.get("$and")
+    for part in parts if isinstance(parts, list) else ():
+        inner = selected_datasets(part) if isinstance(part, dict) else None
+        if inner is not None:
             return inner
     return None

@@ -286,22 +286,3 @@ def _clean_fields(fields: Any) -> tuple[str, ...] | None:
 
 def _refused_in(what: str) -> Any:
     return lambda message: QueryError(f"{what}: {message}")
-
-
-def datasets(filter: Mapping[str, Any]) -> list[str] | None:
-    """The datasets that a filter is restricted to, or None when it may match any."""
-    named = filter.get("dataset")
-    if isinstance(named, str):
-        return [named]
-    if isinstance(named, dict):
-        if isinstance(named.get("$eq"), str):
-            return [named["$eq"]]
-        listed = named.get("$in")
-        if isinstance(listed, list) and all(isinstance(name, str) for name in listed):
-            return list(listed)
-    parts = filter.get("$and")
-    for part in parts if isinstance(parts, list) else ():
-        inner = datasets(part) if isinstance(part, dict) else None
-        if inner is not None:
-            return inner
-    return None

@@ -1,4 +1,4 @@
-"""Annotate: values of many samples set by a machine, with a note of who set them."""
+"""Annotate: set values of many samples, and note who has set them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.mutations import LIMIT, Mutation
@@ -36,22 +37,22 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
     if updates:
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
         with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
-            for low in range(0, len(updates), LIMIT):
-                changed += mutation.step(updates[low : low + LIMIT], partial(warehouse.index.update_each, "data"))
+            for some in chunks(updates, LIMIT):
+                changed += mutation.step(some, partial(warehouse.index.update_each, "data"))
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 
 def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
     """The dataset of each sample that exists."""
     found: dict[ObjectId, str] = {}
-    for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": list(ids[low : low + _CHUNK])}, "_tdb.p": warehouse.project}
+    for some in chunks(ids, _CHUNK):
+        chosen = {"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}
         found.update((doc["_id"], doc["dataset"]) for doc in warehouse.index["data"].find(chosen, {"dataset": 1}))
     return found
 
 
 def _texts(of: Mapping[ObjectId, str], updates: Sequence[Update]) -> dict[tuple[str, str, str], ObjectId]:
-    """The texts that samples are given, to be searched."""
+    """The texts among the new values, for the search index."""
     return {
         (of[filter["_id"]], field, value): filter["_id"]
         for filter, update in updates
@@ -67,7 +68,7 @@ def _updates(
     by: Mapping[str, Any],
     names: Sequence[str],
 ) -> list[Update]:
-    """The updates to send, once all values have been found to fit; fields that are new go into the schemas."""
+    """Check all values against the schemas, add new fields to the schemas, and make the updates to send."""
     schemas = warehouse.datasets.schemas(names)
     added: dict[str, dict[str, Field]] = {}
     updates: list[Update] = []

@@ -1,4 +1,4 @@
-"""Given: what a writer is given beside values, checked."""
+"""Check the arguments of a writer: compression and tags."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tensordb_data.errors import QueryError
 from tensordb_data.query.tags import clean_tags
 
 
-def level_of(compression: object) -> int | None:
-    """The zstd level of `compression=`; None for none.
+def compression_level(compression: object) -> int | None:
+    """The zstd level that `compression=` asks for; None for no compression.
 
     Raises:
-        QueryError: It is not one.
+        QueryError: It is malformed.
     """
     if compression is None:
         return None
@@ -33,11 +33,11 @@ def encodable(text: str) -> bool:
     return text == text.encode(errors="replace").decode()
 
 
-def tags_of(tags: str | Sequence[str]) -> list[str]:
+def sample_tags(tags: str | Sequence[str]) -> list[str]:
     """The tags of one sample.
 
     Raises:
-        QueryError: They are none.
+        QueryError: They are malformed.
     """
     if not isinstance(tags, (str, list, tuple, set, frozenset)):
         raise QueryError(f"tags are a list of strings; found {tags!r}")
@@ -45,16 +45,16 @@ def tags_of(tags: str | Sequence[str]) -> list[str]:
     return clean_tags(given) if given else []
 
 
-def tags_of_many(tags: Any, n: int) -> Any:
-    """The tags of each of n samples, given for all of them or one by one.
+def tags_of_samples(tags: Any, n: int) -> Any:
+    """The tags of each of n samples, given once for all or as n lists.
 
     Raises:
-        QueryError: They are none, or not as many.
+        QueryError: They are malformed, or there are not n lists.
     """
     if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
         if len(tags) != n:
             raise QueryError(
                 f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"
             )
-        return iter([tags_of(each) for each in tags])
-    return itertools.repeat(tags_of(tags))
+        return iter([sample_tags(each) for each in tags])
+    return itertools.repeat(sample_tags(tags))

@@ -1,4 +1,4 @@
-"""Columns: one field of many samples, checked and encoded together."""
+"""Check and encode one field of many samples together, as a column."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ class Column:
 
     @property
     def varies(self) -> bool:
-        """Whether the values take different room in the index, so that documents must be measured."""
+        """Whether the values differ in size, so that each document must be measured."""
         return not self.repeated and isinstance(self.field, Scalar) and self.field.kind in ("str", "json")
 
     def __getitem__(self, rows: slice) -> Column:
-        """A run of rows, blobs of varying size encoded: only here, so that few of them are in memory at once."""
+        """Some rows.
+
+        Blobs of different sizes are encoded here, and not before, so that few of them are in memory at once.
+        """
         values, start = self.values[rows], self.start + rows.start
         if isinstance(self.field, BlobField) and not isinstance(values, np.ndarray):
             values = _encode_each(self.dataset, self.name, self.field, values, start)
@@ -56,7 +59,7 @@ def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
     """How many samples the columns hold.
 
     Raises:
-        SchemaError: They disagree, or none says.
+        SchemaError: The columns differ in length, or there is none.
     """
     lengths: dict[str, int] = {}
     for name, value in columns.items():

@@ -1,4 +1,4 @@
-"""Commit: a segment made durable, then one transaction that makes its samples visible."""
+"""Commit samples: make their segment durable, then make them visible in one transaction."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 
 from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
-from tensordb_data.samples.commit_lock import turn
-from tensordb_data.samples.write_batch import Batch
+from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
+from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import Schema
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
-_DUPLICATE, _TOO_LARGE = 11000, 388
 _LONGEST_WAIT = 0.25
 
 
 class TooLarge(Exception):
-    """The cache of the server does not hold a transaction of so many samples."""
+    """A transaction of so many samples is too large for the cache of the server."""
 
 
 class _SegmentGone(StorageError):
-    """A gc has taken the writer for dead."""
+    """A gc has taken this writer for dead, and has removed its segment."""
 
 
 def register(warehouse: Warehouse, dataset: str) -> None:
-    """Make the dataset's document if there is none, without a schema: that comes with the first samples."""
+    """Make the dataset's document if there is none. It gets its schema with the first samples."""
     new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
-        warehouse.index["datasets"].update_one({"_id": _key(warehouse, dataset)}, {"$setOnInsert": new}, upsert=True)
+        warehouse.index["datasets"].update_one(
+            {"_id": warehouse.datasets.id(dataset)}, {"$setOnInsert": new}, upsert=True
+        )
 
 
 def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
@@ -50,12 +52,17 @@ def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
     )
 
 
-def agree(warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None) -> Schema:
-    """The schema of a dataset after offering another: the stored one with new optional fields, or the given one
-    where no samples stand against it.
+def merge_schema(
+    warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None
+) -> Schema:
+    """Merge the schema of a writer into that of the dataset.
+
+    Returns:
+        The stored schema, with the optional fields that only the given one has. If the two do not fit and the dataset
+        has no samples, the given one.
 
     Raises:
-        SchemaError: They do not fit.
+        SchemaError: The two do not fit, and the dataset has samples.
     """
     if stored is None or stored == given:
         return given
@@ -67,7 +74,9 @@ def agree(warehouse: Warehouse, dataset: str, stored: Schema | None, given: Sche
         raise
 
 
-def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, in_turn: bool = False) -> Schema:
+def commit(
+    warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch, *, holds_lock: bool = False
+) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
     Args:
@@ -75,7 +84,7 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         dataset: The dataset.
         schema: Its schema, as the writer knows it.
         batch: The samples.
-        in_turn: Whether the caller has waited for its turn.
+        holds_lock: Whether the caller holds the commit lock.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -84,7 +93,7 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         DuplicateError: A sample's `_id` exists already.
         SchemaError: The dataset has been given another schema meanwhile.
         StorageError: The blob store failed.
-        TooLarge: The server cannot take so much at once; nothing of it is visible, and the segment stays.
+        TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
     search_index(warehouse, "data").add_documents(batch.docs)
@@ -92,10 +101,10 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
         put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
         batch.stored = True
     try:
-        with contextlib.nullcontext() if in_turn else turn(warehouse, dataset):
+        with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
             return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch))
     except (DuplicateError, SchemaError):
-        done = landed(warehouse, batch)
+        done = was_committed(warehouse, batch)
         if done:  # by an earlier attempt, whose answer was lost
             return schema
         if segment is not None and done is False and batch.first:
@@ -106,12 +115,12 @@ def commit(warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch, *, 
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        if error.code != _TOO_LARGE or len(batch) == 1:
+        if not is_too_large(error) or len(batch) == 1:
             raise
         raise TooLarge from error
 
 
-def landed(warehouse: Warehouse, batch: Batch) -> bool | None:
+def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
     ids = [doc["_id"] for doc in batch.docs]
     try:
@@ -125,43 +134,43 @@ def landed(warehouse: Warehouse, batch: Batch) -> bool | None:
     return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
 
 
-def give_way(attempts: int) -> None:
+def back_off(attempts: int) -> None:
     """Wait a little before a transaction is tried again after so many attempts, and not before the first."""
     if attempts:
         time.sleep(random.random() * min(_LONGEST_WAIT, 0.002 * 2**attempts))
 
 
 class _Body:
-    """What happens in the transaction. It may run several times."""
+    """The body of the transaction. It may run several times."""
 
-    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: Batch) -> None:
+    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch) -> None:
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
         self._attempts = 0
 
     def __call__(self, session: Any) -> Schema:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
-        # First of all, so that of two writers one stops here, before the work.
+        # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter = mongo["datasets"].find_one_and_update(
-            {"_id": _key(warehouse, self._dataset)},
+            {"_id": warehouse.datasets.id(self._dataset)},
             {"$inc": {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
             session=session,
         )
         if counter is None:
             raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
-        schema = self._agreed(counter, session)
+        schema = self._merged_schema(counter, session)
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
         try:
             mongo["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
-            if any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ())):
-                raise OperationFailure("transaction is too large for the server's cache", _TOO_LARGE) from error
+            if is_too_large(error):
+                raise
             raise _duplicate(self._dataset, error) from None
         if self._batch.has_segment:
-            # One that was taken for dead lives again, unless it is already being removed: both write the state.
+            # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
             there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
             if not mongo["segments"].update_one(there, lives, session=session).matched_count:
@@ -171,9 +180,9 @@ class _Body:
                 )
         return schema
 
-    def _agreed(self, counter: Mapping[str, Any], session: Any) -> Schema:
+    def _merged_schema(self, counter: Mapping[str, Any], session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
-        schema = agree(self._warehouse, self._dataset, stored, self._schema, session)
+        schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session)
         if schema != stored:
             self._warehouse.index["datasets"].update_one(
                 {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
@@ -196,7 +205,7 @@ def put_segment(
         "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
     }  # fmt: skip
-    # Known before it exists, so that one without samples can be found and removed; on the server's clock, as gc is.
+    # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
     warehouse.index["segments"].update_one(
         {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
     )
@@ -208,21 +217,17 @@ def put_segment(
 
 
 def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
-    """Remove a segment that no sample refers to or ever will."""
+    """Remove a segment to which no sample refers, and none will."""
     with contextlib.suppress(StorageError, PyMongoError):
         warehouse.blobs.store(warehouse.blobs.write_root).delete(f"segments/{id}")
         warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:
-    for failure in (error.details or {}).get("writeErrors", ()):
-        if failure.get("code") == _DUPLICATE:
+    for failure in write_errors(error):
+        if failure.get("code") == DUPLICATE_KEY:
             id = (failure.get("keyValue") or {}).get("_id", failure.get("op", {}).get("_id"))
             return DuplicateError(
                 f"dataset {dataset!r}: a sample with _id {id} exists already; nothing of this commit was written"
             )
     return error
-
-
-def _key(warehouse: Warehouse, dataset: str) -> dict[str, str]:
-    return {"p": warehouse.project, "d": dataset}

@@ -1,11 +1,11 @@
-"""Turns: the writers of one host commit to a dataset one after the other.
+"""The commit lock: the writers of one host commit to a dataset one after the other.
 
-Every commit to a dataset increments the one counter that its sequence comes from. Where two transactions meet there,
-one is aborted and done again, which costs both processes and the server far more than a wait: with many writers, most
-of their time. So whoever is about to commit asks for a lock first, that its host alone knows.
+Every commit to a dataset increments the same counter. If two transactions increment it at the same time, one of them is
+aborted and done again. That costs both processes and the server far more than to wait; many writers would spend most of
+their time on it. So a writer takes a file lock of its host before it commits.
 
-It is a courtesy. That commits do not mix is up to the transaction; where one writer has the lock for too long, the
-others go ahead without it, so that a process that was stopped while it had it holds nobody up for good.
+The lock only saves work: the transaction keeps commits apart. If one writer holds the lock for too long, the others go
+on without it. So a process that was stopped while it held the lock blocks nobody.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 PATIENCE = 1.0
-"""Seconds that one writer may have the lock."""
+"""Seconds for which the others wait for one holder of the lock."""
 
-_LOOK = (0.001, 0.008)  # seconds between two looks: least, most
-_LONG = 2.0  # seconds of waiting, after which the looks are as frequent as they get
-_MARK = 8  # bytes in the file, by which the others see that the lock has gone to another
+_LOOK = (0.001, 0.008)  # seconds between two attempts: least, most
+_LONG = 2.0  # seconds of waiting, after which attempts are as frequent as they get
+_MARK = 8  # bytes in the file, which each holder changes, so that the others see that the holder is another one
 
 
 @contextlib.contextmanager
-def turn(warehouse: Warehouse, dataset: str) -> Iterator[None]:
-    """Waits until no other writer of this host, or hardly any, is committing to the dataset."""
+def commit_lock(warehouse: Warehouse, dataset: str) -> Iterator[None]:
+    """Hold the commit lock of a dataset during the block; after too long a wait, go on without it."""
     file = _opened(warehouse, dataset)
     if file is None:
         yield
@@ -43,7 +43,7 @@ def turn(warehouse: Warehouse, dataset: str) -> Iterator[None]:
         _wait(file)
         yield
     finally:
-        locks.close_fd(file)
+        file_locks.close_fd(file)
 
 
 def _opened(warehouse: Warehouse, dataset: str) -> int | None:
@@ -51,26 +51,26 @@ def _opened(warehouse: Warehouse, dataset: str) -> int | None:
         return None
     folder = warehouse.cache_dir / "turns"
     name = hashlib.sha256(f"{warehouse.project}\0{dataset}".encode()).hexdigest()[:16]
-    with contextlib.suppress(OSError):  # nowhere to write: no turns
+    with contextlib.suppress(OSError):  # there is no place for the file: go on without the lock
         try:
-            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+            return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             folder.mkdir(parents=True, exist_ok=True)
-            return locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
+            return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
     return None
 
 
 def _wait(file: int) -> None:
     begin = since = time.monotonic()
     mark = b""
-    with contextlib.suppress(OSError):  # a file system without locks, a full disk: no turn
+    with contextlib.suppress(OSError):  # a file system without locks, or a full disk: go on without the lock
         while (now := time.monotonic()) - since < PATIENCE:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if (found := os.pread(file, _MARK, 0)) != mark:
                     mark, since = found, now
-                # Who has waited long looks more often, and so mostly comes first.
+                # A writer that has waited long tries more often, and so mostly gets the lock first.
                 time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - (now - begin) / _LONG)))
             else:
                 os.pwrite(file, os.urandom(_MARK), 0)

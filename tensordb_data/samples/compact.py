@@ -1,12 +1,12 @@
-"""Compact: blobs out of documents and out of mostly dead segments, into new segments.
+"""Compact a dataset: move blobs out of documents, and out of segments that are mostly deleted, into new segments.
 
 Blobs are copied into a segment, which is durable before any sample refers to it. Short transactions then replace the
 references, each only where the sample still has the old one, and count themselves in the segment's `v`. A segment that
 nothing refers to any more becomes `dying`; its object stays where it is. Whatever is killed in between, each sample
 refers to bytes that are there, and the next compaction goes on.
 
-It does not announce itself as a mutation: it changes where bytes are and no value, so that a plan of a state in the
-middle of it is as good as any.
+A compaction does not announce itself as a mutation. It moves bytes and changes no value, so that a plan that was read
+meanwhile is as good as any other.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bson import ObjectId
 from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import CorruptBlobError, NotFoundError
-from tensordb_data.samples import write_batch as batch
-from tensordb_data.samples.commit import drop_segment, give_way, put_segment
+from tensordb_data.samples import write_batch
+from tensordb_data.samples.commit import back_off, drop_segment, put_segment
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.index import Update
 
@@ -69,7 +70,7 @@ class _Died(Exception):
 def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None) -> Compacted:
     """See `Data.compact`."""
     mongo = warehouse.index.database
-    about = mongo["datasets"].find_one({"_id": {"p": warehouse.project, "d": dataset}})
+    about = mongo["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
     if about is None:
         raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
@@ -88,7 +89,7 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
         # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
         mongo["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
-    _bury(warehouse, dataset, [*dead, *mover.unused], report)
+    _mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
     if progress is not None:
         progress(last - start, last - start, report)
     return report
@@ -143,7 +144,7 @@ def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
     for doc in docs:
         run.append(doc)
         size += sum(part["n"] for part in doc["_tdb"]["b"].values())
-        if size >= batch.SEGMENT_BYTES or len(run) >= batch.BATCH_SAMPLES:
+        if size >= write_batch.SEGMENT_BYTES or len(run) >= write_batch.BATCH_SAMPLES:
             yield run
             run, size = [], 0
     if run:
@@ -156,10 +157,14 @@ class _Mover:
     def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, report: Compacted) -> None:
         self._warehouse, self._dataset, self._schema, self._report = warehouse, dataset, schema.to_doc(), report
         self.unused: list[ObjectId] = []
-        """Segments that were written in vain: others were faster."""
+        """Segments that were written in vain, because another compaction was faster."""
 
     def move(self, docs: Sequence[Doc], dead: Sequence[ObjectId]) -> bool:
-        """Returns whether all of them have moved, by this process or another, or cannot."""
+        """Move the blobs of some samples into one segment.
+
+        Returns:
+            Whether nothing is left to be moved: each blob was moved, by this process or another, or is damaged.
+        """
         segment, builder = ObjectId(), SegmentBuilder(self._warehouse.project, self._dataset, self._schema)
         updates, samples = [], []
         for doc, parts in self._readable(docs, set(dead)):
@@ -172,11 +177,11 @@ class _Mover:
         self._report.segments += 1
         moved, whole = 0, True
         try:
-            for low in range(0, len(updates), _CHUNK):
-                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, updates[low : low + _CHUNK]))
+            for some in chunks(updates, _CHUNK):
+                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, some))
         except _Died:
             whole = False
-            if not moved:  # a gc took this for dead, perhaps before the object was there
+            if not moved:  # a gc took this writer for dead, perhaps before the object was there
                 drop_segment(self._warehouse, segment)
         self._report.samples += moved
         self._report.bytes += sum(part["n"] for doc in samples for part in _within(doc, segment)) if moved else 0
@@ -222,14 +227,14 @@ class _Mover:
 
 
 class _Body:
-    """What happens in a transaction. It may run several times."""
+    """The body of a transaction. It may run several times."""
 
     def __init__(self, warehouse: Warehouse, segment: ObjectId, updates: Sequence[Update]) -> None:
         self._warehouse, self._segment, self._updates = warehouse, segment, updates
         self._attempts = 0
 
     def __call__(self, session: Any) -> int:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
@@ -262,17 +267,17 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
     return (part for part in doc["_tdb"]["b"].values() if part.get("k") == segment)
 
 
-def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
-    """Declare those of some segments dying that no sample refers to."""
+def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
+    """Mark those of some segments as dying to which no sample refers."""
     segments = warehouse.index["segments"]
-    # Their `v` first: whoever refers to one after this look has counted it up.
+    # `v` is read first: whoever refers to a segment after that has incremented it.
     found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
     used = references(warehouse, dataset, ids) if found else {}
     unused = [doc for doc in found if doc["_id"] not in used]
     attempts = itertools.count()
 
     def body(session: Any) -> list[Doc]:
-        give_way(next(attempts))
+        back_off(next(attempts))
         done = []
         for doc in unused:
             same = {"_id": doc["_id"], "state": "live", "v": doc.get("v")}
@@ -280,11 +285,10 @@ def _bury(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: C
             if segments.update_one(same, dying, session=session).modified_count:
                 done.append(doc)
         if done:  # no plan of the data from here on refers to them
-            warehouse.index["datasets"].update_one(
-                {"_id": {"p": warehouse.project, "d": dataset}}, {"$inc": {"mut": 1}}, session=session
-            )
+            one = {"_id": warehouse.datasets.id(dataset)}
+            warehouse.index["datasets"].update_one(one, {"$inc": {"mut": 1}}, session=session)
         return done
 
-    buried = warehouse.index.transaction(body) if unused else []
-    report.dying += len(buried)
-    report.dying_bytes += sum(doc["bytes"] for doc in buried)
+    marked = warehouse.index.transaction(body) if unused else []
+    report.dying += len(marked)
+    report.dying_bytes += sum(doc["bytes"] for doc in marked)

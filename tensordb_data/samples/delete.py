@@ -8,30 +8,31 @@ from typing import Any
 
 from bson import ObjectId
 
-from tensordb_data.query.query import datasets
+from tensordb_data.common.chunks import batched
+from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.warehouse.bound_query import BoundQuery
-from tensordb_data.warehouse.deletion_log import CHUNK, FIELDS, bury, by_dataset, chunks_of, delete
+from tensordb_data.warehouse.deletion_log import CHUNK, FIELDS, by_dataset, delete, delete_with_tombstone
 
 
 def delete_samples(selection: BoundQuery) -> int:
-    """Deletes the samples of a selection, and remembers which, as `delete` does.
+    """Delete the samples of a selection, each with a tombstone.
 
     Raises:
         StorageError: See `delete`.
     """
     warehouse, filter, limited = selection.warehouse, selection.filter(), selection.query.limit is not None
     if not warehouse.index.is_server:
-        with Mutation(warehouse, "delete", datasets(selection.query.filter), alone=False):
+        with Mutation(warehouse, "delete", selected_datasets(selection.query.filter), alone=False):
             return selection.modify(lambda filter: delete(warehouse, "data", filter))
     data = selection.collection
     fields = FIELDS["data"]
-    chunks = chunks_of(selection.cursor(fields) if limited else data.find(filter, fields, batch_size=CHUNK))
+    chunks = batched(selection.cursor(fields) if limited else data.find(filter, fields, batch_size=CHUNK), CHUNK)
     first = [chunk for _, chunk in zip(range(2), chunks, strict=False)]
     if not first:
         return 0
     few = {name for name in by_dataset(first[0]) if name is not None}
-    names = sorted(few) if len(first) == 1 else datasets(selection.query.filter)
+    names = sorted(few) if len(first) == 1 else selected_datasets(selection.query.filter)
 
     def change(ids: Sequence[ObjectId], session: Any) -> int:
         where = {"$and": [filter, {"_id": {"$in": ids}}]}
@@ -41,5 +42,5 @@ def delete_samples(selection: BoundQuery) -> int:
     with Mutation(warehouse, "delete", names, alone=names is not None and len(names) == len(first) == 1) as mutation:
         for docs in itertools.chain(first, chunks):
             for dataset, some in by_dataset(docs).items():
-                count += bury(warehouse, "data", some, lambda ids: mutation.step(ids, change), dataset)
+                count += delete_with_tombstone(warehouse, "data", some, lambda ids: mutation.step(ids, change), dataset)
     return count

@@ -1,7 +1,7 @@
-"""Mutations: changes of samples that exist. A reader of a plan sees each of them whole, or not at all.
+"""Mutations: changes of existing samples. A reader of a plan sees each of them whole, or not at all.
 
-One that fits a transaction is one, together with the mutation counter of its datasets. A larger one is many
-transactions, and announces itself: its datasets name it in `open` from before the first of them until after the last.
+A mutation that fits a transaction is one transaction, together with the mutation counter of its datasets. A larger one
+is many transactions, and announces itself: its datasets name it in `open` from before the first until after the last.
 
     datasets: {…, mut: 8, open: [{id, mut: 8, kind, host, pid, since}],
                calm: {at: Timestamp, seq, mut: 7}}
@@ -9,12 +9,12 @@ transactions, and announces itself: its datasets name it in `open` from before t
 
 `mut` in `open` is what the counter was raised to when the mutation began: the number of the mutation. `calm` is a time
 of the server's cluster at which nothing was open, shortly before the oldest one in `open` began, and the counters at
-its beginning: a reader can go back there. `until` is a lease on the server's clock, which each transaction renews. When
-it has run out, whoever reads a plan ends the mutation in place of its process; should that live after all, its next
-transaction fails, and it announces itself anew. The lease is in a collection of its own, so that its writes do not meet
-those of the writers, who count on in the document of the dataset.
+that time. A reader can go back to it. `until` is a lease on the server's clock, which each transaction renews. When it
+has run out, whoever reads a plan ends the mutation in place of its process. If that process lives after all, its next
+transaction fails, and it announces itself again. The lease is in a collection of its own, so that its writes do not
+conflict with those of writers, which increment a counter in the document of the dataset.
 
-Where a document lacks `open`, nothing is open there.
+If a document has no `open`, no mutation of its dataset is open.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
-from tensordb_data.mongo.transactions import end_abandoned
-from tensordb_data.samples.commit import give_way
-from tensordb_data.samples.commit_lock import turn
+from tensordb_data.common.chunks import chunks
+from tensordb_data.mongo.errors import UNAUTHORIZED, is_too_large
+from tensordb_data.mongo.transactions import end_stale_transactions
+from tensordb_data.samples.commit import back_off
+from tensordb_data.samples.commit_lock import commit_lock
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -47,9 +49,8 @@ T = TypeVar("T")
 LIMIT = 10_000
 """Samples that one transaction changes at most."""
 LEASE = 20.0
-"""Seconds for which a mutation may be silent: the time of one transaction, amply."""
+"""Seconds for which a mutation may be silent: more than one transaction takes."""
 
-_TOO_LARGE, _UNAUTHORIZED = 388, 13
 _ID = 12
 
 _ALL = WriteConcern("majority")
@@ -57,17 +58,17 @@ _MORE = {"$add": ["$mut", 1]}
 
 
 class _Ended(Exception):
-    """The lease ran out, and a reader has ended the mutation."""
+    """The lease has run out, and a reader has ended the mutation."""
 
 
 class Mutation:
-    """One change of samples, as a context manager around the `step`s that it consists of.
+    """One change of samples: a context manager around its steps.
 
     Args:
         warehouse: The warehouse.
         kind: "update", "delete" or "annotate".
-        datasets: Those that it may touch; None for all of the project.
-        alone: Whether one step is all of it, which then needs no announcement.
+        datasets: The datasets that it may touch; None for all of the project.
+        alone: Whether it has one step only, and so needs no announcement.
     """
 
     def __init__(self, warehouse: Warehouse, kind: str, datasets: Iterable[str] | None, *, alone: bool) -> None:
@@ -88,27 +89,27 @@ class Mutation:
         if not self._warehouse.index.is_server:
             self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
         elif self._id is not None:
-            # After an error the lease would end it too, a little later.
+            # If this fails after an error, the mutation ends a little later, when its lease has run out.
             with contextlib.nullcontext() if error is None else contextlib.suppress(PyMongoError):
                 self._warehouse.index.transaction(_End(self._warehouse, self._id, self._names))
 
     def step(self, items: Sequence[T], change: Callable[[Sequence[T], Any], int]) -> int:
-        """Changes some samples in one transaction, or in more where the server cannot take so much at once.
+        """Change some samples in one transaction, or in several if the server cannot take so many at once.
 
         Args:
-            items: What stands for the samples; at most `LIMIT`, no sample in two steps.
-            change: Called with the items and the session; may be called again after a conflict. Returns a count.
+            items: The samples, as ids or updates; at most `LIMIT`, and no sample in two steps.
+            change: Called with the items and the session, and again after a conflict. Returns how many were changed.
         """
         if not self._warehouse.index.is_server:
             return change(items, None)
         while True:
             try:
-                with self._turn():
+                with self._commit_lock():
                     return self._warehouse.index.transaction(_Step(self, items, change))
             except _Ended:
                 self._announce()
             except OperationFailure as error:
-                if not _is_too_large(error) or len(items) == 1:
+                if not is_too_large(error) or len(items) == 1:
                     raise
                 break
         if self._id is None:
@@ -117,10 +118,10 @@ class Mutation:
         return self.step(items[:half], change) + self.step(items[half:], change)
 
     def count(self, session: ClientSession) -> None:
-        """In the transaction of a step: counts it, or renews the lease.
+        """Within the transaction of a step, raise the mutation counter or renew the lease.
 
         Raises:
-            _Ended: See there.
+            _Ended: The lease has run out, and a reader has ended the mutation.
         """
         if self._id is None:
             self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete", session=session)
@@ -129,11 +130,11 @@ class Mutation:
         if not renewed.matched_count:
             raise _Ended
 
-    def _turn(self) -> contextlib.AbstractContextManager[None]:
-        """As a commit would, since both count in the document of the dataset."""
+    def _commit_lock(self) -> contextlib.AbstractContextManager[None]:
+        """The commit lock of the dataset, if this step writes its document, as a commit does."""
         if self._id is not None or self._names is None or len(self._names) != 1:
             return contextlib.nullcontext()
-        return turn(self._warehouse, self._names[0])
+        return commit_lock(self._warehouse, self._names[0])
 
     def _announce(self) -> None:
         id = ObjectId()
@@ -150,7 +151,7 @@ class _Step:
         self._attempts = 0
 
     def __call__(self, session: Any) -> int:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         self._mutation.count(session)
         return self._change(session)
@@ -164,7 +165,7 @@ class _Begin:
         self._attempts = 0
 
     def __call__(self, session: Any) -> None:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         entry = {
@@ -176,15 +177,17 @@ class _Begin:
         begun = {"mut": _MORE, "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
         if self._kind == "delete":
             begun["del"] = _MORE
-        mongo["datasets"].update_many(_of(self._warehouse, self._names), [{"$set": begun}], session=session)
+        mongo["datasets"].update_many(self._warehouse.datasets.filter(self._names), [{"$set": begun}], session=session)
         about = {"p": self._warehouse.project, "d": self._names, "kind": self._kind}
         new = [{"$set": {name: {"$literal": value} for name, value in about.items()}}, _until()]
         mongo["mutations"].update_one({"_id": self._id}, new, upsert=True, session=session)
 
 
 class _End:
-    """The transaction that ends a mutation: the counter goes up again, so that a plan which an earlier version of this
-    library has read in between is none of what is there now.
+    """The transaction that ends a mutation.
+
+    It raises the counter again. So a plan that an earlier version of this library has read in between is not used
+    again.
     """
 
     def __init__(self, warehouse: Warehouse, id: ObjectId, names: Sequence[str] | None) -> None:
@@ -192,16 +195,16 @@ class _End:
         self._attempts = 0
 
     def __call__(self, session: Any) -> None:
-        give_way(self._attempts)
+        back_off(self._attempts)
         self._attempts += 1
         mongo = self._warehouse.index.database
         mongo["mutations"].delete_one({"_id": self._id}, session=session)
-        # A deletion is told by its kind, so that whoever ends it needs to know nothing of it.
+        # The document tells whether it is a deletion, so that any reader can end it.
         deleted = {"$in": ["delete", {"$map": {"input": {"$filter": _only(self._id, "$eq")}, "in": "$$this.kind"}}]}
         ended = {
             "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
         }  # fmt: skip
-        there = {**_of(self._warehouse, self._names), "open.id": self._id}
+        there = {**self._warehouse.datasets.filter(self._names), "open.id": self._id}
         mongo["datasets"].update_many(there, [{"$set": ended}], session=session)
 
 
@@ -213,15 +216,15 @@ def _only(id: ObjectId, comparison: str) -> dict[str, Any]:
 
 
 def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[str] | None) -> set[ObjectId]:
-    """End those of some open mutations whose lease has run out.
+    """End open mutations whose lease has run out.
 
     Args:
         warehouse: The warehouse.
-        ids: The mutations.
-        names: Datasets that name them; None for all of the project.
+        ids: The mutations to look at.
+        names: The datasets that name them; None for all of the project.
 
     Returns:
-        Those that nobody is working on: they were ended, or would have been if this user might write.
+        The mutations that no process works on. They were ended, or would have been if this user could write.
     """
     left = {"$subtract": ["$until", "$$NOW"]}
     found = warehouse.index["mutations"].aggregate(
@@ -232,7 +235,7 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
     done: set[ObjectId] = set()
     for id in silent:
         try:
-            # Once: the process that is taken for dead may be in a transaction, and then this one has to give way.
+            # Without a retry: if the process is in a transaction after all, this one has to give way.
             with (
                 warehouse.index.database.client.start_session() as session,
                 session.start_transaction(write_concern=_ALL),
@@ -240,12 +243,12 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
                 _EndSilent(warehouse, id, names)(session)
             done.add(id)
         except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
+            if error.code == UNAUTHORIZED:
                 done.add(id)
             elif not error.has_error_label("TransientTransactionError"):
                 raise
             else:
-                end_abandoned(warehouse.index.database.client)
+                end_stale_transactions(warehouse.index.database.client)
     return done
 
 
@@ -265,7 +268,7 @@ class _EndSilent(_End):
 
 
 def cluster_time(warehouse: Warehouse) -> Any:
-    """A time of the cluster, up to which a majority has everything, as a `Timestamp`; None if the server tells none."""
+    """A time of the cluster up to which a majority has all writes, as a `Timestamp`; None if the server has none."""
     command = {"find": "datasets", "filter": {"_id": None}, "limit": 1, "readConcern": {"level": "snapshot"}}
     try:
         return warehouse.index.database.command(command)["cursor"].get("atClusterTime")
@@ -289,8 +292,9 @@ def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
 
 
 def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
-    """The `_id`s of a selection in order, each once, though a cursor may give twice what moves in an index; and the
-    datasets.
+    """The `_id`s of a selection in order, and its datasets.
+
+    Each `_id` is there once. A cursor may give a document twice if it moves in an index meanwhile.
     """
     wanted = {"_id": 1, "dataset": 1}
     if selection.query.limit is None:
@@ -306,24 +310,9 @@ def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
 
 
 def _parts(ids: NDArray[Any]) -> Iterator[list[bytes]]:
-    for low in range(0, len(ids), LIMIT):
-        # NumPy leaves out zeros at the end.
-        yield [id.ljust(_ID, b"\0") for id in ids[low : low + LIMIT].tolist()]
-
-
-def _of(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, Any]:
-    return (
-        {"_id.p": warehouse.project}
-        if names is None
-        else {"_id": {"$in": [{"p": warehouse.project, "d": d} for d in names]}}
-    )
+    # NumPy leaves out zeros at the end.
+    return ([id.ljust(_ID, b"\0") for id in some] for some in chunks(ids.tolist(), LIMIT))
 
 
 def _until() -> dict[str, Any]:
     return {"$set": {"until": {"$add": ["$$NOW", int(LEASE * 1000)]}}}
-
-
-def _is_too_large(error: OperationFailure) -> bool:
-    if isinstance(error, BulkWriteError):
-        return any(failure.get("code") == _TOO_LARGE for failure in (error.details or {}).get("writeErrors", ()))
-    return error.code == _TOO_LARGE

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tensordb_data.schema.schema import Schema
     from tensordb_data.warehouse.context import Warehouse
 
-_AHEAD = 16 * 2**20  # bytes of blobs that one access may bring along
+_AHEAD = 16 * 2**20  # bytes of blobs of other samples that one access may read with its own
 
 
 class Sample(Record):
@@ -81,7 +81,7 @@ class Sample(Record):
 
 
 def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
-    """The samples of a chunk of documents, which load their blobs together."""
+    """Make samples of a chunk of documents. They load their blobs together."""
     schemas = warehouse.datasets.schemas(sorted({doc["dataset"] for doc in docs})) if docs else {}
     neighbours: list[weakref.ref[Sample]] = []
     samples = []
@@ -95,7 +95,7 @@ def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _load(sample: Sample, name: str) -> None:
-    """Read one field of a sample and, as far as they are small, of those beside it."""
+    """Read one blob of a sample, and the same blob of its neighbours, up to `_AHEAD` bytes."""
     if is_inline(sample._references[name]):
         _decode(sample, name, None)
         return
@@ -115,7 +115,7 @@ def _load(sample: Sample, name: str) -> None:
     except StorageError:
         if len(batch) == 1:
             raise
-        batch = [sample]  # a damaged neighbour is not this sample's trouble
+        batch = [sample]  # perhaps the blob of a neighbour is damaged, and this one is not
         buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([sample._references[name]]))
     for one, buffer in zip(batch, buffers, strict=True):
         try:
@@ -126,7 +126,7 @@ def _load(sample: Sample, name: str) -> None:
 
 
 def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:
-    """Decode a blob, that in the document where no other is given."""
+    """Decode a blob: the bytes in `buffer`, or with None those in the document."""
     field = sample._schema.get(name)
     if not isinstance(field, BlobField):
         raise SampleError(f"sample {sample.id}: the schema of {sample.dataset!r} has no blob field {name!r}")

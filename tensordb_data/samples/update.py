@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError, SchemaError
-from tensordb_data.query.query import datasets
+from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.update import LISTS, NUMERIC, clean_update
 from tensordb_data.schema import Field, Scalar, infer
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
@@ -19,7 +19,7 @@ _JSON = Scalar("json")
 
 
 def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The update to send, with values as the schemas want them.
+    """Check an update, and encode its values as the schemas say.
 
     A `$set` of a field that no sample has adds it to the schemas, as an optional one.
 
@@ -28,7 +28,7 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
         SchemaError: A value does not fit a dataset's schema.
     """
     cleaned = clean_update(update)
-    named = datasets(selection.query.filter)
+    named = selected_datasets(selection.query.filter)
     schemas = selection.warehouse.datasets.schemas(selection.distinct("dataset") if named is None else named)
     out: dict[str, dict[str, Any]] = {}
     new: dict[str, dict[str, Field]] = {}
@@ -39,7 +39,7 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
             for dataset, schema in schemas.items():
                 target, fitted = fit(dataset, schema, operator, path, value, new)
             out.setdefault(target, {})[path] = fitted
-            # What a machine had set is no longer the machine's.
+            # A value that a person has set no longer counts as an annotation.
             out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
     for dataset, fields in new.items():
         evolve(selection.warehouse, dataset, fields)
@@ -49,7 +49,18 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
 def fit(
     dataset: str, schema: Schema, operator: str, path: str, value: Any, new: dict[str, dict[str, Field]]
 ) -> tuple[str, Any]:
-    """Operator and value as this dataset's schema wants them; what it lacks goes into `new`.
+    """Encode one change as the schema of a dataset says.
+
+    Args:
+        dataset: The dataset.
+        schema: Its schema.
+        operator: The operator of the change.
+        path: What it changes.
+        value: The new value, or the operand.
+        new: Gets the field, by dataset and name, if the schema does not have it.
+
+    Returns:
+        Operator and value to send.
 
     Raises:
         QueryError: The path cannot be updated.
@@ -129,7 +140,7 @@ def evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> N
     """
     for name, field in fields.items():
         warehouse.index["datasets"].update_one(
-            {"_id": {"p": warehouse.project, "d": dataset}, f"schema.{name}": {"$exists": False}},
+            {"_id": warehouse.datasets.id(dataset), f"schema.{name}": {"$exists": False}},
             {"$set": {f"schema.{name}": field.to_doc()}},
         )
         stored = warehouse.datasets.schemas([dataset])[dataset].get(name)

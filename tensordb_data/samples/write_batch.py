@@ -1,4 +1,4 @@
-"""Samples on their way in: checked, encoded, their blobs in one segment, their documents ready to insert."""
+"""The samples of one commit: checked and encoded, their blobs in one segment, their documents ready to insert."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ SEGMENT_BYTES = 32 * 2**20
 BATCH_SAMPLES = 50_000
 DOCUMENT_BYTES = 32 * 2**20
 LIVE_SAMPLES = 400
-"""Of a live batch: enough to make a transaction worth its while, few enough to be quick."""
+"""Samples in a batch of a live writer: enough to make a transaction pay, and few enough to be quick."""
 
 _SLACK = 64 * 1024  # what the sequence and later tags may add to a document
 _PLAIN_DOCUMENT = 300
 _COMPRESSED = (Array, Bytes, Text)
 
 
-class Batch:
+class WriteBatch:
     """The samples of one commit.
 
     Args:
         project: The project that they belong to.
         dataset: Their dataset.
         schema: Its schema.
-        level: The zstd level for arrays, bytes and text; None for none.
-        live: Whether small blobs go into the documents, and few samples fill it.
-        most: How many samples fill it in any case.
+        level: The zstd level for arrays, bytes and text; None for no compression.
+        live: Whether small blobs go into the documents, and the batch is full at `LIVE_SAMPLES`.
+        most: The number of samples at which the batch is full in any case.
     """
 
     stored = False
     """Whether its segment is durable."""
     first = True
-    """Whether no other part of it was committed before."""
+    """Whether this is the whole batch, or the first half of one that was split."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Batch:
 
     @property
     def has_segment(self) -> bool:
-        """Whether any sample has a blob outside its document, an empty one included."""
+        """Whether any sample has a blob outside its document, empty ones included."""
         return self._in_segment
 
     @property
@@ -82,15 +82,18 @@ class Batch:
             or self._document_bytes >= DOCUMENT_BYTES
         )
 
-    def halves(self) -> tuple[Batch, Batch]:
-        """Two batches of its samples, at least two, to be committed one after the other; they share the segment."""
+    def halves(self) -> tuple[WriteBatch, WriteBatch]:
+        """Split a batch of two samples or more into two, to be committed one after the other.
+
+        They share the segment.
+        """
         one, two = copy.copy(self), copy.copy(self)
         middle = len(self.docs) // 2
         one.docs, two.docs, two.first = self.docs[:middle], self.docs[middle:], False
         return one, two
 
     def add(self, id: ObjectId, tags: Sequence[str], sample: Mapping[str, Any]) -> None:
-        """Add one sample, whose names were checked: all of it, or nothing and an error."""
+        """Add one sample, whose names were checked. After an error, nothing of it was added."""
         doc: dict[str, Any] = {"_id": id, "dataset": self._dataset, "tags": list(tags)}
         blobs: list[tuple[str, BlobField, Any]] = []
         for name, field, is_blob in self._fields:
@@ -161,7 +164,11 @@ class Batch:
         return max(1, min(rows, (SEGMENT_BYTES - self.builder.nbytes) // each + 1)) if each else rows
 
     def _put(self, field: BlobField, data: Any, room: int) -> dict[str, Any]:
-        """The reference of a blob: into the document if it is small and there is `room` for so many bytes."""
+        """Put a blob into the document, if it is small and fits into `room` bytes, and otherwise into the segment.
+
+        Returns:
+            The reference.
+        """
         level = self._level if isinstance(field, _COMPRESSED) else None
         if room >= 0:
             stored = bytes(data)

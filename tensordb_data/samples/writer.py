@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
-from tensordb_data.samples.arguments import encodable, level_of, tags_of, tags_of_many
+from tensordb_data.samples.arguments import compression_level, encodable, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
-from tensordb_data.samples.commit import TooLarge, agree, commit, landed, register
-from tensordb_data.samples.commit_lock import turn
-from tensordb_data.samples.write_batch import BATCH_SAMPLES, Batch
+from tensordb_data.samples.commit import TooLarge, commit, merge_schema, register, was_committed
+from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.write_batch import BATCH_SAMPLES, WriteBatch
 from tensordb_data.schema.schema import Schema, check_names
 from tensordb_data.warehouse.record import new_id
 
@@ -65,7 +65,7 @@ class Writer:
         if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
             raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
         self._warehouse, self._dataset = warehouse, dataset
-        self._level = level_of(compression)
+        self._level = compression_level(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
         number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
@@ -76,7 +76,7 @@ class Writer:
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
         self._written = 0
-        self._batch: Batch | None = None
+        self._batch: WriteBatch | None = None
         self._since = 0.0
         self._due = False
         self._failure: BaseException | None = None
@@ -84,7 +84,7 @@ class Writer:
         register(warehouse, dataset)
         stored = warehouse.datasets.schemas([dataset]).get(dataset)
         given = None if schema is None else Schema.declared(dataset, schema)
-        self._schema = stored if given is None else agree(warehouse, dataset, stored, given)
+        self._schema = stored if given is None else merge_schema(warehouse, dataset, stored, given)
 
     @property
     def dataset(self) -> str:
@@ -125,7 +125,7 @@ class Writer:
                 the next call.
         """
         self._own()
-        id, tags = new_id(_id), tags_of(tags)
+        id, tags = new_id(_id), sample_tags(tags)
         with self._changed:
             self._ready()
             schema = self._schema_for(fields)
@@ -161,7 +161,7 @@ class Writer:
         self._own()
         n = count_rows(self._dataset, columns)
         ids = make_ids(n, _id)
-        each = tags_of_many(tags, n)
+        each = tags_of_samples(tags, n)
         if n == 0:
             return ids
         with self._changed:
@@ -182,19 +182,19 @@ class Writer:
     def flush(self) -> None:
         """Commit all pending samples. On return they are durable and visible to readers."""
         self._own()
-        with self._turn() as in_turn, self._changed:
+        with self._commit_lock() as holds_lock, self._changed:
             self._ready()
-            self._commit(in_turn)
+            self._commit(holds_lock)
 
     def close(self) -> None:
         """Commit all pending samples and end the writer. A second call does nothing."""
         self._own()
-        with self._turn() as in_turn, self._changed:
+        with self._commit_lock() as holds_lock, self._changed:
             if self._closed:
                 return
             try:
                 self._ready()
-                self._commit(in_turn)
+                self._commit(holds_lock)
             except BaseException as error:
                 if self.pending:
                     _note(error, f"{self._named}: {self.pending} pending samples were dropped")
@@ -239,34 +239,34 @@ class Writer:
         return f"writer of dataset {self._dataset!r}"
 
     def _own(self) -> None:
-        """Refuse a forked process: before the lock, which a thread of the parent may have held."""
+        """Refuse a forked process. This comes before the lock, which a thread of the parent may have held."""
         if os.getpid() != self._pid:
             raise TensorDBError("a writer cannot be used in a forked process; open one there")
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[bool]:
-        """A turn of a live writer, waited for before the lock, so that its samples are added meanwhile."""
+    def _commit_lock(self) -> Iterator[bool]:
+        """Waits for the commit lock of a live writer before its own lock, so that samples are added meanwhile."""
         batch = self._batch
-        if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the turn
-            with turn(self._warehouse, self._dataset):
+        if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the lock
+            with commit_lock(self._warehouse, self._dataset):
                 yield True
         else:
             yield False
 
     @property
     def _behind(self) -> bool:
-        """Whether commits are made by the thread, behind whoever adds."""
+        """Whether the thread commits, and not the caller of `add`."""
         return self._live and self._flush_every is not None
 
-    def _commit_in_turn(self) -> None:
-        with self._turn() as in_turn, self._changed:
+    def _commit_behind(self) -> None:
+        with self._commit_lock() as holds_lock, self._changed:
             try:
-                self._commit(in_turn)
+                self._commit(holds_lock)
             except BaseException as error:
                 self._failure = error  # for the next call
             self._changed.notify_all()
 
-    # All of these hold the lock
+    # The caller of these methods holds the lock
 
     def _ready(self) -> None:
         if self._failure is not None:
@@ -284,12 +284,13 @@ class Writer:
         check_names(self._dataset, self._schema, given)
         return self._schema
 
-    def _room(self, schema: Schema) -> Batch:
+    def _room(self, schema: Schema) -> WriteBatch:
         if self._batch is None:
-            self._batch = Batch(self._warehouse.project, self._dataset, schema, self._level, self._live, self._most)
+            project = self._warehouse.project
+            self._batch = WriteBatch(project, self._dataset, schema, self._level, self._live, self._most)
         return self._batch
 
-    def _added(self, batch: Batch) -> None:
+    def _added(self, batch: WriteBatch) -> None:
         now = time.monotonic()
         if self._since == 0.0:
             self._since = now
@@ -308,7 +309,7 @@ class Writer:
         if self._failure is not None:
             self._ready()
 
-    def _commit(self, in_turn: bool = False) -> None:
+    def _commit(self, holds_lock: bool = False) -> None:
         self._due = False
         batch, self._batch, self._since = self._batch, None, 0.0
         if batch is None or not len(batch) or self._schema is None:
@@ -317,7 +318,7 @@ class Writer:
         while parts:
             part = parts.pop()
             try:
-                self._schema = commit(self._warehouse, self._dataset, self._schema, part, in_turn=in_turn)
+                self._schema = commit(self._warehouse, self._dataset, self._schema, part, holds_lock=holds_lock)
             except TooLarge:
                 parts += reversed(part.halves())
                 self._most = max(1, len(part) // 2)
@@ -327,9 +328,9 @@ class Writer:
                 raise
             self._written += len(part)
 
-    def _failed(self, error: BaseException, batch: Batch, behind: int) -> None:
-        """Say what became of a batch whose commit raised, and of the samples `behind` it."""
-        done = False if isinstance(error, (SchemaError, DuplicateError)) else landed(self._warehouse, batch)
+    def _failed(self, error: BaseException, batch: WriteBatch, behind: int) -> None:
+        """Note on an error whether its batch was committed, and how many samples behind it were dropped."""
+        done = False if isinstance(error, (SchemaError, DuplicateError)) else was_committed(self._warehouse, batch)
         before = self._written
         self._written += len(batch) if done else 0
         outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
@@ -352,8 +353,11 @@ class Writer:
             self._changed.notify_all()
 
     def _flush_if_late(self) -> float | None:
-        """Commit when it is time; returns the seconds until it may be, None when there is nothing to wait for, and
-        `_NOW` where it is time, and the lock is to be let go first.
+        """Commit if it is time.
+
+        Returns:
+            Seconds until it may be time; None if nothing is pending; `_NOW` if it is time, and the caller has to
+            release the lock and call `_commit_behind`.
         """
         if self._closed or self._flush_every is None or os.getpid() != self._pid:
             return 0.0
@@ -384,7 +388,7 @@ def _flush_in_time(writer: weakref.ref[Writer], changed: threading.Condition) ->
                 changed.wait(60.0 if wait is None else min(wait, 60.0))
                 continue
         if alive is not None:
-            alive._commit_in_turn()
+            alive._commit_behind()
         del alive
 
 

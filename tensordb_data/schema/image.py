@@ -14,6 +14,7 @@ from tensordb_data.schema.field import BlobField, Buffer, Element, describe
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_GRAY_PNG = (0, 4)  # colour types, the second with transparency
 _MODES = ("unchanged", "rgb", "gray")
 
 
@@ -105,6 +106,15 @@ def is_deep(data: Buffer) -> bool:
     return bytes(data[:8]) == _PNG and len(data) > 24 and data[24] == 16
 
 
+def is_gray(data: Buffer) -> bool | None:
+    """Whether an encoded image has no colours, by its header; None if it is no JPEG or PNG, or has no whole header."""
+    head = bytes(data[:26])
+    if head.startswith(_PNG):
+        return head[25] in _GRAY_PNG if len(head) == 26 else None
+    channels = _scan_start(memoryview(data))[1] if head.startswith(_JPEG) else 0
+    return channels == 1 if channels else None
+
+
 def image_bytes(value: Any) -> Buffer:
     """The encoded image in `value`, bytes or a `pathlib.Path`.
 
@@ -129,15 +139,17 @@ def image_bytes(value: Any) -> Buffer:
 
 
 def _check_whole(buf: Buffer) -> int:
-    """The channels of a JPEG, 0 for a PNG. Refuses a cut-off file: the decoders fill what is missing with grey and say
-    nothing.
+    """Refuse a file that was cut off: the decoders would fill its missing part with grey, without an error.
+
+    Returns:
+        The channels of a JPEG; 0 for a PNG.
     """
     data, channels = memoryview(buf), 0
     if bytes(data[:8]) == _PNG:
         whole = b"IEND" in bytes(data[-64:]) or b"IEND\xaeB`\x82" in bytes(data)
     elif bytes(data[:3]) == _JPEG:
         scan, channels = _scan_start(data)
-        # It is at the very end nearly always, and what follows it may be long.
+        # The mark is nearly always at the very end. Other data of any length may follow it.
         end = max(scan, len(data) - 64)
         whole = b"\xff\xd9" in bytes(data[end:]) or b"\xff\xd9" in bytes(data[scan:])
     else:
@@ -148,8 +160,11 @@ def _check_whole(buf: Buffer) -> int:
 
 
 def _scan_start(data: memoryview) -> tuple[int, int]:
-    """Where a JPEG's pixels begin, after its headers, whose thumbnail may hold an end mark of its own; its channels."""
-    at, channels = 2, 3
+    """Where the pixels of a JPEG begin, and how many channels it has, 0 if its headers do not tell.
+
+    The headers are skipped, since a thumbnail in them may hold an end-of-image mark.
+    """
+    at, channels = 2, 0
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xDA:

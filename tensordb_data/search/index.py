@@ -1,6 +1,6 @@
-"""Entries: what of an entity can be searched, written before the entity is, so that none is ever missing.
+"""The search index: entries for entities, written before the entities, so that no entity lacks its entry.
 
-An entry may outlive what it names: a search looks whether that is still there.
+An entry may outlive the entity that it names. So a search checks that the entity still exists.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import TYPE_CHECKING, Any
 from bson import Binary
 from pymongo import UpdateOne
 
-from tensordb_data.mongo.retry import ride_out
-from tensordb_data.mongo.transactions import write_patiently
-from tensordb_data.search.tokenize import beside, most, words
-from tensordb_data.search.vocabulary import SHEET, Vocabulary
+from tensordb_data.common.chunks import chunks
+from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.mongo.transactions import write_past_stale_transactions
+from tensordb_data.search.tokenize import limit_words, scoped, words
+from tensordb_data.search.vocabulary import WORDS_PER_PAGE, Vocabulary
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 GROUPED = {"data": "dataset", "logs": "run"}
-"""Kinds of which there may be millions, and the field whose value they share within an entry."""
+"""Kinds of which there may be millions: entities with the same value of this field and the same tags share an entry."""
 NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
-"""The other kinds have an entry for each entity; the field that is its name."""
+"""The other kinds have an entry for each entity, under the value of this field."""
 REFRESH = 3600.0
 """Seconds after which a process writes an entry again that it has written before."""
 
-_VALUES = 1000  # different texts of one field that have an entry each, in one dataset or run
+_VALUES = 1000  # texts of one field with an entry each, in one dataset or run; if there are more, words have entries
 _LONGEST = 200  # characters of such a text
 _REMEMBERED = 100_000
 _CHUNK = 1000
@@ -44,13 +45,13 @@ Group = tuple[str, tuple[str, ...]]
 Text = tuple[str, str, str]
 
 
-def search_index(warehouse: Warehouse, kind: str) -> Entries:
-    """The entries of a collection, as this process knows them."""
-    return warehouse.memo(("search", kind), lambda: Entries(warehouse, kind))
+def search_index(warehouse: Warehouse, kind: str) -> SearchIndex:
+    """The search index of a collection, as this process knows it."""
+    return warehouse.memo(("search", kind), lambda: SearchIndex(warehouse, kind))
 
 
-class Entries:
-    """The entries of one collection that this process has written, and the way to write more."""
+class SearchIndex:
+    """Writes the entries of one collection, and remembers which ones it has written."""
 
     def __init__(self, warehouse: Warehouse, kind: str) -> None:
         self._warehouse, self._kind = warehouse, kind
@@ -63,7 +64,10 @@ class Entries:
         self._vocabularies: dict[tuple[str, str], Vocabulary] = {}
 
     def add_documents(self, docs: Sequence[Mapping[str, Any]]) -> None:
-        """Entries for samples or log rows that are about to be inserted; nearly free when none of them is new."""
+        """Write the entries of samples or log rows that are about to be inserted.
+
+        This is nearly free if none is new.
+        """
         if not docs:
             return
         name = GROUPED[self._kind]
@@ -78,9 +82,11 @@ class Entries:
         self.add_groups(groups, texts)
 
     def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
-        """Entries for groups, `(name, tags)`, and for texts in them, `(name, field, text)`.
+        """Write the entries of groups and of texts.
 
-        Each comes with the `_id` of one that is in it, or None: a search looks there first.
+        Args:
+            groups: For each group, `(name, tags)`, the `_id` of one entity in it, or None. A search looks there first.
+            texts: For each text of a field, `(name, field, text)`, the `_id` of one entity that has it, or None.
         """
         if time.monotonic() - self._since > REFRESH or len(self._groups) > _REMEMBERED:
             self._forget()
@@ -102,10 +108,10 @@ class Entries:
         self._write(entries)
         self._groups.update(new)
         for key, some in met.items():
-            self._texts.get(key, set()).update(some)  # it may go by words meanwhile, in another thread
+            self._texts.get(key, set()).update(some)  # another thread may have begun to write words instead
 
     def _known(self, name: str, field: str) -> set[str] | None:
-        """The texts of a field that have an entry; None where its words have."""
+        """The texts of a field that have entries; None if its words have entries instead."""
         key = name, field
         if key not in self._texts and key not in self._vocabularies:
             there = (
@@ -131,17 +137,19 @@ class Entries:
             "f.n": field,
             f"f.{what}": {"$exists": True},
         }
-        return filter | ({"w": beside(words(name)[0])} if words(name) else {})  # which is in the index
+        return filter | (
+            {"w": scoped(words(name)[0])} if words(name) else {}
+        )  # this part of the filter is in the index
 
     def _add_words(self, name: str, field: str, texts: Mapping[str, Any]) -> None:
-        """Entries for the words of texts, from the moment on when there are too many for an entry each."""
+        """Write word pages for the texts of a field. This begins when there are too many texts for an entry each."""
         former = self._texts.get((name, field))
         if former is not None:
             texts = {**dict.fromkeys(former.copy()), **texts}
         vocabulary = self._vocabularies.get((name, field)) or Vocabulary()
         pieces, new = vocabulary.unmet(texts)
         pairs = list(new.items())
-        self._write([self._words(name, field, dict(pairs[at : at + SHEET])) for at in range(0, len(pairs), SHEET)])
+        self._write([self._words(name, field, dict(page)) for page in chunks(pairs, WORDS_PER_PAGE)])
         vocabulary.met(pieces, new)
         self._vocabularies[name, field] = vocabulary
         if former is not None:
@@ -149,12 +157,12 @@ class Entries:
             self._texts.pop((name, field), None)
 
     def forget_words(self, name: str, field: str) -> None:
-        """Removes the entries of the words of a field."""
+        """Remove the word pages of a field."""
         self._vocabularies.pop((name, field), None)
         self._warehouse.index["search"].delete_many(self._of(name, field, "r"))
 
     def add_entities(self, docs: Iterable[Mapping[str, Any]]) -> None:
-        """Entries for entities of the other kinds, in place of those that they had."""
+        """Write the entries of parameter sets, architectures or jobs, in place of those that they had."""
         name = NAMED[self._kind]
         entries = []
         for doc in docs:
@@ -176,14 +184,14 @@ class Entries:
         shown = text[:_LONGEST]
         more = {"f": {"n": field, "v": text}, "e": member}
         entry = self._entry(["text", name, field, text], name, [], [shown], more)
-        # There may be a thousand of these: they are not what is found by the name alone.
-        return {**entry, "w": most([*words(shown), *map(beside, words(name))])}
+        # There may be a thousand of these, so the words of the name are scoped: the name alone does not find them.
+        return {**entry, "w": limit_words([*words(shown), *map(scoped, words(name))])}
 
     def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """One entry for some words of a field; each with the `_id` of one that has it."""
+        """A word page: one entry for some words of a field, each with the `_id` of one entity that has it."""
         more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
         entry = self._entry(["words", name, field, *found], name, [], [], more)
-        return {**entry, "w": [*words(*found), *map(beside, words(name))]}
+        return {**entry, "w": [*words(*found), *map(scoped, words(name))]}
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
@@ -192,23 +200,23 @@ class Entries:
         return {
             "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
             "p": self._warehouse.project, "k": self._kind, "n": name, "t": tags, "x": texts,
-            "w": most([*words(name), *words(*tags), *words(*texts)]), **more,
+            "w": limit_words([*words(name), *words(*tags), *words(*texts)]), **more,
         }  # fmt: skip
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:
         mongo, now = self._warehouse.index.database, dt.datetime.now(dt.timezone.utc)
-        for low in range(0, len(entries), _CHUNK):
-            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in entries[low : low + _CHUNK]]
+        for some in chunks(entries, _CHUNK):
+            pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in some]
 
             def write(pairs: Sequence[Any] = pairs) -> None:
                 mongo["search"].bulk_write(
                     [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
                 )
 
-            if self._warehouse.index.is_server and self._kind == "logs":  # its writer tries again by itself
+            if self._warehouse.index.is_server and self._kind == "logs":  # the writer of a log tries again by itself
                 write()
             elif self._warehouse.index.is_server:
-                ride_out(functools.partial(write_patiently, mongo.client, write))
+                retry_while_unavailable(functools.partial(write_past_stale_transactions, mongo.client, write))
             else:  # mongomock cannot read pymongo's bulk operations
                 for pair in pairs:
                     mongo["search"].update_one(*pair, upsert=True)

@@ -1,4 +1,4 @@
-"""Follow: entries for what an update changes."""
+"""Keep the search index up to date during an update."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.search.index import GROUPED, Group, search_index
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ _CHUNK = 5000
 
 
 @contextlib.contextmanager
-def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
-    """Around an update: what it selects can be found afterwards by its new tags and texts."""
+def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]:
+    """Write the entries of the new tags and texts of an update, which takes place within this block."""
     set_ = update.get("$set", {})
     touched = any("tags" in fields for fields in update.values()) or any(isinstance(v, str) for v in set_.values())
     if not touched:
@@ -24,7 +25,7 @@ def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]
         return
     entries, kind = search_index(selection.warehouse, selection.query.collection), selection.query.collection
     if kind in GROUPED:
-        groups = {(name, changed(tags, update)): member for (name, tags), member in groups_of(selection).items()}
+        groups = {(name, changed(tags, update)): member for (name, tags), member in selected_groups(selection).items()}
         new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
         texts = {(name, *text): member for (name, _), member in groups.items() for text in new}
         entries.add_groups(groups, texts)
@@ -32,13 +33,13 @@ def findable(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[None]
         return
     ids = selection.ids()
     yield
-    for low in range(0, len(ids), _CHUNK):
-        chosen = {"_id": {"$in": ids[low : low + _CHUNK]}, "_tdb.p": selection.warehouse.project}
+    for some in chunks(ids, _CHUNK):
+        chosen = {"_id": {"$in": some}, "_tdb.p": selection.warehouse.project}
         entries.add_entities(selection.collection.find(chosen))
 
 
-def groups_of(selection: BoundQuery) -> dict[Group, Any]:
-    """The different groups among the selected samples or rows, one for each set of tags, and the `_id` of one in it."""
+def selected_groups(selection: BoundQuery) -> dict[Group, Any]:
+    """The groups of the selected samples or rows, `(name, tags)`, each with the `_id` of one entity in it."""
     stages: list[dict[str, Any]] = [{"$match": selection.filter()}]
     if selection.query.limit is not None:
         stages += [{"$sort": dict(selection.sort())}, {"$limit": selection.query.limit}]
@@ -49,7 +50,7 @@ def groups_of(selection: BoundQuery) -> dict[Group, Any]:
 
 
 def changed(tags: tuple[str, ...], update: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tags after `tag` or `untag`, which are the only ways to change them."""
+    """The tags after an update by `tag` or `untag`."""
     now = list(tags)
     for operator, fields in update.items():
         value = fields.get("tags")

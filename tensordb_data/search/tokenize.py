@@ -1,4 +1,4 @@
-"""Words: how a text, a name or a tag is cut, when it is stored and when it is asked for."""
+"""Split texts, names and tags into words, in the same way for the index and for a search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-MOST = 64  # words of one entry
+MOST = 64  # words in one entry
 _LONGEST = 64  # characters of a word
 _WORD = re.compile(r"[^\W_]+")
 
@@ -26,20 +26,20 @@ def words(*texts: str) -> list[str]:
     return list(found)
 
 
-def most(found: Iterable[str]) -> list[str]:
-    """As many of the words as an entry holds."""
+def limit_words(found: Iterable[str]) -> list[str]:
+    """The first `MOST` of the words, without repetitions: as many as an entry holds."""
     return list(dict.fromkeys(found))[:MOST]
 
 
-def beside(word: str) -> str:
-    """The form in which an entry holds a word that is not its own, by which it is found only together with others."""
+def scoped(word: str) -> str:
+    """The scoped token of a word: a search finds an entry by it only together with a word of the entry's own."""
     return f" {word}"
 
 
 def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
-    # Each may give the other something to do: 𝕊 becomes S, İ becomes i with a dot above.
+    # Each step may need the other one again: 𝕊 becomes S, İ becomes i with a dot above.
     for _ in range(3):
         apart = unicodedata.normalize("NFKD", text.casefold())
         text = unicodedata.normalize("NFC", "".join(c for c in apart if not unicodedata.combining(c)))

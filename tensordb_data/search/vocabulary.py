@@ -1,6 +1,6 @@
-"""Vocabulary: the words of fields that have too many texts, or too long ones, for an entry of each.
+"""The words of a field that has too many texts, or too long ones, for an entry each.
 
-Many words share an entry, for a vocabulary is written as fast as its texts are.
+Many words share an entry, a word page. So a vocabulary is written as fast as its texts.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-SHEET = 100
-"""Words that share an entry."""
+WORDS_PER_PAGE = 100
+"""Words in one entry."""
 
 _MOST = 100_000  # words of one field
 _SEARCHED = 1000  # characters of a text
@@ -18,19 +18,19 @@ _RUN = re.compile(r"[^\W_]+")
 
 
 def runs(text: str) -> set[str]:
-    """The words of a text as they are written there, but for case: what a query can look for."""
+    """The words of a text in lower case, with their accents: what a query on the field can match."""
     return {run for piece in text[:_SEARCHED].lower().split() for run in _RUN.findall(piece) or [piece]}
 
 
-def pattern(forms: Sequence[str], *, full: bool) -> dict[str, str]:
+def pattern(forms: Sequence[str], *, is_server: bool) -> dict[str, str]:
     """The condition on a field that its text has one of these words.
 
     Args:
         forms: Words as `runs` gives them.
-        full: Whether a MongoDB will read it, which must be told that letters are not those of ASCII alone.
+        is_server: Whether MongoDB gets it. It needs an option to know letters outside ASCII.
     """
     either = "|".join(map(re.escape, forms))
-    return {"$regex": f"{'(*UCP)' if full else ''}(?<![^\\W_])(?:{either})(?![^\\W_])", "$options": "i"}
+    return {"$regex": f"{'(*UCP)' if is_server else ''}(?<![^\\W_])(?:{either})(?![^\\W_])", "$options": "i"}
 
 
 def has_all(text: object, words: Iterable[Iterable[str]]) -> bool:
@@ -40,7 +40,7 @@ def has_all(text: object, words: Iterable[Iterable[str]]) -> bool:
 
 
 class Vocabulary:
-    """The words of one field that have an entry.
+    """The words of one field that are in word pages.
 
     Args:
         words: Those that had one before.

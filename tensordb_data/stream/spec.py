@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tensordb_data.common.import_paths2 import path_of, resolve
+from tensordb_data.common.import_paths import import_path, resolve
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
 
@@ -105,7 +105,7 @@ class StreamSpec:
         if self.workers:
             if self.transform is None:
                 raise QueryError(f"`workers` run a transform, and there is none. Found: workers={self.workers}")
-            path_of(self.transform)
+            import_path(self.transform)
         if self.follow:
             self._check_follow()
         if self.query.collection != "data":

@@ -1,4 +1,4 @@
-"""Blob: one piece of bytes that belongs to a document, stored among the tensors: by content, once for the project."""
+"""Store one byte string of a document among the tensors: by its content, once in a project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.read import read_leaves
-from tensordb_data.tensors.write import digest, store_all
+from tensordb_data.tensors.write import digest, store_tensors
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -24,7 +24,7 @@ def write_blob(
     data: bytes,
     insert: Callable[[ClientSession | None], None],
 ) -> None:
-    """Makes bytes durable and then, in a transaction that finds them live, calls `insert`.
+    """Make bytes durable, then call `insert` in a transaction that finds them live.
 
     Args:
         warehouse: The warehouse.
@@ -35,17 +35,17 @@ def write_blob(
 
     Raises:
         StorageError: The blob store failed; nothing was inserted.
-        CheckpointError: A garbage collector without grace period removes what is being written.
+        CheckpointError: A gc without a grace period has removed the bytes time and again.
     """
     content = digest(memoryview(data))
     document["_tdb"] |= {"blob": content, "tensors": [content]}
     leaf = Leaf("data", "bytes", "|u1", (len(data),), len(data), data)
 
-    store_all(warehouse, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
+    store_tensors(warehouse, folder, ObjectId(), {content: (leaf, memoryview(data))}, insert)
 
 
 def read_blob(warehouse: Warehouse, content: bytes, label: str) -> bytes:
-    """The bytes again, checked.
+    """Read the bytes, and check them.
 
     Raises:
         CorruptBlobError: They do not match their checksum.

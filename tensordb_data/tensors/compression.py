@@ -1,9 +1,9 @@
-"""Squeeze: tensors that zstd makes much smaller are stored so, as far as training can spare the processor.
+"""Compress tensors with zstd, if they become much smaller and training can spare the processor.
 
-A sample of a tensor says what there is to gain: a small one, in 6 µs, where there is nothing at all, as in most floats;
-otherwise a larger one, in some 20 µs. Zeros, masks, indices, sparse embeddings and moments of frozen layers gain; of
-trained floats only the exponents do, less than it is worth. What was compressed in vain, or would take longer than
-allowed, is stored as it is.
+A sample of a tensor tells how much smaller it becomes. For most floats a small sample, in 6 µs, already tells that
+there is nothing to gain. Otherwise a larger one is compressed, in some 20 µs. Zeros, masks, indices, sparse embeddings
+and moments of frozen layers become smaller. Of trained floats only the exponents do, which is not worth the time. A
+tensor is stored as it is if compressing it saves too little, or takes longer than allowed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tensordb_data.tensors.leaf import Leaf
 LEVEL = 1  # twice as fast as the next, for a hundredth of the bytes
 LARGEST = 128 << 20
 """Bytes that the compressed form of one tensor may take: it is held in memory until its object is written."""
-_LEAST = 4096  # bytes from which on it matters at all
+_LEAST = 4096  # smaller tensors are not worth a look
 _PIECES, _PIECE = 8, (512, 4096)  # of a sample: so many, and the fewest and most bytes of each
 _GLANCE, _NOTHING = 96, 0.95  # bytes of each in the small sample; what it leaves where there is nothing to gain
 _STEP = 4 << 20  # bytes between two looks at the clock
 _WORTH, _WORTH_FLOAT = 0.9, 0.75
-"""Stored by given bytes, at most. Noise in bfloat16 leaves 0.78 of them, in float16 and float32 0.92, at the price of
-a second of processor time for each 100 to 300 MB that are saved."""
+"""The stored bytes divided by the given bytes, at most. Noise in bfloat16 leaves 0.78 of them, in float16 and float32
+0.92, at the price of a second of processor time for each 100 to 300 MB that are saved."""
 
 
-class Squeezer:
-    """Compresses tensors of one save. For one thread.
+class TensorCompressor:
+    """Compresses the tensors of one save, in one thread.
 
     Args:
-        seconds: Processor time that it may take in all, those of trials included.
-        clock: Of the processor time of this thread.
+        seconds: Processor time that it may take in all, samples included.
+        clock: Tells the processor time of this thread.
     """
 
     def __init__(self, seconds: float = math.inf, clock: Callable[[], float] = time.thread_time) -> None:
@@ -43,8 +43,8 @@ class Squeezer:
         self._clock = clock
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
 
-    def squeeze(self, leaf: Leaf, data: memoryview) -> bytes | None:
-        """The bytes of a tensor as one zstd frame; None if they had better stay as they are."""
+    def compress(self, leaf: Leaf, data: memoryview) -> bytes | None:
+        """The bytes of a tensor as one zstd frame; None if they are better stored as they are."""
         if leaf.nbytes < _LEAST or self.seconds <= 0:
             return None
         began = self._clock()
@@ -82,16 +82,19 @@ def is_float(leaf: Leaf) -> bool:
     return "float" in leaf.dtype or "complex" in leaf.dtype or leaf.dtype[1:2] in ("f", "c")
 
 
-def expand(stored: memoryview | bytes, target: memoryview | None, nbytes: int) -> bytes:
-    """The digest of the bytes in a zstd frame, hashed piece by piece as they come.
+def decompress(stored: memoryview | bytes, target: memoryview | None, nbytes: int) -> bytes:
+    """Decompress a zstd frame piece by piece, and hash the bytes.
 
     Args:
         stored: The frame.
-        target: Where they go, of `nbytes`; None to throw them away.
-        nbytes: How many there are.
+        target: Gets the bytes, `nbytes` of them; with None they are thrown away.
+        nbytes: How many bytes the frame holds.
+
+    Returns:
+        The digest of the bytes.
 
     Raises:
-        zstandard.ZstdError: It is no such frame, or one of another number of bytes.
+        zstandard.ZstdError: It is not a zstd frame, or holds another number of bytes.
     """
     hasher, done = xxhash.xxh3_128(), 0
     piece = np.empty(min(_STEP, nbytes), np.uint8).data if target is None else None

@@ -1,13 +1,12 @@
-"""Lease: while it is held, nothing that a save relies on is collected.
+"""The lease of a save: while a save holds it, a gc removes nothing that the save relies on.
 
-A save looks which tensors are stored, writes the others, and commits a document that refers to all of them. A tensor
-that dies after the look must stay until that document is there. So a save takes a lease before the look, and the
-garbage collector removes nothing that died after the beginning of a lease that is still held. Every change of the index
-that relies on the lease renews it in the same transaction: one that was ended in the meantime, since its holder was
-taken for dead, makes that transaction fail. All times are the server's.
+A save finds out which tensors are stored, writes the others, and commits a document that refers to all of them. A
+tensor that is marked as dying in between must stay until that document exists. So a save takes a lease first, and a gc
+removes nothing that was marked after the oldest lease began. Each transaction of the save renews the lease. If a gc has
+taken the save for dead and has ended its lease, this transaction fails. All times are the server's.
 
-The lease names the objects of the save before they are written. Those that no tensor names when it has ended are
-removed.
+The lease names the objects of the save before they are written. When the lease has ended, a gc removes those objects
+that no tensor names.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 SECONDS = 1800.0
-"""How long a holder may be silent: the time to write one object, amply."""
+"""For how long a save may be silent: more than enough to write one object."""
 
 
 class LeaseLost(Exception):
-    """The lease ran out and was ended by a garbage collector: what it was to protect may be gone."""
+    """The lease ran out, and a gc has ended it: the tensors that it protected may be gone."""
 
 
 class Lease:
@@ -42,7 +41,7 @@ class Lease:
         self.began = dt.datetime.now(dt.timezone.utc)
         self._objects: list[dict[str, Any]] = []
         self.clean = True
-        """Whether every object that was written is named by tensors."""
+        """Whether tensors name every object that was written."""
 
     def __enter__(self) -> Lease:
         if self._warehouse.index.is_server:
@@ -58,28 +57,28 @@ class Lease:
     ) -> None:
         if not self._warehouse.index.is_server:
             return
-        with contextlib.suppress(PyMongoError):  # then it runs out by itself
+        with contextlib.suppress(PyMongoError):  # then the lease runs out by itself
             if self.clean:
                 self._leases.delete_one({"_id": self.id})
-            else:  # there again, should it have been ended while an object was still being written
+            else:  # upsert: a gc may have ended and removed it while an object was still being written
                 ended = {"state": "ended", "objects": self._objects}
                 self._leases.update_one({"_id": self.id}, {"$set": ended}, upsert=True)
 
     def announce(self, root: int, key: str) -> None:
-        """Names an object before it is written.
+        """Name an object in the lease, before the object is written.
 
         Raises:
-            LeaseLost: See there.
+            LeaseLost: The lease was ended.
         """
         self.clean = False
         self._objects.append({"root": root, "key": key})
         self.hold(None, {"objects": self._objects})
 
     def hold(self, session: ClientSession | None, changes: dict[str, Any] | None = None) -> None:
-        """Renews the lease; in a transaction, makes it fail if the lease is ended at the same time.
+        """Renew the lease. In a transaction this conflicts with a gc that ends the lease at the same time.
 
         Raises:
-            LeaseLost: See there.
+            LeaseLost: The lease was ended.
         """
         if not self._warehouse.index.is_server:
             return

@@ -1,4 +1,4 @@
-"""A small state as one string of bytes, tensors and all: what processes tell each other, without pickle."""
+"""Pack a small state with its tensors into one byte string, without pickle, to send it to another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training state as plain data: its structure (JSON) and its tensors (leaves), and back again.
+"""Take a training state apart into its structure (JSON) and its tensors (leaves), and put it together again.
 
 What a state may hold: nested dict (str or int keys), list, tuple, None, bool, int, float, str, bytes, numpy scalars and
 arrays, torch tensors, and whatever turns into a numpy array through ``__array__`` (Keras variables, JAX arrays). The
@@ -106,7 +106,7 @@ def to_json(document: Any) -> bytes:
 
 
 def from_json(data: bytes | memoryview) -> Any:
-    """The reverse of `to_json`."""
+    """Read what `to_json` wrote."""
     return json.loads(bytes(data))
 
 

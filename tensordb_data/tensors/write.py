@@ -1,11 +1,11 @@
-"""Persist: from a snapshot to a parameter set that a query finds.
+"""Write tensors: those that are not stored yet go into objects, and the index gets their locations.
 
 Tensors are content-addressed: bytes that the project has already stored, at another step or in another run, are not
-stored again. The new ones of a set go into objects in safetensors layout. An object is durable before any document
-names it, and the document of the set is written last: a process killed at any point leaves a whole set or none. A large
-set has several objects, and each is entered into the index as soon as it is there: what was sent before a crash or a
-lost connection is found by its content, and not sent again. Where it pays, a tensor is stored as zstd; its content
-address is that of the bytes themselves.
+stored again. New ones go into objects in safetensors layout. An object is durable before any document names it, and the
+document that refers to the tensors is written last. So a process that is killed at any point leaves a whole set or
+none. A large set has several objects. Each is entered into the index as soon as it is durable: after a crash or a lost
+connection, its tensors are found by their content, and not sent again. Where it pays, a tensor is compressed with zstd;
+its content address is still that of its own bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import xxhash
 from bson import ObjectId
 from pymongo import UpdateOne
 
+from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import CheckpointError
-from tensordb_data.tensors import safetensors as layout
-from tensordb_data.tensors.compression import Squeezer
+from tensordb_data.tensors import safetensors
+from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.lease import Lease, LeaseLost
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tensordb_data.checkpoint")
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
-_CHUNK = 5_000  # tensor documents a query or insert: far below the 16 MB of a message
+TENSORS_AT_ONCE = 5_000
+"""Tensor documents in one query or insert: far below the 16 MB of a message."""
 _ATTEMPTS = 5
 
 
@@ -50,25 +52,25 @@ def tensor_id(project: str, content: bytes) -> dict[str, Any]:
     return {"p": project, "h": content}
 
 
-def store_all(
+def store_tensors(
     warehouse: Warehouse,
     folder: str,
     id: ObjectId,
     tensors: Mapping[bytes, tuple[Leaf, memoryview]],
     insert: Callable[[ClientSession | None], None],
-    squeezer: Squeezer | None = None,
+    compressor: TensorCompressor | None = None,
     run: str | None = None,
 ) -> int:
-    """Stores the tensors that are not stored yet, then calls `insert` in a transaction that finds all of them live.
+    """Store the tensors that are not stored yet, then call `insert` in a transaction that finds all of them live.
 
     Args:
         warehouse: The warehouse.
-        folder: Of the objects.
-        id: A new one, which names them.
-        tensors: By their content addresses.
-        insert: Inserts the document that refers to them, in the session it is given.
-        squeezer: Compresses what is worth it; by default without a limit on its time.
-        run: That the tensors are of; those that are stored already keep theirs.
+        folder: The folder of the objects.
+        id: A new id, which names the objects.
+        tensors: The tensors, by their content addresses.
+        insert: Inserts the document that refers to them, in the given session.
+        compressor: Compresses tensors; by default without a limit on its time.
+        run: The run of new tensors; tensors that are stored already keep theirs.
 
     Returns:
         Bytes that were stored.
@@ -78,7 +80,7 @@ def store_all(
         CheckpointError: The tensors were removed time and again.
     """
     stored = 0
-    squeezer = squeezer or Squeezer()
+    compressor = compressor or TensorCompressor()
     for attempt in range(_ATTEMPTS):
         with contextlib.suppress(LeaseLost, _TensorGone), Lease(warehouse, ObjectId() if attempt else id) as lease:
             missing = _missing(warehouse, list(tensors), lease)
@@ -87,7 +89,7 @@ def store_all(
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
                 lease.announce(warehouse.blobs.write_root, key)
                 about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
-                rows = _put(warehouse, key, batch, about, squeezer)
+                rows = _put(warehouse, key, batch, about, compressor)
                 whole &= _enter(warehouse, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
             warehouse.index.transaction(_finish(warehouse, list(tensors), lease, insert))
@@ -105,7 +107,7 @@ def _finish(
     def work(session: ClientSession | None) -> None:
         lease.hold(session)
         if _live(warehouse, references, session) < len(references):
-            # Marked since the look, so not removed as long as this lease is held.
+            # They were marked since `_missing`, so a gc does not remove them as long as this lease is held.
             _revive(warehouse, references, session)
             if _live(warehouse, references, session) < len(references):
                 raise _TensorGone
@@ -115,16 +117,14 @@ def _finish(
 
 
 class _TensorGone(Exception):
-    """A tensor that the set refers to is not live any more."""
-
-
-def chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """The items in pieces that fit a message to the server."""
-    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    """A tensor to which the new document refers is not live any more."""
 
 
 def _missing(warehouse: Warehouse, contents: Sequence[bytes], lease: Lease) -> list[bytes]:
-    """The tensors that are not stored. Those that were dying live again: what dies from here on, the lease protects."""
+    """Find the tensors that are not stored, and make dying ones live again.
+
+    The lease protects tensors that are marked from here on.
+    """
     found = _states(warehouse, contents)
     dying = [content for content, state in found.items() if state != "live"]
     if dying:
@@ -142,7 +142,7 @@ def _states(warehouse: Warehouse, contents: Sequence[bytes]) -> dict[bytes, str]
     tensors = warehouse.index["tensors"]
     return {
         bytes(row["_id"]["h"]): row["state"]
-        for chunk in chunks(contents)
+        for chunk in chunks(contents, TENSORS_AT_ONCE)
         for row in tensors.find({"_id": {"$in": [tensor_id(warehouse.project, each) for each in chunk]}}, {"state": 1})
     }
 
@@ -152,27 +152,27 @@ def _put(
     key: str,
     batch: Mapping[bytes, tuple[Leaf, memoryview]],
     about: Mapping[str, Any],
-    squeezer: Squeezer,
+    compressor: TensorCompressor,
 ) -> dict[bytes, dict[str, Any]]:
     """Writes one object; returns the documents of its tensors."""
     names: set[str] = set()
-    leaves, parts, squeezed = [], [], {}
+    leaves, parts, compressed = [], [], {}
     for content, (leaf, data) in batch.items():
         name = leaf.name if leaf.name not in names else f"{leaf.name}#{content.hex()}"
         names.add(name)
-        small = squeezer.squeeze(leaf, data)
+        small = compressor.compress(leaf, data)
         if small is not None:
-            squeezed[name] = [leaf.dtype, list(leaf.shape)]
+            compressed[name] = [leaf.dtype, list(leaf.shape)]
             leaf, data = Leaf(name, "bytes", "|u1", (len(small),), len(small), small), memoryview(small)
         leaves.append(leaf._replace(name=name))
         parts.append(data)
     metadata = {"format": "tensordb", "project": warehouse.project}
-    if squeezed:
-        metadata["zstd"] = json.dumps(squeezed)
-    # what is as it was lies in memory as in the object, if nothing else comes between
-    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in squeezed)
+    if compressed:
+        metadata["zstd"] = json.dumps(compressed)
+    # tensors that were not compressed come first: they then lie in the object as they lie in memory
+    order = sorted(range(len(parts)), key=lambda i: leaves[i].name in compressed)
     address = np.frombuffer(parts[order[0]], np.uint8).ctypes.data
-    front, offsets = layout.header([leaves[i] for i in order], metadata, address)
+    front, offsets = safetensors.header([leaves[i] for i in order], metadata, address)
     warehouse.blobs.store(warehouse.blobs.write_root).put(key, [front, *(parts[i] for i in order)], cold=True)
     contents = list(batch)
     rows = {}
@@ -182,7 +182,7 @@ def _put(
             "_id": tensor_id(warehouse.project, content), "root": warehouse.blobs.write_root, "key": key,
             "o": offset, "n": leaf.nbytes, **about,
         }  # fmt: skip
-        if leaf.name in squeezed:
+        if leaf.name in compressed:
             rows[content]["z"] = batch[content][0].nbytes
     return rows
 
@@ -190,29 +190,20 @@ def _put(
 def _objects(
     tensors: Mapping[bytes, tuple[Leaf, memoryview]], missing: Sequence[bytes]
 ) -> Iterator[dict[bytes, tuple[Leaf, memoryview]]]:
-    """The tensors to store, in the order given, in portions for one object each."""
-    batch: dict[bytes, tuple[Leaf, memoryview]] = {}
-    size = 0
-    for content in missing:
-        leaf, data = tensors[content]
-        if batch and size + leaf.nbytes > OBJECT:
-            yield batch
-            batch, size = {}, 0
-        batch[content] = (leaf, data)
-        size += leaf.nbytes
-    if batch:
-        yield batch
+    """The tensors to store, in the given order, grouped by object."""
+    for low, high in runs_by_size((tensors[content][0].nbytes for content in missing), OBJECT):
+        yield {content: tensors[content] for content in missing[low:high]}
 
 
 def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
-    """Enters new tensors into the index, if the lease still protects their object; returns how many were new.
+    """Enter new tensors into the index, if the lease still protects their object; returns how many were new.
 
-    Before the set that refers to them: without it, they are only bytes that need not be stored again.
+    This comes before the document of their set. If that is never written, they need not be stored again.
     """
     tensors = warehouse.index["tensors"]
     entered = 0
-    for chunk in chunks(list(placed.values())):
-        # Nothing is set on a tensor that another saver has stored in the meantime: theirs is as good.
+    for chunk in chunks(list(placed.values()), TENSORS_AT_ONCE):
+        # A tensor that another save has stored in the meantime stays as it is.
         upserts = [
             ({"_id": row["_id"]}, {"$setOnInsert": {key: value for key, value in row.items() if key != "_id"}})
             for row in chunk
@@ -233,8 +224,8 @@ def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], leas
 
 
 def _revive(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSession | None) -> None:
-    """Tensors that are being collected live on; their objects stay as long as their documents do."""
-    for chunk in chunks(contents):
+    """Make dying tensors live again. Their objects exist as long as their documents do."""
+    for chunk in chunks(contents, TENSORS_AT_ONCE):
         warehouse.index["tensors"].update_many(
             {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "dying"},
             {"$set": {"state": "live"}, "$unset": {"dying": ""}},
@@ -248,5 +239,5 @@ def _live(warehouse: Warehouse, contents: Sequence[bytes], session: ClientSessio
             {"_id": {"$in": [tensor_id(warehouse.project, content) for content in chunk]}, "state": "live"},
             session=session,
         )
-        for chunk in chunks(contents)
+        for chunk in chunks(contents, TENSORS_AT_ONCE)
     )

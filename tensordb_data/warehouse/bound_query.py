@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
+from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_INDEX, UNAUTHORIZED, first_line
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:
@@ -109,9 +111,7 @@ class BoundQuery:
             return sum(change(filter) for filter in self._chunks())
 
     def _chunks(self) -> Iterator[dict[str, Any]]:
-        ids = self.ids()
-        for start in range(0, len(ids), _IDS):
-            yield self.filter({"_id": {"$in": ids[start : start + _IDS]}})
+        return (self.filter({"_id": {"$in": some}}) for some in chunks(self.ids(), _IDS))
 
     def _projection(self) -> dict[str, Any] | None:
         fields, collection = self.query.fields, self.query.collection
@@ -123,16 +123,16 @@ class BoundQuery:
 
 @contextlib.contextmanager
 def reported(query: Query) -> Iterator[None]:
-    """The driver's errors as ours."""
+    """Turn errors of the driver within this block into errors of this library."""
     try:
         yield
     except ConnectionFailure as error:
-        raise ConnectError(f"the database went away during {query.brief}: {_line(error)}") from error
+        raise ConnectError(f"the database went away during {query.brief}: {first_line(error)}") from error
     except OperationFailure as error:
-        if error.has_error_label("TransientTransactionError") or error.code in (13, 18, 43, 237, 11600, 11602):
+        if error.has_error_label("TransientTransactionError") or error.code in _LEFT_AS_THEY_ARE:
             raise
-        missing = _NEEDS_AN_INDEX if error.code in _WITHOUT_INDEX else ""
-        raise QueryError(f"the server refused {query.brief}: {_line(error)}{missing}") from error
+        missing = _NEEDS_AN_INDEX if error.code in NO_INDEX else ""
+        raise QueryError(f"the server refused {query.brief}: {first_line(error)}{missing}") from error
     except PyMongoError:
         raise
     except NotImplementedError as error:
@@ -141,12 +141,8 @@ def reported(query: Query) -> Iterator[None]:
         raise UnsupportedError(f"mongomock cannot do this: {error}; use a real server") from error
 
 
-_WITHOUT_INDEX = (27, 291)
+_LEFT_AS_THEY_ARE = {UNAUTHORIZED, AUTHENTICATION_FAILED, *INTERRUPTED}
 _NEEDS_AN_INDEX = (
     "; the index of $text or $near is not there, or was dropped meanwhile: create it on the server, and go on; a stream"
     " goes on from its state"
 )
-
-
-def _line(error: Exception) -> str:
-    return str(error).split(", full error", 1)[0].split(", Timeout:", 1)[0]

@@ -1,4 +1,4 @@
-"""What a warehouse says of itself in its database: format, blob roots, indexes, datasets."""
+"""The document that describes a warehouse in its database, with format and blob roots, and the indexes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.errors import ConnectError, StorageError
+from tensordb_data.mongo.errors import UNAUTHORIZED
 
 FORMAT = 1
 
@@ -38,17 +39,17 @@ INDEXES: dict[str, list[IndexModel]] = {
     "jobs": [
         IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-        # The order of claims.
+        # The order in which jobs are claimed.
         IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
-        # One active job a key; those that have ended have none.
+        # One active job for each key. Jobs that have ended have no key.
         IndexModel(
             [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
         ),
         IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
     ],
-    # What readers of a stream have agreed on, long after the last of them has read it.
-    # Of changes of samples that go on; see samples/mutations.py.
+    # Changes of samples that have not ended, see samples/mutations.py.
     "mutations": [IndexModel([("p", _UP)])],
+    # What the readers of a stream have agreed on. It expires long after the last of them has read it.
     "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
     "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
     "segments": [
@@ -57,7 +58,6 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
 }
-_UNAUTHORIZED = 13
 
 
 def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str,
             mongo[name].create_indexes(indexes)
     except OperationFailure as error:
         # A reader without the right to write can still use a warehouse that is ready.
-        found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == _UNAUTHORIZED else None
+        found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == UNAUTHORIZED else None
         if found is None or blobs is not None:
             raise
         doc = _checked(found)

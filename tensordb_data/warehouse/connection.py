@@ -1,4 +1,4 @@
-"""What one process has open of a warehouse: client, embedded server, blob stores, reader."""
+"""The connection of one process to a warehouse: client, embedded server, blob stores and reader."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo.write_concern import WriteConcern
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
-from tensordb_data.mongo.transactions import Patient
+from tensordb_data.mongo.transactions import StaleTransactionGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,26 +31,26 @@ _IDS = 5000
 
 
 class Connection:
-    """One process's connection. Made anew after a fork."""
+    """The connection of one process. After a fork, the child makes another."""
 
     def __init__(self, address: Address) -> None:
         self.pid = os.getpid()
         self.folder = address.folder
-        self.full = not type(address.client).__module__.startswith("mongomock")
+        self.is_server = not type(address.client).__module__.startswith("mongomock")
         self._lock = threading.RLock()
         self._stores: dict[int, Store] = {}
         self._reader: BlobReader | None = None
         self._owned = address.client is None
         self.client: Any = open_client(address)
-        concern = WriteConcern("majority") if self.full else None
+        concern = WriteConcern("majority") if self.is_server else None
         self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
-        """Run `fn(session)` in a transaction, retried while the server says that it is worth it."""
-        if not self.full:
+        """Run `fn(session)` in a transaction, and again if it meets a conflict."""
+        if not self.is_server:
             return fn(None)
         with self.client.start_session() as session:
-            body = Patient(self.client, fn)
+            body = StaleTransactionGuard(self.client, fn)
             result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
             return result
 
@@ -88,8 +89,8 @@ class Connection:
     def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:
         found: dict[Any, Mapping[str, Any]] = {}
         projection = {f"_tdb.b.{name}": 1 for name in fields}
-        for start in range(0, len(ids), _IDS):
-            docs = self.mongo["data"].find({"_id": {"$in": list(ids[start : start + _IDS])}}, projection)
+        for some in chunks(list(ids), _IDS):
+            docs = self.mongo["data"].find({"_id": {"$in": some}}, projection)
             found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
         return found
 
@@ -97,7 +98,7 @@ class Connection:
         return list(self.mongo["segments"].find({"_id": {"$in": list(ids)}}))
 
     def close(self) -> None:
-        """Let go of everything; nothing in a process that did not open it."""
+        """Close everything. In a process that did not open it, this does nothing."""
         if os.getpid() != self.pid:
             return
         with self._lock:
@@ -147,11 +148,11 @@ class Connections:
             self._connection = None
 
     def _forked(self) -> None:
-        if self.address.client is not None and self._connection is not None and self._connection.full:
+        if self.address.client is not None and self._connection is not None and self._connection.is_server:
             # A client that someone else made cannot be re-opened; pymongo warns when the child uses it.
             return
         if self._connection is not None:
-            _inherited.append(self._connection)  # never collected: its sockets and locks are the parent's
+            _inherited.append(self._connection)  # kept for good: its sockets and locks are those of the parent
             if self._finalizer is not None:
                 self._finalizer.detach()
         self._reset()

@@ -65,7 +65,7 @@ class Warehouse:
         connections = Connections(address)
         try:
             opened = connections.get()
-            default = "./blobs" if address.folder is not None else "gridfs://" if opened.full else "memory://"
+            default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
             roots = catalog.prepare(opened.mongo, default, recorded)
         except BaseException:
             connections.close()
@@ -74,7 +74,7 @@ class Warehouse:
 
     @property
     def cache_dir(self) -> Path | None:
-        """Where this host may keep what it can read again: `cache=`, or a folder of the warehouse or the user."""
+        """The folder for data that this host can read again: `cache=`, or a folder of the warehouse or the user."""
         if self.cache is not None:
             return self.cache
         if self.address.folder is not None:
@@ -85,7 +85,7 @@ class Warehouse:
         return Path(home) / "tensordb" / hashlib.sha256(str(self).encode()).hexdigest()[:16]
 
     def memo(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What a higher layer keeps with this warehouse, in this process: made by `make` at the first call."""
+        """Return a value that a higher layer keeps with this warehouse in this process. The first call makes it."""
         if key not in self._memo:
             self._memo[key] = make()
         return cast(T, self._memo[key])
@@ -98,11 +98,11 @@ class Warehouse:
         return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, self._connections)
 
     def close(self) -> None:
-        """Let go of the server and the blobs. Calling it twice does nothing."""
+        """Disconnect from the server and the blob stores. A second call does nothing."""
         self._connections.close()
 
     def to_json(self) -> dict[str, Any]:
-        """What another process on this host needs for `from_json`, as plain JSON. It may hold a password.
+        """The arguments of `from_json` in another process on this host, as plain JSON. They may hold a password.
 
         Raises:
             UnsupportedError: It was made with `client=`, which cannot go to another process.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.read_concern import ReadConcern
 
-from tensordb_data.mongo.transactions import write_patiently
+from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.schema.schema import Schema
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.index import Index
 
 DataVersion = tuple[int, int]
-"""Sequence and mutation counter of a dataset: two states of it with the same pair are the same."""
+"""Sequence and mutation counter of a dataset. Two states with the same pair are the same state."""
 
 
 class Datasets:
@@ -36,25 +36,25 @@ class Datasets:
 
     def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
         """The schemas of those datasets that exist and have one."""
-        docs = self._index["datasets"].find({**self._named(names), "schema": {"$ne": None}}, {"schema": 1})
+        docs = self._index["datasets"].find({**self.filter(names), "schema": {"$ne": None}}, {"schema": 1})
         return {doc["_id"]["d"]: Schema.from_doc(doc["schema"]) for doc in docs}
 
     def versions(self, names: Sequence[str] | None = None) -> dict[str, DataVersion]:
         """The version of each dataset, or of each that is named and exists."""
-        docs = self.counters().find(self._named(names), {"seq": 1, "mut": 1})
+        docs = self.counters().find(self.filter(names), {"seq": 1, "mut": 1})
         return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
 
     def counters(self, concern: str = "majority") -> Any:
         """The documents of the datasets, as a majority of the servers has them.
 
-        What only a primary knows that is deposed meanwhile is taken back; a majority keeps what it has.
+        Writes that only a deposed primary has are rolled back. Those of a majority are not.
         """
         found = self._index["datasets"]
         return found.with_options(read_concern=ReadConcern(concern)) if self._index.is_server else found
 
     def deletions(self, names: Sequence[str]) -> dict[str, int]:
         """The mutation counter that each dataset had when samples of it were last deleted; 0 for never."""
-        docs = self._index["datasets"].find(self._named(names), {"del": 1})
+        docs = self._index["datasets"].find(self.filter(names), {"del": 1})
         return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
 
     def mark_changed(
@@ -67,7 +67,7 @@ class Datasets:
             deleted: Whether samples were deleted.
             session: Of the transaction that changes them, if there is one.
         """
-        index, found = self._index, self._named(names)
+        index, found = self._index, self.filter(names)
 
         def count() -> None:
             if not deleted:
@@ -82,11 +82,12 @@ class Datasets:
                     )
 
         if index.is_server and session is None:
-            write_patiently(index.database.client, count)
+            write_past_stale_transactions(index.database.client, count)
         else:
             count()
 
-    def _named(self, names: Sequence[str] | None) -> Mapping[str, Any]:
+    def filter(self, names: Sequence[str] | None) -> dict[str, Any]:
+        """The filter of the documents of these datasets; of all of the project for None."""
         if names is None:
             return {"_id.p": self._project}
         return {"_id": {"$in": [self.id(name) for name in names]}}

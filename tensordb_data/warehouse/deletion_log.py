@@ -1,8 +1,8 @@
-"""Tombstones: what was deleted, in the blob store, for a rebuild of an index that is lost.
+"""Tombstones: objects in the blob store that name what was deleted, for a rebuild of a lost index.
 
-Segments and objects of tensors stay until a gc finds them unused, and say nothing of deletions. So a deletion first
-writes an object with the ids that it is about to delete, and replaces it if some of them stay, since they were edited
-meanwhile. A gc removes tombstones when nothing is left that they could be about, and puts many small ones together.
+Segments and objects of tensors stay until a gc finds them unused, and do not tell what was deleted. So a deletion first
+writes an object with the ids that it is about to delete. If some of them were edited meanwhile and stay, it replaces
+this object. A gc removes a tombstone when the blobs of its entities are gone, and merges small ones.
 
     magic | xxh3 of the rest | zstd over BSON: {p, c: collection, dataset, stones: [{t, ids, s}, ...]}
 
@@ -12,7 +12,7 @@ meanwhile. A gc removes tombstones when nothing is left that they could be about
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.common.chunks import batched
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER = "tombstones/"
 CHUNK = 10_000
-"""Entities of one deletion that one tombstone is about."""
+"""Entities in one tombstone, at most."""
 _MAGIC = b"TDBtmb\r\n"
 _HEAD = struct.Struct("<8sQ")
 _ID = 12
@@ -40,74 +41,73 @@ Doc = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stone:
-    """One deletion."""
+class Deletion:
+    """Entities that were deleted at one time."""
 
     time: ObjectId
     ids: list[ObjectId]
     sequence: list[int]
-    """Of samples; empty for parameter sets."""
+    """The sequence numbers of samples; empty for parameter sets."""
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """What one object says."""
+    """The content of one tombstone."""
 
     project: str
     collection: str
     dataset: str | None
-    stones: list[Stone]
+    deletions: list[Deletion]
 
 
 def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
-    """Deletes the entities of a filter, and remembers which. On mongomock, of which nothing outlives the process,
-    nothing is remembered.
+    """Delete the entities of a filter, each with a tombstone. On mongomock, which ends with the process, without.
 
     Returns:
         How many were deleted.
 
     Raises:
-        StorageError: The blob store failed; those that it could not remember are still there.
+        StorageError: The blob store failed; entities without a tombstone were not deleted.
     """
     entities = warehouse.index[collection]
     if not warehouse.index.is_server:
         return int(entities.delete_many(filter).deleted_count)
     count = 0
-    for docs in chunks_of(entities.find(filter, FIELDS[collection], batch_size=CHUNK)):
+    for docs in batched(entities.find(filter, FIELDS[collection], batch_size=CHUNK), CHUNK):
         for dataset, some in by_dataset(docs).items():
 
-            def away(ids: list[ObjectId]) -> int:
+            def delete_ids(ids: list[ObjectId]) -> int:
                 return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
 
-            count += bury(warehouse, collection, some, away, dataset)
+            count += delete_with_tombstone(warehouse, collection, some, delete_ids, dataset)
     return count
 
 
 FIELDS = {"data": {"dataset": 1, "_tdb.s": 1}, "params": {"_tdb.structure": 1}}
-"""What is to be known of entities that are deleted."""
+"""The fields that a deletion reads of entities, by collection."""
 
 
-def bury(
+def delete_with_tombstone(
     warehouse: Warehouse,
     collection: str,
     docs: Sequence[Doc],
-    away: Callable[[list[ObjectId]], int],
+    delete_ids: Callable[[list[ObjectId]], int],
     dataset: str | None = None,
 ) -> int:
-    """Writes a tombstone of some documents, and deletes them.
+    """Write a tombstone for some documents, then delete them.
 
     Args:
         warehouse: The warehouse.
-        collection: Of the documents, which have its `FIELDS`.
-        docs: The documents.
-        away: Deletes those of these ids that are as they were, and says how many.
-        dataset: Of samples.
+        collection: The collection of the documents.
+        docs: The documents, with the `FIELDS` of their collection.
+        delete_ids: Deletes the documents with these ids that were not edited meanwhile; returns how many.
+        dataset: The dataset, if they are samples.
 
     Returns:
         How many were deleted.
     """
     id = _write(warehouse, collection, docs, dataset)
-    count = away([doc["_id"] for doc in docs])
+    count = delete_ids([doc["_id"] for doc in docs])
     if count < len(docs):
         found = warehouse.index[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
         left = {doc["_id"] for doc in found}
@@ -122,7 +122,9 @@ def bury(
 
 
 def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
-    """Stores a tombstone. It is `writing` until whoever writes it says that it holds; a gc leaves it alone till then.
+    """Store a tombstone, in the state `writing`. When the deletion has taken place, it becomes `live`.
+
+    A gc does not touch tombstones in the state `writing`.
 
     Raises:
         StorageError: The blob store failed; nothing is left of it.
@@ -131,7 +133,7 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
     doc = {
         "_id": id, "p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset,
         "root": warehouse.blobs.write_root, "key": f"{FOLDER}{id}",
-        "n": sum(len(stone.ids) for stone in tombstone.stones), "state": "writing", **about,
+        "n": sum(len(deletion.ids) for deletion in tombstone.deletions), "state": "writing", **about,
     }  # fmt: skip
     warehouse.index["tombstones"].update_one(
         {"_id": id}, {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}},
@@ -146,18 +148,18 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
 
 
 def remove(warehouse: Warehouse, doc: Doc | None) -> None:
-    """Removes a tombstone: its object, and then what names it."""
+    """Remove a tombstone: first its object, then its document."""
     if doc is not None:
         warehouse.blobs.store(doc["root"]).delete(doc["key"])
         warehouse.index["tombstones"].delete_one({"_id": doc["_id"]})
 
 
 def read(store: Store, key: str) -> Tombstone:
-    """What a tombstone says.
+    """Read a tombstone.
 
     Raises:
         CorruptBlobError: It is damaged.
-        StorageError: It is not there.
+        StorageError: It does not exist.
     """
     data = store.get(key)
     try:
@@ -165,17 +167,17 @@ def read(store: Store, key: str) -> Tombstone:
         if magic != _MAGIC or checksum != xxhash.xxh3_64_intdigest(data[_HEAD.size :]):
             raise ValueError("it does not match its checksum")
         doc = bson.decode(zstandard.ZstdDecompressor().decompress(data[_HEAD.size :]))
-        stones = [Stone(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
-        return Tombstone(doc["p"], doc["c"], doc["dataset"], stones)
+        deletions = [Deletion(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
+        return Tombstone(doc["p"], doc["c"], doc["dataset"], deletions)
     except (struct.error, ValueError, KeyError, zstandard.ZstdError, bson.errors.InvalidBSON) as error:
         raise CorruptBlobError(f"{store.url}/{key}: expected a tombstone, found something else: {error}") from None
 
 
 def _write(warehouse: Warehouse, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
     sequence = [int(doc["_tdb"]["s"]) for doc in docs] if collection == "data" else []
-    stone = Stone(ObjectId(), [doc["_id"] for doc in docs], sequence)
+    deletion = Deletion(ObjectId(), [doc["_id"] for doc in docs], sequence)
     about = {"objects": _objects(warehouse, docs)} if collection == "params" else {}
-    return write(warehouse, Tombstone(warehouse.project, collection, dataset, [stone]), about)
+    return write(warehouse, Tombstone(warehouse.project, collection, dataset, [deletion]), about)
 
 
 def _done(warehouse: Warehouse, id: ObjectId) -> None:
@@ -183,7 +185,10 @@ def _done(warehouse: Warehouse, id: ObjectId) -> None:
 
 
 def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
-    """Where the structures of sets are: as long as one is there, the set could come back."""
+    """The objects that hold the structures of parameter sets.
+
+    As long as one exists, a rebuild could restore its set.
+    """
     ids = [{"p": warehouse.project, "h": doc["_tdb"].get("structure")} for doc in sets]
     found = warehouse.index["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
     places = {(doc["root"], doc["key"]) for doc in found}
@@ -191,15 +196,15 @@ def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
 
 
 def _packed(tombstone: Tombstone) -> bytes:
-    stones = [
+    deletions = [
         {
-            "t": stone.time,
-            "ids": b"".join(id.binary for id in stone.ids),
-            "s": np.array(stone.sequence, "<i8").tobytes(),
+            "t": deletion.time,
+            "ids": b"".join(id.binary for id in deletion.ids),
+            "s": np.array(deletion.sequence, "<i8").tobytes(),
         }
-        for stone in tombstone.stones
+        for deletion in tombstone.deletions
     ]
-    doc = {"p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "stones": stones}
+    doc = {"p": tombstone.project, "c": tombstone.collection, "dataset": tombstone.dataset, "stones": deletions}
     body = zstandard.ZstdCompressor().compress(bson.encode(doc))
     return _HEAD.pack(_MAGIC, xxhash.xxh3_64_intdigest(body)) + body
 
@@ -213,20 +218,8 @@ def _numbers(data: bytes) -> list[int]:
     return found
 
 
-def chunks_of(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
-    """Documents in lists of at most `CHUNK`."""
-    chunk: list[Doc] = []
-    for doc in docs:
-        chunk.append(doc)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def by_dataset(docs: Sequence[Doc]) -> dict[str | None, list[Doc]]:
-    """Documents by their dataset; by None where they have none."""
+    """Group documents by dataset; under None those without one."""
     found: dict[str | None, list[Doc]] = {}
     for doc in docs:
         found.setdefault(doc.get("dataset"), []).append(doc)

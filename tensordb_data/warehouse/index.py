@@ -35,7 +35,7 @@ class Index:
     @property
     def is_server(self) -> bool:
         """Whether this is a real server, with sessions, change streams and raw batches; False for mongomock."""
-        return self._connections.get().full
+        return self._connections.get().is_server
 
     def __getitem__(self, name: str) -> Collection[Any]:
         return self.database[name]

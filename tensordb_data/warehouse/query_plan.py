@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import ScanWarning, UnsupportedError
-from tensordb_data.query.query import datasets, names
+from tensordb_data.query.datasets import selected_datasets
+from tensordb_data.query.query import names
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.bound_query import BoundQuery
@@ -100,7 +101,7 @@ def _scanned(selection: BoundQuery) -> int:
     size = int(selection.collection.estimated_document_count())
     if size < LARGE or selection.query.collection != "data":
         return size
-    written = selection.warehouse.datasets.versions(datasets(selection.query.filter))
+    written = selection.warehouse.datasets.versions(selected_datasets(selection.query.filter))
     return min(size, sum(sequence for sequence, _ in written.values()))
 
 

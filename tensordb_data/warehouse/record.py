@@ -1,4 +1,4 @@
-"""What the five collections have in common: an entity read from the index, and the verbs."""
+"""One entity of any of the five collections, as it was read from the index."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Record(Mapping[str, Any]):
-    """One entity, as it was when it was read: a mapping of its fields, including `_id` and `tags`."""
+    """One entity as it was read: a mapping of its fields, including `_id` and `tags`."""
 
     __slots__ = ("__weakref__", "_doc", "_warehouse")
 
     collection: ClassVar[str]
-    """The collection that it is of."""
+    """The name of its collection."""
 
     def __init__(self, warehouse: Warehouse, doc: Mapping[str, Any]) -> None:
         self._warehouse = warehouse

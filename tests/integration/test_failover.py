@@ -27,7 +27,7 @@ from tensordb_data import TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, load_deployed
 from tensordb_data.errors import ClaimLostError, NotFoundError
 from tests.chaos import changes, wrong
-from tests.integration.test_worker import until
+from tests.integration.job_runner.test_worker import until
 from tests.mongod import Mongod, ReplicaSet, started
 
 LEASE = 1.5

@@ -1,4 +1,4 @@
-"""Fetch: requests to remote stores on threads, with as many bytes in flight as the line takes."""
+"""Run requests to remote stores on threads, with as many bytes in flight as the network takes."""
 
 from __future__ import annotations
 

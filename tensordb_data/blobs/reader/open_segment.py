@@ -1,4 +1,4 @@
-"""Segments that a reader has opened, singly and many at once."""
+"""The segments that a reader has opened: each by itself, and many in a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tensordb_data.blobs.segments.format import (
 )
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
-from tensordb_data.common import buffer_pool as buffers
+from tensordb_data.common import buffer_pool
 from tensordb_data.common.mmap import Bytes1D, map_file
 from tensordb_data.errors import CorruptBlobError, StorageError
 
@@ -198,10 +198,10 @@ class Table:
     is then one gather, and so is each step of its checks. A table never changes and holds what it refers to.
     """
 
-    def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment], trust: object) -> None:
+    def __init__(self, ids: tuple[ObjectId, ...], opened: Mapping[ObjectId, OpenSegment], generation: object) -> None:
         self.ids = ids
-        self.trust = trust
-        """What was checked through one table holds for all of the same trust."""
+        self.generation = generation
+        """A check through one table holds for all tables of the same generation."""
         self.opened = [opened.get(id) for id in ids]
         self.is_open: Bools = np.array([s is not None for s in self.opened], np.bool_)
         self.complete = bool(self.is_open.all())
@@ -247,7 +247,7 @@ class Table:
         """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
         if size < _LARGE:
             return self.window(size)[starts].view(np.uint8).reshape(len(starts), size)
-        space, batch = self.window(1).view(np.uint8), buffers.empty((len(starts), size), np.uint8)
+        space, batch = self.window(1).view(np.uint8), buffer_pool.empty((len(starts), size), np.uint8)
         for row, start in zip(batch, starts.tolist(), strict=True):
             np.copyto(row, space[start : start + size])
         return batch

@@ -1,4 +1,4 @@
-"""Segments kept open, and tables of those that the same references use."""
+"""Keep segments open, and make tables of the segments that some references use."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Tables:
         max_open: int,
         max_index_bytes: int,
     ) -> None:
-        self.trust = object()
-        """What was checked through one table holds until this changes."""
+        self.generation = object()
+        """A check holds as long as this object stays the same."""
         self._find_segments, self._store, self._cache, self._fetcher = find_segments, store, cache, fetcher
         self._max_open, self._max_index_bytes = max_open, max_index_bytes
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        """Whose it is to open segments: many at once would all ask for the same."""
+        """Held while segments are looked up: many threads at once would all ask for the same ones."""
         self._opened: dict[ObjectId, OpenSegment] = {}
         self._opening: dict[ObjectId, Future[OpenSegment]] = {}
         self._tables: dict[int, Table] = {}
@@ -57,8 +57,8 @@ class Tables:
         table = self._tables.get(id(refs.segments))
         if table is None or table.ids is not refs.segments:
             table = self._new_table(refs.segments, {})
-        checks = refs.checks
-        if table.complete and checks is not None and checks.marks is not None and checks.marks.complete:
+        verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
+        if table.complete and verified is not None and verified.complete:
             return table
         if int(refs.segment.max()) >= len(refs.segments):
             found = int(refs.segment.max())
@@ -92,7 +92,7 @@ class Tables:
                 del self._opened[id]
             if gone:
                 self._tables.clear()
-                self.trust = object()
+                self.generation = object()
 
     def _new_table(self, ids: tuple[ObjectId, ...], held: Mapping[ObjectId, OpenSegment]) -> Table:
         with self._lock:
@@ -100,7 +100,7 @@ class Tables:
                 raise StorageError("the blob reader is closed: connect again")
             for id_, segment in held.items():
                 self._opened.setdefault(id_, segment)
-            table = Table(ids, self._opened, self.trust)
+            table = Table(ids, self._opened, self.generation)
             self._make_room(held.keys())
             self._tables.pop(id(ids), None)
             self._tables[id(ids)] = table
@@ -156,6 +156,6 @@ class Tables:
                 del self._opened[id]
                 self._tables.clear()
                 if segment.file is not None:
-                    self.trust = object()
+                    self.generation = object()
                 mapped -= local
                 indexes -= 0 if local else _INDEX_BYTES * segment.blobs

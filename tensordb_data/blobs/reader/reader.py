@@ -34,8 +34,8 @@ _FITS = 0.9  # of the cache, at most, that a plan may fill with more than it wan
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
-    """A read that has begun: the table it goes through, and the blobs of it that have to be fetched."""
+class PendingRead:
+    """A read that has begun: the table that it uses, and the blobs that have to be fetched."""
 
     table: Table
     wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]]
@@ -83,7 +83,7 @@ class BlobReader:
 
     @property
     def ahead(self) -> int:
-        """How many bytes of references to announce (see `prefetch`) before they are read; 0 while all is at hand."""
+        """How many bytes to prefetch ahead of reads; 0 while all blobs are in local memory."""
         return 0 if self._known >= _KNOWN else _AHEAD * self._remote.fetcher.window.limit
 
     @property
@@ -92,13 +92,16 @@ class BlobReader:
         return None if self._cache is None else self._cache.cap
 
     def prefetch(self, refs: BlobRefs) -> None:
-        """Announce that these very references will be read soon, in the order of such calls. Returns at once."""
+        """Begin to fetch the blobs of these references, which will be read soon, in the order of calls.
+
+        Returns at once.
+        """
         if not len(refs) or INLINE in refs.segments or int(refs.length.min()) < 0:
             return
-        # The queue must not keep alive what nobody is going to read any more.
+        # The queue must not keep references alive that no one will read any more.
         known = weakref.ref(refs)
 
-        def begin() -> Begun | None:
+        def begin() -> PendingRead | None:
             found = known()
             return None if found is None else self._begin(found, urgent=False)
 
@@ -121,12 +124,12 @@ class BlobReader:
             return np.empty((0, 0), np.uint8)
         if refs.compressed is not None and refs.compressed.any():
             return self._frames.gather(refs, self._stored(refs))
-        # Batches of a plan, after its first pass, go straight to the gather: for small blobs it leaves time for
-        # little else.
-        marks = None if refs.checks is None else refs.checks.marks
-        table = self._tables.table(refs) if marks is not None and marks.complete else None
-        known = table is not None and marks is not None and marks.trust is table.trust
-        size = marks.size if known and marks is not None else None
+        # After the first pass over a plan, batches go straight to the gather. For small blobs, each further step would
+        # take as long as the gather.
+        verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
+        table = self._tables.table(refs) if verified is not None and verified.complete else None
+        known = table is not None and verified is not None and verified.generation is table.generation
+        size = verified.size if known and verified is not None else None
         if size is None:
             size = int(refs.length[0])
             if np.count_nonzero(refs.length == size) < len(refs):
@@ -168,12 +171,12 @@ class BlobReader:
         return self._find_references(ids, fields)
 
     def missed(self) -> int:
-        """How many blobs this thread had to fetch from a store elsewhere since it asked last."""
+        """How many blobs this thread has fetched from a remote store since the last call."""
         count, self._local.missed = getattr(self._local, "missed", 0), 0
         return count
 
     def close(self) -> None:
-        """Let all mappings and threads go. Blobs that `read` returned stay valid."""
+        """Release all mappings and threads. Blobs that `read` returned stay valid."""
         with self._lock:
             self._closed = True
             scouts, self._scouts = self._scouts, None
@@ -197,13 +200,13 @@ class BlobReader:
 
         `size` is the length of each, where that is one number.
         """
-        ahead, begun = refs.ahead, None
+        ahead, pending = refs.ahead, None
         object.__setattr__(refs, "ahead", None)
         try:
-            begun = None if ahead is None else ahead.result()
-            begun = begun or self._begin(refs, urgent=True)
+            pending = None if ahead is None else ahead.result()
+            pending = pending or self._begin(refs, urgent=True)
             extra: dict[int, memoryview] = {}
-            for segment, rows, numbers, futures in begun.wanted:
+            for segment, rows, numbers, futures in pending.wanted:
                 self._local.missed = getattr(self._local, "missed", 0) + len(rows)
                 arrivals = []
                 for future in futures:
@@ -217,16 +220,16 @@ class BlobReader:
                         extra[row] = _arrived(arrivals, number, row)
         except concurrent.futures.CancelledError:
             raise StorageError("the blob reader is closed: connect again") from None
-        table = begun.table
-        if not extra and table.local and table.trust is self._tables.trust:
-            refs.set_checked(table.trust, size)
+        table = pending.table
+        if not extra and table.local and table.generation is self._tables.generation:
+            refs.set_checked(table.generation, size)
         return table, extra
 
-    def _begin(self, refs: BlobRefs, urgent: bool) -> Begun:
-        """Open what the references need, check what is at hand, and ask for the rest."""
+    def _begin(self, refs: BlobRefs, urgent: bool) -> PendingRead:
+        """Open the segments of the references, check blobs that are in local memory, and request the others."""
         table = self._tables.table(refs)
         wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
-        if not refs.checked(table.trust):
+        if not refs.checked(table.generation):
             rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
             local = rows if table.local else rows[table.is_local[refs.segment]]
             absent = local[:0]
@@ -243,13 +246,13 @@ class BlobReader:
                 wanted.append((segment, part, at[part], futures))
         if wanted:
             self._known = 0
-        return Begun(table, wanted)
+        return PendingRead(table, wanted)
 
     def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
         """Whether the plan that the references are from will want most of a segment, and the cache can hold it all."""
-        if refs.checks is None or self._cache is None or segment.file is None:
+        if refs.checksum_cache is None or self._cache is None or segment.file is None:
             return False
-        counts, nbytes = refs.checks.share()
+        counts, nbytes = refs.checksum_cache.share()
         count, used = int(counts[number]), float(nbytes[number])
         if not used or segment.end - used > count * max(GAP, used / count / WASTE):
             return False

@@ -1,4 +1,4 @@
-"""Blobs of segments elsewhere: what is asked of their stores, and what becomes of the answers."""
+"""Fetch blobs of remote segments: choose the ranges to request, check the bytes, and put them into the cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Run = tuple[int, int]
 
 
 class Arrival:
-    """What one request brought that is not in the cache: blobs that are only here, and damaged ones."""
+    """The result of one request, as far as it is not in the cache: the bytes of blobs, and damaged blobs."""
 
     def __init__(self, segment: OpenSegment) -> None:
         self._segment = segment
@@ -122,7 +122,7 @@ class Remote:
             return list(futures.values())
 
     def close(self) -> None:
-        """Ask for nothing more."""
+        """Begin no further request."""
         self.fetcher.close()
 
     def _bring(self, request: Request) -> Arrival:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import zstandard
 
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
-from tensordb_data.common import buffer_pool as buffers
+from tensordb_data.common import buffer_pool
 from tensordb_data.common.mmap import array_at
 from tensordb_data.errors import CorruptBlobError, StorageError
 
@@ -42,7 +42,7 @@ class Frames:
             return None
         if not plain and size < _LARGE:
             return _as_batch(self.decompress(refs, stored, rows), size)
-        batch = buffers.empty((len(refs), size), np.uint8)
+        batch = buffer_pool.empty((len(refs), size), np.uint8)
         if size < _LARGE:
             batch[rows] = _as_batch(self.decompress(refs, stored, rows), size)
         else:
@@ -105,7 +105,7 @@ def _as_batch(blobs: zstandard.BufferWithSegmentsCollection, size: int) -> Batch
     if blobs[m - 1].offset == (m - 1) * size:
         first = np.frombuffer(blobs[0], np.uint8)  # type: ignore[call-overload]
         return array_at(first.ctypes.data, m * size, blobs).reshape(m, size)
-    batch = buffers.empty((m, size), np.uint8)
+    batch = buffer_pool.empty((m, size), np.uint8)
     for row in range(m):
         batch[row] = np.frombuffer(blobs[row], np.uint8)  # type: ignore[call-overload]
     return batch

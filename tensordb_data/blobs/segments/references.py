@@ -29,20 +29,20 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-class Marks:
-    """Which of some references have been checked, as long as one trust holds."""
+class Verified:
+    """Which of some references were checked, within one generation of the reader."""
 
-    def __init__(self, trust: object, m: int) -> None:
-        self.trust = trust
+    def __init__(self, generation: object, m: int) -> None:
+        self.generation = generation
         self.done = np.zeros(m, np.bool_)
         self.complete = False
-        """Whether all have."""
+        """Whether all of them were checked."""
         self.size: int | None = None
-        """Stored bytes of each of those that have, where that is one number."""
+        """Stored bytes of each checked blob, if all have the same size."""
         self._sizes: set[int | None] = set()
 
     def note(self, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
-        """Note that those at some positions have been checked."""
+        """Note that the references at some positions were checked."""
         if len(self._sizes) < 2:
             self._sizes.add(size)
         self.size = size if len(self._sizes) == 1 else None
@@ -50,29 +50,28 @@ class Marks:
         self.complete = bool(self.done.all())
 
 
-class Checks:
-    """What this process knows of some references: which have been checked (their bounds, and their blobs' checksums),
-    and how much of each segment they use.
+class ChecksumCache:
+    """Remembers, in one process, which of some references were checked, and how much of each segment they use.
 
-    It lets every batch of a plan after the first pass know all that without a look at its segments. What was checked
-    holds for one trust: a token that a reader gives up when it lets a cached segment go, since another file may take
-    its place.
+    A check compares the bounds of a reference, and the checksum of its blob. After the first pass over a plan, a batch
+    needs no look at its segments. A check holds for one generation. A reader begins a new generation when it drops a
+    cached segment, since another file may take its place.
     """
 
     def __init__(self, refs: BlobRefs) -> None:
         self._segment, self._length, self._segments = refs.segment, refs.length, len(refs.segments)
-        self.marks: Marks | None = None
+        self.verified: Verified | None = None
         self._share: tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None = None
 
-    def note(self, trust: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
-        """Note that those at some positions have been checked."""
+    def note(self, generation: object, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
+        """Note that the references at some positions were checked."""
         with _lock:
-            if self.marks is None or self.marks.trust is not trust:
-                self.marks = Marks(trust, len(self._segment))
-            self.marks.note(at, size)
+            if self.verified is None or self.verified.generation is not generation:
+                self.verified = Verified(generation, len(self._segment))
+            self.verified.note(at, size)
 
     def share(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """How many blobs of each segment are referred to, and their bytes together."""
+        """For each segment, how many of its blobs the references use, and their bytes."""
         if self._share is None:
             length = np.maximum(self._length, 0)
             counts = np.bincount(self._segment, minlength=self._segments).astype(np.int64)
@@ -99,14 +98,14 @@ class BlobRefs:
     compressed: npt.NDArray[np.bool_] | None = None
     """bool[m]: whether the stored bytes are zstd; None when none are."""
 
-    checks: Checks | None = dataclasses.field(default=None, repr=False)
-    """What this process knows of the references that these were taken from."""
+    checksum_cache: ChecksumCache | None = dataclasses.field(default=None, repr=False)
+    """Which of the references from which these were taken were checked."""
 
     at: npt.NDArray[np.intp] | None = dataclasses.field(default=None, repr=False)
-    """Which of those these are; None when these are the ones."""
+    """The positions of these among them; None if these are all of them."""
 
     ahead: Future[Any] | None = dataclasses.field(default=None, repr=False, init=False)
-    """What a reader has begun for these, as they were announced to it."""
+    """The read of these that a reader has begun, if it was asked to prefetch them."""
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -121,31 +120,31 @@ class BlobRefs:
         else:
             index = np.asarray(index)
             index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp, copy=False)
-        checks = self.checks
-        if checks is None:
-            checks = Checks(self)
-            object.__setattr__(self, "checks", checks)
+        checksum_cache = self.checksum_cache
+        if checksum_cache is None:
+            checksum_cache = ChecksumCache(self)
+            object.__setattr__(self, "checksum_cache", checksum_cache)
         return BlobRefs(
             self.segments,
             self.segment[index],
             self.offset[index],
             self.length[index],
             None if self.compressed is None else self.compressed[index],
-            checks,
+            checksum_cache,
             index if self.at is None else self.at[index],
         )
 
-    def checked(self, trust: object) -> bool:
-        """Whether all of these are known to have been checked."""
-        marks = None if self.checks is None else self.checks.marks
-        if marks is None or marks.trust is not trust:
+    def checked(self, generation: object) -> bool:
+        """Whether all of these were checked in this generation."""
+        verified = None if self.checksum_cache is None else self.checksum_cache.verified
+        if verified is None or verified.generation is not generation:
             return False
-        return marks.complete or bool((marks.done if self.at is None else marks.done[self.at]).all())
+        return verified.complete or bool((verified.done if self.at is None else verified.done[self.at]).all())
 
-    def set_checked(self, trust: object, size: int | None) -> None:
-        """Note that all of these have been checked, and their size where it is one."""
-        if self.checks is not None:
-            self.checks.note(trust, slice(None) if self.at is None else self.at, size)
+    def set_checked(self, generation: object, size: int | None) -> None:
+        """Note that all of these were checked, and their size if it is the same for all."""
+        if self.checksum_cache is not None:
+            self.checksum_cache.note(generation, slice(None) if self.at is None else self.at, size)
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:

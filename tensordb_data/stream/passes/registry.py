@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymongo.errors import OperationFailure
 
+from tensordb_data.mongo.errors import UNAUTHORIZED
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _PART = 8 << 20
-_UNAUTHORIZED = 13
 
 OpenedPasses = Sequence[tuple[int, State]]
 """Passes that were opened ahead of time: their numbers, and the data that they were opened on."""
@@ -75,7 +75,7 @@ class SharedPassRegistry(PassRegistry):
         try:
             self._documents.update_one({"_id": self.token}, {"$set": {"at": _now()}}, upsert=True)
         except OperationFailure as error:
-            if error.code == _UNAUTHORIZED:
+            if error.code == UNAUTHORIZED:
                 return False
             raise
         return True

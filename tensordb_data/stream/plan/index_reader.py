@@ -11,6 +11,7 @@ from pymongo.client_session import ClientSession
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
+from tensordb_data.mongo.errors import CURSOR_LOST
 from tensordb_data.stream.plan.bson_columns import table_from_bson
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
 from tensordb_data.stream.state import After, Versions
@@ -18,8 +19,6 @@ from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import narrowing_index
 
 _ATTEMPTS = 5
-_CURSOR_KILLED = {11601, 11600, 11602, 237, 262, 175, 206}
-"""The cursor was interrupted, shut down, killed or out of time; its collection, index or session is gone."""
 _BAD_VALUE = 2
 
 
@@ -194,4 +193,4 @@ class IndexReader:
 def _lost_cursor(error: Exception) -> bool:
     if getattr(error, "code", None) == _BAD_VALUE:
         return "hint" in str(error)  # the index of the hint has just been dropped
-    return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in _CURSOR_KILLED
+    return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in CURSOR_LOST

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tensordb_data.blobs.reader.reader import BlobReader
-from tensordb_data.common.import_paths2 import path_of, resolve
+from tensordb_data.common.import_paths import import_path, resolve
 from tensordb_data.stream.fetch.decode import Column, load
 from tensordb_data.stream.order.permutation import pass_key
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -36,7 +36,7 @@ def open_transform(spec: StreamSpec) -> Transform | WorkerPool | None:
     if spec.workers:
         from tensordb_data.stream.transform.worker_pool import WorkerPool
 
-        return WorkerPool(path_of(spec.transform), spec.workers)
+        return WorkerPool(import_path(spec.transform), spec.workers)
     return Transform(resolve(spec.transform) if isinstance(spec.transform, str) else spec.transform)
 
 

@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from multiprocessing.util import register_after_fork
 from typing import Any
 
-from tensordb_data.common.import_paths2 import resolve
+from tensordb_data.common.import_paths import resolve
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column

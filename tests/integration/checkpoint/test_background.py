@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tensordb_data.errors import CheckpointError
-from tensordb_data.tensors import write as persist
+from tensordb_data.tensors import write as write_module
 from tensordb_data.torch import StepCheckpointer
 
 
@@ -202,9 +202,9 @@ KILLED = """
 import os, signal, sys
 import numpy as np
 from tensordb_data import TensorDB
-from tensordb_data.tensors import write as persist
+from tensordb_data.tensors import write
 
-persist.OBJECT = 100_000
+write.OBJECT = 100_000
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 store, sent = db.warehouse.blobs.store(), []
 put = store.put
@@ -222,7 +222,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
     done = subprocess.run([sys.executable, "-c", KILLED, mongo_uri, f"file://{warehouse_dir}/blobs"])
     assert done.returncode == -signal.SIGKILL
     assert db.params.find().count() == 0  # no half set
-    monkeypatch.setattr(persist, "OBJECT", 100_000)
+    monkeypatch.setattr(write_module, "OBJECT", 100_000)
     store = db.warehouse.blobs.store()
     before = dict(store.list("params/"))
     state = {str(i): np.random.default_rng(i).random(10_000, "f4") for i in range(10)}
@@ -234,7 +234,7 @@ def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_
 
 
 def test_an_object_for_each_portion(db, monkeypatch):
-    monkeypatch.setattr(persist, "OBJECT", 2000)
+    monkeypatch.setattr(write_module, "OBJECT", 2000)
     large = np.random.default_rng(0).random(5000, "f4")
     state = {"small": np.zeros(100, "f4"), "large": large, "other": np.full(100, 2, "f4")}
     id = db.params.save(state)

@@ -219,7 +219,7 @@ def test_kill_9_before_any_rename_leaves_the_folder_whole(mongo_uri: str, wareho
         save(db, step, acc=0.1)
         with Deployer(db, best(db), to) as deployer:
             deployer.once()
-        for moment in range(0, 9, 2):  # all of them are in tests/unit/continuous/test_versions.py
+        for moment in range(0, 9, 2):  # all of them are in tests/unit/deploy/test_versions.py
             step += 1
             save(db, step, acc=step / 10)
             with running(programs.deploy, mongo_uri, to, moment) as deadly:

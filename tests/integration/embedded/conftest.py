@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 
 CLIENT = """
 import json, os, signal, sys
@@ -94,7 +94,7 @@ def wait_ended(folder: Path) -> None:
     """Block until the folder's server has ended, and prove that no process is left."""
     if not (folder / "mongo").exists():
         return
-    locks.wait_released(folder / "supervisor.lock")
+    file_locks.wait_released(folder / "supervisor.lock")
     with open(folder / "mongo" / "mongod.lock", "a") as file:  # a killed one lives for some more milliseconds
         fcntl.flock(file, fcntl.LOCK_EX)
     for entry in processes_of(folder):

@@ -18,7 +18,7 @@ from pymongo.errors import OperationFailure
 from typer.testing import CliRunner, Result
 
 from tensordb_data.cli.server import register
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded import control, join
 from tensordb_data.errors import EmbeddedServerError
 from tensordb_data.mongo.address import parse
@@ -58,7 +58,7 @@ def test_up_keeps_it_running_until_down(run: Callable[..., Result], folder: Path
     assert run("up").exit_code == 0
     done = run("down")
     assert (done.exit_code, "has ended" in done.output) == (0, True), done.output
-    assert not locks.is_held(folder / "supervisor.lock")
+    assert not file_locks.is_held(folder / "supervisor.lock")
     assert not (folder / "run").exists()
     assert "was not running" in run("down").output
     done = run("uri")

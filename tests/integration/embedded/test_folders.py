@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded import join
 from tensordb_data.embedded.binary import find_mongod
 from tensordb_data.errors import EmbeddedServerError
@@ -296,7 +296,7 @@ def test_moved_folder_is_opened_before_its_server_has_ended(
     numbers: list[int] = []
     opener = threading.Thread(target=lambda: numbers.append(insert(moved, 1)))
     opener.start()
-    while not locks.is_held(moved / "start.lock") and opener.is_alive():
+    while not file_locks.is_held(moved / "start.lock") and opener.is_alive():
         time.sleep(0.01)
     os.kill(supervisor, signal.SIGCONT)
     opener.join()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tensordb_data.common import file_locks as locks
+from tensordb_data.common import file_locks
 from tensordb_data.embedded import join
 from tensordb_data.mongo.address import parse
 from tensordb_data.mongo.client import open_client
@@ -186,7 +186,7 @@ def test_forked_child_keeps_a_server_of_its_own(folder: Path) -> None:
             os._exit(status)
     os.read(reader, 1)
     session.close()
-    assert locks.is_held(folder / "supervisor.lock")
+    assert file_locks.is_held(folder / "supervisor.lock")
     os.close(hold)
     assert os.waitpid(child, 0)[1] == 0
     for fd in (reader, writer, release):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
 from tensordb_data.housekeeping import fsck
-from tensordb_data.tensors import write as persist
+from tensordb_data.tensors import write as write_module
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_reference_to_no_blob(full):
 
 def test_a_damaged_tensor_names_its_sets(full):
     row = full.database["tensors"].find_one()
-    shared = full.database["tensors"].find_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    shared = full.database["tensors"].find_one({"_id.h": write_module.digest(memoryview(np.ones(1000).tobytes()))})
     flip(full.warehouse.blobs.store(row["root"]).local_path(shared["key"]), shared["o"])
     (found,) = full.fsck().findings
     assert found.kind == "damaged blob" and "at step 1" in found.what and "at step 2" in found.what
@@ -105,7 +105,7 @@ def test_an_object_of_tensors_that_is_gone(full):
 
 
 def test_a_tensor_that_the_index_has_lost(full):
-    full.database["tensors"].delete_one({"_id.h": persist.digest(memoryview(np.ones(1000).tobytes()))})
+    full.database["tensors"].delete_one({"_id.h": write_module.digest(memoryview(np.ones(1000).tobytes()))})
     assert kinds(full) == ["dangling reference"] * 2
 
 
@@ -120,7 +120,7 @@ def test_what_a_dead_saver_left(full, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(persist, "_enter", dies)
+        patch.setattr(write_module, "_enter", dies)
         full.params.save({"w": np.full(1000, 9.0)}, run="r", step=9)
     assert kinds(full) == []  # its lease names the object, and the next gc removes it
     full.database["segments"].update_one({}, {"$set": {"state": "gone"}})

@@ -9,8 +9,7 @@ import tracemalloc
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.housekeeping import fsck, gc
-from tensordb_data.housekeeping import segment_usage as use
+from tensordb_data.housekeeping import fsck, gc, segment_usage
 from tests.conftest import ROOT
 
 FEW, MANY = 300, 3_000
@@ -33,7 +32,7 @@ def test_ten_times_as_many_documents(mongo_uri, monkeypatch, way):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module("housekeeping")
     monkeypatch.setattr(benchmark, "PER_SET", BATCH)
-    for module, names in ((gc, ("BATCH",)), (use, ("BATCH", "_ANSWER")), (fsck, ("_BATCH",))):
+    for module, names in ((gc, ("BATCH",)), (segment_usage, ("BATCH", "_ANSWER")), (fsck, ("_BATCH",))):
         for name in names:
             monkeypatch.setattr(module, name, BATCH)
     found = []

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from tensordb_data import Keep, StorageError, TensorDB, UnsupportedError
 from tensordb_data.cli.main import app
-from tensordb_data.housekeeping import deletion_log as sweeping
+from tensordb_data.housekeeping import deletion_log as housekeeping_log
 from tensordb_data.housekeeping import rebuild
-from tensordb_data.params import save as persist
 from tensordb_data.samples import compact
-from tensordb_data.warehouse import deletion_log as tombstones
+from tensordb_data.tensors import write as write_module
+from tensordb_data.warehouse import deletion_log
 
 KEPT = [n for n in range(20) if n != 10]
 
@@ -131,7 +131,7 @@ def add(db, numbers, dataset="a", **options):
 
 
 def test_deleted_samples_stay_deleted(db, monkeypatch):
-    monkeypatch.setattr(tombstones, "CHUNK", 3)
+    monkeypatch.setattr(deletion_log, "CHUNK", 3)
     add(db, range(10))
     add(db, range(10, 20))
     add(db, range(5), "live", live=True)
@@ -150,15 +150,15 @@ def test_deleted_samples_stay_deleted(db, monkeypatch):
 @pytest.mark.parametrize(
     ("segment", "before"),
     [
-        ("00000005" "aaaaaaaaaa" "000002", False),  # one process, counted
-        ("00000005" "aaaaaaaaaa" "000000", True),
-        ("00000005" "bbbbbbbbbb" "000009", True),  # another process in the same second
-        ("00000006" "0000000000" "000000", False),
-        ("00000004" "ffffffffff" "ffffff", True),
+        ("00000005aaaaaaaaaa000002", False),  # one process, counted
+        ("00000005aaaaaaaaaa000000", True),
+        ("00000005bbbbbbbbbb000009", True),  # another process in the same second
+        ("000000060000000000000000", False),
+        ("00000004ffffffffffffffff", True),
     ],
 )
 def test_what_came_before_a_deletion(segment, before):
-    assert rebuild.came_before(ObjectId(segment), ObjectId("00000005" "aaaaaaaaaa" "000001")) is before
+    assert rebuild.came_before(ObjectId(segment), ObjectId("00000005aaaaaaaaaa000001")) is before
 
 
 def test_a_sample_that_is_written_again_lives(db):
@@ -191,7 +191,7 @@ def test_a_sample_that_is_deleted_while_a_compaction_copies_it(db, monkeypatch):
 
 def test_what_was_edited_meanwhile_is_not_remembered_as_deleted(db, monkeypatch):
     add(db, range(4))
-    real = tombstones._write
+    real = deletion_log._write
 
     def slow(*args):
         found = real(*args)
@@ -199,7 +199,7 @@ def test_what_was_edited_meanwhile_is_not_remembered_as_deleted(db, monkeypatch)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(tombstones, "_write", slow)
+        patch.setattr(deletion_log, "_write", slow)
         assert db.data.find({"n": {"$lt": 3}}).delete() == 2
     assert numbers(db) == [3, 100]
     assert len(list(db.warehouse.blobs.store(0).list("tombstones/"))) == 1
@@ -232,7 +232,7 @@ def test_tombstones_go_with_the_last_segment(db):
 
 
 def test_many_tombstones_become_one(db, monkeypatch):
-    monkeypatch.setattr(sweeping, "MANY", 4)
+    monkeypatch.setattr(housekeeping_log, "MANY", 4)
     add(db, range(10))
     for n in range(9):
         db.data.find({"n": n}).delete()
@@ -311,7 +311,7 @@ def test_deleted_sets_stay_deleted(db):
 def test_a_damaged_tensor_and_its_sets(db):
     save(db, 1)
     save(db, 2)
-    row = db.database["tensors"].find_one({"_id.h": persist.digest(memoryview(np.full(1000, 12.0).tobytes()))})
+    row = db.database["tensors"].find_one({"_id.h": write_module.digest(memoryview(np.full(1000, 12.0).tobytes()))})
     path = db.warehouse.blobs.store(0).local_path(row["key"])
     data = bytearray(path.read_bytes())
     data[row["o"]] ^= 1

@@ -11,8 +11,7 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import StorageError
-from tensordb_data.housekeeping import gc
-from tensordb_data.housekeeping import segment_usage as use
+from tensordb_data.housekeeping import gc, segment_usage
 from tensordb_data.params.load import verify
 from tensordb_data.samples import commit, compact
 
@@ -88,7 +87,7 @@ def test_a_compaction(db, monkeypatch, state):
 
 def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
     """Once, when a collection has looked at all samples, and before it writes a state."""
-    real, once = use._used, []
+    real, once = segment_usage._used, []
 
     def used(*args):
         found = list(real(*args))
@@ -97,7 +96,7 @@ def between(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
             act()
         return iter(found)
 
-    monkeypatch.setattr(use, "_used", used)
+    monkeypatch.setattr(segment_usage, "_used", used)
 
 
 @pytest.mark.parametrize("moment", ["look", "mark"])
@@ -173,7 +172,7 @@ def test_many_segments_in_several_looks(db, monkeypatch):
         with db.data.writer("d" if n % 2 else "e") as writer:
             writer.add_many(x=np.full((2, 500), n, "u1"), n=[n, n])
     db.data.find({"n": {"$in": [1, 2, 6]}}).delete()
-    monkeypatch.setattr(use, "SCAN", 2)
-    monkeypatch.setattr(use, "BATCH", 1)
+    monkeypatch.setattr(segment_usage, "SCAN", 2)
+    monkeypatch.setattr(segment_usage, "BATCH", 1)
     assert db.gc(grace=0).removed == 3
     assert {row["n"] for row in db.data.find({"n": {"$gte": 0}})} == {0, 3, 4, 5} and db.fsck().findings == []

@@ -26,7 +26,7 @@ from tensordb_data.stream.plan import index_snapshot
 from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
-from tensordb_data.warehouse import deletion_log as tombstones
+from tensordb_data.warehouse import deletion_log
 from tensordb_data.warehouse.context import Warehouse
 
 N, STEP = 400, 100
@@ -38,7 +38,7 @@ def numbers(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
     """400 samples, whose label is their number; a transaction takes 100."""
     monkeypatch.setattr(mutations, "LIMIT", STEP)
     monkeypatch.setattr(annotate, "LIMIT", STEP)
-    monkeypatch.setattr(tombstones, "CHUNK", STEP)
+    monkeypatch.setattr(deletion_log, "CHUNK", STEP)
     with db.data.writer("numbers") as writer:
         writer.add_many(label=np.arange(N), weight=np.ones(N))
     return db

@@ -12,14 +12,14 @@ import pytest
 from tensordb_data import TensorDB
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.plan import index_reader
-from tensordb_data.warehouse import query_plan as advice
+from tensordb_data.warehouse import query_plan
 
 N = 20_000
 
 
 @pytest.fixture
 def scored(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
-    monkeypatch.setattr(advice, "LARGE", 1000)
+    monkeypatch.setattr(query_plan, "LARGE", 1000)
     rng = np.random.default_rng(0)
     with db.data.writer("scored") as writer:
         writer.add_many(number=np.arange(N), score=rng.permutation(N))
@@ -71,7 +71,7 @@ def test_a_range_that_most_match_is_scanned_in_order(scored: TensorDB) -> None:
 
 
 def index_of(selection: Any) -> str | None:
-    return advice.narrowing_index(selection.bound, selection.bound.filter(), N)
+    return query_plan.narrowing_index(selection.bound, selection.bound.filter(), N)
 
 
 def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> None:
@@ -79,7 +79,7 @@ def test_only_an_index_that_narrows_and_orders_is_taken(scored: TensorDB) -> Non
     assert "score" in str(index_of(scored.data.find(few)))
     assert index_of(scored.data.find({"dataset": "scored"})) is None
     assert index_of(scored.data.find({"dataset": "scored", "number": {"$lt": 50}})) is None  # has no index
-    assert advice.narrowing_index(scored.data.find(few).bound, scored.data.find(few).bound.filter(), 999) is None
+    assert query_plan.narrowing_index(scored.data.find(few).bound, scored.data.find(few).bound.filter(), 999) is None
 
 
 @pytest.mark.parametrize("when", ["in mid-stream", "as it is read"])

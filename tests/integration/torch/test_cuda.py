@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
-from tensordb_data.checkpoint import cuda_copy as copies
-from tensordb_data.checkpoint.staging import Arena
+from tensordb_data.checkpoint import cuda_copy
+from tensordb_data.checkpoint.staging import StagingBuffer
 from tensordb_data.tensors.tree import flatten
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 from tests.integration.checkpoint.loops import fill
@@ -78,38 +78,38 @@ def spoil(of: Any) -> None:
 def test_what_changes_right_afterwards_does_not_change_the_snapshot(
     room: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copies, "_SPARE", 2 if room else 10**9)
-    live, arena = state(), Arena()
-    arena.reserve(flatten(live))
+    monkeypatch.setattr(cuda_copy, "_SPARE", 2 if room else 10**9)
+    live, buffer = state(), StagingBuffer()
+    buffer.reserve(flatten(live))
     for _ in range(5):
         torch.cuda._sleep(20_000_000)  # work that is queued: the state is what it will be when that is done
         spoil(live)
         expected = [as_bytes(value) for value in tensors(live)]
         torch.cuda._sleep(20_000_000)
-        snapshot = arena.take(flatten(live))
+        snapshot = buffer.take(flatten(live))
         spoil(live)
-        arena.wait()
+        buffer.wait()
         assert [bytes(data) for data in snapshot.data] == expected
 
 
 def test_on_a_stream_of_the_users_own() -> None:
-    live, arena, own = state(), Arena(), torch.cuda.Stream()
+    live, buffer, own = state(), StagingBuffer(), torch.cuda.Stream()
     expected = [as_bytes(value) for value in tensors(live)]
     own.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(own):
-        snapshot = arena.take(flatten(live))
+        snapshot = buffer.take(flatten(live))
         spoil(live)
-    arena.wait()
+    buffer.wait()
     assert [bytes(data) for data in snapshot.data] == expected
 
 
 def test_the_room_on_the_device_is_given_back_and_little_of_it_is_enough() -> None:
-    live, arena = {"large": torch.randn(64 << 20, device="cuda")}, Arena()
-    arena.reserve(flatten(live))
+    live, buffer = {"large": torch.randn(64 << 20, device="cuda")}, StagingBuffer()
+    buffer.reserve(flatten(live))
     before = torch.cuda.memory_allocated()
-    snapshot = arena.take(flatten(live))
+    snapshot = buffer.take(flatten(live))
     during = torch.cuda.memory_allocated()
-    arena.wait()
+    buffer.wait()
     assert during - before >= live["large"].nbytes and torch.cuda.memory_allocated() == before
     assert np.array_equal(np.frombuffer(snapshot.data[0], "f4"), live["large"].cpu().numpy())
     torch.cuda.empty_cache()
@@ -117,7 +117,7 @@ def test_the_room_on_the_device_is_given_back_and_little_of_it_is_enough() -> No
     try:
         live["large"].mul_(2)
         full = torch.cuda.memory_allocated()
-        snapshot = arena.take(flatten(live))
+        snapshot = buffer.take(flatten(live))
         assert torch.cuda.memory_allocated() == full  # straight to the host
         assert np.array_equal(np.frombuffer(snapshot.data[0], "f4"), live["large"].cpu().numpy())
     finally:
@@ -126,10 +126,10 @@ def test_the_room_on_the_device_is_given_back_and_little_of_it_is_enough() -> No
 
 
 def test_a_state_that_moves_between_devices_and_sizes() -> None:
-    arena = Arena()
+    buffer = StagingBuffer()
     for live in (state(), {"host": torch.randn(5_000_000)}, {"few": torch.randn(3, device="cuda")}, state()):
-        snapshot = arena.take(flatten(live))
-        arena.wait()
+        snapshot = buffer.take(flatten(live))
+        buffer.wait()
         assert [bytes(data) for data in snapshot.data] == [as_bytes(value) for value in tensors(live)]
 
 

@@ -1,0 +1,54 @@
+"""Errors of the MongoDB driver: what their codes mean, and what a message says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
+
+from tensordb_data.errors import ConnectError
+
+UNAUTHORIZED, AUTHENTICATION_FAILED = 13, 18
+NO_INDEX = frozenset((27, 291))
+"""The index that `$text` or `$near` needs does not exist."""
+DUPLICATE_KEY = 11000
+TRANSACTION_TOO_LARGE = 388
+
+INTERRUPTED = frozenset((43, 237, 11600, 11602))
+"""The server has ended an operation or a cursor, mostly because it shuts down or is no longer primary."""
+TRANSIENT = INTERRUPTED | {89, 91, 189, 262, 9001, 10058, 10107, 13435, 13436}
+"""The server steps down, shuts down or recovers, or one of these has interrupted the call."""
+CURSOR_LOST = frozenset((175, 206, 237, 262, 11600, 11601, 11602))
+"""A cursor was interrupted or killed, was out of time, or its collection, index or session is gone."""
+
+
+def first_line(error: Exception | None) -> str:
+    """What an error of the driver says, without the topology and the details that it appends."""
+    return "" if error is None else str(error).split(", full error", 1)[0].split(", Timeout", 1)[0]
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether an error says that the server is unavailable for now. Otherwise the call itself is wrong."""
+    if isinstance(error, ConnectError):
+        error = error.__cause__ if isinstance(error.__cause__, PyMongoError) else error
+    if isinstance(error, OperationFailure):
+        return error.code in TRANSIENT or error.has_error_label("RetryableWriteError")
+    return isinstance(error, (ConnectionFailure, ConnectError))
+
+
+def write_errors(error: BulkWriteError) -> Sequence[Mapping[str, Any]]:
+    """The errors of the single writes of a bulk write."""
+    return list((error.details or {}).get("writeErrors", ()))
+
+
+def are_duplicates(error: BulkWriteError) -> bool:
+    """Whether each write that failed has met a document with the same key, and no other error."""
+    return all(failure.get("code") == DUPLICATE_KEY for failure in write_errors(error))
+
+
+def is_too_large(error: OperationFailure) -> bool:
+    """Whether a transaction is too large for the cache of the server."""
+    if isinstance(error, BulkWriteError):
+        return any(failure.get("code") == TRANSACTION_TOO_LARGE for failure in write_errors(error))
+    return error.code == TRANSACTION_TOO_LARGE

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from tensordb_data.common import file_locks
+
+
+def test_shares_and_exclusive(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    one = file_locks.acquire(path, fcntl.LOCK_SH)
+    two = file_locks.acquire(path, fcntl.LOCK_SH)
+    assert not file_locks.is_held(path)
+    assert file_locks.holders(path) == [os.getpid()] * 2
+    with pytest.raises(BlockingIOError):
+        file_locks.acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file_locks.close_fd(one)
+    file_locks.close_fd(two)
+    with file_locks.exclusive(path):
+        assert file_locks.is_held(path)
+        assert file_locks.holders(path) == []
+    file_locks.wait_released(path)
+
+
+def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    fd = file_locks.acquire(path, fcntl.LOCK_EX)
+    reader, writer = os.pipe()
+    release, hold = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(hold)
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.write(writer, b"closed")
+        os.read(release, 1)
+        os._exit(0)
+    assert os.read(reader, 6) == b"closed"
+    assert file_locks.is_held(path)  # the parent's lock is untouched
+    file_locks.close_fd(fd)
+    assert not file_locks.is_held(path)  # and the living child does not keep it
+    os.close(hold)
+    os.waitpid(child, 0)
+    for end in (reader, writer, release):
+        os.close(end)
+
+
+def test_no_descriptor_is_left_when_the_lock_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with file_locks.exclusive(path):
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            assert file_locks.is_held(path)
+        assert os.listdir("/proc/self/fd") == before

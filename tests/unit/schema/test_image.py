@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+import pathlib
+import sys
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
+from tensordb_data.schema import Image, field_from_doc
+from tensordb_data.schema.image import is_gray
+
+rng = np.random.default_rng(0)
+GRAY = rng.integers(0, 256, (20, 30), np.uint8)
+RGB = rng.integers(0, 256, (20, 30, 3), np.uint8)
+RGBA = rng.integers(0, 256, (20, 30, 4), np.uint8)
+DEEP = rng.integers(0, 65536, (20, 30), np.uint16)
+SMOOTH = np.add.outer(np.arange(64, dtype=np.uint8), np.arange(96, dtype=np.uint8))
+
+
+def png(pixels: npt.NDArray[np.generic]) -> bytes:
+    out = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def jpeg(pixels: npt.NDArray[np.generic], **options: object) -> bytes:
+    out = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(out, "JPEG", quality=90, **options)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("pixels", [GRAY, RGB, RGBA])
+def test_png_comes_back_as_it_was(pixels: npt.NDArray[np.uint8]) -> None:
+    data = png(pixels)
+    assert bytes(Image().encode(data)) == data
+    found = Image().decode(memoryview(data))
+    assert found.dtype == np.uint8
+    assert (found == pixels).all()
+    assert found.flags.c_contiguous and found.flags.writeable
+
+
+def test_modes() -> None:
+    assert (Image("rgb").decode(png(RGB)) == RGB).all()
+    assert (Image("rgb").decode(png(GRAY)) == GRAY[:, :, None]).all()
+    assert (Image("rgb").decode(png(RGBA)) == RGBA[:, :, :3]).all()
+    assert (Image("gray").decode(png(GRAY)) == GRAY).all()
+    assert Image("gray").decode(png(RGBA)).shape == (20, 30)
+    assert [Image(mode).element for mode in ("unchanged", "rgb", "gray")] == [
+        ("uint8", None),
+        ("uint8", (None, None, 3)),
+        ("uint8", (None, None)),
+    ]
+
+
+def test_16_bit_png() -> None:
+    data = png(DEEP)
+    found = Image(dtype="uint16").decode(data)
+    assert found.dtype == np.uint16
+    assert (found == DEEP).all()
+    assert (Image("gray", "uint16").decode(data) == DEEP).all()
+    with pytest.raises(SchemaError, match=r"found one of uint16: declare the field as Image\(dtype='uint16'\)"):
+        Image().check(data)
+    with pytest.raises(SchemaError, match="expected an image of uint16, found one of uint8"):
+        Image(dtype="uint16").check(png(GRAY))
+
+
+def test_palette_and_two_colours() -> None:
+    out = io.BytesIO()
+    PIL.Image.fromarray(RGB).quantize(16).save(out, "PNG")
+    expected = np.asarray(PIL.Image.open(out).convert("RGB"))
+    assert (Image().decode(out.getvalue()) == expected).all()
+    out = io.BytesIO()
+    PIL.Image.fromarray(GRAY).convert("1").save(out, "PNG")
+    assert set(np.unique(Image().decode(out.getvalue()))) <= {0, 255}
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_jpeg(options: dict[str, object]) -> None:
+    gray, colour = (
+        jpeg(SMOOTH, **options),
+        jpeg(np.stack([SMOOTH, SMOOTH.T.reshape(64, 96), 255 - SMOOTH], -1), **options),
+    )
+    assert Image().decode(gray).shape == (64, 96)
+    assert np.abs(Image().decode(gray).astype(int) - SMOOTH).max() < 12
+    expected = np.asarray(PIL.Image.open(io.BytesIO(colour)))
+    for mode in ("unchanged", "rgb"):
+        assert np.abs(Image(mode).decode(colour).astype(int) - expected).max() < 8
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    data = jpeg(SMOOTH, exif=exif.tobytes())
+    for mode in ("unchanged", "rgb", "gray"):
+        assert Image(mode).decode(data).shape[:2] == (64, 96)
+
+
+def with_thumbnail(data: bytes) -> bytes:
+    """The JPEG with a whole small JPEG inside its headers, as cameras write it."""
+    inner = jpeg(SMOOTH[:16, :16])
+    return data[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + data[2:]
+
+
+@pytest.mark.parametrize("change", [bytes, with_thumbnail])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_truncated_jpeg_is_no_grey_picture(change: type[bytes], options: dict[str, object]) -> None:
+    data = change(jpeg(np.repeat(np.repeat(RGB, 4, 0), 4, 1), **options))
+    assert Image().decode(data).shape == (80, 120, 3)
+    assert Image().decode(data + b"trailing bytes").shape == (80, 120, 3)
+    for cut in (len(data) - 1, len(data) - 2, len(data) // 2, 700):
+        with pytest.raises(CorruptBlobError, match=r"truncated|cannot read|damaged"):
+            Image().decode(data[:cut])
+
+
+def test_a_truncated_or_damaged_png() -> None:
+    data = png(RGB)
+    for cut in (len(data) - 1, len(data) - 12, len(data) // 2, 40):
+        with pytest.raises(CorruptBlobError):
+            Image().decode(data[:cut])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xd8\xff\xe0 nothing \xff\xd9", b"\x89PNG\r\n\x1a\n....IEND\xaeB`\x82", b"", b"GIF89a", b"\xff\xd8\xff"],
+)
+def test_what_only_looks_like_an_image(data: bytes) -> None:
+    with pytest.raises(CorruptBlobError):
+        Image().decode(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 400))
+def test_garbage_is_an_error_and_never_a_crash(tail: bytes, cut: int) -> None:
+    for data in (b"\xff\xd8\xff" + tail, png(GRAY)[:cut] + tail, jpeg(SMOOTH)[:cut] + tail):
+        try:
+            Image().decode(data)
+        except CorruptBlobError:
+            pass
+
+
+def test_paths_are_read(tmp_path: pathlib.Path) -> None:
+    data = png(RGB)
+    (tmp_path / "x.png").write_bytes(data)
+    Image().check(tmp_path / "x.png")
+    assert bytes(Image().encode(tmp_path / "x.png")) == data
+    (tmp_path / "x.txt").write_text("words")
+    with pytest.raises(SchemaError, match=r"JPEG or PNG.*x\.txt"):
+        Image().check(tmp_path / "x.txt")
+    with pytest.raises(SchemaError, match=r"found .*missing\.png: No such file"):
+        Image().check(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("value", [b"GIF89a", b"", "x.png", 3, None, RGB])
+def test_values_that_are_no_encoded_image(value: object) -> None:
+    with pytest.raises(SchemaError, match="expected the bytes of a JPEG or PNG"):
+        Image().check(value)
+
+
+def test_bytes_are_named_once() -> None:
+    with pytest.raises(SchemaError, match=r"found 4 bytes beginning b'nope'$"):
+        Image().check(b"nope")
+    with pytest.raises(SchemaError, match=r"found 0 bytes$"):
+        Image().check(b"")
+
+
+def test_other_forms_of_bytes() -> None:
+    data = png(RGB)
+    for value in (bytearray(data), memoryview(data)):
+        Image().check(value)
+        assert bytes(Image().encode(value)) == data
+
+
+def test_no_opencv_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"tensordb-data\[images\]"):
+        Image().decode(png(RGB))
+
+
+def test_documents_and_bad_arguments() -> None:
+    for field in (Image(), Image("rgb"), Image("gray", "uint16", optional=True)):
+        assert field_from_doc(field.to_doc()) == field
+    assert field_from_doc({"kind": "image"}) == Image()
+    with pytest.raises(SchemaError, match="mode"):
+        Image("bgr")
+    with pytest.raises(SchemaError, match="dtype"):
+        Image(dtype="float32")
+
+
+@pytest.mark.parametrize("mode", ["unchanged", "rgb", "gray"])
+@pytest.mark.parametrize("gray", [True, False])
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_a_jpeg_has_the_pixels_that_opencv_reads(mode: str, gray: bool, progressive: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (5, 7) if gray else (5, 7, 3), np.uint8), (64, 48))
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1].tobytes()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if mode == "rgb" or (mode == "unchanged" and not gray):
+        expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert (Image(mode=mode).decode(memoryview(data)) == expected).all()
+    assert (Image(mode=mode).decode(data + b"\0" * 200) == expected).all()
+
+
+def test_a_header_tells_whether_an_image_is_gray() -> None:
+    gray, colour = np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.uint8)
+    for suffix in (".png", ".jpg"):
+        for pixels, expected in ((gray, True), (colour, False)):
+            data = cv2.imencode(suffix, pixels)[1].tobytes()
+            assert is_gray(data) is expected
+            assert is_gray(data[:20]) is None
+    thumbnail = b"\xff\xe1" + (5000).to_bytes(2, "big") + b"\xff\xc0" * 2499
+    data = cv2.imencode(".jpg", gray)[1].tobytes()
+    assert is_gray(data[:2] + thumbnail + data[2:]) is True
+    assert is_gray(b"") is None and is_gray(b"GIF89a") is None
