@@ -93,7 +93,7 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
             stream._begin_iteration()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
-        self._batches = 0  # that fit has received in this iteration of the dataset
+        self._batches = 0  # batches that fit has received in this iteration of the dataset
         self._begin = 0
         self._iterated = False
         options = SaveOptions.of(options)

@@ -133,7 +133,7 @@ class StepCheckpointer(SaveControls):
         self._calls = 0
         self._rng: dict[str, Any] | None = None  # restored once more when the loop begins
         if self._batch_counter is not None:
-            self._batch_counter.on_iterate = self._settle_rng
+            self._batch_counter.on_iterate = self._restore_rng_again
 
     @property
     def last_step(self) -> int:
@@ -176,7 +176,7 @@ class StepCheckpointer(SaveControls):
                 value.load_state_dict(parts[name])
         own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
         rng.apply(own)
-        # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
+        # a run that was interrupted between two iterations had not made the draw yet (see _restore_rng_again)
         self._rng = None if parts["training"].get("at_end") else own
         self._start = int(parts["training"]["step"])
         self._calls = 0
@@ -268,7 +268,7 @@ class StepCheckpointer(SaveControls):
         if optimizer is not None:
             _check_optimizer(optimizer, parts["optimizer"], label)
 
-    def _settle_rng(self) -> None:
+    def _restore_rng_again(self) -> None:
         # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw
         # before the save. So the random states are restored again, after this run has made its own draw.
         if self._rng is not None:

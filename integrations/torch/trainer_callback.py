@@ -71,9 +71,9 @@ class CallbackCheckpointer(StepCheckpointer):
         if self._data is not None:
             self._data.counter.begin()
 
-    def suspend(self) -> None:
+    def iterator_made(self) -> None:
         """Call this when the trainer has made the iterator of its data, which may have drawn random numbers."""
-        self._settle_rng()
+        self._restore_rng_again()
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Call this when the trainer has evaluated the model as it is after the last step."""

@@ -77,7 +77,7 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         """Restore the random states after the iterator was made."""
         if self._fetching and self._checkpointer is not None:
             self._fetching = False
-            self._checkpointer.suspend()
+            self._checkpointer.iterator_made()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a batch whose gradients are accumulated."""
