@@ -53,9 +53,7 @@ def test_the_last_source_counts_and_a_hand_edit_ends_it(db: TensorDB) -> None:
 
 def test_unknown_ids_are_reported_and_the_others_are_annotated(db: TensorDB) -> None:
     ids, stranger = fill(db), ObjectId()
-    db.project = "other"
-    (elsewhere,) = fill(db, n=1)
-    db.project = "default"
+    (elsewhere,) = fill(TensorDB.over(db.warehouse.in_project("other")), n=1)
     values = {stranger: {"label": 1}, ids[0]: {"label": 9}, elsewhere: {"label": 9}}
     done = db.data.annotate(values, source=SOURCE)
     assert (done.changed, done.unknown) == (1, (stranger, elsewhere))
