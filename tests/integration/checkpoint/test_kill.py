@@ -57,6 +57,6 @@ def test_twenty_rounds(db, mongo_uri, warehouse_dir):
         assert values == {float(document["step"])} and parts["training"]["step"] == document["step"]
         assert (parts["model"]["frozen"] == 1).all()
     assert acknowledged > 0
-    assert all(verify(db, row._doc) for row in db.params.find({"run": "r"}))
+    assert all(verify(db.warehouse, row._doc) for row in db.params.find({"run": "r"}))
     # the server keeps what a killed client had open for a minute; the database is to be dropped now
     db.database.client.admin.command({"killAllSessions": []})

@@ -39,7 +39,7 @@ def save(db, value, run="r", step=1):
 
 
 def intact(db):
-    return all(verify(db, each._doc) for each in db.params.find())
+    return all(verify(db.warehouse, each._doc) for each in db.params.find())
 
 
 def test_pruned_sets_lose_what_only_they_have(db):

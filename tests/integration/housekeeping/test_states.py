@@ -162,7 +162,7 @@ def test_a_save_after_the_look_at_tensors(db, monkeypatch, state):
     monkeypatch.setattr(gc._Collection, "_unused", unused)
     for _ in range(3):
         db.gc(grace=0)
-        assert all(verify(db, each._doc) for each in db.params.find()) and db.params.find().count() == 1
+        assert all(verify(db.warehouse, each._doc) for each in db.params.find()) and db.params.find().count() == 1
     assert once and {doc["state"] for doc in db.database["tensors"].find()} == {"live"} and db.fsck().findings == []
 
 
