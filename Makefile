@@ -9,16 +9,21 @@ PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check instal
 TYPES  := build/types
 # Narrow a test run: make test TESTS=tests/unit. Three at a time on two cores: much of the time servers start and stop.
 TESTS  ?= tests
+PYTEST := $(BIN)/python -m pytest -q
+FULL   := -n 3 --dist worksteal
+ROUNDS ?= 5
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
+# Tests start hundreds of processes, each of which would compile the library anew where this is set.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again matrix lint view typecheck bench peers chaos interleavings soak docs site clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## build .venv: the library, its test servers and every tool (the other targets run this when needed)
 
@@ -45,13 +50,18 @@ demo: $(DEMO) ## digits into a warehouse, training killed and resumed, Keras on 
 	@$(BIN)/python examples/demo.py demo
 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
-	@$(BIN)/python -m pytest -q -n 3 --dist worksteal $(TESTS)
+	@$(PYTEST) $(FULL) $(TESTS)
 
-again: $(STAMP) lint typecheck ## lint, type check, and the tests that failed last time
-	@$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none tests
+test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak and chaos
+	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
+	@$(BIN)/python tests/soak.py
+	@$(BIN)/python tests/chaos.py
+
+shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
+	@$(BIN)/python tests/shake.py $(ROUNDS) $(FULL) $(TESTS)
 
 matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (six minutes and more)
-	@MATRIX=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/acceptance/test_matrix.py
+	@MATRICES=all $(PYTEST) $(FULL) tests/acceptance/test_matrix.py
 
 lint: $(STAMP) view ## ruff over everything, and the contract of the layers
 	@$(BIN)/ruff check .
@@ -76,14 +86,14 @@ soak: $(STAMP) ## saves, prunes and collections killed at 200 random points: eve
 	@$(BIN)/python tests/soak.py
 
 interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compaction, prune and gc, and each within gc
-	@INTERLEAVINGS=all $(BIN)/python -m pytest -q -n 3 --dist worksteal tests/integration/housekeeping/test_interleavings.py
+	@MATRICES=all $(PYTEST) $(FULL) tests/integration/housekeeping/test_interleavings.py
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py
-	@$(BIN)/python -m pytest -q tests/docs
+	@$(PYTEST) tests/docs
 
 site: $(STAMP) ## the documentation as a site, from docs/ and the docstrings (build/site/index.html)
 	@rm -rf build/site

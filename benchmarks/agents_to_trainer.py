@@ -28,11 +28,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from live import writers
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 PUBLISHED = {5: 3_017, 25: 12_000}
 PACE = 640  # moves a second that the game of one agent allows; 5 agents reach the first published point

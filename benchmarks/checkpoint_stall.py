@@ -31,11 +31,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from checkpoint_peers import PEERS, Calls, peer
 from rich.console import Console
 from rich.table import Table
+from shared import harness
+from shared.checkpoint_peers import PEERS, Calls, peer
 
 LAYERS = 25
 BATCH = {"cpu": 8, "cuda": 4_096}  # a step on an H100 takes some 40 ms with 100M parameters

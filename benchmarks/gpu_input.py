@@ -20,10 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from fixtures import Array, crops
-from harness import Batches, Contender, Target
+from shared import harness
+from shared.fixtures import Array, crops
+from shared.harness import Batches, Contender, Target
 
 BATCH = 64
 SIDE = 224

@@ -21,11 +21,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from bson import ObjectId
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 GROWTH = 64.0
 """MB that ten times as many documents may take more."""

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from fixtures import Array, photos
-from harness import Batches, Contender, Target, looped
+from shared import harness
+from shared.fixtures import Array, photos
+from shared.harness import Batches, Contender, Target, looped
 
 BATCH = 64
 SIDE = 224

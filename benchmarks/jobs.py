@@ -27,9 +27,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 WORKERS, JOBS, TARGET = 8, 5000, 1000
 OURS, FULL, BARE = "TensorDB, claims", "TensorDB, claim and done, workers killed", "bare find_one_and_update"

@@ -19,11 +19,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import zstandard
-from fixtures import Array, crops
-from harness import Batches, Contender, Target
+from shared import harness
+from shared.fixtures import Array, crops
+from shared.harness import Batches, Contender, Target
 
 BATCH = 64
 SIDE = 224

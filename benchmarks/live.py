@@ -26,10 +26,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 WRITERS = 4
 HELD, FREE, BARE = "TensorDB, paced", "TensorDB, flat out", "bare transactions"

@@ -23,10 +23,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 PACE, P99, RATE = 50_000, 20e-6, 50_000
 PACED, FREE = "TensorDB, paced", "TensorDB, flat out"

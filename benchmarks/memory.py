@@ -23,10 +23,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 BATCH, CHUNK = 256, 10_000
 PASSES, FACTOR = 20, 100

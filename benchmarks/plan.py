@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import Contender, Target
+from shared import harness
+from shared.harness import Contender, Target
 
 BATCH, BYTES = 1024, 16
 CURSOR, PLAN = "cursor, raw replies thrown away", "TensorDB plan"
@@ -89,23 +89,23 @@ def fill(db: Any, count: int) -> None:
             writer.add_many(x=np.resize(rows.astype("<u8").view(np.uint8), (len(rows), BYTES)), label=rows % 1000)
 
 
-def _source(db: Any) -> Any:
-    from tensordb_data.stream.passes.planner import Source
+def _planner(db: Any) -> Any:
+    from tensordb_data.stream.passes.planner import Planner
 
     stream = db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True)
-    return Source(db.warehouse, stream.spec)
+    return Planner(db.warehouse, stream.spec)
 
 
 def cursor(db: Any) -> float:
     """Seconds to receive all replies that a plan is read from."""
-    from tensordb_data.stream.plan.index_reader import Pages
+    from tensordb_data.stream.plan.index_reader import IndexReader
     from tensordb_data.stream.plan.plan import PAGE
 
-    source = _source(db)
-    versions = source.versions()
-    pages = Pages(source.selection, source.layouts(versions), versions, PAGE)
+    planner = _planner(db)
+    versions = planner.versions()
+    reader = IndexReader(planner.bound_query, planner.layout(versions), versions, PAGE)
     start = time.perf_counter()
-    received = sum(len(reply) for reply in pages._open(raw=True))
+    received = sum(len(reply) for reply in reader._open(raw=True))
     assert received > 0
     return time.perf_counter() - start
 
@@ -114,20 +114,20 @@ def read(db: Any) -> float:
     """Seconds to read a plan from the database."""
     from tensordb_data.stream.plan.plan import read_plan
 
-    source = _source(db)
-    versions = source.versions()
-    layouts = source.layouts(versions)
+    planner = _planner(db)
+    versions = planner.versions()
+    layout = planner.layout(versions)
     start = time.perf_counter()
-    read_plan(source.selection, layouts, versions)
+    read_plan(planner.bound_query, layout, versions)
     return time.perf_counter() - start
 
 
 def reopen(db: Any, count: int) -> float:
     """Seconds to a plan that this host has kept."""
-    _source(db).plan()
-    source = _source(db)
+    _planner(db).plan()
+    planner = _planner(db)
     start = time.perf_counter()
-    assert len(source.plan()) == count
+    assert len(planner.plan()) == count
     return time.perf_counter() - start
 
 
@@ -139,7 +139,7 @@ def alone(folder: Path, cache: Path) -> dict[str, float]:
         before = _peak_mb()
         stream = db.data.find({"dataset": "d"}).stream(batch_size=BATCH, fields=["x", "label"], shuffle=True, passes=1)
         start = time.perf_counter()
-        plan = stream._source.plan()
+        plan = stream._planner.plan()
         planned = time.perf_counter()
         seen, first = 0, 0.0
         for batch in stream:
@@ -152,8 +152,8 @@ def alone(folder: Path, cache: Path) -> dict[str, float]:
             "plan_s": planned - start,
             "first_batch_s": first - planned,
             "pass_samples_per_s": seen / (end - planned),
-            "bytes_a_sample": plan.block.nbytes / seen,
-            "small_bytes_a_sample": len(stream._source.small(plan)) / seen,
+            "bytes_a_sample": plan.table.nbytes / seen,
+            "small_bytes_a_sample": len(stream._planner.compressed(plan)) / seen,
             "rss_before_mb": before,
             "peak_rss_mb": peak,
         }

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from fixtures import Array
-from harness import Contender, Target
+from shared import harness
+from shared.fixtures import Array
+from shared.harness import Contender, Target
 
 BATCH, BYTES, LABELS = 256, 64, 1000
 WANTED = list(range(7, 1000, 100))

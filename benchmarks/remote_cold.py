@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import Contender, Target
+from shared import harness
+from shared.harness import Contender, Target
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.s3_server import s3_server

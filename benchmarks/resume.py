@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import Contender, Target
+from shared import harness
+from shared.harness import Contender, Target
 
 BATCH, BYTES, STOPPED = 256, 784, 0.4  # of the pass
 FRESH, RESUMED, ELASTIC = "fresh start", "resume", "resume, three ranks after one"

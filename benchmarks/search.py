@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import harness
 import numpy as np
 from bson import ObjectId
 from rich.console import Console
 from rich.table import Table
+from shared import harness
 
 from tensordb_data.search.index import SearchIndex, search_index
 

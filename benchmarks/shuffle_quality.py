@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tensordb_data.stream.order.block_shuffle import Blocks
+from tensordb_data.stream.order.block_shuffle import BlockShuffle
 from tensordb_data.stream.order.permutation import pass_key
 
 N, SEGMENT, BATCH, PASSES = 640_000, 640, 256, 5  # samples of 50 kB: 32 GB in a thousand segments
@@ -26,10 +26,10 @@ def main() -> None:
     print(f"{'':18}  median distance of neighbours / samples   segments in a batch of {BATCH}")
     for name, share in CACHES.items():
         window = int(N * share / 4)
-        blocks = Blocks(min(SEGMENT, window // 16), window) if share else Blocks()
+        shuffle = BlockShuffle(min(SEGMENT, window // 16), window) if share else BlockShuffle()
         distances, segments = [], []
         for number in range(PASSES):
-            rows = blocks.rows(np.arange(N), N, pass_key(0, number))
+            rows = shuffle.rows(np.arange(N), N, pass_key(0, number))
             places = np.empty(N, np.int64)
             places[rows] = np.arange(N)
             distances.append(np.abs(np.diff(places)) / N)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from fixtures import Array, grey_images
-from harness import Batches, Contender, Target, looped
+from shared import harness
+from shared.fixtures import Array, grey_images
+from shared.harness import Batches, Contender, Target, looped
 
 BATCH = 256
 PACKAGES = ["tensordb-data", "numpy", "pymongo", "torch", "tensorflow-cpu"]

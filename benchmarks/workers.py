@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
-from harness import Batches, Contender, Target
+from shared import harness
+from shared.harness import Batches, Contender, Target
 
 BATCH, SIDE = 64, 96
 PACKAGES = ["tensordb-data", "numpy", "pymongo"]

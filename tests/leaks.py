@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 # Helpers of multiprocessing, started once and kept until the interpreter ends.
 _KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -75,3 +78,19 @@ def wait_for_none(before: Census, deadline: float = 10.0) -> list[str]:
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def raised_from_workers(kind: type[Exception], match: str) -> Iterator[None]:
+    """The error that a `DataLoader` with workers raises, and then lets go of.
+
+    PyTorch raises it in a frame that holds it, so that error and iterator are freed by the garbage collector. That ends
+    the queues first, by which the iterator tells its workers to end: it waits 5 seconds for each, and terminates it.
+    """
+    try:
+        yield
+    except kind as error:  # `pytest.raises` would hold its frames, and be held by one of them
+        assert re.search(match, str(error)), error
+        error.__traceback__ = None
+    else:
+        pytest.fail(f"no {kind.__name__} was raised")

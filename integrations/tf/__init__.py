@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from tensordb_data.tf.dataset import query_dataset
 
 __all__ = ["StepCheckpoint", "query_dataset"]
-_MODULES = {"StepCheckpoint": "checkpoint", "query_dataset": "dataset"}
+_MODULES = {"StepCheckpoint": "callback", "query_dataset": "dataset"}
 
 
 def __getattr__(name: str) -> Any:
-    # each when it is asked for: the callback needs Keras alone, which may run on torch where there is no TensorFlow
+    # Each name is imported when it is used: the callback needs Keras only, which can run on torch, without TensorFlow.
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

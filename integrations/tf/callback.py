@@ -11,7 +11,7 @@ import keras
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
-from tensordb_data.common.deprecation import renamed_to
+from tensordb_data.checkpoint.controls import SaveControls
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import assign, check_keras
 from tensordb_data.params.lineage import name_of, of_data
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tensordb_data.params.parameter_set import ParameterSet
 
 
-class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[misc]
     """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
 
     Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only. Then a
@@ -103,10 +103,10 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             )
         self._stream = stream
         if stream is not None:
-            stream._anew()
+            stream._begin_iteration()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
-        self._batches = 0  # that this iteration of the dataset has given to fit
+        self._batches = 0  # that fit has received in this iteration of the dataset
         self._begin = 0
         self._iterated = False
         self._core = Checkpointer(
@@ -158,62 +158,37 @@ class StepCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._core.start_at(found_step, document["_id"])
         return found_step
 
-    def save(self) -> None:
-        """Saves the last step that has ended, whether a save is due or not."""
-        self._core.save_now()
-
-    def wait(self) -> None:
-        """Waits until all saves so far are durable.
-
-        Raises:
-            CheckpointError: One of them failed.
-        """
-        self._core.wait()
-
-    @renamed_to("wait")
-    def drain(self) -> None:
-        """The old name of `wait`."""
-        self.wait()
-
-    def stats(self) -> dict[str, Any]:
-        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
-        return self._core.stats()
-
-    def close(self) -> None:
-        """Waits until every save is durable, and ends the threads. You need it only to free the memory at once."""
-        self._core.close()
-
     # What Keras calls
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """A fit begins, and with it an iteration of the dataset."""
+        """Note that a fit begins, and with it an iteration of the dataset."""
         optimizer = _optimizer(self.model)
         self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
         self._core.begin_at(int(_read(optimizer.iterations)))
         self._iteration()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Remembers the first of the batches of this execution."""
+        """Remember the first batch of this execution."""
         self._begin = batch
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """One or more steps have ended."""
+        """Count one or more steps, and save if a save is due."""
         self._batches += batch - self._begin + 1
         self._core.end_step(int(_read(_optimizer(self.model).iterations)), _plain(logs))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Logs what Keras says about the epoch."""
+        """Log the metrics of the epoch."""
         if logs:
             self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **_plain(logs)})
             self._core.evaluated(_plain(logs))
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Returns when everything that was saved is durable."""
+        """Wait until every save is durable."""
         self._core.suspend()
 
     def _iteration(self) -> None:
         if self._resumed is not None and self._iterated and self._stream is not None and self._first is not None:
-            self._stream.load_state_dict(self._first)  # only the first iteration is that of the resumed position
+            self._stream.load_state_dict(self._first)  # the resumed position is for the first iteration only
             self._resumed = None
         self._iterated, self._batches = True, 0
 
@@ -259,7 +234,7 @@ def _built(model: Any) -> Any:
 
 
 def _read(variable: Any) -> Any:
-    """The value, also of a variable that a tf.distribute strategy mirrors, which NumPy cannot read by itself."""
+    """Read a variable, also one that a tf.distribute strategy mirrors, which NumPy cannot read."""
     return keras.ops.convert_to_numpy(variable)
 
 
@@ -285,5 +260,5 @@ def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:
 
 
 def _plain(logs: Mapping[str, Any] | None) -> dict[str, Any]:
-    # names of outputs and metrics may hold dots, which a field must not
+    # names of outputs and metrics may have dots, and names of fields may not
     return {name.replace(".", "_"): value for name, value in (logs or {}).items()}

@@ -1,7 +1,7 @@
-"""query_dataset: what matches a query, as a `tf.data.Dataset`.
+"""query_dataset: the samples of a query, as a `tf.data.Dataset`.
 
-`from_generator` costs a fixed time per element, so the generator hands over several batches at once, stacked into one
-array per field, and tf.data slices them apart again.
+`from_generator` takes a fixed time for each element. So the generator stacks several batches into one array for each
+field, and tf.data slices them again.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
         NotFoundError: no sample matches, and the shape of a field is known only from a sample.
     """
     stream = streamed(source, batch_size, options)
-    stream._anew()
+    stream._begin_iteration()
     signature = _signature(stream)
 
     def stacks() -> Generator[Batch, None, None]:
-        stream._anew()
+        stream._begin_iteration()
         batches = cast(Generator[Batch, None, None], iter(stream.shard(0, 1)))
         with closing(batches):
             yield from _stacks(batches, signature)
@@ -87,7 +87,7 @@ def _first(stream: Stream) -> Batch:
 
 
 def _form(name: str, column: Any) -> tuple[str, tuple[int | None, ...]]:
-    """Dtype and shape of one sample of a field whose schema does not tell."""
+    """Find the dtype and shape of one sample of a field, if the schema does not have them."""
     if isinstance(column, np.ndarray):
         return column.dtype.str, (None,) * (column.ndim - 1)
     if all(isinstance(item, (str, bytes)) for item in column):
@@ -106,7 +106,7 @@ def _dtype(name: str, dtype: str) -> tf.DType:
 
 
 def _stacks(batches: Generator[Batch, None, None], signature: dict[str, tf.TensorSpec]) -> Generator[Batch, None, None]:
-    """Batches of equal shapes stacked, few at first, so that the first does not wait for many."""
+    """Stack batches of equal shapes. The first stacks have few batches, so that the first batch comes early."""
     group: list[Batch] = []
     most = 1
     for batch in batches:

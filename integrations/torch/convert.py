@@ -1,4 +1,4 @@
-"""Tensors: the batches of a stream as PyTorch receives them, without copying."""
+"""Convert: turns the arrays of a batch into tensors, without copying them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ import torch
 from tensordb_data.errors import SampleError
 
 _PLAIN = (torch.int64, torch.float64, torch.bool)
-"""Columns that come back in the same dtype when a DataLoader collates Python numbers, which is faster."""
+"""Dtypes that a DataLoader restores when it collates Python numbers. To collate numbers is faster than tensors."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
 def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
-    """Arrays become tensors over the same memory; lists stay lists, the arrays in them become tensors.
+    """Turn arrays into tensors over the same memory. Lists stay lists, and the arrays in them become tensors.
 
     Raises:
-        SampleError: PyTorch has no such dtype; names the field.
+        SampleError: PyTorch does not have the dtype of a field. The message names it.
     """
     return {name: _convert(name, value) for name, value in batch.items()}
 
 
 def to_pinned(batch: dict[str, Any]) -> dict[str, Any]:
-    """`to_tensors`, in pinned memory of PyTorch's own, which it does not use again before copies from there have ended.
-    Arrays of dtypes that PyTorch does not have stay as they are.
+    """Copy arrays into tensors in pinned memory. Arrays of a dtype that PyTorch does not have stay as they are.
+
+    PyTorch owns the memory. It does not use it again before the copies from there to the device have ended.
     """
     return {name: _pin(name, value) for name, value in batch.items()}
 
 
 def to_samples(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One dict per sample: tensors (views of the batch), Python numbers for scalars, other values as they are."""
+    """Yield one dict for each sample: tensors (views of the batch), Python numbers for scalars, other values as they
+    are.
+    """
     names = tuple(batch)
     for values in zip(*map(_rows, batch.values()), strict=True):
         yield dict(zip(names, values, strict=True))
@@ -45,7 +48,7 @@ def _convert(name: str, value: Any) -> Any:
         try:
             return torch.from_numpy(value)
         except TypeError as error:
-            # bfloat16 and float8 of ml_dtypes, which from_numpy does not know: their bits, under PyTorch's name
+            # from_numpy does not know bfloat16 and float8 of ml_dtypes: view their bits under PyTorch's name
             dtype = getattr(torch, value.dtype.name, None)
             if isinstance(dtype, torch.dtype) and dtype.itemsize == value.dtype.itemsize:
                 return torch.from_numpy(value.view(f"u{dtype.itemsize}")).view(dtype)
@@ -68,7 +71,7 @@ def _pin(name: str, value: Any) -> Any:
     except SampleError:
         return value
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    # by numpy, on this thread, where PyTorch would start a team of them; in bits, for numpy has not all dtypes
+    # NumPy copies on this thread, where PyTorch would start several. It copies bits, since it lacks some dtypes.
     bits = _BITS[tensor.dtype.itemsize]
     np.copyto(pinned.view(bits).numpy(), tensor.view(bits).numpy())
     return pinned

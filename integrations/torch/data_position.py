@@ -1,4 +1,4 @@
-"""Position: where in its data a loop is, as state that its stream can be put back to."""
+"""The position of a training loop in its data, as a state that its stream can be set to."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tensordb_data.torch.dataset import QueryDataset
 
 
 class Position(Protocol):
-    """State after the batches that the loop has received."""
+    """The position of a loop: after the batches that it has received."""
 
     def state(self) -> dict[str, Any]:
-        """Plain data."""
+        """The state, as JSON."""
         ...
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """What `state` refers to, to be saved with it."""
+        """The plans that `state` refers to, to be saved with it."""
         ...
 
     def at_end(self) -> bool:
-        """Whether the loop has received all of a finite iteration."""
+        """Whether the loop has received all batches of a finite iteration."""
         ...
 
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
-        """Puts the next iteration there. Changes nothing if it raises."""
+        """Set the start of the next iteration. Changes nothing if it raises."""
 
 
 def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
-    """The position of a DataLoader over a QueryDataset, a QueryDataset, or whatever has `state_dict` itself.
+    """Make the position of a DataLoader over a QueryDataset, of a QueryDataset, or of an object with `state_dict`.
 
     Raises:
-        CheckpointError: It is none of these.
+        CheckpointError: The object is none of these.
     """
     if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return OfDataset(stream.dataset, stream, batch_counter)
+        return DatasetPosition(stream.dataset, stream, batch_counter)
     if isinstance(stream, QueryDataset):
-        return OfDataset(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
+        return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
-        return _OfStream(stream)
+        return _StreamPosition(stream)
     found = (
         f"a DataLoader over a {type(stream.dataset).__name__}"
         if isinstance(stream, DataLoader)
@@ -58,8 +58,8 @@ def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
     )
 
 
-class _OfStream:
-    """A Stream, or a StatefulDataLoader: it knows what it has delivered."""
+class _StreamPosition:
+    """The position of a Stream or a StatefulDataLoader, which itself knows what it has delivered."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -71,7 +71,7 @@ class _OfStream:
         return dict(self._stream.plans(state)) if isinstance(self._stream, (Stream, Mix)) else {}
 
     def at_end(self) -> bool:
-        return False  # whether the loop begins another iteration is for the stream to know
+        return False  # the stream itself knows where its next iteration begins
 
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         if isinstance(self._stream, (Stream, Mix)):
@@ -80,8 +80,11 @@ class _OfStream:
             self._stream.load_state_dict(state)
 
 
-class OfDataset:
-    """A QueryDataset, perhaps behind workers that are ahead of the loop: its start state and the batches since."""
+class DatasetPosition:
+    """The position of a QueryDataset: its start state, and the number of batches since.
+
+    Workers may have fetched more batches than the loop has received.
+    """
 
     def __init__(self, dataset: QueryDataset, loader: Any, batch_counter: BatchCounter) -> None:
         self._dataset = dataset
@@ -97,7 +100,7 @@ class OfDataset:
         return self._first if self.at_end() else self._reached()
 
     def at_end(self) -> bool:
-        # Sample by sample, only the loader knows that it is the end: see _begin_again.
+        # In sample-wise mode, only the loader knows that it is the end; see _begin_again.
         reached = self._reached() if self._passes else {}
         return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
 
@@ -113,15 +116,15 @@ class OfDataset:
         self._batch_counter.in_iteration = 0
 
     def _next_iteration(self) -> None:
-        # Each iteration begins at the start state. The resumed position is that of the first one only; those after it
-        # begin where they would have begun without the interruption, unless set_epoch has said otherwise.
+        # Each iteration begins at the start state. But the resumed position is for the first iteration only. The later
+        # ones begin where they would have begun without the interruption, unless set_epoch was called.
         if self._resumed is None:
             return
         if self._batch_counter.iterations > 0 and self._dataset.state_dict() == self._resumed:
             self._reset()
 
     def _begin_again(self) -> bool:
-        # Nothing was left to deliver after the resumed position.
+        # Called when no batch was left after the resumed position.
         if self._resumed is None or self._dataset.state_dict() != self._resumed or not self._passes:
             return False
         self._reset()

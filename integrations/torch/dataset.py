@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from types import FrameType
 from typing import Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.torch.calling_loader import calling_loader
 from tensordb_data.torch.convert import to_pinned, to_tensors
-from tensordb_data.torch.sample_mode import BLOCK, Items, Samples
-from tensordb_data.torch.shared_state import Mailbox
-from tensordb_data.torch.worker_stats import Counters
+from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
+from tensordb_data.torch.shared_state import SharedState
+from tensordb_data.torch.worker_stats import WorkerStats
 
 
-class Turn(Iterator[dict[str, Any]]):
-    """One iteration in one worker. It knows how much it has yielded and can go on from there, for loaders that ask
-    their workers, such as torchdata's StatefulDataLoader.
+class WorkerIteration(Iterator[dict[str, Any]]):
+    """One iteration in one worker. It counts what it has yielded, and can be resumed from this count.
+
+    Loaders that ask their workers for a state use it, such as the StatefulDataLoader of torchdata.
     """
 
     def __init__(self, items: Callable[[int], Items]) -> None:
@@ -38,11 +37,11 @@ class Turn(Iterator[dict[str, Any]]):
         return item
 
     def state_dict(self) -> dict[str, int]:
-        """How many items this iteration has yielded."""
+        """The number of items that this iteration has yielded."""
         return {"yielded": self._yielded}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on behind the items that another iteration from the same start state has yielded."""
+        """Go on after the items that another iteration has yielded. It must have had the same start state."""
         self._items.close()
         self._items, self._yielded = self._make(state["yielded"]), state["yielded"]
 
@@ -90,15 +89,15 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample and options.get("follow"):
             raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
         self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
-        self._stream._share()
-        self._run: dict[str, Any] | None = None  # the state of a sample-wise run that is resumed
+        self._stream._share_passes()
+        self._run: dict[str, Any] | None = None  # the state of a resumed run, in sample-wise mode
         self._resumed = False
-        self._mailbox = Mailbox()
-        self._counters = Counters()
-        self._read = 0  # version of the mailbox that the start state is from
-        self._restarted = False  # in a worker: it has iterated before
-        self._iterations = 0  # in this process
-        self._sent_by = self._received_by = 0  # processes that pickled and unpickled this copy
+        self._shared_state = SharedState()
+        self._counters = WorkerStats()
+        self._read = 0  # the version of the shared state that was read last
+        self._restarted = False  # in a worker: whether it has iterated before
+        self._iterations = 0  # iterations that began in this process
+        self._sent_by = self._received_by = 0  # the processes that pickled and unpickled this copy
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sent_by": os.getpid()}
@@ -123,11 +122,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """The start state, which can be written as JSON. In batch-wise mode it is the state of the stream."""
         if not self._by_sample:
             return self._stream.state_dict()
-        return Samples.fresh(self._stream) if self._run is None else dict(self._run)
+        return SampleRun.fresh(self._stream) if self._run is None else dict(self._run)
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The plans that a state refers to, to be stored beside it; see `Stream.plans`."""
-        return Samples(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
+        return SampleRun(self._stream, state).plans() if self._by_sample else self._stream.plans(state)
 
     def load_state_dict(self, state: Mapping[str, Any], *, plans: Mapping[str, Any] | None = None) -> None:
         """Start the next iteration from `state`, in persistent workers too.
@@ -158,12 +157,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
-        self._stream._listen(self._mailbox.iteration)
+        self._stream._join_iteration(self._shared_state.iteration)
         if not self._by_sample:
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
             return self._stream.advance(state, batches)
-        return Samples(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
+        return SampleRun(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration with epoch `epoch` (0, 1, …).
@@ -193,7 +192,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample:
             if "begun" not in state:
                 raise StateError("the state was taken by an earlier version, sample-wise: begin a new run without it")
-            Samples(self._stream, state).check(plans or {})
+            SampleRun(self._stream, state).check(plans or {})
             self._run, stream = (dict(state) if state["batches"] else None), state["stream"]
         if get_worker_info() is not None:
             self._stream = self._stream.at(stream)
@@ -201,35 +200,35 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             self._stream.load_state_dict(stream, plans=plans)
 
     def _post(self) -> None:
-        self._mailbox.post(self.state_dict())
-        self._read = self._mailbox.version
+        self._shared_state.post(self.state_dict())
+        self._read = self._shared_state.version
 
     # --- iteration --------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        # A DataLoader hides from its dataset whether it will collate. Its fetcher, which called us, knows.
-        if not self._by_sample and sys._getframe(1).f_locals.get("auto_collation") is True:
+        loader = calling_loader()
+        if not self._by_sample and loader.collates:
             raise QueryError(_twice(self._stream.spec.batch_size))
         if info is not None:
             if self._received_by == os.getpid() != self._sent_by != os.getppid():
                 exit_with(self._sent_by)
-            # The first time, the start state came with the process: the parent may have posted a newer one since.
-            if self._restarted and self._mailbox.version > self._read:
-                self._read = self._mailbox.version
-                self._load(self._mailbox.read())
+            # At first, the start state is the one that came with the process. The parent may have posted a newer one.
+            if self._restarted and self._shared_state.version > self._read:
+                self._read = self._shared_state.version
+                self._load(self._shared_state.read())
             self._restarted = True
-        pins = info is None and _will_be_pinned(sys._getframe(1))
+        pins = info is None and loader.pins  # in a worker process, the parent pins
         self._iterations += 1
-        self._mailbox.begin(info.seed - info.id if info is not None else 0, self._iterations)
-        self._stream._listen(self._mailbox.iteration)
+        self._shared_state.begin(info.seed - info.id if info is not None else 0, self._iterations)
+        self._stream._join_iteration(self._shared_state.iteration)
         if self._by_sample:
-            return Turn(partial(self._samples, worker, workers))
-        return Turn(partial(self._batches, worker, workers, pins=pins))
+            return WorkerIteration(partial(self._samples, worker, workers))
+        return WorkerIteration(partial(self._batches, worker, workers, pins=pins))
 
     def _batches(self, worker: int, workers: int, done: int, *, pins: bool) -> Items:
-        """The batches of one worker, behind the first `done` of them; in pinned memory, if the loader asks for it."""
+        """Yield the batches of one worker, after the first `done` of them. If `pins`, they are in pinned memory."""
         start = self._stream.state_dict()
         stream = self._stream
         if done:
@@ -245,11 +244,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 yield to_tensors(batch)
 
     def _samples(self, worker: int, workers: int, done: int) -> Items:
-        """The samples of one worker, behind the first `done` of them."""
-        return Samples(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
+        """Yield the samples of one worker, after the first `done` of them."""
+        return SampleRun(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
 
     def _counted(self, stream: Stream) -> Items:
-        """The batches of a stream; in a worker its times are written where the parent can read them."""
+        """Yield the batches of a stream. A worker writes its counts and times where the parent can read them."""
         info = get_worker_info()
         counter = None if info is None else self._counters.writer(info.id, stream._stats)
         with closing(cast(Items, iter(stream))) as batches:
@@ -259,20 +258,9 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
                 yield batch
 
     def _over(self, start: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-        """Whether `state` lies behind the epoch, of `passes` passes, in which `start` does."""
+        """Whether `state` is in a later epoch than `start`. An epoch has `passes` passes."""
         length = self._stream.spec.passes
         return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
-
-
-def _will_be_pinned(frame: FrameType | None) -> bool:
-    """Whether the loader that calls from `frame` pins batches: in the loop's own thread, if it has no workers."""
-    for _ in range(4):
-        if frame is None:
-            return False
-        if isinstance(loop := frame.f_locals.get("self"), _BaseDataLoaderIter):
-            return bool(getattr(loop, "_pin_memory", False))
-        frame = frame.f_back
-    return False
 
 
 def _twice(batch_size: int) -> str:

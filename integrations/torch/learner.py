@@ -28,7 +28,7 @@ class Learner:
         self.model, self.optimizer, self._loss = model, optimizer, loss
 
     def step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """One update of the optimizer; returns the loss and the metrics."""
+        """Make one update of the optimizer. Returns the loss and the metrics."""
         result = self._loss(self.model, to_tensors(dict(batch)))
         value, metrics = result if isinstance(result, tuple) else (result, {})
         self.optimizer.zero_grad()

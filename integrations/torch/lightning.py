@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import MissingExtraError
-from tensordb_data.torch.trainer_callback import Data, Driven
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
 
 try:
     from lightning.pytorch import Callback
@@ -39,48 +39,48 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         super().__init__()
         self.db, self.run = db, run
         self._options = options
-        self._data = None if stream is None else Data(stream)
-        self._checkpointer: Driven | None = None
+        self._data = None if stream is None else TrainerData(stream)
+        self._checkpointer: CallbackCheckpointer | None = None
         self._steps = 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Before the trainer fetches its first batch."""
+        """Set the data to its position, before the trainer fetches its first batch."""
         if self._data is not None:
             self._data.resume(self.db, self.run)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Model and optimizer are there: restores them."""
+        """Restore model and optimizer, which the trainer has made."""
         extra = {f"scheduler_{i}": one.scheduler for i, one in enumerate(trainer.lr_scheduler_configs)}
         extra |= {"progress": _Progress(trainer), **(self._options.get("extra") or {})}
         options = {**self._options, "extra": extra, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
-        self._checkpointer = Driven(
+        self._checkpointer = CallbackCheckpointer(
             self.db, self.run, self._data, model=pl_module, optimizer=trainer.optimizers[0], **options
         )
         self._checkpointer.restore()
         self._steps = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """The trainer's loader begins anew."""
+        """Note that the loader of the trainer begins an iteration."""
         if self._checkpointer is not None:
             self._checkpointer.begin()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A batch, and perhaps a step of the optimizer."""
+        """Count a batch, and a step if the optimizer has made one."""
         if self._checkpointer is not None:
             stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
             self._checkpointer.trained(stepped)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Metrics of the model as it is now."""
+        """Log the metrics of the model as it is now."""
         if self._checkpointer is not None and not trainer.sanity_checking:
             self._checkpointer.evaluated({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Returns when everything that was saved is durable."""
+        """Wait until every save is durable."""
         self._end()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """What was taken before still becomes durable."""
+        """Wait until every save that was taken before the error is durable."""
         self._end()
 
     def _end(self) -> None:
@@ -90,7 +90,7 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
 
 
 class _Progress:
-    """What the trainer counts itself."""
+    """The numbers that the trainer itself counts."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer

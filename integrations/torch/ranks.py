@@ -18,7 +18,7 @@ from tensordb_data.tensors.packed import pack, unpack
 
 
 def ranks() -> Ranks | None:
-    """The processes of this training, None if this is the only one. All of them must ask."""
+    """The processes of this training; None if this is the only one. All processes must call it."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     return Ranks()
@@ -36,7 +36,7 @@ class Ranks:
         self.rank = self._collective.rank
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """See `checkpoint.core.Peers`."""
+        """See `checkpoint.checkpointer.Peers`."""
         said = torch.tensor([int(due), signal], dtype=torch.int32)
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._collective.group)
         return bool(said[0]), int(said[1])
@@ -46,10 +46,10 @@ class Ranks:
         return [unpack(data) for data in self._collective.all(pack(state))]
 
     def own(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """This process's part of what `gather` returned as `state["ranks"]`.
+        """The part of this process in `state["ranks"]`, which `gather` has made.
 
-        With another number of processes than then, process 0 gets what process 0 had, and each of the others what it
-        drew from before: nothing that was saved would be theirs.
+        If the number of processes has changed, process 0 gets the state of process 0. Each of the others keeps the
+        state that it has, since no saved state belongs to it.
         """
         saved = state.get("ranks") or [state]
         if len(saved) == dist.get_world_size() or self.rank == 0:
@@ -57,7 +57,7 @@ class Ranks:
         return rng.capture()
 
     def load(self, core: Checkpointer, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
-        """What `core.load(step)` gives in process 0, in every process; its error too."""
+        """Call `core.load(step)` in process 0. Every process returns its result, or raises."""
         found, error = None, None
         if self.rank == 0:
             try:

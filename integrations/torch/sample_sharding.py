@@ -1,8 +1,8 @@
-"""Shares: which samples each DataLoader worker yields in sample-wise mode, as arithmetic on positions.
+"""SampleSharding: computes which samples each DataLoader worker yields in sample-wise mode.
 
-Every pair (role, rank) takes part in the stream as a rank of its own: it receives blocks of samples, and an equal part
-of each pass's tail. A role is what a worker does: worker w plays role w in a fresh run. A resumed run starts with the
-role whose batch is due, because a DataLoader always asks its first worker first.
+Every pair (role, rank) is a rank of the stream: it receives blocks of samples, and an equal part of the tail of each
+pass. In a fresh run, worker w has role w. A DataLoader always asks its first worker first. So in a resumed run, the
+first worker has the role whose batch is due.
 """
 
 from __future__ import annotations
@@ -15,134 +15,142 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.stream.order.sharding import Layout
+from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.spec import End
 
 Length = Callable[[int], int]
-"""The number of samples of a pass, by its number."""
+"""Returns the number of samples in the pass of a number."""
 
 
 @dataclass(frozen=True)
-class Shares:
-    """How each pass is shared among `parts` readers."""
+class SampleSharding:
+    """How each pass is divided among `parts` readers."""
 
     block: int
-    """Samples that are read at once."""
+    """The number of samples that are read at once."""
     parts: int
     end: End
-    """Shares of a pass that does not divide: `short`, some have a sample more than others; `drop` or `pad`, all have
-    the same number, by leaving one sample out or giving one twice."""
+    """What to do if a pass cannot be divided evenly. With `short`, some shares have one sample more than others. With
+    `drop` or `pad`, all have the same number: one sample of a share is left out, or given twice."""
 
     def received(self, n: int) -> NDArray[np.int64]:
-        """Samples that the engine delivers to each share of a pass of `n`: int64 [parts]."""
+        """The number of samples that the stream delivers to each share of a pass of `n`: int64 [parts]."""
         return _received(n, self.block, self.parts)
 
     def given(self, n: int) -> NDArray[np.int64]:
-        """Samples that are passed on to each share of a pass of `n`: int64 [parts]."""
+        """The number of samples that each share of a pass of `n` yields: int64 [parts]."""
         if self.end == "short":
             return self.received(n)
         each = n // self.parts if self.end == "drop" else -(-n // self.parts)
         return np.full(self.parts, each, np.int64)
 
-    def place(self, n: int, delivered: int) -> tuple[int, int]:
-        """The position of the stream in a pass of `n` of which one share has so many samples, and how many to drop
-        from there on.
+    def place(self, n: int, count_batch: int) -> tuple[int, int]:
+        """Find where a share goes on that has yielded `delivered` samples of a pass of `n`.
+
+        Returns:
+            The position of the stream, and how many samples of the share to drop from there on.
         """
-        layout = _layout(n, self.block, self.parts)
-        rounds = min(delivered // self.block, _whole(layout))
-        return layout.position(rounds), delivered - rounds * self.block
+        sharding = _sharding(n, self.block, self.parts)
+        rounds = min(count_batch // self.block, _whole(sharding))
+        return sharding.position(rounds), count_batch - rounds * self.block
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Where a sample-wise run stands. All of it is the same in every rank, though their shares differ."""
+class ShardProgress:
+    """How far a sample-wise run has come. It is the same on every rank, though their shares differ."""
 
-    shares: Shares
+    sharding: SampleSharding
     workers: int
-    """That the loader has."""
+    """The number of workers of the loader."""
     roles: int
-    """Workers that receive samples: fewer than there are when the run began with too few samples for all."""
+    """The number of workers that receive samples. There are fewer than `workers` if the run began with too few samples
+    for all."""
     batch_size: int
     first: int
-    """The pass that comes first among those that are not over for all shares."""
+    """The first pass that has not ended for all shares."""
     until: int | None
-    """The pass to end before."""
+    """The run ends before this pass."""
     batches: int = 0
-    """Batches that this rank's loop has received."""
+    """The number of batches that the loop of this rank has received."""
     passed: tuple[int, ...] = ()
-    """Samples of each share that were in passes before the first."""
+    """For each share, the number of samples in the passes before `first`."""
 
     @classmethod
     def fresh(
         cls, n: int, block: int, end: End, workers: int, world: int, batch_size: int, first: int, until: int | None
-    ) -> Turns:
-        """A run that begins with pass `first`, of `n` samples."""
+    ) -> ShardProgress:
+        """The progress of a run that begins with pass `first`, of `n` samples."""
         roles = max(1, min(workers, n // world))
-        shares = Shares(block, roles * world, end)
-        return cls(shares, workers, roles, batch_size, first, until, 0, (0,) * shares.parts)
+        sharding = SampleSharding(block, roles * world, end)
+        return cls(sharding, workers, roles, batch_size, first, until, 0, (0,) * sharding.parts)
 
     def role(self, worker: int) -> int | None:
-        """What a worker does, or `None` when there is nothing to do for it."""
+        """The role of a worker; `None` if it has nothing to do."""
         return (worker + self.batches) % self.roles if worker < self.roles else None
 
     @property
     def left(self) -> NDArray[np.int64]:
-        """Samples of each share that the loop has received of the passes from the first on: int64 [parts]. More than
-        there were, in the last pass, when the last batch was short.
+        """For each share, how many samples the loop has received of the passes from `first` on: int64 [parts].
+
+        If the last batch of the last pass was short, the number is too large.
         """
         full, more = divmod(self.batches, self.roles)
         counts = (full + (np.arange(self.roles) < more)) * self.batch_size
-        return np.asarray(np.repeat(counts, self.shares.parts // self.roles) - np.array(self.passed, np.int64))
+        return np.asarray(np.repeat(counts, self.sharding.parts // self.roles) - np.array(self.passed, np.int64))
 
-    def after(self, batches: int, length: Length) -> Turns:
-        """The run after so many more batches."""
+    def after(self, batches: int, length: Length) -> ShardProgress:
+        """The progress after so many more batches."""
         turns = replace(self, batches=self.batches + batches)
         left, first, passed = turns.left, turns.first, np.array(turns.passed, np.int64)
         while left.all() and (self.until is None or first + 1 < self.until):
-            given = self.shares.given(length(first))
+            given = self.sharding.given(length(first))
             if (left < given).any():
                 break
             left, passed, first = left - given, passed + given, first + 1
         return replace(turns, first=first, passed=tuple(passed.tolist()))
 
     def begun(self, length: Length) -> list[int]:
-        """The passes of which a share has received something, and another not all."""
+        """The passes that have begun for one share, and have not ended for all."""
         left, number = self.left, self.first
         while left.max() > 0 and (self.until is None or number < self.until):
-            left, number = left - self.shares.given(length(number)), number + 1
+            left, number = left - self.sharding.given(length(number)), number + 1
         return list(range(self.first, number))
 
     def place(self, part: int, more: int, length: Length) -> tuple[int, int, int] | None:
-        """Where one share goes on, behind `more` samples: the pass, the position of the stream, and the samples to drop
-        from there on. `None` when it is through.
+        """Find where one share goes on, after `more` samples.
+
+        Returns:
+            The pass, the position of the stream, and how many samples to drop from there on. `None` if it has ended.
         """
         left, number = int(self.left[part]) + more, self.first
         while left and (self.until is None or number < self.until):
-            given = int(self.shares.given(length(number))[part])
+            given = int(self.sharding.given(length(number))[part])
             if left < given:
                 break
             left, number = left - given, number + 1
         if number == self.until:
             return None
-        return (number, *(self.shares.place(length(number), left) if left else (0, 0)))
+        return (number, *(self.sharding.place(length(number), left) if left else (0, 0)))
 
     def to_doc(self) -> dict[str, Any]:
-        """The JSON form of what is no property of dataset or loader."""
+        """The JSON form, without what the dataset and the loader know."""
         counted = {"batches": self.batches, "batch_size": self.batch_size, "num_workers": self.workers}
         return {**counted, "roles": self.roles, "passed": _runs(self.passed)}
 
     @classmethod
-    def from_doc(cls, doc: Mapping[str, Any], block: int, end: End, world: int, first: int, until: int | None) -> Turns:
+    def from_doc(
+        cls, doc: Mapping[str, Any], block: int, end: End, world: int, first: int, until: int | None
+    ) -> ShardProgress:
         """Read the JSON form."""
         passed = tuple(value for count, value in doc["passed"] for _ in range(count))
-        shares = Shares(block, doc["roles"] * world, end)
+        sharding = SampleSharding(block, doc["roles"] * world, end)
         return cls(
-            shares, doc["num_workers"], doc["roles"], doc["batch_size"], first, until, doc["batches"], passed
+            sharding, doc["num_workers"], doc["roles"], doc["batch_size"], first, until, doc["batches"], passed
         )  # fmt: skip
 
 
 def _runs(values: tuple[int, ...]) -> list[list[int]]:
-    """Equal neighbours as (count, value): shares differ by few samples, and there may be thousands of them."""
+    """Join equal neighbours to (count, value). There may be thousands of shares, and they differ by few samples."""
     runs: list[list[int]] = []
     for value in values:
         if runs and runs[-1][1] == value:
@@ -152,18 +160,18 @@ def _runs(values: tuple[int, ...]) -> list[list[int]]:
     return runs
 
 
-def _layout(n: int, block: int, parts: int) -> Layout:
-    return Layout(n, 0, block, parts, "short")
+def _sharding(n: int, block: int, parts: int) -> PassSharding:
+    return PassSharding(n, 0, block, parts, "short")
 
 
-def _whole(layout: Layout) -> int:
-    """Rounds that are whole for sure: only the last two can be short."""
-    return max(0, layout.rounds - 2)
+def _whole(sharding: PassSharding) -> int:
+    """The number of rounds that are surely full: only the last two can be short."""
+    return max(0, sharding.rounds - 2)
 
 
 @lru_cache(maxsize=64)
 def _received(n: int, block: int, parts: int) -> NDArray[np.int64]:
-    layout = _layout(n, block, parts)
-    whole = _whole(layout)
-    tails = [[layout.batch(round_, part) for round_ in range(whole, layout.rounds)] for part in range(parts)]
-    return np.array([whole * block + sum(high - low for low, high in tail) for tail in tails], np.int64)
+    sharding = _sharding(n, block, parts)
+    materialize = _whole(sharding)
+    tails = [[sharding.batch(round_, part) for round_ in range(materialize, sharding.rounds)] for part in range(parts)]
+    return np.array([materialize * block + sum(high - low for low, high in tail) for tail in tails], np.int64)

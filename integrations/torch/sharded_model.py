@@ -31,8 +31,12 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """The whole state on the host of process 0, by the names of the parameters; empty in the others. All must call."""
-    # These take a second to import, which a program without sharded models need not wait for.
+    """Gather the full state in process 0, by the names of the parameters. All processes must call it.
+
+    Returns:
+        The state, in host memory; it is empty in the other processes.
+    """
+    # This import takes a second. A program without sharded models does not need it.
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         get_model_state_dict,
@@ -47,14 +51,14 @@ def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 
 
 def is_by_name(optimizer_state: Mapping[str, Any]) -> bool:
-    """Whether an optimizer's state knows its parameters by name, as `gather` gives it, not by number."""
+    """Whether the state of an optimizer has the names of its parameters, as `gather` makes it, and no numbers."""
     return any(isinstance(name, str) for group in optimizer_state["param_groups"] for name in group["params"])
 
 
 def scatter(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, parts: Mapping[str, Any], label: str
 ) -> None:
-    """Loads a whole state into a model, sharded or not, and its optimizer."""
+    """Load a full state into a model, sharded or not, and its optimizer."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         set_model_state_dict,

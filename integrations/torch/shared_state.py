@@ -1,5 +1,6 @@
-"""Mailbox: the newest start state, where the workers of a DataLoader can read it at each iteration, and in the other
-direction, which iteration that is.
+"""SharedState: the newest start state, in memory that the workers of a DataLoader share with their parent.
+
+The parent writes the state, and the workers read it at each iteration. The workers write which iteration it is.
 """
 
 from __future__ import annotations
@@ -15,38 +16,38 @@ from tensordb_data.errors import StateError
 _BYTES = 1 << 16
 
 
-class Mailbox:
-    """One JSON document in shared memory, written by the parent process, with the number of times it was written.
+class SharedState:
+    """One JSON document in shared memory, which the parent process writes, and a count of the writes.
 
-    Persistent workers are started once and never see the parent's later assignments; shared memory is what fork, spawn
-    and forkserver all hand on.
+    Persistent workers are started once, so they do not see what the parent assigns later. But they share this memory,
+    whether they were started by fork, spawn or forkserver.
     """
 
     def __init__(self) -> None:
         self._head = torch.zeros(4, dtype=torch.int64)
         self._body = torch.zeros(_BYTES, dtype=torch.uint8)
-        self._share()
+        self._share_memory()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._share()  # a plain copy is private memory, which forked workers would not share
+        self._share_memory()  # the copy has private memory, which forked workers would not share
 
-    def _share(self) -> None:
+    def _share_memory(self) -> None:
         self._head.share_memory_()  # type: ignore[no-untyped-call]
         self._body.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def iteration(self) -> str:
-        """Name of the iteration that was begun last; all its workers write the same."""
+        """The name of the iteration that was begun last. All its workers write the same."""
         return f"{int(self._head[2])}-{int(self._head[3])}"
 
     def begin(self, seed: int, count: int) -> None:
-        """An iteration is begun: of workers that the loader started with a seed, the `count`-th of theirs."""
+        """Note that iteration number `count` begins, of the workers that the loader started with `seed`."""
         self._head[2], self._head[3] = seed, count
 
     @property
     def version(self) -> int:
-        """How often a document was posted."""
+        """The number of documents that were posted."""
         return int(self._head[0])
 
     def post(self, document: Mapping[str, Any]) -> None:
@@ -63,6 +64,6 @@ class Mailbox:
         self._head[0] += 1
 
     def read(self) -> dict[str, Any]:
-        """The newest document; call it only when `version` is above 0."""
+        """Read the newest document. There is one only if `version` is above 0."""
         document: dict[str, Any] = json.loads(bytes(self._body[: int(self._head[1])].tolist()))
         return document

@@ -12,7 +12,7 @@ import torch
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
-from tensordb_data.common.deprecation import renamed_to
+from tensordb_data.checkpoint.controls import SaveControls
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tensordb_data.params.parameter_set import ParameterSet
 
 
-class StepCheckpointer:
+class StepCheckpointer(SaveControls):
     """Saves the state of a training loop every N steps, in the background, and resumes the loop where it was.
 
     The step number is the number of batches that the loop has received from `stream`, in this process. Batches that
@@ -146,7 +146,7 @@ class StepCheckpointer:
             raise
         self._start = 0
         self._calls = 0
-        self._rng: dict[str, Any] | None = None  # to be put back once more, when the loop begins
+        self._rng: dict[str, Any] | None = None  # restored once more when the loop begins
         if self._batch_counter is not None:
             self._batch_counter.on_iterate = self._settle_rng
 
@@ -178,7 +178,7 @@ class StepCheckpointer:
         document, parts = found
         label = describe(document)
         self._check(label, parts)
-        if self._position is not None:  # what may be refused comes first
+        if self._position is not None:  # this may raise, so it comes first
             self._position.load(parts["stream"], parts.get("plans", {}))
         optimizer = self._stateful.get("optimizer")
         by_name = optimizer is not None and is_by_name(parts["optimizer"])
@@ -216,35 +216,6 @@ class StepCheckpointer:
                 "that the loop iterates, before the loop begins."
             )
         self._core.end_step(self._step_now(), metrics)
-
-    def save(self) -> None:
-        """Saves the last step that has ended, whether a save is due or not."""
-        self._core.save_now()
-
-    def wait(self) -> None:
-        """Waits until all saves so far are durable.
-
-        Raises:
-            CheckpointError: One of them failed.
-        """
-        self._core.wait()
-
-    @renamed_to("wait")
-    def drain(self) -> None:
-        """The old name of `wait`."""
-        self.wait()
-
-    def stats(self) -> dict[str, Any]:
-        """Saves, waits, seconds and bytes; see `Checkpointer.stats`."""
-        return self._core.stats()
-
-    def close(self) -> None:
-        """Waits until every save is durable, and ends the checkpointer. A second call does nothing.
-
-        Raises:
-            CheckpointError: A save failed.
-        """
-        self._core.close()
 
     def __enter__(self) -> StepCheckpointer:
         return self
@@ -293,7 +264,7 @@ class StepCheckpointer:
         return state
 
     def _check(self, label: str, parts: Mapping[str, Any]) -> None:
-        """Refuses a set that does not fit, before anything is changed."""
+        """Raise if the checkpoint does not fit, before anything is changed."""
         if (framework := parts["training"].get("framework")) != "torch":
             raise StateError(f"{label} is a training state of {framework}, not of torch. Use another run name.")
         ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
@@ -313,8 +284,8 @@ class StepCheckpointer:
             _check_optimizer(optimizer, parts["optimizer"], label)
 
     def _settle_rng(self) -> None:
-        # Making a DataLoader's iterator draws from torch's generator. The run that was interrupted drew before its
-        # save, so the one that continues must be put back after its own draw.
+        # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw
+        # before the save. So the random states are restored again, after this run has made its own draw.
         if self._rng is not None:
             rng.apply(self._rng)
             self._rng = None

@@ -1,4 +1,4 @@
-"""Driven: a StepCheckpointer within somebody else's training loop, which says what it has trained on."""
+"""CallbackCheckpointer: a StepCheckpointer for the callbacks of a trainer, which has its own training loop."""
 
 from __future__ import annotations
 
@@ -8,45 +8,49 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
 from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.params.load import load_parts
-from tensordb_data.torch.data_position import OfDataset, Position, position_of
+from tensordb_data.torch.data_position import DatasetPosition, Position, position_of
 from tensordb_data.torch.step_checkpointer import StepCheckpointer
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
 
 
-class Driven(StepCheckpointer):
-    """See StepCheckpointer.
+class CallbackCheckpointer(StepCheckpointer):
+    """A StepCheckpointer that is told which batches the trainer has trained on.
 
     Args:
         db: The warehouse.
         run: Name of the run.
-        data: Where the trainer is in its data; None if that is not to be saved.
-        options: Of StepCheckpointer.
+        data: The data of the trainer. None if its position is not to be saved.
+        options: Options of StepCheckpointer.
     """
 
-    def __init__(self, db: TensorDB, run: str, data: Data | None, **options: Any) -> None:
+    def __init__(self, db: TensorDB, run: str, data: TrainerData | None, **options: Any) -> None:
         self._data = data
         super().__init__(db, run, stream=None if data is None else data.stream, **options)
 
     def trained(self, stepped: bool) -> None:
-        """The trainer has trained on a batch, and its optimizer has made a step or has not (it accumulates)."""
+        """Call this when the trainer has trained on a batch.
+
+        Args:
+            stepped: Whether its optimizer has made a step. It has not if gradients are accumulated.
+        """
         if self._data is not None:
-            self._data.told.trained()
+            self._data.counter.trained()
         if stepped:
             self.step()
 
     def begin(self) -> None:
-        """The trainer begins an iteration of its data."""
+        """Call this when the trainer begins an iteration of its data."""
         if self._data is not None:
-            self._data.told.begin()
+            self._data.counter.begin()
 
-    def suspend(self) -> None:
-        """The iterator of the data has been made, and may have drawn from torch's generator."""
+    def settle(self) -> None:
+        """Call this when the trainer has made the iterator of its data, which may have drawn random numbers."""
         self._settle_rng()
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
-        """The trainer has evaluated the model as it is after its last step."""
+        """Call this when the trainer has evaluated the model as it is after the last step."""
         plain = {name.replace(".", "_"): value for name, value in metrics.items()}
         if self.last_step:
             self._core.log(self.last_step, "valid", plain)
@@ -54,28 +58,30 @@ class Driven(StepCheckpointer):
 
     def _count(self, stream: Any) -> BatchCounter:
         assert self._data is not None
-        return self._data.told
+        return self._data.counter
 
     def _locate(self, stream: Any, batch_counter: BatchCounter) -> Position:
         assert self._data is not None
         return self._data.position
 
 
-class Data:
-    """Where a trainer is in its data.
+class TrainerData:
+    """The data of a trainer, and its position there.
 
     Args:
         stream: A DataLoader over a QueryDataset, or the dataset itself.
-        loader: What the trainer makes of a dataset: something with `num_workers` and `batch_size`.
+        loader: If the trainer makes the loader itself, an object with its `num_workers` and `batch_size`.
     """
 
     def __init__(self, stream: Any, loader: Any = None) -> None:
         self.stream = stream
-        self.told = ManualBatchCounter()
-        self.position = position_of(stream, self.told) if loader is None else OfDataset(stream, loader, self.told)
+        self.counter = ManualBatchCounter()
+        self.position = (
+            position_of(stream, self.counter) if loader is None else DatasetPosition(stream, loader, self.counter)
+        )
 
     def resume(self, db: TensorDB, run: str) -> None:
-        """Puts the data where the newest set of the run was, before the trainer begins to fetch."""
+        """Set the data to the position of the newest checkpoint of the run. Call it before the trainer fetches data."""
         document = newest_set(db.warehouse, run)
         if document is not None and "stream" in document["_tdb"]["parts"]:
             wanted = [name for name in ("stream", "plans") if name in document["_tdb"]["parts"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
 from tensordb_data.torch.dataset import QueryDataset
-from tensordb_data.torch.trainer_callback import Data, Driven
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
 
 try:
     from transformers import TrainerCallback
@@ -41,11 +41,11 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         self.db, self.run = db, run
         self._options = options
         self._stream = stream
-        self._checkpointer: Driven | None = None
+        self._checkpointer: CallbackCheckpointer | None = None
         self._fetching = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restores all that the trainer has made."""
+        """Restore model, optimizer and scheduler, which the trainer has made."""
         data = None
         if self._stream is not None:
             if not isinstance(self._stream, QueryDataset):
@@ -53,50 +53,50 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
                     f"stream= is the QueryDataset given as train_dataset; found a {type(self._stream).__name__}"
                 )
             loader = SimpleNamespace(num_workers=args.dataloader_num_workers, batch_size=args.train_batch_size)
-            data = Data(self._stream, loader)
+            data = TrainerData(self._stream, loader)
         extra = {"progress": _Progress(state), **(self._options.get("extra") or {})}
-        self._checkpointer = Driven(
+        self._checkpointer = CallbackCheckpointer(
             self.db, self.run, data, model=kwargs["model"], optimizer=kwargs["optimizer"],
             scheduler=kwargs.get("lr_scheduler"), **{**self._options, "extra": extra},
         )  # fmt: skip
         self._checkpointer.restore()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer is about to make an iterator of its data."""
+        """Note that the trainer is about to make the iterator of its data."""
         self._fetching = True
         if self._checkpointer is not None:
             self._checkpointer.begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The iterator has been made."""
+        """Restore the random states after the iterator was made."""
         if self._fetching and self._checkpointer is not None:
             self._fetching = False
-            self._checkpointer.suspend()
+            self._checkpointer.settle()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch whose gradients are accumulated."""
+        """Count a batch whose gradients are accumulated."""
         if self._checkpointer is not None:
             self._checkpointer.trained(False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch, and a step of the optimizer."""
+        """Count a batch, and a step of the optimizer."""
         if self._checkpointer is not None:
             self._checkpointer.trained(True)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Metrics of the model as it is now."""
+        """Log the metrics of the model as it is now."""
         if self._checkpointer is not None:
             self._checkpointer.evaluated(kwargs.get("metrics") or {})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Returns when everything that was saved is durable."""
+        """Wait until every save is durable."""
         if self._checkpointer is not None:
             checkpointer, self._checkpointer = self._checkpointer, None
             checkpointer.close()
 
 
 class _Progress:
-    """What the trainer counts itself."""
+    """The numbers that the trainer itself counts."""
 
     def __init__(self, state: Any) -> None:
         self._state = state

@@ -28,6 +28,7 @@ class FolderClient(MongoClient[dict[str, Any]]):
     """
 
     def __init__(self, folder: Path, **options: Any) -> None:
+        self._closing = False
         session = join(folder)
         self._tensordb_session = session
         try:
@@ -42,13 +43,18 @@ class FolderClient(MongoClient[dict[str, Any]]):
         return self._tensordb_session
 
     def close(self) -> None:
-        """Close the connections and leave the server."""
-        super().close()
-        self._tensordb_session.close()
+        """Close the connections and leave the server. One that is away is no error here."""
+        self._closing = True
+        try:
+            super().close()
+        finally:
+            self._tensordb_session.close()
 
     def _select_server(self, *args: Any, **kwargs: Any) -> Any:
         # Every operation of pymongo passes here. There is no public way to tell it why a server is away; should the
         # method go, what is lost is the reason in the error and the length of the wait.
+        if self._closing:  # the server is told that sessions end; pymongo ignores its own error if it cannot be
+            return super()._select_server(*args, **kwargs)
         started = time.monotonic()
         while True:
             attempt = time.monotonic()

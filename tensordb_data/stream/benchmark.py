@@ -1,4 +1,4 @@
-"""Bench: how fast a training loop runs on its loader, and how fast it would run if loading were free."""
+"""Benchmark: measures how fast a training loop runs on its loader, and how fast it would run if loading were free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from tensordb_data.errors import QueryError
 
 _KEPT, _KEPT_BYTES = 16, 256 << 20
-_WARM = 0.1  # of the time is not counted: the first batches wait for workers, files and compilers
+_WARM = 0.1  # this part of the time is not counted, since the first batches wait for workers, files and compilers
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class Bench:
     """Rates of one loop, in samples a second."""
 
     batches: int
-    """Measured on the loader."""
+    """Batches that were measured on the loader."""
     samples: int
     seconds: float
     samples_per_second: float
-    """On the loader."""
+    """The rate on the loader."""
     replayed_per_second: float | None
-    """On batches from memory; `None` without a step."""
+    """The rate on batches from memory; `None` without a step."""
     speedup: float | None
     """How many times as fast the loop would be if loading were free."""
     stats: Mapping[str, Any] | None
-    """Of the stream, if the loader is one or reads one; see `Stream.stats`."""
+    """The stats of the stream, if the loader is a stream or reads one; see `Stream.stats`."""
 
     @property
     def batch_seconds(self) -> float:
@@ -80,7 +80,7 @@ def bench(loader: Iterable[Any], step: Callable[[Any], object] | None = None, *,
 
 
 def _endless(loader: Iterable[Any]) -> Generator[Any, None, None]:
-    """The batches of all passes; ends the iteration in progress with itself."""
+    """Yield batches without end. When it is closed, it closes the iteration in progress."""
     while True:
         found = False
         iteration: Any = iter(loader)
@@ -96,7 +96,7 @@ def _endless(loader: Iterable[Any]) -> Generator[Any, None, None]:
 
 
 def _until(seconds: float, batches: Iterator[Any], step: Callable[[Any], object] | None) -> Iterator[Any]:
-    """Batches through which the loop goes in `seconds`, at least one."""
+    """Yield batches until `seconds` have passed, at least one."""
     end = time.perf_counter() + seconds
     for batch in batches:
         if step is not None:
@@ -107,7 +107,7 @@ def _until(seconds: float, batches: Iterator[Any], step: Callable[[Any], object]
 
 
 def _measured(seconds: float, batches: Iterator[Any], step: Callable[[Any], object] | None) -> tuple[int, int, float]:
-    """How many batches, how many samples, and in what time exactly."""
+    """Measure for `seconds`. Returns the number of batches, the number of samples, and the exact time."""
     begin, count, samples = time.perf_counter(), 0, 0
     for batch in _until(seconds, batches, step):
         count += 1
@@ -116,7 +116,7 @@ def _measured(seconds: float, batches: Iterator[Any], step: Callable[[Any], obje
 
 
 def _size(batch: Any) -> int:
-    """Samples in a batch: of its first part."""
+    """The number of samples in a batch, by its first part."""
     while isinstance(batch, (dict, tuple)) and batch:
         batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
     shape = getattr(batch, "shape", None)

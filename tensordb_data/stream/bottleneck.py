@@ -1,8 +1,8 @@
-"""Bottleneck: which stage a stream waits for, and what to do about it, from the times of its stages.
+"""Bottleneck: finds the stage that limits a stream, from the times of its stages, and says what to do about it.
 
-The stages form a line with three servers: the reader of the index, the threads that make batches, and the training
-loop. If the loop hardly ever waits, it is the slowest itself. Otherwise it is the server that is busy for most of the
-time, and within the threads the stage that takes most of theirs.
+The stages form a line with three servers: the reader of the index, the threads that build batches, and the training
+loop. If the loop hardly ever waits, the loop itself is the slowest. Otherwise it is the server that is busy for most of
+the time. If these are the threads, it is the stage that takes most of their time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 Seconds = tuple[float, float]
-"""Work and wait of a stage: how long its thread ran, and how long it did not."""
+"""Work and wait of a stage: how long its thread ran, and how long it waited."""
 NOTHING: Seconds = (0.0, 0.0)
 
-_WAITS = 0.1  # share of its time that a loop must wait for batches, for loading to be worth attention
-_BUSY = 0.3  # below it, not even the busiest server explains the waiting: the run was short
-_BLOCKED = 0.3  # share of a stage that is waiting, from which on the waiting is what to look at
+_WAITS = 0.1  # a loop that waits for less than this share of its time is not limited by loading
+_BUSY = 0.3  # if no server is busier than this, the run was too short to tell
+_BLOCKED = 0.3  # if a stage waits for this share of its time or more, the advice is about the waiting
 _MISSED = 0.05
 
 
@@ -25,37 +25,39 @@ class Times:
     """Times of a running stream, in seconds."""
 
     threads: int
-    """That make batches, in each process."""
+    """Threads that build batches, in each process."""
     cores: int
-    """That this process may use."""
+    """Cores that this process may use."""
     stages: Mapping[str, Seconds]
-    """Of the threads, summed over them."""
+    """Times of the stages in the threads, summed over all threads."""
     wait: float
-    """The loop waited for batches, after the first."""
+    """Time in which the loop waited for batches, after the first one."""
     loop: float
-    """The loop was busy elsewhere."""
+    """Time in which the loop was busy itself."""
     start: float = 0.0
-    """The loop waited for the first batch of its iterations."""
+    """Time in which the loop waited for the first batch of an iteration."""
     cursor: Seconds = NOTHING
-    """The index was read ahead of the threads, page by page."""
+    """Times of reading the index page by page, ahead of the threads."""
     plan: Seconds = NOTHING
-    """The references of all samples were read, before a pass."""
+    """Times of reading the references of all samples, before a pass."""
     commits: Seconds = NOTHING
-    """A stream that follows had nothing left to deliver."""
+    """Times in which a stream that follows waited for commits."""
     missed: float = 0.0
-    """Share of the blobs that had to be fetched from a store elsewhere."""
+    """The part of the blobs that came from a store on another machine."""
     processes: int = 1
-    """Over which all times are summed."""
+    """The number of processes over which all times are summed."""
     workers: int = 0
-    """Processes that transform in place of the threads."""
+    """The number of processes that transform in place of the threads."""
 
     @property
     def elapsed(self) -> float:
-        """Seconds that the loop has run: without its start, if it came further than that."""
+        """Seconds that the loop has run, without its start. If it got no further than its start, the start counts."""
         return self.wait + self.loop or self.start
 
     def busy(self) -> dict[str, float]:
-        """By stage the share of the time in which its server was at work: of the threads, the stage that takes most."""
+        """For each stage, the part of the time in which its server was busy. Of the threads, only the stage that takes
+        most of their time.
+        """
         if not self.elapsed:
             return {"loop": 0.0}
         inside = {
@@ -75,7 +77,7 @@ class Times:
 
 
 def bottleneck(times: Times) -> str:
-    """The stage to look at, or "loop" where loading costs the loop next to nothing."""
+    """The stage that limits the stream. It is "loop" if loading costs the loop next to nothing."""
     if times.elapsed - times.loop < _WAITS * times.elapsed:
         return "loop"
     busy = times.busy()
@@ -83,7 +85,7 @@ def bottleneck(times: Times) -> str:
 
 
 def advice(times: Times) -> str:
-    """What limits the rate, and what to do about it, in one sentence."""
+    """One sentence on what limits the rate, and what to do about it."""
     stage = bottleneck(times)
     if stage == "loop":
         share = times.wait / times.elapsed if times.elapsed else 0.0

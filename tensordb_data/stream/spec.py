@@ -1,4 +1,4 @@
-"""What a stream is asked to deliver: a frozen value, checked once, independent of any connection."""
+"""StreamSpec: what a stream delivers. It is a frozen value, which is checked once and needs no connection."""
 
 from __future__ import annotations
 
@@ -28,41 +28,42 @@ class StreamSpec:
     """
 
     query: Query
-    """Which samples."""
+    """The samples."""
     batch_size: int
-    """Samples in a batch, at least 1."""
+    """The number of samples in a batch, at least 1."""
     fields: tuple[str, ...] | None = None
-    """Fields to deliver; `None`: every required field of the datasets."""
+    """The fields to deliver; `None` means every required field of the datasets."""
     shuffle: Shuffle = False
-    """A new order in each pass; otherwise the order of the query. True shuffles by blocks where the selection is larger
-    than the cache; `"full"` shuffles it as a whole in any case."""
+    """Whether each pass has a new order. Otherwise it is the order of the query. True shuffles by blocks if the
+    selection is larger than the cache; `"full"` always shuffles it as a whole."""
     replacement: bool = False
-    """Each sample of a pass is drawn from all samples anew."""
+    """Whether each sample of a pass is drawn from all samples, so that it can come several times."""
     weights: Weights | None = None
-    """With replacement, the chance of each sample, in proportion: a field, or a function of a sample's index fields."""
+    """The relative chance of each sample, with replacement: a field, or a function of a sample's index fields."""
     seed: int = 0
-    """Decides the order and the random numbers that transforms receive."""
+    """Decides the order, and the random numbers that transforms receive."""
     passes: int | None = None
-    """Passes over the selection that one iteration delivers; `None`: no end."""
+    """The number of passes that one iteration delivers; `None` means no end."""
     follow: bool = False
-    """What exists in the order of commits, then whatever is committed from now on."""
+    """Whether the stream delivers what exists, in the order of commits, and then whatever is committed."""
     transform: Callable[..., Any] | str | None = None
     """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline; or
     the import path of one, `module:name`."""
     workers: int = 0
-    """Processes that run the transform in place of threads: for one that is Python code for the most part."""
+    """The number of processes that run the transform, in place of threads. Use them if it is mostly Python code."""
     ragged: Ragged = "list"
-    """What becomes of a field whose arrays may differ in shape: a `list` of arrays in batches where they do, an
-    `error` in that case, or always `pad`: zeros behind, and the true shapes as a field `<name>_lengths`."""
+    """What to do if the arrays of a field differ in shape within a batch. `list` delivers a list of arrays, `error`
+    raises. With `pad`, arrays are always padded with zeros, and a field `<name>_lengths` has the true shapes."""
     max_failures: int | float = 0
-    """Samples that may be skipped because they cannot be read, decoded or transformed: a number, or a rate below 1."""
+    """How many samples that cannot be read, decoded or transformed may be skipped: a number, or a rate below 1."""
     rank: int = 0
-    """Which of `world_size` equal parts of each round of batches this stream delivers."""
+    """The rank of this stream: it delivers this one of the `world_size` batches of each round."""
     world_size: int = 1
-    """Number of streams that share each pass."""
+    """The number of streams that share each pass."""
     end: End = "short"
-    """The tail of a pass that does not fill a round of batches: evenly shared as `short` batches, dropped, or padded
-    with samples from the start of the pass. Each rank gets the same number of batches in any case."""
+    """What to do with the tail of a pass that does not fill a round of batches. `short` shares it evenly as short
+    batches, `drop` drops it, `pad` fills it with samples from the start of the pass. All ranks get the same number of
+    batches in any case."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "seed", "passes", "workers", "rank", "world_size"):

@@ -1,4 +1,4 @@
-"""State: where a stream stands, as plain JSON-able data that another process, host or world size can resume from."""
+"""State: the position of a stream, as JSON. Another process, host or world size can resume from it."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from tensordb_data.errors import StateError
 from tensordb_data.stream.spec import StreamSpec
 
 OnChange = Literal["finish", "error", "replan"]
-Versions = Mapping[str, tuple[int, int]]
-"""The state of the data: sequence and mutation counter of each dataset."""
+DataVersion = tuple[int, int]
+"""The state of a dataset: its last sequence number, and its mutation counter."""
+Versions = Mapping[str, DataVersion]
+"""The state of the data: the version of each dataset."""
 After = tuple[str, int]
-"""Where a cursor stands: dataset and sequence number of the last sample that was read."""
+"""The position of a cursor: dataset and sequence number of the last sample that was read."""
 
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Position:
-    """Samples delivered to all ranks together: `position` of them in pass `number`, all of the passes before."""
+    """A position in the passes of a stream: all ranks together have received `position` samples of pass `number`."""
 
     number: int = 0
     position: int = 0
     after: After | None = None
-    """The last sample read, when a cursor delivered it."""
+    """The last sample that was read, if a cursor has read it."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A position and the data it refers to; in mid-pass the rest of the pass is read from that same data."""
+    """A position, and the data that it refers to. The rest of a pass in progress is read from that data."""
 
     at: Position = Position()
     versions: Versions | None = None
     ids: str | None = None
-    """Digest of the sample ids of the pass, in order."""
+    """A digest of the sample ids of the pass, in order."""
     n: int | None = None
-    """Samples in the pass."""
+    """The number of samples in the pass."""
     followed: Mapping[str, tuple[int, str]] | None = None
-    """With follow, of each dataset the sequence number of the last sample delivered, and when the dataset was made."""
-    blocks: tuple[int, int] | None = None
-    """How the stream shuffles, see `rows.Blocks`; None while that is not chosen."""
+    """With follow, for each dataset the sequence number of the last delivered sample, and when the dataset was made."""
+    block_shuffle: tuple[int, int] | None = None
+    """How the stream shuffles: the values of a `BlockShuffle`. None if it has not been chosen yet."""
 
-    def moved(self, at: Position) -> State:
-        """The same data at another position; one a batch, for which `dataclasses.replace` is slow."""
-        return State(at, self.versions, self.ids, self.n, self.followed, self.blocks)
+    def at_position(self, at: Position) -> State:
+        """The same data at another position. It is made for each batch, and `dataclasses.replace` is slow."""
+        return State(at, self.versions, self.ids, self.n, self.followed, self.block_shuffle)
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
@@ -60,15 +62,15 @@ class State:
             "ids": self.ids,
             "n": self.n,
             "followed": None if self.followed is None else {name: list(pair) for name, pair in self.followed.items()},
-            "blocks": None if self.blocks is None else list(self.blocks),
+            "blocks": None if self.block_shuffle is None else list(self.block_shuffle),
         }
 
     @classmethod
     def from_doc(cls, doc: Mapping[str, Any], spec: StreamSpec) -> State:
-        """Read the JSON form, which must be of a stream with the same query, order and seed.
+        """Read the JSON form. It must be of a stream with the same query, order and seed.
 
         Raises:
-            StateError: not a stream state, or one of another stream; names the first difference.
+            StateError: It is no state of a stream, or of another stream. The message names the first difference.
         """
         if not isinstance(doc, Mapping) or doc.get("format") != _FORMAT:
             found = doc.get("format") if isinstance(doc, Mapping) else type(doc).__name__
@@ -84,7 +86,7 @@ class State:
                 raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
             followed = doc["followed"]
-            blocks = doc.get("blocks")
+            block_shuffle = doc.get("blocks")
             after = doc["after"] and (str(doc["after"][0]), int(doc["after"][1]))
             return cls(
                 Position(int(doc["pass"]), int(doc["position"]), after),
@@ -92,14 +94,14 @@ class State:
                 doc["ids"],
                 doc["n"],
                 None if followed is None else {name: (int(pair[0]), str(pair[1])) for name, pair in followed.items()},
-                None if blocks is None else (int(blocks[0]), int(blocks[1])),
+                None if block_shuffle is None else (int(block_shuffle[0]), int(block_shuffle[1])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error
 
 
 def _order(spec: StreamSpec) -> dict[str, Any]:
-    """What decides which sample comes when: a state fits no stream that differs in it."""
+    """What decides the order of the samples. A state does not fit a stream that differs in it."""
     weights = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
     return {
         "query": spec.query.replace(fields=None).fingerprint,

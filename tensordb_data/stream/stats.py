@@ -13,7 +13,7 @@ from tensordb_data.stream.bottleneck import Seconds, Times, advice, bottleneck
 
 THREADS = ("index", "fetch", "decode", "transform", "batch")
 AHEAD = ("cursor", "plan", "commits")
-"""What is done ahead of the threads: reading the index by page or as a whole, and waiting for commits."""
+"""Stages ahead of the threads: reading the index by page, reading it as a whole, and waiting for commits."""
 _LOOP = ("start", "wait", "loop")
 _COUNTS = ("samples", "batches", "bytes", "blobs", "missed", "skipped", "deleted")
 SIZE = 2 * len(THREADS + AHEAD) + len(_LOOP + _COUNTS)
@@ -21,10 +21,10 @@ SIZE = 2 * len(THREADS + AHEAD) + len(_LOOP + _COUNTS)
 
 
 class Clock:
-    """Times of one task, in seconds by stage; used by one thread, then added to `Stats`.
+    """The times of one task, in seconds by stage. One thread uses it, and then it is added to `Stats`.
 
-    What a stage takes has two parts: `work`, in which the thread ran, and `wait`, in which it waited for a store, a
-    disk, the interpreter's lock or a free core.
+    The time of a stage has two parts. In `work`, the thread ran. In `wait`, it waited for a store, a disk, the lock of
+    the interpreter, or a free core.
     """
 
     wall: Callable[[], float] = staticmethod(time.perf_counter)
@@ -36,7 +36,7 @@ class Clock:
         self.bytes = self.blobs = self.missed = 0
 
     def add(self, stage: str, work: float, wait: float) -> None:
-        """Count seconds of a stage."""
+        """Add seconds to a stage."""
         self.work[stage] = self.work.get(stage, 0.0) + work
         self.wait[stage] = self.wait.get(stage, 0.0) + wait
 
@@ -49,7 +49,7 @@ class Clock:
             lap(stage)
 
     def laps(self) -> Callable[[str], None]:
-        """A function that counts the time since this, or since its last call, to a stage."""
+        """Returns a function that adds the time since its last call (at first: since now) to a stage."""
         before = self.wall(), self.cpu()
 
         def lap(stage: str) -> None:
@@ -63,7 +63,7 @@ class Clock:
 
 
 class Stats:
-    """Totals since the stream was made; thread-safe."""
+    """The totals since the stream was made; thread-safe."""
 
     def __init__(self, threads: int, workers: int = 0) -> None:
         self.threads, self.workers = threads, workers
@@ -73,7 +73,7 @@ class Stats:
         self._loop = dict.fromkeys(_LOOP, 0.0)
         self._counts = dict.fromkeys(_COUNTS, 0)
 
-    def worked(self, clock: Clock) -> None:
+    def add_task(self, clock: Clock) -> None:
         """Add the times of one task."""
         with self._lock:
             for stage, seconds in clock.work.items():
@@ -84,18 +84,22 @@ class Stats:
             self._counts["missed"] += clock.missed
 
     @contextmanager
-    def ahead(self, stage: str) -> Iterator[None]:
-        """Times something that is done ahead of the threads."""
+    def time_ahead(self, stage: str) -> Iterator[None]:
+        """Measure a stage ahead of the threads."""
         clock = Clock()
         try:
             with clock(stage):
                 yield
         finally:
-            self.worked(clock)
+            self.add_task(clock)
 
-    def delivered(self, samples: int, wait: float, loop: float | None) -> None:
-        """Count one batch, the seconds the loop waited for it and those it spent elsewhere before asking; `None` for
-        the first batch of an iteration.
+    def count_batch(self, samples: int, wait: float, loop: float | None) -> None:
+        """Count a batch that was delivered.
+
+        Args:
+            samples: in the batch.
+            wait: seconds that the loop waited for the batch.
+            loop: seconds that the loop was busy before it asked. None for the first batch of an iteration.
         """
         with self._lock:
             self._counts["samples"] += samples
@@ -103,13 +107,13 @@ class Stats:
             self._loop["start" if loop is None else "wait"] += wait
             self._loop["loop"] += loop or 0.0
 
-    def skip(self) -> None:
+    def count_skipped(self) -> None:
         """Count a bad sample."""
         with self._lock:
             self._counts["skipped"] += 1
 
-    def lost(self, count: int) -> bool:
-        """Count deleted samples, and return whether they are the first."""
+    def count_deleted(self, count: int) -> bool:
+        """Count deleted samples. Returns whether they are the first."""
         with self._lock:
             self._counts["deleted"] += count
             return self._counts["deleted"] == count
@@ -123,7 +127,7 @@ class Stats:
         """See `Stream.stats`.
 
         Args:
-            others: `totals` of processes that work in place of this one.
+            others: `totals` of the processes that work in place of this one.
         """
         own = self.totals()
         sums = iter([sum(column) for column in zip(own, *others, strict=True)])

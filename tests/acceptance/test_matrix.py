@@ -4,8 +4,8 @@ Every run delivers batches through a DataLoader with workers, from blobs that ar
 notes each with the state behind it. Its successor begins with the last state that was noted. All that was noted, in a
 row, must be the batches of one stream that nothing ever happened to. Nothing may be left behind.
 
-Nine of the 81 combinations, in which each two values of different kinds meet, run always; MATRIX=all, or `make matrix`,
-runs all of them.
+Nine of the 81 combinations, in which each two values of different kinds meet, run always; MATRICES=all, or `make
+matrix`, runs all of them.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def labels(noted: list[dict[str, Any]]) -> list[list[int]]:
 
 
 @pytest.mark.timeout(600)  # several processes, one after the other, perhaps on a busy machine
-@pytest.mark.parametrize(("end", "context", "resume", "cache"), ALL if os.environ.get("MATRIX") == "all" else SOME)
+@pytest.mark.parametrize(("end", "context", "resume", "cache"), ALL if os.environ.get("MATRICES") == "all" else SOME)
 def test_a_run_goes_on_where_it_was(
     end: str, context: str, resume: str, cache: str, mongo_uri: str, tmp_path: Path
 ) -> None:

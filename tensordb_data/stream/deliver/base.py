@@ -1,4 +1,4 @@
-"""Pull: what every stream does with its deliveries. One position, one live iteration, nothing left behind."""
+"""BatchStream: the base of `Stream` and `Mix`. It has one state, and one live iteration that moves the state on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.errors import SampleError, StateError
-from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.collate import Batch
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 S = TypeVar("S")
-Results = list[Delivery[S] | SampleError]
 
 
-class Pull(abc.ABC, Generic[S]):
-    """An endless or finite sequence of batches with a position, `S`, that iteration moves on; in a `with` block, at the
-    end of which it is closed.
+class BatchStream(abc.ABC, Generic[S]):
+    """An endless or finite sequence of batches. It has a state of type `S`, which the iteration moves on.
+
+    It is a context manager, which closes it.
     """
 
     def __init__(self, start: S) -> None:
@@ -41,8 +41,8 @@ class Pull(abc.ABC, Generic[S]):
         return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
 
     @abc.abstractmethod
-    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[S] | SampleError, None, None]:
-        """Deliveries from `_state` on; where one is an error, it is the last."""
+    def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[S] | SampleError, None, None]:
+        """Yield batches from `_state` on. If one is an error, it is the last."""
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -70,24 +70,24 @@ class Pull(abc.ABC, Generic[S]):
         return iteration
 
     def _begin(self) -> None:
-        """What is to be settled before an iteration."""
+        """Called before each iteration."""
 
     def _deliver(self, token: int) -> Generator[Batch, None, None]:
         asked, left = Clock.wall(), None
         with closing(self._results(lambda: token != self._token)) as results, _until_python_ends():
-            for delivery in results:
-                if isinstance(delivery, SampleError):
-                    raise delivery
+            for result in results:
+                if isinstance(result, SampleError):
+                    raise result
                 if token != self._token:
                     raise StateError("this iteration is over: the stream was iterated anew, moved or closed since")
-                self._state = delivery.then
-                if not delivery.samples:
+                self._state = result.state_after
+                if not result.samples:
                     continue
                 now = Clock.wall()
-                self._stats.delivered(delivery.samples, now - asked, None if left is None else asked - left)
+                self._stats.count_batch(result.samples, now - asked, None if left is None else asked - left)
                 left = now
-                batch = delivery.batch
-                del delivery
+                batch = result.batch
+                del result  # the loop alone holds the batch
                 yield batch
                 del batch
                 asked = Clock.wall()
@@ -132,8 +132,9 @@ class Pull(abc.ABC, Generic[S]):
 
 @contextlib.contextmanager
 def _until_python_ends() -> Iterator[None]:
-    """When the main thread has ended, Python runs no tasks any more: a daemon thread ends quietly then, as it is about
-    to anyway, and another one is told.
+    """Handle the error that Python raises when the main thread has ended and a stream starts another thread.
+
+    A daemon thread ends without a message, since Python is about to end it anyway. Any other thread gets a StateError.
     """
     try:
         yield
@@ -141,15 +142,15 @@ def _until_python_ends() -> Iterator[None]:
         if not str(error).startswith("cannot schedule new futures"):
             raise
         if threading.current_thread().daemon:
-            raise SystemExit from None  # of which nothing is printed in a thread
+            raise SystemExit from None  # in a thread, this prints nothing
         raise StateError(
             "the main thread has ended, and Python starts no threads any more that a stream needs: join the thread that"
             " iterates before the script ends"
         ) from error
 
 
-def in_turn(tasks: Iterator[Results[S]]) -> Iterator[Delivery[S] | SampleError]:
-    """The results of all tasks, each let go of as it is handed on."""
+def flatten(tasks: Iterator[Results[S]]) -> Iterator[BatchWithState[S] | SampleError]:
+    """Yield the results of all tasks, one by one. A result that was yielded is not held any more."""
     for results in tasks:
         results.reverse()
         while results:

@@ -1,209 +1,130 @@
-"""Make: the batches of a task, of samples some of which may be bad, moved or deleted since."""
+"""BatchBuilder: turns a task, the samples of some batches, into these batches."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import SampleError
-from tensordb_data.stream.fetch.decode import Column
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.fetch.relocate import Living
-from tensordb_data.stream.order.sharding import Run
-from tensordb_data.stream.passes.registry import Opened
+from tensordb_data.stream.order.sharding import BatchRange
+from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.state import State
 from tensordb_data.stream.stats import Clock, Stats
-from tensordb_data.stream.transform.apply import position_keys, transformed
-from tensordb_data.stream.transform.collate import Batch, cut
-from tensordb_data.stream.transform.function import Transform
+from tensordb_data.stream.transform.collate import Batch, slice_batch
 
 if TYPE_CHECKING:
-    from tensordb_data.blobs.reader.reader import BlobReader
+    from tensordb_data.stream.deliver.row_loader import RowLoader, Rows
     from tensordb_data.stream.spec import StreamSpec
-    from tensordb_data.stream.transform.worker_pool import Workers
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Delivery(Generic[S]):
-    """A batch, its number of samples, and the state of the stream once it is delivered. Without samples, only that."""
+class BatchWithState(Generic[S]):
+    """A batch, and the state of the stream after the batch was delivered. It may have no samples: then only the state
+    moves on.
+    """
 
     batch: Batch
     samples: int
-    then: S
-    opens: Opened = ()
-    """Passes that were opened ahead of time, of which this is the first batch, or which have none for this reader."""
+    state_after: S
+    opened_passes: OpenedPasses = ()
+    """Passes that were opened ahead of time, for this batch or for other readers before it."""
 
 
-Deliveries = list[Delivery[State] | SampleError]
+Results = list[BatchWithState[S] | SampleError]
+"""The batches of a task, in order. An error is the last entry, and is raised in its place."""
 
 
-class Maker:
-    """Makes batches of `spec`, for an iteration that began in pass `first`. Called by many threads at once."""
+@dataclass(frozen=True)
+class Task:
+    """The samples of one or more batches of one pass, which one thread loads together."""
 
-    transform: Transform | Workers | None = None
-    finish: Callable[[Batch], Batch] | None = None
-    """Makes of each batch what the loop is to get, on the threads that make it."""
+    table: SampleTable
+    ranges: list[BatchRange]
+    """The batches. Their samples follow each other in `table`."""
+    positions: NDArray[np.int64]
+    """int64 [m]: the position in the pass of each sample."""
+    data: State
+    """The data of the pass."""
+    clock: Clock
+    plan: Plan | None = None
+    """The plan that the table was taken from; None if it was read from a cursor."""
+    opened_passes: OpenedPasses = ()
+    """To be handed on with the first batch."""
+
+
+class BatchBuilder:
+    """Builds the batches of a stream; thread-safe.
+
+    Args:
+        spec: The spec of the stream.
+        loader: Loads the samples.
+        stats: Gets the times of each task.
+        finish: Called with each batch, on the thread that built it. The loop gets what it returns.
+    """
 
     def __init__(
-        self,
-        spec: StreamSpec,
-        first: int,
-        reader: BlobReader,
-        living: Living,
-        budget: Budget,
-        stats: Stats,
+        self, spec: StreamSpec, loader: RowLoader, stats: Stats, finish: Callable[[Batch], Batch] | None
     ) -> None:
-        self._spec, self._first, self._reader = spec, first, reader
-        self._living, self._budget, self._stats = living, budget, stats
+        self._spec, self._loader, self._stats, self._finish = spec, loader, stats, finish
 
-    def present(
-        self,
-        plan: Plan,
-        block: Block,
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-    ) -> Deliveries:
-        """`batches` of a task of a plan, whose samples may have been moved or deleted since."""
-        alive = self._living.mask(block, plan.versions)
-        try:
-            if alive is None:
-                made = self._made(block, group, positions, data, clock)
-                self._budget.tried(len(block))
-                return made
-            return self._remaining(plan, block, alive, group, positions, data, clock, self._made)
-        except SampleError:
-            block, alive = self._living.located(block)
-        try:
-            return self._remaining(plan, block, alive, group, positions, data, clock, partial(self.batches, plan=plan))
-        except SampleError as error:
-            return [error]
+    def build(self, task: Task) -> Results[State]:
+        """Build the batches of a task.
 
-    def _remaining(
-        self,
-        plan: Plan,
-        block: Block,
-        alive: NDArray[np.bool_],
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-        make: Callable[..., Deliveries],
-    ) -> Deliveries:
-        """The batches of a task, made of those of its samples that are there."""
-        if alive.all():
-            return make(block, group, positions, data, clock)
-        made: Deliveries = []
-        low = missed = 0
-        for run in group:
-            size = run.high - run.low
-            rows = low + np.flatnonzero(alive[low : low + size])
-            low, missed = low + size, missed + size - len(rows)
-            part, at = block.take(rows), positions[rows]
-            if not len(rows):
-                # Ranks and workers count batches: one whose samples are all gone repeats others.
-                found = next(self._living.others(plan, size), None)
-                if found is None:
-                    raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
-                part = found
-                at = run.low + np.arange(len(part))
-            made += make(part, [replace(run, high=run.low + len(part))], at, data, clock)
-            if made and isinstance(made[-1], SampleError):
-                break
-        self._living.missed(missed)
-        return made
+        A batch without a good sample repeats others of the plan. If there is no plan, only the position moves on.
 
-    def batches(
-        self,
-        block: Block,
-        group: list[Run],
-        positions: NDArray[np.int64],
-        data: State,
-        clock: Clock,
-        plan: Plan | None = None,
-    ) -> Deliveries:
-        """The batches of a task. After the first that fails come no more, and those before it are delivered. One of
-        which no sample is good repeats others of the plan, for ranks and workers count batches; without a plan, only
-        the position moves on.
+        Returns:
+            The batches. After the first error there are none.
         """
-        self._budget.tried(len(block))
-        try:
-            return self._made(block, group, positions, data, clock)
-        except SampleError:
-            pass
-        deliveries: Deliveries = []
-        low = 0
-        for run in group:
-            rows = np.arange(low, low + run.high - run.low)
-            low += len(rows)
+        if not task.ranges:
+            return []
+        versions = None if task.plan is None else task.plan.versions
+        sizes = [range_.high - range_.low for range_ in task.ranges]
+        keys = self._loader.keys(task.ranges[0].number, task.positions)
+        results: Results[State] = []
+        loaded = self._loader.load(task.table, keys, sizes, versions, task.clock)
+        for range_, rows in zip(task.ranges, loaded, strict=False):
             try:
-                part, at = block.take(rows), positions[rows]
-                good = self._budget.readable(part, partial(self._try, part, run, at, data))
-                if len(good):
-                    deliveries += self._made(part.take(good), [run], at[good], data, clock)
-                elif plan is not None:
-                    deliveries += self._repeated(plan, run, data, clock)
-                else:
-                    deliveries.append(Delivery({}, 0, self._then(run, data), self._opens(run, data)))
+                if isinstance(rows, SampleError):
+                    raise rows
+                results.append(self._build_batch(task, range_, rows, () if results else task.opened_passes))
             except SampleError as error:
-                return [*deliveries, error]
-        return deliveries
+                results.append(error)
+                break
+        self._stats.add_task(task.clock)
+        return results
 
-    def _try(
-        self, block: Block, run: Run, positions: NDArray[np.int64], data: State, rows: NDArray[np.int64]
-    ) -> Deliveries:
-        return self._made(block.take(rows), [run], positions[rows], data, Clock())
+    def _build_batch(
+        self, task: Task, range_: BatchRange, rows: Rows, opened_passes: OpenedPasses
+    ) -> BatchWithState[State]:
+        at = range_.position_after
+        state_after = task.data.at_position(at) if at.position else State(at, block_shuffle=task.data.block_shuffle)
+        if not len(rows):
+            if task.plan is None:
+                return BatchWithState({}, 0, state_after, opened_passes)
+            rows = self._substitute(task.plan, range_, task.clock)
+        with task.clock("batch"):
+            batch = slice_batch(rows.columns, 0, len(rows), self._spec.ragged, rows.name)
+            if self._finish is not None:
+                batch = self._finish(batch)
+        return BatchWithState(batch, len(rows), state_after, opened_passes)
 
-    def _repeated(self, plan: Plan, run: Run, data: State, clock: Clock) -> Deliveries:
-        """A batch in place of one whose samples are all bad."""
-        for block in self._living.others(plan, run.high - run.low):
-            good = []
-            at = run.low + np.arange(len(block))
-            for row in range(len(block)):
-                with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, run, at, data, np.array([row]))
-                    good.append(row)
-            if good:
-                return self._made(block.take(np.array(good)), [run], at[good], data, clock)
+    def _substitute(self, plan: Plan, range_: BatchRange, clock: Clock) -> Rows:
+        """Other samples for a batch that has lost all of its own.
+
+        Raises:
+            SampleError: No sample of the plan is left.
+        """
+        rows = self._loader.load_substitutes(plan, range_.high - range_.low, range_.number, range_.low, clock)
+        if rows is not None:
+            return rows
+        if self._loader.all_deleted(plan):
+            raise SampleError(f"all {len(plan)} samples of this pass were deleted since it began")
         raise SampleError(f"none of the {len(plan)} samples of this pass can be read")
-
-    @staticmethod
-    def _then(run: Run, data: State) -> State:
-        return data.moved(run.then) if run.then.position else State(run.then, blocks=data.blocks)
-
-    def _opens(self, run: Run, data: State) -> Opened:
-        return ((run.number, data),) if run.low == 0 and run.number > self._first else ()
-
-    def _made(
-        self, block: Block, group: list[Run], positions: NDArray[np.int64], data: State, clock: Clock
-    ) -> Deliveries:
-        columns: dict[str, Column] = {}
-        if group:
-            keys = (
-                position_keys(self._spec.seed, group[0].number, positions) if self._spec.transform is not None else []
-            )
-            stack = self._spec.ragged != "pad"
-            columns = transformed(block, self._reader, self.transform, keys, stack, clock)
-        deliveries: Deliveries = []
-        low = 0
-        with clock("batch"):
-            for run in group:
-                high = low + run.high - run.low if len(group) > 1 else len(block)
-                batch = cut(columns, low, high, self._spec.ragged, block.name)
-                if self.finish is not None:
-                    batch = self.finish(batch)
-                deliveries.append(Delivery(batch, high - low, self._then(run, data), self._opens(run, data)))
-                low = high
-        self._stats.worked(clock)
-        return deliveries

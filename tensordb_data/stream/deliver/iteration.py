@@ -1,4 +1,4 @@
-"""Deliver: the stages in a row. Passes are cut into tasks, tasks run on threads, batches come out in order."""
+"""StreamIteration: divides passes into tasks, runs the tasks on threads, and yields the batches in order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.stream.deliver.batch_builder import Deliveries, Delivery, Maker
+from tensordb_data.stream.deliver.batch_builder import BatchBuilder, BatchWithState, Results, Task
 from tensordb_data.stream.deliver.ordered_pool import ordered
+from tensordb_data.stream.deliver.row_loader import RowLoader
 from tensordb_data.stream.deliver.tail import Followed, follow
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.fetch.prefetch import Staged, announced
-from tensordb_data.stream.fetch.relocate import Living
-from tensordb_data.stream.order.block_shuffle import Blocks, rows_at
-from tensordb_data.stream.order.sharding import Layout, Run, runs
-from tensordb_data.stream.passes.planner import Source
-from tensordb_data.stream.passes.registry import Opened
-from tensordb_data.stream.plan.index_reader import Pages
+from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.fetch.prefetch import PrefetchTask, prefetching
+from tensordb_data.stream.order.block_shuffle import BlockShuffle, rows_at
+from tensordb_data.stream.order.sharding import BatchRange, PassSharding, batch_ranges
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.passes.registry import OpenedPasses
+from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block, Layouts, block_from_docs
+from tensordb_data.stream.plan.sample_table import FieldLayout, table_from_docs
 from tensordb_data.stream.state import Position, State
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.apply import open_transform
@@ -37,77 +37,88 @@ _TASK_BATCHES = 64
 _TASK_SAMPLES = 16
 _FOLLOWED_BATCHES, _ENOUGH_BATCHES = 8, 2
 
-Task = Callable[[], Deliveries]
+Call = Callable[[], Results[State]]
+"""A task that is ready to be run by a thread."""
 CursorPage = tuple[list[dict[str, Any]], bool]
-Indexed = tuple[Block, list[Run], NDArray[np.int64], State, Clock]
 
 
-class Deliverer:
-    """One iteration of a stream, from `start` on.
+class StreamIteration:
+    """One iteration of a stream.
 
-    `settled` gives the data of a pass, where it is fixed, and fixes that of the pass that comes first; `worker` is
-    (index, count) among the readers that share this rank's batches, and `rounds` how many batches of them all came
-    before; `last` is the number of the pass to end before.
+    Args:
+        planner: Makes the plans.
+        start: The state from which the iteration begins.
+        resolve_pass: Returns the data of a pass, or None if no reader has registered any. None if this reader is alone
+            and the data is not pinned: then a pass goes over what is there when it begins.
+        worker: (index, count) of this reader among those that share the batches of this rank.
+        rounds: How many batches all these readers have received before.
+        last: The iteration ends before the pass of this number. None: it does not end.
+        threads: The number of threads that build batches.
+        stats: Counts and times.
+        budget: Counts bad samples.
+        ended: Whether the iteration was closed. A stream that follows asks, since it has no other end.
+        finish: Called with each batch, on the thread that built it. The loop gets what it returns.
     """
 
     def __init__(
         self,
-        source: Source,
+        planner: Planner,
         start: State,
-        settled: Callable[[int], State | None] | None,
+        resolve_pass: Callable[[int], State | None] | None,
         worker: tuple[int, int],
         rounds: int,
         last: int | None,
         threads: int,
         stats: Stats,
-        budget: Budget,
+        budget: FailureBudget,
         ended: Callable[[], bool],
         finish: Callable[[Batch], Batch] | None,
     ) -> None:
-        self._source, self._spec = source, source.spec
-        self._start, self._settled, self._worker, self._last = start, settled, worker, last
+        self._planner, self._spec = planner, planner.spec
+        self._start, self._resolve_pass, self._worker, self._last = start, resolve_pass, worker, last
         self._rounds = rounds
         self._threads, self._stats = threads, stats
         self._ended = ended
-        self._reader = source.warehouse.blobs.reader
-        living = Living(source.warehouse, stats)
-        self._maker = Maker(source.spec, start.at.number, self._reader, living, budget, stats)
-        self._maker.finish = finish
+        self._budget, self._finish = budget, finish
 
-    def run(self) -> Generator[Deliveries, None, None]:
-        """Deliveries, a task's at a time, until the passes are through or the generator is closed."""
+    def run(self) -> Generator[Results[State], None, None]:
+        """Yield the results of one task after the other, until the passes end or the generator is closed."""
+        warehouse, spec = self._planner.warehouse, self._spec
         with ExitStack() as opened:
-            transform = open_transform(self._spec)
+            transform = open_transform(spec)
             if transform is not None:
                 opened.callback(transform.close)
-            self._maker.transform = transform
-            threads = self._threads + self._spec.workers  # of which some wait for the processes that transform
-            yield from ordered(announced(self._tasks(), self._reader), threads, threads + 1)
+            loader = RowLoader(warehouse, spec, transform, self._budget, self._stats)
+            self._build = BatchBuilder(spec, loader, self._stats, self._finish).build
+            threads = self._threads + spec.workers  # some of them wait for the processes that transform
+            yield from ordered(prefetching(self._tasks(), warehouse.blobs.reader), threads, threads + 1)
 
-    def _tasks(self) -> Generator[Task | None, None, None]:
+    def _tasks(self) -> Generator[Call | None, None, None]:
         if self._spec.follow:
             yield from self._by_following()
             return
         at, first = self._start.at, self._rounds
-        chosen = self._start.blocks
-        opens: list[tuple[int, State]] = []
+        chosen = self._start.block_shuffle
+        opened_passes: list[tuple[int, State]] = []
         while self._last is None or at.number < self._last:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
             else:
-                with self._stats.ahead("plan"):
-                    data = self._start if at.position else self._settled and self._settled(at.number)
-                    plan = self._source.plan(data)
-                chosen = chosen or (data and data.blocks) or self._source.blocks(plan)
+                with self._stats.time_ahead("plan"):
+                    data = self._start if at.position else self._resolve_pass and self._resolve_pass(at.number)
+                    plan = self._planner.plan(data)
+                chosen = chosen or (data and data.block_shuffle) or self._planner.block_shuffle(plan)
                 if at.number > self._start.at.number:
-                    opens.append((at.number, _data(plan, chosen)))
-                layout = Layout(len(plan), at.position, self._spec.batch_size, self._spec.world_size, self._spec.end)
-                if len(plan) and layout.rounds == 0 and at.position == 0:
+                    opened_passes.append((at.number, _data(plan, chosen)))
+                spec = self._spec
+                sharding = PassSharding(len(plan), at.position, spec.batch_size, spec.world_size, spec.end)
+                if len(plan) and sharding.rounds == 0 and at.position == 0:
                     raise self._all_dropped(len(plan))
-                for task in self._by_plan(plan, Blocks(*chosen), layout, at.number, first, tuple(opens)):
+                opened, shuffle = tuple(opened_passes), BlockShuffle(*chosen)
+                for task in self._by_plan(plan, shuffle, sharding, at.number, first, opened):
                     yield task
-                    opens.clear()
-                first += layout.rounds
+                    opened_passes.clear()
+                first += sharding.rounds
                 empty = len(plan) == 0
             if empty and self._last is None:
                 raise NotFoundError(f"an endless stream needs samples, and none matches {self._spec.query!r}")
@@ -115,20 +126,20 @@ class Deliverer:
 
     def _by_cursor(self, at: Position) -> bool:
         spec = self._spec
-        alone = spec.world_size == 1 and self._worker == (0, 1) and self._settled is None
+        alone = spec.world_size == 1 and self._worker == (0, 1) and self._resolve_pass is None
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and (at.position == 0 or at.after is not None)
 
-    def _by_pages(self, at: Position) -> Generator[Task | None, None, bool]:
-        """Tasks that read a cursor. Returns whether nothing matched in the whole pass."""
+    def _by_pages(self, at: Position) -> Generator[Call | None, None, bool]:
+        """Yield tasks over the pages of a cursor. Returns whether no sample matches in the whole pass."""
         spec = self._spec
-        versions = self._start.versions if at.position and self._start.versions is not None else self._source.versions()
-        layouts = self._source.layouts(versions)
+        versions = (self._start.versions if at.position else None) or self._planner.versions()
+        layout = self._planner.layout(versions)
         limit = None if spec.query.limit is None else spec.query.limit - at.position
         if limit == 0:
             return False
-        rows = spec.batch_size * self._batches_a_task(layouts, _PAGE_BYTES)
-        read = iter(Pages(self._source.selection, layouts, versions, rows, at.after, limit, spec.batch_size))
+        rows = spec.batch_size * self._batches_a_task(layout, _PAGE_BYTES)
+        read = iter(IndexReader(self._planner.bound_query, layout, versions, rows, at.after, limit, spec.batch_size))
         position, seen = at.position, False
         with closing(ordered(repeat(partial(self._next_page, read)), 1, 1)) as pages:
             for page in pages:
@@ -137,8 +148,10 @@ class Deliverer:
                 docs, is_last = page
                 seen = True
                 data = State(versions=versions)
-                make = partial(self._page, layouts, docs, is_last, data, at.number, position)
-                yield Staged(make, self._maker.batches)
+                opens = at.number > self._start.at.number and position == 0
+                opened: OpenedPasses = ((at.number, data),) if opens else ()
+                prepare = partial(self._page, layout, docs, is_last, data, at.number, position, opened)
+                yield PrefetchTask(prepare, self._build)
                 if position == self._start.at.position and at.number == self._start.at.number:
                     yield None  # somebody waits for the first batch, and none of the pages behind it
                 position += len(docs)
@@ -147,7 +160,7 @@ class Deliverer:
         return not seen and at.position == 0
 
     def _next_page(self, read: Iterator[CursorPage]) -> CursorPage | None:
-        with self._stats.ahead("cursor"):
+        with self._stats.time_ahead("cursor"):
             return next(read, None)
 
     def _all_dropped(self, n: int) -> QueryError:
@@ -157,27 +170,37 @@ class Deliverer:
         )
 
     def _page(
-        self, layouts: Layouts, docs: list[dict[str, Any]], is_last: bool, data: State, number: int, base: int
-    ) -> Indexed:
+        self,
+        layout: FieldLayout,
+        docs: list[dict[str, Any]],
+        is_last: bool,
+        data: State,
+        number: int,
+        base: int,
+        opened_passes: OpenedPasses = (),
+    ) -> Task:
+        """Prepare the batches of a page, whose first sample is at position `base` of pass `number`."""
         clock = Clock()
         with clock("index"):
-            block = block_from_docs(layouts, docs)
+            table = table_from_docs(layout, docs)
         size = self._spec.batch_size
         stop = len(docs) - len(docs) % size if self._spec.end == "drop" else len(docs)
-        group = []
+        ranges = []
         for low in range(0, stop, size):
             high = min(low + size, stop)
             last = docs[high - 1]
-            then = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))
+            position_after = Position(number, base + high, (last["dataset"], last["_tdb"]["s"]))
             if is_last and high == stop:
-                then = Position(number + 1)
-            group.append(Run(number, base + low, base + high, then))
-        return block, group, np.arange(base, base + len(docs)), data, clock
+                position_after = Position(number + 1)
+            ranges.append(BatchRange(number, base + low, base + high, position_after))
+        positions = np.arange(base, base + stop)
+        table = table if stop == len(docs) else table.take(np.arange(stop))
+        return Task(table, ranges, positions, data, clock, opened_passes=opened_passes)
 
-    def _by_following(self) -> Generator[Task | None, None, None]:
+    def _by_following(self) -> Generator[Call | None, None, None]:
         position = self._start.at.position
         rows, enough = self._spec.batch_size * _FOLLOWED_BATCHES, self._spec.batch_size * _ENOUGH_BATCHES
-        for page in follow(self._source, dict(self._start.followed or {}), rows, enough, self._ended, self._stats):
+        for page in follow(self._planner, dict(self._start.followed or {}), rows, enough, self._ended, self._stats):
             if page is None:
                 yield None
                 continue
@@ -186,53 +209,65 @@ class Deliverer:
             position += len(docs)
 
     def _followed_batches(
-        self, layouts: Layouts, dataset: str, docs: list[dict[str, Any]], born: str, before: Followed, base: int
-    ) -> Deliveries:
-        deliveries = self._maker.batches(*self._page(layouts, docs, False, State(), 0, base))
-        made: Deliveries = []
-        for delivery in deliveries:
-            if isinstance(delivery, Delivery):
-                at = delivery.then.at
+        self, layout: FieldLayout, dataset: str, docs: list[dict[str, Any]], born: str, before: Followed, base: int
+    ) -> Results[State]:
+        """Build the batches of a page of a stream that follows. Their states say how far each dataset was followed."""
+        results: Results[State] = []
+        for result in self._build(self._page(layout, docs, False, State(), 0, base)):
+            if isinstance(result, BatchWithState):
+                at = result.state_after.at
                 followed = {**before, dataset: (at.after[1], born)} if at.after is not None else before
-                delivery = replace(delivery, then=State(Position(0, at.position), followed=followed))
-            made.append(delivery)
-        return made
+                result = replace(result, state_after=State(Position(0, at.position), followed=followed))
+            results.append(result)
+        return results
 
     def _by_plan(
-        self, plan: Plan, blocks: Blocks, layout: Layout, number: int, first: int, opens: Opened
-    ) -> Iterator[Task]:
-        size = self._batches_a_task(plan.block.layouts, _TASK_BYTES)
-        weights = self._source.cumulative(plan)
-        index = partial(self._planned, plan, blocks, weights)
-        rest: Callable[..., Deliveries] = partial(self._planned_batches, plan, opens)
-        group: list[Run] = []
-        for run in runs(layout, number, self._spec.rank, *self._worker, first):
-            group.append(run)
+        self,
+        plan: Plan,
+        block_shuffle: BlockShuffle,
+        sharding: PassSharding,
+        number: int,
+        first: int,
+        opened_passes: OpenedPasses,
+    ) -> Iterator[Call]:
+        size = self._batches_a_task(plan.table.layout, _TASK_BYTES)
+        weights = self._planner.cumulative_weights(plan)
+        group: list[BatchRange] = []
+        for range_ in batch_ranges(sharding, number, self._spec.rank, *self._worker, first):
+            group.append(range_)
             if len(group) == size:
-                yield Staged(partial(index, group), rest)
-                group, rest = [], partial(self._planned_batches, plan, ())
+                prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+                yield PrefetchTask(prepare, self._build)
+                group, opened_passes = [], ()
         if group:
-            yield Staged(partial(index, group), rest)
+            prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+            yield PrefetchTask(prepare, self._build)
 
-    def _planned(self, plan: Plan, blocks: Blocks, weights: NDArray[np.float64] | None, group: list[Run]) -> Indexed:
+    def _planned(
+        self,
+        plan: Plan,
+        block_shuffle: BlockShuffle,
+        weights: NDArray[np.float64] | None,
+        ranges: list[BatchRange],
+        opened_passes: OpenedPasses,
+    ) -> Task:
+        """Prepare some batches of a plan."""
         clock = Clock()
         with clock("index"):
-            positions = np.concatenate([np.arange(run.low, run.high) for run in group])
-            rows = rows_at(positions, len(plan), group[0].number, self._spec, blocks, weights)
-            block = plan.block.take(rows)
-        return block, group, positions, _data(plan, (blocks.block, blocks.window)), clock
+            positions = np.concatenate([np.arange(range_.low, range_.high) for range_ in ranges])
+            rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
+            table = plan.table.take(rows)
+        data = _data(plan, (block_shuffle.block, block_shuffle.window))
+        return Task(table, ranges, positions, data, clock, plan, opened_passes)
 
-    def _planned_batches(self, plan: Plan, opens: Opened, *made: Any) -> Deliveries:
-        deliveries = self._maker.present(plan, *made)
-        if opens and deliveries and isinstance(first := deliveries[0], Delivery):
-            deliveries[0] = replace(first, opens=opens)
-        return deliveries
+    def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
+        """The number of batches in a task, of about `nbytes`.
 
-    def _batches_a_task(self, layouts: Layouts, nbytes: int) -> int:
-        """Batches that one task makes: enough bytes to be worth a hand-over between threads, few where each sample is
-        work of its own. A page of a cursor is smaller than a task of a plan, since the first batch waits for all of it.
+        A task has enough bytes to be worth a hand-over between threads. It has few samples if each one takes work of
+        its own, to be decoded or transformed. A page of a cursor is smaller than a task of a plan, because the first
+        batch waits until all of the page is read.
         """
-        fields = [s[name] for s in layouts.schemas.values() for name in layouts.fields if name in s]
+        fields = [s[name] for s in layout.schemas.values() for name in layout.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]
         if self._spec.transform is not None or None in sizes:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
@@ -240,5 +275,5 @@ class Deliverer:
         return int(min(max(nbytes // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
 
 
-def _data(plan: Plan, blocks: tuple[int, int]) -> State:
-    return State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks)
+def _data(plan: Plan, block_shuffle: tuple[int, int]) -> State:
+    return State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)

@@ -1,4 +1,4 @@
-"""Pipeline: tasks run on a few threads, their results come in order, and nothing is begun after the iteration."""
+"""Runs tasks on a few threads, and yields their results in order. After the iteration, no task begins."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ _PATIENCE = 10.0
 
 
 def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -> Generator[T, None, None]:
-    """The results of `tasks`, in order, computed on `threads` threads, with at most `ahead` tasks begun or done beyond
-    the one delivered. `None` among the tasks means that the next may be long in coming: what is under way is delivered
-    first. An error is raised in its place.
+    """Run tasks on threads, and yield their results in order. The error of a task is raised in its place.
 
-    Closing the generator drops what has not begun, and returns at once: a thread that is at something, such as a read
-    from a slow store, ends when that is done, and what comes of it is dropped.
+    Closing the generator drops the tasks that have not begun, and returns at once. A thread that is in the middle of a
+    task, such as a read from a slow store, ends after it, and the result is dropped.
+
+    Args:
+        tasks: The tasks. `None` among them means that the next task may be long in coming. Then the results of all
+            tasks before it are yielded first.
+        threads: The number of threads.
+        ahead: How many tasks may have begun beyond the one whose result is yielded.
     """
     over = threading.Event()
     pool = ThreadPoolExecutor(
@@ -52,11 +56,11 @@ def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -
 
 
 _threads: dict[threading.Thread, threading.Event] = {}
-"""Of all pipelines; the event says that the iteration is over."""
+"""The threads of all pools. The event says that the iteration is over."""
 
 
 def _before_fork() -> None:
-    # What a thread that is about to end holds just then, a lock say, would be held in the child for ever.
+    # A thread that is about to end may hold a lock. In the child, nobody would ever release it.
     for thread, over in list(_threads.items()):
         if over.is_set() and thread is not threading.current_thread():
             thread.join(_PATIENCE)

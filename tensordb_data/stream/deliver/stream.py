@@ -1,4 +1,4 @@
-"""Stream: the pulling side of a query. A position in an endless sequence of batches, that iteration moves on."""
+"""Stream: the batches of a query. It has a position in an endless sequence, which the iteration moves on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.deliver.base import Pull, in_turn
-from tensordb_data.stream.deliver.batch_builder import Delivery
-from tensordb_data.stream.deliver.iteration import Deliverer
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.order.sharding import Layout
-from tensordb_data.stream.passes.planner import Source, named
-from tensordb_data.stream.passes.registry import Ledger, OwnPasses, Passes
-from tensordb_data.stream.passes.resolver import Opening
-from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.deliver.base import BatchStream, flatten
+from tensordb_data.stream.deliver.batch_builder import BatchWithState
+from tensordb_data.stream.deliver.iteration import StreamIteration
+from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.order.sharding import PassSharding
+from tensordb_data.stream.passes.planner import Planner, plan_name
+from tensordb_data.stream.passes.registry import PassRegistry, SharedPassRegistry
+from tensordb_data.stream.passes.resolver import PassResolver
+from tensordb_data.stream.spec import End, StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.collate import Batch, lengths_field
@@ -32,7 +32,7 @@ Element = tuple[str | None, tuple[int | None, ...]]
 """Dtype and shape of one sample's field."""
 
 
-class Stream(Pull[State]):
+class Stream(BatchStream[State]):
     """Batches of the samples that match a query. `Selection.stream` makes one.
 
     An iteration begins at the position of the stream: after the last batch that was delivered, at the start of the
@@ -54,10 +54,11 @@ class Stream(Pull[State]):
         self.warehouse = warehouse
         self.spec = spec
         self._stats = Stats(self._threads, spec.workers)
-        self._source = Source(warehouse, spec)
+        self._planner = Planner(warehouse, spec)
         self._pinned: State | None = None
-        self._passes: Passes | None = None
-        self._budget = Budget(spec.max_failures, self._stats)
+        self._registry: PassRegistry | None = None
+        self._resumed: Mapping[int, State] = {}  # passes that had begun when the state of a resumed run was taken
+        self._budget = FailureBudget(spec.max_failures, self._stats)
         self._finish: Callable[[Batch], Batch] | None = None
 
     def __repr__(self) -> str:
@@ -66,33 +67,33 @@ class Stream(Pull[State]):
         return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_passes")
-        return {**{name: self.__dict__[name] for name in kept}, "source": self._source.agreement()}
+        kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_registry", "_resumed")
+        return {**{name: self.__dict__[name] for name in kept}, "planner": self._planner.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["warehouse"], state["spec"])  # type: ignore[misc]
-        self._source.agree(state.pop("source"))
+        self._planner.join(state.pop("planner"))
         self.__dict__.update(state)
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and self._passes is None:
-            self._share()
+        if self.spec.world_size > 1 and self._registry is None:
+            self._share_passes()
 
-    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[State] | SampleError, None, None]:
+    def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[State] | SampleError, None, None]:
         passes = self.spec.passes
 
-        def settled(number: int) -> State | None:
-            """The data of a pass, where it is fixed. That of the pass which comes next is fixed now."""
-            opening, due = self._opening(), number <= self._state.at.number
-            return opening.fixed(number, self._state.blocks) if due else opening.known(number)
+        def resolve_pass(number: int) -> State | None:
+            """The data of a pass, if it is decided. For the pass that comes next, it is decided now."""
+            resolver, due = self._resolver(), number <= self._state.at.number
+            return resolver.resolve(number, self._state.block_shuffle) if due else resolver.lookup(number)
 
         last = None if passes is None else (self._state.at.number // passes + 1) * passes
         rounds = 0
         while True:
-            deliverer = Deliverer(
-                self._source,
+            iteration = StreamIteration(
+                self._planner,
                 self._state,
-                None if self._pinned is None and self._passes is None else settled,
+                None if self._pinned is None and self._registry is None else resolve_pass,
                 self._worker,
                 rounds,
                 last,
@@ -102,18 +103,18 @@ class Stream(Pull[State]):
                 ended,
                 self._finish,
             )
-            with closing(deliverer.run()) as tasks:
-                for delivery in in_turn(tasks):
-                    opens = delivery.opens if isinstance(delivery, Delivery) else ()
-                    if opens and self._opening().stale(opens):
-                        break
+            with closing(iteration.run()) as tasks:
+                for result in flatten(tasks):
+                    opened = result.opened_passes if isinstance(result, BatchWithState) else ()
+                    if opened and self._resolver().is_stale(opened):
+                        break  # and open the pass again, on the data of now
                     rounds = self._worker[0] + 1
-                    yield delivery
+                    yield result
                 else:
                     return
 
-    def _opening(self) -> Opening:
-        return Opening(self._source, self._pinned, self._passes)
+    def _resolver(self) -> PassResolver:
+        return PassResolver(self._planner, self._pinned, self._registry, self._resumed)
 
     def close(self) -> None:
         """End the iteration in progress, at once, and free the plan.
@@ -122,7 +123,7 @@ class Stream(Pull[State]):
         the stream can be iterated again.
         """
         super().close()
-        self._source.drop()
+        self._planner.drop()
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last delivered batch: a small dict that can be written as JSON.
@@ -146,12 +147,12 @@ class Stream(Pull[State]):
         return self._plans(of) if of.at.position else {}
 
     def _plans(self, *states: State) -> dict[str, NDArray[np.uint8]]:
-        """The plans of states, by their digests; of the same samples with other values, by a name of its own."""
+        """The plans of states, by their digests. A plan of the same samples with other values has another name."""
         found: dict[str, NDArray[np.uint8]] = {}
         for state in states:
             if state.ids is not None:
-                name = named(state) if state.ids in found else state.ids
-                found[name] = self._source.small(self._source.plan(state))
+                name = plan_name(state) if state.ids in found else state.ids
+                found[name] = self._planner.compressed(self._planner.plan(state))
         return found
 
     def load_state_dict(
@@ -177,26 +178,26 @@ class Stream(Pull[State]):
         self._move(self._loaded(state, on_change, plans))
 
     def _loaded(self, state: Mapping[str, Any], on_change: OnChange, plans: Mapping[str, Any] | None) -> State:
-        """What `load_state_dict` puts the stream to."""
+        """The state that `load_state_dict` gives the stream."""
         if on_change not in get_args(OnChange):
             raise QueryError(f"`on_change` must be one of {', '.join(get_args(OnChange))}. Found: {on_change!r}")
         loaded = State.from_doc(state, self.spec)
-        self._source.accept(plans or {})
+        self._planner.accept_plans(plans or {})
         if loaded.at.position and not self.spec.follow:
             return self._checked(loaded, on_change)
-        # Between two passes there is nothing to finish: the next one takes the data as it is then.
-        return State(loaded.at, followed=loaded.followed, blocks=loaded.blocks)
+        # Between two passes there is nothing to finish. The next pass goes over what is there when it begins.
+        return State(loaded.at, followed=loaded.followed, block_shuffle=loaded.block_shuffle)
 
     def _move(self, state: State) -> None:
         self._token += 1
-        self._state = self._settled(state)
+        self._state = self._with_plan_digest(state)
 
     def _checked(self, loaded: State, on_change: OnChange) -> State:
-        """A loaded state, or the start of the next pass if the data has changed and `on_change` says so."""
+        """The loaded state. If the data has changed and `on_change` is "replan", the start of the next pass."""
         try:
             if loaded.ids is not None:
-                self._source.plan(loaded)
-            if on_change != "finish" and self._source.changed(loaded):
+                self._planner.plan(loaded)
+            if on_change != "finish" and self._planner.has_changed(loaded):
                 raise StateError(
                     "the data has changed since the pass of this state began:"
                     ' on_change="finish" ends the pass as it began, "replan" begins the next one on today\'s data'
@@ -204,7 +205,7 @@ class Stream(Pull[State]):
         except StateError:
             if on_change != "replan":
                 raise
-            return State(Position(loaded.at.number + 1), blocks=loaded.blocks)
+            return State(Position(loaded.at.number + 1), block_shuffle=loaded.block_shuffle)
         return loaded
 
     def pin(self) -> Stream:
@@ -217,63 +218,66 @@ class Stream(Pull[State]):
             The stream itself.
         """
         if self._pinned is None and not self.spec.follow:
-            self._pinned, self._passes = self._source.agreed(), None
-            self._state = self._settled(self._state)
+            self._pinned, self._registry = self._planner.agree_on_state(), None
+            self._state = self._with_plan_digest(self._state)
         return self
 
-    def _share(self) -> Ledger | None:
-        """Let the copies of this stream in other processes agree on the data of each pass, as it begins; in ranks that
-        torch.distributed does not know, and without the right to write, it is pinned.
+    def _share_passes(self) -> SharedPassRegistry | None:
+        """Let the copies of this stream in other processes and ranks agree on the data of each pass.
+
+        If they cannot agree, because torch.distributed does not know the ranks or this user may not write, the stream
+        is pinned.
 
         Returns:
-            Where they agree; `None` if the stream is pinned, or follows.
+            The registry; None if the stream is pinned, or follows.
         """
         if self._pinned is not None or self.spec.follow:
             return None
-        ledger = self._source.ledger or self._source.shared()
-        if ledger is None:
+        registry = self._planner.registry or self._planner.open_registry()
+        if registry is None:
             self.pin()
             return None
-        self._iterate(ledger.iteration(""))
-        return ledger
+        self._use_registry(registry.of_iteration(""))
+        return registry
 
-    def _listen(self, iteration: str) -> None:
-        """Take part in what the readers of an iteration agree on."""
-        if self._pinned is None and self._source.ledger is not None:
-            passes = self._source.ledger.iteration(iteration)
-            if passes.name != getattr(self._passes, "name", None):
-                self._iterate(passes)
+    def _join_iteration(self, name: str) -> None:
+        """Use the registry of the iteration that its readers know as `name`."""
+        if self._pinned is None and self._planner.registry is not None:
+            registry = self._planner.registry.of_iteration(name)
+            if self._registry is None or self._registry.iteration != registry.iteration:
+                self._use_registry(registry)
 
-    def _anew(self) -> None:
-        """One reader in this process begins an iteration, whose passes `advance` must know."""
+    def _begin_iteration(self) -> None:
+        """Begin an iteration with one reader, in this process. Its passes are registered, for `advance`."""
         if self.spec.world_size > 1:
-            self._share()
-        elif self._pinned is None and self._source.ledger is None and not self.spec.follow:
-            self._iterate(OwnPasses())
+            self._share_passes()
+        elif self._pinned is None and self._planner.registry is None and not self.spec.follow:
+            self._use_registry(PassRegistry())
 
-    def _iterate(self, passes: Passes) -> None:
-        """Agree on the data of passes through `passes`, in an iteration that begins."""
-        self._passes = passes
-        self._state = self._settled(self._state)
+    def _use_registry(self, registry: PassRegistry) -> None:
+        self._registry = registry
+        self._state = self._with_plan_digest(self._state)
 
-    def _settled(self, state: State) -> State:
-        """`state` with the digest and length of its pass, in a pinned stream."""
-        if (self._pinned is None and self._passes is None) or state.ids is not None:
+    def _with_plan_digest(self, state: State) -> State:
+        """`state` with the digest and length of its pass, if the stream is pinned or has a registry."""
+        if (self._pinned is None and self._registry is None) or state.ids is not None:
             return state
         if state.at.position:
-            return self._planned(state)
+            return self._state_of_plan(state)
         known = self._pinned or State()
-        return replace(known, at=replace(state.at, after=None), blocks=state.blocks or known.blocks)
+        return replace(
+            known, at=replace(state.at, after=None), block_shuffle=state.block_shuffle or known.block_shuffle
+        )
 
-    def _planned(self, state: State) -> State:
-        """A state in mid-pass with the digest and length of its pass."""
-        plan = self._source.plan(state)
+    def _state_of_plan(self, state: State) -> State:
+        """A state in mid-pass, with the digest and length of its pass."""
+        plan = self._planner.plan(state)
         at = state.at
         if at.after is not None:
-            # A cursor counts what it has delivered, of which some may be gone from a plan that is read now.
-            at = Position(at.number, self._source.behind(state))
-        blocks = state.blocks or (None if self._pinned is None else self._pinned.blocks)
-        return State(at, plan.versions, plan.ids, len(plan), blocks=blocks)
+            # A cursor counts what it has delivered. Some of it may be missing in a plan that is read now.
+            at = Position(at.number, self._planner.count_before(state))
+        block_shuffle = state.block_shuffle or (None if self._pinned is None else self._pinned.block_shuffle)
+        return State(at, plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank.
@@ -289,41 +293,31 @@ class Stream(Pull[State]):
                 "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
-        opening = self._opening()
-        loaded = State.from_doc(state, self.spec)
-        known = loaded if loaded.n is not None else self._pinned
-        at = loaded.at
+        spec = self.spec
+        loaded = State.from_doc(state, spec)
+        return self._advance(loaded, batches, spec.batch_size, spec.world_size, spec.end).to_doc(spec)
+
+    def _advance(self, state: State, batches: int, batch_size: int, world_size: int, end: End) -> State:
+        """`state` after so many more batches of this size were delivered to each of `world_size` ranks."""
+        known = state if state.n is not None else self._pinned
+        at, shuffle = state.at, state.block_shuffle
         while batches > 0:
             if known is None:
-                known = opening.fixed(at.number, self._state.blocks)
+                known = self._resolver().resolve(at.number, shuffle or self._state.block_shuffle)
             if known is None or known.n is None:
                 raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            layout = Layout(known.n, at.position, self.spec.batch_size, self.spec.world_size, self.spec.end)
-            if batches < layout.rounds:
-                at = Position(at.number, layout.position(batches))
+            shuffle = shuffle or known.block_shuffle
+            sharding = PassSharding(known.n, at.position, batch_size, world_size, end)
+            if batches < sharding.rounds:
+                at = Position(at.number, sharding.position(batches))
                 break
-            if layout.rounds == 0 and at.position == 0:
-                raise StateError(f"a pass of {known.n} samples delivers no batch of {self.spec.batch_size}")
-            at, batches = Position(at.number + 1), batches - layout.rounds
-            known = self._pinned or (known if self._passes is None else None)
-        blocks = loaded.blocks or (known and known.blocks)
-        between = State(blocks=loaded.blocks) if self._passes is not None and not at.position else loaded
-        return replace(known or between, at=at, blocks=blocks or None).to_doc(self.spec)
-
-    def _further(self, state: State, samples: int) -> State:
-        """`state` after so many samples more, of passes that are not cut into batches: as a mix takes them."""
-        while samples:
-            data = state if state.n is not None else self._opening().fixed(state.at.number, state.blocks)
-            if data is None or data.n is None:
-                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            if not data.n:
-                raise StateError(f"a pass without samples cannot be counted: none matches {self.spec.query!r}")
-            left = data.n - state.at.position
-            blocks = state.blocks or data.blocks
-            if samples < left:
-                return replace(data, at=Position(state.at.number, state.at.position + samples), blocks=blocks)
-            state, samples = State(Position(state.at.number + 1), blocks=blocks), samples - left
-        return state
+            if sharding.rounds == 0 and at.position == 0:
+                raise StateError(f"a pass of {known.n} samples delivers no batch of {batch_size}")
+            at, batches = Position(at.number + 1), batches - sharding.rounds
+            known = self._pinned or (known if self._registry is None else None)
+        if known is None:  # a pass that begins later may go over other data
+            known = State() if self._registry is not None and not at.position else state
+        return replace(known, at=at, block_shuffle=shuffle or known.block_shuffle)
 
     def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
         """A stream at `state` that shares the data of this one, with some options of the spec changed.
@@ -331,9 +325,9 @@ class Stream(Pull[State]):
         It does not communicate with other ranks, so worker processes can call it.
         """
         part = Stream(self.warehouse, replace(self.spec, **changes))
-        part._source.share(self._source)
+        part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
-        part._passes = self._passes
+        part._registry = self._registry
         part._stats, part._budget = self._stats, self._budget
         return part
 
@@ -354,14 +348,14 @@ class Stream(Pull[State]):
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
         part = Stream(self.warehouse, self.spec)
-        part._source.share(self._source)
-        part._state, part._pinned, part._passes = self._state, self._pinned, self._passes
+        part._planner.share_plan(self._planner)
+        part._state, part._pinned, part._registry = self._state, self._pinned, self._registry
         part._worker = (index, count)
         if count == 1:
             part._stats, part._budget = self._stats, self._budget
         else:
             part._stats = Stats(part._threads, part.spec.workers)
-            part._budget = Budget(self.spec.max_failures, part._stats)
+            part._budget = FailureBudget(self.spec.max_failures, part._stats)
         return part
 
     @renamed_to("shard")
@@ -378,10 +372,10 @@ class Stream(Pull[State]):
         if self.spec.transform is not None:
             return self._observed()
         versions = self._pinned.versions if self._pinned is not None else None
-        layouts = self._source.layouts(versions if versions is not None else self._source.versions())
+        layout = self._planner.layout(versions if versions is not None else self._planner.versions())
         spec: dict[str, Element] = {}
-        for name in layouts.fields:
-            elements = {s[name].element for s in layouts.schemas.values() if name in s}
+        for name in layout.fields:
+            elements = {s[name].element for s in layout.schemas.values() if name in s}
             dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
             spec[name] = (None, ()) if shape is None else (dtype, shape)
             if self.spec.ragged == "pad" and shape is not None and None in shape:

@@ -1,8 +1,8 @@
-"""Follow: what exists, then whatever is committed from now on, in the order of commits, each sample once.
+"""Tail: follows datasets. It yields the samples that exist, then those that are committed, in order, each sample once.
 
-The sequence numbers of a dataset are given in the order of its commits, so "behind the last one delivered" loses
-nothing, whatever the number of writers. A change stream on the counters only says when to look: that it may break, lag
-or begin anew costs time, never a sample.
+The sequence numbers of a dataset are in the order of its commits. So a query for "after the last delivered one" misses
+no sample, for any number of writers. A change stream on the counters only says when to look. If it breaks, lags or
+begins anew, this costs time, but never a sample.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 
 from tensordb_data.errors import ConnectError, StateError, UnsupportedError
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.stream.passes.planner import Source
-from tensordb_data.stream.plan.index_reader import Pages
-from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.plan.index_reader import IndexReader
+from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 Followed = dict[str, tuple[int, str]]
-"""Dataset name to the sequence number of the last sample delivered, and when the dataset was made."""
+"""For each dataset, the sequence number of the last delivered sample, and when the dataset was made."""
 NEW = (0, "")
 
 _LINGER = 0.05
-"""Seconds that a batch which is not full waits for more samples."""
+"""Seconds that a batch waits for more samples if it is not full."""
 _BUSY = 0.5
-"""Seconds after the last commit in which the counters are looked at, before a change stream is opened."""
+"""For so many seconds after the last commit, the counters are polled. Then a change stream is opened."""
 _LOOK, _SHARE = 0.01, 10
-"""Seconds between two looks, and how many times as long as a look takes."""
+"""Seconds between two looks at the counters, and how many times longer than a look this is at least."""
 _UNKNOWN = float("inf")
 _PATIENCE = 120.0
-"""Seconds in which a server may come back."""
+"""Seconds that a server may be away."""
 
 
-class Wakeups:
+class CommitWatcher:
     """Waits for commits in a project.
 
-    While they keep coming the counters are looked at: a change stream would cost the server much more, since it takes
-    every transaction apart. It is opened when they cease.
+    While commits keep coming, it polls the counters. A change stream would cost the server much more, since it takes
+    every transaction apart. So it is opened only when no commits come.
     """
 
     def __init__(self, warehouse: Warehouse) -> None:
@@ -51,19 +51,19 @@ class Wakeups:
         self._warehouse = warehouse
         self._changes: Any = None
 
-    def __enter__(self) -> Wakeups:
+    def __enter__(self) -> CommitWatcher:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._close()
 
     def wait(self, done: Followed, new: Callable[[], int], busy: bool) -> None:
-        """Return when there is a commit behind `done`, after about a second, or earlier if there is doubt.
+        """Wait for a commit after `done`, for about a second. It may return earlier without one.
 
         Args:
             done: how far the datasets were followed.
-            new: looks at the counters, and says how many samples are behind `done`.
-            busy: whether there were any just now.
+            new: reads the counters, and returns how many samples there are after `done`.
+            busy: whether there were commits just now.
         """
         if busy:
             self._close()
@@ -71,7 +71,7 @@ class Wakeups:
             while (began := time.monotonic()) < until:
                 if new():
                     return
-                # A look may have waited for a new primary.
+                # A look can take long, for example when it waits for a new primary.
                 time.sleep(min(_BUSY, max(_LOOK, _SHARE * (time.monotonic() - began))))
         try:
             if self._changes is None or not self._changes.alive:
@@ -84,7 +84,7 @@ class Wakeups:
         except ConnectionFailure:
             self._close()
             raise
-        except PyMongoError:  # the oplog has rolled over, or the collection is not what it was: begin anew
+        except PyMongoError:  # the oplog has rolled over, or the collection was replaced: open it again
             self._close()
             time.sleep(0.1)
 
@@ -105,21 +105,21 @@ class Wakeups:
             self._changes = None
 
 
-Page = tuple[Layouts, str, list[dict[str, Any]], str, Followed]
-"""Documents of one dataset, when it was made, and how far every dataset had been followed before them."""
+Page = tuple[FieldLayout, str, list[dict[str, Any]], str, Followed]
+"""Layout, dataset, documents, when the dataset was made, and how far each dataset had been followed before."""
 
 
 def follow(
-    source: Source, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
+    planner: Planner, followed: Followed, rows: int, enough: int, ended: Callable[[], bool], stats: Stats
 ) -> Iterator[Page | None]:
-    """Pages of at most `rows` documents, without end; `None` where it will now wait.
+    """Yield pages of at most `rows` documents, without end. `None` means that it is about to wait.
 
     Args:
-        source: of the stream.
-        followed: what was delivered before.
-        rows: of a page.
-        enough: samples that are worth being read without a wait for more.
-        ended: asked about once a second, and ends the pages when it says so.
+        planner: of the stream.
+        followed: how far the datasets were followed before.
+        rows: documents in a page, at most.
+        enough: with so many new samples, there is no wait for more.
+        ended: whether to end. It is called about once a second.
         stats: gets the times of reading and of waiting.
 
     Raises:
@@ -128,33 +128,35 @@ def follow(
     """
     done = dict(followed)
     answered = time.monotonic()
-    with Wakeups(source.warehouse) as wakeups:
+    with CommitWatcher(planner.warehouse) as watcher:
         while not ended():
             try:
                 busy = False
-                with stats.ahead("cursor"):
-                    found = _counters(source, done)
+                with stats.time_ahead("cursor"):
+                    found = _counters(planner, done)
                     new = {name: now for name, now in found.items() if now[0] > done.get(name, NEW)[0]}
-                    versions = source.versions() if new or not done else {}
-                    layouts = source.layouts(versions) if versions else None
+                    versions = planner.versions() if new or not done else {}
+                    layout = planner.layout(versions) if versions else None
                 answered = time.monotonic()
                 for dataset, (sequence, born) in sorted(new.items()):
-                    if layouts is None or dataset not in layouts.schemas:
-                        done[dataset] = (sequence, born)  # nothing of it matches
+                    if layout is None or dataset not in layout.schemas:
+                        done[dataset] = (sequence, born)  # none of its samples matches
                         continue
                     start = done.get(dataset, NEW)[0]
                     busy = True
-                    pages = iter(Pages(source.selection, layouts, {dataset: (sequence, 0)}, rows, (dataset, start)))
+                    pages = iter(
+                        IndexReader(planner.bound_query, layout, {dataset: (sequence, 0)}, rows, (dataset, start))
+                    )
                     while (page := _timed(pages, stats)) is not None:
-                        yield layouts, dataset, page, born, dict(done)
+                        yield layout, dataset, page, born, dict(done)
                         done[dataset] = (page[-1]["_tdb"]["s"], born)
                         answered = time.monotonic()
                     done[dataset] = (sequence, born)
                 yield None
-                with stats.ahead("commits"):
-                    wakeups.wait(done, lambda: _new(source, done), busy)
+                with stats.time_ahead("commits"):
+                    watcher.wait(done, lambda: _new(planner, done), busy)
                     until = time.monotonic() + _LINGER
-                    while 0 < _new(source, done) < enough and time.monotonic() < until:
+                    while 0 < _new(planner, done) < enough and time.monotonic() < until:
                         time.sleep(0.005)
             except ConnectionFailure as error:
                 if time.monotonic() - answered > _PATIENCE:
@@ -166,19 +168,19 @@ def follow(
 
 
 def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> list[dict[str, Any]] | None:
-    with stats.ahead("cursor"):
+    with stats.time_ahead("cursor"):
         page = next(pages, None)
     return None if page is None else page[0]
 
 
-def _counters(source: Source, done: Followed) -> Followed:
-    """How far each dataset goes now.
+def _counters(planner: Planner, done: Followed) -> Followed:
+    """Read the last sequence number of each dataset.
 
     Raises:
-        StateError: one is not that which was followed.
+        StateError: A dataset was replaced since it was followed.
     """
-    warehouse = source.warehouse
-    named = selected_datasets(source.spec.query.filter)
+    warehouse = planner.warehouse
+    named = selected_datasets(planner.spec.query.filter)
     found: dict[str, Any] = {"_id.p": warehouse.project}
     if named is not None:
         found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in named]}}
@@ -186,7 +188,7 @@ def _counters(source: Source, done: Followed) -> Followed:
     counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
     for dataset, (sequence, born) in done.items():
         now, reborn = counters.get(dataset, (0, born))
-        if now < sequence:  # as a new primary sees it that does not know yet what a majority has
+        if now < sequence:  # a new primary may not know yet what the majority has
             doc = warehouse.datasets.counters("linearizable").find_one({"_id": {"p": warehouse.project, "d": dataset}})
             now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
             counters[dataset] = (now, reborn)
@@ -199,5 +201,5 @@ def _counters(source: Source, done: Followed) -> Followed:
     return counters
 
 
-def _new(source: Source, done: Followed) -> int:
-    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(source, done).items())
+def _new(planner: Planner, done: Followed) -> int:
+    return sum(max(0, now - done.get(name, NEW)[0]) for name, (now, _) in _counters(planner, done).items())

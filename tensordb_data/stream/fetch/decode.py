@@ -1,4 +1,4 @@
-"""Fetch and decode: from a block of references to a column of values per field."""
+"""Fetch and decode: turns a table of references into a column of values for each field."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tensordb_data.blobs.reader.reader import BlobReader
 from tensordb_data.common.buffer_pool import empty
 from tensordb_data.errors import SampleError, StorageError, TensorDBError
 from tensordb_data.schema import BlobField
-from tensordb_data.stream.fetch.inline import bring
-from tensordb_data.stream.plan.inline import gather, inline_rows, read
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.fetch.inline import load_inline
+from tensordb_data.stream.plan.inline import gather_inline, inline_rows, read_inline
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.stats import Clock
 
 Column = NDArray[Any] | list[Any]
@@ -23,101 +23,102 @@ Column = NDArray[Any] | list[Any]
 
 
 Values = Column | Iterator[Any]
-"""A column, or m values that are decoded as they are drawn."""
+"""A column, or an iterator of m values that decodes each value when it is drawn."""
 
 
-def load(block: Block, reader: BlobReader, clock: Clock) -> dict[str, Values]:
-    """The values of every field of `block.layouts`, in its order. Drawing from an iterator raises as this does.
+def load(table: SampleTable, reader: BlobReader, clock: Clock) -> dict[str, Values]:
+    """Load the values of every field of `table.layout`, in its order.
 
     Raises:
-        SampleError: a sample lacks a field, or its bytes cannot be read or decoded; names the sample and the field.
+        SampleError: A sample lacks a field, or its bytes cannot be read or decoded. The message names the sample and
+            the field. An iterator among the values raises it too.
     """
-    if block.inline:
+    if table.inline:
         with clock("fetch"):
-            block = bring(block, reader)
+            table = load_inline(table, reader)
     return {
-        name: _blobs(block, name, reader, clock) if name in block.refs else _values(block, name)
-        for name in block.layouts.fields
+        name: _blobs(table, name, reader, clock) if name in table.refs else _values(table, name)
+        for name in table.layout.fields
     }
 
 
-def _values(block: Block, name: str) -> Column:
-    column = block.values[name]
+def _values(table: SampleTable, name: str) -> Column:
+    column = table.values[name]
     if column.dtype != object:
         return column
     items: list[Any] = column.tolist()
-    if None in items and _numeric(block, name):
+    if None in items and _numeric(table, name):
         row = items.index(None)
         raise SampleError(
-            f"{block.name(row)} has no {name!r}, which a batch of numbers needs; narrow the query with"
+            f"{table.name(row)} has no {name!r}, which a batch of numbers needs; narrow the query with"
             f" {{{name!r}: {{'$ne': None}}}}, or leave it out of `fields`"
         )
     return items
 
 
-def _numeric(block: Block, name: str) -> bool:
-    fields = [block.layouts.schemas[dataset].get(name) for dataset in block.datasets]
+def _numeric(table: SampleTable, name: str) -> bool:
+    fields = [table.layout.schemas[dataset].get(name) for dataset in table.datasets]
     return any(getattr(field, "kind", None) in ("int", "float", "bool") for field in fields)
 
 
-def _blobs(block: Block, name: str, reader: BlobReader, clock: Clock) -> Values:
-    absent = np.flatnonzero(block.refs[name].length < 0)
+def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> Values:
+    absent = np.flatnonzero(table.refs[name].length < 0)
     if absent.size:
         raise SampleError(
-            f"{block.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
+            f"{table.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
             " of `fields`"
         )
-    fields = [cast(BlobField, block.layouts.schemas[dataset][name]) for dataset in block.datasets]
+    fields = [cast(BlobField, table.layout.schemas[dataset][name]) for dataset in table.datasets]
     if all(field == fields[0] for field in fields[1:]):
-        return _decode(block, name, fields[0], reader, clock)
-    items: list[Any] = [None] * len(block)
+        return _decode(table, name, fields[0], reader, clock)
+    items: list[Any] = [None] * len(table)
     for index, field in enumerate(fields):
-        rows = np.flatnonzero(block.dataset == index)
-        for row, item in zip(rows, _decode(block.take(rows), name, field, reader, clock), strict=True):
+        rows = np.flatnonzero(table.dataset == index)
+        for row, item in zip(rows, _decode(table.take(rows), name, field, reader, clock), strict=True):
             items[row] = item
     return items
 
 
-def _decode(block: Block, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Values:
+def _decode(table: SampleTable, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Values:
     try:
         if field.fixed_nbytes is not None:
             with clock("fetch"):
-                rows = _gather(block, name, field.fixed_nbytes, reader)
+                rows = _gather(table, name, field.fixed_nbytes, reader)
             if rows is None or rows.shape[1] != field.fixed_nbytes:
                 raise StorageError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
             clock.bytes += rows.nbytes
-            _count(block, name, reader, clock)
+            _count(table, name, reader, clock)
             return field.decode_rows(rows)
         with clock("fetch"):
-            buffers = _read(block, name, reader)
+            buffers = _read(table, name, reader)
     except StorageError as error:
         row = getattr(error, "row", None)
-        raise SampleError(f"{block.name(row or 0)}, field {name!r}: {error}") from error
+        raise SampleError(f"{table.name(row or 0)}, field {name!r}: {error}") from error
     clock.bytes += sum(map(len, buffers))
-    _count(block, name, reader, clock)
-    return _decoded(block, name, field, buffers)
+    _count(table, name, reader, clock)
+    return _decoded(table, name, field, buffers)
 
 
-def _decoded(block: Block, name: str, field: BlobField, buffers: list[Any]) -> Iterator[Any]:
+def _decoded(table: SampleTable, name: str, field: BlobField, buffers: list[Any]) -> Iterator[Any]:
     for row, buffer in enumerate(buffers):
         try:
             yield field.decode(buffer)
         except TensorDBError as error:
-            raise SampleError(f"{block.name(row)}, field {name!r}: {error}") from error
+            raise SampleError(f"{table.name(row)}, field {name!r}: {error}") from error
 
 
-def _count(block: Block, name: str, reader: BlobReader, clock: Clock) -> None:
-    clock.blobs += len(block) if name not in block.inline else int((~inline_rows(block.refs[name])).sum())
+def _count(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> None:
+    clock.blobs += len(table) if name not in table.inline else int((~inline_rows(table.refs[name])).sum())
     clock.missed += reader.missed()
 
 
-def _gather(block: Block, name: str, size: int, reader: BlobReader) -> NDArray[np.uint8] | None:
-    refs, inline = block.refs[name], block.inline.get(name)
+def _gather(table: SampleTable, name: str, size: int, reader: BlobReader) -> NDArray[np.uint8] | None:
+    refs, inline = table.refs[name], table.inline.get(name)
     if inline is None:
         return reader.gather(refs)
     mask = inline_rows(refs)
     here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
-    found = gather(refs, inline, here, size) if len(here) else None
+    found = gather_inline(refs, inline, here, size) if len(here) else None
     if not len(there) or (len(here) and found is None):
         return found
     with _rows(there):
@@ -130,8 +131,8 @@ def _gather(block: Block, name: str, size: int, reader: BlobReader) -> NDArray[n
     return rows
 
 
-def _read(block: Block, name: str, reader: BlobReader) -> list[Any]:
-    refs, inline = block.refs[name], block.inline.get(name)
+def _read(table: SampleTable, name: str, reader: BlobReader) -> list[Any]:
+    refs, inline = table.refs[name], table.inline.get(name)
     if inline is None:
         return reader.read(refs)
     mask = inline_rows(refs)
@@ -139,7 +140,7 @@ def _read(block: Block, name: str, reader: BlobReader) -> list[Any]:
     buffers: list[Any] = [None] * len(refs)
     with _rows(there):
         stored = reader.read(refs.take(there))
-    for rows, blobs in ((here, read(refs, inline, here)), (there, stored)):
+    for rows, blobs in ((here, read_inline(refs, inline, here)), (there, stored)):
         for row, blob in zip(rows.tolist(), blobs, strict=True):
             buffers[row] = blob
     return buffers
@@ -147,7 +148,7 @@ def _read(block: Block, name: str, reader: BlobReader) -> list[Any]:
 
 @contextlib.contextmanager
 def _rows(rows: NDArray[np.int64]) -> Iterator[None]:
-    """Errors of a part of the references name their row in the whole."""
+    """Make errors name the row in the whole table, where only the references at `rows` are read."""
     try:
         yield
     except StorageError as error:

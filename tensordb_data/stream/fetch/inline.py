@@ -1,4 +1,4 @@
-"""Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+"""Inline blobs: read by `_id`, because a plan does not hold them."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import SampleError
-from tensordb_data.stream.plan.inline import inline_rows, moved
+from tensordb_data.stream.plan.inline import inline_rows, replace_references
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
-    from tensordb_data.stream.plan.sample_table import Block
+    from tensordb_data.stream.plan.sample_table import SampleTable
 
 
-def bring(block: Block, reader: BlobReader) -> Block:
-    """The block with the bytes of its inline blobs, or with references to where a compaction has moved them since.
+def load_inline(table: SampleTable, reader: BlobReader) -> SampleTable:
+    """Read the inline blobs of a table. Where a compaction has moved them meanwhile, the references are replaced.
 
     Raises:
-        SampleError: a sample was deleted since.
+        SampleError: A sample was deleted meanwhile.
     """
-    wanted = {name for name, inline in block.inline.items() if inline.data is None}
+    wanted = {name for name, inline in table.inline.items() if inline.data is None}
     if not wanted:
-        return block
-    rows = np.flatnonzero(np.any([inline_rows(block.refs[name]) for name in wanted], axis=0)).tolist()
-    found = reader.references([block.id(row) for row in rows], sorted(wanted)) if rows else {}
-    refs, columns = dict(block.refs), dict(block.inline)
+        return table
+    rows = np.flatnonzero(np.any([inline_rows(table.refs[name]) for name in wanted], axis=0)).tolist()
+    found = reader.references([table.id(row) for row in rows], sorted(wanted)) if rows else {}
+    refs, columns = dict(table.refs), dict(table.inline)
     for name in wanted:
-        mine = np.flatnonzero(inline_rows(block.refs[name]))
+        mine = np.flatnonzero(inline_rows(table.refs[name]))
         parts: list[Mapping[str, Any]] = []
         for row in mine.tolist():
-            part = found.get(block.id(row), {}).get(name)
+            part = found.get(table.id(row), {}).get(name)
             if part is None:
-                raise SampleError(f"{block.name(row)} was deleted after this pass began; its {name!r} went with it")
+                raise SampleError(f"{table.name(row)} was deleted after this pass began; its {name!r} went with it")
             parts.append(part)
-        refs[name], columns[name] = moved(block.refs[name], mine, parts)
-    return replace(block, refs=refs, inline=columns)
+        refs[name], columns[name] = replace_references(table.refs[name], mine, parts)
+    return replace(table, refs=refs, inline=columns)

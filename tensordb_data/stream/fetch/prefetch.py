@@ -1,57 +1,73 @@
-"""Announce: what the next tasks will read is told to the reader, so that a slow store need not be waited for."""
+"""Prefetch: the reader is told ahead of time what the next tasks will read, so that no thread waits for the store."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tensordb_data.errors import TensorDBError
-from tensordb_data.stream.plan.sample_table import Block
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
+    from tensordb_data.stream.plan.sample_table import SampleTable
 
 T = TypeVar("T")
 
 _MOST = 256
+"""Tasks that are prefetched at a time, at most."""
 
 
-class Staged(Generic[T]):
-    """A task in two steps: `index` makes a tuple that begins with a block, and `rest` the result of it."""
+class Prepared(Protocol):
+    """A task of which it is known what it will read."""
 
-    def __init__(self, index: Callable[[], tuple[Any, ...]], rest: Callable[..., T]) -> None:
-        self._index, self._rest = index, rest
-        self._made: tuple[Any, ...] | None = None
+    @property
+    def table(self) -> SampleTable:
+        """The samples that will be read."""
+        ...
+
+
+class PrefetchTask(Generic[T]):
+    """A task in two steps. The first one, `prepare`, looks up references, and the second one, `finish`, reads them."""
+
+    def __init__(self, prepare: Callable[[], Any], finish: Callable[[Any], T]) -> None:
+        self._prepare, self._finish = prepare, finish
+        self._prepared: Prepared | None = None
 
     def __call__(self) -> T:
-        made, self._made = self._made or self._index(), None
-        return self._rest(*made)
+        prepared, self._prepared = self._prepared or self._prepare(), None
+        return self._finish(prepared)
 
-    def announce(self, reader: BlobReader) -> int:
-        """Take the first step, and tell the reader of the blobs that the second one reads. Returns their bytes."""
+    def prefetch(self, reader: BlobReader) -> int:
+        """Take the first step, and tell the reader which blobs the second step will read.
+
+        Returns:
+            The number of bytes of these blobs.
+        """
         try:
-            self._made = self._index()
+            self._prepared = prepared = self._prepare()
         except TensorDBError:
-            return 0  # it will be raised in its turn
-        block: Block = self._made[0]
-        found = block.refs.values()
-        for refs in found:
+            return 0  # it is raised again when the task is called
+        all_refs = prepared.table.refs.values()
+        for refs in all_refs:
             reader.prefetch(refs)
-        return sum(int(refs.length.sum()) for refs in found)
+        return sum(int(refs.length.sum()) for refs in all_refs)
 
 
-def announced(
+def prefetching(
     tasks: Generator[Callable[[], T] | None, None, None], reader: BlobReader
 ) -> Generator[Callable[[], T] | None, None, None]:
-    """The same tasks, drawn as far ahead as the reader asks for: not at all while everything is on this machine."""
+    """Yield the same tasks, but draw them as far ahead as the reader asks for.
+
+    While everything is on this machine, the reader asks for nothing, and no task is drawn ahead.
+    """
     waiting: deque[tuple[Callable[[], T], int]] = deque()
     nbytes = 0
     with closing(tasks):
         for task in tasks:
             if task is not None:
-                size = task.announce(reader) if reader.ahead and isinstance(task, Staged) else 0
+                size = task.prefetch(reader) if reader.ahead and isinstance(task, PrefetchTask) else 0
                 waiting.append((task, size))
                 nbytes += size
             while waiting and (task is None or nbytes >= reader.ahead or len(waiting) > _MOST):

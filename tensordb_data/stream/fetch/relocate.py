@@ -1,8 +1,8 @@
-"""Living: which samples of a plan are still there, and where their blobs are by now.
+"""Relocator: finds out which samples of a plan still exist, and where their blobs are now.
 
-A pass keeps to its plan while samples are deleted, blobs are moved and old segments go. So before a task reads, a
-stream whose datasets have lost samples since the plan was made asks for those of the task; and when a read fails, where
-the blobs are now.
+A pass keeps to its plan while samples are deleted, blobs are moved and old segments are removed. So before a task
+reads, the stream asks which of its samples exist, if any were deleted since the plan was made. And when a read fails,
+the stream asks where the blobs are now.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.stream.plan.inline import moved
+from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.state import Versions
 from tensordb_data.stream.stats import Stats
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.stream")
 
 _LOOK = 1.0
-"""Seconds between two looks at whether anything was deleted."""
+"""Seconds between two looks at the counters of deletions."""
 _IDS = 10_000
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass
-class Living:
-    """What one iteration of a stream knows of deletions; thread-safe."""
+class Relocator:
+    """Keeps track of deletions for one iteration of a stream; thread-safe."""
 
     warehouse: Warehouse
     stats: Stats
@@ -46,54 +46,68 @@ class Living:
     _looked: float = float("-inf")
     _deletions: dict[str, int] = field(default_factory=dict)
 
-    def mask(self, block: Block, versions: Versions) -> Mask | None:
-        """Which samples of a block of a plan of `versions` are there; None when nothing was deleted since."""
+    def existing(self, table: SampleTable, versions: Versions) -> Mask | None:
+        """Find out which samples of a table exist: bool [m].
+
+        Args:
+            table: Samples of a plan.
+            versions: The versions of the plan.
+
+        Returns:
+            None if nothing was deleted since the plan was made.
+        """
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK:
                 self._deletions = self.warehouse.datasets.deletions(sorted(versions))
                 self._looked = time.monotonic()
             if not any(self._deletions.get(name, 0) > counters[1] for name, counters in versions.items()):
                 return None
-        found = self._ids(block)
-        return np.fromiter((id_.tobytes() in found for id_ in block.ids), np.bool_, len(block))
+        found = self._ids(table)
+        return np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
 
-    def located(self, block: Block) -> tuple[Block, Mask]:
-        """The block with references to where its blobs are now, and which of its samples are there."""
-        names = list(block.refs)
+    def relocate(self, table: SampleTable) -> tuple[SampleTable, Mask]:
+        """Replace the references of a table by those to where the blobs are now.
+
+        Returns:
+            The new table, and which of its samples exist: bool [m].
+        """
+        names = list(table.refs)
         if not names:
-            found = self._ids(block)
-            return block, np.fromiter((id_.tobytes() in found for id_ in block.ids), np.bool_, len(block))
-        ids = [block.id(row) for row in range(len(block))]
+            found = self._ids(table)
+            return table, np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
+        ids = [table.id(row) for row in range(len(table))]
         parts = self.warehouse.blobs.reader.references(ids, names)
         alive = np.array([id_ in parts for id_ in ids], np.bool_)
-        refs, inline = dict(block.refs), dict(block.inline)
+        refs, inline = dict(table.refs), dict(table.inline)
         for name in names:
             rows = np.flatnonzero([bool(parts.get(id_, {}).get(name)) for id_ in ids])
             if not len(rows):
                 continue
-            refs[name], brought = moved(block.refs[name], rows, [parts[ids[row]][name] for row in rows.tolist()])
+            refs[name], brought = replace_references(
+                table.refs[name], rows, [parts[ids[row]][name] for row in rows.tolist()]
+            )
             if brought.data is not None and any(data is not None for data in brought.data.tolist()):
                 inline[name] = brought
             else:
                 inline.pop(name, None)
-        return replace(block, refs=refs, inline=inline), alive
+        return replace(table, refs=refs, inline=inline), alive
 
-    def others(self, plan: Plan, count: int) -> Iterator[Block]:
-        """The samples of a plan that are there, from its start, at most `count` at a time."""
+    def substitutes(self, plan: Plan, count: int) -> Iterator[SampleTable]:
+        """Yield the samples of a plan that exist, from its start, at most `count` at a time."""
         for low in range(0, len(plan), _IDS):
-            block = plan.block.take(np.arange(low, min(low + _IDS, len(plan))))
-            block, alive = self.located(block)
+            table = plan.table.take(np.arange(low, min(low + _IDS, len(plan))))
+            table, alive = self.relocate(table)
             rows = np.flatnonzero(alive)
             for first in range(0, len(rows), count):
-                yield block.take(rows[first : first + count])
+                yield table.take(rows[first : first + count])
 
-    def missed(self, count: int) -> None:
-        """Count samples that a batch lacks since they were deleted."""
-        if count and self.stats.lost(count):
+    def count_deleted(self, count: int) -> None:
+        """Count samples that are missing in a batch because they were deleted. The first ones are logged."""
+        if count and self.stats.count_deleted(count):
             log.warning("samples of this pass were deleted since it began, and are skipped (see stats())")
 
-    def _ids(self, block: Block) -> set[bytes]:
-        ids = [ObjectId(id_.tobytes()) for id_ in block.ids]
+    def _ids(self, table: SampleTable) -> set[bytes]:
+        ids = [ObjectId(id_.tobytes()) for id_ in table.ids]
         found: set[bytes] = set()
         data: Any = self.warehouse.index["data"]
         for low in range(0, len(ids), _IDS):

@@ -1,11 +1,10 @@
-"""Take: reads samples of one stream for a mix, and puts those of several side by side."""
+"""MixBatchBuilder: reads the samples of several streams, and joins them into the batches of a mix."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,188 +12,142 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.buffer_pool import empty
 from tensordb_data.errors import SampleError
+from tensordb_data.stream.deliver.row_loader import RowLoader, Rows
 from tensordb_data.stream.fetch.decode import Column
-from tensordb_data.stream.fetch.relocate import Living
-from tensordb_data.stream.mixture.component import Span, of_one_plan
+from tensordb_data.stream.mixture.component import PositionRange, of_one_plan
 from tensordb_data.stream.order.block_shuffle import rows_at
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.apply import open_transform, position_keys, transformed
-from tensordb_data.stream.transform.collate import Batch, cut
+from tensordb_data.stream.transform.apply import open_transform
+from tensordb_data.stream.transform.collate import Batch, slice_batch
 
 if TYPE_CHECKING:
     from tensordb_data.stream.deliver.stream import Stream
-    from tensordb_data.stream.fetch.failure_budget import Budget
+    from tensordb_data.stream.fetch.failure_budget import FailureBudget
     from tensordb_data.stream.stats import Stats
 
 
-@dataclass(frozen=True)
-class Taken:
-    """Values of some samples."""
+class ComponentReader:
+    """Reads the samples of one component of a mix; thread-safe."""
 
-    columns: dict[str, Column]
-    name: Callable[[int], str]
-    """How errors speak of each."""
-    places: NDArray[np.int64]
-    """Which they are, of those that were asked for: without the deleted and the bad ones."""
-
-
-class Taker:
-    """Reads samples of one stream; thread-safe."""
-
-    def __init__(self, stream: Stream, stats: Stats, budget: Budget) -> None:
+    def __init__(self, stream: Stream, stats: Stats, budget: FailureBudget) -> None:
         self._spec = stream.spec
-        self._reader = stream.warehouse.blobs.reader
-        self._living = Living(stream.warehouse, stats)
-        self._budget = budget
         self._transform = open_transform(stream.spec)
+        self._loader = RowLoader(stream.warehouse, stream.spec, self._transform, budget, stats)
 
     def close(self) -> None:
         """End the processes that transform, if there are any."""
         if self._transform is not None:
             self._transform.close()
 
-    def take(self, spans: Sequence[Span], clock: Clock) -> Taken | None:
-        """The samples of spans over one plan, less those that were deleted since, and bad ones; None when none is left.
+    def read(self, ranges: Sequence[PositionRange], clock: Clock) -> Rows:
+        """Read the samples in the given ranges of plan positions.
+
+        Samples deleted since the plan was made are left out, and so are bad ones, as far as `max_failures` allows.
+
+        Args:
+            ranges: Ranges over one plan.
+            clock: Counts the time of this task.
+
+        Returns:
+            The values and, in `kept`, which of the requested samples they belong to.
 
         Raises:
-            SampleError: more samples are bad than the budget allows.
+            SampleError: More samples are bad than `max_failures` allows.
         """
-        of = spans[0].of
+        of = ranges[0].of
         with clock("index"):
             rows, keys = [], list[int]()
-            for span in spans:
-                positions = np.arange(span.low, span.high)
-                rows.append(rows_at(positions, len(of.plan), span.number, self._spec, of.blocks, of.weights))
-                keys += self._keys(span.number, positions)
-            block = of.plan.block.take(np.concatenate(rows))
-        count = len(block)
-        self._budget.tried(count)
-        alive = self._living.mask(block, of.plan.versions)
-        if alive is None:
-            try:
-                return Taken(self._loaded(block, keys, clock), block.name, np.arange(count))
-            except SampleError:
-                block, alive = self._living.located(block)
-        there = np.flatnonzero(alive)
-        self._living.missed(count - len(there))
-        if not len(there):
-            return None
-        block, keys = block.take(there), _at(keys, there)
-        try:
-            return Taken(self._loaded(block, keys, clock), block.name, there)
-        except SampleError:
-            good = self._budget.readable(block, partial(self._try, block, keys))
-        if not len(good):
-            return None
-        block, keys = block.take(good), _at(keys, good)
-        return Taken(self._loaded(block, keys, clock), block.name, there[good])
+            for range_ in ranges:
+                positions = np.arange(range_.low, range_.high)
+                rows.append(rows_at(positions, len(of.plan), range_.number, self._spec, of.block_shuffle, of.weights))
+                keys += self._loader.keys(range_.number, positions)
+            table = of.plan.table.take(np.concatenate(rows))
+        found = self._loader.load(table, keys, [len(table)], of.plan.versions, clock)[0]
+        if isinstance(found, SampleError):
+            raise found
+        return found
 
-    def others(self, plan: Plan, count: int, clock: Clock) -> Taken | None:
-        """At most `count` samples from the start of a plan that are there and good; None when none is."""
-        for block in self._living.others(plan, count):
-            keys = self._keys(0, np.arange(len(block)))
-            good = []
-            for row in range(len(block)):
-                with contextlib.suppress(SampleError):  # it counts in its own turn
-                    self._try(block, keys, np.array([row]))
-                    good.append(row)
-            if good:
-                block, keys = block.take(np.array(good)), _at(keys, np.array(good))
-                return Taken(self._loaded(block, keys, clock), block.name, np.arange(len(good)))
-        return None
-
-    def _keys(self, number: int, positions: NDArray[np.int64]) -> list[int]:
-        return [] if self._transform is None else position_keys(self._spec.seed, number, positions)
-
-    def _try(self, block: Block, keys: list[int], rows: NDArray[np.int64]) -> dict[str, Column]:
-        return self._loaded(block.take(rows), _at(keys, rows), Clock())
-
-    def _loaded(self, block: Block, keys: list[int], clock: Clock) -> dict[str, Column]:
-        return transformed(block, self._reader, self._transform, keys, self._spec.ragged != "pad", clock)
-
-
-def _at(keys: list[int], rows: NDArray[np.int64]) -> list[int]:
-    return [keys[row] for row in rows.tolist()] if keys else []
+    def read_substitutes(self, plan: Plan, count: int, clock: Clock) -> Rows | None:
+        """Read at most `count` samples from the start of a plan; None if none is left that can be read."""
+        return self._loader.load_substitutes(plan, count, 0, 0, clock)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A batch that is to be made."""
+class BatchRequest:
+    """Which samples a batch of a mix is built from."""
 
     choices: NDArray[np.int64]
-    """int64 [batch]: which stream each sample comes from."""
-    spans: Sequence[Sequence[Span]]
-    """The samples of each stream, in order."""
+    """int64 [batch]: the number of the stream from which each sample comes."""
+    ranges: Sequence[Sequence[PositionRange]]
+    """For each stream, its samples in order."""
     plans: Sequence[Plan]
-    """Of each stream the plan that was opened last."""
+    """For each stream, the plan that was opened last."""
 
 
-class Takers:
-    """Makes the batches of a mix."""
+class MixBatchBuilder:
+    """Builds the batches of a mix; thread-safe."""
 
-    def __init__(self, streams: Sequence[Stream], stats: Stats, budgets: Sequence[Budget]) -> None:
+    def __init__(self, streams: Sequence[Stream], stats: Stats, budgets: Sequence[FailureBudget]) -> None:
         self._ragged = streams[0].spec.ragged
         with contextlib.ExitStack() as opened:
-            self._all = [
-                opened.enter_context(contextlib.closing(Taker(stream, stats, budget)))
+            self._readers = [
+                opened.enter_context(contextlib.closing(ComponentReader(stream, stats, budget)))
                 for stream, budget in zip(streams, budgets, strict=True)
             ]
             self._opened = opened.pop_all()
 
     def close(self) -> None:
-        """End what transforms."""
+        """End the processes that transform, if there are any."""
         self._opened.close()
 
-    def batch(self, wanted: Wanted, clock: Clock) -> tuple[Batch, int]:
-        """A batch, and its number of samples.
+    def build(self, request: BatchRequest, clock: Clock) -> tuple[Batch, int]:
+        """Build a batch. Returns it, and its number of samples.
 
         Raises:
-            SampleError: see `Taker.take`; the streams have different fields; or no sample is left.
+            SampleError: Too many samples are bad, see `ComponentReader.read`; the streams have different fields; or no
+                sample is left.
         """
-        found: list[Taken] = []
+        parts: list[Rows] = []
         places: list[NDArray[np.int64]] = []
-        for number, taker in enumerate(self._all):
-            where = np.flatnonzero(wanted.choices == number)
-            for group in of_one_plan(wanted.spans[number]):
-                here, where = np.split(where, [sum(span.high - span.low for span in group)])
-                taken = taker.take(group, clock)
-                if taken is not None:
-                    found.append(taken)
-                    places.append(here[taken.places])
-        if not found:
-            # Ranks and workers count batches: one whose samples are all gone or bad repeats others.
-            found = [self._others(wanted, clock)]
-            places = [found[0].places]
+        for number, reader in enumerate(self._readers):
+            where = np.flatnonzero(request.choices == number)
+            for group in of_one_plan(request.ranges[number]):
+                here, where = np.split(where, [sum(range_.high - range_.low for range_ in group)])
+                rows = reader.read(group, clock)
+                if len(rows):
+                    parts.append(rows)
+                    places.append(here[rows.kept])
+        if not parts:
+            parts = [self._substitutes(request, clock)]
+            places = [parts[0].kept]
         with clock("batch"):
-            order = np.sort(np.concatenate(places))
-            # Deleted samples leave no gaps.
-            return self._joined(found, [np.searchsorted(order, place) for place in places]), len(order)
+            order = np.sort(np.concatenate(places))  # places without the gaps that deleted and bad samples leave
+            return self._join(parts, [np.searchsorted(order, place) for place in places]), len(order)
 
-    def _others(self, wanted: Wanted, clock: Clock) -> Taken:
-        for taker, plan in zip(self._all, wanted.plans, strict=True):
-            found = taker.others(plan, len(wanted.choices), clock)
-            if found is not None:
-                return found
+    def _substitutes(self, request: BatchRequest, clock: Clock) -> Rows:
+        for reader, plan in zip(self._readers, request.plans, strict=True):
+            rows = reader.read_substitutes(plan, len(request.choices), clock)
+            if rows is not None:
+                return rows
         raise SampleError("no sample of any stream of the mix is left that can be read; begin anew")
 
-    def _joined(self, found: Sequence[Taken], places: Sequence[NDArray[np.int64]]) -> Batch:
+    def _join(self, parts: Sequence[Rows], places: Sequence[NDArray[np.int64]]) -> Batch:
         def name(at: int) -> str:
-            for taken, where in zip(found, places, strict=True):
+            for rows, where in zip(parts, places, strict=True):
                 for row in np.flatnonzero(where == at).tolist():
-                    return taken.name(row)
+                    return rows.name(row)
             raise IndexError(at)
 
-        columns = side_by_side([taken.columns for taken in found], places)
-        return cut(columns, 0, sum(map(len, places)), self._ragged, name)
+        columns = join_columns([rows.columns for rows in parts], places)
+        return slice_batch(columns, 0, sum(map(len, places)), self._ragged, name)
 
 
-def side_by_side(parts: Sequence[dict[str, Column]], places: Sequence[NDArray[np.int64]]) -> dict[str, Column]:
-    """The columns of all parts in one, the samples of each at its places.
+def join_columns(parts: Sequence[dict[str, Column]], places: Sequence[NDArray[np.int64]]) -> dict[str, Column]:
+    """Join the columns of all parts. The samples of each part go to its places.
 
     Raises:
-        SampleError: the parts have different fields.
+        SampleError: The parts have different fields.
     """
     for part in parts[1:]:
         if part.keys() != parts[0].keys():
@@ -202,10 +155,10 @@ def side_by_side(parts: Sequence[dict[str, Column]], places: Sequence[NDArray[np
                 f"the streams of a mix must deliver the same fields: one has {', '.join(parts[0])}, another"
                 f" {', '.join(part)}; name them with `fields`, or return them from the transforms"
             )
-    return {name: _interleaved([part[name] for part in parts], places) for name in parts[0]}
+    return {name: _interleave([part[name] for part in parts], places) for name in parts[0]}
 
 
-def _interleaved(parts: list[Column], places: Sequence[NDArray[np.int64]]) -> Column:
+def _interleave(parts: list[Column], places: Sequence[NDArray[np.int64]]) -> Column:
     size = sum(map(len, places))
     if all(isinstance(part, np.ndarray) for part in parts):
         arrays = [part for part in parts if isinstance(part, np.ndarray)]

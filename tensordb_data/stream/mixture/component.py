@@ -1,4 +1,4 @@
-"""Member: one stream of a mix. Which samples of which passes come next, and what those passes go over."""
+"""Component: one stream of a mix. Says which samples of which passes come next, and on which data a pass is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError
-from tensordb_data.stream.order.block_shuffle import Blocks
-from tensordb_data.stream.passes.registry import Opened, OwnPasses
-from tensordb_data.stream.passes.resolver import Opening
+from tensordb_data.stream.order.block_shuffle import BlockShuffle
+from tensordb_data.stream.passes.registry import OpenedPasses, PassRegistry
+from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import Position, State
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass goes over, and how it is shuffled or drawn from."""
+    """The data of a pass, and the order of its samples."""
 
     data: State
     plan: Plan
-    blocks: Blocks
+    block_shuffle: BlockShuffle
     weights: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True)
-class Span:
-    """Samples `low`..`high` - 1 of pass `number`."""
+class PositionRange:
+    """The samples at positions `low` to `high` - 1 of pass `number`."""
 
     number: int
     low: int
@@ -40,28 +40,30 @@ class Span:
     of: Pass
 
 
-class Member:
-    """The passes of one stream, in one iteration of a mix. A pass is opened when the first task that needs it is made,
-    which is ahead of its delivery; `stale` says whether that was too early.
+class Component:
+    """The passes of one stream of a mix, in one iteration.
+
+    A pass is opened when the first task that needs it is made. This is before the first batch of the pass is delivered.
+    `is_stale` says whether it was too early.
     """
 
     newest: Plan
-    """That which was opened last."""
+    """The plan of the pass that was opened last."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream, self._source = stream, stream._source
-        # What was opened anew is fixed: with small streams, and data that changes all the time, no batch would be new
-        # enough otherwise.
-        self._opening = Opening(stream._source, stream._pinned, stream._passes or OwnPasses())
+        self._stream, self._planner = stream, stream._planner
+        # A pass that was opened again is registered and not opened a third time. With small streams, and data that
+        # changes all the time, no pass would be fresh enough otherwise.
+        self._resolver = PassResolver(stream._planner, stream._pinned, stream._registry or PassRegistry())
         self._passes: dict[int, Pass] = {}
         self._opened: list[tuple[int, State]] = []
         self._start = 0
 
     def begin(self, state: State) -> None:
-        """The next samples to be walked over are those from `state` on, whose pass is opened now if it is not.
+        """Begin at `state`. Its pass is opened now, if it is not open.
 
         Raises:
-            NotFoundError: it has no sample.
+            NotFoundError: The pass has no sample.
         """
         self._start, self._opened = state.at.number, []
         found = self._passes.get(self._start) if state.at.position else None
@@ -69,64 +71,65 @@ class Member:
         if found is None:
             self._open(state)
 
-    def walk(self, state: State, samples: int) -> tuple[list[Span], State]:
-        """The samples that come next, and where the stream stands behind them.
+    def advance(self, state: State, samples: int) -> tuple[list[PositionRange], State]:
+        """Find the next samples after `state`. Returns where they are, and the state after them.
 
         Raises:
-            NotFoundError: a pass has none.
+            NotFoundError: A pass has no sample.
         """
-        spans = []
+        ranges = []
         while samples:
             number, low = state.at.number, state.at.position
             found = self._passes.get(number) or self._open(state)
             n = len(found.plan)
             high = min(low + samples, n)
-            spans.append(Span(number, low, high, found))
+            ranges.append(PositionRange(number, low, high, found))
             samples -= high - low
-            between = State(Position(number + 1), blocks=found.data.blocks)
-            state = found.data.moved(Position(number, high)) if high < n else between
-        return spans, state
+            between = State(Position(number + 1), block_shuffle=found.data.block_shuffle)
+            state = found.data.at_position(Position(number, high)) if high < n else between
+        return ranges, state
 
-    def opened(self) -> Opened:
-        """The passes that were opened ahead of time since this was asked last."""
+    def opened(self) -> OpenedPasses:
+        """The passes that were opened ahead of time since the last call."""
         opened, self._opened = self._opened, []
         return opened
 
-    def stale(self, opened: Opened) -> bool:
-        """See `Opening.stale`."""
-        return self._opening.stale(opened)
+    def is_stale(self, opened: OpenedPasses) -> bool:
+        """See `PassResolver.is_stale`."""
+        return self._resolver.is_stale(opened)
 
-    def delivered(self, state: State) -> None:
-        """Forget the passes that were through at `state`."""
+    def forget_before(self, state: State) -> None:
+        """Forget the passes that have ended at `state`."""
         for number in [number for number in self._passes if number < state.at.number]:
             del self._passes[number]
 
     def _open(self, state: State) -> Pass:
-        number, source = state.at.number, self._source
+        number, planner = state.at.number, self._planner
         if state.at.position:
             data: State | None = state
         elif number <= self._start:
-            data = self._opening.fixed(number, state.blocks)
+            data = self._resolver.resolve(number, state.block_shuffle)
         else:
-            data = self._opening.known(number)
-        plan = source.plan(data)
+            data = self._resolver.lookup(number)
+        plan = planner.plan(data)
         if not len(plan):
             raise NotFoundError(f"a stream of the mix has no sample: none matches {self._stream.spec.query!r}")
-        blocks = state.blocks or (data and data.blocks) or source.blocks(plan)
-        data = State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks)
+        block_shuffle = state.block_shuffle or (data and data.block_shuffle) or planner.block_shuffle(plan)
+        data = State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
         if number > self._start:
             self._opened.append((number, data))
         self.newest = plan
-        found = self._passes[number] = Pass(data, plan, Blocks(*blocks), source.cumulative(plan))
+        found = self._passes[number] = Pass(data, plan, BlockShuffle(*block_shuffle), planner.cumulative_weights(plan))
         return found
 
 
-def of_one_plan(spans: Sequence[Span]) -> list[list[Span]]:
-    """The spans, in order, in groups that can be read together."""
-    groups: list[list[Span]] = []
-    for span in spans:
-        if groups and groups[-1][-1].of.plan is span.of.plan and groups[-1][-1].of.blocks == span.of.blocks:
-            groups[-1].append(span)
+def of_one_plan(ranges: Sequence[PositionRange]) -> list[list[PositionRange]]:
+    """Group neighbouring ranges over one plan, which can be read together."""
+    groups: list[list[PositionRange]] = []
+    for range_ in ranges:
+        last = groups[-1][-1].of if groups else None
+        if last is not None and last.plan is range_.of.plan and last.block_shuffle == range_.of.block_shuffle:
+            groups[-1].append(range_)
         else:
-            groups.append([span])
+            groups.append([range_])
     return groups

@@ -1,7 +1,7 @@
 """Mix: several streams as one, sample by sample, in stated proportions.
 
-Which stream the sample at place g of the mix comes from is a function of (seed, g) alone, and each stream's samples
-come in its own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the place
+The stream from which sample g of the mix comes is a function of (seed, g) alone. The samples of each stream come in its
+own order, pass after pass. So a mix resumes exactly, with any number of ranks and workers, from the number of samples
 and the states of its streams.
 """
 
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
-from tensordb_data.stream.deliver.base import Pull, in_turn
-from tensordb_data.stream.deliver.batch_builder import Delivery
+from tensordb_data.stream.deliver.base import BatchStream, flatten
+from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
 from tensordb_data.stream.deliver.ordered_pool import ordered
 from tensordb_data.stream.deliver.stream import Element, Stream
-from tensordb_data.stream.fetch.failure_budget import Budget
-from tensordb_data.stream.mixture.batch_builder import Takers, Wanted
-from tensordb_data.stream.mixture.component import Member, Span
+from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.mixture.batch_builder import BatchRequest, MixBatchBuilder
+from tensordb_data.stream.mixture.component import Component, PositionRange
 from tensordb_data.stream.order.permutation import draw, pass_key
-from tensordb_data.stream.passes.registry import Opened
+from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.state import OnChange, State
 from tensordb_data.stream.stats import Clock, Stats
 
@@ -41,18 +41,22 @@ _DRAWN = 1 << 20
 
 
 @dataclass(frozen=True)
-class Place:
-    """Samples delivered to all ranks together, and where each stream stands behind those that came from it."""
+class MixState:
+    """The state of a mix."""
 
     total: int
-    members: tuple[State, ...]
+    """Samples that were delivered to all ranks together."""
+    components: tuple[State, ...]
+    """The state of each stream."""
 
 
 @dataclass(frozen=True)
-class Mixed(Delivery[Place]):
-    """A batch of a mix, with the passes of each stream that were opened ahead of time for it or for those before it."""
+class MixBatch(BatchWithState[MixState]):
+    """A batch of a mix. `opened` has, for each stream, the passes that were opened ahead of time for this batch, or for
+    other readers before it.
+    """
 
-    opened: tuple[Opened, ...] = ()
+    opened: tuple[OpenedPasses, ...] = ()
 
 
 def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
@@ -65,7 +69,7 @@ def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
     Args:
         streams: (stream, weight) pairs. The weights are proportions; their sum may be any positive number. The streams
             must have the same batch size, fields, rank and world size, and no end (`passes=None`).
-        seed: decides which stream each sample comes from.
+        seed: Decides which stream each sample comes from.
 
     Raises:
         QueryError: the streams do not go together, or a weight is not a positive number.
@@ -73,7 +77,7 @@ def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
     return Mix(streams, seed)
 
 
-class Mix(Pull[Place]):
+class Mix(BatchStream[MixState]):
     """A stream made of several, see `mix`. Iteration, states and statistics are those of a `Stream`."""
 
     def __init__(self, streams: Sequence[tuple[Stream, float]], seed: int) -> None:
@@ -87,10 +91,10 @@ class Mix(Pull[Place]):
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {seed!r}")
         self.seed = seed
-        super().__init__(Place(0, tuple(stream._state for stream in self.streams)))
+        super().__init__(MixState(0, tuple(stream._state for stream in self.streams)))
         self._tally = (0, 0, np.zeros(len(pairs), np.int64))
         _check([stream.spec for stream in self.streams])
-        self._budgets = [Budget(stream.spec.max_failures, self._stats) for stream in self.streams]
+        self._budgets = [FailureBudget(stream.spec.max_failures, self._stats) for stream in self.streams]
         self._stats.workers = sum(stream.spec.workers for stream in self.streams)
 
     def __repr__(self) -> str:
@@ -121,14 +125,14 @@ class Mix(Pull[Place]):
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last delivered batch, for `load_state_dict` of a mix of the same streams."""
-        return self._doc(self._state)
+        return self._to_doc(self._state)
 
     def plans(self, state: Mapping[str, Any] | None = None) -> dict[str, NDArray[np.uint8]]:
         """The plans of the passes in progress, to be stored beside a state; see `Stream.plans`."""
-        place = self._state if state is None else self._place(state)
+        mix_state = self._state if state is None else self._read_state(state)
         found: dict[str, NDArray[np.uint8]] = {}
-        for stream, member in zip(self.streams, place.members, strict=True):
-            found.update(stream._plans(member) if member.at.position else {})
+        for stream, component in zip(self.streams, mix_state.components, strict=True):
+            found.update(stream._plans(component) if component.at.position else {})
         return found
 
     def load_state_dict(
@@ -149,21 +153,24 @@ class Mix(Pull[Place]):
         Raises:
             StateError: the state is of another mix, or samples of its data were deleted and its plans are not given.
         """
-        total = self._place(state).total
+        total = self._read_state(state).total
         parts = zip(self.streams, state["streams"], strict=True)
-        self._move(Place(total, tuple(stream._loaded(part, on_change, plans) for stream, part in parts)))
+        self._move(MixState(total, tuple(stream._loaded(part, on_change, plans) for stream, part in parts)))
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank; see `Stream.advance`."""
-        place = self._place(state)
-        total = place.total + batches * self.spec.batch_size * self.spec.world_size
-        counts = self._drawn(place.total, total).tolist()
-        parts = zip(self.streams, place.members, counts, strict=True)
-        return self._doc(Place(total, tuple(stream._further(member, count) for stream, member, count in parts)))
+        mix_state = self._read_state(state)
+        total = mix_state.total + batches * self.spec.batch_size * self.spec.world_size
+        counts = self._count_samples(mix_state.total, total).tolist()
+        parts = zip(self.streams, mix_state.components, counts, strict=True)
+        # A mix takes its samples one by one: a component is not cut into batches.
+        states = [stream._advance(component, count, 1, 1, "short") for stream, component, count in parts]
+        return self._to_doc(MixState(total, tuple(states)))
 
-    def _drawn(self, low: int, high: int) -> NDArray[np.int64]:
-        """How many of the samples at places `low`..`high` - 1 come from each stream. It is asked from one `low` on
-        again and again, by whoever counts what others deliver.
+    def _count_samples(self, low: int, high: int) -> NDArray[np.int64]:
+        """Count how many of the samples `low` to `high` - 1 come from each stream: int64 [streams].
+
+        A checkpointer asks from the same `low` on again and again, so the last counts are kept.
         """
         first, last, counts = self._tally
         if first != low or last > high:
@@ -173,35 +180,35 @@ class Mix(Pull[Place]):
         self._tally = (low, high, counts)
         return counts
 
-    def _move(self, place: Place) -> None:
+    def _move(self, mix_state: MixState) -> None:
         self._token += 1
-        self._state = self._settled(place)
+        self._state = self._with_plan_digests(mix_state)
 
-    def _settled(self, place: Place) -> Place:
-        parts = zip(self.streams, place.members, strict=True)
-        return Place(place.total, tuple(stream._settled(member) for stream, member in parts))
+    def _with_plan_digests(self, mix_state: MixState) -> MixState:
+        parts = zip(self.streams, mix_state.components, strict=True)
+        return MixState(mix_state.total, tuple(stream._with_plan_digest(component) for stream, component in parts))
 
     def pin(self) -> Mix:
         """Fix the data that the mix, and every copy of it in another process, sees; see `Stream.pin`."""
         for stream in self.streams:
             stream.pin()
-        self._state = self._settled(self._state)
+        self._state = self._with_plan_digests(self._state)
         return self
 
-    def _share(self) -> None:
+    def _share_passes(self) -> None:
         for stream in self.streams:
-            stream._share()
-        self._state = self._settled(self._state)
+            stream._share_passes()
+        self._state = self._with_plan_digests(self._state)
 
-    def _anew(self) -> None:
+    def _begin_iteration(self) -> None:
         for stream in self.streams:
-            stream._anew()
-        self._state = self._settled(self._state)
+            stream._begin_iteration()
+        self._state = self._with_plan_digests(self._state)
 
-    def _listen(self, iteration: str) -> None:
+    def _join_iteration(self, iteration: str) -> None:
         for stream in self.streams:
-            stream._listen(iteration)
-        self._state = self._settled(self._state)
+            stream._join_iteration(iteration)
+        self._state = self._with_plan_digests(self._state)
 
     def shard(self, index: int, count: int) -> Mix:
         """One of `count` mixes that share the batches of this one, from its position on; see `Stream.shard`."""
@@ -211,7 +218,7 @@ class Mix(Pull[Place]):
             part._stats, part._budgets = self._stats, self._budgets
         else:
             part._stats = Stats(part._threads)
-            part._budgets = [Budget(stream.spec.max_failures, part._stats) for stream in part.streams]
+            part._budgets = [FailureBudget(stream.spec.max_failures, part._stats) for stream in part.streams]
         return part
 
     @renamed_to("shard")
@@ -222,7 +229,7 @@ class Mix(Pull[Place]):
     def at(self, state: Mapping[str, Any]) -> Mix:
         """A mix at `state` that shares the data of this one; see `Stream.at`."""
         part = self.shard(0, 1)
-        part._state = self._place(state)
+        part._state = self._read_state(state)
         return part
 
     def element_spec(self) -> dict[str, Element]:
@@ -244,16 +251,19 @@ class Mix(Pull[Place]):
         for stream in self.streams:
             stream.close()
 
-    def _doc(self, place: Place) -> dict[str, Any]:
+    def _to_doc(self, mix_state: MixState) -> dict[str, Any]:
         return {
             "format": _FORMAT,
             "seed": self.seed,
             "weights": self.weights,
-            "streams": [member.to_doc(stream.spec) for stream, member in zip(self.streams, place.members, strict=True)],
-            "total": place.total,
+            "streams": [
+                component.to_doc(stream.spec)
+                for stream, component in zip(self.streams, mix_state.components, strict=True)
+            ],
+            "total": mix_state.total,
         }
 
-    def _place(self, state: Mapping[str, Any]) -> Place:
+    def _read_state(self, state: Mapping[str, Any]) -> MixState:
         if not isinstance(state, Mapping) or state.get("format") != _FORMAT or "streams" not in state:
             raise StateError(
                 f"expected what `state_dict()` of a mix returned, of format {_FORMAT}. Found: {state!r:.60}"
@@ -266,77 +276,79 @@ class Mix(Pull[Place]):
                 f"the state is of a mix of {len(state['streams'])} streams, and this one has {len(self.streams)}"
             )
         parts = zip(self.streams, state["streams"], strict=True)
-        return Place(int(state["total"]), tuple(State.from_doc(part, stream.spec) for stream, part in parts))
+        return MixState(int(state["total"]), tuple(State.from_doc(part, stream.spec) for stream, part in parts))
 
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and any(stream._passes is None for stream in self.streams):
-            self._share()
-        members = []
-        for stream, member in zip(self.streams, self._state.members, strict=True):
-            # One that was iterated on its own may stand where a cursor was.
-            members.append(stream._planned(member) if member.at.position and member.ids is None else member)
-        self._state = Place(self._state.total, tuple(members))
+        if self.spec.world_size > 1 and any(stream._registry is None for stream in self.streams):
+            self._share_passes()
+        components = []
+        for stream, component in zip(self.streams, self._state.components, strict=True):
+            # A stream that was iterated on its own may have the state of a cursor.
+            from_cursor = component.at.position and component.ids is None
+            components.append(stream._state_of_plan(component) if from_cursor else component)
+        self._state = MixState(self._state.total, tuple(components))
 
-    def _results(self, ended: Callable[[], bool]) -> Generator[Delivery[Place] | SampleError, None, None]:
+    def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[MixState] | SampleError, None, None]:
         threads, rounds = self._threads + self._stats.workers, 0
-        members = [Member(stream) for stream in self.streams]
-        with closing(Takers(self.streams, self._stats, self._budgets)) as takers:
+        components = [Component(stream) for stream in self.streams]
+        with closing(MixBatchBuilder(self.streams, self._stats, self._budgets)) as builder:
             while True:
-                for member, state in zip(members, self._state.members, strict=True):
-                    member.begin(state)
-                with closing(ordered(self._tasks(members, takers, rounds), threads, threads + 1)) as tasks:
-                    for delivery in in_turn(tasks):
-                        if isinstance(delivery, Mixed) and self._begins_stale(members, delivery):
-                            break
+                for component, state in zip(components, self._state.components, strict=True):
+                    component.begin(state)
+                with closing(ordered(self._tasks(components, builder, rounds), threads, threads + 1)) as tasks:
+                    for result in flatten(tasks):
+                        if isinstance(result, MixBatch) and self._begins_stale(components, result):
+                            break  # and open the pass again, on the data of now
                         rounds = self._worker[0] + 1
-                        yield delivery
+                        yield result
 
     @staticmethod
-    def _begins_stale(members: list[Member], delivery: Mixed) -> bool:
-        if any(member.stale(opened) for member, opened in zip(members, delivery.opened, strict=True)):
+    def _begins_stale(components: list[Component], batch: MixBatch) -> bool:
+        """Whether a batch begins a pass that was opened too early. If not, passes that have ended are forgotten."""
+        if any(component.is_stale(opened) for component, opened in zip(components, batch.opened, strict=True)):
             return True
-        for member, state in zip(members, delivery.then.members, strict=True):
-            member.delivered(state)
+        for component, state in zip(components, batch.state_after.components, strict=True):
+            component.forget_before(state)
         return False
 
     def _tasks(
-        self, members: list[Member], takers: Takers, first: int
-    ) -> Iterator[Callable[[], list[Delivery[Place] | SampleError]]]:
-        """The batches of this worker, of rounds of which the one that comes next is number `first`."""
+        self, components: list[Component], builder: MixBatchBuilder, first: int
+    ) -> Iterator[Callable[[], Results[MixState]]]:
+        """Yield a task for each batch of this worker. The round that comes next has the number `first`."""
         spec, (worker, workers) = self.spec, self._worker
-        place, round_ = self._state, first
+        mix_state, round_ = self._state, first
         stride, low = spec.batch_size * spec.world_size, spec.rank * spec.batch_size
         high = low + spec.batch_size
         while True:
-            choices = self._choices(place.total, place.total + stride)
+            choices = self._choices(mix_state.total, mix_state.total + stride)
             before, mine, behind = map(self._counts, (choices[:low], choices[low:high], choices[high:]))
-            spans: list[list[Span]] = []
-            then: list[State] = []
-            for number, (member, state) in enumerate(zip(members, place.members, strict=True)):
-                _, state = member.walk(state, int(before[number]))
-                own, state = member.walk(state, int(mine[number]))
-                _, state = member.walk(state, int(behind[number]))
-                spans.append(own)
-                then.append(state)
-            place = Place(place.total + stride, tuple(then))
+            ranges: list[list[PositionRange]] = []
+            state_after: list[State] = []
+            for number, (component, state) in enumerate(zip(components, mix_state.components, strict=True)):
+                _, state = component.advance(state, int(before[number]))
+                own, state = component.advance(state, int(mine[number]))
+                _, state = component.advance(state, int(behind[number]))
+                ranges.append(own)
+                state_after.append(state)
+            mix_state = MixState(mix_state.total + stride, tuple(state_after))
             if round_ % workers == worker:
-                opened = tuple(member.opened() for member in members)
-                wanted = Wanted(choices[low:high], spans, [member.newest for member in members])
-                yield partial(self._batch, takers, wanted, place, opened)
+                opened = tuple(component.opened() for component in components)
+                request = BatchRequest(choices[low:high], ranges, [component.newest for component in components])
+                yield partial(self._batch, builder, request, mix_state, opened)
             round_ += 1
 
     def _batch(
-        self, takers: Takers, wanted: Wanted, then: Place, opened: tuple[Opened, ...]
-    ) -> list[Delivery[Place] | SampleError]:
+        self, builder: MixBatchBuilder, request: BatchRequest, state_after: MixState, opened: tuple[OpenedPasses, ...]
+    ) -> Results[MixState]:
         clock = Clock()
         try:
-            batch, samples = takers.batch(wanted, clock)
+            batch, samples = builder.build(request, clock)
         except SampleError as error:
             return [error]
-        self._stats.worked(clock)
-        return [Mixed(batch, samples, then, opened=opened)]
+        self._stats.add_task(clock)
+        return [MixBatch(batch, samples, state_after, opened=opened)]
 
     def _choices(self, low: int, high: int) -> NDArray[np.int64]:
         sums = np.cumsum(np.array(self.weights, np.float64))

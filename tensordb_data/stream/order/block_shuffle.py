@@ -1,9 +1,9 @@
-"""Rows: from positions in a pass to rows of its plan.
+"""BlockShuffle: shuffles data that is larger than the cache.
 
-For data that is larger than the cache, shuffling goes by blocks. A full permutation reads every segment throughout the
-pass, so that a cache smaller than the data is of no use. Here a pass is shuffled in two steps: the blocks of the plan,
-runs of rows that lie together, are put into a random order; then the samples within each window of some blocks, which
-the cache can hold. Like the full permutation it is a function of (seed, pass, number of samples, position).
+A full permutation reads every segment throughout the pass, so a cache that is smaller than the data is of no use. A
+block shuffle has two steps. A block is a run of neighbouring rows of the plan. First the blocks are put into a random
+order. Then the samples are shuffled within each window, which is as many blocks as the cache can hold. Like the full
+permutation, it is a function of (seed, pass, number of samples, position).
 """
 
 from __future__ import annotations
@@ -18,25 +18,32 @@ from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.spec import StreamSpec
 
 _SHARE = 4
-"""One part in this many of the cache is a window: while one is delivered, the next is fetched."""
+"""A window is at most this part of the cache (1/4), because the next one is fetched while one is delivered."""
 _BLOCKS = 16
-"""Blocks in a window, at least: what a batch is drawn from."""
+"""A window has at least so many blocks, so that a batch has samples of many blocks."""
 _BLOCK_BYTES = 32 << 20
-"""Bytes of a block, at most: those of a segment."""
+"""A block has at most the bytes of a segment."""
 _OF_BLOCKS = (1 << 63) - 1
-"""What the key of the order of blocks is made from; windows have smaller numbers."""
+"""The number from which the key for the order of blocks is made. Windows have smaller numbers."""
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Rows of a block, and rows of a window; (0, 0) for a permutation of the whole pass."""
+class BlockShuffle:
+    """The number of rows of a block, and of a window. (0, 0) is a permutation of the whole pass."""
 
     block: int = 0
     window: int = 0
 
     def rows(self, positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-        """Rows of a plan of `n` samples at `positions` (int64 [m], each in 0..n-1) of the pass with `key`; over all n
-        positions each row appears exactly once.
+        """Find the rows at `positions` of the pass with `key`. Over all positions, each row appears exactly once.
+
+        Args:
+            positions: int64 [m], each in 0..n-1.
+            n: samples in the pass.
+            key: of the pass, from `pass_key`.
+
+        Returns:
+            int64 [m]: rows of the plan.
         """
         if not self.block or n <= self.block:
             return shuffled(positions, n, key)
@@ -57,23 +64,23 @@ class Blocks:
         count = -(-n // size)
         order = shuffled(np.arange(count), count, pass_key(key, _OF_BLOCKS))
         short = n - (count - 1) * size
-        # The last block of the plan may be short; what comes after it in the pass lies so much earlier.
+        # The last block of the plan may be short. Then the places after it in the pass lie so much earlier.
         at = int(np.flatnonzero(order == count - 1)[0])
         shifted = places + np.where(places >= at * size + short, size - short, 0)
         rows: NDArray[np.int64] = order[shifted // size] * size + shifted % size
         return rows
 
 
-def choose_blocks(plan: Plan, cache_bytes: int | None) -> Blocks:
-    """How to shuffle a plan when its blobs are read through a cache of so many bytes; None when there is none."""
+def choose_block_shuffle(plan: Plan, cache_bytes: int | None) -> BlockShuffle:
+    """Choose how to shuffle a plan whose blobs are read through a cache of `cache_bytes`. None means no cache."""
     n = len(plan)
-    nbytes = sum(int(np.maximum(refs.length, 0).sum(dtype=np.int64)) for refs in plan.block.refs.values())
+    nbytes = sum(int(np.maximum(refs.length, 0).sum(dtype=np.int64)) for refs in plan.table.refs.values())
     if cache_bytes is None or nbytes <= cache_bytes or n == 0:
-        return Blocks()
+        return BlockShuffle()
     each = max(1.0, nbytes / n)
     window = max(1, int(cache_bytes / _SHARE / each))
     block = max(1, min(int(_BLOCK_BYTES / each), window // _BLOCKS))
-    return Blocks(block, max(block, window // block * block))
+    return BlockShuffle(block, max(block, window // block * block))
 
 
 def rows_at(
@@ -81,13 +88,14 @@ def rows_at(
     n: int,
     number: int,
     spec: StreamSpec,
-    blocks: Blocks,
+    block_shuffle: BlockShuffle,
     cumulative: NDArray[np.float64] | None,
 ) -> NDArray[np.int64]:
-    """Rows of a plan of `n` samples at `positions` of pass `number`, in the order that `spec` asks for; positions from
-    `n` on mean those from 0 on.
+    """Find the rows at `positions` of pass `number`, in the order that `spec` asks for.
+
+    The plan has `n` samples. Positions from `n` on stand for those from 0 on.
     """
     if spec.replacement:
         return draw(positions, pass_key(~spec.seed, number), n, cumulative)
     rows = positions % n
-    return blocks.rows(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows
+    return block_shuffle.rows(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows

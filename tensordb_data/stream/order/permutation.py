@@ -1,8 +1,7 @@
-"""Order: which samples make up which batch, as a pure function of (seed, pass, number of samples, position).
+"""Permutation: maps a position in a pass to a row of the plan, as a pure function of (seed, pass, number of samples).
 
-Two independent parts. `permute` maps a position in a pass to a row of the plan, without a table: a keyed Feistel
-network (Luby and Rackoff, 1988) over the smallest power of two that holds all rows, walked until it lands inside
-(Black and Rogaway, 2002). `Layout` cuts the positions of one pass into rounds: a round gives one batch to each rank.
+`permute` needs no table. It is a keyed Feistel network (Luby and Rackoff, 1988) over the smallest power of two that
+holds all rows. It is applied again to results outside of the rows, until they lie inside (Black and Rogaway, 2002).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def _mix(value: int) -> int:
-    """One step of splitmix64 (Steele, Lea, Flood, 2014): whole numbers in, well-spread 64-bit numbers out."""
+    """One step of splitmix64 (Steele, Lea, Flood, 2014): maps whole numbers to well-spread 64-bit numbers."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
@@ -33,7 +32,7 @@ def pass_key(seed: int, number: int) -> int:
 
 
 def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-    """Rows of a plan of `n` samples at `positions` of the shuffled pass with `key`.
+    """Find the rows at some positions of a shuffled pass.
 
     Args:
         positions: int64 [m], each in 0..n-1.
@@ -41,7 +40,7 @@ def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]
         key: of the pass, from `pass_key`.
 
     Returns:
-        int64 [m]; over all n positions each row appears exactly once.
+        int64 [m]: rows of the plan. Over all n positions, each row appears exactly once.
     """
     if n <= 1:
         return np.zeros_like(positions)
@@ -59,7 +58,7 @@ def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]
 
 
 def shuffled(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-    """`permute`, which for a pass of up to a million samples looks the rows up in a table made once."""
+    """The same as `permute`. For a pass of up to a million samples, the rows are looked up in a table made once."""
     return _table(n, key)[positions] if n <= _TABLE else permute(positions, n, key)
 
 
@@ -69,13 +68,13 @@ def _table(n: int, key: int) -> NDArray[np.int64]:
 
 
 def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """Rows drawn with replacement, for each position of a pass on its own.
+    """Draw rows with replacement. The row at a position does not depend on the rows at other positions.
 
     Args:
         positions: int64 [m].
         key: of the pass, from `pass_key`.
         n: samples in the pass.
-        cumulative: float64 [n], running sums of the weights; `None` gives every sample the same chance.
+        cumulative: float64 [n]: running sums of the weights. `None` gives every sample the same chance.
 
     Returns:
         int64 [m].
@@ -87,7 +86,7 @@ def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.
     if cumulative is None:
         return np.asarray(uniform * n, np.int64)
     rows = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-    last = np.searchsorted(cumulative, cumulative[-1])  # rounding must not reach samples of weight 0 at the end
+    last = np.searchsorted(cumulative, cumulative[-1])  # by rounding, no sample of weight 0 at the end may be drawn
     return np.asarray(np.minimum(rows, last), np.int64)
 
 

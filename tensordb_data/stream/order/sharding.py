@@ -1,9 +1,4 @@
-"""Order: which samples make up which batch, as a pure function of (seed, pass, number of samples, position).
-
-Two independent parts. `permute` maps a position in a pass to a row of the plan, without a table: a keyed Feistel
-network (Luby and Rackoff, 1988) over the smallest power of two that holds all rows, walked until it lands inside
-(Black and Rogaway, 2002). `Layout` cuts the positions of one pass into rounds: a round gives one batch to each rank.
-"""
+"""PassSharding: cuts the positions of a pass into rounds. A round gives one batch to each rank."""
 
 from __future__ import annotations
 
@@ -16,8 +11,8 @@ from tensordb_data.stream.state import Position
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The rounds of what is left of one pass: positions `start`..`n`-1 cut into batches for `world` ranks."""
+class PassSharding:
+    """The rounds of the rest of a pass: positions `start` to `n` - 1, cut into batches for `world` ranks."""
 
     n: int
     start: int
@@ -31,24 +26,26 @@ class Layout:
 
     @cached_property
     def _full(self) -> int:
-        """Rounds of whole batches before the tail."""
+        """The number of rounds of full batches, before the tail."""
         full, tail = divmod(self.n - self.start, self._stride)
         return full - 1 if self._shared_over_two(full, tail) else full
 
     def _shared_over_two(self, full: int, tail: int) -> bool:
-        """A tail of fewer samples than ranks: shared together with the last full round, over two rounds."""
+        """Whether the tail has fewer samples than there are ranks. Then it and the last full round are shared evenly,
+        over two rounds.
+        """
         return self.end == "short" and 0 < tail < self.world and full > 0 and self.batch_size > 1
 
     @cached_property
     def rounds(self) -> int:
-        """Batches that each rank receives from here to the end of the pass."""
+        """The number of batches that each rank receives until the end of the pass."""
         full, tail = divmod(self.n - self.start, self._stride)
         if tail == 0 or self.end == "drop":
             return full
         return full + 1
 
     def batch(self, round_: int, rank: int) -> tuple[int, int]:
-        """First and last + 1 position of a batch; positions from `n` on mean those from 0 on (padding)."""
+        """The positions `low` to `high` - 1 of a batch. Positions from `n` on stand for those from 0 on (padding)."""
         full = self._full
         if round_ < full:
             low = self.start + round_ * self._stride + rank * self.batch_size
@@ -58,44 +55,50 @@ class Layout:
         if self.end == "pad":
             low = base + rank * self.batch_size
             return low, low + self.batch_size
-        runs = (self.rounds - full) * self.world
-        if left < runs:  # fewer samples than ranks, however they are shared: one each, repeated where none is left
+        batch_ranges = (self.rounds - full) * self.world
+        if (
+            left < batch_ranges
+        ):  # fewer samples than ranks, however they are shared: one each, repeated where none is left
             return base + rank, base + rank + 1
-        run = (round_ - full) * self.world + rank
-        size, more = divmod(left, runs)
-        low = base + run * size + min(run, more)
-        return low, low + size + (run < more)
+        batch_range = (round_ - full) * self.world + rank
+        size, more = divmod(left, batch_ranges)
+        low = base + batch_range * size + min(batch_range, more)
+        return low, low + size + (batch_range < more)
 
     def position(self, rounds: int) -> int:
-        """Samples of the pass that are delivered once `rounds` of these rounds are."""
+        """The number of samples of the pass that are delivered after `rounds` of these rounds."""
         if rounds == 0:
             return self.start
         return self.n if rounds >= self.rounds else min(self.n, self.batch(rounds - 1, self.world - 1)[1])
 
 
 @dataclass(frozen=True)
-class Run:
-    """One batch: positions `low`..`high`-1 of pass `number`, and where the stream stands once it is delivered."""
+class BatchRange:
+    """One batch: positions `low` to `high` - 1 of pass `number`, and the position of the stream after it."""
 
     number: int
     low: int
     high: int
-    then: Position
+    position_after: Position
 
 
-def runs(layout: Layout, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0) -> Iterator[Run]:
-    """The batches of one rank in what is left of pass `number`; of these, those of one worker.
+def batch_ranges(
+    sharding: PassSharding, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0
+) -> Iterator[BatchRange]:
+    """Yield the batches of one worker of one rank in the rest of a pass.
 
     Args:
-        layout: of the rest of the pass.
+        sharding: of the rest of the pass.
         number: of the pass.
         rank: which batch of each round.
         worker: takes the rounds r with (first + r) % workers == worker.
         workers: number of workers that share the rank's batches.
-        first: rounds delivered to this rank before this pass, since the workers were started.
+        first: the number of rounds that this rank received before this pass, since the workers were started.
     """
-    total = layout.rounds
+    total = sharding.rounds
     for round_ in range((worker - first) % workers, total, workers):
-        low, high = layout.batch(round_, rank)
-        then = Position(number, layout.position(round_ + 1)) if round_ + 1 < total else Position(number + 1, 0)
-        yield Run(number, low, high, then)
+        low, high = sharding.batch(round_, rank)
+        position_after = (
+            Position(number, sharding.position(round_ + 1)) if round_ + 1 < total else Position(number + 1, 0)
+        )
+        yield BatchRange(number, low, high, position_after)

@@ -1,4 +1,4 @@
-"""Weigh: the chances of samples that are drawn with replacement."""
+"""Weights: the chances of samples that are drawn with replacement."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, SampleError
-from tensordb_data.stream.plan.sample_table import Block
+from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.spec import Weights
 
 
-def cumulative(block: Block, weights: Weights) -> NDArray[np.float64]:
-    """Running sums of the weights of the samples in `block`, which holds the fields that they are made of.
+def cumulative_weights(table: SampleTable, weights: Weights) -> NDArray[np.float64]:
+    """Running sums of the weights of the samples in `table`, which has the fields that the weights are made of.
 
     Raises:
         SampleError: a weight is missing, negative, not finite or no number; names the sample.
         QueryError: all weights are 0.
     """
     try:
-        column = np.asarray(_values(block, weights), np.float64)
+        column = np.asarray(_values(table, weights), np.float64)
     except (TypeError, ValueError):
-        column = np.array([_number(value) for value in _values(block, weights)])
+        column = np.array([_number(value) for value in _values(table, weights)])
     wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
     if wrong.size:
         row = int(wrong[0])
-        found = _values(block, weights)[row]
-        raise SampleError(f"{block.name(row)}: a weight must be a number of at least 0. Found: {found!r}")
+        found = _values(table, weights)[row]
+        raise SampleError(f"{table.name(row)}: a weight must be a number of at least 0. Found: {found!r}")
     sums = np.cumsum(column)
     if not sums[-1] > 0:
-        raise QueryError(f"all {len(block)} samples have the weight 0; at least one must have more")
+        raise QueryError(f"all {len(table)} samples have the weight 0; at least one must have more")
     return sums
 
 
-def _values(block: Block, weights: Weights) -> list[object]:
+def _values(table: SampleTable, weights: Weights) -> list[object]:
     if isinstance(weights, str):
-        values: list[object] = block.values[weights].tolist()
+        values: list[object] = table.values[weights].tolist()
         return values
-    columns = [column.tolist() for column in block.values.values()]
-    samples = zip(*columns, strict=True) if columns else [()] * len(block)
+    columns = [column.tolist() for column in table.values.values()]
+    samples = zip(*columns, strict=True) if columns else [()] * len(table)
     found: list[object] = []
     for row, sample in enumerate(samples):
         try:
-            found.append(weights(dict(zip(block.values, sample, strict=True))))
+            found.append(weights(dict(zip(table.values, sample, strict=True))))
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
-            raise SampleError(f"{block.name(row)}: the weights function raised {cause}") from error
+            raise SampleError(f"{table.name(row)}: the weights function raised {cause}") from error
     return found
 
 

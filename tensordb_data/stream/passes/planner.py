@@ -1,4 +1,4 @@
-"""Source: which samples a pass goes over, and how they are stored."""
+"""Planner: reads and keeps the plans of a stream, which say what samples a pass goes over and how they are stored."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.common.process_group import Collective
 from tensordb_data.errors import BusyError, NotFoundError, QueryError, StateError
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.stream.order.block_shuffle import choose_blocks
-from tensordb_data.stream.order.weights import cumulative
-from tensordb_data.stream.passes.registry import Ledger, new_token
+from tensordb_data.stream.order.block_shuffle import choose_block_shuffle
+from tensordb_data.stream.order.weights import cumulative_weights
+from tensordb_data.stream.passes.registry import SharedPassRegistry, new_token
 from tensordb_data.stream.plan.cache import PlanCache, plan_key
-from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
+from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.index_reader import bounded
-from tensordb_data.stream.plan.moment import Moment, Moved, settled, without_snapshot
+from tensordb_data.stream.plan.index_snapshot import DataMoved, IndexSnapshot, lacks_snapshot, open_snapshot
 from tensordb_data.stream.plan.plan import Plan, read_plan
-from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
@@ -41,44 +41,45 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.stream")
 
 _ATTEMPTS, _SNAPSHOTS = 6, 3
-"""Times that a plan is read until it is of one state, and how many of them under a snapshot."""
+"""Attempts to read a plan of one state of the data, and how many of them are made under a snapshot."""
 
 
-class Source:
-    """The selection of a stream: the state of its data, its layouts, and its newest plan, kept for the next pass."""
+class Planner:
+    """Reads the plans of one stream. It keeps the newest one for the next pass."""
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         self.warehouse, self.spec = warehouse, spec
         self._plan: Plan | None = None
-        self._weighed: tuple[Plan, NDArray[np.float64]] | None = None
-        self._small: tuple[Plan, NDArray[np.uint8]] | None = None
-        self.stored: Mapping[str, NDArray[np.uint8]] = {}
+        self._weights: tuple[Plan, NDArray[np.float64]] | None = None
+        self._compressed: tuple[Plan, NDArray[np.uint8]] | None = None
+        self.given_plans: Mapping[str, NDArray[np.uint8]] = {}
         """Plans that came with a checkpoint, by their digests."""
-        self.ledger: Ledger | None = None
-        """Where the readers of a shared stream agree on the data of its passes."""
+        self.registry: SharedPassRegistry | None = None
+        """Where the readers of a shared stream register the data of its passes."""
         self._apart = False  # some of the readers share no cache
         self._agreed: State | None = None
         self._collective: Collective | None = None
 
     @property
-    def selection(self) -> BoundQuery:
-        """The bound query."""
+    def bound_query(self) -> BoundQuery:
+        """The query of the stream."""
         return BoundQuery(self.warehouse, self.spec.query)
 
     @property
     def _ordered(self) -> BoundQuery:
-        """The query in the order in which its plan is read: that of commits if it is shuffled, in which neighbours lie
-        together.
+        """The query, in the order in which its plan is read.
+
+        If the stream is shuffled, this is the order of commits. In that order, the blobs of neighbours lie together.
         """
         query = self.spec.query
         by_commit = self.spec.shuffle and query.limit is None and query.sort
         return BoundQuery(self.warehouse, query.replace(sort=None) if by_commit else query)
 
     def versions(self) -> Versions:
-        """The state of the data now, of the datasets that the query can match.
+        """The versions of the datasets that the query can match, as they are now.
 
         Raises:
-            NotFoundError: the query names no dataset that exists.
+            NotFoundError: The query names no dataset that exists.
         """
         named = selected_datasets(self.spec.query.filter)
         return self._matched(self.warehouse.datasets.versions(named), named)
@@ -86,50 +87,50 @@ class Source:
     def _matched(
         self, versions: Versions, named: Sequence[str] | None, session: ClientSession | None = None
     ) -> Versions:
-        """Those of the datasets that the query can match."""
+        """The versions of those datasets that the query can match."""
         if not versions:
             known = ", ".join(sorted(self.warehouse.datasets.versions(None))) or "none yet"
             what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
             raise NotFoundError(f"there is {what} in project {self.warehouse.project!r}; datasets here: {known}")
         if named is None and len(versions) > 1:
-            selection = self.selection
-            with reported(selection.query):
-                matched = set(selection.collection.distinct("dataset", selection.filter(), session=session))
+            bound_query = self.bound_query
+            with reported(bound_query.query):
+                matched = set(bound_query.collection.distinct("dataset", bound_query.filter(), session=session))
             return {name: pair for name, pair in versions.items() if name in matched} or versions
         return versions
 
-    def layouts(self, versions: Versions) -> Layouts:
+    def layout(self, versions: Versions) -> FieldLayout:
         """How the fields of the stream are stored in the datasets of `versions`.
 
         Raises:
-            QueryError: there is nothing to deliver, or see `Layouts.choose`.
+            QueryError: There is nothing to deliver, or see `FieldLayout.choose`.
         """
-        return self._layouts(self.warehouse.datasets.schemas(sorted(versions)))
+        return self._layout(self.warehouse.datasets.schemas(sorted(versions)))
 
-    def _layouts(self, schemas: Mapping[str, Schema]) -> Layouts:
-        layouts = Layouts.choose(self.spec.fields, schemas)
-        if schemas and not layouts.fields:
+    def _layout(self, schemas: Mapping[str, Schema]) -> FieldLayout:
+        layout = FieldLayout.choose(self.spec.fields, schemas)
+        if schemas and not layout.fields:
             raise QueryError(
                 f"there is no field that all samples of {', '.join(map(repr, sorted(schemas)))} have: give `fields`, or"
                 " narrow the query to one dataset"
             )
-        return layouts
+        return layout
 
     def plan(self, wanted: State | None = None) -> Plan:
-        """The plan of the data now, or of the data that `wanted` refers to.
+        """The plan of the data that `wanted` refers to; by default of the data now.
 
         Raises:
-            StateError: samples of the wanted data were deleted or edited out of the query since, and its plan is kept
-                neither here nor with a checkpoint.
-            BusyError: see `moment.settled`.
+            StateError: Samples of the wanted data were deleted since, or do not match the query any more. And its plan
+                is kept neither on this machine nor with a checkpoint.
+            BusyError: See `open_snapshot`.
         """
         versions = None if wanted is None else wanted.versions
         ids = None if wanted is None else wanted.ids
         plan = self._plan
         if versions is None:
-            plan = self._stored(wanted) or self._received(wanted) or self._newest()
+            plan = self._given(wanted) or self._received(wanted) or self._newest()
         elif plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
-            plan = self._stored(wanted) or self._received(wanted) or self._of(versions)
+            plan = self._given(wanted) or self._received(wanted) or self._plan_at(versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
@@ -139,8 +140,8 @@ class Source:
         self._plan = plan
         return plan
 
-    def changed(self, wanted: State) -> bool:
-        """Whether the samples that match, or their values, are not those that `wanted` refers to."""
+    def has_changed(self, wanted: State) -> bool:
+        """Whether the samples that match now, or their values, differ from those that `wanted` refers to."""
         now = self.versions()
         if wanted.versions == now:
             return False
@@ -148,78 +149,82 @@ class Source:
             return True  # a cursor has no plan to compare
         before, after = self.plan(wanted), self._newest(lasting=False)
         return before.ids != after.ids or any(
-            column.tolist() != after.block.values[name].tolist() for name, column in before.block.values.items()
+            column.tolist() != after.table.values[name].tolist() for name, column in before.table.values.items()
         )
 
-    def behind(self, state: State) -> int:
-        """Samples of the pass of a cursor's state, up to the last that it read, that are there now."""
+    def count_before(self, state: State) -> int:
+        """Count the samples up to the last one that the cursor of `state` has read. Deleted samples do not count."""
         dataset, sequence = state.at.after or ("", 0)
         until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
         data = self.warehouse.index["data"]
-        found = self.selection.filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
+        found = self.bound_query.filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
         return int(data.count_documents(found))
 
-    def blocks(self, plan: Plan) -> tuple[int, int]:
-        """How a stream that begins now shuffles; see `rows.Blocks`."""
+    def block_shuffle(self, plan: Plan) -> tuple[int, int]:
+        """How a stream that begins now shuffles: the values of a `BlockShuffle`."""
         spec = self.spec
         if spec.shuffle is not True or spec.replacement:
             return (0, 0)
         store = self.warehouse.blobs.store(self.warehouse.blobs.write_root)
         near = isinstance(store, MemoryStore) or store.local_path("segments") is not None
-        chosen = choose_blocks(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
+        chosen = choose_block_shuffle(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
         return (chosen.block, chosen.window)
 
     # --- plans that are read ----------------------------------------------------------------------------------------
 
     def _newest(self, lasting: bool = True) -> Plan:
-        """The plan of the data now; while it is being changed for long, of the data before that, if it can be read or a
-        plan of it is kept; or, if it is `lasting`, the last plan of this stream.
+        """The plan of the data now.
+
+        If a long change of the data is going on, it is a plan of the data before this change. If that cannot be read
+        and no plan of it is cached, it is the last plan of this stream, but only if `lasting`.
         """
         named = selected_datasets(self.spec.query.filter)
         try:
-            return self._settled(named, None, partial(self._now, named))
+            return self._read_snapshot(named, None, partial(self._now, named))
         except BusyError as error:
-            plan = self._kept_before(error, named) or (self._plan if lasting else None)
+            plan = self._cached_before(error, named) or (self._plan if lasting else None)
             if plan is None:
                 raise
             log.warning("%s; a pass begins on data of before", error)
             return plan
 
-    def _kept_before(self, error: BusyError, named: Sequence[str] | None) -> Plan | None:
+    def _cached_before(self, error: BusyError, named: Sequence[str] | None) -> Plan | None:
         if not error.before:
             return None
         versions = self._matched(error.before, named)
-        return self._kept(self.layouts(versions), versions)
+        return self._cached(self.layout(versions), versions)
 
-    def _now(self, named: Sequence[str] | None, now: Moment) -> Plan:
+    def _now(self, named: Sequence[str] | None, now: IndexSnapshot) -> Plan:
         versions = self._matched(now.versions, named, now.session)
         if now.stale:
             log.warning("%s; a pass begins on the data before that", now.stale)
         if self._plan is not None and self._plan.versions == versions:
             return self._plan
-        plan = self._read(self._layouts(now.schemas(sorted(versions))), versions, now)
+        plan = self._read(self._layout(now.schemas(sorted(versions))), versions, now)
         if self.spec.weights is not None:
-            self.cumulative(plan, now)
+            self.cumulative_weights(plan, now)
         return plan
 
-    def _of(self, versions: Versions, layouts: Layouts | None = None) -> Plan:
-        """The plan of the data at `versions`; where that is not kept, of what is there of it now."""
-        layouts = layouts or self.layouts(versions)
-        kept = self._kept(layouts, versions)
+    def _plan_at(self, versions: Versions, layout: FieldLayout | None = None) -> Plan:
+        """The plan of the data at `versions`. If it is not cached, it is read from what is still there of this data."""
+        layout = layout or self.layout(versions)
+        kept = self._cached(layout, versions)
         if kept is not None:
             return kept
-        return self._settled(sorted(versions), versions, lambda now: self._read(layouts, versions, now))
+        return self._read_snapshot(sorted(versions), versions, lambda now: self._read(layout, versions, now))
 
-    def _settled(self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[Moment], Plan]) -> Plan:
+    def _read_snapshot(
+        self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[IndexSnapshot], Plan]
+    ) -> Plan:
         for attempt in range(_ATTEMPTS):
             snapshot = attempt < _SNAPSHOTS
             try:
-                with settled(self.warehouse, named, wanted, snapshot) as now:
+                with open_snapshot(self.warehouse, named, wanted, snapshot) as now:
                     return read(now)
-            except Moved:
+            except DataMoved:
                 continue
             except (QueryError, OperationFailure) as error:
-                if not (snapshot and without_snapshot(error)):
+                if not (snapshot and lacks_snapshot(error)):
                     raise
         raise BusyError(
             f"the samples of {self.spec.query.brief} changed each of the {_ATTEMPTS - _SNAPSHOTS} times that they were"
@@ -227,44 +232,46 @@ class Source:
             " for longer (its parameter minSnapshotHistoryWindowInSeconds)"
         )
 
-    def _read(self, layouts: Layouts, versions: Versions, now: Moment) -> Plan:
-        """The plan of a moment. It is kept under `versions` if it is of them."""
-        selection = self._ordered
-        kept = self._kept(layouts, versions, now)
+    def _read(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot) -> Plan:
+        """Read the plan of a snapshot. It is cached if the snapshot is of `versions`."""
+        bound_query = self._ordered
+        kept = self._cached(layout, versions, now)
         if kept is not None:
             return kept
-        plan = read_plan(selection, layouts, versions, now.session)
+        plan = read_plan(bound_query, layout, versions, now.session)
         now.check()
         if (folder := self.warehouse.cache_dir) is not None and now.is_of(versions):
-            PlanCache(folder / "plans").store(plan_key(selection, layouts, versions, now.born(list(versions))), plan)
+            PlanCache(folder / "plans").store(plan_key(bound_query, layout, versions, now.born(list(versions))), plan)
         return plan
 
-    def _kept(self, layouts: Layouts, versions: Versions, now: Moment | None = None) -> Plan | None:
+    def _cached(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot | None = None) -> Plan | None:
         if (folder := self.warehouse.cache_dir) is None:
             return None
         born = None if now is None else now.born(list(versions))
-        return PlanCache(folder / "plans").open(plan_key(self._ordered, layouts, versions, born), layouts)
+        return PlanCache(folder / "plans").open(plan_key(self._ordered, layout, versions, born), layout)
 
     # --- plans that travel ------------------------------------------------------------------------------------------
 
-    def small(self, plan: Plan) -> NDArray[np.uint8]:
-        """A plan, with the chances of its samples, as compressed bytes: uint8 [m]."""
-        if self._small is None or self._small[0] is not plan:
-            whole = replace(plan, chances=self.cumulative(plan))
-            self._small = plan, np.frombuffer(b"".join(packed(whole, small=True)), np.uint8)
-        return self._small[1]
+    def compressed(self, plan: Plan) -> NDArray[np.uint8]:
+        """A plan, with the weights of its samples, as compressed bytes: uint8 [m]."""
+        if self._compressed is None or self._compressed[0] is not plan:
+            weighted = replace(plan, cumulative_weights=self.cumulative_weights(plan))
+            self._compressed = plan, np.frombuffer(b"".join(pack_plan(weighted, small=True)), np.uint8)
+        return self._compressed[1]
 
-    def accept(self, plans: Mapping[str, Any]) -> None:
-        """Keep plans, by their digests, that came with a checkpoint or from another rank, for states that refer to
-        them.
+    def accept_plans(self, plans: Mapping[str, Any]) -> None:
+        """Keep plans that came with a checkpoint or from another rank, for states that refer to them.
+
+        Args:
+            plans: Compressed plans by their digests.
         """
-        self.stored = {**self.stored, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
+        self.given_plans = {**self.given_plans, **{ids: np.asarray(plan, np.uint8) for ids, plan in plans.items()}}
 
-    def _stored(self, wanted: State | None) -> Plan | None:
+    def _given(self, wanted: State | None) -> Plan | None:
         if wanted is None or wanted.ids is None:
             return None
-        for name in (named(wanted), wanted.ids):
-            content = self.stored.get(name)
+        for name in (plan_name(wanted), wanted.ids):
+            content = self.given_plans.get(name)
             plan = None if content is None else self._unpacked(content, wanted.versions or {})
             if plan is not None:
                 return plan
@@ -272,97 +279,107 @@ class Source:
 
     def _unpacked(self, content: NDArray[np.uint8], versions: Versions) -> Plan | None:
         try:
-            plan = unpacked(content, self.layouts(versions))
+            plan = unpack_plan(content, self.layout(versions))
         except DAMAGED as error:
-            # It lacks a field that this stream delivers and the one before it did not.
+            # It may lack a field that this stream delivers, and the stream that stored it did not.
             log.info("a stored plan is of no use and will be read anew: %s", error)
             return None
         if plan.versions != versions:
             return None
-        if plan.chances is not None:
-            self._weighed = (plan, plan.chances)
+        if plan.cumulative_weights is not None:
+            self._weights = (plan, plan.cumulative_weights)
         if (folder := self.warehouse.cache_dir) is not None:  # for workers that run already
-            key = plan_key(self._ordered, plan.block.layouts, versions)
-            PlanCache(folder / "plans").store(key, replace(plan, chances=None))
+            key = plan_key(self._ordered, plan.table.layout, versions)
+            PlanCache(folder / "plans").store(key, replace(plan, cumulative_weights=None))
         return plan
 
-    def cumulative(self, plan: Plan, now: Moment | None = None) -> NDArray[np.float64] | None:
-        """Running sums of the weights of a plan's samples, or `None` where all are alike. `now` is the moment that the
-        plan was read of, where it was just read.
+    def cumulative_weights(self, plan: Plan, now: IndexSnapshot | None = None) -> NDArray[np.float64] | None:
+        """Running sums of the weights of a plan's samples; None if the stream has no weights.
+
+        Args:
+            plan: The plan.
+            now: The snapshot from which the plan was read, if it was just read.
 
         Raises:
-            StateError: samples were deleted while the plan was read.
-            SampleError, QueryError: see `weigh.cumulative`.
+            StateError: Samples were deleted while the plan was read.
+            SampleError, QueryError: See `weights.cumulative_weights`.
         """
         weights = self.spec.weights
         if weights is None or len(plan) == 0:
             return None
-        if self._weighed is None or self._weighed[0] is not plan:
-            layouts = plan.block.layouts
-            named = Layouts.choose((weights,), layouts.schemas) if isinstance(weights, str) else layouts.index_fields()
+        if self._weights is None or self._weights[0] is not plan:
+            layout = plan.table.layout
+            named = (
+                FieldLayout.choose((weights,), layout.schemas) if isinstance(weights, str) else layout.index_fields()
+            )
             if isinstance(weights, str) and named.is_blob(weights):
                 raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
-            values = self._of(plan.versions, named) if now is None else self._read(named, plan.versions, now)
+            values = self._plan_at(plan.versions, named) if now is None else self._read(named, plan.versions, now)
             if values.ids != plan.ids:
                 raise StateError("samples were deleted or edited while the stream began; begin again")
-            self._weighed = (plan, cumulative(values.block, weights))
-        return self._weighed[1]
+            self._weights = (plan, cumulative_weights(values.table, weights))
+        return self._weights[1]
 
     def drop(self) -> None:
         """Forget the plan, to free its memory."""
-        self._plan = self._weighed = self._small = None
+        self._plan = self._weights = self._compressed = None
 
-    def share(self, other: Source) -> None:
-        """Use the plan of another source with the same query and fields."""
-        self._plan, self._weighed = other._plan, other._weighed
-        self.agree(other.agreement())
+    def share_plan(self, other: Planner) -> None:
+        """Use the plan and the registry of another planner, which has the same query and fields."""
+        self._plan, self._weights = other._plan, other._weights
+        self.join(other.agreement())
 
-    def shared(self) -> Ledger | None:
-        """Where the readers of this stream, in other processes and ranks, agree on the data of each pass; `None` where
-        they cannot: without the right to write to the database, and among ranks that torch.distributed does not know.
-        On all ranks of torch.distributed this is called together.
+    def open_registry(self) -> SharedPassRegistry | None:
+        """Open a registry, by which the readers of this stream, in other processes and ranks, agree on its passes.
+
+        All ranks of torch.distributed must call it.
+
+        Returns:
+            The registry; None if this user may not write to the database, or torch.distributed does not know the ranks.
         """
         if self.spec.world_size > 1 and self._ranks() is None:
             return None
-        self._agreed = self.agreed()
+        self._agreed = self.agree_on_state()
         ranks, warehouse, spec = self._ranks(), self.warehouse, self.spec
         if ranks is None:
-            token: str | None = new_token() if Ledger(warehouse, spec, "").writable() else None
+            token: str | None = new_token() if SharedPassRegistry(warehouse, spec, "").is_writable() else None
         else:
-            writable = ranks.each(lambda: b"1" if Ledger(warehouse, spec, "").writable() else b"")
+            writable = ranks.each(lambda: b"1" if SharedPassRegistry(warehouse, spec, "").is_writable() else b"")
             token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
-        self.ledger = None if token is None else Ledger(warehouse, spec, token)
-        return self.ledger
+        self.registry = None if token is None else SharedPassRegistry(warehouse, spec, token)
+        return self.registry
 
     def agreement(self) -> dict[str, Any]:
-        """What copies in other processes need, for `agree`."""
-        return {name: self.__dict__[name] for name in ("stored", "ledger", "_apart", "_agreed")}
+        """What planners in other processes need, for `join`."""
+        return {name: self.__dict__[name] for name in ("given_plans", "registry", "_apart", "_agreed")}
 
-    def agree(self, agreement: Mapping[str, Any]) -> None:
-        """Take part in what the readers of another source have agreed on."""
+    def join(self, agreement: Mapping[str, Any]) -> None:
+        """Use what the readers of another planner have agreed on."""
         self.__dict__.update(agreement)
 
-    def begun(self, blocks: tuple[int, int] | None = None) -> State:
-        """The data now, and how it is shuffled."""
+    def state_now(self, block_shuffle: tuple[int, int] | None = None) -> State:
+        """The state at the start of a pass over the data of now."""
         plan = self.plan()
-        return State(Position(), plan.versions, plan.ids, len(plan), blocks=blocks or self.blocks(plan))
+        return State(
+            Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle or self.block_shuffle(plan)
+        )
 
-    def send(self, data: State) -> None:
-        """Make the plan of `data` available to the readers that share no cache with this one."""
+    def send_plan(self, data: State) -> None:
+        """Send the plan of `data` to the readers that share no cache with this one."""
         known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
-        if self.ledger is not None and self._apart and not known:
-            self.ledger.send(named(data), self.small(self.plan(data)))
+        if self.registry is not None and self._apart and not known:
+            self.registry.send_plan(plan_name(data), self.compressed(self.plan(data)))
 
     def _received(self, wanted: State | None) -> Plan | None:
-        if wanted is None or wanted.ids is None or self.ledger is None or not self._apart:
+        if wanted is None or wanted.ids is None or self.registry is None or not self._apart:
             return None
-        if self._open(wanted):
+        if self._is_at_hand(wanted):
             return self._plan
-        found = self.ledger.receive(named(wanted))
+        found = self.registry.receive_plan(plan_name(wanted))
         return None if found is None else self._unpacked(found, wanted.versions or {})
 
     def _ranks(self) -> Collective | None:
-        """The ranks of this stream, if they are those that torch.distributed knows."""
+        """The process group, if its ranks are the ranks of this stream."""
         distributed = sys.modules.get("torch.distributed")
         if (
             self.spec.world_size == 1
@@ -376,45 +393,47 @@ class Source:
             self._collective = Collective()
         return self._collective
 
-    def agreed(self) -> State:
-        """The data now, and how it is shuffled. Under torch.distributed, what rank 0 sees: it builds the plan and says
-        which it is. The others open it in the cache that they share with rank 0, or else are sent it.
+    def agree_on_state(self) -> State:
+        """The state at the start of a pass over the data of now, the same on all ranks.
+
+        Under torch.distributed, rank 0 makes the plan and tells the others which one it is. A rank that shares the
+        cache of rank 0 opens the plan there. The other ranks receive it.
 
         Raises:
-            TensorDBError: rank 0 cannot make a plan, or another one cannot take it; raised on every rank.
+            TensorDBError: Rank 0 cannot make a plan, or another rank cannot open it. It is raised on every rank.
         """
         ranks = self._ranks()
         if ranks is None:
             self._apart = self.warehouse.cache_dir is None
-            state = self.begun()
-            if self._apart:  # or it would be lost when the next one is opened
-                self.accept({named(state): self.small(self.plan(state))})
+            state = self.state_now()
+            if self._apart:  # otherwise it would be lost when the next plan is read
+                self.accept_plans({plan_name(state): self.compressed(self.plan(state))})
             return state
-        first = ranks.first(lambda: json.dumps(self.begun().to_doc(self.spec)).encode())
+        first = ranks.first(lambda: json.dumps(self.state_now().to_doc(self.spec)).encode())
         state = State.from_doc(json.loads(first), self.spec)
-        known = ranks.each(lambda: b"1" if self._open(state) else b"")
+        known = ranks.each(lambda: b"1" if self._is_at_hand(state) else b"")
         self._apart = not all(known)
         if self._apart:
-            sent = ranks.first(lambda: self.small(self.plan(state)).tobytes())
+            sent = ranks.first(lambda: self.compressed(self.plan(state)).tobytes())
             if not known[ranks.rank]:
-                self.accept({named(state): np.frombuffer(sent, np.uint8)})
+                self.accept_plans({plan_name(state): np.frombuffer(sent, np.uint8)})
         ranks.each(lambda: self.plan(state).ids.encode())
         return state
 
-    def _open(self, state: State) -> bool:
-        """Whether the plan of a state is at hand without reading the index."""
+    def _is_at_hand(self, state: State) -> bool:
+        """Whether the plan of a state can be had without reading the index."""
         if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
             return True
         folder, versions = self.warehouse.cache_dir, state.versions or {}
         if folder is None:
             return False
-        layouts = self.layouts(versions)
-        plan = PlanCache(folder / "plans").open(plan_key(self._ordered, layouts, versions), layouts)
+        layout = self.layout(versions)
+        plan = PlanCache(folder / "plans").open(plan_key(self._ordered, layout, versions), layout)
         if plan is not None and plan.ids == state.ids:
             self._plan = plan
         return plan is not None and plan.ids == state.ids
 
 
-def named(data: State) -> str:
-    """What tells a plan from others: the same samples can have other values."""
+def plan_name(data: State) -> str:
+    """The name of the plan of a state. It has the versions too, since the same samples can have other values."""
     return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

@@ -1,7 +1,7 @@
-"""Passes: which data each pass of a shared stream goes over. The first reader that comes to a pass says so.
+"""PassRegistry: which data each pass goes over. The first reader that comes to a pass registers its data.
 
-Readers are worker processes and ranks, on any host: what they agree on are documents of the database, each inserted
-once and never changed. Nobody is waited for, so that a reader may be killed at any point.
+The readers of a shared stream are worker processes and ranks, on any host. They register passes as documents of the
+database, each inserted once and never changed. No reader waits for another one, so a reader may be killed at any point.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,108 +25,102 @@ if TYPE_CHECKING:
 
 _PART = 8 << 20
 
-Opened = Sequence[tuple[int, State]]
+OpenedPasses = Sequence[tuple[int, State]]
 """Passes that were opened ahead of time: their numbers, and the data that they were opened on."""
 
 
-class Passes(Protocol):
-    """The data of the passes of one iteration."""
+class PassRegistry:
+    """The passes of one iteration, for a stream with one reader."""
 
-    def get(self, number: int) -> State | None:
-        """The data of a pass, if that is settled."""
-        ...
-
-    def put(self, number: int, data: State) -> State:
-        """The data of a pass: `data`, unless somebody was first."""
-        ...
-
-
-class OwnPasses:
-    """Of a stream with one reader."""
+    iteration: str | None = None
+    """The name of the iteration, if its readers share one."""
 
     def __init__(self) -> None:
         self._found: dict[int, State] = {}
 
     def get(self, number: int) -> State | None:
-        """See `Passes`."""
+        """The data of a pass; None if nobody has registered it."""
         return self._found.get(number)
 
-    def put(self, number: int, data: State) -> State:
-        """See `Passes`."""
+    def setdefault(self, number: int, data: State) -> State:
+        """Register the data of a pass. Returns `data`, or what another reader has registered before."""
         return self._found.setdefault(number, data)
 
 
-class Ledger:
-    """What the copies of one stream, in processes and ranks, have agreed on. Its documents are gone after some days."""
+class SharedPassRegistry(PassRegistry):
+    """The passes of one iteration, for a stream with readers in several processes or ranks.
 
-    def __init__(self, warehouse: Warehouse, spec: StreamSpec, token: str) -> None:
-        self.warehouse, self.spec, self.token = warehouse, spec, token
+    Its documents are removed after some days.
 
-    def writable(self) -> bool:
-        """Whether this user may write to the database, which agreeing takes."""
+    Args:
+        warehouse: Where the documents are.
+        spec: The spec of the stream.
+        token: The name that the readers of the stream share.
+        iteration: The name that the readers of the iteration share.
+    """
+
+    def __init__(self, warehouse: Warehouse, spec: StreamSpec, token: str, iteration: str = "") -> None:
+        super().__init__()
+        self.warehouse, self.spec, self.token, self.iteration = warehouse, spec, token, iteration
+
+    def of_iteration(self, name: str) -> SharedPassRegistry:
+        """The registry of another iteration.
+
+        Ranks have no common name for an iteration. So among ranks, what is registered holds in all iterations.
+        """
+        return SharedPassRegistry(self.warehouse, self.spec, self.token, name if self.spec.world_size == 1 else "")
+
+    def is_writable(self) -> bool:
+        """Whether this user may write to the database. Without this right, nothing can be registered."""
         try:
-            self._passes.update_one({"_id": self.token}, {"$set": {"at": _now()}}, upsert=True)
+            self._documents.update_one({"_id": self.token}, {"$set": {"at": _now()}}, upsert=True)
         except OperationFailure as error:
             if error.code == UNAUTHORIZED:
                 return False
             raise
         return True
 
-    def iteration(self, name: str) -> SharedPasses:
-        """The passes of the iteration that its readers know as `name`.
-
-        Ranks have no name in common for an iteration: among them, what was said of a pass once holds in all.
-        """
-        return SharedPasses(self, name if self.spec.world_size == 1 else "")
-
-    def send(self, ids: str, plan: NDArray[np.uint8]) -> None:
-        """Keep a plan for readers that share no cache with this one."""
-        for part in range(0, len(plan), _PART):
-            content = {"part": part, "ids": ids, "data": plan[part : part + _PART].tobytes(), "at": _now()}
-            key = {"_id": f"{self.token}/plan {ids}/{part}"}
-            self._passes.update_one(key, {"$setOnInsert": content}, upsert=True)
-
-    def receive(self, ids: str) -> NDArray[np.uint8] | None:
-        """A plan that was sent, or `None`."""
-        parts = self._passes.find({"_id": {"$gte": f"{self.token}/plan {ids}/", "$lt": f"{self.token}/plan {ids}0"}})
-        found = b"".join(doc["data"] for doc in sorted(parts, key=lambda doc: int(doc["part"])))
-        return np.frombuffer(found, np.uint8) if found else None
-
-    @property
-    def _passes(self) -> Any:
-        return self.warehouse.index["passes"]
-
-
-class SharedPasses:
-    """Of one iteration of a stream with several readers."""
-
-    def __init__(self, ledger: Ledger, iteration: str) -> None:
-        self.ledger, self.name = ledger, iteration
-        self._found: dict[int, State] = {}
-
     def get(self, number: int) -> State | None:
-        """See `Passes`."""
+        """See `PassRegistry`."""
         if number not in self._found:
-            doc = self.ledger._passes.find_one({"_id": self._key(number)})
+            doc = self._documents.find_one({"_id": self._key(number)})
             if doc is None:
                 return None
-            self._found[number] = State.from_doc(json.loads(doc["state"]), self.ledger.spec)
+            self._found[number] = State.from_doc(json.loads(doc["state"]), self.spec)
         return self._found[number]
 
-    def put(self, number: int, data: State) -> State:
-        """See `Passes`."""
-        content = {"state": json.dumps(data.to_doc(self.ledger.spec)), "at": _now()}
-        self.ledger._passes.update_one({"_id": self._key(number)}, {"$setOnInsert": content}, upsert=True)
+    def setdefault(self, number: int, data: State) -> State:
+        """See `PassRegistry`."""
+        content = {"state": json.dumps(data.to_doc(self.spec)), "at": _now()}
+        self._documents.update_one({"_id": self._key(number)}, {"$setOnInsert": content}, upsert=True)
         found = self.get(number)
         assert found is not None
         return found
 
+    def send_plan(self, name: str, plan: NDArray[np.uint8]) -> None:
+        """Store a plan, for readers that share no cache with this one."""
+        for part in range(0, len(plan), _PART):
+            content = {"part": part, "ids": name, "data": plan[part : part + _PART].tobytes(), "at": _now()}
+            key = {"_id": f"{self.token}/plan {name}/{part}"}
+            self._documents.update_one(key, {"$setOnInsert": content}, upsert=True)
+
+    def receive_plan(self, name: str) -> NDArray[np.uint8] | None:
+        """A plan that another reader has stored; None if there is none of this name."""
+        key = {"_id": {"$gte": f"{self.token}/plan {name}/", "$lt": f"{self.token}/plan {name}0"}}
+        parts = sorted(self._documents.find(key), key=lambda doc: int(doc["part"]))
+        found = b"".join(doc["data"] for doc in parts)
+        return np.frombuffer(found, np.uint8) if found else None
+
+    @property
+    def _documents(self) -> Any:
+        return self.warehouse.index["passes"]
+
     def _key(self, number: int) -> str:
-        return f"{self.ledger.token}/iteration {self.name}/pass {number}"
+        return f"{self.token}/iteration {self.iteration}/pass {number}"
 
 
 def new_token() -> str:
-    """The name of a ledger."""
+    """A name for the registries of a stream."""
     return os.urandom(12).hex()
 
 

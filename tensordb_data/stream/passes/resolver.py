@@ -1,78 +1,76 @@
-"""Opening: which data a pass goes over, when it begins."""
+"""PassResolver: decides which data a pass goes over, when it begins."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tensordb_data.stream.passes.registry import Opened, Passes
+from tensordb_data.stream.passes.registry import OpenedPasses, PassRegistry
 from tensordb_data.stream.state import State
 
 if TYPE_CHECKING:
-    from tensordb_data.stream.passes.planner import Source
+    from tensordb_data.stream.passes.planner import Planner
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What fixes the data of a stream's passes: the data that it is pinned to, or what its readers agree on. With
-    neither, a pass goes over what is there when it begins.
+class PassResolver:
+    """Finds the data of a stream's passes.
+
+    The data of a pass is, in this order: what the pass went over before the run was resumed; what the stream is pinned
+    to; what a reader has registered. If it is none of these, the pass goes over what is there when it begins.
     """
 
-    source: Source
+    planner: Planner
     pinned: State | None
-    passes: Passes | None
+    registry: PassRegistry | None
+    resumed: Mapping[int, State] = field(default_factory=dict)
+    """The passes that had begun when the state of a resumed run was taken."""
 
-    def known(self, number: int) -> State | None:
-        """The data of a pass, where it is fixed."""
-        if self.pinned is not None or self.passes is None:
+    def lookup(self, number: int) -> State | None:
+        """The data of a pass; None if it is not decided yet."""
+        if number in self.resumed:
+            return self.resumed[number]
+        if self.pinned is not None or self.registry is None:
             return self.pinned
-        return self.passes.get(number)
+        return self.registry.get(number)
 
-    def fixed(self, number: int, blocks: tuple[int, int] | None = None) -> State | None:
-        """The data of a pass, which is fixed now if it was not; `None` where nothing fixes it."""
-        return self.known(number) or (None if self.passes is None else self.settle(number, self.source.begun(blocks)))
+    def resolve(self, number: int, block_shuffle: tuple[int, int] | None = None) -> State | None:
+        """The data of a pass. If it is not decided yet, the data of now is registered.
 
-    def settle(self, number: int, data: State) -> State:
-        """Fix the data of a pass for all who share the stream, if nobody else has."""
-        assert self.passes is not None
-        self.source.send(data)
-        return self.passes.put(number, data)
-
-    def stale(self, opens: Opened) -> bool:
-        """Whether a pass that was opened ahead of time must be opened anew, since the data has changed meanwhile, or
-        another reader has opened it on other data. Asked when its first batch is delivered, which fixes it.
+        Returns:
+            The data; None if the stream is neither pinned nor has a registry.
         """
-        if self.pinned is not None or not opens:
+        found = self.lookup(number)
+        if found is not None or self.registry is None:
+            return found
+        return self.register(number, self.planner.state_now(block_shuffle))
+
+    def register(self, number: int, data: State) -> State:
+        """Register the data of a pass. Returns `data`, or what another reader has registered before."""
+        assert self.registry is not None
+        self.planner.send_plan(data)
+        return self.registry.setdefault(number, data)
+
+    def is_stale(self, opened: OpenedPasses) -> bool:
+        """Whether a pass that was opened ahead of time must be opened again.
+
+        This is so if the data has changed meanwhile, or if another reader has registered other data. It is asked when
+        the first batch of the pass is about to be delivered. Then the data of the pass is registered.
+        """
+        if self.pinned is not None or not opened:
             return False
         now = None
-        for number, data in opens:
-            settled = None if self.passes is None else self.passes.get(number)
-            if settled is None:
-                now = now or self.source.versions()
-                if self.passes is None and now != data.versions:
-                    return True
-                if self.passes is None:
+        for number, data in opened:
+            decided = self.lookup(number)
+            if decided is None:
+                now = now or self.planner.versions()
+                if self.registry is None:
+                    if now != data.versions:
+                        return True
                     continue
-                settled = self.settle(number, data if now == data.versions else self.source.begun(data.blocks))
-            if (settled.versions, settled.ids) != (data.versions, data.ids):
+                fresh = data if now == data.versions else self.planner.state_now(data.block_shuffle)
+                decided = self.register(number, fresh)
+            if (decided.versions, decided.ids) != (data.versions, data.ids):
                 return True
         return False
-
-
-class Begun:
-    """The passes of a run that is resumed: those that had begun go over the data of then, the others over that of the
-    opening.
-    """
-
-    def __init__(self, known: Mapping[int, State], opening: Opening) -> None:
-        self._known, self._opening = known, opening
-
-    def get(self, number: int) -> State | None:
-        """See `Passes`."""
-        return self._known.get(number) or self._opening.known(number)
-
-    def put(self, number: int, data: State) -> State:
-        """See `Passes`."""
-        assert self._opening.passes is not None
-        return self._known.get(number) or self._opening.passes.put(number, data)

@@ -1,8 +1,8 @@
-"""Raw: columns straight from the bytes of a server reply, when all its documents have one layout.
+"""Columns straight from the bytes of a server reply, if all its documents have the same form.
 
 Samples of one dataset are written alike, so their projected documents differ only in the bytes of their values. The
-first document is the template: it says where each fixed-size value lies, and every byte that is no such value must be
-the same in all documents. A reply of which that is not true is left to the ordinary decoder.
+first document is the template. It says where each value of fixed size lies. All other bytes must be the same in all
+documents. If they are not, the reply goes to the ordinary decoder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
-from tensordb_data.stream.plan.inline import Inline
-from tensordb_data.stream.plan.sample_table import Block, Layouts, objects
+from tensordb_data.stream.plan.inline import InlineBlobs
+from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, objects
 from tensordb_data.stream.state import After
 
-Rows = NDArray[np.uint8]
+Documents = NDArray[np.uint8]
 
 _DOUBLE, _STRING, _DOCUMENT, _ARRAY, _BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
 _OBJECT_ID, _BOOL, _INT32, _INT64 = 0x07, 0x08, 0x10, 0x12
@@ -35,12 +35,15 @@ class _Value:
     kind: int
     start: int
     size: int = 0
-    """Bytes that may differ from document to document."""
+    """The number of bytes that may differ from document to document."""
 
 
-def block_from_raw(layouts: Layouts, reply: bytes) -> tuple[Block, After] | None:
-    """The block of a reply's documents, as projected by `Layouts.projection`, and where it ends; or `None` if they
-    have no common layout, or a field that is no fixed-size value.
+def table_from_bson(layout: FieldLayout, reply: bytes) -> tuple[SampleTable, After] | None:
+    """Make a table of a server reply, whose documents are projected by `FieldLayout.projection`.
+
+    Returns:
+        The table, and where it ends. None if the documents have no common form, or a field that is no value of fixed
+        size.
     """
     size = struct.unpack_from("<i", reply)[0]
     if len(reply) % size:
@@ -58,19 +61,21 @@ def block_from_raw(layouts: Layouts, reply: bytes) -> tuple[Block, After] | None
         low, high = int(run[0]), int(run[-1]) + 1
         if (rows[:, low:high] != rows[0, low:high]).any():
             return None
-    return _block(layouts, reply, rows, values)
+    return _table(layout, reply, rows, values)
 
 
-def _block(layouts: Layouts, reply: bytes, rows: Rows, values: Mapping[str, _Value]) -> tuple[Block, After] | None:
+def _table(
+    layout: FieldLayout, reply: bytes, rows: Documents, values: Mapping[str, _Value]
+) -> tuple[SampleTable, After] | None:
     dataset = values.get("dataset")
-    if dataset is None or dataset.kind != _STRING or any(name in ("dataset", "tags") for name in layouts.fields):
+    if dataset is None or dataset.kind != _STRING or any(name in ("dataset", "tags") for name in layout.fields):
         return None
     name = _text(reply, dataset)
     refs: dict[str, BlobRefs] = {}
-    inline: dict[str, Inline] = {}
+    inline: dict[str, InlineBlobs] = {}
     columns: dict[str, NDArray[Any]] = {}
-    for field in layouts.fields:
-        if layouts.is_blob(field):
+    for field in layout.fields:
+        if layout.is_blob(field):
             path = f"_tdb.b.{field}."
             found = _refs(rows, values, path)
             if found is None:
@@ -85,7 +90,7 @@ def _block(layouts: Layouts, reply: bytes, rows: Rows, values: Mapping[str, _Val
             columns[field] = objects([ObjectId(row.tobytes()) for row in _column(rows, values["_id"])])
         else:
             value = values.get(field)
-            kind = getattr(layouts.schemas[name].get(field), "kind", "")
+            kind = getattr(layout.schemas[name].get(field), "kind", "")
             if value is not None and value.kind == _STRING and kind == "str":
                 columns[field] = objects([_text(reply, value)] * len(rows))  # part of the layout: all have the same
                 continue
@@ -95,7 +100,7 @@ def _block(layouts: Layouts, reply: bytes, rows: Rows, values: Mapping[str, _Val
             columns[field] = column.astype(np.int64) if kind == "int" else column
     ids = np.ascontiguousarray(_column(rows, values["_id"]))
     after = (name, int(_column(rows[-1:], values["_tdb.s"])[0]))
-    return Block(layouts, ids, (name,), np.zeros(len(rows), np.uint16), refs, columns, inline), after
+    return SampleTable(layout, ids, (name,), np.zeros(len(rows), np.uint16), refs, columns, inline), after
 
 
 def _text(reply: bytes, value: _Value) -> str:
@@ -103,7 +108,7 @@ def _text(reply: bytes, value: _Value) -> str:
     return reply[value.start + 4 : value.start + 3 + length].decode()
 
 
-def _refs(rows: Rows, values: Mapping[str, _Value], path: str) -> BlobRefs | None:
+def _refs(rows: Documents, values: Mapping[str, _Value], path: str) -> BlobRefs | None:
     segment, offset, length = (values.get(path + part) for part in "kon")
     packed = values.get(path + "z")
     compressed = None if packed is None else _column(rows, packed)
@@ -128,23 +133,23 @@ def _refs(rows: Rows, values: Mapping[str, _Value], path: str) -> BlobRefs | Non
     )
 
 
-def _inline(rows: Rows, values: Mapping[str, _Value], path: str) -> Inline | None:
+def _inline(rows: Documents, values: Mapping[str, _Value], path: str) -> InlineBlobs | None:
     data, checksum = values.get(path + "d"), values.get(path + "x")
     if data is None and checksum is None:
-        return Inline()  # not asked for
+        return InlineBlobs()  # not asked for
     if data is None or checksum is None or data.kind != _BINARY or checksum.kind not in _KINDS["int"]:
         return None
-    return Inline(rows[:, data.start : data.start + data.size].copy(), _column(rows, checksum).astype(np.int64))
+    return InlineBlobs(rows[:, data.start : data.start + data.size].copy(), _column(rows, checksum).astype(np.int64))
 
 
-def _column(rows: Rows, value: _Value) -> NDArray[Any]:
+def _column(rows: Documents, value: _Value) -> NDArray[Any]:
     size, dtype = _FIXED[value.kind]
     part = np.ascontiguousarray(rows[:, value.start : value.start + size])
     return part if dtype == "u1" else part.view(dtype).reshape(-1)
 
 
 def _walk(reply: bytes, start: int, path: str, values: dict[str, _Value]) -> bool:
-    """Note the place of every value of the document at `start`; false if it has a type not known here."""
+    """Note the place of every value of the document at `start`. Returns False if a type is not known here."""
     end = start + struct.unpack_from("<i", reply, start)[0] - 1
     at = start + 4
     while at < end:

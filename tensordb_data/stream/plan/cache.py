@@ -1,8 +1,8 @@
-"""Plans on local disk: read from the database once, then mapped into memory by every process of the host.
+"""PlanCache: plans on local disk. A plan is read from the database once, and then mapped by every process of the host.
 
-A file is named by all that decides its content (query, fields and their codecs, state of the data), written beside its
-place and renamed, and checked against its checksum when it is opened. So it is never stale and never half-written,
-whoever is killed; a damaged one is read from the database again.
+The name of a file is a digest of all that decides its content: query, fields, schemas, and state of the data. So a file
+is never stale. It is written under another name and renamed, so it is never half-written. Its checksum is verified when
+it is opened. If it is damaged, the plan is read from the database again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordb_data.common.mmap import map_file
-from tensordb_data.stream.plan.format import DAMAGED, packed, unpacked
+from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Layouts
+from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
@@ -34,27 +34,27 @@ log = logging.getLogger("tensordb_data.stream")
 _NAME = re.compile(r"[0-9a-f]{32}\.plan")
 _CAP = 2 << 30
 _MAPPED = 1 << 20
-"""Bytes from which on a file is mapped, to be shared by the processes of a host."""
+"""A file of so many bytes or more is mapped, so that the processes of a host share its memory."""
 
 
 class PlanCache:
-    """The plan files of one folder, of at most `cap` bytes: the least recently used go first.
+    """The plan files of one folder, of at most `cap` bytes. The least recently used ones are removed first.
 
-    Nothing here is needed: without room or rights, plans stay in memory.
+    If there is no room, or no right to write, plans stay in memory.
     """
 
     def __init__(self, folder: Path, cap: int = _CAP) -> None:
         self._folder, self._cap = folder, cap
 
-    def open(self, key: str, layouts: Layouts) -> Plan | None:
-        """The plan stored under `key`, or `None`."""
+    def open(self, key: str, layout: FieldLayout) -> Plan | None:
+        """Open the plan that is stored under `key`; None if there is none."""
         path = self._folder / f"{key}.plan"
         try:
             size = path.stat().st_size
             content = map_file(path, size) if size >= _MAPPED else np.fromfile(path, np.uint8)
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
-            return unpacked(content, layouts)
+            return unpack_plan(content, layout)
         except FileNotFoundError:
             return None
         except (OSError, *DAMAGED) as error:
@@ -62,13 +62,13 @@ class PlanCache:
             return None
 
     def store(self, key: str, plan: Plan) -> None:
-        """Keep a plan under `key`, if there is room."""
+        """Store a plan under `key`, if there is room."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.writelines(packed(plan))
+                    file.writelines(pack_plan(plan))
                 os.replace(temporary, self._folder / f"{key}.plan")
             except BaseException:
                 os.unlink(temporary)
@@ -92,20 +92,27 @@ class PlanCache:
                     path.unlink()
 
 
-def plan_key(selection: BoundQuery, layouts: Layouts, versions: Versions, born: Mapping[str, str] | None = None) -> str:
-    """32 hexadecimal digits, of all that decides what is in a plan; `born` says when the datasets were made, if that is
-    known.
+def plan_key(
+    bound_query: BoundQuery, layout: FieldLayout, versions: Versions, born: Mapping[str, str] | None = None
+) -> str:
+    """The name of a plan: a digest, in 32 hexadecimal digits, of all that decides its content.
+
+    Args:
+        bound_query: The query.
+        layout: The fields.
+        versions: The state of the data.
+        born: When the datasets were made. It is looked up if it is not given.
     """
-    warehouse = selection.warehouse
+    warehouse = bound_query.warehouse
     if born is None:
         found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in sorted(versions)]}}
         docs = warehouse.index["datasets"].find(found, {"created": 1})
         born = {doc["_id"]["d"]: str(doc.get("created")) for doc in docs}
     content = {
         "project": warehouse.project,
-        "query": selection.query.replace(fields=None).fingerprint,
-        "fields": layouts.fields,
-        "schemas": {name: schema.to_doc() for name, schema in sorted(layouts.schemas.items())},
+        "query": bound_query.query.replace(fields=None).fingerprint,
+        "fields": layout.fields,
+        "schemas": {name: schema.to_doc() for name, schema in sorted(layout.schemas.items())},
         "versions": sorted(versions.items()),
         "born": sorted(born.items()),
     }

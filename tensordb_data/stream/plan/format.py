@@ -1,8 +1,8 @@
-"""The bytes of a plan: columns behind a directory and a checksum.
+"""The bytes of a plan: a checksum, a directory, and the columns.
 
-In one form for the disk, to be mapped into memory as it is, and in a small one, to be stored with a checkpoint or sent
-to other ranks. In the small one the bytes of each column are sorted by their significance (as the shuffle filter of
-Blosc does, Alted, 2010) and compressed: neighbours in a plan differ little.
+There are two forms. The one for the disk is mapped into memory as it is. The small one is stored with a checkpoint, or
+sent to other ranks. In the small form the bytes of each column are sorted by their significance, as the shuffle filter
+of Blosc does (Alted, 2010), and compressed. This works well because neighbours in a plan differ little.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
-from tensordb_data.stream.plan.inline import Inline
+from tensordb_data.stream.plan.inline import InlineBlobs
 from tensordb_data.stream.plan.plan import Plan
-from tensordb_data.stream.plan.sample_table import Block, Layouts, objects
+from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, objects
 
 _MAGIC, _SMALL = b"TDBPLAN2", b"TDBPLANZ"
 _HEAD = struct.Struct("<8sQQ")  # magic, length of the directory, xxh3 of all that follows
@@ -31,18 +31,18 @@ _ALIGNED = 64
 _LEVEL = 1
 
 DAMAGED = (ValueError, KeyError, IndexError, TypeError, struct.error, bson.errors.BSONError, zstandard.ZstdError)
-"""What reading bytes that are no plan raises."""
+"""The errors of `unpack_plan` for bytes that are no plan."""
 
 
-def packed(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
-    """The bytes of a plan, in parts."""
-    block = plan.block
+def pack_plan(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
+    """Write a plan as bytes, in several parts."""
+    table = plan.table
     directory: dict[str, Any] = {
         "ids": plan.ids,
         "n": len(plan),
         "versions": {name: list(pair) for name, pair in plan.versions.items()},
-        "datasets": list(block.datasets),
-        "segments": {name: [str(id_) for id_ in refs.segments] for name, refs in block.refs.items()},
+        "datasets": list(table.datasets),
+        "segments": {name: [str(id_) for id_ in refs.segments] for name, refs in table.refs.items()},
         "columns": {},
     }
     parts: list[bytes | memoryview] = []
@@ -61,11 +61,11 @@ def packed(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
     return [_HEAD.pack(_SMALL if small else _MAGIC, len(text), digest.intdigest()), text, *parts]
 
 
-def unpacked(content: NDArray[np.uint8], layouts: Layouts) -> Plan:
-    """The plan in some bytes, which it keeps in use.
+def unpack_plan(content: NDArray[np.uint8], layout: FieldLayout) -> Plan:
+    """Read a plan from bytes. The plan refers to them and does not copy them, as far as possible.
 
     Raises:
-        one of DAMAGED: they are no plan, or not a whole one, or lack a field of `layouts`.
+        One of DAMAGED: The bytes are no plan, or not a whole one, or lack a field of `layout`.
     """
     magic, length, expected = _HEAD.unpack_from(content.data)
     if magic not in (_MAGIC, _SMALL):
@@ -82,8 +82,8 @@ def unpacked(content: NDArray[np.uint8], layouts: Layouts) -> Plan:
         return np.broadcast_to(found, (n,)) if shape == [1] and n > 1 else found
 
     refs, values = {}, {}
-    for name in layouts.fields:
-        if not layouts.is_blob(name):
+    for name in layout.fields:
+        if not layout.is_blob(name):
             values[name] = column(f"value {name}")
             continue
         refs[name] = BlobRefs(
@@ -95,27 +95,27 @@ def unpacked(content: NDArray[np.uint8], layouts: Layouts) -> Plan:
         )
     datasets = tuple(directory["datasets"])
     dataset = column("dataset") if len(datasets) > 1 else np.broadcast_to(np.uint16(0), (n,))
-    inline = {name: Inline() for name, found in refs.items() if INLINE in found.segments}
-    block = Block(layouts, column("ids"), datasets, dataset, refs, values, inline)
+    inline = {name: InlineBlobs() for name, found in refs.items() if INLINE in found.segments}
+    table = SampleTable(layout, column("ids"), datasets, dataset, refs, values, inline)
     versions = {name: (int(pair[0]), int(pair[1])) for name, pair in directory["versions"].items()}
-    return Plan(block, versions, directory["ids"], column("chances") if "chances" in columns else None)
+    return Plan(table, versions, directory["ids"], column("chances") if "chances" in columns else None)
 
 
 def _columns(plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
-    block = plan.block
-    yield "ids", block.ids
-    if len(block.datasets) > 1:
-        yield "dataset", block.dataset
-    for name, refs in block.refs.items():
+    table = plan.table
+    yield "ids", table.ids
+    if len(table.datasets) > 1:
+        yield "dataset", table.dataset
+    for name, refs in table.refs.items():
         yield f"segment {name}", refs.segment
         yield f"offset {name}", refs.offset
         yield f"length {name}", refs.length[:1] if refs.length.strides == (0,) else refs.length
         if refs.compressed is not None:
             yield f"compressed {name}", refs.compressed
-    for name, column in block.values.items():
+    for name, column in table.values.items():
         yield f"value {name}", column
-    if plan.chances is not None:
-        yield "chances", plan.chances
+    if plan.cumulative_weights is not None:
+        yield "chances", plan.cumulative_weights
 
 
 def _bytes(column: NDArray[Any], small: bool) -> memoryview:

@@ -1,4 +1,4 @@
-"""Reading the index: pages of sample documents in the order of the query, re-opened by position when a cursor dies."""
+"""IndexReader: reads pages of sample documents, in the order of the query. It reopens a cursor that was dropped."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
 from tensordb_data.mongo.errors import CURSOR_LOST
-from tensordb_data.stream.plan.bson_columns import block_from_raw
-from tensordb_data.stream.plan.sample_table import Block, Layouts, block_from_docs
+from tensordb_data.stream.plan.bson_columns import table_from_bson
+from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
 from tensordb_data.stream.state import After, Versions
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import narrowing_index
@@ -30,25 +30,33 @@ def bounded(versions: Versions) -> dict[str, Any]:
     return each[0] if len(each) == 1 else {"$or": each}
 
 
-class Pages:
-    """The documents of a selection at `versions`, from behind `after`, in pages of about `rows`; the `first`, which
-    somebody waits for, may be smaller.
+class IndexReader:
+    """Reads the documents that match a query.
 
-    Iterating gives (documents, is last) pages of at most `rows` documents, none of them empty; `blocks` the same as
-    columns, with as many rows as the server puts into a reply.
+    Iteration yields pages: (documents, whether it is the last page). No page is empty. `tables` yields the same
+    documents as tables, each of one server reply.
 
-    In the default order, by dataset and sequence, a cursor that the server dropped (idle limits, restart, failover)
-    is re-opened behind the last document read. With another sort the position is no key: reading starts anew, and
-    skips what was read.
+    If the server drops the cursor (idle limits, restart, failover), it is opened again after the last document. This
+    needs the default order, by dataset and sequence. With another sort, reading begins again and skips what was read.
 
-    With the session of a snapshot all of it is of one moment, also when it is re-opened. Without one, each document
-    is as it is when its page is read.
+    With the session of a snapshot, all documents are of one moment, even after the cursor was opened again. Without a
+    session, each document is as it is when its page is read.
+
+    Args:
+        bound_query: The query.
+        layout: The fields.
+        versions: Only samples up to these versions are read.
+        rows: The number of documents in a page, at most.
+        after: Begin after this sample.
+        limit: Read at most so many documents.
+        first: The size of the first page. It can be small, because somebody waits for it.
+        session: The session of a snapshot.
     """
 
     def __init__(
         self,
-        selection: BoundQuery,
-        layouts: Layouts,
+        bound_query: BoundQuery,
+        layout: FieldLayout,
         versions: Versions,
         rows: int,
         after: After | None = None,
@@ -56,8 +64,8 @@ class Pages:
         first: int | None = None,
         session: ClientSession | None = None,
     ) -> None:
-        self._selection, self._layouts, self._versions, self._rows = selection, layouts, versions, rows
-        self._first = None if selection.query.sort else first
+        self._bound_query, self._layout, self._versions, self._rows = bound_query, layout, versions, rows
+        self._first = None if bound_query.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
         self._session = session
         self._cursor: Cursor[dict[str, Any]] | None = None
@@ -74,18 +82,18 @@ class Pages:
         finally:
             self.close()
 
-    def blocks(self) -> Iterator[Block]:
-        """All that is left, as columns without the bytes of inline blobs; the fast way for all of it."""
-        if not self._selection.warehouse.index.is_server:
-            yield from (block_from_docs(self._layouts, docs) for docs, _ in self)
+    def tables(self) -> Iterator[SampleTable]:
+        """Yield all the rest as tables, without the bytes of inline blobs. This is the fast way to read everything."""
+        if not self._bound_query.warehouse.index.is_server:
+            yield from (table_from_docs(self._layout, docs) for docs, _ in self)
             return
         failures = 0
-        with reported(self._selection.query):
+        with reported(self._bound_query.query):
             while True:
                 try:
                     for reply in self._open(raw=True):
                         if reply:
-                            yield self._block(reply)
+                            yield self._table(reply)
                             failures = 0
                     return
                 except (CursorNotFound, AutoReconnect, OperationFailure) as error:
@@ -93,14 +101,14 @@ class Pages:
                     if failures >= _ATTEMPTS or not _lost_cursor(error):
                         raise
 
-    def _block(self, reply: bytes) -> Block:
-        found = block_from_raw(self._layouts, reply)
+    def _table(self, reply: bytes) -> SampleTable:
+        found = table_from_bson(self._layout, reply)
         if found is None:
             docs = decode_all(reply)
-            found = block_from_docs(self._layouts, docs), (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
-        block, self._after = found
-        self._read += len(block)
-        return block
+            found = table_from_docs(self._layout, docs), (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
+        table, self._after = found
+        self._read += len(table)
+        return table
 
     def close(self) -> None:
         """Release the server's cursor."""
@@ -114,7 +122,7 @@ class Pages:
         return [self._ahead, *self._take(self._rows - 1)]
 
     def _take(self, count: int) -> list[dict[str, Any]]:
-        with reported(self._selection.query):
+        with reported(self._bound_query.query):
             return self._read_on(count)
 
     def _read_on(self, count: int) -> list[dict[str, Any]]:
@@ -138,40 +146,42 @@ class Pages:
 
     @property
     def _order(self) -> list[tuple[str, int]]:
-        """The order of the query. Within one dataset by sequence alone, so that the server can merge what an index on
-        other fields has in that order; with the dataset in the sort it would scan the whole dataset.
+        """The order of the query.
+
+        For one dataset it is the sequence alone. Then the server can use an index on other fields that has this order.
+        If the sort had the dataset too, the server would scan the whole dataset.
         """
-        alone = not self._selection.query.sort and len(self._versions) == 1
-        return [("_tdb.s", 1)] if alone else self._selection.sort()
+        alone = not self._bound_query.query.sort and len(self._versions) == 1
+        return [("_tdb.s", 1)] if alone else self._bound_query.sort()
 
     def _index(self, filter_: Mapping[str, Any]) -> str | None:
-        """The index to read all that is left through, where the server would not choose it."""
-        if self._selection.query.sort or len(self._versions) != 1:
+        """The index by which the rest should be read, if the server would not choose it."""
+        if self._bound_query.query.sort or len(self._versions) != 1:
             return None
         ((sequence, _),) = self._versions.values()
-        return narrowing_index(self._selection, filter_, sequence - (self._after[1] if self._after else 0))
+        return narrowing_index(self._bound_query, filter_, sequence - (self._after[1] if self._after else 0))
 
     def _open(self, raw: bool = False) -> Cursor[Any]:
-        query = self._selection.query
+        query = self._bound_query.query
         extra: list[dict[str, Any]] = [bounded(self._versions)]
         if not query.sort and self._after is not None:
             dataset, sequence = self._after
             later = {"_tdb.s": {"$gt": sequence}}
             behind: dict[str, Any] = {"$or": [{"dataset": dataset, **later}, {"dataset": {"$gt": dataset}}]}
             extra.append(later if len(self._versions) == 1 else behind)
-        filter_ = self._selection.filter({"$and": extra})
-        collection = self._selection.warehouse.index["data"]
+        filter_ = self._bound_query.filter({"$and": extra})
+        collection = self._bound_query.warehouse.index["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(
             filter_,
-            self._layouts.projection(inline=not raw),
+            self._layout.projection(inline=not raw),
             batch_size=self._first + 1 if self._first is not None else max(self._rows, 1000),
             session=self._session,
         )
         if self._first is None and self._limit is None and (index := self._index(filter_)) is not None:
             found = found.hint(index)
         found = found.sort(self._order)
-        if self._selection.warehouse.index.is_server:
+        if self._bound_query.warehouse.index.is_server:
             found = found.allow_disk_use(True)
         if query.sort and self._read:
             found = found.skip(self._read)

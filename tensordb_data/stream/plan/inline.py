@@ -1,4 +1,4 @@
-"""Inline: blobs that come with the documents of a block, or are to be fetched by `_id` since a plan holds none."""
+"""InlineBlobs: blobs that are in the documents of their samples. A plan does not hold them: they are read by `_id`."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ from tensordb_data.errors import CorruptBlobError
 
 
 @dataclass(frozen=True)
-class Inline:
-    """The stored bytes of one field's inline blobs, for m samples of which some may have theirs in segments.
+class InlineBlobs:
+    """The stored bytes of the inline blobs of one field, for m samples. Some of the samples may have segment blobs.
 
-    `data` is uint8 [m, size], or an object array [m] of bytes; `checksum` is int64 [m]. Both are None where the bytes
-    are not here yet.
+    Attributes:
+        data: uint8 [m, size], or an object array [m] of bytes; None if the bytes were not read yet.
+        checksum: int64 [m]; None if the bytes were not read yet.
     """
 
     data: NDArray[Any] | None = None
     checksum: NDArray[np.int64] | None = None
 
-    def take(self, rows: NDArray[np.int64]) -> Inline:
-        """Those of the samples at `rows`."""
+    def take(self, rows: NDArray[np.int64]) -> InlineBlobs:
+        """The blobs of the samples at `rows`."""
         if self.data is None or self.checksum is None:
             return self
-        return Inline(self.data[rows], self.checksum[rows])
+        return InlineBlobs(self.data[rows], self.checksum[rows])
 
 
 def inline_rows(refs: BlobRefs) -> NDArray[np.bool_]:
-    """Which references are to inline blobs."""
+    """Which references are to inline blobs: bool [m]."""
     if INLINE not in refs.segments:
         return np.zeros(len(refs), np.bool_)
     found: NDArray[np.bool_] = (refs.segment == refs.segments.index(INLINE)) & (refs.length >= 0)
     return found
 
 
-def gather(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8] | None:
-    """The inline blobs at `rows` as uint8 [len(rows), size], checked; `None` where one has another size.
+def gather_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64], size: int) -> NDArray[np.uint8] | None:
+    """Verify the inline blobs at `rows`, and put them into one array: uint8 [len(rows), size].
+
+    Returns:
+        The array; None if a blob has another size.
 
     Raises:
-        CorruptBlobError: a blob is damaged; `row` says which.
+        CorruptBlobError: A blob is damaged; `row` says which.
     """
     data = inline.data
     if refs.compressed is None and data is not None and data.dtype != object:
         _compare(data, inline, rows)
         return data[rows] if data.shape[1] == size else None
-    blobs = read(refs, inline, rows)
+    blobs = read_inline(refs, inline, rows)
     if any(len(blob) != size for blob in blobs):
         return None
     return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(rows), size)
 
 
-def read(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64]) -> list[bytes]:
-    """The inline blobs at `rows`, checked and decompressed.
+def read_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64]) -> list[bytes]:
+    """Verify and decompress the inline blobs at `rows`.
 
     Raises:
-        CorruptBlobError: a blob is damaged; `row` says which.
+        CorruptBlobError: A blob is damaged; `row` says which.
     """
     data = inline.data
     assert data is not None
@@ -76,7 +80,7 @@ def read(refs: BlobRefs, inline: Inline, rows: NDArray[np.int64]) -> list[bytes]
     return blobs
 
 
-def _compare(data: NDArray[Any], inline: Inline, rows: NDArray[np.int64]) -> None:
+def _compare(data: NDArray[Any], inline: InlineBlobs, rows: NDArray[np.int64]) -> None:
     assert inline.checksum is not None
     for row, expected in zip(rows.tolist(), inline.checksum[rows].tolist(), strict=True):
         try:
@@ -86,8 +90,10 @@ def _compare(data: NDArray[Any], inline: Inline, rows: NDArray[np.int64]) -> Non
             raise
 
 
-def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]) -> tuple[BlobRefs, Inline]:
-    """References, of which those at `rows` are as in `parts`, and the inline bytes in these."""
+def replace_references(
+    refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, Any]]
+) -> tuple[BlobRefs, InlineBlobs]:
+    """Replace the references at `rows` by those in `parts`. Returns all references, and the inline blobs in `parts`."""
     new = BlobRefs.from_docs(parts)
     numbers = {id_: number for number, id_ in enumerate(refs.segments)}
     renumbered = np.array([numbers.setdefault(id_, len(numbers)) for id_ in new.segments], np.uint32)
@@ -101,16 +107,16 @@ def moved(refs: BlobRefs, rows: NDArray[np.int64], parts: Sequence[Mapping[str, 
     for row, part in zip(rows.tolist(), parts, strict=True):
         if "d" in part:
             data[row], checksum[row] = part["d"], part["x"]
-    return BlobRefs(tuple(numbers), segment, offset, length, compressed), Inline(data, checksum)
+    return BlobRefs(tuple(numbers), segment, offset, length, compressed), InlineBlobs(data, checksum)
 
 
-def inline_of(found: Sequence[Mapping[str, Any] | None]) -> Inline | None:
-    """The inline bytes in the references of some documents; `None` when there are none at all."""
+def inline_from_docs(found: Sequence[Mapping[str, Any] | None]) -> InlineBlobs | None:
+    """The inline blobs in the references of some documents; None if no blob is inline."""
     if not any(part is not None and "k" not in part for part in found):
         return None
     if not all(part is None or "k" in part or "d" in part for part in found):
-        return Inline()
+        return InlineBlobs()
     data = np.full(len(found), None, object)
     data[:] = [None if part is None else part.get("d") for part in found]
     checksum = [0 if part is None else part.get("x", 0) for part in found]
-    return Inline(data, np.array(checksum, np.int64))
+    return InlineBlobs(data, np.array(checksum, np.int64))

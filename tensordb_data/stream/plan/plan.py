@@ -1,4 +1,4 @@
-"""Plan: the index side of a whole selection at one state of the data, held as columns."""
+"""Plan: the references and index values of all samples of a selection, at one state of the data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from tensordb_data.stream.plan.index_reader import Pages
-from tensordb_data.stream.plan.sample_table import Block, Layouts, compact, concatenate
+from tensordb_data.stream.plan.index_reader import IndexReader
+from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, compact, concatenate
 from tensordb_data.stream.state import Versions
 
 if TYPE_CHECKING:
@@ -23,24 +23,29 @@ PAGE = 50_000
 
 @dataclass(frozen=True)
 class Plan:
-    """Immutable: the same `ids` digest means the same samples in the same order."""
+    """An immutable plan. Two plans with the same digest `ids` have the same samples in the same order."""
 
-    block: Block
+    table: SampleTable
     versions: Versions
     ids: str
-    chances: NDArray[np.float64] | None = None
-    """Running sums of the samples' weights, where the plan was stored with them."""
+    cumulative_weights: NDArray[np.float64] | None = None
+    """float64 [n]: running sums of the weights, if the plan was stored with them."""
 
     def __len__(self) -> int:
-        return len(self.block)
+        return len(self.table)
 
 
 def read_plan(
-    selection: BoundQuery, layouts: Layouts, versions: Versions, session: ClientSession | None = None
+    bound_query: BoundQuery, layout: FieldLayout, versions: Versions, session: ClientSession | None = None
 ) -> Plan:
-    """Read the references and values of every sample that matches at `versions`, in the order of the query; of the
-    moment of a snapshot, if that of the session is one.
+    """Read the references and values of every sample that matches, in the order of the query.
+
+    Args:
+        bound_query: The query.
+        layout: The fields.
+        versions: Only samples up to these versions are read.
+        session: The session of a snapshot, so that all samples are of one moment.
     """
-    pages = Pages(selection, layouts, versions, PAGE, limit=selection.query.limit, session=session)
-    block = compact(concatenate(layouts, list(pages.blocks())))
-    return Plan(block, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(block.ids).data))
+    pages = IndexReader(bound_query, layout, versions, PAGE, limit=bound_query.query.limit, session=session)
+    table = compact(concatenate(layout, list(pages.tables())))
+    return Plan(table, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(table.ids).data))

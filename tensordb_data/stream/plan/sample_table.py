@@ -1,4 +1,4 @@
-"""Block: the index side of some samples, as columns."""
+"""SampleTable: the references and index values of some samples, as columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.errors import QueryError
 from tensordb_data.schema.schema import Schema
-from tensordb_data.stream.plan.inline import Inline, inline_of
+from tensordb_data.stream.plan.inline import InlineBlobs, inline_from_docs
 
 INTERNAL = ("_id", "dataset", "tags")
 """What every sample has besides the fields of its schema; delivered when named in `fields`."""
@@ -23,18 +23,18 @@ _DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
 
 
 @dataclass(frozen=True)
-class Layouts:
-    """Which fields to deliver, and how each dataset stores them."""
+class FieldLayout:
+    """The fields to deliver, and the schemas of the datasets that store them."""
 
     fields: tuple[str, ...]
     schemas: Mapping[str, Schema]
 
     @classmethod
-    def choose(cls, fields: tuple[str, ...] | None, schemas: Mapping[str, Schema]) -> Layouts:
-        """Check `fields` against the schemas; `None` means every field that all samples have.
+    def choose(cls, fields: tuple[str, ...] | None, schemas: Mapping[str, Schema]) -> FieldLayout:
+        """Check `fields` against the schemas. `None` means every field that all samples have.
 
         Raises:
-            QueryError: a field that no dataset has, or one that is a blob in one dataset and a value in another.
+            QueryError: No dataset has one of the fields, or it is a blob in one dataset and a value in another.
         """
         known = {name: field for schema in schemas.values() for name, field in schema.items()}
         if fields is None:
@@ -56,17 +56,17 @@ class Layouts:
                 )
         return cls(fields, schemas)
 
-    def index_fields(self) -> Layouts:
-        """The fields that all samples have in the index, in place of those to deliver."""
-        required = Layouts.choose(None, self.schemas)
-        return Layouts(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
+    def index_fields(self) -> FieldLayout:
+        """The layout of all fields that every sample has in the index."""
+        required = FieldLayout.choose(None, self.schemas)
+        return FieldLayout(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
 
     def is_blob(self, name: str) -> bool:
         """Whether the field's bytes live in a segment."""
         return any(name in schema and schema[name].is_blob for schema in self.schemas.values())
 
     def projection(self, inline: bool = True) -> dict[str, int]:
-        """What a query must return for these fields, the bytes of inline blobs included or not."""
+        """The projection of a query for these fields, with or without the bytes of inline blobs."""
         wanted = {"dataset": 1, "_tdb.s": 1}
         for name in self.fields:
             if not self.is_blob(name):
@@ -79,24 +79,29 @@ class Layouts:
 
 
 @dataclass(frozen=True)
-class Block:
+class SampleTable:
     """References and values of m samples.
 
-    `dataset` uint16 [m] indexes `datasets`; `refs` holds a BlobRefs of m per blob field, and `values` per other field
-    an int64, float64, bool or object array [m]. `inline` has the blob fields of which some are in the samples'
-    documents.
+    Attributes:
+        layout: The fields.
+        all_ids: uint8 [n, 12]: the `_id`s of the samples from which these were taken. Most batches need no ids, so
+            `take` does not copy them.
+        datasets: The names of the datasets.
+        dataset: uint16 [m]: the index of each sample's dataset in `datasets`.
+        refs: For each blob field, m references.
+        values: For each other field, an int64, float64, bool or object array [m].
+        inline: The blob fields of which some blobs are in the documents of the samples.
+        rows: int64 [m]: which of the n samples these are; None if they are all.
     """
 
-    layouts: Layouts
+    layout: FieldLayout
     all_ids: NDArray[np.uint8]
-    """uint8 [n, 12], of the samples that these were taken from: batches are made without their ids, mostly."""
     datasets: tuple[str, ...]
     dataset: NDArray[np.uint16]
     refs: Mapping[str, BlobRefs]
     values: Mapping[str, NDArray[Any]]
-    inline: Mapping[str, Inline] = field(default_factory=dict)
+    inline: Mapping[str, InlineBlobs] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
-    """int64 [m]: which of those they are; None when they are all."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -106,10 +111,10 @@ class Block:
         """uint8 [m, 12]: the `_id` of each sample."""
         return self.all_ids if self.rows is None else self.all_ids[self.rows]
 
-    def take(self, rows: NDArray[np.int64]) -> Block:
+    def take(self, rows: NDArray[np.int64]) -> SampleTable:
         """The samples at `rows`, in that order."""
-        return Block(
-            self.layouts,
+        return SampleTable(
+            self.layout,
             self.all_ids,
             self.datasets,
             self.dataset[rows],
@@ -136,43 +141,44 @@ class Block:
         return sum(column.nbytes for column in columns if 0 not in column.strides)
 
 
-def block_from_docs(layouts: Layouts, docs: Sequence[Mapping[str, Any]]) -> Block:
-    """Columns of sample documents, as projected by `Layouts.projection`."""
-    table: dict[str, int] = {}
-    dataset = np.fromiter((table.setdefault(doc["dataset"], len(table)) for doc in docs), np.uint16, len(docs))
+def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> SampleTable:
+    """Make a table of documents, as projected by `FieldLayout.projection`."""
+    numbers: dict[str, int] = {}
+    dataset = np.fromiter((numbers.setdefault(doc["dataset"], len(numbers)) for doc in docs), np.uint16, len(docs))
     ids = np.frombuffer(b"".join([doc["_id"].binary for doc in docs]), np.uint8).reshape(-1, 12)
     refs: dict[str, BlobRefs] = {}
     values: dict[str, NDArray[Any]] = {}
-    inline: dict[str, Inline] = {}
-    for name in layouts.fields:
-        if layouts.is_blob(name):
+    inline: dict[str, InlineBlobs] = {}
+    for name in layout.fields:
+        if layout.is_blob(name):
             # A projection of its parts leaves an empty document where there is no blob.
             parts = [doc["_tdb"].get("b", {}).get(name) or None for doc in docs]
             refs[name] = _refs(parts)
-            if (found := inline_of(parts)) is not None:
+            if (found := inline_from_docs(parts)) is not None:
                 inline[name] = found
         elif name == "_id":
             values[name] = objects([doc["_id"] for doc in docs])
         else:
-            values[name] = _column(layouts, name, [doc.get(name) for doc in docs])
-    return Block(layouts, ids, tuple(table), dataset, refs, values, inline)
+            values[name] = _column(layout, name, [doc.get(name) for doc in docs])
+    return SampleTable(layout, ids, tuple(numbers), dataset, refs, values, inline)
 
 
-def compact(block: Block) -> Block:
-    """The same block in as little memory as its values need: about 28 bytes a sample with one fixed-size blob and one
-    number.
+def compact(table: SampleTable) -> SampleTable:
+    """The same table in as little memory as possible.
+
+    A sample with one number and one blob of fixed size takes about 28 bytes.
     """
     refs = {}
-    for name, found in block.refs.items():
+    for name, found in table.refs.items():
         offset, length = found.offset, found.length
         if len(offset) and offset.max() < 2**32:
             offset = offset.astype(np.uint32)
         if len(length) and (length == length[0]).all():
             length = np.broadcast_to(length[0], length.shape)
         refs[name] = BlobRefs(found.segments, found.segment, offset, length, found.compressed)
-    dataset = np.broadcast_to(np.uint16(0), block.dataset.shape) if len(block.datasets) == 1 else block.dataset
-    without = dict.fromkeys(block.inline, Inline())
-    return Block(block.layouts, block.ids, block.datasets, dataset, refs, block.values, without)
+    dataset = np.broadcast_to(np.uint16(0), table.dataset.shape) if len(table.datasets) == 1 else table.dataset
+    without = dict.fromkeys(table.inline, InlineBlobs())
+    return SampleTable(table.layout, table.ids, table.datasets, dataset, refs, table.values, without)
 
 
 def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
@@ -188,7 +194,7 @@ def objects(items: Sequence[Any]) -> NDArray[Any]:
 
 
 def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
-    """References in which a sample without the blob has the length -1."""
+    """References to the blobs of a field. A sample without the blob has the length -1."""
     if None not in found:
         return BlobRefs.from_docs(found)  # type: ignore[arg-type]
     some = next((doc["k"] for doc in found if doc is not None and "k" in doc), INLINE)
@@ -211,8 +217,8 @@ def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
     )
 
 
-def _column(layouts: Layouts, name: str, items: list[Any]) -> NDArray[Any]:
-    kinds = {getattr(schema[name], "kind", None) for schema in layouts.schemas.values() if name in schema}
+def _column(layout: FieldLayout, name: str, items: list[Any]) -> NDArray[Any]:
+    kinds = {getattr(schema[name], "kind", None) for schema in layout.schemas.values() if name in schema}
     dtype = _DTYPES.get(str(kinds.pop())) if len(kinds) == 1 else None
     if dtype is None or None in items:
         return objects(items)
@@ -223,28 +229,28 @@ def _names(schemas: Mapping[str, Schema]) -> str:
     return "dataset " + ", ".join(repr(name) for name in sorted(schemas))
 
 
-def concatenate(layouts: Layouts, blocks: Sequence[Block]) -> Block:
-    """The samples of all blocks, in order."""
-    if not blocks:
-        return block_from_docs(layouts, [])
-    if len(blocks) == 1:
-        return blocks[0]
+def concatenate(layout: FieldLayout, tables: Sequence[SampleTable]) -> SampleTable:
+    """One table of the samples of all tables, in order."""
+    if not tables:
+        return table_from_docs(layout, [])
+    if len(tables) == 1:
+        return tables[0]
     names: dict[str, int] = {}
     dataset = [
-        np.array([names.setdefault(name, len(names)) for name in block.datasets], np.uint16)[block.dataset]
-        for block in blocks
+        np.array([names.setdefault(name, len(names)) for name in table.datasets], np.uint16)[table.dataset]
+        for table in tables
     ]
     values = {}
-    for name in blocks[0].values:
-        columns = [block.values[name] for block in blocks]
+    for name in tables[0].values:
+        columns = [table.values[name] for table in tables]
         same = len({column.dtype for column in columns}) == 1
         values[name] = np.concatenate(columns if same else [column.astype(object) for column in columns])
-    return Block(
-        layouts,
-        np.concatenate([block.ids for block in blocks]),
+    return SampleTable(
+        layout,
+        np.concatenate([table.ids for table in tables]),
         tuple(names),
         np.concatenate(dataset),
-        {name: _joined([block.refs[name] for block in blocks]) for name in blocks[0].refs},
+        {name: _joined([table.refs[name] for table in tables]) for name in tables[0].refs},
         values,
-        {name: Inline() for block in blocks for name in block.inline},
+        {name: InlineBlobs() for table in tables for name in table.inline},
     )

@@ -1,4 +1,4 @@
-"""Batch: from columns of values to the dicts that the training loop receives."""
+"""Collate: turns columns of values into the batches that the training loop receives."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from tensordb_data.stream.spec import Ragged
 
 Batch = dict[str, Any]
 Name = Callable[[int], str]
-"""How errors speak of the sample in a row."""
+"""Returns how errors speak of the sample in a row."""
 
 
-def cut(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
-    """The batch of rows `low`..`high`-1: an array [high - low, ...] per field where the values have one shape and
-    dtype, otherwise what `ragged` says.
+def slice_batch(columns: dict[str, Column], low: int, high: int, ragged: Ragged, name: Name) -> Batch:
+    """Make a batch of the rows `low` to `high` - 1.
+
+    If the values of a field have one shape and dtype, they become an array [high - low, ...]. Otherwise `ragged` says
+    what they become.
 
     Raises:
-        SampleError: a field's arrays differ, and `ragged` is "error", or "pad" and they differ in more than size;
-            names the first sample that does.
+        SampleError: The arrays of a field differ, and `ragged` is "error"; or it is "pad", and they differ in more than
+            size. The message names the first sample that differs.
     """
     batch: Batch = {}
     for field, column in columns.items():
@@ -79,13 +81,15 @@ def _differs(where: str, expected: str, item: Any, advice: str) -> SampleError:
     return SampleError(f"{where}: expected {expected} as in the rest of the batch, found {_describe(item)}; {advice}")
 
 
-class Pile:
-    """The values of one field, put where the batch will have them as they come: an array [m, ...] as long as they are
-    arrays of one shape and dtype, and otherwise a list. To stack them afterwards would read and write all of it again.
+class ColumnBuilder:
+    """Builds the column of one field from its values.
+
+    As long as the values are arrays of one shape and dtype, each value is copied to its place in one array [m, ...] as
+    it comes. Otherwise the column is a list. To stack the values at the end would read and write all of them again.
 
     Args:
-        m: how many there will be.
-        stack: whether to make an array at all.
+        m: the number of values.
+        stack: whether to make an array. If not, the column is a list.
     """
 
     def __init__(self, m: int, stack: bool) -> None:
@@ -94,7 +98,7 @@ class Pile:
         self._items: list[Any] = []
 
     def add(self, value: Any) -> None:
-        """Put the next value in its place; an array is copied."""
+        """Add the next value. An array is copied."""
         if self._stack and isinstance(value, np.ndarray):
             if self._array is None:
                 self._array = empty((self._m, *value.shape), value.dtype.newbyteorder("="))
@@ -109,63 +113,63 @@ class Pile:
         self._items.append(value)
 
     def column(self) -> Column:
-        """All values."""
+        """The column of all values."""
         return self._items if self._array is None else self._array
 
 
-def gathered(values: Iterable[Any], m: int, stack: bool) -> Column:
-    """The column of m values; see `Pile`."""
-    pile = Pile(m, stack)
+def build_column(values: Iterable[Any], m: int, stack: bool) -> Column:
+    """Build the column of m values; see `ColumnBuilder`."""
+    builder = ColumnBuilder(m, stack)
     for value in values:
-        pile.add(value)
-    return pile.column()
+        builder.add(value)
+    return builder.column()
 
 
-def whole(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
-    """The columns of m values each, some of which are yet to be decoded; see `Pile`."""
+def materialize(values: Mapping[str, Column | Iterable[Any]], m: int, stack: bool) -> dict[str, Column]:
+    """Build those columns whose values are still iterators; see `ColumnBuilder`."""
     return {
-        name: column if isinstance(column, (np.ndarray, list)) else gathered(column, m, stack)
+        name: column if isinstance(column, (np.ndarray, list)) else build_column(column, m, stack)
         for name, column in values.items()
     }
 
 
-class Piles:
-    """The fields of samples that a transform returns, each in a `Pile`."""
+class TableBuilder:
+    """Builds the columns of samples that a transform returns; see `ColumnBuilder`."""
 
     def __init__(self, m: int, stack: bool, name: Name) -> None:
         self._m, self._stack, self._name, self._count = m, stack, name, 0
-        self._piles: dict[str, Pile] = {}
+        self._builders: dict[str, ColumnBuilder] = {}
 
     def add(self, sample: Batch) -> None:
-        """Put the next sample in its place.
+        """Add the next sample.
 
         Raises:
-            SampleError: it lacks a field of the first, or has another.
+            SampleError: The sample does not have the same fields as the first one.
         """
         if not self._count:
-            self._piles = {field: Pile(self._m, self._stack) for field in sample}
-        elif sample.keys() != self._piles.keys():
+            self._builders = {field: ColumnBuilder(self._m, self._stack) for field in sample}
+        elif sample.keys() != self._builders.keys():
             raise SampleError(
                 f"{self._name(self._count)}: the transform returned the fields {', '.join(sample)}, and for other"
-                f" samples of the batch {', '.join(self._piles)}; return the same fields for every sample"
+                f" samples of the batch {', '.join(self._builders)}; return the same fields for every sample"
             )
         self._count += 1
         for field, value in sample.items():
-            self._piles[field].add(_plain(value))
+            self._builders[field].add(_plain(value))
 
     def columns(self) -> dict[str, Column]:
-        """All of them."""
-        return {field: pile.column() for field, pile in self._piles.items()}
+        """The columns of all fields."""
+        return {field: builder.column() for field, builder in self._builders.items()}
 
 
 def to_samples(columns: Mapping[str, Iterable[Any]]) -> Iterator[Batch]:
-    """One dict of fields per row."""
+    """Yield one dict of fields per row."""
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
 
 
 def _plain(value: Any) -> Any:
-    """Framework tensors that a transform returned, as numpy arrays."""
+    """Turn a tensor of a framework, which a transform returned, into an array."""
     return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.generic) else value
 
 

@@ -1,4 +1,4 @@
-"""Transform: the user's function on each sample, with random numbers that depend on (seed, position) alone."""
+"""Transform: calls the user's function on each sample, with random numbers that depend on (seed, position) alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.collate import Name, Piles, to_samples
+from tensordb_data.stream.transform.collate import Name, TableBuilder, to_samples
 
 Sample = dict[str, Any]
 _TARGETS = ("image", "mask", "masks", "bboxes", "keypoints", "image2", "images", "volume", "mask3d")
@@ -23,8 +23,8 @@ _TARGETS = ("image", "mask", "masks", "bboxes", "keypoints", "image2", "images",
 class Transform:
     """Calls one user transform from several threads.
 
-    Each thread works on a deep copy of its own, since objects such as albumentations pipelines keep random state
-    between calls; what cannot be copied is called by one thread at a time.
+    Objects such as albumentations pipelines keep random state between calls. So each thread has its own deep copy of
+    the transform. If it cannot be copied, one thread at a time calls it.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -39,8 +39,8 @@ class Transform:
         Args:
             sample: fields of one sample; the function may change it.
             key: 64-bit number made of (seed, pass, position).
-            name: how errors speak of the sample in `row`.
-            row: see `name`.
+            name: returns how errors speak of the sample in a row.
+            row: of the sample.
 
         Raises:
             SampleError: the function raised, or did not return a dict.
@@ -67,37 +67,39 @@ class Transform:
     def columns(
         self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
     ) -> dict[str, Column]:
-        """The transformed values of m samples. Each is decoded, transformed and put into its column before the next
-        one is touched: of large images most of the time would otherwise go into memory that is no longer in the caches.
+        """Transform m samples.
+
+        Each sample is decoded, transformed and put into its column before the next one is decoded. Otherwise a large
+        image would have left the caches of the processor before it is transformed.
 
         Args:
-            values: per field m values.
-            m: how many.
+            values: m values for each field.
+            m: the number of samples.
             keys: for each sample; see `position_keys`.
             stack: whether values are put into arrays as they come, where that is possible.
-            name: how errors speak of the sample in a row.
+            name: returns how errors speak of the sample in a row.
             clock: of the task.
 
         Raises:
             SampleError: a sample cannot be decoded or transformed.
         """
         lap = clock.laps()
-        piles = Piles(m, stack, name)
+        builder = TableBuilder(m, stack, name)
         for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
             lap("decode")
-            piles.add(self(sample, key, name, row))
+            builder.add(self(sample, key, name, row))
             lap("transform")
-        return piles.columns()
+        return builder.columns()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: a `Transform` holds no process."""
 
     @contextmanager
     def _copy(self) -> Iterator[Any]:
         if not hasattr(self._local, "function"):
             try:
                 self._local.function = copy.deepcopy(self._function)
-            except Exception:  # any class may refuse a copy in a way of its own
+            except Exception:  # a class may refuse a copy by any error
                 self._local.function = None
         if self._local.function is not None:
             yield self._local.function

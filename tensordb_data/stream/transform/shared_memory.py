@@ -1,7 +1,7 @@
-"""Parcel: values on their way between two processes. Arrays go through shared memory, what holds them as plain values.
+"""SharedBuffer: passes values between two processes. Arrays go through shared memory, all else through a pipe.
 
-The form of the latter is `marshal`: numbers, text, bytes and containers of them, exactly, of which none runs anything
-when it is read. Both ends are the same interpreter.
+What goes through the pipe is written by `marshal`, as numbers, text, bytes and containers of them. Unlike a pickle, it
+runs no code when it is read. Both processes run the same interpreter.
 """
 
 from __future__ import annotations
@@ -18,61 +18,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLAIN = (type(None), bool, int, float, complex, str)
-_LARGE = 1 << 10  # bytes from which on a value goes through shared memory
+_LARGE = 1 << 10  # a bytes value of this length or more goes through shared memory
 
 
-class Box:
-    """Memory that two processes share, as a file without a name: it is gone when both are, however they end."""
+class SharedBuffer:
+    """Memory that two processes share. It is a file without a name, so it is gone when both have ended, in any way."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     @classmethod
-    def new(cls) -> Box:
-        """An empty one."""
+    def new(cls) -> SharedBuffer:
+        """Make an empty buffer."""
         return cls(os.memfd_create("tensordb-stream", os.MFD_CLOEXEC))
 
     def send(self, connection: Connection, pid: int) -> None:
-        """Share it with the process at the other end, which calls `receive`."""
+        """Share the buffer with the process at the other end, which calls `receive`."""
         send_handle(connection, self._fd, pid)
 
     @classmethod
-    def receive(cls, connection: Connection) -> Box:
-        """The box that the process at the other end sends."""
+    def receive(cls, connection: Connection) -> SharedBuffer:
+        """Receive the buffer that the process at the other end sends."""
         return cls(recv_handle(connection))
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the buffer in this process."""
         os.close(self._fd)
 
-    def pack(self, value: Any) -> bytes:
-        """Write a value of arrays, numbers, text, bytes, lists, tuples and dicts; what the box held before is lost.
+    def write(self, value: Any) -> bytes:
+        """Write a value of arrays, numbers, text, bytes, lists, tuples and dicts. It replaces the value before.
 
         Returns:
-            What `unpack` needs to find it.
+            A description of the value, which `read` needs.
 
         Raises:
-            TypeError: another kind of value; says which.
+            TypeError: The value is of another kind. The message says which.
         """
         parts: list[memoryview] = []
-        made = marshal.dumps(plan(value, parts))
+        description = marshal.dumps(describe(value, parts))
         offset = 0
         for part in parts:
             while part:
                 written = os.pwrite(self._fd, part, offset)
                 part, offset = part[written:], offset + written
-        return made
+        return description
 
-    def unpack(self, packed: bytes) -> Any:
-        """The value of the last `pack`, in memory of its own."""
-        return _Reading(self._fd).value(marshal.loads(packed))
+    def read(self, description: bytes) -> Any:
+        """Read the value that was written last. It is copied out of the buffer."""
+        return _PartReader(self._fd).value(marshal.loads(description))
 
 
-def plan(value: Any, parts: list[memoryview]) -> Any:
-    """`value` as numbers, text and containers of them, in which a tuple stands for what is none of these.
+def describe(value: Any, parts: list[memoryview]) -> Any:
+    """Describe a value by numbers, text, and lists and dicts of them.
+
+    A tuple in the description stands for any other value: it names the kind, and says how to read it. The bytes of
+    arrays are not in the description.
+
+    Args:
+        value: The value.
+        parts: The bytes of the arrays are appended to it.
 
     Raises:
-        TypeError: it cannot be sent.
+        TypeError: The value cannot be sent.
     """
     kind = type(value)
     if kind in _PLAIN:
@@ -90,11 +97,11 @@ def plan(value: Any, parts: list[memoryview]) -> Any:
         parts.append(memoryview(value))
         return "bytes", len(value)
     if kind is list:
-        return [plan(item, parts) for item in value]
+        return [describe(item, parts) for item in value]
     if kind is tuple:
-        return "tuple", [plan(item, parts) for item in value]
+        return "tuple", [describe(item, parts) for item in value]
     if kind is dict:
-        return {_key(key): plan(item, parts) for key, item in value.items()}
+        return {_key(key): describe(item, parts) for key, item in value.items()}
     if kind is datetime.datetime:
         return "time", value.isoformat()
     if kind.__module__.partition(".")[0] == "bson":
@@ -108,20 +115,20 @@ def _key(key: Any) -> Any:
     return key
 
 
-class _Reading:
-    """Reads the parts of a box one after the other."""
+class _PartReader:
+    """Reads the parts of a buffer, one after the other."""
 
     def __init__(self, fd: int) -> None:
         self._fd, self._offset = fd, 0
 
-    def value(self, plan: Any) -> Any:
-        if isinstance(plan, list):
-            return [self.value(item) for item in plan]
-        if isinstance(plan, dict):
-            return {key: self.value(item) for key, item in plan.items()}
-        if not isinstance(plan, tuple):
-            return plan
-        kind, *rest = plan
+    def value(self, describe: Any) -> Any:
+        if isinstance(describe, list):
+            return [self.value(item) for item in describe]
+        if isinstance(describe, dict):
+            return {key: self.value(item) for key, item in describe.items()}
+        if not isinstance(describe, tuple):
+            return describe
+        kind, *rest = describe
         if kind == "bytes":
             return self._array(np.dtype(np.uint8), (rest[0],)).tobytes()
         if kind == "tuple":
@@ -140,6 +147,6 @@ class _Reading:
             while view:
                 read = os.preadv(self._fd, [view], self._offset)
                 if not read:
-                    raise EOFError("a parcel ends before its last part")
+                    raise EOFError("a shared buffer ends before the last part of its value")
                 view, self._offset = view[read:], self._offset + read
         return array

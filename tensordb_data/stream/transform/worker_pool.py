@@ -1,25 +1,26 @@
-"""Workers: processes to which a stream hands its transform, for Python code, of which one thread runs at a time."""
+"""WorkerPool: runs the transform of a stream in processes, for Python code, which only one thread at a time can run."""
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 (makes its entry before ours, see below)
+import concurrent.futures.thread  # noqa: F401 (must register before this module, see below)
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.collate import Name, whole
-from tensordb_data.stream.transform.shared_memory import Box
-from tensordb_data.stream.transform.worker_main import work
+from tensordb_data.stream.transform.collate import Name, materialize
+from tensordb_data.stream.transform.shared_memory import SharedBuffer
+from tensordb_data.stream.transform.worker_main import WorkerProcess, work
 
 _GRACE = 2.0  # seconds that an idle process has to end by itself
 
@@ -31,24 +32,50 @@ class _Remote(Exception):
         return f"in a worker process:\n{self.args[0]}"
 
 
-class _Worker:
-    """One process. It shares two boxes with this one: of requests, and of answers."""
+class _WorkerProcess:
+    """A worker process. It shares two buffers with this process: one for requests, and one for answers."""
 
     def __init__(self, path: str) -> None:
-        # Not a fork of this process: what it holds (locks, threads, connections) would be there in a broken state.
-        context = multiprocessing.get_context("forkserver")
-        self._connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, path, os.getpid()), daemon=True)
-        self._requests, self._answers = Box.new(), Box.new()
+        # Not a fork: locks, threads and connections of this process would be broken in the worker.
+        self._connection, theirs = multiprocessing.get_context("forkserver").Pipe()
+        self.process = WorkerProcess(target=work, args=(theirs, path, os.getpid()), daemon=True)
+        self._requests, self._answers = SharedBuffer.new(), SharedBuffer.new()
         self._path, self._ready = path, False
         try:
-            with theirs:
-                self.process.start()
-            for box in (self._requests, self._answers):
-                box.send(self._connection, self.process.pid or 0)
+            self._start(theirs)
+            for buffer in (self._requests, self._answers):
+                buffer.send(self._connection, self.process.pid or 0)
         except (OSError, EOFError, RuntimeError) as error:
             self.close()
             raise WorkerError(f"no worker process could be started ({error}); {_GUARD}") from error
+        except BaseException:  # Ctrl-C
+            self.close()
+            raise
+
+    def _start(self, theirs: Connection) -> None:
+        """Start the process, in a thread, for no Ctrl-C is raised there: one in the middle of it would leave a process
+        that has been told half of what it is for.
+        """
+        failed: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                with theirs:
+                    _start_forkserver(self._path)
+                    self.process.start()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=start, name="tensordb-start", daemon=True)
+        try:
+            thread.start()
+            thread.join()
+        except BaseException:
+            if thread.ident is not None:
+                thread.join(_GRACE)  # what it still waits for after that is the answer of the forkserver
+            raise
+        if failed:
+            raise failed[0]
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request.
@@ -63,17 +90,18 @@ class _Worker:
                     f"a worker process cannot use the transform {self._path!r}: {refused['refused']}"
                 ) from (_Remote(refused["trace"]))
             self._ready = True
-        plan = self._requests.pack(request)
-        with contextlib.suppress(ConnectionError):  # of a process that ended: no answer will come either
-            self._connection.send_bytes(plan)
+        message = self._requests.write(request)
+        with contextlib.suppress(ConnectionError):  # the process has ended, and `_answer` will say so
+            self._connection.send_bytes(message)
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        # A copy of the other end may be left open in a process that was forked meanwhile.
+        # Wait for the end of the process too. A process that was forked meanwhile may hold the other end of the pipe
+        # open, so the pipe alone does not tell.
         wait([self._connection, self.process.sentinel])
         try:
             if self._connection.poll():
-                return dict(self._answers.unpack(self._connection.recv_bytes()))
+                return dict(self._answers.read(self._connection.recv_bytes()))
         except (EOFError, ConnectionError):
             pass
         self.process.join(_GRACE)
@@ -102,8 +130,10 @@ _GUARD = (
 )
 
 
-class Workers:
-    """Applies one transform in processes of its own, which end with it, with this process, or when it is closed.
+class WorkerPool:
+    """Applies one transform in processes of its own.
+
+    The processes end when the pool is closed or not referred to any more, and when this process ends.
 
     Args:
         path: import path of the transform.
@@ -120,14 +150,13 @@ class Workers:
                 "a worker process, such as one of a DataLoader, cannot have workers of its own: make the stream with"
                 " workers=0, or the DataLoader with num_workers=0"
             )
-        _preload(path)
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
-        self._all: list[_Worker] = []
+        self._all: list[_WorkerProcess] = []
         try:
             for _ in range(count):
-                self._all.append(_Worker(path))
+                self._all.append(_WorkerProcess(path))
         finally:
             self._free = list(self._all)
             _open.add(self)
@@ -137,22 +166,22 @@ class Workers:
     def columns(
         self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
     ) -> dict[str, Column]:
-        """See `Transform.columns`. Waits for a process that is free; called from several threads.
+        """See `Transform.columns`. It waits until a process is free. Several threads may call it.
 
         Raises:
             SampleError: a sample cannot be decoded or transformed.
             WorkerError: a process ended.
         """
         with clock("decode"):
-            columns = whole(values, m, stack=True)
+            columns = materialize(values, m, stack=True)
             request = {"columns": columns, "keys": list(keys), "stack": stack, "names": [name(row) for row in range(m)]}
-        worker = self._take()
+        worker = self._take_free()
         try:
             answer = worker.ask(request)
         except WorkerError as error:
             with self._changed:
                 self._why = self._why if self._closed else str(error)
-                self._closed = True  # for the threads that wait
+                self._closed = True  # the threads that wait will raise too
             raise
         finally:
             with self._changed:
@@ -165,7 +194,7 @@ class Workers:
             clock.add("transform", answer["work"][stage], answer["wait"][stage])
         return dict(answer["columns"])
 
-    def _take(self) -> _Worker:
+    def _take_free(self) -> _WorkerProcess:
         with self._changed:
             while not (self._free or self._closed):
                 self._changed.wait()
@@ -174,7 +203,7 @@ class Workers:
             return self._free.pop()
 
     def close(self) -> None:
-        """End the processes. Whatever they are at is dropped."""
+        """End the processes. What they are working on is lost."""
         with self._changed:
             self._closed = True
             for worker in self._all:
@@ -188,23 +217,33 @@ class Workers:
             worker.close()
 
 
-_open: weakref.WeakSet[Workers] = weakref.WeakSet()
+_open: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 
 def _close_at_exit() -> None:
     for workers in list(_open):
-        if workers.pid == os.getpid():  # a forked child has no part in them
+        if workers.pid == os.getpid():  # the workers of the parent are not those of a forked child
             workers.close()
 
 
-# The interpreter ends by waiting for the threads of all executors, one of which may wait for a worker that is stuck;
-# what `atexit` has comes after that. This list, last entry first, comes before, and has no public name.
+# When the interpreter ends, it first waits for the threads of all executors, and calls the functions of `atexit` after
+# that. But a thread may wait for a worker that is stuck. The functions of this list are called before, the last one
+# first. The list has no public name.
 threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
-def _preload(path: str) -> None:
-    """Let the forkserver, if it does not run yet, import once what each worker would import for itself."""
+def _start_forkserver(path: str) -> None:
+    """In a thread of its own: start the forkserver, if it does not run yet. It imports once what each worker would
+    import for itself.
+
+    Ctrl-C of a terminal reaches it and its workers too. It would end them, and print a traceback of each, before they
+    have come to where they ignore it. So the forkserver starts with SIGINT blocked, and hands that on to its children,
+    until `worker` settles it in each.
+    """
     server: Any = forkserver._forkserver
     large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
     multiprocessing.set_forkserver_preload(list(dict.fromkeys(wanted)))
+    resource_tracker.ensure_running()  # it shields itself, and unblocks SIGINT here when that is done
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    forkserver.ensure_running()

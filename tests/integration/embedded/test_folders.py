@@ -258,6 +258,20 @@ def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int,
     client.close()
 
 
+def test_a_client_closes_though_its_server_is_gone_for_good(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
+    client: Any = open_client(parse(folder))
+    with client.start_session() as one, client.start_session() as other:
+        for session in (one, other):
+            client.test.things.insert_one({}, session=session)
+    supervisor, mongod = pids()
+    folder.rename(folder.with_name("gone"))
+    os.kill(mongod, signal.SIGKILL)
+    with pytest.raises(EmbeddedServerError, match="cannot start the server"):
+        client.test.things.insert_one({})
+    client.close()  # it would tell the server which sessions end
+    gone(supervisor)
+
+
 def test_folder_removed_and_made_anew(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:
     """The old server neither writes into the new folder nor takes its socket away."""
     client: Any = open_client(parse(folder))

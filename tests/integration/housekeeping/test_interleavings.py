@@ -1,6 +1,6 @@
 """gc beside everything: one actor stopped before each of its steps while another runs from beginning to end, and more.
 
-`INTERLEAVINGS=all` tries every step of every pair; otherwise each pair has a few of its steps tried, and what is known
+`MATRICES=all` tries every step of every pair; otherwise each pair has a few of its steps tried, and what is known
 to matter has tests of its own, in test_states.py.
 """
 
@@ -25,7 +25,7 @@ from tensordb_data.housekeeping import gc as module
 from tensordb_data.tensors import lease
 from tests.stage import Stage, length
 
-ALL = os.environ.get("INTERLEAVINGS") == "all"
+ALL = os.environ.get("MATRICES") == "all"
 STOPS = 4  # of a pair, if not all
 WRITTEN = 50  # numbers from there on are of samples that a writer adds
 

@@ -108,13 +108,13 @@ def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch, moment):
     db.database["segments"].insert_one({**old, "_id": new, "key": f"segments/{new}", "v": 1, "created": LONG_AGO})
     moves = [({"_id": doc["_id"]}, {"$set": {"_tdb.b.x.k": new}}) for doc in db.database["data"].find({})]
     if moment == "look":
-        between(monkeypatch, lambda: db.warehouse.index.transaction(compact._Body(db, new, moves)))
+        between(monkeypatch, lambda: db.warehouse.index.transaction(compact._Body(db.warehouse, new, moves)))
     else:
         real = gc._Collection._mark
 
         def mark(self, name, docs, *more):
             if docs:
-                db.warehouse.index.transaction(compact._Body(db, new, moves))
+                db.warehouse.index.transaction(compact._Body(db.warehouse, new, moves))
             real(self, name, docs, *more)
 
         monkeypatch.setattr(gc._Collection, "_mark", mark)

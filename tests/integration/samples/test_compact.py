@@ -135,7 +135,7 @@ def test_a_running_pass_and_a_resume_go_on_undisturbed(db: TensorDB, shuffle: bo
         assert batch["label"].tolist() == labels
         assert batch["raw"] == [values(i)["raw"] for i in labels]
     after = selection.stream(passes=1, **{**options, "shuffle": True})
-    assert after._source.plan().block.inline == {}  # the next pass reads segments only
+    assert after._planner.plan().table.inline == {}  # the next pass reads segments only
     assert sum(len(batch["label"]) for batch in after) == 100
 
 

@@ -93,9 +93,9 @@ def test_every_reader_reads_them(db: TensorDB, live: list[bool], compression: st
 def test_a_plan_holds_no_bytes(db: TensorDB) -> None:
     fill(db.data, [True])
     stream = db.data.find({"dataset": "d"}).stream(batch_size=10, fields=["image", "label"], shuffle=True, passes=1)
-    plan = stream._source.plan()
-    assert plan.block.refs["image"].segments == (INLINE,)
-    assert plan.block.inline["image"].data is None and plan.block.nbytes < 50 * 60
+    plan = stream._planner.plan()
+    assert plan.table.refs["image"].segments == (INLINE,)
+    assert plan.table.inline["image"].data is None and plan.table.nbytes < 50 * 60
     assert sum(len(batch["label"]) for batch in stream) == 60
 
 

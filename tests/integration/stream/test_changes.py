@@ -14,7 +14,7 @@ import pytest
 from tensordb_data import TensorDB, mix
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.fetch import relocate as living
+from tensordb_data.stream.fetch import relocate
 from tensordb_data.stream.mixture.mixture import Mix
 
 N = 100
@@ -136,7 +136,7 @@ def test_without_its_plan_a_pass_that_lost_samples_cannot_be_ended(host: Hosts) 
 def test_samples_deleted_under_a_running_stream_are_skipped(
     host: Hosts, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(living, "_LOOK", 0.0)
+    monkeypatch.setattr(relocate, "_LOOK", 0.0)
     db = host("here")
     one = stream(db, transform=lambda sample: sample).pin()  # a task each for two batches: not all is fetched ahead
     readers = [iter(one.shard(index, workers)) for index in range(workers)]
@@ -202,7 +202,7 @@ def test_a_mix_on_another_host_ends_each_pass_as_it_began(host: Hosts, workers: 
     change(host("here"))
     again = made(host("there"))
     again.load_state_dict(state, plans=plans)
-    again._share()
+    again._share_passes()
     readers = [iter(again.shard(index, workers)) for index in range(workers)]
     batches = [next(readers[round_ % workers]) for round_ in range(24)]
     for low, high, now in ((0, 50, 40), (50, 200, 60)):

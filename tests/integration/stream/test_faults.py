@@ -17,8 +17,8 @@ import pytest
 from tensordb_data import TensorDB
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.passes.planner import Source
-from tensordb_data.stream.plan.index_reader import Pages
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.plan.index_reader import IndexReader
 
 N = 3000
 
@@ -37,14 +37,14 @@ def open_stream(db: TensorDB, **options: Any) -> Stream:
 @pytest.mark.parametrize("sort", [None, [("label", -1)]])
 def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: TensorDB, sort: Any) -> None:
     stream = numbered.data.find({"dataset": "numbers"}, sort=sort).stream(batch_size=100)
-    source = Source(numbered, stream.spec)
-    versions = source.versions()
-    pages = Pages(source.selection, source.layouts(versions), versions, 100)
+    planner = Planner(numbered, stream.spec)
+    versions = planner.versions()
+    reader = IndexReader(planner.bound_query, planner.layout(versions), versions, 100)
     labels = []
-    for page, (docs, _) in enumerate(pages):
+    for page, (docs, _) in enumerate(reader):
         labels += [doc["label"] for doc in docs]
         if page % 5 == 0:
-            cursor = pages._cursor
+            cursor = reader._cursor
             assert cursor is not None
             numbered.database.command("killCursors", "data", cursors=[cursor.cursor_id])
     assert labels == (list(range(N)) if sort is None else list(range(N))[::-1])
@@ -157,14 +157,14 @@ def test_a_stream_is_left_at_once_whatever_it_waits_for(
     if what == "store":
         db.warehouse.blobs.replace_store(0, stuck)
     else:
-        take = Pages._take
+        take = IndexReader._take
 
-        def slow(self: Pages, count: int) -> list[dict[str, Any]]:
+        def slow(self: IndexReader, count: int) -> list[dict[str, Any]]:
             if self._read >= 100 and count > 1:  # all but the first page, and a look whether there is another
                 stuck.wait()
             return take(self, count)
 
-        monkeypatch.setattr(Pages, "_take", slow)
+        monkeypatch.setattr(IndexReader, "_take", slow)
     stream = open_stream(db, transform=lambda sample: sample)  # a task is a batch
     for number, batch in enumerate(stream):
         assert batch["label"].tolist() == list(range(100 * number, 100 * number + 100)) == batch["x"][:, 0].tolist()

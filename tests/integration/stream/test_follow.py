@@ -21,7 +21,7 @@ from pymongo.errors import OperationFailure
 from tensordb_data import TensorDB
 from tensordb_data.errors import ConnectError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.deliver.tail import Wakeups
+from tensordb_data.stream.deliver.tail import CommitWatcher
 from tests.mongod import running
 
 
@@ -352,8 +352,8 @@ def test_a_look_that_took_long_is_not_waited_for_ten_times_as_long(
 
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=naps.append)
     monkeypatch.setattr("tensordb_data.stream.deliver.tail.time", clock)
-    with Wakeups(db.warehouse) as wakeups:
-        wakeups.wait({}, slow, busy=True)
+    with CommitWatcher(db.warehouse) as watcher:
+        watcher.wait({}, slow, busy=True)
     assert len(naps) == 1 and naps[0] <= 0.5
 
 

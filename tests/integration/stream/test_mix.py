@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tensordb_data import Array, Scalar, TensorDB
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
 from tensordb_data.stream.mixture.mixture import Mix, mix
-from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.torch import QueryDataset
 
 
@@ -200,16 +200,16 @@ def test_a_stream_of_a_mix_goes_on_where_it_stands(two: TensorDB) -> None:
 
 def test_data_that_changes_all_the_time_does_not_stop_a_mix(two: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream with fewer samples than a batch begins passes in each."""
-    real = Source.versions
+    real = Planner.versions
 
-    def versions(self: Source) -> Any:
+    def versions(self: Planner) -> Any:
         two.data.find({"dataset": "noisy", "label": 1003}).update({"$inc": {"x2": 1}})
         return real(self)
 
     with two.data.writer("noisy", schema={"x": Array("int32", (1,)), "label": int, "x2": Scalar("int", optional=True)}):
         pass
     two.data.find({"dataset": "noisy"}).update({"$set": {"x2": 0}})
-    monkeypatch.setattr(Source, "versions", versions)
+    monkeypatch.setattr(Planner, "versions", versions)
     batches = list(itertools.islice(mixed(two, batch_size=100, fields=["label"]), 10))
     noisy = [label for label in labels(batches) if label >= 1000]
     assert len(noisy) > 200 and all(sorted(each) == list(range(1000, 1030)) for each in split(noisy, 30))

@@ -11,7 +11,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import QueryError
-from tensordb_data.stream.plan import index_reader as cursor
+from tensordb_data.stream.plan import index_reader
 from tensordb_data.warehouse import query_plan
 
 N = 20_000
@@ -89,7 +89,7 @@ def test_an_index_that_is_dropped_is_done_without(
 ) -> None:
     (name,) = (index for index in scored.database["data"].index_information() if "score" in index)
     chosen: list[str | None] = []
-    choose = cursor.narrowing_index
+    choose = index_reader.narrowing_index
 
     def dropping(*args: Any) -> str | None:
         found = choose(*args)
@@ -98,7 +98,7 @@ def test_an_index_that_is_dropped_is_done_without(
             scored.database["data"].drop_index(found)
         return found
 
-    monkeypatch.setattr(cursor, "narrowing_index", dropping)
+    monkeypatch.setattr(index_reader, "narrowing_index", dropping)
     few = scored.data.find({"dataset": "scored", "score": {"$lt": 1500}})
     numbers: list[int] = []
     for batch in few.stream(batch_size=64, shuffle=shuffle, passes=2):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Scalar, TensorDB
-from tensordb_data.stream.passes import planner as source
-from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.passes import planner
+from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.plan import cache as plan_cache
 from tensordb_data.stream.plan.plan import Plan, read_plan
 
@@ -28,7 +28,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return read_plan(*args)
 
-    monkeypatch.setattr(source, "read_plan", counted)
+    monkeypatch.setattr(planner, "read_plan", counted)
     return found
 
 
@@ -110,7 +110,7 @@ def test_the_least_recently_used_go_first_and_nothing_else(
 ) -> None:
     folder = warehouse_dir / "cache" / "plans"
     stream = cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True)
-    origin = Source(cached, stream.spec)
+    origin = Planner(cached, stream.spec)
     plan = origin.plan()
     size = next(folder.iterdir()).stat().st_size
     (folder / "mine.txt").write_text("not a plan")
@@ -136,4 +136,4 @@ def test_without_a_place_to_keep_them_plans_stay_in_memory(
 
 def test_a_sample_costs_about_28_bytes(cached: TensorDB) -> None:
     stream = cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True, fields=["x", "label"])
-    assert Source(cached, stream.spec).plan().block.nbytes == 28 * N
+    assert Planner(cached, stream.spec).plan().table.nbytes == 28 * N

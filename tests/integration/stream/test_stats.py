@@ -20,7 +20,7 @@ from tensordb_data import Bytes, Image, TensorDB, bench
 from tensordb_data.cli.main import app
 from tensordb_data.errors import QueryError
 from tensordb_data.schema.image import Image as ImageField
-from tensordb_data.stream.plan import index_reader as cursor
+from tensordb_data.stream.plan import index_reader
 from tensordb_data.stream.stats import Clock
 from tensordb_data.torch import QueryDataset
 
@@ -66,7 +66,9 @@ def test_each_stage_is_timed_where_it_takes_place(
     monkeypatch.setattr(reader, "read", moving(hands, reader.read, 1.0, 2.0))
     monkeypatch.setattr(ImageField, "decode", moving(hands, ImageField.decode, 0.5))
     if not shuffle:
-        monkeypatch.setattr(cursor.Pages, "_read_on", moving(hands, cursor.Pages._read_on, 0.0, 5.0))
+        monkeypatch.setattr(
+            index_reader.IndexReader, "_read_on", moving(hands, index_reader.IndexReader._read_on, 0.0, 5.0)
+        )
     stream = photos.data.find({"dataset": "photos"}).stream(
         batch_size=8, passes=1, shuffle=shuffle, transform=moving(hands, dict, 0.0, 0.25)
     )

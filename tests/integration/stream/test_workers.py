@@ -23,6 +23,7 @@ from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.torch import QueryDataset
 from tests import pipelines, transforms
+from tests.leaks import raised_from_workers
 
 N = 60
 
@@ -239,6 +240,87 @@ def test_no_process_outlives_a_script_that_is_stopped(
     assert not alive
 
 
+SLOW_TO_IMPORT = """
+import os
+
+def plain(sample):
+    return {"label": sample["label"]}
+
+here = os.path.dirname(__file__)
+if os.path.exists(here + "/seen"):  # by the script; this is the forkserver
+    open(here + "/inside", "w").close()
+    open(here + "/go").close()
+else:
+    open(here + "/seen", "w").close()
+"""
+STARTING = """
+import sys
+from tensordb_data import TensorDB
+
+if __name__ == "__main__":
+    db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+    stream = db.data.find({"dataset": "things"}).stream(batch_size=4, transform="slow_to_import:plain", workers=2)
+    try:
+        next(iter(stream))
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        raise
+"""
+
+
+def test_ctrl_c_while_workers_start_is_told_once_and_leaves_none(
+    things: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
+    script = tmp_path / "train.py"
+    script.write_text(STARTING)
+    for name in ("inside", "go"):
+        os.mkfifo(tmp_path / name)
+    command = [sys.executable, str(script), mongo_uri, f"file://{warehouse_dir}/blobs"]
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
+    with subprocess.Popen(
+        command, env=search, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        (tmp_path / "inside").read_bytes()  # the forkserver imports
+        below = psutil.Process(child.pid).children(recursive=True)
+        os.killpg(child.pid, signal.SIGINT)
+        (tmp_path / "go").write_bytes(b"")
+        out, err = child.communicate(timeout=60)
+    assert "stopped" in out and err.count("Traceback") == 1, err
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert below and not alive
+
+
+BESIDE = """
+import multiprocessing, signal, sys
+from tensordb_data import TensorDB
+from tests import transforms
+
+def interrupts(sender):
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    sender.send((ours, signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+if __name__ == "__main__":
+    db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+    next(iter(db.data.find().stream(batch_size=4, transform=transforms.plain, workers=1)))
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=interrupts, args=(sender,))
+    process.start()
+    print(*receiver.recv())
+    process.join()
+"""
+
+
+def test_processes_of_the_program_itself_hear_ctrl_c_as_ever(
+    things: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(BESIDE)
+    command = [sys.executable, str(script), mongo_uri, f"file://{warehouse_dir}/blobs"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split() == ["True", "False"]
+
+
 def test_a_script_ends_though_it_left_a_stream_open_and_a_worker_stuck(
     things: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: Path
 ) -> None:
@@ -284,7 +366,7 @@ def test_a_worker_of_a_dataloader_has_none_of_its_own(things: TensorDB) -> None:
     )
     assert [batch["label"].tolist()[0] for batch in DataLoader(dataset, batch_size=None)] == list(range(0, N, 8))
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="forkserver")
-    with pytest.raises(QueryError, match="num_workers=0"):
+    with raised_from_workers(QueryError, "num_workers=0"):
         next(iter(loader))
 
 

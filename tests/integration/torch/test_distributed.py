@@ -91,7 +91,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from tensordb_data import TensorDB
 from tensordb_data.errors import TensorDBError
-from tensordb_data.stream.passes.planner import Source
+from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.torch import QueryDataset
 
 if __name__ == "__main__":
@@ -122,14 +122,14 @@ if __name__ == "__main__":
             print("made")
 
     refused({"dataset": "none"})
-    for method, failing in (("begun", 0), ("_open", 2)):
-        kept = getattr(Source, method)
+    for method, failing in (("state_now", 0), ("_is_at_hand", 2)):
+        kept = getattr(Planner, method)
         if rank == failing:
             def fails(self, *args):
                 raise OSError("no room")
-            setattr(Source, method, fails)
+            setattr(Planner, method, fails)
         refused({"dataset": "numbers"})
-        setattr(Source, method, kept)
+        setattr(Planner, method, kept)
     dist.barrier()
     dist.destroy_process_group()
 """

@@ -19,6 +19,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.torch import QueryDataset
 from tensordb_data.torch.convert import to_tensors
+from tests.leaks import raised_from_workers
 
 N = 301
 CONTEXTS = ["fork", "spawn", "forkserver"]
@@ -205,7 +206,7 @@ def test_a_resumed_epoch_is_finished_first(sel: Selection[Any]) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batching_twice_is_refused(sel: Selection[Any], workers: int) -> None:
     loader = DataLoader(QueryDataset(sel, batch_size=16), num_workers=workers)
-    with pytest.raises(QueryError, match="batched twice: the dataset makes batches of 16 already"):
+    with raised_from_workers(QueryError, "batched twice: the dataset makes batches of 16 already"):
         next(iter(loader))
     with pytest.raises(StateError, match="batched twice"):
         loader.dataset.advance(loader.dataset.state_dict(), 1, loader)  # type: ignore[attr-defined]
@@ -282,7 +283,7 @@ def test_an_error_in_a_worker_keeps_its_type_and_message(db: TensorDB, sel: Sele
         raise ValueError("no such colour")
 
     for mode in MODES:
-        with pytest.raises(SampleError, match="no such colour"):
+        with raised_from_workers(SampleError, "no such colour"):
             next(iter(make(sel, mode, 2, transform=fail)))
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
 from tensordb_data.torch import QueryDataset
+from tests.leaks import raised_from_workers
 
 
 @pytest.fixture
@@ -32,5 +33,5 @@ def test_ingest_and_then_train_in_one_script(sel: Any) -> None:
 def test_a_forked_worker_says_how_to_start_workers(sel: Any) -> None:
     dataset = QueryDataset(sel, batch_size=8, passes=1)
     loader: DataLoader[Any] = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
-    with pytest.raises(Exception, match='multiprocessing_context="forkserver"'):
+    with raised_from_workers(Exception, 'multiprocessing_context="forkserver"'):
         list(loader)

@@ -17,7 +17,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.torch import QueryDataset
 from tensordb_data.torch.sample_mode import BLOCK
-from tensordb_data.torch.sample_sharding import Shares
+from tensordb_data.torch.sample_sharding import SampleSharding
 
 N, MORE = 301, 40
 OLD, NEW = list(range(N)), list(range(1000, 1000 + N + MORE))
@@ -112,7 +112,7 @@ def test_sample_by_sample_the_passes_after_a_change_see_it_and_resume_in_it(
     passes: list[list[int]] = []
     while len(passes) < 4:
         for state in (OLD, CHANGED, NEW):
-            sizes = Shares(BLOCK, parts, "short").given(len(state)).tolist()
+            sizes = SampleSharding(BLOCK, parts, "short").given(len(state)).tolist()
             found = sorted(label for labels, size in zip(got, sizes, strict=True) for label in labels[:size])
             if found == state:
                 break

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensordb_data.stream.order.permutation import draw, pass_key, permute, shuffled
-from tensordb_data.stream.order.sharding import Layout, runs
+from tensordb_data.stream.order.sharding import PassSharding, batch_ranges
 
 ENDS = st.sampled_from(["short", "drop", "pad"])
 SIZES = {"n": st.integers(1, 300), "batch_size": st.integers(1, 40), "world": st.integers(1, 7)}
@@ -56,21 +56,21 @@ def test_each_rank_gets_the_same_number_of_batches_and_no_sample_twice(
     n: int, batch_size: int, world: int, end: str, start: int
 ) -> None:
     start = min(start, n - 1)
-    layout = Layout(n, start, batch_size, world, end)  # type: ignore[arg-type]
-    batches = [layout.batch(round_, rank) for round_ in range(layout.rounds) for rank in range(world)]
+    sharding = PassSharding(n, start, batch_size, world, end)  # type: ignore[arg-type]
+    batches = [sharding.batch(round_, rank) for round_ in range(sharding.rounds) for rank in range(world)]
     assert all(0 < high - low <= batch_size for low, high in batches)
     delivered = list(itertools.chain.from_iterable(range(low, high) for low, high in batches))
     left = n - start
     if end == "drop":
         assert delivered == list(range(start, start + left // (batch_size * world) * batch_size * world))
     elif end == "pad":
-        assert delivered == list(range(start, start + layout.rounds * batch_size * world))
+        assert delivered == list(range(start, start + sharding.rounds * batch_size * world))
         assert len(delivered) - left < batch_size * world
     elif left >= world and (batch_size > 1 or left % world == 0):
         assert delivered == list(range(start, n))
     else:
         assert delivered[:left] == list(range(start, n)) and len(delivered) - left < world
-    assert layout.position(0) == start and layout.position(layout.rounds) == (n if layout.rounds else start)
+    assert sharding.position(0) == start and sharding.position(sharding.rounds) == (n if sharding.rounds else start)
 
 
 @given(**SIZES, stop=st.integers(0, 50), other_world=st.integers(1, 5), other_batch=st.integers(1, 30))
@@ -78,15 +78,15 @@ def test_each_rank_gets_the_same_number_of_batches_and_no_sample_twice(
 def test_resuming_with_other_ranks_delivers_exactly_the_rest(
     n: int, batch_size: int, world: int, stop: int, other_world: int, other_batch: int
 ) -> None:
-    layout = Layout(n, 0, batch_size, world, "short")
-    stop = min(stop, layout.rounds)
-    done = [layout.batch(round_, rank) for round_ in range(stop) for rank in range(world)]
-    position = layout.position(stop)
+    sharding = PassSharding(n, 0, batch_size, world, "short")
+    stop = min(stop, sharding.rounds)
+    done = [sharding.batch(round_, rank) for round_ in range(stop) for rank in range(world)]
+    position = sharding.position(stop)
     first = list(itertools.chain.from_iterable(range(low, high) for low, high in done))
     assert first[:position] == list(range(min(position, len(first))))
     if position == n:
         return
-    rest = Layout(n, position, other_batch, other_world, "short")
+    rest = PassSharding(n, position, other_batch, other_world, "short")
     after = [rest.batch(round_, rank) for round_ in range(rest.rounds) for rank in range(other_world)]
     second = list(itertools.chain.from_iterable(range(low, high) for low, high in after))
     assert second[: n - position] == list(range(position, n))
@@ -97,11 +97,11 @@ def test_resuming_with_other_ranks_delivers_exactly_the_rest(
 def test_resuming_with_the_same_ranks_gives_the_same_batches(
     n: int, batch_size: int, world: int, end: str, stop: int
 ) -> None:
-    layout = Layout(n, 0, batch_size, world, end)  # type: ignore[arg-type]
-    stop = min(stop, layout.rounds)
-    rest = Layout(n, layout.position(stop), batch_size, world, end)  # type: ignore[arg-type]
-    if layout.position(stop) < n:
-        whole = [layout.batch(round_, rank) for round_ in range(stop, layout.rounds) for rank in range(world)]
+    sharding = PassSharding(n, 0, batch_size, world, end)  # type: ignore[arg-type]
+    stop = min(stop, sharding.rounds)
+    rest = PassSharding(n, sharding.position(stop), batch_size, world, end)  # type: ignore[arg-type]
+    if sharding.position(stop) < n:
+        whole = [sharding.batch(round_, rank) for round_ in range(stop, sharding.rounds) for rank in range(world)]
         assert [rest.batch(round_, rank) for round_ in range(rest.rounds) for rank in range(world)] == whole
 
 
@@ -113,9 +113,12 @@ def test_workers_in_turn_give_the_batches_of_one_reader(
     def sequence(worker: int, workers: int) -> list[tuple[int, int, int]]:
         found, first = [], 0
         for number in range(passes):
-            layout = Layout(n, 0, batch_size, world, "short")
-            found += [(run.number, run.low, run.high) for run in runs(layout, number, 0, worker, workers, first)]
-            first += layout.rounds
+            sharding = PassSharding(n, 0, batch_size, world, "short")
+            found += [
+                (batch_range.number, batch_range.low, batch_range.high)
+                for batch_range in batch_ranges(sharding, number, 0, worker, workers, first)
+            ]
+            first += sharding.rounds
         return found
 
     parts = [iter(sequence(worker, workers)) for worker in range(workers)]

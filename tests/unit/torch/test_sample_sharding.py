@@ -7,9 +7,9 @@ from itertools import chain
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tensordb_data.stream.order.sharding import Layout, runs
+from tensordb_data.stream.order.sharding import PassSharding, batch_ranges
 from tensordb_data.stream.spec import End
-from tensordb_data.torch.sample_sharding import Turns
+from tensordb_data.torch.sample_sharding import ShardProgress
 
 BLOCK = 4
 
@@ -23,35 +23,39 @@ Received = list[list[tuple[int, int]]]
 """Batches of (pass, position)."""
 
 
-def begin(lengths: list[int], workers: int, world: int, batch_size: int = 3, end: End = "short") -> Turns:
-    return Turns.fresh(lengths[0], BLOCK, end, workers, world, batch_size, 0, len(lengths))
+def begin(lengths: list[int], workers: int, world: int, batch_size: int = 3, end: End = "short") -> ShardProgress:
+    return ShardProgress.fresh(lengths[0], BLOCK, end, workers, world, batch_size, 0, len(lengths))
 
 
-def share(turns: Turns, lengths: list[int], part: int) -> list[tuple[int, int]]:
+def share(progress: ShardProgress, lengths: list[int], part: int) -> list[tuple[int, int]]:
     """(pass, position) of each sample that one share yields, from where the run stands."""
-    place = turns.place(part, 0, lengths.__getitem__)
+    place = progress.place(part, 0, lengths.__getitem__)
     if place is None:
         return []
     first, position, drop = place
     out = []
     for number in range(first, len(lengths)):
         n = lengths[number]
-        layout = Layout(n, position, BLOCK, turns.shares.parts, "short")
-        samples = [(number, at % n) for run in runs(layout, number, part) for at in range(run.low, run.high)]
-        more = int(turns.shares.given(n)[part] - turns.shares.received(n)[part])
+        sharding = PassSharding(n, position, BLOCK, progress.sharding.parts, "short")
+        samples = [
+            (number, at % n)
+            for batch_range in batch_ranges(sharding, number, part)
+            for at in range(batch_range.low, batch_range.high)
+        ]
+        more = int(progress.sharding.given(n)[part] - progress.sharding.received(n)[part])
         out += samples[:more] if more < 0 else samples + samples[-1:] * more
         position = 0
     return out[drop:]
 
 
-def loader(turns: Turns, lengths: list[int], rank: int) -> Received:
+def loader(progress: ShardProgress, lengths: list[int], rank: int) -> Received:
     """The batches that one rank's loop receives from a DataLoader, from where the run stands."""
-    world = turns.shares.parts // turns.roles
+    world = progress.sharding.parts // progress.roles
     sequences = []
-    for worker in range(turns.workers):
-        role = turns.role(worker)
-        samples = [] if role is None else share(turns, lengths, role * world + rank)
-        sequences.append([samples[i : i + turns.batch_size] for i in range(0, len(samples), turns.batch_size)])
+    for worker in range(progress.workers):
+        role = progress.role(worker)
+        samples = [] if role is None else share(progress, lengths, role * world + rank)
+        sequences.append([samples[i : i + progress.batch_size] for i in range(0, len(samples), progress.batch_size)])
     longest = max(map(len, sequences), default=0)
     return list(
         chain.from_iterable([batches[turn] for batches in sequences if turn < len(batches)] for turn in range(longest))
@@ -61,20 +65,20 @@ def loader(turns: Turns, lengths: list[int], rank: int) -> Received:
 @given(lengths=lengths, workers=few, world=few)
 def test_each_sample_once_per_pass(lengths: list[int], workers: int, world: int) -> None:
     assume(lengths[0] >= world)
-    turns = begin(lengths, workers, world)
-    seen = Counter(chain.from_iterable(chain.from_iterable(loader(turns, lengths, rank) for rank in range(world))))
+    progress = begin(lengths, workers, world)
+    seen = Counter(chain.from_iterable(chain.from_iterable(loader(progress, lengths, rank) for rank in range(world))))
     for number, n in enumerate(lengths):
         times = {seen[number, at] for at in range(n)}
         # Fewer samples than readers: some are read twice, so that each reader has one.
-        assert times == {1} if n >= turns.shares.parts else min(times) >= 1
+        assert times == {1} if n >= progress.sharding.parts else min(times) >= 1
     assert len(seen) == sum(lengths)
 
 
 @given(lengths=lengths, workers=few, world=few)
 def test_ranks_differ_by_one_sample_a_pass_at_most(lengths: list[int], workers: int, world: int) -> None:
     assume(lengths[0] >= world)
-    turns = begin(lengths, workers, world)
-    counts = [sum(map(len, loader(turns, lengths, rank))) for rank in range(world)]
+    progress = begin(lengths, workers, world)
+    counts = [sum(map(len, loader(progress, lengths, rank))) for rank in range(world)]
     assert max(counts) - min(counts) <= len(lengths)
 
 
@@ -85,15 +89,15 @@ def test_resume_continues_the_very_batches(
     """Also from a state that another rank has taken, and again after that."""
     assume(lengths[0] >= world)
     rank = data.draw(st.integers(0, world - 1))
-    turns = begin(lengths, workers, world, batch_size, end)
-    whole = loader(turns, lengths, rank)
+    progress = begin(lengths, workers, world, batch_size, end)
+    whole = loader(progress, lengths, rank)
     steps = sorted(data.draw(st.lists(st.integers(0, len(whole)), min_size=1, max_size=3)))
     for before, step in zip([0, *steps], steps, strict=False):
-        turns = turns.after(step - before, lengths.__getitem__)
-        again = Turns.from_doc(
-            json.loads(json.dumps(turns.to_doc())), BLOCK, end, world, turns.first, len(lengths)
+        progress = progress.after(step - before, lengths.__getitem__)
+        again = ShardProgress.from_doc(
+            json.loads(json.dumps(progress.to_doc())), BLOCK, end, world, progress.first, len(lengths)
         )  # fmt: skip
-        assert again == turns
+        assert again == progress
         assert loader(again, lengths, rank) == whole[step:]
 
 
@@ -103,37 +107,37 @@ def test_what_a_state_says_has_begun(
 ) -> None:
     """Passes that have begun, of any reader, and are not over: a resume needs their data, and no other."""
     assume(lengths[0] >= world)
-    turns = begin(lengths, workers, world, batch_size)
-    ranks = [loader(turns, lengths, rank) for rank in range(world)]
+    progress = begin(lengths, workers, world, batch_size)
+    ranks = [loader(progress, lengths, rank) for rank in range(world)]
     received = data.draw(st.integers(0, min(map(len, ranks))))
     seen = {number for batches in ranks for batch in batches[:received] for number, _ in batch}
     rest = {number for batches in ranks for batch in batches[received:] for number, _ in batch}
-    after = turns.after(received, lengths.__getitem__)
+    after = progress.after(received, lengths.__getitem__)
     begun = set(after.begun(lengths.__getitem__))
     assert begun >= seen & rest and begun <= seen | {len(lengths) - 1}
     assert not [number for number in rest if number < after.first]
 
 
 def test_a_worker_too_many_does_nothing() -> None:
-    turns = begin([2], workers=3, world=1)
-    assert [turns.role(worker) for worker in range(3)] == [0, 1, None]
+    progress = begin([2], workers=3, world=1)
+    assert [progress.role(worker) for worker in range(3)] == [0, 1, None]
 
 
 def test_a_run_counts_from_its_first_role_again() -> None:
-    turns = begin([100], workers=3, world=1, batch_size=10).after(4, [100].__getitem__)
-    assert [turns.role(worker) for worker in range(3)] == [1, 2, 0]
-    assert turns.left.tolist() == [20, 10, 10]
+    progress = begin([100], workers=3, world=1, batch_size=10).after(4, [100].__getitem__)
+    assert [progress.role(worker) for worker in range(3)] == [1, 2, 0]
+    assert progress.left.tolist() == [20, 10, 10]
 
 
 def test_what_is_over_is_counted_and_no_more_looked_at() -> None:
-    turns = Turns.fresh(10, BLOCK, "short", 2, 1, 5, 7, None)
+    progress = ShardProgress.fresh(10, BLOCK, "short", 2, 1, 5, 7, None)
     asked: list[int] = []
 
     def length(number: int) -> int:
         asked.append(number)
         return 10
 
-    after = turns.after(2 * 1000 + 1, length)
+    after = progress.after(2 * 1000 + 1, length)
     assert after.first == 1007 and after.passed == (5000, 5000) and set(asked) == set(range(7, 1007))
     assert after.to_doc()["passed"] == [[2, 5000]]
     asked.clear()
@@ -143,11 +147,11 @@ def test_what_is_over_is_counted_and_no_more_looked_at() -> None:
 @given(n=sizes, workers=few, world=few, end=st.sampled_from(["drop", "pad"]))
 def test_shares_made_even(n: int, workers: int, world: int, end: End) -> None:
     assume(n >= world)
-    turns = begin([n, n], workers, world, end=end)
-    ranks = [loader(turns, [n, n], rank) for rank in range(world)]
+    progress = begin([n, n], workers, world, end=end)
+    ranks = [loader(progress, [n, n], rank) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == len({sum(map(len, batches)) for batches in ranks}) == 1
     seen = Counter(chain.from_iterable(chain.from_iterable(ranks)))
-    parts = turns.shares.parts
+    parts = progress.sharding.parts
     if end == "drop":
         assert set(seen.values()) <= {1} and len(seen) == 2 * (n - n % parts)
     else:

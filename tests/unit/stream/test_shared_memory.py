@@ -1,4 +1,4 @@
-"""Parcels: any value that may travel arrives as it was, and what may not is refused."""
+"""Shared memory: any value that may travel arrives as it was, and what may not is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from tensordb_data.stream.transform.shared_memory import Box
+from tensordb_data.stream.transform.shared_memory import SharedBuffer
 
 ARRAYS = npst.arrays(
     npst.scalar_dtypes() | npst.unicode_string_dtypes() | npst.byte_string_dtypes(),
@@ -36,16 +36,16 @@ VALUES = st.recursive(
 
 
 @pytest.fixture(scope="module")
-def box() -> Any:
-    made = Box.new()
+def buffer() -> Any:
+    made = SharedBuffer.new()
     yield made
     made.close()
 
 
 @given(st.lists(VALUES, max_size=3))
-def test_values_arrive_as_they_were(box: Box, values: list[Any]) -> None:
+def test_values_arrive_as_they_were(buffer: SharedBuffer, values: list[Any]) -> None:
     for value in values:  # one after the other, in the same box
-        same(box.unpack(box.pack(value)), value)
+        same(buffer.read(buffer.write(value)), value)
 
 
 def same(found: Any, value: Any) -> None:
@@ -69,22 +69,22 @@ def same(found: Any, value: Any) -> None:
         assert found == value
 
 
-def test_arrays_of_any_layout_arrive_in_memory_of_their_own(box: Box) -> None:
+def test_arrays_of_any_layout_arrive_in_memory_of_their_own(buffer: SharedBuffer) -> None:
     array = np.arange(24).reshape(2, 3, 4)
     for view in (array.T, array[:, ::2], array[::-1], np.asfortranarray(array), array[1, 1, 1:2].reshape(())):
-        found = box.unpack(box.pack(view))
+        found = buffer.read(buffer.write(view))
         assert np.array_equal(found, view) and found.flags.writeable
-    first = box.unpack(box.pack(array))
-    box.pack(np.zeros(24, np.int64))
+    first = buffer.read(buffer.write(array))
+    buffer.write(np.zeros(24, np.int64))
     assert np.array_equal(first, array)
 
 
-def test_times_keep_their_zone(box: Box) -> None:
+def test_times_keep_their_zone(buffer: SharedBuffer) -> None:
     zoned = datetime.datetime(2024, 5, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
-    assert box.unpack(box.pack(zoned)) == zoned
+    assert buffer.read(buffer.write(zoned)) == zoned
 
 
 @pytest.mark.parametrize("value", [object(), {1, 2}, [np.array([object()])], {(1, 2): 3}, np.zeros(2, "i4,f4"), print])
-def test_what_is_no_data_is_refused(box: Box, value: Any) -> None:
+def test_what_is_no_data_is_refused(buffer: SharedBuffer, value: Any) -> None:
     with pytest.raises(TypeError, match=r"object|set|key|f4|builtin"):
-        box.pack(value)
+        buffer.write(value)

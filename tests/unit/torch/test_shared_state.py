@@ -7,22 +7,22 @@ import pytest
 import torch.multiprocessing as mp
 
 from tensordb_data.errors import StateError
-from tensordb_data.torch.shared_state import Mailbox
+from tensordb_data.torch.shared_state import SharedState
 
 
-def _serve(mailbox: Mailbox, asked: Any, answers: Any) -> None:
+def _serve(shared_state: SharedState, asked: Any, answers: Any) -> None:
     while asked.get():
-        answers.put((mailbox.version, mailbox.read()))
+        answers.put((shared_state.version, shared_state.read()))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_running_process_reads_what_the_parent_posts(method: str) -> None:
     context = mp.get_context(method)
-    mailbox, asked, answers = Mailbox(), context.SimpleQueue(), context.SimpleQueue()
-    reader = context.Process(target=_serve, args=(mailbox, asked, answers))
+    shared_state, asked, answers = SharedState(), context.SimpleQueue(), context.SimpleQueue()
+    reader = context.Process(target=_serve, args=(shared_state, asked, answers))
     reader.start()
     for number in (1, 2):
-        mailbox.post({"pass": number, "name": "é" * number})
+        shared_state.post({"pass": number, "name": "é" * number})
         asked.put(True)
         assert answers.get() == (number, {"pass": number, "name": "é" * number})
     asked.put(False)
@@ -31,17 +31,17 @@ def test_a_running_process_reads_what_the_parent_posts(method: str) -> None:
 
 
 def test_a_shorter_document_replaces_a_longer_one() -> None:
-    mailbox = Mailbox()
-    mailbox.post({"text": "x" * 1000})
-    mailbox.post({})
-    assert mailbox.read() == {}
+    shared_state = SharedState()
+    shared_state.post({"text": "x" * 1000})
+    shared_state.post({})
+    assert shared_state.read() == {}
 
 
 def test_a_copy_is_shared_with_its_own_workers() -> None:
-    mailbox = copy.deepcopy(Mailbox())
-    assert mailbox._head.is_shared() and mailbox._body.is_shared()
+    shared_state = copy.deepcopy(SharedState())
+    assert shared_state._head.is_shared() and shared_state._body.is_shared()
 
 
 def test_a_document_that_is_too_long_is_refused() -> None:
     with pytest.raises(StateError, match="too long for the workers: 70"):
-        Mailbox().post({"text": "x" * 70_000})
+        SharedState().post({"text": "x" * 70_000})

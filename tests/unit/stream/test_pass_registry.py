@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tensordb_data import TensorDB, mix
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
-from tensordb_data.stream.passes.registry import SharedPasses
 
 SIZE = 5
 
@@ -50,7 +49,7 @@ def test_each_pass_is_one_state_of_the_data(n: int, workers: int, steps: list[An
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         data = Data(db, n)
         stream = data.stream()
-        assert stream._share() is not None
+        assert stream._share_passes() is not None
         start = stream.state_dict()
         readers = [iter(stream.shard(index, workers)) for index in range(workers)]
         got: list[list[Any]] = [[] for _ in readers]
@@ -108,7 +107,7 @@ def test_each_pass_of_each_stream_of_a_mix_is_one_state_of_its_data(
             return mix(list(zip(streams, (0.6, 0.4), strict=True)), seed=3)
 
         stream = made()
-        stream._share()
+        stream._share_passes()
         start = stream.state_dict()
         readers = [iter(stream.shard(index, workers)) for index in range(workers)]
         got: list[list[Any]] = [[] for _ in readers]
@@ -131,7 +130,7 @@ def test_each_pass_of_each_stream_of_a_mix_is_one_state_of_its_data(
             ]  # fmt: skip
             labels = []
             for number in range(end["streams"][index]["pass"]):
-                settled = stream.streams[index]._opening().known(number)
+                settled = stream.streams[index]._resolver().lookup(number)
                 assert settled is not None and settled.n is not None
                 passed, taken = taken[: settled.n], taken[settled.n :]
                 assert sorted(number for number, _ in passed) == list(range(settled.n))
@@ -164,7 +163,7 @@ def test_a_pass_is_what_the_first_reader_said_though_it_is_dead() -> None:
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         data = Data(db, 10)
         stream = data.stream()
-        stream._share()
+        stream._share_passes()
         first, second = iter(stream.shard(0, 2)), iter(stream.shard(1, 2))
         assert next(first)["label"][0] == 0
         assert next(first)["label"][0] == 0  # of pass 1
@@ -179,7 +178,7 @@ def test_a_pinned_stream_stays(shuffle: bool) -> None:
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         data = Data(db, 10)
         stream = data.stream().pin()
-        assert stream._share() is None
+        assert stream._share_passes() is None
         data.change()
         with_stream = iter(stream.shard(0, 1))
         assert {next(with_stream)["label"][0] for _ in range(6)} == {0}
@@ -190,12 +189,12 @@ def test_what_was_settled_stays() -> None:
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         data = Data(db, 10)
         stream = data.stream()
-        ledger = stream._share()
-        assert ledger is not None
-        one, two = ledger.iteration("a"), ledger.iteration("a")
-        before = stream._source.begun()
-        assert two.get(3) is None and one.put(3, before) == before
+        registry = stream._share_passes()
+        assert registry is not None
+        one, two = registry.of_iteration("a"), registry.of_iteration("a")
+        before = stream._planner.state_now()
+        assert two.get(3) is None and one.setdefault(3, before) == before
         data.change()
-        now = stream._source.begun()
-        assert now != before and two.put(3, now) == before == two.get(3)
-        assert SharedPasses(ledger, "b").put(3, now) == now
+        now = stream._planner.state_now()
+        assert now != before and two.setdefault(3, now) == before == two.get(3)
+        assert registry.of_iteration("b").setdefault(3, now) == now

@@ -29,7 +29,7 @@ from rich.table import Table
 
 T = TypeVar("T")
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 Batches = Iterator[int]
 """Yields the number of samples of each batch, once the batch is there in full."""

@@ -1,8 +1,8 @@
-"""Moment: a state of the data that a plan is read of: the counters, schemas and samples of one instant.
+"""IndexSnapshot: one state of the index, from which a plan is read: the counters, schemas and samples of one instant.
 
-All is read under one snapshot of the server, so that it is of one state however many updates go on meanwhile. A
-mutation of several transactions is waited for, if it was open when somebody asked; where it takes too long, the moment
-is one before it. It may be one between two mutations, however short that was.
+All is read under one snapshot of the server. So it is of one state, however many updates go on meanwhile. If a mutation
+of several transactions is open, the reader waits until it ends. If that takes too long, the reader takes a snapshot of
+an instant before the mutation. An instant between two mutations will do too, however short it was.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 log = logging.getLogger("tensordb_data.stream")
 
 PATIENCE = 30.0
-"""Seconds that a plan waits for mutations that are open."""
+"""Seconds that a plan waits for open mutations."""
 
-_LOOK = (0.02, 0.5)  # seconds between two looks: first, most
+_LOOK = (0.02, 0.5)  # seconds between two looks: the first ones, and the longest
 _FIELDS = ("seq", "mut", "schema", "created", "open", "calm")
-# The server keeps no snapshot of then, has none of now for an instant, since a collection or index was just made, or
-# has none at all.
+# The server does not keep snapshots for so long; or has none for an instant, because a collection or index was just
+# made; or has no snapshots at all.
 _NO_SNAPSHOT = {239, 246, 72, 123, 40415}
 
 Doc = Mapping[str, Any]
 
 
-class Moved(Exception):
+class DataMoved(Exception):
     """The data has changed while it was read without a snapshot."""
 
 
 @dataclass
-class Moment:
-    """One state of some datasets; what else is read of it is read with its session."""
+class IndexSnapshot:
+    """One state of some datasets. Whatever else is read of this state is read with its session."""
 
     warehouse: Warehouse
     docs: Mapping[str, Doc]
     """The documents of the datasets, by name."""
     session: ClientSession | None = None
-    """None where the server has no snapshot."""
+    """The session of the snapshot; None if the server has no snapshots."""
     stale: str = ""
-    """The mutations that it lies before, though they were waited for; none of them if it is empty."""
+    """The mutations that took too long, so that the snapshot is of before them. Empty if there are none."""
     versions: Versions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,50 +67,53 @@ class Moment:
         return {name: Schema.from_doc(schema) for name, schema in found if schema is not None}
 
     def born(self, names: Sequence[str]) -> dict[str, str]:
-        """When the datasets were made."""
+        """When each dataset was made."""
         return {name: str(self.docs[name].get("created")) for name in names if name in self.docs}
 
     def is_of(self, versions: Versions) -> bool:
-        """Whether the samples up to `versions` are as they were then."""
+        """Whether the samples up to `versions` are the same as they were at `versions`."""
         now = ((self.versions.get(name, (0, -1)), then) for name, then in versions.items())
         return all(mut == then[1] and seq >= then[0] for (seq, mut), then in now)
 
     def check(self) -> None:
-        """To be called when all has been read.
+        """Check, after all has been read, that it is of one state. This matters only without a session.
 
         Raises:
-            Moved: It may not be of one state.
+            DataMoved: It may be of several states.
         """
         if self.session is None and self.warehouse.index.is_server:
             now = _documents(self.warehouse, list(self.docs))
             if any(now[name]["mut"] != doc["mut"] or now[name].get("open") for name, doc in self.docs.items()):
-                raise Moved
+                raise DataMoved
 
 
 @contextlib.contextmanager
-def settled(
-    warehouse: Warehouse, names: Sequence[str] | None, wanted: Versions | None = None, snapshot: bool = True
-) -> Iterator[Moment]:
-    """A moment at which nothing was open: now, or as soon as what is open now has ended, but for `PATIENCE` seconds at
-    most; then the last before that.
+def open_snapshot(
+    warehouse: Warehouse, names: Sequence[str] | None, wanted: Versions | None = None, use_snapshot: bool = True
+) -> Iterator[IndexSnapshot]:
+    """Open a snapshot in which no mutation is open.
+
+    It is of now, if no mutation is open now. Otherwise this waits until the open mutations have ended, for `PATIENCE`
+    seconds at most. After that, it is a snapshot of the last instant before these mutations.
 
     Args:
         warehouse: The warehouse.
         names: The datasets; None for all of the project.
-        wanted: The versions that are asked for: a moment before that is of them will do at once.
-        snapshot: Without one, `Moment.check` says afterwards whether it was one state.
+        wanted: The versions that are asked for. If an instant before the open mutations has them, there is no wait.
+        use_snapshot: Without one, `IndexSnapshot.check` says afterwards whether it was one state.
 
     Raises:
-        BusyError: What is open takes long, and there is no moment before it that could still be read.
+        BusyError: The open mutations take too long, and no instant before them can be read any more.
     """
     asked: Timestamp | None = None
     wait, until = _LOOK[0], time.monotonic() + PATIENCE
     while True:
-        with _at(warehouse, names, None, snapshot) as (now, instant):
+        with _read_at(warehouse, names, None, use_snapshot) as (now, instant):
             asked = asked or instant
             busy = _busy(now.docs)
             silent = end_silent(warehouse, list(busy), None if names is None else list(now.docs)) if busy else set()
-            # Once ended, the mutation has raised the counters: they are read again, unless this user may not write.
+            # A mutation that was ended has raised the counters, so they are read again. A user without the right to
+            # write cannot end it.
             if busy and silent and _ended(warehouse, names, silent):
                 continue
             open_ = {id: text for id, text in busy.items() if id not in silent}
@@ -118,15 +121,15 @@ def settled(
                 yield now
                 return
         late = time.monotonic() >= until
-        if snapshot:
+        if use_snapshot:
             with contextlib.ExitStack() as opened:
                 before = _before(opened, warehouse, names, now)
                 if before is not None:
-                    moment, instant = before
+                    snapshot, instant = before
                     newer = asked is not None and instant is not None and instant >= asked
-                    if newer or late or (wanted is not None and moment.is_of(wanted)):
-                        moment.stale = "" if newer else "; ".join(open_.values())
-                        yield moment
+                    if newer or late or (wanted is not None and snapshot.is_of(wanted)):
+                        snapshot.stale = "" if newer else "; ".join(open_.values())
+                        yield snapshot
                         return
         if late:
             error = BusyError(
@@ -139,50 +142,50 @@ def settled(
         wait = min(_LOOK[1], wait * 2)
 
 
-def without_snapshot(error: Exception) -> bool:
-    """Whether an error says that the server has no snapshot to read under."""
+def lacks_snapshot(error: Exception) -> bool:
+    """Whether an error says that the server has no snapshot."""
     found = error.__cause__ if isinstance(error, TensorDBError) else error
     return isinstance(found, OperationFailure) and found.code in _NO_SNAPSHOT
 
 
 def _before(
-    opened: contextlib.ExitStack, warehouse: Warehouse, names: Sequence[str] | None, now: Moment
-) -> tuple[Moment, Timestamp | None] | None:
-    """The last moment before the mutations that are open now, if the server still has it."""
+    opened: contextlib.ExitStack, warehouse: Warehouse, names: Sequence[str] | None, now: IndexSnapshot
+) -> tuple[IndexSnapshot, Timestamp | None] | None:
+    """Open a snapshot of the last instant before the mutations that are open in `now`, if the server still has it."""
     while True:
         times = [doc["calm"]["at"] for doc in now.docs.values() if doc.get("open")]
         if not times or None in times:
             return None
         try:
-            found = opened.enter_context(_at(warehouse, names, min(times), True))
+            found = opened.enter_context(_read_at(warehouse, names, min(times), True))
         except OperationFailure as error:
-            if not without_snapshot(error):
+            if not lacks_snapshot(error):
                 raise
             return None
-        # Of several datasets, one may have been calm when another was not: then it was before that.
+        # With several datasets, one may have been calm while another was not. Then go back further.
         if not _busy(found[0].docs):
             return found
         now = found[0]
 
 
 @contextlib.contextmanager
-def _at(
-    warehouse: Warehouse, names: Sequence[str] | None, instant: Timestamp | None, snapshot: bool
-) -> Iterator[tuple[Moment, Timestamp | None]]:
-    """The datasets at an instant, or now; and which instant it is."""
-    if not (warehouse.index.is_server and snapshot):
-        yield Moment(warehouse, _documents(warehouse, names)), None
+def _read_at(
+    warehouse: Warehouse, names: Sequence[str] | None, instant: Timestamp | None, use_snapshot: bool
+) -> Iterator[tuple[IndexSnapshot, Timestamp | None]]:
+    """Read the datasets at an instant, by default now. Yields the snapshot, and the instant if somebody needs it."""
+    if not (warehouse.index.is_server and use_snapshot):
+        yield IndexSnapshot(warehouse, _documents(warehouse, names)), None
         return
     with warehouse.index.database.client.start_session(snapshot=True) as session:
-        if instant is not None:  # all else that the session reads is of that time too
+        if instant is not None:  # from now on, the session reads the data of that time
             _instant(warehouse, session, instant)
         found = warehouse.index["datasets"].find(_of(warehouse, names), dict.fromkeys(_FIELDS, 1), session=session)
-        moment = Moment(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
-        yield moment, instant or (_instant(warehouse, session) if _busy(moment.docs) else None)
+        snapshot = IndexSnapshot(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
+        yield snapshot, instant or (_instant(warehouse, session) if _busy(snapshot.docs) else None)
 
 
 def _instant(warehouse: Warehouse, session: ClientSession, at: Timestamp | None = None) -> Timestamp:
-    """The time of which a session reads; the first time that it reads, it may be chosen."""
+    """The time of the data that a session reads. `at` chooses it, if this is the first read of the session."""
     concern: dict[str, Any] = {"level": "snapshot"} if at is None else {"level": "snapshot", "atClusterTime": at}
     command = {"find": "datasets", "filter": {"_id": None}, "limit": 1, "readConcern": concern}
     time_: Timestamp = warehouse.index.database.command(command, session=session)["cursor"]["atClusterTime"]
@@ -208,7 +211,7 @@ def _versions_before(docs: Mapping[str, Doc]) -> Versions:
 
 
 def _busy(docs: Mapping[str, Doc]) -> dict[Any, str]:
-    """The mutations that are open, and who is at it."""
+    """The open mutations, with a text that says which one it is and which process makes it."""
     found: dict[Any, str] = {}
     for name, doc in sorted(docs.items()):
         for entry in doc.get("open") or ():

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tensordb_data.schema import Array, Scalar
 from tensordb_data.schema.schema import Schema
-from tensordb_data.stream.plan.bson_columns import block_from_raw
-from tensordb_data.stream.plan.sample_table import Block, Layouts, block_from_docs
+from tensordb_data.stream.plan.bson_columns import table_from_bson
+from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
 
 SCHEMA = Schema(
     {
@@ -26,7 +26,7 @@ SCHEMA = Schema(
         "split": Scalar("str"),
     }
 )
-LAYOUTS = Layouts.choose(("image", "mask", "label", "score", "seen", "split", "_id"), {"d": SCHEMA, "e": SCHEMA})
+LAYOUT = FieldLayout.choose(("image", "mask", "label", "score", "seen", "split", "_id"), {"d": SCHEMA, "e": SCHEMA})
 
 segments = st.sampled_from([ObjectId(f"{number:024x}") for number in range(3)])
 refs = st.builds(
@@ -59,7 +59,7 @@ def encoded(docs: list[dict[str, Any]]) -> bytes:
     return b"".join(map(bson.encode, docs))
 
 
-def same(one: Block, two: Block) -> bool:
+def same(one: SampleTable, two: SampleTable) -> bool:
     columns = [(one.ids, two.ids), *((one.values[name], two.values[name]) for name in one.values)]
     for name in one.refs:
         ours, theirs = one.refs[name], two.refs[name]
@@ -78,7 +78,7 @@ def same(one: Block, two: Block) -> bool:
         if ours.data is not None and theirs.data is not None:
             assert [None if item is None else bytes(item) for item in ours.data] == theirs.data.tolist()
             columns.append((ours.checksum, theirs.checksum))
-    sets = [[block.datasets[i] for i in block.dataset] for block in (one, two)]
+    sets = [[table.datasets[i] for i in table.dataset] for table in (one, two)]
     return sets[0] == sets[1] and all(a.dtype == b.dtype and np.array_equal(_bits(a), _bits(b)) for a, b in columns)
 
 
@@ -89,9 +89,9 @@ def _bits(column: Any) -> Any:
 @given(st.lists(documents, min_size=1, max_size=6))
 @settings(max_examples=300, deadline=None)
 def test_any_documents(docs: list[dict[str, Any]]) -> None:
-    found = block_from_raw(LAYOUTS, encoded(docs))
+    found = table_from_bson(LAYOUT, encoded(docs))
     if found is not None:
-        assert same(found[0], block_from_docs(LAYOUTS, docs))
+        assert same(found[0], table_from_docs(LAYOUT, docs))
         assert found[1] == (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
 
 
@@ -111,16 +111,16 @@ def test_documents_of_one_layout_take_the_fast_way() -> None:
         }
         for number in range(100)
     ]
-    found = block_from_raw(LAYOUTS, encoded(docs))
-    assert found is not None and same(found[0], block_from_docs(LAYOUTS, docs)) and found[1] == ("d", 100)
+    found = table_from_bson(LAYOUT, encoded(docs))
+    assert found is not None and same(found[0], table_from_docs(LAYOUT, docs)) and found[1] == ("d", 100)
     for number, doc in enumerate(docs):
         doc["_tdb"]["b"]["mask"] = {"d": bytes([number, 0]), "n": 2, "x": 2**40 + number}
-    found = block_from_raw(LAYOUTS, encoded(docs))
-    assert found is not None and same(found[0], block_from_docs(LAYOUTS, docs)) and set(found[0].inline) == {"mask"}
+    found = table_from_bson(LAYOUT, encoded(docs))
+    assert found is not None and same(found[0], table_from_docs(LAYOUT, docs)) and set(found[0].inline) == {"mask"}
     for doc in docs:  # as a plan asks for them
         doc["_tdb"]["b"]["mask"] = {"n": 2}
-    found = block_from_raw(LAYOUTS, encoded(docs))
-    assert found is not None and same(found[0], block_from_docs(LAYOUTS, docs))
+    found = table_from_bson(LAYOUT, encoded(docs))
+    assert found is not None and same(found[0], table_from_docs(LAYOUT, docs))
     assert found[0].inline["mask"].data is None
     docs[50]["split"] = "tests"
-    assert block_from_raw(LAYOUTS, encoded(docs)) is None
+    assert table_from_bson(LAYOUT, encoded(docs)) is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tensordb_data.errors import SampleError
-from tensordb_data.stream.transform.collate import Batch, Column, Piles, cut, gathered
+from tensordb_data.stream.transform.collate import Batch, Column, TableBuilder, build_column, slice_batch
 
 SHAPES = st.sampled_from([(), (3,), (2, 3), (0,), (2, 0)])
 ARRAYS = st.builds(
@@ -23,7 +23,7 @@ VALUES = st.one_of(ARRAYS, st.integers(0, 9), st.text(max_size=2), st.none())
 
 
 def batch(column: Column) -> Batch:
-    return cut({"x": column}, 0, len(column), "list", str)
+    return slice_batch({"x": column}, 0, len(column), "list", str)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -36,13 +36,13 @@ def same(one: Any, other: Any) -> bool:
 
 
 @given(st.one_of(st.lists(VALUES, min_size=1, max_size=6), ARRAYS.flatmap(lambda a: st.lists(st.just(a), min_size=1))))
-def test_a_pile_makes_the_batch_that_stacking_makes(values: list[Any]) -> None:
-    piled, listed = gathered(iter(values), len(values), True), gathered(iter(values), len(values), False)
+def test_a_column_builder_makes_the_batch_that_stacking_makes(values: list[Any]) -> None:
+    built, listed = build_column(iter(values), len(values), True), build_column(iter(values), len(values), False)
     assert isinstance(listed, list)
-    assert same(batch(piled)["x"], batch(listed)["x"])
+    assert same(batch(built)["x"], batch(listed)["x"])
 
 
-def test_a_pile_keeps_nothing_of_a_buffer_that_is_used_again() -> None:
+def test_a_column_builder_keeps_nothing_of_a_buffer_that_is_used_again() -> None:
     buffer = np.zeros(3)
 
     def values() -> Any:
@@ -50,11 +50,11 @@ def test_a_pile_keeps_nothing_of_a_buffer_that_is_used_again() -> None:
             buffer[:] = number
             yield buffer
 
-    assert np.asarray(gathered(values(), 4, True))[:, 0].tolist() == [0, 1, 2, 3]
+    assert np.asarray(build_column(values(), 4, True))[:, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_samples_with_other_fields_than_the_first_are_named() -> None:
-    piles = Piles(2, True, "sample {}".format)
-    piles.add({"a": 1})
+    builder = TableBuilder(2, True, "sample {}".format)
+    builder.add({"a": 1})
     with pytest.raises(SampleError, match=r"sample 1: the transform returned the fields a, b"):
-        piles.add({"a": 1, "b": 2})
+        builder.add({"a": 1, "b": 2})

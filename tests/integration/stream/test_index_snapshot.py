@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,10 +20,10 @@ from pymongo.errors import OperationFailure
 from tensordb_data import BusyError, TensorDB
 from tensordb_data.samples import annotate, mutations
 from tensordb_data.samples.mutations import Mutation
-from tensordb_data.stream.passes import planner as source
-from tensordb_data.stream.passes.planner import Source
-from tensordb_data.stream.plan import moment
-from tensordb_data.stream.plan.index_reader import Pages
+from tensordb_data.stream.passes import planner
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.plan import index_snapshot
+from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
 from tensordb_data.warehouse import deletion_log
@@ -47,8 +48,8 @@ def everything(db: TensorDB) -> Any:
     return db.data.find({"dataset": "numbers"})
 
 
-def new_source(db: TensorDB, **options: Any) -> Source:
-    return Source(db.warehouse, everything(db).stream(batch_size=10, fields=["label"], shuffle=True, **options).spec)
+def new_planner(db: TensorDB, **options: Any) -> Planner:
+    return Planner(db.warehouse, everything(db).stream(batch_size=10, fields=["label"], shuffle=True, **options).spec)
 
 
 def labels(plan: Plan) -> list[int]:
@@ -133,16 +134,18 @@ def test_a_plan_that_is_read_in_the_middle_is_of_before_or_after(
     with paused(lambda: change(numbers)) as changing:
         (entry,) = about(numbers)["open"]
         assert entry["mut"] == before["mut"] + 1
-        monkeypatch.setattr(moment, "PATIENCE", 0.0)
-        waiting = new_source(numbers)
+        monkeypatch.setattr(index_snapshot, "PATIENCE", 0.0)
+        waiting = new_planner(numbers)
         plan = waiting.plan()
         assert labels(plan) == OLD and plan.versions == {"numbers": (N, before["mut"])}
-        monkeypatch.setattr(moment, "PATIENCE", 60.0)
+        monkeypatch.setattr(index_snapshot, "PATIENCE", 60.0)
         # It waits now: as it looks for the first time, the change goes on and ends.
         monkeypatch.setattr(
-            moment, "time", SimpleNamespace(monotonic=moment.time.monotonic, sleep=lambda _: changing.end())
+            index_snapshot,
+            "time",
+            SimpleNamespace(monotonic=index_snapshot.time.monotonic, sleep=lambda _: changing.end()),
         )
-        plan = new_source(numbers).plan()
+        plan = new_planner(numbers).plan()
     assert labels(plan) == after and plan.versions == {"numbers": (N, before["mut"] + 2)}
     assert labels(waiting.plan()) == after
     assert about(numbers)["open"] == [] and numbers.database["mutations"].count_documents({}) == 0
@@ -161,15 +164,15 @@ def test_a_small_change_is_one_transaction_and_counts_once(numbers: TensorDB) ->
 
 
 def test_overlapping_changes_reach_each_sample_once(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moment, "PATIENCE", 0.0)
+    monkeypatch.setattr(index_snapshot, "PATIENCE", 0.0)
     with paused(lambda: add_1000(numbers)), paused(lambda: add_1000(numbers), 3) as second:
         assert [entry["mut"] for entry in about(numbers)["open"]] == [1, 2]
-        assert labels(new_source(numbers).plan()) == OLD
+        assert labels(new_planner(numbers).plan()) == OLD
         second.end()
         # The first is open still, with half of it done.
         assert [entry["mut"] for entry in about(numbers)["open"]] == [1]
-        assert labels(new_source(numbers).plan()) == OLD
-    plan = new_source(numbers).plan()
+        assert labels(new_planner(numbers).plan()) == OLD
+    plan = new_planner(numbers).plan()
     assert labels(plan) == [2000 + label for label in OLD] and plan.versions == {"numbers": (N, 4)}
 
 
@@ -178,7 +181,7 @@ def test_a_sample_that_moves_in_the_index_is_changed_once(numbers: TensorDB) -> 
     assert by_label.update({"$inc": {"label": 1}}) == N
     limited = numbers.data.find({"dataset": "numbers"}, sort=[("label", 1)], limit=N - 10)
     assert limited.update({"$inc": {"label": 1}}) == N - 10
-    assert labels(new_source(numbers).plan()) == [*range(2, N - 8), *range(N - 9, N + 1)]
+    assert labels(new_planner(numbers).plan()) == [*range(2, N - 8), *range(N - 9, N + 1)]
 
 
 @pytest.mark.parametrize("size", [STEP, 10 * N])
@@ -198,7 +201,7 @@ def test_changes_that_never_pause_let_plans_through(
         try:
             last = 0
             for before in range(8):  # so many have ended at least
-                found = labels(new_source(numbers).plan())
+                found = labels(new_planner(numbers).plan())
                 assert found == list(range(found[0], found[0] + N)) and found[0] >= max(last, before)
                 last = found[0]
                 done.acquire()
@@ -209,8 +212,8 @@ def test_changes_that_never_pause_let_plans_through(
 def test_without_snapshots_a_plan_is_read_again_when_it_was_of_two_states(
     numbers: TensorDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_SNAPSHOTS", 0)
-    original, changes = source.read_plan, [1]
+    monkeypatch.setattr(planner, "_SNAPSHOTS", 0)
+    original, changes = planner.read_plan, [1]
 
     def read(*args: Any) -> Plan:
         plan = original(*args)
@@ -219,21 +222,21 @@ def test_without_snapshots_a_plan_is_read_again_when_it_was_of_two_states(
             add_1000(numbers)
         return plan
 
-    monkeypatch.setattr(source, "read_plan", read)
-    assert labels(new_source(numbers).plan()) == NEW
+    monkeypatch.setattr(planner, "read_plan", read)
+    assert labels(new_planner(numbers).plan()) == NEW
     everything(numbers).update({"$inc": {"label": 1}})
     changes += [1] * 10
     with pytest.raises(BusyError, match=r"changed each of the 6 times .* minSnapshotHistoryWindowInSeconds"):
-        new_source(numbers).plan()
+        new_planner(numbers).plan()
 
 
 def test_a_plan_that_outlasts_its_snapshot_is_read_again(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     server = numbers.database.client.admin
     window = "minSnapshotHistoryWindowInSeconds"
     kept = server.command({"getParameter": 1, window: 1})[window]
-    original, sessions = source.read_plan, []
+    original, sessions = planner.read_plan, []
 
-    def read(selection: Any, layouts: Any, versions: Any, session: Any) -> Plan:
+    def read(selection: Any, layout: Any, versions: Any, session: Any) -> Plan:
         sessions.append(session)
         while session is not None:
             everything(numbers).update({"$inc": {"label": 1}})
@@ -242,27 +245,27 @@ def test_a_plan_that_outlasts_its_snapshot_is_read_again(numbers: TensorDB, monk
             except OperationFailure as error:
                 assert error.code == 239  # too old
                 break
-        return original(selection, layouts, versions, session)
+        return original(selection, layout, versions, session)
 
-    monkeypatch.setattr(source, "read_plan", read)
+    monkeypatch.setattr(planner, "read_plan", read)
     server.command({"setParameter": 1, window: 0})
     try:
-        plan = new_source(numbers).plan()
+        plan = new_planner(numbers).plan()
     finally:
         server.command({"setParameter": 1, window: kept})
     assert labels(plan) == [about(numbers)["mut"] // 2 + label for label in OLD]
-    assert sessions[-1] is None and len(sessions) == source._SNAPSHOTS + 1
+    assert sessions[-1] is None and len(sessions) == planner._SNAPSHOTS + 1
 
 
 def test_a_snapshot_outlives_its_cursors(numbers: TensorDB) -> None:
-    with moment.settled(numbers.warehouse, ["numbers"]) as now:
-        layouts = new_source(numbers).layouts(now.versions)
-        pages = Pages(everything(numbers).bound, layouts, now.versions, STEP, session=now.session)
+    with index_snapshot.open_snapshot(numbers.warehouse, ["numbers"]) as now:
+        layout = new_planner(numbers).layout(now.versions)
+        reader = IndexReader(everything(numbers).bound, layout, now.versions, STEP, session=now.session)
         found = []
-        for docs, _ in pages:
+        for docs, _ in reader:
             found += [doc["label"] for doc in docs]
             add_1000(numbers)
-            cursor = pages._cursor
+            cursor = reader._cursor
             assert cursor is not None
             if cursor.cursor_id:
                 numbers.database.command("killCursors", "data", cursors=[cursor.cursor_id])
@@ -270,31 +273,31 @@ def test_a_snapshot_outlives_its_cursors(numbers: TensorDB) -> None:
 
 
 def test_weights_are_of_the_same_state(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = source.read_plan
+    original = planner.read_plan
 
     def read(*args: Any) -> Plan:
         plan = original(*args)
         everything(numbers).update({"$inc": {"weight": 1, "label": 1000}})
         return plan
 
-    monkeypatch.setattr(source, "read_plan", read)
-    drawn = new_source(numbers, replacement=True, weights="weight")
+    monkeypatch.setattr(planner, "read_plan", read)
+    drawn = new_planner(numbers, replacement=True, weights="weight")
     plan = drawn.plan()
-    sums = drawn.cumulative(plan)
+    sums = drawn.cumulative_weights(plan)
     assert labels(plan) == OLD and sums is not None and sums[-1] / sums[0] == pytest.approx(N)
 
 
 def test_what_takes_too_long_is_named(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moment, "PATIENCE", 0.0)
+    monkeypatch.setattr(index_snapshot, "PATIENCE", 0.0)
     monkeypatch.setattr(mutations, "cluster_time", lambda db: None)  # as if it had begun long ago
     monkeypatch.setattr(Warehouse, "cache_dir", None)
-    going_on = new_source(numbers)
+    going_on = new_planner(numbers)
     assert labels(going_on.plan()) == OLD
     with paused(lambda: add_1000(numbers)):
         (entry,) = about(numbers)["open"]
         match = rf"'numbers' is being changed since 20.* UTC: update {entry['id']} of process {os.getpid()} on .* 0 s"
         with pytest.raises(BusyError, match=match):
-            new_source(numbers).plan()
+            new_planner(numbers).plan()
         assert labels(going_on.plan()) == OLD  # the plan that it has
         with pytest.raises(BusyError):
             going_on.changed(State(versions={"numbers": (N, 99)}, ids="0"))
@@ -302,21 +305,54 @@ def test_what_takes_too_long_is_named(numbers: TensorDB, monkeypatch: pytest.Mon
 
 
 def test_a_plan_of_before_that_is_kept_is_used(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moment, "PATIENCE", 0.0)
+    monkeypatch.setattr(index_snapshot, "PATIENCE", 0.0)
     monkeypatch.setattr(mutations, "cluster_time", lambda db: None)
-    assert labels(new_source(numbers).plan()) == OLD
+    assert labels(new_planner(numbers).plan()) == OLD
     with paused(lambda: add_1000(numbers)):
-        monkeypatch.setattr(source, "read_plan", None)
-        assert labels(new_source(numbers).plan()) == OLD
+        monkeypatch.setattr(planner, "read_plan", None)
+        assert labels(new_planner(numbers).plan()) == OLD
 
 
 def test_one_that_was_taken_for_dead_goes_on(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutations, "LEASE", 0.0)
     with paused(lambda: add_1000(numbers)) as changing:
-        plan = new_source(numbers).plan()  # of half of it: its lease has run out
+        plan = new_planner(numbers).plan()  # of half of it: its lease has run out
         assert sorted(labels(plan)) == [*range(200, 400), *range(1000, 1200)] and about(numbers)["open"] == []
         changing.end()
-    assert labels(new_source(numbers).plan()) == NEW and about(numbers)["open"] == []
+    assert labels(new_planner(numbers).plan()) == NEW and about(numbers)["open"] == []
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_server_that_is_killed_in_the_middle_changes_no_sample_twice(
+    warehouse_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    monkeypatch.setattr(mutations, "LIMIT", STEP)
+    body, step = mutations._Step.__call__, Mutation.step
+    steps: list[int] = []
+
+    def kill(now: bool) -> None:
+        if now and len(steps) == 1:
+            steps.append(0)
+            os.kill(db.database.client.admin.command("serverStatus")["pid"], signal.SIGKILL)
+
+    def within(self: Any, session: Any) -> int:
+        count = body(self, session)
+        kill(not committed)
+        return count
+
+    def between(*args: Any) -> int:
+        count = step(*args)
+        steps.append(count)
+        kill(committed)
+        return count
+
+    monkeypatch.setattr(mutations._Step, "__call__", within)
+    monkeypatch.setattr(Mutation, "step", between)
+    with TensorDB(warehouse_dir) as db:
+        with db.data.writer("numbers") as writer:
+            writer.add_many(label=np.arange(N), weight=np.ones(N))
+        add_1000(db)
+        assert 0 in steps and labels(new_planner(db).plan()) == NEW and about(db)["open"] == []
 
 
 CHANGER = """
@@ -370,18 +406,18 @@ def test_one_that_is_killed_is_waited_for_and_then_has_ended(
         process.kill()
         process.wait()
     assert [entry["pid"] for entry in about(numbers)["open"]] == [process.pid]
-    plan = new_source(numbers).plan()
+    plan = new_planner(numbers).plan()
     assert sorted(labels(plan)) == [*range(200, 400), *range(1000, 1200)]  # what it has done, in whole transactions
     assert plan.versions == {"numbers": (N, 2)} and about(numbers)["open"] == []
     add_1000(numbers)
-    assert sorted(labels(new_source(numbers).plan())) == [*range(1200, 1400), *range(2000, 2200)]
+    assert sorted(labels(new_planner(numbers).plan())) == [*range(1200, 1400), *range(2000, 2200)]
 
 
 def test_a_small_one_that_is_killed_has_done_nothing(numbers: TensorDB, mongo_uri: str, warehouse_dir: Path) -> None:
     with stopped(mongo_uri, warehouse_dir, 10 * N, "in") as process:
-        plan = new_source(numbers).plan()
+        plan = new_planner(numbers).plan()
         process.kill()
         process.wait()
     assert labels(plan) == OLD and plan.versions == {"numbers": (N, 0)}
     add_1000(numbers)
-    assert labels(new_source(numbers).plan()) == NEW
+    assert labels(new_planner(numbers).plan()) == NEW
