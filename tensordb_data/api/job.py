@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tensordb_data.api.logs import LogSelection
     from tensordb_data.api.protocol import Facade
     from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.documents import JobDocument
 
 
 class Job(LinkedRecord):
@@ -89,7 +90,7 @@ class Job(LinkedRecord):
         """A text that explains the status: what the job waits for, why no worker claims it, or how it ended."""
         from tensordb_data.jobs.explain import explain
 
-        return explain(self._warehouse, self.refresh()._doc)
+        return explain(self._warehouse, cast("JobDocument", self.refresh()._doc))
 
     # By whoever has claimed it
 

@@ -13,6 +13,7 @@ from bson import ObjectId
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
     from tensordb_data.params.parameter_set import ParameterSet
+    from tensordb_data.warehouse.documents import DeploymentDocument
 
 COLLECTION = "deployments"
 State = Literal["live", "replaced", "refused"]
@@ -105,6 +106,8 @@ def about(found: ParameterSet) -> dict[str, Any]:
     return dict(found)
 
 
-def _deployment(doc: Mapping[str, Any]) -> Deployment:
-    known = {name: doc.get(name) for name in ("run", "step", "state", "version", "reason", "at")}
-    return Deployment(doc["_id"]["t"], doc["_id"]["s"], **known)  # type: ignore[arg-type]
+def _deployment(doc: DeploymentDocument) -> Deployment:
+    return Deployment(
+        doc["_id"]["t"], doc["_id"]["s"], doc.get("run"), doc.get("step"), doc["state"], doc.get("version"),
+        doc.get("reason"), doc["at"],
+    )  # fmt: skip
