@@ -33,14 +33,15 @@ class SaverOptions(TypedDict, total=False):
 
 
 class CallbackCheckpointer(StepCheckpointer):
-    """See StepCheckpointer.
+    """A StepCheckpointer that is told which batches the trainer has trained on.
 
     Args:
         db: The warehouse.
         run: Name of the run.
-        data: Where the trainer is in its data; None if that is not to be saved.
+        data: The data of the trainer. None if its position is not to be saved.
+        model: The module.
         stateful: The trainer's optimizer, scheduler and scaler, by these names.
-        options: Of StepCheckpointer.
+        options: Options of StepCheckpointer.
     """
 
     def __init__(

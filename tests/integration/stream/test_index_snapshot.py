@@ -19,6 +19,7 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data import BusyError, TensorDB
 from tensordb_data.samples import annotate, mutations
+from tensordb_data.samples import delete as deletion
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.stream.passes import planner
 from tensordb_data.stream.passes.planner import Planner
@@ -26,7 +27,6 @@ from tensordb_data.stream.plan import index_snapshot
 from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
-from tensordb_data.warehouse import deletion_log
 from tensordb_data.warehouse.context import Warehouse
 
 N, STEP = 400, 100
@@ -38,7 +38,7 @@ def numbers(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> TensorDB:
     """400 samples, whose label is their number; a transaction takes 100."""
     monkeypatch.setattr(mutations, "LIMIT", STEP)
     monkeypatch.setattr(annotate, "LIMIT", STEP)
-    monkeypatch.setattr(deletion_log, "CHUNK", STEP)
+    monkeypatch.setattr(deletion, "CHUNK", STEP)
     with db.data.writer("numbers") as writer:
         writer.add_many(label=np.arange(N), weight=np.ones(N))
     return db
@@ -300,7 +300,7 @@ def test_what_takes_too_long_is_named(numbers: TensorDB, monkeypatch: pytest.Mon
             new_planner(numbers).plan()
         assert labels(going_on.plan()) == OLD  # the plan that it has
         with pytest.raises(BusyError):
-            going_on.changed(State(versions={"numbers": (N, 99)}, ids="0"))
+            going_on.has_changed(State(versions={"numbers": (N, 99)}, ids="0"))
     assert labels(going_on.plan()) == NEW
 
 
