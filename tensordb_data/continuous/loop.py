@@ -54,7 +54,7 @@ class Stoppable:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or Ctrl-C asks to stop, the second is served as it always was.
+        """Handle signals during the block: the first SIGTERM or Ctrl-C asks to stop, the second has its usual effect.
 
         Outside the main thread, where Python allows no handlers, and where the application has handlers of its own,
         they are left alone.
