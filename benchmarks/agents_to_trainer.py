@@ -34,6 +34,8 @@ from rich.console import Console
 from rich.table import Table
 from shared import harness
 
+from tensordb_data import SaveOptions
+
 PUBLISHED = {5: 3_017, 25: 12_000}
 PACE = 640  # moves a second that the game of one agent allows; 5 agents reach the first published point
 EPISODE = 400  # moves
@@ -113,9 +115,10 @@ def play(db: Any, run: str, agents: int, seconds: float) -> dict[str, float]:
     watchdog.start()
     state = {"model": {"policy": policy}}
     before = _spent(db)
+    calm = SaveOptions(signals=False)
     with (
         writers(agent, db, run, seconds, count=agents, method="forkserver") as (barrier, reports),
-        closing(Checkpointer(db.warehouse, run, lambda _: state, every=EVERY, signals=False)) as publisher,
+        closing(Checkpointer(db.warehouse, run, lambda _: state, every=EVERY, options=calm)) as publisher,
     ):
         barrier.wait()
         begin, missing = time.time(), None

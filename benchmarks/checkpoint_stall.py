@@ -37,6 +37,8 @@ from rich.table import Table
 from shared import harness
 from shared.checkpoint_peers import PEERS, Calls, peer
 
+from tensordb_data import SaveOptions
+
 LAYERS = 25
 BATCH = {"cpu": 8, "cuda": 4_096}  # a step on an H100 takes some 40 ms with 100M parameters
 PIECE = 4 << 20
@@ -235,7 +237,7 @@ def ours(db: Any) -> Callable[[Any, int], Any]:
     def open_(model: Any, every: int) -> Iterator[Calls]:
         from tensordb_data.torch import StepCheckpointer
 
-        with StepCheckpointer(db, run="bench", model=model, every=every, signals=False) as ckpt:
+        with StepCheckpointer(db, run="bench", model=model, every=every, options=SaveOptions(signals=False)) as ckpt:
             yield lambda number: ckpt.step(), ckpt.wait
 
     return open_
@@ -249,7 +251,7 @@ def frozen(db: Any, millions: float, device: str) -> float:
 
     forget(db)  # otherwise the first save finds its tensors stored
     model = network(millions, device)
-    with StepCheckpointer(db, run="frozen", model=model, every=1, signals=False) as ckpt:
+    with StepCheckpointer(db, run="frozen", model=model, every=1, options=SaveOptions(signals=False)) as ckpt:
         ckpt.step()
         ckpt.wait()
         first = ckpt.stats()["bytes_stored"]

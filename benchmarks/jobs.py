@@ -31,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 from shared import harness
 
+from tensordb_data import JobLimits
+
 WORKERS, JOBS, TARGET = 8, 5000, 1000
 OURS, FULL, BARE = "TensorDB, claims", "TensorDB, claim and done, workers killed", "bare find_one_and_update"
 LEASE = 1.0
@@ -82,7 +84,8 @@ def queued(db: Any, jobs: int) -> list[Any]:
     """As many fresh jobs, copies of one that was pushed; pushing is not what is measured."""
     mongo = db.database["jobs"]
     mongo.delete_many({})
-    made = db.jobs.push("work", entry="mypkg.jobs:work", args={"lr": 0.1}, max_attempts=100, backoff=0)._doc
+    limits = JobLimits(max_attempts=100, backoff=0)
+    made = db.jobs.push("work", entry="mypkg.jobs:work", args={"lr": 0.1}, limits=limits)._doc
     from bson import ObjectId
 
     mongo.insert_many([{**made, "_id": ObjectId()} for _ in range(jobs - 1)])

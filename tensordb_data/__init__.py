@@ -3,13 +3,14 @@
 Everything is data, everything is identified by a query, and the training side pulls an endless stream.
 """
 
-from tensordb_data.api.architectures import Architecture
+from tensordb_data.api.architectures import Architecture, Built
 from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.api.logs import LogRow, LogSelection
 from tensordb_data.api.search import Hit
 from tensordb_data.api.selection import Selection
 from tensordb_data.api.watch import Watch
+from tensordb_data.checkpoint.options import Every, SaveOptions
 from tensordb_data.errors import (
     ArchitectureError,
     BusyError,
@@ -34,6 +35,8 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
+from tensordb_data.jobs.permissions import Permissions
+from tensordb_data.jobs.spec import JobLimits, JobSpec
 from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.parameter_set import ParameterSet
 from tensordb_data.params.retention import Keep
@@ -44,11 +47,13 @@ from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
 from tensordb_data.stream.benchmark import bench
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix, mix
+from tensordb_data.stream.options import Shard
 
 __all__ = [
     "Architecture",
     "ArchitectureError",
     "Array",
+    "Built",
     "BusyError",
     "Bytes",
     "CheckpointError",
@@ -58,10 +63,13 @@ __all__ = [
     "DeployError",
     "DuplicateError",
     "EmbeddedServerError",
+    "Every",
     "Hit",
     "Image",
     "Job",
     "JobCancelledError",
+    "JobLimits",
+    "JobSpec",
     "Keep",
     "LogRow",
     "LogSelection",
@@ -70,15 +78,18 @@ __all__ = [
     "NotAllowedError",
     "NotFoundError",
     "ParameterSet",
+    "Permissions",
     "Query",
     "QueryError",
     "RunLog",
     "Sample",
     "SampleError",
+    "SaveOptions",
     "Scalar",
     "ScanWarning",
     "SchemaError",
     "Selection",
+    "Shard",
     "StateError",
     "StorageError",
     "Stream",

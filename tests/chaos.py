@@ -26,7 +26,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from tensordb_data import TensorDB
+from tensordb_data import JobLimits, TensorDB
 from tensordb_data.embedded import control
 
 ROOT = str(Path(__file__).parents[1])
@@ -115,7 +115,8 @@ def run(folder: Path, seconds: float, workers: int, evaluators: int, restarts: i
                 fault = dice.choices(["", "raise", "die"], [8, 1, 1])[0]
                 args = {"folder": str(folder), "number": pushed, "seconds": dice.uniform(0, 2), "fault": fault}
                 after = [jobs[-1]] if jobs and dice.random() < 0.1 else []
-                jobs.append(db.jobs.push("t", entry="tests.chaos:work", args=args, backoff=0.5, after=after))
+                limits = JobLimits(backoff=0.5)
+                jobs.append(db.jobs.push("t", entry="tests.chaos:work", args=args, limits=limits, after=after))
                 pushed += 1
             while sets.open_sets(db) < 2 * evaluators:
                 sets.save(db, saved, dice)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordb_data import Keep, TensorDB
+from tensordb_data import Keep, SaveOptions, TensorDB
 from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.checkpoint import background, staging
 from tensordb_data.checkpoint.checkpointer import Checkpointer
@@ -97,7 +97,7 @@ def train(uri: str, blobs: str, out: Connection) -> None:
     announced(Index, "transaction", "commit")
     announced(background, "prune", "prune")
     with TensorDB(uri, blobs=blobs) as db:
-        checkpointer = Checkpointer(db.warehouse, "soak", state, every=1, keep=KEEP, signals=False)
+        checkpointer = Checkpointer(db.warehouse, "soak", state, every=1, keep=KEEP, options=SaveOptions(signals=False))
         found = checkpointer.load(None)
         step = check_state(dict(found[1])) if found else 0
         say(restored=step)
@@ -166,7 +166,7 @@ class Killed:
 
 def check(db: TensorDB, least: int) -> int:
     """Everything that a query finds is whole, before and after a collection; returns the newest step."""
-    checkpointer = Checkpointer(db.warehouse, "soak", state, signals=False, every=1)
+    checkpointer = Checkpointer(db.warehouse, "soak", state, every=1, options=SaveOptions(signals=False))
     newest = 0
     for _ in range(2):
         steps = [

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tensordb_data.checkpoint import rng
-from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.controls import SaveControls
+from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
+from tensordb_data.common.deprecation import moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import assign, check_keras
 from tensordb_data.params.lineage import name_of, of_data
@@ -20,10 +23,7 @@ from tensordb_data.params.retention import Keep
 from tensordb_data.stream.deliver.stream import Stream
 
 if TYPE_CHECKING:
-    from bson import ObjectId
-
     from tensordb_data.api.database import TensorDB
-    from tensordb_data.params.parameter_set import ParameterSet
 
 
 class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[misc]
@@ -53,44 +53,31 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     Args:
         db: The warehouse.
         run: Name of the run. `restore` continues the run of this name.
-        every: Optimizer steps between saves.
-        every_seconds: Seconds between saves. A save is due when a step ends so long after the last save.
+        every: How often to save: `every=200` optimizer steps, or `every=Every(steps=200, seconds=60)`, or as often as a
+            budget allows, `every=Every(overhead=0.02)`; see `Every`.
         on_best: Save when this metric, at the end of a step or an epoch, is better than in any checkpoint of the run:
             `"val_accuracy"`, or `("val_loss", "min")` if less is better.
-        max_overhead: Instead of `every`: save as often as possible while saves cost at most this part of the training
-            time, for example 0.02.
         stream: The Stream behind the dataset that `fit` gets.
         tags: Tags of every checkpoint and log row.
-        architecture: Name of the architecture in `db.architectures`. It is noted with every checkpoint.
-        parent: The checkpoint of another run from which this run starts. It is noted with the first checkpoint.
-        memory: Host memory for copies of the state, in bytes or as `"4GB"`. As many saves as fit may run at the same
-            time. By default two copies, whatever their size.
-        when_busy: What to do with a save that is due while all this memory is in use: `"wait"` until one save is
-            stored, or `"skip"` it. `stats()` counts both.
         keep: Which training states of the run stay, for example `Keep(last=3, best=("val_acc", 2), every=1000)`. It is
             applied after each save, and can be changed later (`db.params.prune`). By default all of them stay.
-        signals: Whether SIGTERM and Ctrl-C are handled.
-        grace: Seconds that a step may still take after a SIGTERM.
+        options: How to save: the memory for copies, what a full memory means, the signals, the architecture and the
+            parent that are noted; see `SaveOptions`.
     """
 
+    @moved_options(OLD_EVERY, OLD_OPTIONS)
+    @suggesting()
     def __init__(
         self,
         db: TensorDB,
         run: str,
         *,
-        every: int | None = None,
-        every_seconds: float | None = None,
+        every: int | Every | None = None,
         on_best: str | tuple[str, str] | None = None,
-        max_overhead: float | None = None,
         stream: Stream | None = None,
         tags: Sequence[str] = (),
-        architecture: str | None = None,
-        parent: ParameterSet | ObjectId | None = None,
-        memory: int | str | None = None,
-        when_busy: WhenBusy = "wait",
         keep: Keep | None = None,
-        signals: bool = True,
-        grace: float = 10.0,
+        options: SaveOptions | None = None,
     ) -> None:
         super().__init__()
         self.run = run
@@ -106,13 +93,14 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
             stream._begin_iteration()
         self._first = None if stream is None else stream.state_dict()
         self._resumed: dict[str, Any] | None = None
-        self._batches = 0  # that fit has received in this iteration of the dataset
+        self._batches = 0  # batches that fit has received in this iteration of the dataset
         self._begin = 0
         self._iterated = False
+        options = SaveOptions.of(options)
+        lineage = {"architecture": options.architecture, "data": of_data(stream)}
         self._core = Checkpointer(
-            db.warehouse, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
-            max_overhead=max_overhead, tags=tags, lineage={"architecture": architecture, "data": of_data(stream)},
-            parent=parent, memory=memory, when_busy=when_busy, keep=keep, signals=signals, grace=grace,
+            db.warehouse, run, self._state, every=every, on_best=on_best, tags=tags, lineage=lineage, keep=keep,
+            options=options,
         )  # fmt: skip
 
     def restore(self, model: keras.Model, step: int | None = None) -> int:

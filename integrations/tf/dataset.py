@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tensorflow as tf
 
 from tensordb_data.api.selection import Selection, streamed
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.options import StreamOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _BYTES = 4 << 20
 _BATCHES = 64
@@ -23,7 +28,10 @@ _BATCHES = 64
 Batch = dict[str, Any]
 
 
-def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> tf.data.Dataset:
+@suggesting(StreamOptions)
+def query_dataset(
+    source: Selection[Any] | Stream, batch_size: int | None = None, **options: Unpack[StreamOptions]
+) -> tf.data.Dataset:
     """Make a `tf.data.Dataset` of the batches of a stream. A batch is a dict of tensors of shape [batch, ...].
 
     Its `element_spec` is static. The dtype and shape of each field come from the schema; dimensions in which samples
@@ -45,6 +53,7 @@ def query_dataset(source: Selection[Any] | Stream, batch_size: int | None = None
 
     Raises:
         QueryError: an option is out of its range, or a field has no tensor form.
+        TypeError: there is no such option; the message names the nearest one.
         NotFoundError: no sample matches, and the shape of a field is known only from a sample.
     """
     stream = streamed(source, batch_size, options)

@@ -33,7 +33,7 @@ class CallingLoader:
 
 def calling_loader() -> CallingLoader:
     """Find the loader that has called `__iter__` of a dataset. Only this `__iter__` may call it."""
-    frame = sys._getframe(2)  # of the fetcher, which has called `iter(dataset)`
+    frame = sys._getframe(2)  # the fetcher, which has called `iter(dataset)`
     collates = frame.f_locals.get("auto_collation") is True
     caller = frame
     for _ in range(_FRAMES):

@@ -6,19 +6,24 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.api.selection import Selection, streamed
+from tensordb_data.common.options import suggesting
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.options import StreamOptions
 from tensordb_data.torch.calling_loader import calling_loader
 from tensordb_data.torch.convert import to_pinned, to_tensors
 from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
 from tensordb_data.torch.shared_state import SharedState
 from tensordb_data.torch.worker_stats import WorkerStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class WorkerIteration(Iterator[dict[str, Any]]):
@@ -80,10 +85,14 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes` (default: no end), `transform`, … .
 
     Raises:
-        QueryError: an option is unknown or out of its range.
+        QueryError: an option is out of its range.
+        TypeError: there is no such option; the message names the nearest one.
     """
 
-    def __init__(self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Any) -> None:
+    @suggesting(StreamOptions)
+    def __init__(
+        self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Unpack[StreamOptions]
+    ) -> None:
         super().__init__()
         self._by_sample = isinstance(source, Selection) and batch_size is None
         if self._by_sample and options.get("follow"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS
+from tensordb_data.common.deprecation import moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import MissingExtraError
-from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, SaverOptions, TrainerData
 
 try:
     from lightning.pytorch import Callback
@@ -17,6 +20,8 @@ except ImportError:
         raise MissingExtraError("tensordb_data.torch.lightning needs Lightning: pip install lightning") from error
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.api.database import TensorDB
 
 
@@ -32,13 +37,15 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         db: The warehouse.
         run: Name of the run. `fit` continues the run of this name, if it has a checkpoint.
         stream: The QueryDataset of the trainer's DataLoader, or this DataLoader.
-        options: Options of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+        save: Options of StepCheckpointer: `every`, `on_best`, `keep`, `tags`, `extra` and `options`.
     """
 
-    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:
+    @moved_options(OLD_EVERY, OLD_OPTIONS)
+    @suggesting(SaverOptions)
+    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **save: Unpack[SaverOptions]) -> None:
         super().__init__()
         self.db, self.run = db, run
-        self._options = options
+        self._save = save
         self._data = None if stream is None else TrainerData(stream)
         self._checkpointer: CallbackCheckpointer | None = None
         self._steps = 0
@@ -51,11 +58,10 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Restore model and optimizer, which the trainer has made."""
         extra = {f"scheduler_{i}": one.scheduler for i, one in enumerate(trainer.lr_scheduler_configs)}
-        extra |= {"progress": _Progress(trainer), **(self._options.get("extra") or {})}
-        options = {**self._options, "extra": extra, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
-        self._checkpointer = CallbackCheckpointer(
-            self.db, self.run, self._data, model=pl_module, optimizer=trainer.optimizers[0], **options
-        )
+        extra |= {"progress": _Progress(trainer), **(self._save.get("extra") or {})}
+        stateful = {"optimizer": trainer.optimizers[0], "scaler": getattr(trainer.precision_plugin, "scaler", None)}
+        save: SaverOptions = {**self._save, "extra": extra}
+        self._checkpointer = CallbackCheckpointer(self.db, self.run, self._data, pl_module, stateful, **save)
         self._checkpointer.restore()
         self._steps = trainer.global_step
 

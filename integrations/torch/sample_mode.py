@@ -98,7 +98,7 @@ class SampleRun:
             for batch in batches:
                 samples = list(to_samples(to_tensors(batch)))
                 at = stream._state.at
-                if sharding.end != "short" and at.position == 0:  # the last of its pass
+                if sharding.end != "short" and at.position == 0:  # the last batch of its pass
                     n = length(at.number - 1)
                     more = int(sharding.given(n)[part] - sharding.received(n)[part])
                     samples = samples[:more] if more < 0 else samples + samples[-1:] * more

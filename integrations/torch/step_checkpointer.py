@@ -11,8 +11,11 @@ import torch
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.batch_counter import BatchCounter
-from tensordb_data.checkpoint.checkpointer import Checkpointer, WhenBusy
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.controls import SaveControls
+from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
+from tensordb_data.common.deprecation import moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, StateError
 from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
@@ -23,10 +26,7 @@ from tensordb_data.torch.ranks import ranks
 from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, scatter, unwrapped
 
 if TYPE_CHECKING:
-    from bson import ObjectId
-
     from tensordb_data.api.database import TensorDB
-    from tensordb_data.params.parameter_set import ParameterSet
 
 
 class StepCheckpointer(SaveControls):
@@ -37,13 +37,13 @@ class StepCheckpointer(SaveControls):
     call `step()` once per optimizer step. Without a stream, calls of `step()` are counted.
 
     A save copies model, optimizer, scheduler, scaler, RNG states (Python, NumPy, torch, CUDA) and position at one
-    instant. The loop waits for this copy only. A save is due by `every`, `every_seconds`, `on_best` or `max_overhead`,
-    by any of those that are given. An error in the background is raised by the next `step()`, by `wait()` or by
-    `close()`.
+    instant. The loop waits for this copy only. A save is due by `every` or by `on_best`. An error in the background is
+    raised by the next `step()`, by `wait()` or by `close()`.
 
     After SIGTERM or Ctrl-C the last complete step is saved, and then the signal ends the process as usual. A signal is
-    handled when a step ends or when the loop waits for data. If a step takes longer than `grace` seconds, the process
-    ends with the saves that were taken before. A second signal ends the process at once.
+    handled when a step ends or when the loop waits for data. If a step takes longer than 10 seconds
+    (`SaveOptions(grace=)`), the process ends with the saves that were taken before. A second signal ends the process at
+    once.
 
     A resumed run continues exactly as it would have without the interruption, as far as its own computation is
     deterministic: on the CPU, the losses are the same, bit for bit. Gradients are not saved. Numbers that a transform
@@ -63,34 +63,27 @@ class StepCheckpointer(SaveControls):
         run: Name of the run. `restore()` continues the run of this name.
         model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
         optimizer: The optimizer, or None.
-        every: Steps between saves. A save is due when a multiple of this number is reached or crossed.
-        every_seconds: Seconds between saves. A save is due when a step ends so long after the last save.
+        every: How often to save: `every=200` steps, or `every=Every(steps=200, seconds=60)`, or as often as a budget
+            allows, `every=Every(overhead=0.02)`; see `Every`.
         on_best: Save when this metric of `step()` is better than in any checkpoint of the run: `"acc"`, or
             `("loss", "min")` if less is better.
-        max_overhead: Instead of `every`: save as often as possible while saves cost at most this part of the training
-            time, for example 0.02. The cost is measured all the time: the waits of the loop, and how much a save in
-            the background slows it down.
         stream: The object that the loop iterates: a DataLoader over a QueryDataset, a Stream, or a StatefulDataLoader.
             Its class is replaced by a counting subclass until `close()`.
         scheduler: Anything with `state_dict` and `load_state_dict`, such as a learning-rate scheduler.
         scaler: A `torch.amp.GradScaler`.
         extra: More such objects by name, for example an EMA of the model.
         tags: Tags of every checkpoint and log row.
-        architecture: Name of the architecture in `db.architectures`. It is noted with every checkpoint.
-        parent: The checkpoint of another run from which this run starts. It is noted with the first checkpoint.
-        memory: Host memory for copies of the state, in bytes or as `"4GB"`. As many saves as fit may run at the same
-            time. By default two copies, whatever their size.
-        when_busy: What to do with a save that is due while all this memory is in use: `"wait"` until one save is
-            stored, or `"skip"` it. `stats()` counts both.
         keep: Which training states of the run stay, for example `Keep(last=3, best=("val_acc", 2), every=1000)`. It is
             applied after each save, and can be changed later (`db.params.prune`). By default all of them stay.
-        signals: Whether SIGTERM and Ctrl-C are handled.
-        grace: Seconds that a step may still take after a signal.
+        options: How to save: the memory for copies, what a full memory means, the signals, the architecture and the
+            parent that are noted; see `SaveOptions`.
 
     Raises:
         CheckpointError: An argument is malformed.
     """
 
+    @moved_options(OLD_EVERY, OLD_OPTIONS)
+    @suggesting()
     def __init__(
         self,
         db: TensorDB,
@@ -98,22 +91,15 @@ class StepCheckpointer(SaveControls):
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        every: int | None = None,
-        every_seconds: float | None = None,
+        every: int | Every | None = None,
         on_best: str | tuple[str, str] | None = None,
-        max_overhead: float | None = None,
         stream: Any = None,
         scheduler: Any = None,
         scaler: Any = None,
         extra: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
-        architecture: str | None = None,
-        parent: ParameterSet | ObjectId | None = None,
-        memory: int | str | None = None,
-        when_busy: WhenBusy = "wait",
         keep: Keep | None = None,
-        signals: bool = True,
-        grace: float = 10.0,
+        options: SaveOptions | None = None,
     ) -> None:
         self.run = run
         self._model = model
@@ -126,7 +112,8 @@ class StepCheckpointer(SaveControls):
                 )
             if name in _OWN:
                 raise CheckpointError(f"extra= has {name!r}, which is a name of ours; name it otherwise")
-        lineage = {"model": name_of(unwrapped(model)), "architecture": architecture, "data": of_data(stream)}
+        options = SaveOptions.of(options)
+        lineage = {"model": name_of(unwrapped(model)), "architecture": options.architecture, "data": of_data(stream)}
         if optimizer is not None:
             lineage["optimizer"] = name_of(optimizer)
         self._ranks = ranks()
@@ -135,10 +122,8 @@ class StepCheckpointer(SaveControls):
         try:
             self._position = None if self._batch_counter is None else self._locate(stream, self._batch_counter)
             self._core = Checkpointer(
-                db.warehouse, run, self._state, every=every, every_seconds=every_seconds, on_best=on_best,
-                max_overhead=max_overhead, tags=tags, lineage=lineage, parent=parent, memory=memory,
-                when_busy=when_busy, keep=keep, peers=self._ranks, batch_counter=self._batch_counter,
-                signals=signals, grace=grace,
+                db.warehouse, run, self._state, every=every, on_best=on_best, tags=tags, lineage=lineage, keep=keep,
+                peers=self._ranks, batch_counter=self._batch_counter, options=options,
             )  # fmt: skip
         except BaseException:
             if self._batch_counter is not None:
@@ -148,7 +133,7 @@ class StepCheckpointer(SaveControls):
         self._calls = 0
         self._rng: dict[str, Any] | None = None  # restored once more when the loop begins
         if self._batch_counter is not None:
-            self._batch_counter.on_iterate = self._settle_rng
+            self._batch_counter.on_iterate = self._restore_rng_again
 
     @property
     def last_step(self) -> int:
@@ -191,7 +176,7 @@ class StepCheckpointer(SaveControls):
                 value.load_state_dict(parts[name])
         own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
         rng.apply(own)
-        # between two iterations, the interrupted run had the draw still before it (see _settle_rng)
+        # a run that was interrupted between two iterations had not made the draw yet (see _restore_rng_again)
         self._rng = None if parts["training"].get("at_end") else own
         self._start = int(parts["training"]["step"])
         self._calls = 0
@@ -283,7 +268,7 @@ class StepCheckpointer(SaveControls):
         if optimizer is not None:
             _check_optimizer(optimizer, parts["optimizer"], label)
 
-    def _settle_rng(self) -> None:
+    def _restore_rng_again(self) -> None:
         # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw
         # before the save. So the random states are restored again, after this run has made its own draw.
         if self._rng is not None:

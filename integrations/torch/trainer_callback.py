@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
 
 from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
 from tensordb_data.checkpoint.checkpointer import newest_set
+from tensordb_data.checkpoint.options import Every, SaveOptions
 from tensordb_data.params.load import load_parts
+from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import DatasetPosition, Position, position_of
 from tensordb_data.torch.step_checkpointer import StepCheckpointer
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.api.database import TensorDB
 
 
+class SaverOptions(TypedDict, total=False):
+    """The options of a StepCheckpointer that stay the user's where a trainer has the loop. They are described there."""
+
+    every: int | Every | None
+    on_best: str | tuple[str, str] | None
+    extra: Mapping[str, Any] | None
+    tags: Sequence[str]
+    keep: Keep | None
+    options: SaveOptions | None
+
+
 class CallbackCheckpointer(StepCheckpointer):
-    """A StepCheckpointer that is told which batches the trainer has trained on.
+    """See StepCheckpointer.
 
     Args:
         db: The warehouse.
         run: Name of the run.
-        data: The data of the trainer. None if its position is not to be saved.
-        options: Options of StepCheckpointer.
+        data: Where the trainer is in its data; None if that is not to be saved.
+        stateful: The trainer's optimizer, scheduler and scaler, by these names.
+        options: Of StepCheckpointer.
     """
 
-    def __init__(self, db: TensorDB, run: str, data: TrainerData | None, **options: Any) -> None:
+    def __init__(
+        self,
+        db: TensorDB,
+        run: str,
+        data: TrainerData | None,
+        model: torch.nn.Module,
+        stateful: Mapping[str, Any],
+        **options: Unpack[SaverOptions],
+    ) -> None:
         self._data = data
-        super().__init__(db, run, stream=None if data is None else data.stream, **options)
+        super().__init__(db, run, model, stream=None if data is None else data.stream, **stateful, **options)
 
     def trained(self, stepped: bool) -> None:
         """Call this when the trainer has trained on a batch.
@@ -45,9 +71,9 @@ class CallbackCheckpointer(StepCheckpointer):
         if self._data is not None:
             self._data.counter.begin()
 
-    def settle(self) -> None:
+    def iterator_made(self) -> None:
         """Call this when the trainer has made the iterator of its data, which may have drawn random numbers."""
-        self._settle_rng()
+        self._restore_rng_again()
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Call this when the trainer has evaluated the model as it is after the last step."""

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS
+from tensordb_data.common.deprecation import moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, MissingExtraError
 from tensordb_data.torch.dataset import QueryDataset
-from tensordb_data.torch.trainer_callback import CallbackCheckpointer, TrainerData
+from tensordb_data.torch.trainer_callback import CallbackCheckpointer, SaverOptions, TrainerData
 
 try:
     from transformers import TrainerCallback
@@ -18,6 +21,8 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.api.database import TensorDB
 
 
@@ -34,12 +39,14 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         run: Name of the run. `train()` continues the run of this name, if it has a checkpoint.
         stream: The QueryDataset that is given as `train_dataset`, in sample-wise mode: the trainer makes the batches.
             Train in one process: with several, the trainer would divide samples that the dataset has divided already.
-        options: Options of StepCheckpointer: `every`, `every_seconds`, `on_best`, `max_overhead`, `tags`, `extra`, … .
+        save: Options of StepCheckpointer: `every`, `on_best`, `keep`, `tags`, `extra` and `options`.
     """
 
-    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **options: Any) -> None:
+    @moved_options(OLD_EVERY, OLD_OPTIONS)
+    @suggesting(SaverOptions)
+    def __init__(self, db: TensorDB, run: str, *, stream: Any = None, **save: Unpack[SaverOptions]) -> None:
         self.db, self.run = db, run
-        self._options = options
+        self._save = save
         self._stream = stream
         self._checkpointer: CallbackCheckpointer | None = None
         self._fetching = False
@@ -54,11 +61,10 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
                 )
             loader = SimpleNamespace(num_workers=args.dataloader_num_workers, batch_size=args.train_batch_size)
             data = TrainerData(self._stream, loader)
-        extra = {"progress": _Progress(state), **(self._options.get("extra") or {})}
-        self._checkpointer = CallbackCheckpointer(
-            self.db, self.run, data, model=kwargs["model"], optimizer=kwargs["optimizer"],
-            scheduler=kwargs.get("lr_scheduler"), **{**self._options, "extra": extra},
-        )  # fmt: skip
+        extra = {"progress": _Progress(state), **(self._save.get("extra") or {})}
+        stateful = {"optimizer": kwargs["optimizer"], "scheduler": kwargs.get("lr_scheduler")}
+        save: SaverOptions = {**self._save, "extra": extra}
+        self._checkpointer = CallbackCheckpointer(self.db, self.run, data, kwargs["model"], stateful, **save)
         self._checkpointer.restore()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -71,7 +77,7 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         """Restore the random states after the iterator was made."""
         if self._fetching and self._checkpointer is not None:
             self._fetching = False
-            self._checkpointer.settle()
+            self._checkpointer.iterator_made()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count a batch whose gradients are accumulated."""

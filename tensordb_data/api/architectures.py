@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -16,6 +17,7 @@ from tensordb_data.architectures.formats import pack, unpack
 from tensordb_data.architectures.source_text import module_source
 from tensordb_data.common.bson_values import plain
 from tensordb_data.common.import_paths import Allow, resolve, split
+from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import ArchitectureError, ConnectError, QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
@@ -128,6 +130,40 @@ class Architecture(LinkedRecord):
         if params is not None and not isinstance(params, ParameterSet):
             raise QueryError(f"params= is a parameter set, or a Selection or Query of db.params; found {params!r:.200}")
         return params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built(OptionGroup):
+    """What is made of a checkpoint before it is scored: the model that an architecture builds, or its state alone.
+
+    Raises:
+        QueryError: A value is malformed, or both `architecture` and `part` are given.
+        NotAllowedError: `allow` is not a list of packages, modules and functions.
+    """
+
+    architecture: Selection[Architecture] | None = None
+    """The architecture into which the parameters are loaded. None for the state of the checkpoint."""
+    allow: Sequence[str] = ()
+    """What the architecture may import and run, see `Architecture.build`."""
+    part: str = "model"
+    """Without an architecture: the part of the checkpoint."""
+
+    def _check(self, written: Written) -> None:
+        Allow(self.allow, written("allow"))
+        if self.architecture is not None:
+            query = getattr(self.architecture, "query", None)
+            if not isinstance(self.architecture, Selection) or self.architecture.query.collection != "architectures":
+                raise QueryError(f"{written('architecture')} is a selection of architectures; found {query!r:.200}")
+            if self.part != "model":
+                raise QueryError(f"{written('part')} is for a state without {written('architecture')}: give one")
+        if not isinstance(self.part, str) or not self.part:
+            raise QueryError(f"{written('part')} is the name of a part; found {self.part!r:.200}")
+
+    def of(self, checkpoint: ParameterSet) -> Any:
+        """The model with the parameters of a checkpoint, or its state."""
+        if self.architecture is None:
+            return checkpoint.load(self.part)
+        return self.architecture.first().build(allow=self.allow, params=checkpoint)
 
 
 class Architectures(Collection[Architecture]):

@@ -14,6 +14,7 @@ from tensordb_data.api.params import Params
 from tensordb_data.api.samples import Data
 from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.address import parse
 from tensordb_data.query.query import Query
@@ -48,7 +49,7 @@ class TensorDB:
             recently used segments are removed first. By default a tenth of the disk's free space, at most 50 GB.
         client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. The
             caller closes it.
-        ip: Host of a server, in place of an address.
+        ip: Host of a server, in place of an address. `TensorDB.from_host` takes it and what follows, too.
         port: Its port.
         db_name: The database, `"tensordb"` when neither this nor the address names one.
         user_name: User, for `ip=`.
@@ -83,6 +84,45 @@ class TensorDB:
         )  # fmt: skip
         self._warehouse = Warehouse.open(where, blobs=blobs, cache=cache, cache_bytes=cache_bytes)
         self._collections: dict[str, Collection[Any]] = {}
+
+    @classmethod
+    @suggesting()
+    def from_host(
+        cls,
+        host: str = "localhost",
+        port: int = 27017,
+        *,
+        db_name: str | None = None,
+        user_name: str | None = None,
+        password: str | None = None,
+        project: str | None = None,
+        studyID: str | int | None = None,
+        blobs: str | Path | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
+    ) -> TensorDB:
+        """The warehouse on a server that is named by host and port: `TensorDB.from_host("db1", user_name="me", ...)`.
+
+        Args:
+            host: Name or number of the server.
+            port: Its port.
+            db_name: The database; by default `"tensordb"`.
+            user_name: User of the server.
+            password: Password of the user.
+            project: As for `TensorDB`.
+            studyID: Another name of `project`.
+            blobs: As for `TensorDB`.
+            cache: As for `TensorDB`.
+            cache_bytes: As for `TensorDB`.
+
+        Raises:
+            ConnectError: As for `TensorDB`.
+            StorageError: As for `TensorDB`.
+        """
+        return cls(
+            ip=host, port=port, db_name=db_name, user_name=user_name, password=password, project=project,
+            studyID=studyID, blobs=blobs, cache=cache, cache_bytes=cache_bytes,
+        )  # fmt: skip
 
     @classmethod
     def over(cls, warehouse: Warehouse) -> TensorDB:

@@ -14,17 +14,30 @@ from pymongo.errors import DuplicateKeyError
 
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.job import Job
-from tensordb_data.common.deprecation import renamed_options
+from tensordb_data.common.deprecation import Grouped, moved_options, renamed_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
-from tensordb_data.jobs.spec import check_resources, job_document, kinds_list, start_time
+from tensordb_data.jobs.spec import (
+    JobLimits,
+    JobOptions,
+    JobSpec,
+    LimitOptions,
+    PushOptions,
+    check_resources,
+    kinds_list,
+    limits_of,
+    start_time,
+)
 from tensordb_data.mongo.claims import check_lease, claim
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.api.protocol import Facade
 
 _RECOVER_SECONDS = 1.0  # seconds between looks for lost workers, by each process that claims
@@ -38,66 +51,97 @@ class Jobs(Collection[Job]):
         super().__init__(db, "jobs", Job)
         self._recovered = -math.inf
 
+    @moved_options(
+        Grouped(
+            "limits", JobLimits, {"backoff": "backoff", "time_limit": "time_limit"}, {"max_attempts": "max_attempts"}
+        )
+    )
+    @suggesting(PushOptions)
     def push(
         self,
-        kind: str,
+        kind: str | JobSpec,
         *,
         entry: str | None = None,
-        script: str | None = None,
         args: Mapping[str, Any] | None = None,
         data: Any = None,
         architecture: Any = None,
         params: Any = None,
         priority: int = 0,
         requires: Mapping[str, float] | None = None,
-        max_attempts: int = 3,
-        backoff: float = 5.0,
         after: Sequence[Job | ObjectId] = (),
         unique: str | None = None,
         start: dt.datetime | float | None = None,
-        time_limit: float | None = None,
         tags: Sequence[str] = (),
+        **more: Unpack[PushOptions],
     ) -> Job:
         """Queues a job.
 
         Args:
-            kind: The kind of work. Workers choose jobs by their kind.
+            kind: The kind of work. Workers choose jobs by their kind. Or a whole `JobSpec`, and nothing else.
             entry: The function to call, `"mypkg.jobs:train"`. It gets `args` as keyword arguments; `data`,
                 `architecture` and `params` as Selections, if they are given here; and `job` and `db`, if it has
                 parameters of these names. It returns the result.
-            script: Instead of `entry`, the text of a Python program. It finds all of these as variables and may set
-                `result`. Only workers that allow scripts run it.
             args: Plain data, at most 4 MB.
             data: The query of the samples.
             architecture: The query of the architecture.
             params: The query of the parameters, or a parameter set.
             priority: Jobs with higher priority are claimed first. Of equal ones, the oldest is first.
             requires: The resources that a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
-            max_attempts: How often the job may be begun.
-            backoff: Seconds before the second attempt, doubled before each further one, at most an hour.
             after: Jobs that must be done first. If one of them is dead, cancelled or deleted, this job is cancelled.
             unique: A key. Only one active job at a time may have it. A job is active until it has ended.
             start: The job starts at this time (with a time zone) at the earliest, or so many seconds from now.
-            time_limit: Seconds after which a worker stops an attempt.
             tags: Tags of the job.
+            more: `limits=JobLimits(...)`, how long and how often it may be tried; `max_attempts=` by itself; and
+                `script=`, a program in place of `entry`, see `push_script`.
 
         Returns:
             The job.
 
         Raises:
-            QueryError: An argument is malformed.
+            QueryError: An argument is malformed, or contradicts another one.
+            TypeError: There is no such option; the message names the nearest one.
             NotFoundError: A job in `after` does not exist. So `after` cannot lead in a circle: a job waits only for
                 jobs that existed before it.
             DuplicateError: A job with this unique key is active.
         """
+        given = {
+            "entry": entry, "script": more.get("script"), "args": args, "data": data, "architecture": architecture,
+            "params": params, "priority": priority, "requires": requires, "after": after, "unique": unique,
+            "start": start, "tags": tags,
+        }  # fmt: skip
+        if isinstance(kind, JobSpec):
+            for name, value in {**given, **more}.items():
+                if value is not None and value not in (0, ()):
+                    raise QueryError(f"{name}= is given beside a JobSpec: say dataclasses.replace(spec, {name}=...)")
+            return self._push(kind)
+        return self._push(JobSpec.spelled({"kind": kind, **given, "limits": limits_of(more)}, {}))
+
+    @suggesting(JobOptions)
+    def push_script(self, kind: str, text: str, **options: Unpack[JobOptions]) -> Job:
+        """Queues a job that brings its own program. Only workers that allow scripts run it.
+
+        Args:
+            kind: The kind of work.
+            text: The program, in Python. It finds `args`, the Selections, `job` and `db` as variables, each argument
+                under its name, and may set `result`.
+            options: As for `push`: `args`, `data`, `priority`, `limits`, … .
+
+        Returns:
+            The job.
+
+        Raises:
+            QueryError: An argument is malformed, or contradicts another one.
+            NotFoundError, DuplicateError: As for `push`.
+        """
+        given = {name: value for name, value in options.items() if name not in LimitOptions.__annotations__}
+        spec = {"kind": kind, "script": text, **given, "limits": limits_of(options)}
+        return self._push(JobSpec.spelled(spec, {"script": "text="}))
+
+    def _push(self, spec: JobSpec) -> Job:
         if not self._warehouse.index.is_server:
             raise UnsupportedError("mongomock has no server time; jobs need a real server")
-        document = job_document(
-            kind, entry=entry, script=script, args=args, priority=priority, requires=requires, after=after,
-            queries={"data": data, "architecture": architecture, "params": params}, max_attempts=max_attempts,
-            backoff=backoff, unique=unique, tags=tags, time_limit=time_limit, project=self._warehouse.project,
-        )  # fmt: skip
-        stages = transitions.pushed(document, start_time(start))
+        document, unique = spec.document(self._warehouse.project), spec.unique
+        stages = transitions.pushed(document, start_time(spec.start))
         search_index(self._warehouse, self.name).add_entities([document])
         mongo = self._warehouse.index["jobs"]
         wanted = document.get("after", [])

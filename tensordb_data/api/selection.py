@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tensordb_data.api.protocol import Facade, Verbs
 from tensordb_data.api.watch import Watch
 from tensordb_data.common.chunks import batched
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
-from tensordb_data.stream.spec import End, Ragged, Shuffle, StreamSpec, distributed_rank, field_names
+from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
+from tensordb_data.stream.spec import Ragged, Shuffle, StreamSpec, Weights, field_names
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import explain, warn_of_scan
 from tensordb_data.warehouse.record import Record
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 R = TypeVar("R", bound=Record)
 
@@ -104,14 +109,15 @@ class Selection(Generic[R]):
         """
         return Watch(self.bound, self._verbs.entities)
 
+    @suggesting(ShardOptions)
     def stream(
         self,
         batch_size: int,
         fields: Sequence[str] | None = None,
         *,
         shuffle: Shuffle = False,
-        replacement: bool = False,
-        weights: str | Callable[[Mapping[str, Any]], float] | None = None,
+        replacement: bool | None = None,
+        weights: Weights | None = None,
         seed: int = 0,
         passes: int | None = None,
         follow: bool = False,
@@ -119,9 +125,7 @@ class Selection(Generic[R]):
         workers: int = 0,
         ragged: Ragged = "list",
         max_failures: int | float = 0,
-        rank: int | None = None,
-        world_size: int | None = None,
-        end: End = "short",
+        **sharing: Unpack[ShardOptions],
     ) -> Stream:
         """An endless stream of batches of these samples; only for `db.data`.
 
@@ -132,9 +136,9 @@ class Selection(Generic[R]):
                 larger than the cache, blocks of samples are shuffled, and samples within windows of blocks that fit
                 the cache. `"full"` for a permutation of all samples in any case.
             replacement: Draw every sample at random from all samples, so that one may come twice in a pass and another
-                not at all.
-            weights: With `replacement`, how likely each sample is: the name of a field, or a function that takes a
-                dict of the sample's index fields and returns a number.
+                not at all. None for True if there are `weights`.
+            weights: How likely each sample is to be drawn: the name of a field, or a function that takes a dict of the
+                sample's index fields and returns a number.
             seed: For the order, and for the `rng` that `transform` gets.
             passes: How many passes (epochs over the selection) to deliver; None for no end.
             follow: Deliver the samples that exist, in the order of commits, and then those that are committed later.
@@ -147,24 +151,28 @@ class Selection(Generic[R]):
                 pads with zeros and adds the true shapes as the field `<name>_lengths`.
             max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
                 rate below 1. Each skipped sample is logged with its `_id`.
-            rank: The number of this process among `world_size`. None reads it from torch.distributed, if that runs.
-            world_size: How many processes share the stream.
-            end: What to do with samples at the end of a pass that do not fill a batch on every rank: `"short"`
-                batches, `"drop"` them, or `"pad"` them with samples from the start of the pass.
+            sharing: Which part of the stream this process delivers: `shard=Shard(rank=, world_size=, tail=)`, or the
+                same by `rank=`, `world_size=` and `end=`. Without, ranks are read from torch.distributed, if that runs.
+                The tail of a pass, which does not fill a batch on every rank, is `"short"` batches, or `"drop"` leaves
+                it out, or `"pad"` fills it up with samples from the start of the pass.
 
         Returns:
             A Stream. Iterating it gives batches: dicts of field to array, of shape (batch_size, ...).
 
         Raises:
-            QueryError: The Selection is not a selection of samples.
+            QueryError: The Selection is not a selection of samples, or an option is outside its range or contradicts
+                another one.
+            TypeError: There is no such option; the message names the nearest one.
         """
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
-        rank, world_size = distributed_rank(rank, world_size)
+        replacement = weights is not None if replacement is None else replacement
+        shard = shard_of(sharing)
+        rank, world_size = shard.place()
         spec = StreamSpec(
             self.query, batch_size, field_names(fields if fields is not None else self.query.fields), shuffle=shuffle,
             replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
-            workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=end,
+            workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=shard.tail,
         )  # fmt: skip
         return Stream(self.db.warehouse, spec)
 
@@ -257,7 +265,7 @@ class Selection(Generic[R]):
                              f"{self.db.project!r}; say {verb}(..., all=True) if that is meant")  # fmt: skip
 
 
-def streamed(source: object, batch_size: int | None, options: Mapping[str, Any]) -> Stream:
+def streamed(source: object, batch_size: int | None, options: StreamOptions) -> Stream:
     """The stream that a dataset of a framework is made of: the one that it is given, or a new one over a Selection.
 
     Raises:

@@ -8,13 +8,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import BatchCounter
+from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
 from tensordb_data.checkpoint.schedule import SaveSchedule
 from tensordb_data.checkpoint.signals import SignalHandler
-from tensordb_data.common.deprecation import renamed_to
+from tensordb_data.common.deprecation import moved_options, renamed_to
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.params.lineage import of_position, surroundings
@@ -26,11 +28,9 @@ from tensordb_data.warehouse.metrics import check_names
 if TYPE_CHECKING:
     from bson import ObjectId
 
-    from tensordb_data.params.parameter_set import ParameterSet
     from tensordb_data.warehouse.context import Warehouse
 
 Collect = Callable[[int], Mapping[str, Any]]
-WhenBusy = Literal["wait", "skip"]
 
 
 class Peers(Protocol):
@@ -51,66 +51,55 @@ class Checkpointer:
         warehouse: The warehouse.
         run: Name of the run; sets and log rows carry it.
         collect: Gives the state after the step it is called with: a dict of parts, of tensors and plain values.
-        every: Save when a multiple of this number of steps is reached or crossed.
-        every_seconds: Save at the first step that ends so many seconds after the last save.
+        every: How often to save: a number of steps, or an `Every`.
         on_best: Save when this metric is better than in any set of the run: `"val_acc"`, or `("val_loss", "min")`.
-        max_overhead: Choose the number of steps so that saves cost at most this part of the training time.
         tags: Tags of every set.
         lineage: What every set is made from, besides code and libraries.
-        parent: The set that the run starts from, if it is that of another run.
-        memory: Host memory for copies of the state, in bytes or as `"4GB"`: as many saves as fit may be under way. By
-            default two copies, whatever their size: one is stored while the next is taken.
-        when_busy: What happens to a save that is due while all of `memory` holds earlier ones: the loop is to `"wait"`
-            until one is stored, or it is to `"skip"` this save. Both are counted, see `stats`.
         keep: Which training states of the run stay, applied after each save; by default all of them.
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
-        batch_counter: Counts the batches of the loop. With it, a signal is served while the loop waits for data.
-        signals: Whether SIGTERM and Ctrl-C save first (see `checkpoint.signals`).
-        grace: Seconds that a step may still take after a SIGTERM.
+        batch_counter: Counts the batches of the loop; lets a signal be served while the loop waits for data.
+        options: How to save; see `SaveOptions`.
     """
 
+    @moved_options(OLD_EVERY, OLD_OPTIONS)
+    @suggesting()
     def __init__(
         self,
         warehouse: Warehouse,
         run: str,
         collect: Collect,
         *,
-        every: int | None = None,
-        every_seconds: float | None = None,
+        every: int | Every | None = None,
         on_best: str | tuple[str, str] | None = None,
-        max_overhead: float | None = None,
         tags: Sequence[str] = (),
         lineage: Mapping[str, Any] | None = None,
-        parent: ParameterSet | ObjectId | None = None,
-        memory: int | str | None = None,
-        when_busy: WhenBusy = "wait",
         keep: Keep | None = None,
         peers: Peers | None = None,
         batch_counter: BatchCounter | None = None,
-        signals: bool = True,
-        grace: float = 10.0,
+        options: SaveOptions | None = None,
     ) -> None:
-        self.schedule = SaveSchedule(every, every_seconds, on_best, max_overhead)
-        if when_busy not in ("wait", "skip"):
-            raise CheckpointError(f'`when_busy` is "wait" or "skip". Found: {when_busy!r}')
+        self.schedule = SaveSchedule(Every.of(every), on_best)
+        how = SaveOptions.of(options)
         if run is None:
             raise CheckpointError('A checkpointer needs the name of its run: run="cnn-1".')
         set_fields(run, 0, tags, {})
         self.warehouse, self.run, self.tags = warehouse, run, list(tags)
         self._collect = collect
-        self._lineage = {**(lineage or {}), **surroundings()}
-        self._wait = when_busy == "wait"
+        noted = {} if how.architecture is None else {"architecture": how.architecture}
+        self._lineage = {**(lineage or {}), **noted, **surroundings()}
+        self._wait = how.when_busy == "wait"
         self._peers = peers
         self._agreed = 0  # the signal that all processes serve at this step
         self._batch_counter = batch_counter
         if keep is not None and not isinstance(keep, Keep):
             raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
-        self._saver = Saver(warehouse, memory, parent_id(parent), keep)
+        self._saver = Saver(warehouse, how.memory, parent_id(how.parent), keep)
         self._release = weakref.finalize(self, self._saver.retire)
         self._release.atexit = False  # the saver waits for its saves at exit by itself
         self._signal_handler: SignalHandler | None = None
-        if signals:
-            self._signal_handler = SignalHandler(_weakly(self, "_save_at_rest"), _weakly(self, "_give_up"), grace)
+        if how.signals:
+            at_rest, give_up = _weakly(self, "_save_at_rest"), _weakly(self, "_give_up")
+            self._signal_handler = SignalHandler(at_rest, give_up, how.grace, how.numbers)
         self._log: RunLog | None = None
         self._step = 0  # the last that has ended
         self._saved = 0  # the last that was saved, or restored

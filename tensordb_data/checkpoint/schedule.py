@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tensordb_data.checkpoint.options import Every
 from tensordb_data.errors import CheckpointError
 from tensordb_data.warehouse.metrics import scalar
 
@@ -20,39 +21,28 @@ class SaveSchedule:
     """Decides after each step whether a save is due: if at least one of its rules asks for it.
 
     Args:
-        every: A number of steps. A save is due when a multiple is reached or crossed.
-        every_seconds: A save is due at the first step that ends so many seconds after the last save.
+        every: How often to save.
         on_best: A metric. A save is due when it is better than in any set of the run. `("val_loss", "min")` if less is
             better.
-        max_overhead: The part of the training time that saves may cost, 0.02 say. See `Budget`.
 
     Raises:
-        CheckpointError: None of them is given, or one is not what it should be.
+        CheckpointError: None of them is given, or `on_best` is malformed.
     """
 
     def __init__(
         self,
-        every: int | None = None,
-        every_seconds: float | None = None,
+        every: Every | None = None,
         on_best: str | tuple[str, str] | None = None,
-        max_overhead: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-            raise CheckpointError(f"`every` must be a number of steps, at least 1. Found: {every!r}")
-        if every_seconds is not None and not _positive(every_seconds):
-            raise CheckpointError(f"`every_seconds` must be a number above 0. Found: {every_seconds!r}")
-        if max_overhead is not None and not (_positive(max_overhead) and max_overhead < 1):
+        if every is None and on_best is None:
             raise CheckpointError(
-                f"`max_overhead` must be a part of the training time, between 0 and 1. Found: {max_overhead!r}"
+                "When to save? Give every=200 (steps), every=Every(seconds=60), every=Every(overhead=0.02) or on_best=."
             )
-        if every is not None and max_overhead is not None:
-            raise CheckpointError("`every` gives the number of steps and `max_overhead` chooses it: give one of them.")
-        if every is None and every_seconds is None and on_best is None and max_overhead is None:
-            raise CheckpointError("When to save? Give every=200 (steps), every_seconds=, on_best= or max_overhead=.")
-        self.every, self.every_seconds = every, every_seconds
+        self.every = every.steps if every else None
+        self.every_seconds = every.seconds if every else None
         self.metric, self.sign = _metric(on_best)
-        self.budget = None if max_overhead is None else Budget(max_overhead)
+        self.budget = Budget(every.overhead) if every and every.overhead else None
         self._clock = clock
         self._best: float | None = None
         self._saved_at = clock()
@@ -148,10 +138,6 @@ class Budget:
         cost = statistics.median(self._stalls) + slower * statistics.mean(self._during)
         if alone > 0:
             self.steps = max(1, math.ceil(cost / (self._part * alone)))
-
-
-def _positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _metric(on_best: object) -> tuple[str | None, int]:

@@ -1,4 +1,4 @@
-"""Handle SIGTERM and Ctrl-C while training: save the last step, then let the process end as usual.
+"""Handle signals while training: save the last step, then let the process end as usual.
 
 A signal may arrive in the middle of an optimizer step, when the parameters belong to no step. So the handler only notes
 the signal. It is served at the first of these:
@@ -8,8 +8,8 @@ the signal. It is served at the first of these:
 3. `grace` seconds have passed without either. Saves that were begun become durable, and nothing else is saved.
 
 Then the previous handlers are installed again, and the signal is given to them. Without one, SIGTERM ends the process
-by SystemExit(143) and Ctrl-C by KeyboardInterrupt, so that `with` blocks and exit handlers run. A second signal ends
-the process at once.
+by SystemExit(143), another signal by SystemExit(128 + its number) and Ctrl-C by KeyboardInterrupt, so that `with`
+blocks and exit handlers run. A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -29,19 +29,27 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalHandler:
-    """Handles SIGTERM and Ctrl-C while a loop runs.
+    """Handles signals while a loop runs.
 
     Args:
         at_rest: Saves if the loop is waiting for a batch; returns whether it was. Called from another thread.
         give_up: Makes earlier saves durable. Called from another thread.
         grace: Seconds until `give_up` is called. For Ctrl-C it is a third, because a person waits.
+        signals: The numbers of the signals.
     """
 
-    def __init__(self, at_rest: Callable[[], bool], give_up: Callable[[], None], grace: float = 10.0) -> None:
+    def __init__(
+        self,
+        at_rest: Callable[[], bool],
+        give_up: Callable[[], None],
+        grace: float = 10.0,
+        signals: Sequence[int] = SIGNALS,
+    ) -> None:
         self.requested: int | None = None
         self._at_rest = at_rest
         self._give_up = give_up
         self._grace = grace
+        self._signals = signals
         self._previous: dict[int, Any] = {}
         # put() of a SimpleQueue is reentrant: the one way to wake a thread that is safe within a handler
         self._mail: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -53,7 +61,7 @@ class SignalHandler:
         """Install the handlers. Outside the main thread, where Python allows none, this does nothing."""
         if self._previous or threading.current_thread() is not threading.main_thread():
             return
-        for number in SIGNALS:
+        for number in self._signals:
             previous = signal.getsignal(number)
             if previous is not None and previous is not signal.SIG_IGN:  # ignored, or not Python's: leave it
                 self._previous[number] = previous

@@ -61,15 +61,16 @@ def evaluate(
     Example: tensordb evaluate --filter '{"run": "cnn-1"}' --metric val_acc --data '{"split": "valid"}'
     --score mypkg.scores:accuracy --allow mypkg.
     """
+    from tensordb_data.api.architectures import Built
     from tensordb_data.continuous import Evaluator
 
     with warehouse(db, project, new=True) as opened, _told():
         named = {"name": architecture}
+        chosen = None if architecture is None else opened.architectures.find(named, sort=[("version", -1)])
         evaluator = Evaluator(
             opened, opened.params.find(parsed_filter(filter)), _function(score, allow), metric=metric,
-            data=opened.data.find(parsed_filter(data)), batch_size=batch_size, allow=allow or (), part=part, name=name,
-            architecture=None if architecture is None else opened.architectures.find(named, sort=[("version", -1)]),
-            lease=lease, attempts=attempts,
+            data=opened.data.find(parsed_filter(data)), batch_size=batch_size, name=name,
+            model=Built(architecture=chosen, allow=allow or (), part=part), lease=lease, attempts=attempts,
         )  # fmt: skip
         _go(evaluator, once)
 

@@ -23,9 +23,7 @@ def register(app: typer.Typer) -> None:
 def fsck(
     rebuild: Annotated[
         bool,
-        typer.Option(
-            "--rebuild", help="Instead, bring back samples and sets of a lost index from the blobs."
-        ),
+        typer.Option("--rebuild", help="Instead, bring back samples and sets of a lost index from the blobs."),
     ] = False,
     as_json: Json = False,
     db: Db = None,

@@ -18,7 +18,7 @@ from tensordb_data.api.job import Job
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
 from tensordb_data.cli.tables import brief, table
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.jobs.spec import QUERIES
+from tensordb_data.jobs.spec import QUERIES, JobLimits
 from tensordb_data.query.query import Query
 
 _OUTPUT = 20
@@ -127,11 +127,12 @@ def push(
         queries: dict[str, Any] = {
             name: Query(QUERIES[name], parsed_filter(text)) for name, text in given.items() if text is not None
         }
+        limits = JobLimits(time_limit=time_limit, max_attempts=max_attempts, backoff=backoff)
         job = opened.jobs.push(
             kind, entry=entry, script=None if script is None else _program(script),
             args=parsed_object("--args", args, '{"lr": 0.01}'), **queries,
-            requires=parsed_object("--requires", requires, '{"gpu": 1}'), priority=priority, max_attempts=max_attempts,
-            backoff=backoff, time_limit=time_limit, start=None if start is None else _start(start),
+            requires=parsed_object("--requires", requires, '{"gpu": 1}'), priority=priority,
+            limits=limits, start=None if start is None else _start(start),
             after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
         )  # fmt: skip
         if as_json:

@@ -43,11 +43,13 @@ def worker(
     Example: tensordb worker --kinds train --allow mypkg.
     """
     from tensordb_data.job_runner.worker import Worker
+    from tensordb_data.jobs.permissions import Permissions
 
     with warehouse(db, project, new=True) as opened:
+        may = Permissions(allow=allow or (), scripts=allow_scripts)
         worker = Worker(
             opened, kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],
-            allow=allow or [], allow_scripts=allow_scripts, name=name, lease=lease, grace=grace, on_event=_say,
+            may=may, name=name, lease=lease, grace=grace, on_event=_say,
             resources=None if has is None else dict(map(_amount, has)),
         )  # fmt: skip
 

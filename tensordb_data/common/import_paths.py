@@ -24,19 +24,20 @@ class Allow:
     Args:
         entries: `"mypkg."` allows the package `mypkg` and all modules in it, `"mypkg.nets"` this module alone, and
             `"mypkg.nets:cnn"` this callable alone, wherever it was defined.
+        written: How the user wrote this option, for errors.
 
     Raises:
         NotAllowedError: It is not a list of such names.
     """
 
-    def __init__(self, entries: Sequence[str]) -> None:
+    def __init__(self, entries: Sequence[str], written: str = "allow=") -> None:
         if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
-            raise NotAllowedError(f'allow= is a list such as ["mypkg."]; found {entries!r}')
+            raise NotAllowedError(f'{written} is a list such as ["mypkg."]; found {entries!r}')
         for entry in entries:
             module, colon, name = entry.partition(":")
             if not _dotted(module if colon else module.removesuffix(".")) or (colon and not _dotted(name)):
                 raise NotAllowedError(
-                    f'allow= names packages ("mypkg."), modules ("mypkg.nets") or callables ("mypkg.nets:cnn");'
+                    f'{written} names packages ("mypkg."), modules ("mypkg.nets") or callables ("mypkg.nets:cnn");'
                     f" found {entry!r}"
                 )
         self._entries = tuple(entries)

@@ -6,9 +6,12 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.api.architectures import Built
+from tensordb_data.common.deprecation import Grouped, moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.errors import (
     ArchitectureError,
@@ -32,7 +35,6 @@ from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.warehouse.metrics import check_names, scalar
 
 if TYPE_CHECKING:
-    from tensordb_data.api.architectures import Architecture
     from tensordb_data.api.database import TensorDB
     from tensordb_data.api.selection import Selection
     from tensordb_data.samples.sample import Sample
@@ -70,14 +72,13 @@ class Evaluator(Loop):
     Args:
         db: The warehouse.
         sets: The checkpoints: `db.params.find({"run": "r"})`.
-        score: Called with the state of a checkpoint, or with a model if there is an `architecture`, and with the
+        score: Called with the state of a checkpoint, or with a model if `model` names an architecture, and with the
             batches of one pass over `data`. It returns a number, or a dict of metrics, one of which is `metric`.
         metric: The name of the score. A checkpoint that has this metric is not scored again.
         data: The validation samples.
         batch_size: Samples in a batch.
-        architecture: The architecture into which the parameters are loaded.
-        allow: What an architecture may import and run, see `Architecture.build`.
-        part: The part of the checkpoint that is scored.
+        model: What `score` is called with: `Built(architecture=...)` for a model with the parameters, `Built(part=...)`
+            for another part of the checkpoint than `"model"`.
         name: Noted as the source of the score; by default host and process.
         lease: Seconds until others take over the checkpoint of this evaluator, if it dies.
         attempts: How often a checkpoint is tried.
@@ -91,6 +92,8 @@ class Evaluator(Loop):
         SchemaError: `metric` cannot be the name of a metric.
     """
 
+    @moved_options(Grouped("model", Built, {"architecture": "architecture", "allow": "allow", "part": "part"}))
+    @suggesting()
     def __init__(
         self,
         db: TensorDB,
@@ -100,9 +103,7 @@ class Evaluator(Loop):
         metric: str,
         data: Selection[Sample],
         batch_size: int = 256,
-        architecture: Selection[Architecture] | None = None,
-        allow: Sequence[str] = (),
-        part: str = "model",
+        model: Built | None = None,
         name: str | None = None,
         lease: float = 60.0,
         attempts: int = 3,
@@ -115,8 +116,11 @@ class Evaluator(Loop):
             raise QueryError(f"score is a function of a model and batches; found {score!r:.200}")
         if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
             raise QueryError(f"attempts is a number of times, at least 1; found {attempts!r}")
-        self._db, self._score, self._metric, self._architecture = db, score, metric, architecture
-        self._allow, self._part, self._attempts, self._lease = allow, part, attempts, check_lease(lease)
+        model = Built() if model is None else model
+        if not isinstance(model, Built):
+            raise QueryError(f"model= is a Built(architecture=...); found {model!r:.200}")
+        self._db, self._score, self._metric, self._model = db, score, metric, model
+        self._attempts, self._lease = attempts, check_lease(lease)
         self._data, self._batch_size = data, batch_size
         data.stream(batch_size=batch_size)  # raises if it is none
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
@@ -180,10 +184,7 @@ class Evaluator(Loop):
         log.info("%s: %s = %s", describe(found), self._metric, metrics[self._metric])
 
     def _scored(self, found: ParameterSet) -> dict[str, Any]:
-        if self._architecture is None:
-            model = found.load(self._part)
-        else:
-            model = self._architecture.first().build(allow=self._allow, params=found)
+        model = self._model.of(found)
         with contextlib.closing(self._data.stream(batch_size=self._batch_size, passes=1)) as batches:
             return self._checked(self._score(model, batches))
 

@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tensordb.continuous")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK = 1.0  # seconds between two looks at whether to stop; the server itself is asked twice a second
 _LONGEST = 10.0  # seconds between two attempts at a warehouse that is away
 
@@ -53,8 +54,8 @@ class Stoppable:
                 self._mail.get(timeout=max(0.0, seconds))
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Handle signals during the block: the first SIGTERM or Ctrl-C asks to stop, the second has its usual effect.
+    def _signals(self, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+        """Handle signals during the block: the first of `numbers` asks to stop, a second one has its usual effect.
 
         Outside the main thread, where Python allows no handlers, and where the application has handlers of its own,
         they are left alone.
@@ -63,7 +64,7 @@ class Stoppable:
         self._mail = queue.SimpleQueue()
         previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     previous[number] = signal.signal(number, lambda n, frame: self._asked(n, frame, previous))
         try:

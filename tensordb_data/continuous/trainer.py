@@ -7,15 +7,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer
+from tensordb_data.checkpoint.options import Every, SaveOptions
+from tensordb_data.common.options import suggesting
 from tensordb_data.continuous.loop import Stoppable, log
-from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.errors import CheckpointError, StateError, UnsupportedError
 from tensordb_data.mongo.errors import first_line, is_transient
 from tensordb_data.params.lineage import of_data
 from tensordb_data.params.load import describe
+from tensordb_data.params.retention import Keep
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -56,20 +61,44 @@ class Trainer(Stoppable):
         run: Name of the run. If the run exists, it is continued.
         learner: The learner to train.
         stream: The batches, for example `selection.stream(batch_size, follow=True)`. Only the trainer may use it.
-        every: Steps between two saves.
+        every: How often to save: `every=200` steps, or an `Every`.
+        on_best: Save when this metric of `learner.step` is better than in any checkpoint of the run: `"acc"`, or
+            `("loss", "min")` if less is better.
         tags: Tags of every checkpoint and log row.
+        keep: Which training states of the run stay, for example `Keep(last=3)`. By default all of them.
+        options: How to save; see `SaveOptions`. Its signals ask the trainer to stop. It has no `grace`: the step that
+            runs is always ended.
 
     Raises:
-        CheckpointError: `every` is not a number of steps.
+        CheckpointError: An option is malformed.
+        UnsupportedError: `options` has another `grace` than by default.
     """
 
+    @suggesting()
     def __init__(
-        self, db: TensorDB, run: str, learner: Learner, stream: Any, *, every: int, tags: Sequence[str] = ()
+        self,
+        db: TensorDB,
+        run: str,
+        learner: Learner,
+        stream: Any,
+        *,
+        every: int | Every,
+        on_best: str | tuple[str, str] | None = None,
+        tags: Sequence[str] = (),
+        keep: Keep | None = None,
+        options: SaveOptions | None = None,
     ) -> None:
         super().__init__()
+        how = SaveOptions.of(options)
+        if how.grace != SaveOptions.grace:
+            raise UnsupportedError("SaveOptions(grace=) is not for a Trainer: it ends the step that runs, and saves")
+        self._numbers = how.numbers
         self.run_name, self.last_step = run, 0
-        self._db, self._learner, self._stream = db, learner, stream
-        self._options: dict[str, Any] = {"every": every, "tags": tags, "lineage": {"data": of_data(stream)}}
+        self._learner, self._stream = learner, stream
+        self._make_saver = partial(
+            Checkpointer, db.warehouse, run, every=every, on_best=on_best, tags=tags, keep=keep,
+            lineage={"data": of_data(stream)}, options=replace(how, signals=False),
+        )  # fmt: skip
         self._saved, self._delay = 0, _WAIT[0]
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._saver().close()  # raises if something is wrong with the arguments
@@ -85,7 +114,7 @@ class Trainer(Stoppable):
             CorruptBlobError: The last checkpoint of the run is damaged. The message says which one is intact.
             CheckpointError: A save failed for another reason than that the warehouse was away.
         """
-        with self._signals(), self._closing_stream(), contextlib.closing(self._saver()) as saver:
+        with self._signals(self._numbers), self._closing_stream(), contextlib.closing(self._saver()) as saver:
             self._retry_while_unavailable(lambda: self._restore(saver))
             until = None if steps is None else self.last_step + steps
             for batch in self._batches():
@@ -98,7 +127,7 @@ class Trainer(Stoppable):
         return self.last_step
 
     def _saver(self) -> Checkpointer:
-        return Checkpointer(self._db.warehouse, self.run_name, self._state, signals=False, **self._options)
+        return self._make_saver(collect=self._state)
 
     def _state(self, step: int) -> dict[str, Any]:
         return {

@@ -16,12 +16,13 @@ from pymongo.errors import PyMongoError
 
 from tensordb_data.api.job import Job
 from tensordb_data.api.jobs import within
-from tensordb_data.common.deprecation import renamed_options
-from tensordb_data.common.import_paths import Allow
+from tensordb_data.common.deprecation import Grouped, moved_options
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.job_process import JobProcess
 from tensordb_data.jobs import worker_registry
+from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
@@ -44,9 +45,7 @@ class Worker:
     Args:
         db: The warehouse, made with an address.
         kinds: The kinds of jobs to claim; None for all.
-        allow: What may be run, as for `build(allow=...)`: `["mypkg."]`. Jobs with other entry points are not claimed.
-        allow_scripts: Whether jobs that bring their own program may run. Then everyone who can write to the warehouse
-            can run any program here.
+        may: What the worker may run: `Permissions(allow=["mypkg."])`.
         name: A name for people; by default host and process number.
         resources: What the worker has, for jobs with `requires`; by default the GPUs, memory and processors of this
             machine.
@@ -55,30 +54,32 @@ class Worker:
         on_event: Called with a line of text about each event.
     """
 
-    @renamed_options(has="resources", say="on_event")
+    @moved_options(
+        Grouped("may", Permissions, {"allow": "allow", "allow_scripts": "scripts"}), has="resources", say="on_event"
+    )
+    @suggesting()
     def __init__(
         self,
         db: TensorDB,
         *,
         kinds: Sequence[str] | None = None,
-        allow: Sequence[str] = (),
-        allow_scripts: bool = False,
+        may: Permissions | None = None,
         name: str | None = None,
         resources: Mapping[str, float] | None = None,
         lease: float = 60.0,
         grace: float = 10.0,
         on_event: Callable[[str], None] = lambda line: None,
     ) -> None:
-        Allow(allow)
-        if not allow and not allow_scripts:
-            raise QueryError('a worker runs nothing without a list of what it may: allow=["mypkg."] (--allow mypkg.)')
+        may = Permissions() if may is None else may
+        if not isinstance(may, Permissions):
+            raise QueryError(f'may= is a Permissions(allow=["mypkg."]); found {may!r:.200}')
         if db.warehouse.address.client is not None:
             raise UnsupportedError("jobs run in processes of their own, which connect by themselves: a worker needs a"
                                    " TensorDB with an address, and not with client=")  # fmt: skip
-        self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(allow), allow_scripts
+        self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(may.allow), may.scripts
         self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
         self._has = machine() if resources is None else check_resources("resources", resources)
-        self._lease, self._grace, self._say = check_lease(lease), seconds("grace", grace, zero=True), on_event
+        self._lease, self._grace, self._say = check_lease(lease), seconds("grace=", grace, zero=True), on_event
         self._id = ObjectId()
         self._job: Job | None = None
         self._heartbeat: _Heartbeat | None = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
 
 import bson
 from bson import ObjectId
 
 from tensordb_data.common.bson_values import plain
 from tensordb_data.common.import_paths import split
+from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import ArchitectureError, QueryError
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
@@ -19,55 +21,148 @@ from tensordb_data.warehouse.record import Record
 
 # What an entry point gets besides its arguments: a Selection for each query, and the others if it has such parameters.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
-GIVEN = ("job", "warehouse")
+GIVEN = ("job", "db")
 MOST_BYTES = 4_000_000  # of the arguments, and of the result: the document of a job has 16 MB for everything
 
 
-def job_document(
-    kind: str,
-    *,
-    entry: str | None,
-    script: str | None,
-    args: Mapping[str, Any] | None,
-    queries: Mapping[str, Any],
-    priority: int,
-    requires: Mapping[str, float] | None,
-    max_attempts: int,
-    backoff: float,
-    after: Sequence[Any],
-    unique: str | None,
-    tags: Sequence[str],
-    time_limit: float | None,
-    project: str,
-) -> dict[str, Any]:
-    """The document of a new job, without its times.
+@dataclass(frozen=True, kw_only=True)
+class JobLimits(OptionGroup):
+    """How long and how often a job may be tried.
 
     Raises:
-        QueryError: Something is malformed; says what is expected.
+        QueryError: A value is outside its range.
     """
-    document: dict[str, Any] = {
-        "_id": ObjectId(),
-        "kind": _text("kind", kind),
-        **_code(entry, script),
-        "args": _args(args),
-        **{name: _query(name, value).to_json() for name, value in queries.items() if value is not None},
-        "tags": _tags(tags),
-        "priority": _whole("priority", priority, -(2**31), 2**31),
-        "requires": check_resources("requires", requires),
-        "status": "waiting" if after else "ready",
-        "attempts": 0,
-        "max_attempts": _whole("max_attempts", max_attempts, 1, 1_000_000),
-        "backoff": seconds("backoff", backoff, zero=True),
-        "_tdb": {"p": project},
-    }
-    document["_tdb"]["needs"] = sorted(name for name, amount in document["requires"].items() if amount > 0)
-    if after:
-        document["after"] = _upstream(after)
-    if unique is not None:
-        document["unique"] = document["_tdb"]["key"] = _text("unique", unique)
-    if time_limit is not None:
-        document["time_limit"] = seconds("time_limit", time_limit)
-    return document
+
+    time_limit: float | None = None
+    """Seconds after which a worker stops an attempt."""
+    max_attempts: int = 3
+    """How often the job may be begun."""
+    backoff: float = 5.0
+    """Seconds before the second attempt, doubled before each further one, at most an hour."""
+
+    def _check(self, written: Written) -> None:
+        _whole(written("max_attempts"), self.max_attempts, 1, 1_000_000)
+        seconds(written("backoff"), self.backoff, zero=True)
+        if self.time_limit is not None:
+            seconds(written("time_limit"), self.time_limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec(OptionGroup):
+    """A job as it is pushed: `db.jobs.push(spec)`. `dataclasses.replace(spec, args=...)` makes another one of it.
+
+    The fields are the options of `db.jobs.push`, and are described there.
+
+    Raises:
+        QueryError: A value is malformed.
+    """
+
+    kind: str
+    entry: str | None = None
+    script: str | None = None
+    args: Mapping[str, Any] | None = None
+    data: Any = None
+    architecture: Any = None
+    params: Any = None
+    priority: int = 0
+    requires: Mapping[str, float] | None = None
+    after: Sequence[Any] = ()
+    unique: str | None = None
+    start: dt.datetime | float | None = None
+    tags: Sequence[str] = ()
+    limits: JobLimits = field(default_factory=JobLimits)
+
+    def _check(self, written: Written) -> None:
+        _text(written("kind"), self.kind)
+        _code(self.entry, self.script, written)
+        tidy: dict[str, Any] = {
+            "args": _args(self.args),
+            "requires": check_resources("requires", self.requires),
+            "after": tuple(_upstream(self.after) if self.after else ()),
+            "tags": tuple(_tags(self.tags)),
+        }
+        for name in QUERIES:
+            if (value := getattr(self, name)) is not None:
+                tidy[name] = _query(name, value)
+        _whole(written("priority"), self.priority, -(2**31), 2**31)
+        if self.unique is not None:
+            _text(written("unique"), self.unique)
+        start_time(self.start)
+        if not isinstance(self.limits, JobLimits):
+            raise QueryError(f"{written('limits')} is a JobLimits(max_attempts=3); found {self.limits!r:.200}")
+        for name, value in tidy.items():
+            object.__setattr__(self, name, value)
+
+    def document(self, project: str) -> dict[str, Any]:
+        """The document of a new job, without its times."""
+        document: dict[str, Any] = {
+            "_id": ObjectId(),
+            "kind": self.kind,
+            **({"entry": self.entry} if self.script is None else {"script": self.script}),
+            "args": self.args,
+            **{name: getattr(self, name).to_json() for name in QUERIES if getattr(self, name) is not None},
+            "tags": list(self.tags),
+            "priority": self.priority,
+            "requires": dict(self.requires or {}),
+            "status": "waiting" if self.after else "ready",
+            "attempts": 0,
+            "max_attempts": self.limits.max_attempts,
+            "backoff": float(self.limits.backoff),
+            "_tdb": {"p": project},
+        }
+        document["_tdb"]["needs"] = sorted(name for name, amount in document["requires"].items() if amount > 0)
+        if self.after:
+            document["after"] = list(self.after)
+        if self.unique is not None:
+            document["unique"] = document["_tdb"]["key"] = self.unique
+        if self.limits.time_limit is not None:
+            document["time_limit"] = float(self.limits.time_limit)
+        return document
+
+
+class LimitOptions(TypedDict, total=False):
+    """The limits of a job: `limits=JobLimits(...)`, or `max_attempts=` by itself."""
+
+    limits: JobLimits | None
+    """How long and how often the job may be tried."""
+    max_attempts: int | None
+    """Shorthand of `JobLimits(max_attempts=)`."""
+
+
+class PushOptions(LimitOptions, total=False):
+    """The limits of a job, and a program in place of an entry point."""
+
+    script: str | None
+    """The text of a program, see `push_script`."""
+
+
+class JobOptions(LimitOptions, total=False):
+    """The options of `db.jobs.push` besides what is run. They are described there."""
+
+    args: Mapping[str, Any] | None
+    data: Any
+    architecture: Any
+    params: Any
+    priority: int
+    requires: Mapping[str, float] | None
+    after: Sequence[Any]
+    unique: str | None
+    start: dt.datetime | float | None
+    tags: Sequence[str]
+
+
+def limits_of(options: LimitOptions) -> JobLimits:
+    """The limits that options name.
+
+    Raises:
+        QueryError: Limits are given together with their shorthand.
+    """
+    limits, attempts = options.get("limits"), options.get("max_attempts")
+    if limits is not None and attempts is not None:
+        raise QueryError("limits= and max_attempts= are both given: give limits=JobLimits(max_attempts=) alone")
+    if attempts is not None:
+        return JobLimits.spelled({"max_attempts": attempts}, {})
+    return JobLimits() if limits is None else limits
 
 
 def check_resources(what: str, given: Mapping[str, float] | None) -> dict[str, float]:
@@ -109,7 +204,7 @@ def kinds_list(kinds: Sequence[str] | None) -> list[str] | None:
         return None
     if isinstance(kinds, str) or not kinds:
         raise QueryError(f'kinds= is a list such as ["train"], or None for every kind; found {kinds!r}')
-    return [_text("kinds", kind) for kind in kinds]
+    return [_text("kinds=", kind) for kind in kinds]
 
 
 def start_time(start: dt.datetime | float | None) -> Any:
@@ -124,25 +219,27 @@ def start_time(start: dt.datetime | float | None) -> Any:
         if start.tzinfo is None:
             raise QueryError(f"start= is a datetime with a time zone, datetime.now(timezone.utc) say; found {start!r}")
         return start
-    return {"$add": ["$$NOW", round(seconds("start", start, zero=True) * 1000)]}
+    return {"$add": ["$$NOW", round(seconds("start=", start, zero=True) * 1000)]}
 
 
-def _code(entry: str | None, script: str | None) -> dict[str, Any]:
+def _code(entry: str | None, script: str | None, written: Written) -> None:
     if (entry is None) == (script is None):
         raise QueryError('give a job either entry="mypkg.jobs:train", or script="..." for workers that allow scripts')
     if script is not None:
-        if len(_text("script", script)) > 1_000_000:
-            raise QueryError("script= holds more than a million characters; put the code into a package and name it"
-                             " with entry=")  # fmt: skip
-        return {"script": script}
+        if len(_text(written("script"), script)) > 1_000_000:
+            raise QueryError(
+                f"{written('script')} holds more than a million characters; put the code into a package and name it"
+                " with entry="
+            )
+        return
     try:
         module, _ = split(entry)  # type: ignore[arg-type]
     except ArchitectureError:
-        raise QueryError(f'entry= names a function, such as "mypkg.jobs:train"; found {entry!r:.200}') from None
+        what = written("entry")
+        raise QueryError(f'{what} names a function, such as "mypkg.jobs:train"; found {entry!r:.200}') from None
     if module == "__main__":
         raise QueryError(f"entry={entry!r} is of the program that runs now, where no worker finds it; move it into a"
                          " module")  # fmt: skip
-    return {"entry": entry}
 
 
 def _args(args: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -196,13 +293,13 @@ def _tags(tags: Sequence[str]) -> list[str]:
 
 def _text(what: str, value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value or value != value.encode(errors="replace").decode():
-        raise QueryError(f"{what}= is a non-empty string; found {value!r:.200}")
+        raise QueryError(f"{what} is a non-empty string; found {value!r:.200}")
     return value
 
 
 def _whole(what: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < most:
-        raise QueryError(f"{what}= is an integer from {least} on; found {value!r:.200}")
+        raise QueryError(f"{what} is an integer from {least} on; found {value!r:.200}")
     return value
 
 
@@ -215,5 +312,5 @@ def seconds(what: str, value: object, *, zero: bool = False) -> float:
     ok = not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < 1e9 and (zero or value > 0)
     if not ok:
         least = "0 or more" if zero else "more than 0"
-        raise QueryError(f"{what}= is a number of seconds, {least}; found {value!r:.200}")
+        raise QueryError(f"{what} is a number of seconds, {least}; found {value!r:.200}")
     return float(value)  # type: ignore[arg-type]

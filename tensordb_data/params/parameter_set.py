@@ -115,7 +115,7 @@ class ParameterSet(Record):
             raise CorruptBlobError(f"{error} {suggest_intact_set(self._warehouse, self._doc)}") from error
 
 
-def parent_id(parent: object) -> ObjectId | None:
+def parent_id(parent: object, written: str = "parent") -> ObjectId | None:
     """The `_id` of the set that another one is made from.
 
     Raises:
@@ -123,7 +123,7 @@ def parent_id(parent: object) -> ObjectId | None:
     """
     found = parent.id if isinstance(parent, ParameterSet) else parent
     if found is not None and not isinstance(found, ObjectId):
-        raise SchemaError(f"parent is a set, or the _id of one; found {parent!r}")
+        raise SchemaError(f"{written} is a set, or the _id of one; found {parent!r}")
     return found
 
 

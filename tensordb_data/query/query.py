@@ -6,18 +6,32 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from bson import json_util
 
 from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
+from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Filter = Mapping[str, Any]
 Sort = str | Mapping[str, int] | Sequence[str | tuple[str, int]]
 
 _INTERNAL = "_tdb"
+
+
+class QueryChanges(TypedDict, total=False):
+    """What `Query.replace` changes."""
+
+    collection: str
+    filter: Filter | None
+    sort: Sort | None
+    limit: int | None
+    fields: Sequence[str] | None
 
 
 class Query:
@@ -112,12 +126,14 @@ class Query:
             sort = [tuple(pair) if isinstance(pair, list) else pair for pair in sort]
         return cls(doc["collection"], doc.get("filter"), sort=sort, limit=doc.get("limit"), fields=doc.get("fields"))
 
-    def replace(self, **changes: Any) -> Query:
+    @suggesting(QueryChanges)
+    def replace(self, **changes: Unpack[QueryChanges]) -> Query:
         """A copy with some of filter, sort, limit and fields changed."""
         parts: dict[str, Any] = {
-            "filter": self._filter, "sort": self._sort, "limit": self._limit, "fields": self._fields,
+            "collection": self._collection, "filter": self._filter, "sort": self._sort, "limit": self._limit,
+            "fields": self._fields,
         }  # fmt: skip
-        return Query(changes.pop("collection", self._collection), **{**parts, **changes})
+        return Query(**{**parts, **changes})
 
     def _canonical(self) -> str:
         doc = {

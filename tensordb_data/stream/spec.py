@@ -87,7 +87,9 @@ class StreamSpec:
         if self.weights is not None and not (isinstance(self.weights, str) or callable(self.weights)):
             raise QueryError(f"`weights` must be a field name or a function. Found: {type(self.weights).__name__}")
         if self.weights is not None and not self.replacement:
-            raise QueryError("`weights` need `replacement=True`: without it every sample comes once a pass")
+            raise QueryError(
+                "`weights` need `replacement=True`, which they imply: without it every sample comes once a pass"
+            )
         budget = self.max_failures
         if (
             isinstance(budget, bool)

@@ -23,7 +23,7 @@ from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 from pymongo.write_concern import WriteConcern
 
-from tensordb_data import TensorDB
+from tensordb_data import JobLimits, TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, load_deployed
 from tensordb_data.errors import ClaimLostError, NotFoundError
 from tests.chaos import changes, wrong
@@ -89,7 +89,8 @@ class Story:
         while not ended.wait(0.05):
             number = len(self.pushed)
             args, after = {"number": number}, self.pushed[-1:] if number % 5 == 4 else []
-            job = db.jobs.push("quick", entry="a:b", args=args, backoff=0, max_attempts=1000, after=after)
+            limits = JobLimits(backoff=0, max_attempts=1000)
+            job = db.jobs.push("quick", entry="a:b", args=args, limits=limits, after=after)
             self.pushed.append(job.id)
             if number % 5 == 0:
                 self.saved.append(db.params.save({"w": np.full(10, float(number))}, run="r", step=number))
@@ -154,7 +155,8 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
             writer.add_many(number=np.arange(10))
         since = db.database.command("ping")["operationTime"]
         entry = "tests.integration.workload:counted"
-        slow = [db.jobs.push("slow", entry=entry, args={"number": n, "seconds": 2}, backoff=0) for n in range(4)]
+        given = [{"number": n, "seconds": 2} for n in range(4)]
+        slow = [db.jobs.push("slow", entry=entry, args=args, limits=JobLimits(backoff=0)) for args in given]
         command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
         options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
         worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
@@ -261,7 +263,7 @@ def test_a_sample_that_only_a_deposed_primary_knew_of_is_not_followed(tmp_path: 
 
 def _held(db: TensorDB) -> Any:
     """A job of an owner who will be silent for longer than his lease."""
-    db.jobs.push("held", entry="a:b", backoff=0)
+    db.jobs.push("held", entry="a:b", limits=JobLimits(backoff=0))
     return db.jobs.claim(worker="stale", kinds=["held"], lease=0.5)
 
 

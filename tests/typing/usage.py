@@ -9,7 +9,25 @@ from pymongo.database import Database
 from torch.utils.data import DataLoader
 from typing_extensions import assert_type
 
-from tensordb_data import Job, LogSelection, ParameterSet, Query, Sample, Selection, Stream, TensorDB
+from tensordb_data import (
+    Built,
+    Every,
+    Job,
+    JobLimits,
+    JobSpec,
+    LogSelection,
+    ParameterSet,
+    Permissions,
+    Query,
+    Sample,
+    SaveOptions,
+    Selection,
+    Shard,
+    Stream,
+    TensorDB,
+)
+from tensordb_data.continuous import Evaluator, Trainer
+from tensordb_data.job_runner.worker import Worker
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 
@@ -30,15 +48,43 @@ with db.data.writer("digits") as writer:
 stream = samples.stream(batch_size=32, fields=["image"], shuffle=True)
 assert_type(stream, Stream)
 assert_type(stream.shard(0, 2), Stream)
+assert_type(samples.stream(32, shard=Shard(rank=0, world_size=2, tail="pad")), Stream)
+assert_type(samples.stream(32, rank=1, world_size=4, end="drop", weights="weight"), Stream)
+samples.stream(32, suffle=True)  # type: ignore[call-arg]
+samples.stream(32, end="keep")  # type: ignore[arg-type]
+QueryDataset(samples, shuffle=True, passes=2, shard=Shard())
+QueryDataset(samples, pases=2)  # type: ignore[call-arg]
 loader = DataLoader(QueryDataset(stream), batch_size=None)
 model = torch.nn.Linear(1, 1)
 with StepCheckpointer(db, run="r", model=model, every=10, stream=loader) as checkpointer:
     assert_type(checkpointer.restore(), int)
     checkpointer.step(loss=0.5)
 
+how = SaveOptions(memory="4GB", when_busy="skip", signals=("SIGTERM", "SIGUSR1"))
+StepCheckpointer(db, "r", model, every=Every(steps=200, seconds=60), options=how).close()
+
 query_dataset(stream)
+query_dataset(samples, batch_size=8, shuffle="full", ragged="pad")
 StepCheckpoint(db, run="k", every=10, stream=stream)
+StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
+assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)
+assert_type(db.jobs.push(JobSpec(kind="train", entry="mypkg.jobs:train", limits=JobLimits(backoff=1))), Job)
+assert_type(db.jobs.push_script("train", "result = 3", args={"lr": 0.1}, limits=JobLimits(max_attempts=1)), Job)
+db.jobs.push("train", entry="mypkg.jobs:train", max_attempt=3)  # type: ignore[call-arg]
+Worker(db, may=Permissions(allow=["mypkg."]))
+assert_type(TensorDB.from_host("db1", 27017, user_name="me", password="pw"), TensorDB)
+
+
+def score(model: Any, batches: Any) -> float:
+    return 0.5
+
+
+def learn(learner: Any) -> None:
+    Evaluator(db, db.params.find(), score, metric="acc", data=samples, model=Built(part="ema"))
+    Trainer(db, "r", learner, stream, every=Every(seconds=60), options=how)
+
+
 assert_type(db.logs.find({"run": "r"}), LogSelection)
 assert_type(db.jobs.claim(worker="w", resources={"gpu": 1}), Job | None)
 assert_type(db.database, Database[Any])

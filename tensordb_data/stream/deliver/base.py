@@ -100,7 +100,7 @@ class BatchStream(abc.ABC, Generic[S]):
         """
         self._token += 1
         iteration = self._live()
-        # One that runs now, in another thread, sees the token.
+        # An iteration that runs in another thread right now ends when it looks at the token.
         if iteration is not None and inspect.getgeneratorstate(iteration) != inspect.GEN_RUNNING:
             iteration.close()
 

@@ -153,7 +153,7 @@ class StreamIteration:
                 prepare = partial(self._page, layout, docs, is_last, data, at.number, position, opened)
                 yield PrefetchTask(prepare, self._build)
                 if position == self._start.at.position and at.number == self._start.at.number:
-                    yield None  # somebody waits for the first batch, and none of the pages behind it
+                    yield None  # the loop waits for the first batch, so it is yielded before the next page is read
                 position += len(docs)
         if seen and spec.end == "drop" and position < spec.batch_size:
             raise self._all_dropped(position)

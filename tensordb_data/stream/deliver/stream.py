@@ -16,6 +16,7 @@ from tensordb_data.stream.deliver.base import BatchStream, flatten
 from tensordb_data.stream.deliver.batch_builder import BatchWithState
 from tensordb_data.stream.deliver.iteration import StreamIteration
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
+from tensordb_data.stream.options import Place
 from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.passes.planner import Planner, plan_name
 from tensordb_data.stream.passes.registry import PassRegistry, SharedPassRegistry
@@ -26,6 +27,8 @@ from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.collate import Batch, lengths_field
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from tensordb_data.warehouse.context import Warehouse
 
 Element = tuple[str | None, tuple[int | None, ...]]
@@ -319,12 +322,12 @@ class Stream(BatchStream[State]):
             known = State() if self._registry is not None and not at.position else state
         return replace(known, at=at, block_shuffle=shuffle or known.block_shuffle)
 
-    def at(self, state: Mapping[str, Any], **changes: Any) -> Stream:
-        """A stream at `state` that shares the data of this one, with some options of the spec changed.
+    def at(self, state: Mapping[str, Any], **place: Unpack[Place]) -> Stream:
+        """A stream at `state` that shares the data of this one, as that of another rank if `place` says so.
 
         It does not communicate with other ranks, so worker processes can call it.
         """
-        part = Stream(self.warehouse, replace(self.spec, **changes))
+        part = Stream(self.warehouse, replace(self.spec, **place))
         part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
         part._registry = self._registry

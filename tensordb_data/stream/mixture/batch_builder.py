@@ -122,7 +122,7 @@ class MixBatchBuilder:
             parts = [self._substitutes(request, clock)]
             places = [parts[0].kept]
         with clock("batch"):
-            order = np.sort(np.concatenate(places))  # places without the gaps that deleted and bad samples leave
+            order = np.sort(np.concatenate(places))  # deleted and bad samples leave gaps, which are closed
             return self._join(parts, [np.searchsorted(order, place) for place in places]), len(order)
 
     def _substitutes(self, request: BatchRequest, clock: Clock) -> Rows:

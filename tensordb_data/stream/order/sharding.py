@@ -55,15 +55,13 @@ class PassSharding:
         if self.end == "pad":
             low = base + rank * self.batch_size
             return low, low + self.batch_size
-        batch_ranges = (self.rounds - full) * self.world
-        if (
-            left < batch_ranges
-        ):  # fewer samples than ranks, however they are shared: one each, repeated where none is left
+        batches = (self.rounds - full) * self.world
+        if left < batches:  # fewer samples than ranks: each rank gets one, and the last ones repeat the first ones
             return base + rank, base + rank + 1
-        batch_range = (round_ - full) * self.world + rank
-        size, more = divmod(left, batch_ranges)
-        low = base + batch_range * size + min(batch_range, more)
-        return low, low + size + (batch_range < more)
+        number = (round_ - full) * self.world + rank
+        size, more = divmod(left, batches)
+        low = base + number * size + min(number, more)
+        return low, low + size + (number < more)
 
     def position(self, rounds: int) -> int:
         """The number of samples of the pass that are delivered after `rounds` of these rounds."""

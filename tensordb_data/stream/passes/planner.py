@@ -56,7 +56,7 @@ class Planner:
         """Plans that came with a checkpoint, by their digests."""
         self.registry: SharedPassRegistry | None = None
         """Where the readers of a shared stream register the data of its passes."""
-        self._apart = False  # some of the readers share no cache
+        self._apart = False  # whether some of the readers share no cache
         self._agreed: State | None = None
         self._collective: Collective | None = None
 
@@ -288,7 +288,7 @@ class Planner:
             return None
         if plan.cumulative_weights is not None:
             self._weights = (plan, plan.cumulative_weights)
-        if (folder := self.warehouse.cache_dir) is not None:  # for workers that run already
+        if (folder := self.warehouse.cache_dir) is not None:  # workers that run already find it there
             key = plan_key(self._ordered, plan.table.layout, versions)
             PlanCache(folder / "plans").store(key, replace(plan, cumulative_weights=None))
         return plan

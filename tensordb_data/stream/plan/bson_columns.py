@@ -56,7 +56,7 @@ def table_from_bson(layout: FieldLayout, reply: bytes) -> tuple[SampleTable, Aft
     for value in values.values():
         same[value.start : value.start + value.size] = False
     structure = np.flatnonzero(same)
-    # A run of bytes at a time: picking single columns would copy the reply.
+    # Compare runs of bytes. To pick single columns would copy the reply.
     for run in np.split(structure, np.flatnonzero(np.diff(structure) > 1) + 1):
         low, high = int(run[0]), int(run[-1]) + 1
         if (rows[:, low:high] != rows[0, low:high]).any():
@@ -92,7 +92,8 @@ def _table(
             value = values.get(field)
             kind = getattr(layout.schemas[name].get(field), "kind", "")
             if value is not None and value.kind == _STRING and kind == "str":
-                columns[field] = objects([_text(reply, value)] * len(rows))  # part of the layout: all have the same
+                # Text is no value of fixed size, so all documents have the same text.
+                columns[field] = objects([_text(reply, value)] * len(rows))
                 continue
             if value is None or value.kind not in _KINDS.get(kind, ()):
                 return None
@@ -119,7 +120,7 @@ def _refs(rows: Documents, values: Mapping[str, _Value], path: str) -> BlobRefs 
     if segment is None or offset is None or length is None or segment.kind != _OBJECT_ID:
         return None
     ids = _column(rows, segment)
-    # Samples of one segment lie together: only where a run of them begins is the id looked up.
+    # Samples of one segment lie together. So an id is looked up only where a run of equal ids begins.
     starts = np.flatnonzero(np.concatenate([[True], (ids[1:] != ids[:-1]).any(axis=1)]))
     numbers: dict[ObjectId, int] = {}
     of_run = [numbers.setdefault(ObjectId(ids[start].tobytes()), len(numbers)) for start in starts]
@@ -136,7 +137,7 @@ def _refs(rows: Documents, values: Mapping[str, _Value], path: str) -> BlobRefs 
 def _inline(rows: Documents, values: Mapping[str, _Value], path: str) -> InlineBlobs | None:
     data, checksum = values.get(path + "d"), values.get(path + "x")
     if data is None and checksum is None:
-        return InlineBlobs()  # not asked for
+        return InlineBlobs()  # the projection leaves the bytes out
     if data is None or checksum is None or data.kind != _BINARY or checksum.kind not in _KINDS["int"]:
         return None
     return InlineBlobs(rows[:, data.start : data.start + data.size].copy(), _column(rows, checksum).astype(np.int64))

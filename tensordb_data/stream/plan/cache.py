@@ -53,7 +53,7 @@ class PlanCache:
             size = path.stat().st_size
             content = map_file(path, size) if size >= _MAPPED else np.fromfile(path, np.uint8)
             with contextlib.suppress(OSError):
-                os.utime(path)  # used now
+                os.utime(path)  # marks it as used, for `_evict`
             return unpack_plan(content, layout)
         except FileNotFoundError:
             return None

@@ -76,7 +76,7 @@ class IndexReader:
             while page := self._page():
                 self._ahead = next(iter(self._take(1)), None)
                 yield page, self._ahead is None
-                if self._first is not None:  # larger replies from here on
+                if self._first is not None:  # from now on, the server may send larger replies
                     self._first = None
                     self.close()
         finally:
@@ -192,5 +192,5 @@ class IndexReader:
 
 def _lost_cursor(error: Exception) -> bool:
     if getattr(error, "code", None) == _BAD_VALUE:
-        return "hint" in str(error)  # the index that was to be read through has just been dropped
+        return "hint" in str(error)  # the index of the hint has just been dropped
     return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in CURSOR_LOST

@@ -151,7 +151,7 @@ def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> S
     inline: dict[str, InlineBlobs] = {}
     for name in layout.fields:
         if layout.is_blob(name):
-            # A projection of its parts leaves an empty document where there is no blob.
+            # If there is no blob, a projection of its parts leaves an empty document.
             parts = [doc["_tdb"].get("b", {}).get(name) or None for doc in docs]
             refs[name] = _refs(parts)
             if (found := inline_from_docs(parts)) is not None:

@@ -21,11 +21,14 @@ from tensordb_data.stream.transform.shared_memory import SharedBuffer, describe
 
 
 class WorkerProcess(ForkServerProcess):
-    """A process that never hears of Ctrl-C: the stream does, and ends it."""
+    """A process that ignores Ctrl-C. It reaches the stream too, which ends this process."""
 
 
 def _settle_interrupts(_: object) -> None:
-    """In a process of the forkserver, which starts with SIGINT blocked if a stream has started the forkserver."""
+    """Unblock SIGINT, or ignore it, in a process that the forkserver has made.
+
+    If a stream has started the forkserver, its processes begin with SIGINT blocked.
+    """
     process = multiprocessing.current_process()
     if isinstance(process, WorkerProcess):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -33,7 +36,7 @@ def _settle_interrupts(_: object) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-# Called in each new process before its own code runs. The forkserver has imported this file.
+# It is called in each new process before other code runs, because the forkserver has imported this file.
 register_after_fork(sys.modules[__name__], _settle_interrupts)
 
 
@@ -45,7 +48,7 @@ def work(connection: Connection, path: str, parent: int) -> None:
         path: of the transform.
         parent: process id of the stream.
     """
-    # It is ignored already, except in a forkserver that others started before any stream had workers.
+    # This was done already, unless the forkserver was started by others, before any stream had workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with(parent)
     try:

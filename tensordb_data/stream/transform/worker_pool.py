@@ -32,7 +32,7 @@ class _Remote(Exception):
         return f"in a worker process:\n{self.args[0]}"
 
 
-class _WorkerProcess:
+class _WorkerHandle:
     """A worker process. It shares two buffers with this process: one for requests, and one for answers."""
 
     def __init__(self, path: str) -> None:
@@ -53,8 +53,9 @@ class _WorkerProcess:
             raise
 
     def _start(self, theirs: Connection) -> None:
-        """Start the process, in a thread, for no Ctrl-C is raised there: one in the middle of it would leave a process
-        that has been told half of what it is for.
+        """Start the process, in another thread, where Ctrl-C raises nothing.
+
+        Ctrl-C in the middle of the start would leave a process that has received half of its arguments.
         """
         failed: list[BaseException] = []
 
@@ -72,7 +73,7 @@ class _WorkerProcess:
             thread.join()
         except BaseException:
             if thread.ident is not None:
-                thread.join(_GRACE)  # what it still waits for after that is the answer of the forkserver
+                thread.join(_GRACE)  # after that, it can only be waiting for the forkserver
             raise
         if failed:
             raise failed[0]
@@ -153,10 +154,10 @@ class WorkerPool:
         self.pid = os.getpid()
         self._changed = threading.Condition()
         self._closed, self._why = False, "the worker processes of this stream were ended"
-        self._all: list[_WorkerProcess] = []
+        self._all: list[_WorkerHandle] = []
         try:
             for _ in range(count):
-                self._all.append(_WorkerProcess(path))
+                self._all.append(_WorkerHandle(path))
         finally:
             self._free = list(self._all)
             _open.add(self)
@@ -194,7 +195,7 @@ class WorkerPool:
             clock.add("transform", answer["work"][stage], answer["wait"][stage])
         return dict(answer["columns"])
 
-    def _take_free(self) -> _WorkerProcess:
+    def _take_free(self) -> _WorkerHandle:
         with self._changed:
             while not (self._free or self._closed):
                 self._changed.wait()
@@ -233,17 +234,18 @@ threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 
 def _start_forkserver(path: str) -> None:
-    """In a thread of its own: start the forkserver, if it does not run yet. It imports once what each worker would
-    import for itself.
+    """Start the forkserver, if it does not run yet. It imports what each worker needs, so that it is imported once.
 
-    Ctrl-C of a terminal reaches it and its workers too. It would end them, and print a traceback of each, before they
-    have come to where they ignore it. So the forkserver starts with SIGINT blocked, and hands that on to its children,
-    until `worker` settles it in each.
+    Ctrl-C in a terminal reaches the forkserver and the workers too. Before they have come to ignore it, it would end
+    them, and each would print a traceback. So the forkserver is started with SIGINT blocked, and its children inherit
+    this. `worker_main` unblocks it in each of them.
+
+    It must be called in a thread of its own, since it blocks SIGINT there.
     """
     server: Any = forkserver._forkserver
     large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
     multiprocessing.set_forkserver_preload(list(dict.fromkeys(wanted)))
-    resource_tracker.ensure_running()  # it shields itself, and unblocks SIGINT here when that is done
+    resource_tracker.ensure_running()  # it blocks SIGINT while it starts, and unblocks it here
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     forkserver.ensure_running()

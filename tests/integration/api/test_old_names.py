@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 import tensordb_data
-from tensordb_data import QueryError, TensorDB, mix
+from tensordb_data import Built, CheckpointError, Every, Permissions, QueryError, SaveOptions, TensorDB, mix
 from tensordb_data.checkpoint.checkpointer import Checkpointer
+from tensordb_data.continuous import Evaluator
 from tensordb_data.job_runner.worker import Worker
 from tensordb_data.torch import StepCheckpointer
 
@@ -55,7 +57,8 @@ def of_a_keras_callback(db: TensorDB) -> None:
 
 
 def of_the_core(db: TensorDB) -> None:
-    checkpointer = Checkpointer(db.warehouse, "r", lambda step: {"model": {"w": np.ones(3)}}, every=1, signals=False)
+    options = SaveOptions(signals=False)
+    checkpointer = Checkpointer(db.warehouse, "r", lambda step: {"model": {"w": np.ones(3)}}, every=1, options=options)
     checkpointer.end_step(1, {})
     checkpointer.drain()
     assert db.params.find({"run": "r"}).count() == 1
@@ -82,8 +85,57 @@ def of_a_worker(db: TensorDB) -> None:
     job = db.jobs.push("k", entry="mypkg.no:f", requires={"tpu": 1}, max_attempts=1)
     lines: list[str] = []
     old: dict[str, Any] = {"has": {"tpu": 1}, "say": lines.append}
-    assert Worker(db, allow=["mypkg."], **old).run(until_empty=True) == 1
+    assert Worker(db, may=Permissions(allow=["mypkg."]), **old).run(until_empty=True) == 1
     assert job.status == "dead" and any(str(job.id) in line for line in lines)
+
+
+def of_a_saver(db: TensorDB) -> None:
+    old: dict[str, Any] = {"every": 2, "every_seconds": 1e6, "when_busy": "skip", "architecture": "cnn"}
+    with StepCheckpointer(db, "r", torch.nn.Linear(1, 1), signals=False, **old) as checkpointer:  # type: ignore[call-arg]
+        for _ in range(4):
+            checkpointer.step()
+            checkpointer.wait()
+    assert sorted(db.params.find({"run": "r"}).distinct("step")) == [2, 4]
+    assert db.params.find({"run": "r"}).first().lineage["architecture"] == "cnn"
+    with pytest.raises(CheckpointError, match=r"both every= and max_overhead=: give every=Every\(overhead=\)"):
+        StepCheckpointer(db, "r", torch.nn.Linear(1, 1), every=Every(steps=1), max_overhead=0.1)  # type: ignore[call-arg]
+    with pytest.raises(CheckpointError, match="both options= and memory="):
+        StepCheckpointer(db, "r", torch.nn.Linear(1, 1), options=SaveOptions(), memory="4GB")  # type: ignore[call-arg]
+
+
+def of_a_limit(db: TensorDB) -> None:
+    job = db.jobs.push("k", entry="m:f", backoff=1, max_attempts=7, time_limit=None)  # type: ignore[call-arg]
+    assert (job["backoff"], job["max_attempts"], job.get("time_limit")) == (1.0, 7, None)
+
+
+def of_permissions(db: TensorDB) -> None:
+    job = db.jobs.push_script("k", "result = 3")
+    assert Worker(db, allow=["m."], allow_scripts=True).run(until_empty=True) == 1  # type: ignore[call-arg]
+    assert job.refresh()["result"] == 3
+
+
+def of_what_is_scored(db: TensorDB) -> None:
+    parts = {"model": {"w": np.ones(2)}, "ema": {"w": np.zeros(2)}, "training": {}}
+    with contextlib.closing(Checkpointer(db.warehouse, "r", lambda step: parts, every=1)) as checkpointer:
+        checkpointer.end_step(1, {})
+    score: Any = lambda state, batches: float(state["w"].sum())  # noqa: E731
+    data = samples(db)
+    old: dict[str, Any] = {"part": "ema", "architecture": None}
+    Evaluator(db, db.params.find({"run": "r"}), score, metric="sum", data=data, **old).once()
+    Evaluator(db, db.params.find({"run": "r"}), score, metric="whole", data=data, model=Built(part="model")).once()
+    assert (db.params.find().first()["sum"], db.params.find().first()["whole"]) == (0.0, 2.0)
+
+
+def test_what_the_group_refuses_is_named_as_it_was_written(db: TensorDB) -> None:
+    model: Any = torch.nn.Linear(1, 1)
+    for old in ({"every_seconds": 0}, {"max_overhead": 2}, {"every": 1, "memory": "much"}, {"every": 1, "grace": -1}):
+        given: dict[str, Any] = old
+        with pytest.warns(DeprecationWarning), pytest.raises(CheckpointError, match=f"^{list(old)[-1]}= "):
+            StepCheckpointer(db, "r", model, **given)
+    with pytest.warns(DeprecationWarning), pytest.raises(QueryError, match=r"^backoff= "):
+        db.jobs.push("k", entry="m:f", backoff=-1)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning), pytest.raises(CheckpointError, match=r"^every= gives .* max_overhead= "):
+        StepCheckpointer(db, "r", model, every=5, max_overhead=0.1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +148,36 @@ def of_a_worker(db: TensorDB) -> None:
         (of_the_core, ["Checkpointer.drain() is now Checkpointer.wait()"]),
         (of_a_job, ["Job.hand_back() is now Job.release()"]),
         (of_a_claim, ["Jobs.claim(has=) is now Jobs.claim(resources=)"]),
+        (
+            of_a_saver,
+            [
+                "StepCheckpointer(every_seconds=) is now StepCheckpointer(every=Every(seconds=))",
+                "StepCheckpointer(when_busy=) is now StepCheckpointer(options=SaveOptions(when_busy=))",
+                "StepCheckpointer(signals=) is now StepCheckpointer(options=SaveOptions(signals=))",
+                "StepCheckpointer(architecture=) is now StepCheckpointer(options=SaveOptions(architecture=))",
+            ],
+        ),
+        (
+            of_a_limit,
+            [
+                "Jobs.push(backoff=) is now Jobs.push(limits=JobLimits(backoff=))",
+                "Jobs.push(time_limit=) is now Jobs.push(limits=JobLimits(time_limit=))",
+            ],
+        ),
+        (
+            of_permissions,
+            [
+                "Worker(allow=) is now Worker(may=Permissions(allow=))",
+                "Worker(allow_scripts=) is now Worker(may=Permissions(scripts=))",
+            ],
+        ),
+        (
+            of_what_is_scored,
+            [
+                "Evaluator(architecture=) is now Evaluator(model=Built(architecture=))",
+                "Evaluator(part=) is now Evaluator(model=Built(part=))",
+            ],
+        ),
         (of_a_worker, ["Worker(has=) is now Worker(resources=)", "Worker(say=) is now Worker(on_event=)"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -141,6 +223,4 @@ def test_what_users_annotate_with_is_at_the_root(db: TensorDB) -> None:
         tensordb_data.LogRow: db.logs.find({"run": "r"}).first(),
         tensordb_data.Hit: db.search("r")[0],
     }
-    assert {kind.__name__: type(value) for kind, value in values.items()} == {
-        kind.__name__: kind for kind in values
-    }
+    assert {kind.__name__: type(value) for kind, value in values.items()} == {kind.__name__: kind for kind in values}

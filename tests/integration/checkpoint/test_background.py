@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tensordb_data import SaveOptions
 from tensordb_data.errors import CheckpointError
 from tensordb_data.tensors import write as write_module
 from tensordb_data.torch import StepCheckpointer
@@ -128,7 +129,7 @@ def trained(model):
 def test_skip_leaves_out_what_comes_too_early_and_counts_it(db, gate):
     opened, _ = gate
     model = torch.nn.Linear(100, 10)
-    with StepCheckpointer(db, run="r", model=model, every=1, when_busy="skip") as ckpt:
+    with StepCheckpointer(db, run="r", model=model, every=1, options=SaveOptions(when_busy="skip")) as ckpt:
         for _ in range(6):
             trained(model)
             ckpt.step()  # never waits: the test would end at its time limit
@@ -145,7 +146,8 @@ def test_skip_leaves_out_what_comes_too_early_and_counts_it(db, gate):
 def test_several_are_under_way_within_their_memory(db, gate):
     opened, reached = gate
     model = torch.nn.Linear(2500, 10, bias=False)
-    with StepCheckpointer(db, run="r", model=model, every=1, memory="450kB", when_busy="skip") as ckpt:
+    options = SaveOptions(memory="450kB", when_busy="skip")
+    with StepCheckpointer(db, run="r", model=model, every=1, options=options) as ckpt:
         for _ in range(6):
             trained(model)
             ckpt.step()
@@ -153,19 +155,19 @@ def test_several_are_under_way_within_their_memory(db, gate):
         assert ckpt.stats()["saves"] == 4 and ckpt.stats()["skipped"] == 2  # of 100 kB each, and a little
         opened.set()
     assert db.params.find({"run": "r"}).distinct("step") == [1, 2, 3, 4]
-    with StepCheckpointer(db, run="s", model=model, every=1, memory="50kB") as ckpt:
+    with StepCheckpointer(db, run="s", model=model, every=1, options=SaveOptions(memory="50kB")) as ckpt:
         with pytest.raises(CheckpointError, match="memory= allows 50,000 bytes, and one copy of the state takes 1"):
             ckpt.step()
     with pytest.raises(CheckpointError, match="memory"):
-        StepCheckpointer(db, run="s", model=model, every=1, memory="much")
+        SaveOptions(memory="much")
     with pytest.raises(CheckpointError, match="when_busy"):
-        StepCheckpointer(db, run="s", model=model, every=1, when_busy="panic")
+        SaveOptions(when_busy="panic")
 
 
 def test_a_forced_save_is_never_skipped(db, gate):
     opened, _ = gate
     model = torch.nn.Linear(100, 10)
-    with StepCheckpointer(db, run="r", model=model, every=1, when_busy="skip") as ckpt:
+    with StepCheckpointer(db, run="r", model=model, every=1, options=SaveOptions(when_busy="skip")) as ckpt:
         for _ in range(3):
             trained(model)
             ckpt.step()

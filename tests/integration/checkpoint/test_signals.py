@@ -13,7 +13,7 @@ import pytest
 HEAD = """
 import os, signal, sys, threading, time
 import numpy as np
-from tensordb_data import TensorDB
+from tensordb_data import SaveOptions, TensorDB
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.batch_counter import BatchCounter
 
@@ -96,7 +96,7 @@ def test_a_loop_that_waits_for_data_is_saved_while_it_waits(db, mongo_uri, wareh
 
 def test_a_step_that_does_not_end_is_not_saved_half_done(db, mongo_uri, warehouse_dir):
     script = """
-        ckpt = make(grace=0.5)
+        ckpt = make(options=SaveOptions(grace=0.5))
         for step in range(1, 1002):
             w += 1
             if step == 1001:
@@ -117,7 +117,7 @@ def test_between_batch_and_step_nothing_is_saved_by_others(db, mongo_uri, wareho
     """With gradient accumulation a loop may wait for data in the middle of a step."""
     script = """
         source = Source(n=7)
-        ckpt = make(source, grace=0.5)
+        ckpt = make(source, options=SaveOptions(grace=0.5))
         for number, _ in enumerate(source, 1):
             w += 1
             if number in (3, 6):
@@ -130,9 +130,25 @@ def test_between_batch_and_step_nothing_is_saved_by_others(db, mongo_uri, wareho
     assert process.returncode == 143 and saved(db) == []
 
 
+def test_other_signals_if_they_are_asked_for(db, mongo_uri, warehouse_dir):
+    script = """
+        source = Source(n=7)
+        ckpt = make(source, options=SaveOptions(signals=("SIGTERM", "SIGUSR1")))
+        for step, _ in enumerate(source, 1):
+            w += 1
+            ckpt.end_step(step, {})
+    """
+    with child(mongo_uri, warehouse_dir, script) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGUSR1)
+        out, err = process.communicate(timeout=25)
+    assert process.returncode == 128 + signal.SIGUSR1 and "too late" not in out and "SIGUSR1: saving" in err
+    assert saved(db) == [7]
+
+
 def test_the_second_signal_does_not_wait(db, mongo_uri, warehouse_dir):
     script = """
-        ckpt = make(grace=100)
+        ckpt = make(options=SaveOptions(grace=100))
         ckpt.end_step(1, {})
         print("ready", flush=True)
         try:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data import NotAllowedError, QueryError, SchemaError, TensorDB
+from tensordb_data import Built, NotAllowedError, QueryError, SchemaError, TensorDB
 from tensordb_data.continuous import Evaluator
 from tests.integration.continuous import programs
 from tests.integration.continuous.programs import kill_server, running, save
@@ -160,13 +160,13 @@ def test_an_architecture_is_built_inside_the_list(filled: TensorDB) -> None:
     def score(model: Any, batches: Any) -> float:
         return float(model.weight.detach().sum())
 
-    options = {"architecture": filled.architectures.find({"name": "net"})}
+    found = filled.architectures.find({"name": "net"})
     with pytest.raises(NotAllowedError, match="not on the list"):
-        evaluator(filled, score, **options).once()
+        evaluator(filled, score, model=Built(architecture=found)).once()
     assert fields(filled, "acc", "acc_error") == {1: (None, None), 2: (None, None)}, "no fault of the sets"
-    evaluator(filled, score, allow=[__name__], **options).once()
-    found = fields(filled, "acc", "acc_error")
-    assert found[1] == (9.0, None) and found[2][0] is None and "does not fit" in found[2][1]
+    evaluator(filled, score, model=Built(architecture=found, allow=[__name__])).once()
+    scores = fields(filled, "acc", "acc_error")
+    assert scores[1] == (9.0, None) and scores[2][0] is None and "does not fit" in scores[2][1]
 
 
 def net(width: int) -> Any:

@@ -15,20 +15,23 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tensordb_data import TensorDB
+from tensordb_data import JobLimits, Permissions, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.errors import NotAllowedError, QueryError, UnsupportedError
 from tensordb_data.job_runner.worker import Worker
 
 ALLOW = ["tests.integration.workload"]
+ALLOWED = Permissions(allow=ALLOW)
 
 
 def push(db, name, **more):
-    return db.jobs.push("t", entry=f"tests.integration.workload:{name}", **{"backoff": 0, **more})
+    given = {name: more.pop(name) for name in ("time_limit", "max_attempts") if name in more}
+    limits = JobLimits(**{"backoff": 0, **given})
+    return db.jobs.push("t", entry=f"tests.integration.workload:{name}", limits=limits, **more)
 
 
 def work(db, **more):
-    return Worker(db, **{"allow": ALLOW, "grace": 0.2, **more}).run(until_empty=True)
+    return Worker(db, **{"may": ALLOWED, "grace": 0.2, **more}).run(until_empty=True)
 
 
 def until(condition, seconds=60):
@@ -49,7 +52,7 @@ class Background:
     """A worker in a thread."""
 
     def __init__(self, db, **more):
-        self.worker = Worker(db, **{"allow": ALLOW, "grace": 0.2, "lease": 3.0, **more})
+        self.worker = Worker(db, **{"may": ALLOWED, "grace": 0.2, "lease": 3.0, **more})
         self._thread = threading.Thread(target=self.worker.run)
 
     def __enter__(self):
@@ -139,10 +142,10 @@ def test_output_of_any_size_and_bytes(db):
 
 def test_stored_scripts_need_leave(db):
     script = "print(a)\nresult = {'n': data.count(), 'twice': 2 * a, 'id': str(job.id)}"
-    job = db.jobs.push("t", script=script, args={"a": 4}, data=db.data.find({"x": 1}))
-    broken = db.jobs.push("t", script="this is no program")
+    job = db.jobs.push_script("t", script, args={"a": 4}, data=db.data.find({"x": 1}))
+    broken = db.jobs.push_script("t", "this is no program")
     assert work(db) == 0 and job.status == "ready"
-    assert work(db, allow=[], allow_scripts=True) == 2
+    assert work(db, may=Permissions(scripts=True)) == 2
     assert job.refresh()["result"] == {"n": 0, "twice": 8, "id": str(job.id)}
     assert broken.status == "dead" and "the script is no Python" in broken["reason"]
 
@@ -156,12 +159,15 @@ def test_a_deleted_job_is_stopped(db, tmp_path):
 
 
 def test_what_a_worker_is_given(db):
-    odd = [{"allow": []}, {"kinds": "x"}, {"name": ""}, {"name": "a\0"}, {"grace": -1}, {"lease": 0}]
-    for more, error in (({"allow": "x"}, NotAllowedError), *((more, QueryError) for more in odd)):
+    for may, error in (({"allow": "x"}, NotAllowedError), ({"allow": []}, QueryError), ({}, QueryError)):
         with pytest.raises(error):
-            Worker(db, **{"allow": ALLOW, **more})
+            Permissions(**may)
+    odd = [{"may": None}, {"may": ALLOW}, {"kinds": "x"}, {"name": ""}, {"name": "a\0"}, {"grace": -1}, {"lease": 0}]
+    for more in odd:
+        with pytest.raises(QueryError):
+            Worker(db, **{"may": ALLOWED, **more})
     with pytest.raises(UnsupportedError, match="an address"):
-        Worker(TensorDB(client=db.database.client), allow=ALLOW)
+        Worker(TensorDB(client=db.database.client), may=ALLOWED)
 
 
 def start(folder, *more):

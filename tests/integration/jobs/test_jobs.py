@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import AutoReconnect
 
-from tensordb_data import TensorDB
+from tensordb_data import JobLimits, TensorDB
 from tensordb_data.errors import (
     ClaimLostError,
     DuplicateError,
@@ -31,7 +31,8 @@ EVENTS = ["claim", "expire", "fail", "done", "beat", "cancel"]
 
 
 def push(db, **more):
-    return db.jobs.push("train", entry=ENTRY, **{"backoff": 0, **more})
+    limits = more.pop("limits", None) or JobLimits(backoff=0, max_attempts=more.pop("max_attempts", 3))
+    return db.jobs.push("train", entry=ENTRY, limits=limits, **more)
 
 
 def expire(db, job):
@@ -110,7 +111,7 @@ def test_a_lost_worker_is_succeeded_and_writes_nothing(db):
 
 
 def test_retries_with_backoff_then_dead(db):
-    job = push(db, max_attempts=3, backoff=100)
+    job = push(db, limits=JobLimits(max_attempts=3, backoff=100))
     waits = []
     for _ in range(3):
         claimed = claim(db)

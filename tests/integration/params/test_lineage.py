@@ -10,7 +10,7 @@ import pytest
 import torch
 from bson import ObjectId
 
-from tensordb_data import Query
+from tensordb_data import Every, Query, SaveOptions
 from tensordb_data.errors import QueryError, SchemaError, StateError
 from tensordb_data.torch import StepCheckpointer
 from tests.integration.checkpoint.loops import batchwise, fill, net, sgd, train
@@ -18,7 +18,7 @@ from tests.integration.checkpoint.loops import batchwise, fill, net, sgd, train
 
 def test_lineage_of_a_run(db):
     fill(db)
-    train(db, "r", 10, batchwise(db), architecture="small")
+    train(db, "r", 10, batchwise(db), options=SaveOptions(architecture="small"))
     first, second = db.params.find({"run": "r"}, sort=[("step", 1)]).all()
     about = second.lineage
     assert about["parent"] == first.id and first.lineage["parent"] is None
@@ -38,7 +38,7 @@ def test_a_resumed_run_and_one_that_starts_from_another(db):
     train(db, "r", 10, batchwise(db), restore=True)
     first, second = db.params.find({"run": "r"}, sort=[("step", 1)]).all()
     assert second.lineage["parent"] == first.id
-    train(db, "fine", 5, batchwise(db), parent=second)
+    train(db, "fine", 5, batchwise(db), options=SaveOptions(parent=second))
     tuned = db.params.find({"run": "fine"}).first()
     assert tuned.lineage["parent"] == second.id
     id = db.params.save({"w": torch.ones(3)}, parent=tuned)
@@ -116,7 +116,7 @@ def test_better_than_any_set_of_the_run(db):
 
 def test_as_often_as_a_budget_allows(db):
     model = net()
-    with StepCheckpointer(db, run="r", model=model, max_overhead=0.5) as ckpt:
+    with StepCheckpointer(db, run="r", model=model, every=Every(overhead=0.5)) as ckpt:
         for _ in range(40):
             with torch.no_grad():
                 model[0].weight.add_(1)

@@ -173,6 +173,28 @@ def test_a_segment_that_is_gone_is_found_elsewhere(host: Hosts, warehouse_dir: P
     assert all((batch["image"][:, 0, 0] == batch["number"] * 12).all() for batch in batches)
 
 
+def test_a_mix_finds_a_segment_elsewhere_though_samples_were_deleted(host: Hosts, warehouse_dir: Path) -> None:
+    first = mix([(stream(host("here")), 1.0)])
+    head = numbers(itertools.islice(first, 2))
+    state, plans = kept(first.state_dict(), first.plans())
+    old = {path for path in (warehouse_dir / "blobs").rglob("*") if path.is_file()}
+    db = host("there")
+    db.data.find({"dataset": "digits", "number": {"$gte": 20, "$lt": 80}}).delete()
+    assert db.data.compact("digits").segments >= 1
+    for path in old:
+        path.unlink()
+    again = mix([(stream(db), 1.0)])
+    again.load_state_dict(state, plans=plans)
+    batches: list[Any] = []
+    for batch in again:
+        if again.state_dict()["streams"][0]["pass"]:
+            break  # this batch may hold samples of the next pass
+        batches.append(batch)
+    left = [n for n in range(N) if not 20 <= n < 80 and n not in head]
+    assert batches and set(numbers(batches)) <= set(left)
+    assert all((batch["image"][:, 0, 0] == batch["number"] * 12).all() for batch in batches)
+
+
 def test_a_cursor_resumes_as_a_plan_though_what_it_delivered_is_gone(host: Hosts) -> None:
     db = host("here")
     first = stream(db, shuffle=False)

@@ -37,7 +37,7 @@ def open_stream(db: TensorDB, **options: Any) -> Stream:
 @pytest.mark.parametrize("sort", [None, [("label", -1)]])
 def test_a_killed_cursor_is_opened_again_behind_the_last_sample(numbered: TensorDB, sort: Any) -> None:
     stream = numbered.data.find({"dataset": "numbers"}, sort=sort).stream(batch_size=100)
-    planner = Planner(numbered, stream.spec)
+    planner = Planner(numbered.warehouse, stream.spec)
     versions = planner.versions()
     reader = IndexReader(planner.bound_query, planner.layout(versions), versions, 100)
     labels = []

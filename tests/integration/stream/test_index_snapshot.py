@@ -53,7 +53,7 @@ def new_planner(db: TensorDB, **options: Any) -> Planner:
 
 
 def labels(plan: Plan) -> list[int]:
-    found: list[int] = plan.block.values["label"].tolist()
+    found: list[int] = plan.table.values["label"].tolist()
     return found
 
 

@@ -110,7 +110,7 @@ def test_the_least_recently_used_go_first_and_nothing_else(
 ) -> None:
     folder = warehouse_dir / "cache" / "plans"
     stream = cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True)
-    origin = Planner(cached, stream.spec)
+    origin = Planner(cached.warehouse, stream.spec)
     plan = origin.plan()
     size = next(folder.iterdir()).stat().st_size
     (folder / "mine.txt").write_text("not a plan")
@@ -136,4 +136,4 @@ def test_without_a_place_to_keep_them_plans_stay_in_memory(
 
 def test_a_sample_costs_about_28_bytes(cached: TensorDB) -> None:
     stream = cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True, fields=["x", "label"])
-    assert Planner(cached, stream.spec).plan().table.nbytes == 28 * N
+    assert Planner(cached.warehouse, stream.spec).plan().table.nbytes == 28 * N

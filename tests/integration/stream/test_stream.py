@@ -347,7 +347,7 @@ def test_drawing_with_replacement_and_weights(digits: TensorDB) -> None:
 
 def test_bad_weights(digits: TensorDB) -> None:
     with pytest.raises(QueryError, match="replacement=True"):
-        stream(digits, weights="label")
+        stream(digits, weights="label", replacement=False)
     for weights, message in (("image", "stored as a blob"), ("colour", "no field"), (lambda s: 0, "all 100 samples")):
         with pytest.raises(QueryError, match=message):
             next(iter(stream(digits, replacement=True, weights=weights)))

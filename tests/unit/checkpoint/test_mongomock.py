@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from tensordb_data import TensorDB
+from tensordb_data import SaveOptions, TensorDB
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.errors import CheckpointError
 
@@ -34,7 +34,7 @@ def checkpointer(db, **options):
 
 
 def test_a_save_whenever_a_multiple_is_crossed(db):
-    ckpt = checkpointer(db, every=10, signals=False)
+    ckpt = checkpointer(db, every=10, options=SaveOptions(signals=False))
     saved = [step for step in (8, 16, 24, 29, 30, 31, 70) if ckpt.end_step(step, {})]
     ckpt.close()
     assert saved == [16, 24, 30, 70] == sorted(db.params.find().distinct("step"))
@@ -47,7 +47,7 @@ def test_a_run_that_has_no_set(db):
 
 
 def test_every_due_save_is_stored_however_fast_they_come(db):
-    ckpt = checkpointer(db, every=1, memory=9000, signals=False)
+    ckpt = checkpointer(db, every=1, options=SaveOptions(memory=9000, signals=False))
     for step in range(1, 31):
         ckpt.end_step(step, {})
     ckpt.close()

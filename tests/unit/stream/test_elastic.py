@@ -91,3 +91,12 @@ def test_a_mix_resumed_again_and_again_delivers_one_sequence(
     got = [label for _, labels in run(make, plan) for label in labels]
     whole = [label for batch in itertools.islice(make(batch_size=1), len(got)) for label in batch["label"].tolist()]
     assert got == whole
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_dropped_tail_is_in_no_batch(shuffle: bool) -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        with db.data.writer("d") as writer:
+            writer.add_many(number=np.arange(18))
+        stream = db.data.find({"dataset": "d"}).stream(batch_size=8, shuffle=shuffle, passes=1, end="drop")
+        assert [len(batch["number"]) for batch in stream] == [8, 8]

@@ -130,10 +130,10 @@ def test_each_pass_of_each_stream_of_a_mix_is_one_state_of_its_data(
             ]  # fmt: skip
             labels = []
             for number in range(end["streams"][index]["pass"]):
-                settled = stream.streams[index]._resolver().lookup(number)
-                assert settled is not None and settled.n is not None
-                passed, taken = taken[: settled.n], taken[settled.n :]
-                assert sorted(number for number, _ in passed) == list(range(settled.n))
+                registered = stream.streams[index]._resolver().lookup(number)
+                assert registered is not None and registered.n is not None
+                passed, taken = taken[: registered.n], taken[registered.n :]
+                assert sorted(number for number, _ in passed) == list(range(registered.n))
                 (label,) = {label for _, label in passed}
                 labels.append(label)
             assert len(taken) == end["streams"][index]["position"]
@@ -185,7 +185,7 @@ def test_a_pinned_stream_stays(shuffle: bool) -> None:
         with_stream.close()  # type: ignore[attr-defined]
 
 
-def test_what_was_settled_stays() -> None:
+def test_what_was_registered_stays() -> None:
     with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
         data = Data(db, 10)
         stream = data.stream()

@@ -1,0 +1,182 @@
+"""Groups of options: what they refuse and in which words, and that no function hides options or takes too many."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tensordb_data
+from tensordb_data import (
+    Built,
+    CheckpointError,
+    Every,
+    JobLimits,
+    JobSpec,
+    NotAllowedError,
+    Permissions,
+    QueryError,
+    SaveOptions,
+    SchemaError,
+    Selection,
+    Shard,
+    TensorDBError,
+    UnsupportedError,
+)
+from tensordb_data.common.options import OptionGroup
+from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
+
+ROOT = Path(__file__).parents[2]
+MOST = 13
+# A command is a list of options.
+FOLDERS = [folder for folder in (ROOT / "tensordb_data").iterdir() if folder.is_dir() and folder.name != "cli"]
+FOLDERS += [ROOT / "integrations/torch", ROOT / "integrations/tf"]
+# Names of fields and metrics, which are free.
+FREE = {"metrics", "fields", "columns", "values", "lineage", "condition"}
+# What another library calls, or is called with.
+OUTSIDE = {
+    **{f"integrations/torch/transformers.py:{name}": "kwargs" for name in (
+        "on_train_begin", "on_epoch_begin", "on_step_begin", "on_substep_end", "on_step_end", "on_evaluate",
+        "on_train_end",
+    )},
+    "tensordb_data/embedded/client.py:__init__": "options",
+}  # fmt: skip
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    paths = [*(ROOT / "tensordb_data").glob("*.py"), *(path for folder in FOLDERS for path in folder.rglob("*.py"))]
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", node
+
+
+def test_no_function_has_more_than_13_parameters() -> None:
+    counted = {}
+    for name, node in functions():
+        given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
+        counted[name] = len([one for one in given if one is not None and one.arg not in ("self", "cls")])
+    assert len(counted) > 1000
+    assert {name: number for name, number in counted.items() if number > MOST} == {}
+
+
+def test_no_public_function_hides_options() -> None:
+    hidden = {}
+    for name, node in functions():
+        extra = node.args.kwarg
+        private = node.name.startswith("_") and node.name != "__init__"
+        if extra is None or private or extra.annotation is None or ast.unparse(extra.annotation) != "Any":
+            continue
+        if extra.arg not in FREE and OUTSIDE.get(name) != extra.arg:
+            hidden[name] = extra.arg
+    assert hidden == {}
+
+
+GROUPS = [Shard, Every, SaveOptions, JobLimits, JobSpec, Built, Permissions]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_is_a_frozen_value_of_named_options(group: type[OptionGroup]) -> None:
+    least: dict[type[OptionGroup], dict[str, Any]] = {
+        Every: {"steps": 3}, JobSpec: {"kind": "k", "entry": "m:f"}, Permissions: {"scripts": True},
+    }  # fmt: skip
+    made = group(**least.get(group, {}))
+    assert made == group(**least.get(group, {}))
+    name = dataclasses.fields(group)[0].name  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, name, None)
+    with pytest.raises(TypeError, match="positional"):
+        group(3)  # type: ignore[call-arg]
+    assert getattr(tensordb_data, group.__name__) is group and group.__name__ in tensordb_data.__all__
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: Every(), CheckpointError, r"Every\(\) needs steps=, seconds= or overhead="),
+        (lambda: Every(steps=0), CheckpointError, r"Every\(steps=\) must be a number of steps, at least 1. Found: 0"),
+        (lambda: Every(steps=True), CheckpointError, r"Every\(steps=\)"),
+        (lambda: Every(seconds=float("inf")), CheckpointError, r"Every\(seconds=\)"),
+        (lambda: Every(overhead=1.5), CheckpointError, r"Every\(overhead=\)"),
+        (lambda: Every(steps=5, overhead=0.1), CheckpointError, r"Every\(steps=\) .* Every\(overhead=\) .* one of"),
+        (lambda: SaveOptions(memory="much"), CheckpointError, r"SaveOptions\(memory=\)"),
+        (lambda: SaveOptions(when_busy="panic"), CheckpointError, r"SaveOptions\(when_busy=\)"),
+        (lambda: SaveOptions(signals="SIGTERM"), CheckpointError, r"SaveOptions\(signals=\)"),
+        (lambda: SaveOptions(signals=()), CheckpointError, r"SaveOptions\(signals=\)"),
+        (lambda: SaveOptions(signals=["SIGKILL"]), CheckpointError, r"SaveOptions\(signals=\).*SIGKILL"),
+        (lambda: SaveOptions(grace=-1), CheckpointError, r"SaveOptions\(grace=\)"),
+        (lambda: SaveOptions(architecture=3), CheckpointError, r"SaveOptions\(architecture=\)"),
+        (lambda: SaveOptions(parent="r"), SchemaError, r"SaveOptions\(parent=\)"),
+        (lambda: Shard(rank=1), QueryError, r"Shard\(rank=\) and Shard\(world_size=\) go together"),
+        (lambda: Shard(rank=2, world_size=2), QueryError, r"Shard\(rank=\) must be below Shard\(world_size=\)"),
+        (lambda: Shard(rank=-1, world_size=2), QueryError, r"Shard\(rank=\)"),
+        (lambda: Shard(rank=0, world_size="2"), QueryError, r"Shard\(world_size=\)"),
+        (lambda: Shard(tail="keep"), QueryError, r"Shard\(tail=\) must be one of short, drop, pad. Found: 'keep'"),
+        (lambda: Shard(mesh=object()), UnsupportedError, r"Shard\(mesh=\) is not supported yet"),
+        (lambda: Shard(group=object()), UnsupportedError, r"Shard\(group=\) is not supported yet"),
+        (lambda: JobLimits(max_attempts=0), QueryError, r"JobLimits\(max_attempts=\)"),
+        (lambda: JobLimits(backoff=-1), QueryError, r"JobLimits\(backoff=\)"),
+        (lambda: JobLimits(time_limit=0), QueryError, r"JobLimits\(time_limit=\)"),
+        (lambda: JobSpec(kind="k"), QueryError, "entry="),
+        (lambda: JobSpec(kind="", entry="m:f"), QueryError, r"JobSpec\(kind=\)"),
+        (lambda: JobSpec(kind="k", entry="m:f", limits=3), QueryError, r"JobSpec\(limits=\) is a JobLimits"),
+        (lambda: Permissions(), QueryError, r"may=Permissions\(allow="),
+        (lambda: Permissions(allow="x"), NotAllowedError, r"Permissions\(allow=\)"),
+        (lambda: Permissions(allow=["x"], scripts="yes"), QueryError, r"Permissions\(scripts=\)"),
+        (lambda: Built(architecture="cnn"), QueryError, r"Built\(architecture=\)"),
+        (lambda: Built(allow="x"), NotAllowedError, r"Built\(allow=\)"),
+        (lambda: Built(part=""), QueryError, r"Built\(part=\)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_as_it_was_written(
+    make: Callable[[], object], error: type[TensorDBError], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        make()
+
+
+def test_a_changed_copy_is_checked_again() -> None:
+    assert dataclasses.replace(SaveOptions(memory="4GB"), when_busy="skip").memory == "4GB"
+    with pytest.raises(CheckpointError, match="when_busy"):
+        dataclasses.replace(SaveOptions(), when_busy="panic")
+
+
+def test_a_number_of_steps_is_short_for_every() -> None:
+    assert Every.of(200) == Every(steps=200) and Every.of(Every(seconds=3)) == Every(seconds=3)
+    assert Every.of(None) is None
+    with pytest.raises(CheckpointError, match=r"^every= must be a number of steps, at least 1. Found: 0"):
+        Every.of(0)
+
+
+def test_signals_have_numbers() -> None:
+    assert SaveOptions().numbers == (15, 2) and SaveOptions(signals=False).numbers == ()
+    assert SaveOptions(signals=["SIGTERM", "SIGUSR1"]).numbers == (15, 10)
+
+
+def test_the_shorthands_of_a_shard_give_the_same() -> None:
+    assert shard_of({"rank": 1, "world_size": 4, "end": "drop"}) == Shard(rank=1, world_size=4, tail="drop")
+    given = Shard(rank=np.int64(1), world_size=np.uint8(2))  # type: ignore[arg-type]
+    assert shard_of({"shard": given}) == Shard(rank=1, world_size=2) and type(given.rank) is int
+    assert shard_of({}) == shard_of({"rank": None, "shard": None}) == Shard()
+    assert Shard().place() == (0, 1) and Shard(rank=1, world_size=2).place() == (1, 2)
+    with pytest.raises(QueryError, match=r"^end= must be one of short, drop, pad"):
+        shard_of({"end": "keep"})  # type: ignore[typeddict-item]
+    with pytest.raises(QueryError, match=r"^rank= must be below world_size= "):
+        shard_of({"rank": 3, "world_size": 2})
+    with pytest.raises(QueryError, match=r"shard= is a Shard"):
+        shard_of({"shard": (0, 1)})  # type: ignore[typeddict-item]
+    for short in ({"rank": 0}, {"world_size": 2}, {"end": "drop"}):
+        with pytest.raises(QueryError, match=rf"shard= and {next(iter(short))}= are both given: give shard=Shard\("):
+            shard_of({"shard": Shard(), **short})  # type: ignore[typeddict-item]
+
+
+def test_those_that_hand_on_options_of_a_stream_have_all_of_them() -> None:
+    own = inspect.signature(Selection.stream).parameters
+    named = {name for name, one in own.items() if one.kind is not one.VAR_KEYWORD} - {"self", "batch_size"}
+    assert named | set(ShardOptions.__annotations__) == set(StreamOptions.__annotations__)
