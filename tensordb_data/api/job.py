@@ -1,4 +1,4 @@
-"""Job: one piece of work, as whoever pushed it sees it, and as its owner changes it."""
+"""A job: for the program that has pushed it, and for the worker that has claimed it."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class Job(LinkedRecord):
             self.refresh()
 
     def _reason(self, text: object) -> str:
-        """A text as it is kept: without passwords, valid, and not too long."""
+        """A reason in the form in which it is stored: without passwords, valid, and not too long."""
         if not isinstance(text, str):
             raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
         text = self._warehouse.address.redact(text).encode(errors="replace").decode().replace("\0", " ")

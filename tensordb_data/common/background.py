@@ -35,7 +35,7 @@ class BackgroundWorker(abc.ABC):
         """Wait until all work is done, and end the thread."""
 
     def retire(self) -> None:
-        """Accept no more work. The thread does what is left, and ends. This does not wait."""
+        """Accept no more work. The thread finishes its work, and ends. This does not wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -102,7 +102,7 @@ class Ledger:
 
 
 def about(found: ParameterSet) -> dict[str, Any]:
-    """What is told of a set where it is deployed: its fields."""
+    """The fields of a set, for the target where it is deployed."""
     return dict(found)
 
 

@@ -1,4 +1,4 @@
-"""Writer: rows of a run, in bulk and off the training thread, which waits for nothing but a full buffer."""
+"""Write the rows of a run in bulk, in the background. The training thread waits only if the buffer is full."""
 
 from __future__ import annotations
 

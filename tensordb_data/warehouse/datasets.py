@@ -1,4 +1,4 @@
-"""Datasets: the schemas and counters of the datasets of a project."""
+"""The schemas and the counters of the datasets of a project."""
 
 from __future__ import annotations
 
