@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tensordb_data import TensorDB
+from tensordb_data import JobLimits, TensorDB
 from tensordb_data.warehouse import documents
 from tensordb_data.warehouse.documents import DOCUMENTS
 
@@ -42,7 +42,7 @@ def test_every_document_has_the_fields_that_are_promised(db: TensorDB) -> None:
     with db.logs.run("r") as log:
         log.write(1, loss=0.5)
     db.architectures.save("a", factory="json:loads", kwargs={}, note="n")
-    upstream = db.jobs.push("t", entry="json:loads", unique="u", time_limit=5)
+    upstream = db.jobs.push("t", entry="json:loads", unique="u", limits=JobLimits(time_limit=5))
     db.jobs.push("t", script="pass", after=[upstream], data=db.data.find({"dataset": "d"}).query)
     claimed = db.jobs.claim(worker="w", lease=60)
     assert claimed is not None
