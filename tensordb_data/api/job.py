@@ -1,11 +1,11 @@
-"""Job: one piece of work, as whoever pushed it sees it, and as its owner changes it."""
+"""A job: for the program that has pushed it, and for the worker that has claimed it."""
 
 from __future__ import annotations
 
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bson import ObjectId
 from pymongo import ReturnDocument
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tensordb_data.api.logs import LogSelection
     from tensordb_data.api.protocol import Facade
     from tensordb_data.api.selection import Selection
+    from tensordb_data.warehouse.documents import JobDocument
 
 
 class Job(LinkedRecord):
@@ -89,7 +90,7 @@ class Job(LinkedRecord):
         """A text that explains the status: what the job waits for, why no worker claims it, or how it ended."""
         from tensordb_data.jobs.explain import explain
 
-        return explain(self._warehouse, self.refresh()._doc)
+        return explain(self._warehouse, cast("JobDocument", self.refresh()._doc))
 
     # By whoever has claimed it
 
@@ -201,7 +202,7 @@ class Job(LinkedRecord):
             self.refresh()
 
     def _reason(self, text: object) -> str:
-        """A text as it is kept: without passwords, valid, and not too long."""
+        """A reason in the form in which it is stored: without passwords, valid, and not too long."""
         if not isinstance(text, str):
             raise QueryError(f"job {self.id}: a reason is a text (or an exception, for fail); found {text!r:.200}")
         text = self._warehouse.address.redact(text).encode(errors="replace").decode().replace("\0", " ")

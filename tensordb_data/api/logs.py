@@ -1,4 +1,4 @@
-"""Logs: rows of runs, and what is made of them."""
+"""The logs of runs: rows, series, plots, tables and files of other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of the facade know of each other, so that none of them imports the whole."""
+"""The interfaces through which the parts of the facade use each other, so that they need no import circle."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class LinkedRecord(Record):
-    """An entity that knows the `TensorDB` that it was read from, to read what it refers to."""
+    """An entity that has the `TensorDB` from which it was read, so that it can read other entities."""
 
     __slots__ = ("db",)
 

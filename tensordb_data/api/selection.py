@@ -251,7 +251,7 @@ class Selection(Generic[R]):
 
     @property
     def bound(self) -> BoundQuery:
-        """The query, bound to the index that it is asked of."""
+        """The query, bound to its warehouse."""
         return BoundQuery(self.db.warehouse, self.query)
 
     @property

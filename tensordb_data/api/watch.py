@@ -162,7 +162,7 @@ class Watch(Iterator[R], Generic[R]):
         return sorted(found, key=lambda entity: place[entity.id])
 
     def _recover(self, error: PyMongoError, failures: int) -> None:
-        """Get ready to open the stream again where it was, or give up."""
+        """Prepare to open the stream again at its position, or raise an error."""
         if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
             raise ConnectError("watch fell so far behind that the server forgot where it was; make a new one, and "
                                "look for what came meanwhile with find") from error  # fmt: skip

@@ -1,4 +1,4 @@
-"""Source: the text of a module, found without importing it."""
+"""Find the source text of a module without importing it."""
 
 from __future__ import annotations
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import statistics
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import PyMongoError
 
 from tensordb_data.checkpoint.staging import StagingBuffer
+from tensordb_data.common.background import BackgroundWorker
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
 from tensordb_data.params.prune import prune
@@ -37,7 +34,7 @@ _SHARE = 0.05  # of the time between two saves that compressing may take of one 
 _READY = 2  # copies made ready in advance: one is stored while the next is taken
 
 
-class Saver:
+class Saver(BackgroundWorker):
     """Saves states in the background. Each accepted save becomes durable, or its error is raised.
 
     Snapshots are stored one after the other, while the next ones are taken.
@@ -50,6 +47,8 @@ class Saver:
         keep: Which training states of the run stay when a save is durable; None for all.
     """
 
+    _thread_name = "tensordb-save"
+
     def __init__(
         self,
         warehouse: Warehouse,
@@ -57,6 +56,7 @@ class Saver:
         parent: ObjectId | None = None,
         keep: Keep | None = None,
     ) -> None:
+        super().__init__()
         self._warehouse = warehouse
         self._keep = keep
         self._memory = _size(memory)
@@ -64,15 +64,10 @@ class Saver:
         self._free: deque[StagingBuffer] = deque()
         self._buffers = 0
         self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
-        self._changed = threading.Condition()
         self._busy = False
         self._storing = False  # busy with a save, not with making memory ready
-        self._closed = False
         self._error: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._at_exit: Callable[[], None] | None = None
         self._preparing = 0  # buffers that are being made ready
-        self._pid = os.getpid()
         self._stalls: deque[float] = deque(maxlen=_KEPT)
         self._done: deque[SaveReport] = deque(maxlen=_KEPT)
         self._counts = {"saves": 0, "durable": 0, "failed": 0, "waited": 0, "skipped": 0}
@@ -92,7 +87,7 @@ class Saver:
             self._preparing += len(self._free)
             self._jobs.extend((buffer, None, flat) for buffer in self._free)
             self._free.clear()
-            self._start()
+            self._wake()
 
     def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
         """Copy the state. The background thread stores it.
@@ -136,7 +131,7 @@ class Saver:
         with self._changed:
             self._jobs.append((buffer, snapshot, dict(fields)))
             self._counts["saves"] += 1
-            self._start()
+            self._wake()
         self._stalls.append(time.perf_counter() - began)
         return True
 
@@ -159,7 +154,7 @@ class Saver:
 
     def check(self) -> None:
         """Raise the error of a save that failed since the last call. Each error is raised once."""
-        if os.getpid() != self._pid:
+        if self._is_forked:
             raise CheckpointError("A checkpointer cannot be used in a forked child: save in the process that made it.")
         if self._error is None:
             return
@@ -170,7 +165,7 @@ class Saver:
 
     def wait(self) -> None:
         """Wait until every accepted save is durable, then raise the error if one failed."""
-        if os.getpid() == self._pid:
+        if not self._is_forked:
             with self._changed:
                 self._changed.wait_for(lambda: not self._jobs and not self._busy)
         self.check()
@@ -180,23 +175,12 @@ class Saver:
 
         A second call does nothing.
         """
-        if os.getpid() != self._pid:
+        if self._is_forked:
             return
-        self.retire()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
-            self._at_exit = None
+        self._end()
         self._free.clear()
         self._buffers = 0
         self.check()
-
-    def retire(self) -> None:
-        """Accept no more saves. The thread stores those that it has, and ends. This does not wait."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
     def stats(self) -> dict[str, Any]:
         """Counts and times since the start; see `Checkpointer.stats`."""
@@ -218,14 +202,6 @@ class Saver:
             prune(self._warehouse, run, self._keep, training=True)
         except (PyMongoError, TensorDBError) as error:  # the save is durable, and the next one prunes again
             log.warning("run %s: what its policy does not keep could not be deleted yet: %s", run, error)
-
-    def _start(self) -> None:
-        """With the lock held: wakes the thread, or makes it."""
-        if self._thread is None:
-            self._at_exit = _close_at_exit(self)
-            self._thread = threading.Thread(target=self._run, name="tensordb-save", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
 
     def _run(self) -> None:
         while True:
@@ -272,16 +248,3 @@ def _size(memory: int | str | None) -> int | None:
         return None if memory is None else parse_size(memory, "memory")
     except QueryError as error:
         raise CheckpointError(str(error)) from None
-
-
-def _close_at_exit(saver: Saver) -> Callable[[], None]:
-    """Close the saver at exit, so that accepted saves become durable even if the loop has not closed it."""
-    reference = weakref.ref(saver)
-
-    def at_exit() -> None:
-        if (found := reference()) is not None:
-            found.close()
-
-    # registered after the warehouse's own handler, so it runs before the connection is closed
-    atexit.register(at_exit)
-    return at_exit

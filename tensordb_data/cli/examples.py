@@ -1,4 +1,4 @@
-"""Examples: one for each command whose help says none itself, at the end of it."""
+"""Add an example to the help of each command that has none of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables: each row is one line, however narrow the terminal and however many the columns."""
+"""Print tables: each row is one line, for any width of the terminal and any number of columns."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items of an iterable, as they come; the last one may be shorter."""
+    """Lists of `size` items of an iterable; the last one may be shorter. Nothing is read ahead of the current list."""
     batch: list[T] = []
     for item in items:
         batch.append(item)

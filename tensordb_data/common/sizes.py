@@ -1,4 +1,4 @@
-"""Sizes: numbers of bytes as people write them."""
+"""Read numbers of bytes as people write them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from bson import ObjectId
 
 from tensordb_data.continuous.loop import Loop, log
 from tensordb_data.deploy.ledger import Ledger, about
-from tensordb_data.deploy.target import About, FolderTarget, FunctionTarget, Target, same
+from tensordb_data.deploy.target import About, FolderTarget, FunctionTarget, Target, is_set
 from tensordb_data.errors import CheckpointError, CorruptBlobError, DeployError, QueryError
 from tensordb_data.mongo.errors import is_transient
 from tensordb_data.params.load import describe
@@ -90,7 +90,7 @@ class Deployer(Loop):
         refused = self.ledger.refused()
         found = self._target.current()
         for candidate in self._best:
-            if found is not None and same(found[0], candidate.id):
+            if found is not None and is_set(found[0], candidate.id):
                 break
             if candidate.id not in refused and self._due(candidate.id) and self._tried(candidate):
                 break
@@ -114,7 +114,7 @@ class Deployer(Loop):
         self._reconcile()
 
     def close(self) -> None:
-        """Lets go of the folder. Twice is fine."""
+        """Release the folder. A second call does nothing."""
         self._target.close()
 
     def __enter__(self) -> Deployer:

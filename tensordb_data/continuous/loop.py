@@ -55,7 +55,7 @@ class Stoppable:
 
     @contextlib.contextmanager
     def _signals(self, numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
-        """The first SIGTERM or Ctrl-C asks to stop, or another one of `numbers`; the second is served as it always was.
+        """Handle signals during the block: the first of `numbers` asks to stop, a second one has its usual effect.
 
         Outside the main thread, where Python allows no handlers, and where the application has handlers of its own,
         they are left alone.

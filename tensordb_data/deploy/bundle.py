@@ -1,4 +1,4 @@
-"""A parameter set as two files, for whoever serves it: `model.safetensors`, and `model.json` that says what it is.
+"""Write and read a parameter set as two files for a server: `model.safetensors`, and `model.json` that describes it.
 
 The tensors lie in one safetensors file, which any reader of that format opens. The JSON has their structure (the
 nesting, and what was a tuple or a number), a checksum of each, and the set's `_id`, run, step and metrics.

@@ -13,6 +13,7 @@ from bson import ObjectId
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
     from tensordb_data.params.parameter_set import ParameterSet
+    from tensordb_data.warehouse.documents import DeploymentDocument
 
 COLLECTION = "deployments"
 State = Literal["live", "replaced", "refused"]
@@ -101,10 +102,12 @@ class Ledger:
 
 
 def about(found: ParameterSet) -> dict[str, Any]:
-    """What is told of a set where it is deployed: its fields."""
+    """The fields of a set, for the target where it is deployed."""
     return dict(found)
 
 
-def _deployment(doc: Mapping[str, Any]) -> Deployment:
-    known = {name: doc.get(name) for name in ("run", "step", "state", "version", "reason", "at")}
-    return Deployment(doc["_id"]["t"], doc["_id"]["s"], **known)  # type: ignore[arg-type]
+def _deployment(doc: DeploymentDocument) -> Deployment:
+    return Deployment(
+        doc["_id"]["t"], doc["_id"]["s"], doc.get("run"), doc.get("step"), doc["state"], doc.get("version"),
+        doc.get("reason"), doc["at"],
+    )  # fmt: skip

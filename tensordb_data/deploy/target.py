@@ -121,7 +121,7 @@ class FolderTarget:
 
 
 class FunctionTarget:
-    """A function that takes over parameters: `use(state, about)`. If it raises, it gets those before once more."""
+    """A function that takes over parameters: `use(state, about)`. If it raises, it is called with the previous ones."""
 
     def __init__(self, use: Callable[[Any, About], Any], name: str | None) -> None:
         called = f"{getattr(use, '__module__', '')}:{getattr(use, '__qualname__', type(use).__name__)}"
@@ -164,6 +164,6 @@ class FunctionTarget:
         self._live = self._before = self._staged = None
 
 
-def same(about: About | None, id: ObjectId) -> bool:
-    """Whether it is this set."""
+def is_set(about: About | None, id: ObjectId) -> bool:
+    """Whether these are the fields of this set."""
     return about is not None and about.get("_id") == id

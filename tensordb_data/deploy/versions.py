@@ -55,7 +55,7 @@ class Versions:
         self.drop_staged()
 
     def close(self) -> None:
-        """Lets go of the folder. Twice is fine."""
+        """Release the folder. A second call does nothing."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -119,7 +119,7 @@ class Versions:
         sync(self.folder)
 
     def remove(self, number: int) -> None:
-        """Removes a version: renamed first, so that nobody takes what is left of it for one."""
+        """Remove a version. It is renamed first, so that no one takes a half-removed folder for a version."""
         gone = self.folder / _STAGED
         shutil.rmtree(gone, ignore_errors=True)
         os.rename(self.path(number), gone)
@@ -132,7 +132,7 @@ class Versions:
         sync(self.folder)
 
     def retire(self) -> None:
-        """Removes the versions that are neither current nor among those to keep before it."""
+        """Remove old versions, except for the current one and the `keep` versions before it."""
         current = self.current
         if current is not None:
             before = [number for number in self.numbers if number < current]

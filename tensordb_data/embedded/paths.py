@@ -1,4 +1,4 @@
-"""What is where in a warehouse folder, and where its sockets are."""
+"""The paths of the files in a warehouse folder, and of its sockets."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Layout:
         return Path(run) / "mongod.sock"
 
     def prepare(self) -> None:
-        """Make the folder and what is in it."""
+        """Make the folder and its subfolders."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.mongo.mkdir(mode=0o700, exist_ok=True)

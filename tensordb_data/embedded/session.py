@@ -124,7 +124,7 @@ class Session:
             return socket_uri(layout.socket(run), credentials(layout, state))
 
     def _guard(self) -> None:
-        """Wait for the death of the supervisor, of which the pipe `alive` tells, and start the server again."""
+        """Wait until the pipe `alive` tells that the supervisor has died, then start the server again."""
         patience = 1.0
         while not self._stop.is_set():
             poll = select.poll()

@@ -1,1 +1,1 @@
-"""Housekeeping: what nothing refers to any more is removed."""
+"""Garbage collection, the check of all that is stored, and the rebuild of a lost index."""

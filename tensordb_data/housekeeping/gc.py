@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
@@ -28,12 +28,14 @@ from tensordb_data.tensors.lease import SECONDS
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import SegmentDocument, TensorDocument
 
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
 """Longer than a command that marks. A lease that began so long after a mark has seen the mark."""
 
 Doc = Mapping[str, Any]
+D = TypeVar("D", bound=Mapping[str, Any])
 Progress = Callable[[str, int], None]
 
 
@@ -121,7 +123,7 @@ class _Collection:
             for doc in gone:
                 self._removed(doc, "n", _run(doc))
 
-    def _unused(self, filter: Doc) -> Iterator[list[Doc]]:
+    def _unused(self, filter: Doc) -> Iterator[list[TensorDocument]]:
         """The tensors of a filter to which no document refers."""
         lookups = [
             {"$lookup": {"from": name, "localField": "_id.h", "foreignField": "_tdb.tensors", "let": {"p": "$_id.p"},
@@ -132,7 +134,7 @@ class _Collection:
         stages = [{"$match": dict(filter)}, *lookups, {"$match": {"params": [], "architectures": []}}]
         yield from batched(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH), BATCH)
 
-    def _name_objects(self, tensors: Sequence[Doc]) -> None:
+    def _name_objects(self, tensors: Sequence[TensorDocument]) -> None:
         """Note the objects of tensors that are about to be removed, so that after a kill the next gc looks at them."""
         keys = {(doc["root"], doc["key"]) for doc in tensors}
         if keys:
@@ -202,7 +204,7 @@ class _Collection:
             self.report.temporary += count
             self.report.temporary_bytes += nbytes
 
-    def _mark(self, name: str, docs: Sequence[Doc], also: Collection[str], by: Callable[[Doc], str], size: str) -> None:
+    def _mark(self, name: str, docs: Sequence[Doc], also: Collection[str], by: Callable[[Any], str], size: str) -> None:
         """Mark documents as dying, if their state and the fields `also` have not changed."""
         if docs and not self._dry:
             dies = [{"$set": {"state": "dying", "dying": "$$NOW"}}]
@@ -224,14 +226,14 @@ class _Collection:
             self._mongo[name].bulk_write([UpdateOne(_as_it_was(doc), lives) for doc in docs], ordered=False)
         self.report.revived += len(docs)
 
-    def _write_each(self, name: str, writes: Sequence[Any], docs: list[Doc], state: str | None) -> list[Doc]:
+    def _write_each(self, name: str, writes: Sequence[Any], docs: list[D], state: str | None) -> list[D]:
         """Carry out a write on each document; returns those that now have this state, or with None, that are gone."""
         if not docs:
             return []
         done = self._mongo[name].bulk_write(list(writes), ordered=False)
         return self._in_state(name, docs, done.matched_count + done.deleted_count, state)
 
-    def _in_state(self, name: str, docs: Sequence[Doc], count: int, state: str | None) -> list[Doc]:
+    def _in_state(self, name: str, docs: Sequence[D], count: int, state: str | None) -> list[D]:
         """The documents that a write has brought to a state, if it has matched `count` of them."""
         if count == len(docs):
             return list(docs)
@@ -270,11 +272,11 @@ def _key(doc: Doc) -> Any:
     return _content(doc) if isinstance(doc["_id"], dict) else doc["_id"]
 
 
-def _content(tensor: Doc) -> tuple[str, bytes]:
+def _content(tensor: TensorDocument | Doc) -> tuple[str, bytes]:
     return tensor["_id"]["p"], bytes(tensor["_id"]["h"])
 
 
-def _run(tensor: Doc) -> str:
+def _run(tensor: TensorDocument) -> str:
     project = tensor["_id"]["p"]
     if tensor["key"].startswith("architectures/"):
         return f"architectures of {project}"
@@ -282,5 +284,5 @@ def _run(tensor: Doc) -> str:
     return f"parameters of {project}" if run is None else f"run {run} of {project}"
 
 
-def _dataset(doc: Doc) -> str:
+def _dataset(doc: SegmentDocument) -> str:
     return f"dataset {doc['dataset']} of {doc['p']}"

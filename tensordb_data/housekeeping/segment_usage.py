@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bson import ObjectId
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import SegmentDocument
 
 SCAN = 1 << 18
 """Segments for which all samples of their dataset are read once."""
@@ -25,6 +26,8 @@ _ANSWER = 10_000  # ids that the server sends at once
 _EPOCH = dt.datetime(1970, 1, 1)
 
 Doc = Mapping[str, Any]
+Partition: TypeAlias = "tuple[list[SegmentDocument], list[SegmentDocument]]"
+"""Unused and used segments."""
 
 
 class _Held:
@@ -36,7 +39,7 @@ class _Held:
     def __len__(self) -> int:
         return len(self._versions)
 
-    def add(self, doc: Doc) -> None:
+    def add(self, doc: SegmentDocument) -> None:
         self._ids += doc["_id"].binary
         version, dying = _state(doc)
         self._versions.append(version)
@@ -45,12 +48,12 @@ class _Held:
     def id(self, at: int) -> ObjectId:
         return ObjectId(bytes(self._ids[at * _ID : (at + 1) * _ID]))
 
-    def same(self, at: int, doc: Doc | None) -> bool:
+    def same(self, at: int, doc: SegmentDocument | None) -> bool:
         """Whether a segment has not changed."""
         return doc is not None and _state(doc) == (self._versions[at], self._dying[at])
 
 
-def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[Partition]:
     """Partition the segments of a filter by use.
 
     Segments that have changed while the samples were read are left out.
@@ -77,14 +80,14 @@ def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[tuple[list[D
                 break
 
 
-def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[tuple[list[Doc], list[Doc]]]:
+def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[Partition]:
     current = next(used, None)  # with this all samples have been looked at
     for low in range(0, len(held), BATCH):
         places = range(low, min(low + BATCH, len(held)))
         ids = [held.id(at) for at in places]
         docs = {doc["_id"]: doc for doc in warehouse.index["segments"].find({"_id": {"$in": ids}})}
-        unused: list[Doc] = []
-        in_use: list[Doc] = []
+        unused: list[SegmentDocument] = []
+        in_use: list[SegmentDocument] = []
         for at, id in zip(places, ids, strict=True):
             while current is not None and current < id:
                 current = next(used, None)
@@ -107,7 +110,7 @@ def _used(warehouse: Warehouse, scope: Doc, low: ObjectId, high: ObjectId) -> It
         yield doc["_id"]
 
 
-def _state(doc: Doc) -> tuple[int, int]:
+def _state(doc: SegmentDocument) -> tuple[int, int]:
     """Two numbers that change when the state of a segment is written."""
     dying = doc.get("dying")
     since = -1 if dying is None else (dying.replace(tzinfo=None) - _EPOCH) // dt.timedelta(milliseconds=1)

@@ -1,4 +1,4 @@
-"""Ingest: image folders and tables into a dataset, resumable."""
+"""Ingest image folders and tables into a dataset. An ingest can be resumed."""
 
 from tensordb_data.ingest.run import Report, ingest
 

@@ -79,7 +79,7 @@ class ImageFolder:
                 yield Chunk(keys, columns, sum(self._sizes[path] for path in paths))
 
     def _measured(self) -> dict[Path, int]:
-        """The sizes of those that are files: not links into nowhere, nor pipes, which would be waited for."""
+        """The sizes of the regular files. Broken links are left out, and so are pipes, which would block."""
         sizes: dict[Path, int] = {}
         for path in self._files:
             try:

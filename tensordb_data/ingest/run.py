@@ -1,4 +1,4 @@
-"""Ingest a source: what is there already is skipped, whoever put it there and however often it is run."""
+"""Ingest a source. Rows that the dataset has already are skipped, so that an ingest can be repeated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def ingest(
 
 
 def _fitted(name: str, field: Field, stored: Mapping[str, Field]) -> Field:
-    """A field as the dataset has it; a new one is optional where samples without it exist."""
+    """The field of the dataset, or a new one. A new field is optional if there are samples without it."""
     found = stored.get(name)
     if found is not None:
         return found

@@ -43,5 +43,5 @@ class Source(Protocol):
 
 
 def row_key(name: str, row: int, content: bytes) -> bytes:
-    """What identifies a row within a source: where it is and what it holds."""
+    """The key of a row within a source, a hash of its place and its content."""
     return xxhash.xxh3_128_digest(b"%s\0%d\0%s" % (name.encode(errors="surrogateescape"), row, content))

@@ -9,9 +9,10 @@ from tensordb_data.jobs.worker_registry import alive
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import JobDocument
 
 
-def explain(warehouse: Warehouse, job: Mapping[str, Any]) -> str:
+def explain(warehouse: Warehouse, job: JobDocument) -> str:
     """See `Job.explain`."""
     status = job["status"]
     if status == "waiting":
@@ -25,14 +26,14 @@ def explain(warehouse: Warehouse, job: Mapping[str, Any]) -> str:
     return f"{status} at {_time(job['finished'])}: {job.get('reason', 'no reason given')}"
 
 
-def _upstream(warehouse: Warehouse, job: Mapping[str, Any]) -> str:
+def _upstream(warehouse: Warehouse, job: JobDocument) -> str:
     named = {"_id": {"$in": job["after"]}, "_tdb.p": warehouse.project, "status": {"$ne": "done"}}
     others = list(warehouse.index["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
     named_ = [f"job {other['_id']} ({other['kind']}, {other['status']})" for other in others]
     return ", ".join(named_) or "nothing any more"
 
 
-def _running(job: Mapping[str, Any]) -> str:
+def _running(job: JobDocument) -> str:
     progress = "" if job.get("progress") is None else f", {job['progress']:.0%} done"
     text = (
         f"running on {job['worker']} since {_time(job['started'])}, attempt {job['attempts']} of"
@@ -43,7 +44,7 @@ def _running(job: Mapping[str, Any]) -> str:
     return text
 
 
-def _unclaimed(warehouse: Warehouse, job: Mapping[str, Any]) -> Iterator[str]:
+def _unclaimed(warehouse: Warehouse, job: JobDocument) -> Iterator[str]:
     mongo = warehouse.index["jobs"]
     now = mongo.database.command("hello")["localTime"]
     if job["due"] > now:
@@ -68,7 +69,7 @@ def _unclaimed(warehouse: Warehouse, job: Mapping[str, Any]) -> Iterator[str]:
         yield f"worker {worker['name']}: {_why_not(worker, job)}"
 
 
-def _why_not(worker: Mapping[str, Any], job: Mapping[str, Any]) -> str:
+def _why_not(worker: Mapping[str, Any], job: JobDocument) -> str:
     if worker["kinds"] is not None and job["kind"] not in worker["kinds"]:
         return f"takes {', '.join(worker['kinds'])} only, and this is {job['kind']!r}"
     for name, amount in job["requires"].items():
@@ -96,7 +97,7 @@ def allows(entries: list[str], reference: str) -> bool:
     )
 
 
-def _allowing(job: Mapping[str, Any]) -> str:
+def _allowing(job: JobDocument) -> str:
     return "--allow-scripts" if "script" in job else f"--allow {job['entry'].partition(':')[0].split('.')[0]}."
 
 

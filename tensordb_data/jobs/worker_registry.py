@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import WorkerDocument
 
 
 def report(warehouse: Warehouse, id: ObjectId, lease: float, fields: Mapping[str, Any]) -> None:
@@ -29,5 +30,6 @@ def leave(warehouse: Warehouse, id: ObjectId) -> None:
 
 def alive(warehouse: Warehouse) -> Sequence[Mapping[str, Any]]:
     """The workers of the project that are alive: name, host, pid, kinds, allow, scripts, has, job, draining."""
-    found = warehouse.index["workers"].find({"p": warehouse.project, "$expr": {"$gte": ["$until", "$$NOW"]}})
-    return [{"id": doc["_id"], **doc["fields"]} for doc in found.sort("_id", 1)]
+    living = {"p": warehouse.project, "$expr": {"$gte": ["$until", "$$NOW"]}}
+    found: Iterable[WorkerDocument] = warehouse.index["workers"].find(living).sort("_id", 1)
+    return [{"id": doc["_id"], **doc["fields"]} for doc in found]

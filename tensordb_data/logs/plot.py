@@ -1,4 +1,4 @@
-"""Plot: series as a PNG."""
+"""Plot series as a PNG."""
 
 from __future__ import annotations
 

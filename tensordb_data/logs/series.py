@@ -1,4 +1,4 @@
-"""Series: a metric over the steps of runs, thinned out by the server, so that a million rows cost a few hundred."""
+"""Read a metric over the steps of runs. The server summarises a million rows as a few hundred points."""
 
 from __future__ import annotations
 

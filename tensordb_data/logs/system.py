@@ -1,4 +1,4 @@
-"""System: what the machine does while a run is logged."""
+"""Log what the machine does during a run: processor, memory and GPUs."""
 
 from __future__ import annotations
 

@@ -1,21 +1,19 @@
-"""Writer: rows of a run, in bulk and off the training thread, which waits for nothing but a full buffer."""
+"""Write the rows of a run in bulk, in the background. The training thread waits only if the buffer is full."""
 
 from __future__ import annotations
 
-import atexit
 import datetime as dt
-import os
 import sys
-import threading
 import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import BulkWriteError
 
+from tensordb_data.common.background import BackgroundWorker
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
@@ -140,8 +138,10 @@ class _Later:
         self.value = value.detach()
 
 
-class _Writer:
+class _Writer(BackgroundWorker):
     """The buffer of a log and the thread that empties it."""
+
+    _thread_name = "tensordb-log"
 
     def __init__(self, warehouse: Warehouse, common: Mapping[str, Any]) -> None:
         self._warehouse = warehouse
@@ -149,22 +149,18 @@ class _Writer:
         self._reset()
 
     def _reset(self) -> None:
+        super().__init__()
         self._rows: deque[tuple[float, dict[str, Any]]] = deque()
         self._sent: list[dict[str, Any]] = []  # taken from the buffer, not acknowledged yet
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._at_exit: Callable[[], None] | None = None
         self._hurry = False
-        self._closed = False
         self._failure: Exception | None = None  # of the newest attempt
         self._reason: Exception | None = None  # of the newest that failed
         self._attempts = 0
         self.dropped = 0
         self._texts: dict[tuple[str, str, str], ObjectId] = {}  # of the rows that were taken, to be searched
-        self._pid = os.getpid()
 
     def add(self, row: tuple[float, dict[str, Any]]) -> None:
-        if os.getpid() != self._pid:
+        if self._is_forked:
             self._reset()  # a forked child has rows of its own; those of the parent are the parent's
         with self._changed:
             if self._closed:
@@ -177,10 +173,8 @@ class _Writer:
             else:
                 first = False
                 self._rows.append(row)
-                if self._thread is None:
-                    self._start()
-                elif len(self._rows) in (1, _full()):
-                    self._changed.notify_all()
+                if self._thread is None or len(self._rows) in (1, _full()):
+                    self._wake()
         if first:
             warnings.warn(
                 f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4
@@ -188,7 +182,7 @@ class _Writer:
 
     def flush(self) -> None:
         with self._changed:
-            if self._thread is None or os.getpid() != self._pid:
+            if self._thread is None or self._is_forked:
                 return
             self._hurry = True
             self._changed.notify_all()
@@ -203,33 +197,24 @@ class _Writer:
                 ) from self._failure
 
     def close(self) -> None:
-        if os.getpid() != self._pid:
+        if self._is_forked:
             return
-        self.retire()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
-            self._at_exit = None
+        self._end()
         lost, self.dropped = self.dropped, 0
         if lost:
             raise StorageError(f"{self._what()}: {lost:,} rows were lost: {first_line(self._reason)}") from self._reason
 
-    def retire(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    def _close_at_exit(self) -> None:
+        try:
+            self.close()
+        except StorageError as error:
+            sys.stderr.write(f"tensordb: {error}\n")
 
     def _empty(self) -> bool:
         return not self._rows and not self._sent
 
     def _what(self) -> str:
         return f"the log of run {self._common['run']!r}"
-
-    def _start(self) -> None:
-        self._at_exit = _flush_at_exit(self)
-        self._thread = threading.Thread(target=self._run, name="tensordb-log", daemon=True)
-        self._thread.start()
 
     def _run(self) -> None:
         wait = _RETRY[0]
@@ -295,21 +280,6 @@ class _Writer:
             # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
             if not are_duplicates(error):
                 raise
-
-
-def _flush_at_exit(writer: _Writer) -> Callable[[], None]:
-    reference = weakref.ref(writer)
-
-    def at_exit() -> None:
-        if (found := reference()) is None:
-            return
-        try:
-            found.close()
-        except StorageError as error:
-            sys.stderr.write(f"tensordb: {error}\n")
-
-    atexit.register(at_exit)
-    return at_exit
 
 
 def _full() -> int:

@@ -1,4 +1,4 @@
-"""Parameters: sets of tensors, saved at a step of a run, found by a query."""
+"""One saved parameter set, and the fields of its document."""
 
 from __future__ import annotations
 

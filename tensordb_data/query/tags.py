@@ -1,4 +1,4 @@
-"""Selection: a query bound to a warehouse. Nothing is read until it is asked for."""
+"""Check the tags of entities."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import DatasetDocument
 
 _LONGEST_WAIT = 0.25
 
@@ -152,7 +153,7 @@ class _Body:
         self._attempts += 1
         warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
-        counter = mongo["datasets"].find_one_and_update(
+        counter: DatasetDocument | None = mongo["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
             {"$inc": {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
@@ -180,7 +181,7 @@ class _Body:
                 )
         return schema
 
-    def _merged_schema(self, counter: Mapping[str, Any], session: Any) -> Schema:
+    def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
         schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session)
         if schema != stored:

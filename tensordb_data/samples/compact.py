@@ -30,6 +30,7 @@ from tensordb_data.warehouse.index import Update
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import DatasetDocument, SegmentDocument
 
 _CHUNK = 500
 """Samples of one transaction: few, since their edits by others wait for it."""
@@ -70,7 +71,7 @@ class _Died(Exception):
 def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None) -> Compacted:
     """See `Data.compact`."""
     mongo = warehouse.index.database
-    about = mongo["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
+    about: DatasetDocument | None = mongo["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
     if about is None:
         raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
@@ -111,7 +112,8 @@ def references(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId] | Non
 def _mostly_dead(warehouse: Warehouse, dataset: str) -> list[ObjectId]:
     """Live segments of which too little is referred to."""
     # In this order: what a commit refers to is visible once its segment is live.
-    live = list(warehouse.index["segments"].find({"p": warehouse.project, "dataset": dataset, "state": "live"}))
+    of_dataset = {"p": warehouse.project, "dataset": dataset, "state": "live"}
+    live: list[SegmentDocument] = list(warehouse.index["segments"].find(of_dataset))
     used = references(warehouse, dataset) if live else {}
     return [doc["_id"] for doc in live if _is_dead(used.get(doc["_id"]), doc.get("blobs"))]
 
@@ -271,14 +273,14 @@ def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], re
     """Mark those of some segments as dying to which no sample refers."""
     segments = warehouse.index["segments"]
     # `v` is read first: whoever refers to a segment after that has incremented it.
-    found = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
+    found: list[SegmentDocument] = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
     used = references(warehouse, dataset, ids) if found else {}
     unused = [doc for doc in found if doc["_id"] not in used]
     attempts = itertools.count()
 
-    def body(session: Any) -> list[Doc]:
+    def body(session: Any) -> list[SegmentDocument]:
         back_off(next(attempts))
-        done = []
+        done: list[SegmentDocument] = []
         for doc in unused:
             same = {"_id": doc["_id"], "state": "live", "v": doc.get("v")}
             dying = {"$set": {"state": "dying"}, "$currentDate": {"dying": True}}

@@ -1,4 +1,4 @@
-"""Samples: entities whose large fields are blobs, read when they are asked for."""
+"""One sample: an entity whose large fields are blobs, which are read when they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writer: samples into a dataset."""
+"""Write samples into a dataset."""
 
 from __future__ import annotations
 

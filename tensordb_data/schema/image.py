@@ -1,4 +1,4 @@
-"""Encoded images: kept as they are, decoded on read."""
+"""Encoded images: stored byte for byte, and decoded when they are read."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ _DTYPE_KINDS = {"bool": "b", "int": "iu", "float": "fiu"}
 
 
 def _plain(value: Any) -> Any:
-    """A numpy, torch or 0-d array scalar as the Python value that it holds; anything else as it is."""
+    """The Python value of a scalar of numpy or torch, or of a 0-d array; any other value unchanged."""
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[ms]").item()
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():

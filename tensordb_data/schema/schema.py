@@ -1,4 +1,4 @@
-"""Schemas: which fields a dataset has, of what kind."""
+"""The schema of a dataset: its fields and their kinds."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def missing_field(dataset: str, name: str, field: Field) -> SchemaError:
 
 
 def located(dataset: str, name: str, field: Field, error: Exception, row: int | None = None) -> str:
-    """The text of a field's error with where it happened and what to do."""
+    """The text of an error of a field, with the place of the error and what to do about it."""
     advice = ""
     if isinstance(field, Array) and "shape" in str(error):
         advice = f'; for shapes that vary, make the dataset with schema={{{name!r}: Array("{field.dtype}")}}'

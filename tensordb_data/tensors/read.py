@@ -21,6 +21,7 @@ from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Store
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import TensorDocument
 
 _PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
 _ROUND = 256 << 20  # bytes asked of a remote store at once
@@ -87,7 +88,7 @@ def find_locations(
     Raises:
         CheckpointError: The warehouse does not have one of them any more.
     """
-    rows: dict[bytes, Mapping[str, Any]] = {}
+    rows: dict[bytes, TensorDocument] = {}
     contents = list({content for _, content in stored.values()})
     for chunk in chunks(contents, TENSORS_AT_ONCE):
         ids = [tensor_id(warehouse.project, content) for content in chunk]

@@ -1,4 +1,4 @@
-"""Snapshots: every tensor of a state copied, at one instant, into host buffers that are used again. The only wait."""
+"""A state that is ready to be saved: its structure, its leaves, and their bytes on the host."""
 
 from __future__ import annotations
 

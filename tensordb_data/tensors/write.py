@@ -11,10 +11,11 @@ its content address is still that of its own bytes.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents import BlobState, TensorDocument, TensorId
 
 log = logging.getLogger("tensordb_data.checkpoint")
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again
@@ -47,7 +49,7 @@ def digest(data: memoryview) -> bytes:
     return hasher.digest()
 
 
-def tensor_id(project: str, content: bytes) -> dict[str, Any]:
+def tensor_id(project: str, content: bytes) -> TensorId:
     """The `_id` of a tensor document."""
     return {"p": project, "h": content}
 
@@ -88,8 +90,7 @@ def store_tensors(
             for number, batch in enumerate(_objects(tensors, missing)):
                 key = f"{folder}/{lease.id}-{number}.safetensors" if number else f"{folder}/{lease.id}.safetensors"
                 lease.announce(warehouse.blobs.write_root, key)
-                about = {"state": "live", "created": lease.began, **({} if run is None else {"run": run})}
-                rows = _put(warehouse, key, batch, about, compressor)
+                rows = _put(warehouse, key, batch, lease.began, run, compressor)
                 whole &= _enter(warehouse, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
             warehouse.index.transaction(_finish(warehouse, list(tensors), lease, insert))
@@ -138,7 +139,7 @@ def _missing(warehouse: Warehouse, contents: Sequence[bytes], lease: Lease) -> l
     return [content for content in contents if content not in found]
 
 
-def _states(warehouse: Warehouse, contents: Sequence[bytes]) -> dict[bytes, str]:
+def _states(warehouse: Warehouse, contents: Sequence[bytes]) -> dict[bytes, BlobState]:
     tensors = warehouse.index["tensors"]
     return {
         bytes(row["_id"]["h"]): row["state"]
@@ -151,10 +152,11 @@ def _put(
     warehouse: Warehouse,
     key: str,
     batch: Mapping[bytes, tuple[Leaf, memoryview]],
-    about: Mapping[str, Any],
+    created: dt.datetime,
+    run: str | None,
     compressor: TensorCompressor,
-) -> dict[bytes, dict[str, Any]]:
-    """Writes one object; returns the documents of its tensors."""
+) -> dict[bytes, TensorDocument]:
+    """Write one object; returns the documents of its tensors."""
     names: set[str] = set()
     leaves, parts, compressed = [], [], {}
     for content, (leaf, data) in batch.items():
@@ -175,13 +177,15 @@ def _put(
     front, offsets = safetensors.header([leaves[i] for i in order], metadata, address)
     warehouse.blobs.store(warehouse.blobs.write_root).put(key, [front, *(parts[i] for i in order)], cold=True)
     contents = list(batch)
-    rows = {}
+    rows: dict[bytes, TensorDocument] = {}
     for i, offset in zip(order, offsets, strict=True):
         leaf, content = leaves[i], contents[i]
         rows[content] = {
             "_id": tensor_id(warehouse.project, content), "root": warehouse.blobs.write_root, "key": key,
-            "o": offset, "n": leaf.nbytes, **about,
+            "o": offset, "n": leaf.nbytes, "state": "live", "created": created,
         }  # fmt: skip
+        if run is not None:
+            rows[content]["run"] = run
         if leaf.name in compressed:
             rows[content]["z"] = batch[content][0].nbytes
     return rows
@@ -195,7 +199,7 @@ def _objects(
         yield {content: tensors[content] for content in missing[low:high]}
 
 
-def _enter(warehouse: Warehouse, placed: Mapping[bytes, Mapping[str, Any]], lease: Lease) -> int:
+def _enter(warehouse: Warehouse, placed: Mapping[bytes, TensorDocument], lease: Lease) -> int:
     """Enter new tensors into the index, if the lease still protects their object; returns how many were new.
 
     This comes before the document of their set. If that is never written, they need not be stored again.

@@ -1,4 +1,4 @@
-"""Annotate: values of many samples set by a machine, with a note of who set them."""
+"""Check the arguments of `annotate`, for samples and for parameter sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Annotated:
 
 
 def check_source(source: object) -> None:
-    """Refuses what does not say who annotates."""
+    """Refuse a source that is not a name."""
     if not isinstance(source, str) or not source or len(source) > _LONGEST_SOURCE:
         raise QueryError(
             f'source= says who annotates, such as "model:cnn-1@400": a string of 1 to {_LONGEST_SOURCE} characters;'
@@ -32,7 +32,7 @@ def check_source(source: object) -> None:
 
 
 def check_ids(values: object) -> None:
-    """Refuses what is not a dict by `_id`."""
+    """Refuse values that are not a dict by `_id`."""
     if not isinstance(values, Mapping):
         raise QueryError(f'annotate takes a dict such as {{id: {{"label": 2}}}}; found {type(values).__name__}')
     wrong = next((id for id in values if not isinstance(id, ObjectId)), None)

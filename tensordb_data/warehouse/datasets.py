@@ -1,8 +1,8 @@
-"""Datasets: the schemas and counters of the datasets of a project."""
+"""The schemas and the counters of the datasets of a project."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.read_concern import ReadConcern
@@ -13,6 +13,7 @@ from tensordb_data.schema.schema import Schema
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
+    from tensordb_data.warehouse.documents import DatasetDocument, DatasetId
     from tensordb_data.warehouse.index import Index
 
 DataVersion = tuple[int, int]
@@ -30,18 +31,19 @@ class Datasets:
     def __init__(self, index: Index, project: str) -> None:
         self._index, self._project = index, project
 
-    def id(self, name: str) -> dict[str, str]:
+    def id(self, name: str) -> DatasetId:
         """The `_id` of a dataset's document."""
         return {"p": self._project, "d": name}
 
     def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
         """The schemas of those datasets that exist and have one."""
-        docs = self._index["datasets"].find({**self.filter(names), "schema": {"$ne": None}}, {"schema": 1})
-        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"]) for doc in docs}
+        named = {**self.filter(names), "schema": {"$ne": None}}
+        docs: Iterable[DatasetDocument] = self._index["datasets"].find(named, {"schema": 1})
+        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"] or {}) for doc in docs}
 
     def versions(self, names: Sequence[str] | None = None) -> dict[str, DataVersion]:
         """The version of each dataset, or of each that is named and exists."""
-        docs = self.counters().find(self.filter(names), {"seq": 1, "mut": 1})
+        docs: Iterable[DatasetDocument] = self.counters().find(self.filter(names), {"seq": 1, "mut": 1})
         return {doc["_id"]["d"]: (doc["seq"], doc["mut"]) for doc in docs}
 
     def counters(self, concern: str = "majority") -> Any:
@@ -54,7 +56,7 @@ class Datasets:
 
     def deletions(self, names: Sequence[str]) -> dict[str, int]:
         """The mutation counter that each dataset had when samples of it were last deleted; 0 for never."""
-        docs = self._index["datasets"].find(self.filter(names), {"del": 1})
+        docs: Iterable[DatasetDocument] = self._index["datasets"].find(self.filter(names), {"del": 1})
         return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
 
     def mark_changed(

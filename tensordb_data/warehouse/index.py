@@ -1,4 +1,4 @@
-"""Index: MongoDB, as this process is connected to it."""
+"""The index: the MongoDB database, as this process is connected to it."""
 
 from __future__ import annotations
 

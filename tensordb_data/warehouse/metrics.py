@@ -1,4 +1,4 @@
-"""Metrics: numbers and short texts that a training loop hands over, as values of the index."""
+"""Turn the metrics of a training loop, numbers and short texts, into values that the index can hold."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class SegmentCache:
 
     @staticmethod
     def name(*identity: object) -> str:
-        """The file name of what is identified by some values."""
+        """The file name of a segment, a hash of the values that identify it."""
         return hashlib.sha256(repr(identity).encode()).hexdigest()[:32] + ".seg"
 
     def open(self, name: str, nbytes: int, blobs: int) -> CachedFile | None:
@@ -243,7 +243,7 @@ class SegmentCache:
         return True
 
     def claim(self, file: CachedFile) -> Claim | None:
-        """The file opened for writing; None where it cannot be written, or was removed meanwhile."""
+        """Open a file for writing; returns None if it cannot be written, or was removed meanwhile."""
         if self._resting():
             return None
         try:
@@ -284,7 +284,7 @@ class SegmentCache:
                 self._pending -= nbytes if fits else 0
 
     def touch(self, files: Iterable[CachedFile]) -> None:
-        """Note that files were used, and find those that are gone."""
+        """Note that files were used now, and drop those that were removed."""
         gone = set()
         for file in files:
             if not file.is_current():

@@ -74,7 +74,7 @@ class Fetcher:
         self._forget()
 
     def submit(self, work: Callable[[], T], cost: Callable[[], int], urgent: bool = False) -> Future[T]:
-        """Run `work` when as many more bytes as it costs by then may be in flight."""
+        """Run `work` as soon as its cost, in bytes, fits into the window."""
         if os.getpid() != self._pid:
             self._forget()  # threads and whatever they had under way are the parent's
         future: Future[T] = Future()
@@ -96,7 +96,7 @@ class Fetcher:
         return work()
 
     def close(self) -> None:
-        """Begin nothing more; what is under way ends by itself, and its threads with it."""
+        """Begin no further request. Running requests and their threads end by themselves."""
         if os.getpid() != self._pid:
             return
         with self._lock:

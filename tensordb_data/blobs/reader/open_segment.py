@@ -208,7 +208,7 @@ class Table:
         self.is_local: Bools = np.array([s is not None and s.mapped is not None for s in self.opened], np.bool_)
         self.local = not (self.is_open & ~self.is_local).any()
         self.used: Bools = np.zeros(len(ids), np.bool_)
-        """Of cached segments: those used since that was last noted."""
+        """Which cached segments were used since the last note of it."""
         self.bases: Int64s = np.zeros(len(ids), np.int64)
         self.ends: Int64s = np.zeros(len(ids), np.int64)
         self._blobs: Int64s = np.zeros(len(ids), np.int64)

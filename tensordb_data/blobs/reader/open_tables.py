@@ -147,7 +147,7 @@ class Tables:
                 self._opened.setdefault(id, future.result())
 
     def _make_room(self, keep: Container[ObjectId]) -> None:
-        """Forget those opened longest ago. Mappings in use live on in the tables and views that use them."""
+        """Drop the segments that were opened longest ago. Tables and views keep the mappings that they use."""
         mapped = sum(segment.mapped is not None for segment in self._opened.values())
         indexes = sum(_INDEX_BYTES * segment.blobs for segment in self._opened.values() if segment.mapped is None)
         for id, segment in list(self._opened.items()):

@@ -259,7 +259,7 @@ class BlobReader:
         return float(nbytes.sum()) * segment.end / used <= _FITS * self._cache.cap
 
     def _use(self, table: Table, refs: BlobRefs) -> None:
-        """Note which cached segments are used, so that others go first; let go of those that were removed."""
+        """Note which cached segments are used, so that others are evicted first, and drop removed ones."""
         self._known += 1
         table.used[refs.segment] = True
         now = time.monotonic()

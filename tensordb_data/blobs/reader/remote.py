@@ -21,7 +21,7 @@ GAP = 32 << 10
 """Bytes that are read in vain rather than asking a store twice."""
 
 WASTE = 5
-"""Or one part in this many of what is read."""
+"""A gap may also be as large as one part in this many of the blob behind it."""
 
 _PIECE = 8 << 20  # bytes of one range at most, unless a blob is larger: larger ones arrive no faster
 _GROWN = 2 * _PIECE  # bytes of a request that grew while it waited
@@ -145,7 +145,7 @@ class Remote:
                 del segment.requests[request.number]
 
     def _fill(self, segment: OpenSegment, runs: Sequence[Run], arrival: Arrival, cache: SegmentCache) -> None:
-        """Bring what is missing of some runs into the cache; what others are fetching is waited for."""
+        """Fetch the blobs that the cache lacks, and wait for those that other processes are fetching."""
         file = segment.file
         assert file is not None
         end, pause = time.monotonic() + _PATIENCE, 0.002
@@ -211,7 +211,7 @@ class Remote:
 
 
 def _digests(segment: OpenSegment, first: int, last: int, data: memoryview) -> npt.NDArray[np.uint64]:
-    """The checksums of blobs first..last-1 as they have arrived."""
+    """The checksums of the bytes that have arrived for blobs first..last-1."""
     index = segment.index
     assert index is not None
     starts = index.offsets[first:last] - index.offsets[first]

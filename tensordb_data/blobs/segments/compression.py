@@ -1,4 +1,4 @@
-"""Compressed blobs: zstd frames, and what to say of those that are none."""
+"""Decompress blobs that are zstd frames, and report those that are damaged."""
 
 from __future__ import annotations
 

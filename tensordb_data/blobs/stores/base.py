@@ -60,7 +60,7 @@ class Store(Protocol):
         ...
 
     def local_path(self, key: str) -> Path | None:
-        """The file that holds the object, where it is a file of this machine."""
+        """The path of the object, if it is a file on this machine."""
         ...
 
     def close(self) -> None:

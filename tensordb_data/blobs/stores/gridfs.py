@@ -140,7 +140,7 @@ class GridFSStore:
         return None
 
     def close(self) -> None:
-        """The database belongs to whoever opened it."""
+        """This does nothing: the caller has opened the database, and closes it."""
         self._known.clear()
 
     def _make_indexes(self) -> None:

@@ -56,7 +56,7 @@ class MemoryStore:
         return None
 
     def close(self) -> None:
-        """The objects stay for whoever else holds the store."""
+        """This does nothing: others may use the same store, and keep its objects."""
 
 
 _lock = threading.Lock()

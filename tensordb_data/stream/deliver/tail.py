@@ -181,15 +181,12 @@ def _counters(planner: Planner, done: Followed) -> Followed:
     """
     warehouse = planner.warehouse
     named = selected_datasets(planner.spec.query.filter)
-    found: dict[str, Any] = {"_id.p": warehouse.project}
-    if named is not None:
-        found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in named]}}
-    docs = warehouse.datasets.counters().find(found, {"seq": 1, "created": 1})
+    docs = warehouse.datasets.counters().find(warehouse.datasets.filter(named), {"seq": 1, "created": 1})
     counters = {doc["_id"]["d"]: (doc["seq"], str(doc.get("created"))) for doc in docs}
     for dataset, (sequence, born) in done.items():
         now, reborn = counters.get(dataset, (0, born))
         if now < sequence:  # a new primary may not know yet what the majority has
-            doc = warehouse.datasets.counters("linearizable").find_one({"_id": {"p": warehouse.project, "d": dataset}})
+            doc = warehouse.datasets.counters("linearizable").find_one({"_id": warehouse.datasets.id(dataset)})
             now, reborn = (0, born) if doc is None else (doc["seq"], str(doc.get("created")))
             counters[dataset] = (now, reborn)
         if now < sequence or reborn != born:

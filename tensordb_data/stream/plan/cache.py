@@ -105,8 +105,7 @@ def plan_key(
     """
     warehouse = bound_query.warehouse
     if born is None:
-        found = {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in sorted(versions)]}}
-        docs = warehouse.index["datasets"].find(found, {"created": 1})
+        docs = warehouse.index["datasets"].find(warehouse.datasets.filter(sorted(versions)), {"created": 1})
         born = {doc["_id"]["d"]: str(doc.get("created")) for doc in docs}
     content = {
         "project": warehouse.project,

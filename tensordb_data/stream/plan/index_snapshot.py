@@ -179,7 +179,8 @@ def _read_at(
     with warehouse.index.database.client.start_session(snapshot=True) as session:
         if instant is not None:  # from now on, the session reads the data of that time
             _instant(warehouse, session, instant)
-        found = warehouse.index["datasets"].find(_of(warehouse, names), dict.fromkeys(_FIELDS, 1), session=session)
+        named = warehouse.datasets.filter(names)
+        found = warehouse.index["datasets"].find(named, dict.fromkeys(_FIELDS, 1), session=session)
         snapshot = IndexSnapshot(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
         yield snapshot, instant or (_instant(warehouse, session) if _busy(snapshot.docs) else None)
 
@@ -193,16 +194,8 @@ def _instant(warehouse: Warehouse, session: ClientSession, at: Timestamp | None 
 
 
 def _documents(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, Doc]:
-    found = warehouse.datasets.counters().find(_of(warehouse, names), dict.fromkeys(_FIELDS, 1))
+    found = warehouse.datasets.counters().find(warehouse.datasets.filter(names), dict.fromkeys(_FIELDS, 1))
     return {doc["_id"]["d"]: doc for doc in found}
-
-
-def _of(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, Any]:
-    return (
-        {"_id.p": warehouse.project}
-        if names is None
-        else {"_id": {"$in": [{"p": warehouse.project, "d": name} for name in names]}}
-    )
 
 
 def _versions_before(docs: Mapping[str, Doc]) -> Versions:

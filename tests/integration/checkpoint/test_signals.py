@@ -15,7 +15,7 @@ import os, signal, sys, threading, time
 import numpy as np
 from tensordb_data import SaveOptions, TensorDB
 from tensordb_data.checkpoint.checkpointer import Checkpointer
-from tensordb_data.checkpoint.batch_counter import Deliveries
+from tensordb_data.checkpoint.batch_counter import BatchCounter
 
 db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 w = np.zeros(10_000)
@@ -29,9 +29,9 @@ class Source:
         print("too late", flush=True)
 
 def make(source=None, **options):
-    deliveries = None if source is None else Deliveries(source)
+    batch_counter = None if source is None else BatchCounter(source)
     return Checkpointer(db.warehouse, "r", lambda step: {"model": w, "training": {"step": step}}, every=1000,
-                        deliveries=deliveries, **options)
+                        batch_counter=batch_counter, **options)
 """
 
 

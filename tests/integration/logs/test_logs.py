@@ -19,6 +19,7 @@ from pymongo.errors import AutoReconnect
 from tensordb_data.errors import NotFoundError, QueryError, SchemaError, StorageError
 from tensordb_data.logs import ids
 from tensordb_data.logs import writer as logs
+from tensordb_data.warehouse.index import Index
 
 
 def test_rows_come_back(db):
@@ -91,7 +92,7 @@ class Away:
 def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
     monkeypatch.setattr(logs, "CAPACITY", 50)
     server = Away(db.database)
-    monkeypatch.setattr(db, "_mongo", lambda: server)
+    monkeypatch.setattr(Index, "database", property(lambda index: server))
     log = db.logs.run("r")
     with pytest.warns(UserWarning, match="further ones are dropped"):
         for step in range(60 + logs._BATCH):
@@ -110,7 +111,7 @@ def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
 
 def test_close_without_a_server_says_what_is_lost(db, monkeypatch):
     server = Away(db.database)
-    monkeypatch.setattr(db, "_mongo", lambda: server)
+    monkeypatch.setattr(Index, "database", property(lambda index: server))
     log = db.logs.run("r")
     for step in range(10):
         log.write(step, loss=1.0)

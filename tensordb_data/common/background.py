@@ -1,0 +1,77 @@
+"""A buffer that a thread of its own empties."""
+
+from __future__ import annotations
+
+import abc
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+
+class BackgroundWorker(abc.ABC):
+    """The base of a buffer with a thread. The thread starts with the first work, and ends after `retire`.
+
+    At exit of the program, `close` is called if the program has not called it. It is called before objects that were
+    made earlier close, such as the connection to the server.
+    """
+
+    _thread_name = "tensordb-background"
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] | None = None
+        self._pid = os.getpid()
+
+    @abc.abstractmethod
+    def _run(self) -> None:
+        """Work in the thread, until `_closed` is true and nothing is left."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Wait until all work is done, and end the thread."""
+
+    def retire(self) -> None:
+        """Accept no more work. The thread finishes its work, and ends. This does not wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is a forked child, where neither the thread nor the buffer is its own."""
+        return os.getpid() != self._pid
+
+    def _wake(self) -> None:
+        """Start the thread, or wake it. The caller holds the lock."""
+        if self._thread is None:
+            self._at_exit = _close_at_exit(self)
+            self._thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _end(self) -> None:
+        """Retire, and wait for the thread."""
+        self.retire()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
+            self._at_exit = None
+
+    def _close_at_exit(self) -> None:
+        self.close()
+
+
+def _close_at_exit(worker: BackgroundWorker) -> Callable[[], None]:
+    reference = weakref.ref(worker)
+
+    def at_exit() -> None:
+        if (found := reference()) is not None:
+            found._close_at_exit()
+
+    atexit.register(at_exit)
+    return at_exit
