@@ -56,8 +56,8 @@ class Planner:
         """Plans that came with a checkpoint, by their digests."""
         self.registry: SharedPassRegistry | None = None
         """Where the readers of a shared stream register the data of its passes."""
-        self._apart = False  # whether some of the readers share no cache
-        self._agreed: State | None = None
+        self._separate_caches = False  # whether some readers share no cache with the others
+        self._agreed_state: State | None = None
         self._collective: Collective | None = None
 
     @property
@@ -339,7 +339,7 @@ class Planner:
         """
         if self.spec.world_size > 1 and self._ranks() is None:
             return None
-        self._agreed = self.agree_on_state()
+        self._agreed_state = self.agree_on_state()
         ranks, warehouse, spec = self._ranks(), self.warehouse, self.spec
         if ranks is None:
             token: str | None = new_token() if SharedPassRegistry(warehouse, spec, "").is_writable() else None
@@ -351,7 +351,7 @@ class Planner:
 
     def agreement(self) -> dict[str, Any]:
         """What planners in other processes need, for `join`."""
-        return {name: self.__dict__[name] for name in ("given_plans", "registry", "_apart", "_agreed")}
+        return {name: self.__dict__[name] for name in ("given_plans", "registry", "_separate_caches", "_agreed_state")}
 
     def join(self, agreement: Mapping[str, Any]) -> None:
         """Use what the readers of another planner have agreed on."""
@@ -366,12 +366,13 @@ class Planner:
 
     def send_plan(self, data: State) -> None:
         """Send the plan of `data` to the readers that share no cache with this one."""
-        known = self._agreed is not None and (self._agreed.ids, self._agreed.versions) == (data.ids, data.versions)
-        if self.registry is not None and self._apart and not known:
+        agreed = self._agreed_state
+        known = agreed is not None and (agreed.ids, agreed.versions) == (data.ids, data.versions)
+        if self.registry is not None and self._separate_caches and not known:
             self.registry.send_plan(plan_name(data), self.compressed(self.plan(data)))
 
     def _received(self, wanted: State | None) -> Plan | None:
-        if wanted is None or wanted.ids is None or self.registry is None or not self._apart:
+        if wanted is None or wanted.ids is None or self.registry is None or not self._separate_caches:
             return None
         if self._is_at_hand(wanted):
             return self._plan
@@ -404,16 +405,16 @@ class Planner:
         """
         ranks = self._ranks()
         if ranks is None:
-            self._apart = self.warehouse.cache_dir is None
+            self._separate_caches = self.warehouse.cache_dir is None
             state = self.state_now()
-            if self._apart:  # otherwise it would be lost when the next plan is read
+            if self._separate_caches:  # otherwise it would be lost when the next plan is read
                 self.accept_plans({plan_name(state): self.compressed(self.plan(state))})
             return state
         first = ranks.first(lambda: json.dumps(self.state_now().to_doc(self.spec)).encode())
         state = State.from_doc(json.loads(first), self.spec)
         known = ranks.each(lambda: b"1" if self._is_at_hand(state) else b"")
-        self._apart = not all(known)
-        if self._apart:
+        self._separate_caches = not all(known)
+        if self._separate_caches:
             sent = ranks.first(lambda: self.compressed(self.plan(state)).tobytes())
             if not known[ranks.rank]:
                 self.accept_plans({plan_name(state): np.frombuffer(sent, np.uint8)})
