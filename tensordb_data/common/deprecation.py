@@ -27,7 +27,7 @@ def renamed_to(new: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            owner = type(args[0]).__name__
+            owner = type(args[0]).__name__  # the class that the user has, wherever the method is defined
             _warn(f"{owner}.{old}()", f"{owner}.{new}()")
             return method(*args, **kwargs)
 
