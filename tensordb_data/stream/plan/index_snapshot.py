@@ -83,8 +83,10 @@ class IndexSnapshot:
         """
         if self.session is None and self.warehouse.index.is_server:
             now = _documents(self.warehouse, list(self.docs))
-            if any(now[name]["mut"] != doc["mut"] or now[name].get("open") for name, doc in self.docs.items()):
-                raise DataMoved
+            for name, doc in self.docs.items():
+                found = now.get(name)  # None if another tool has removed the dataset
+                if found is None or found["mut"] != doc["mut"] or found.get("open"):
+                    raise DataMoved
 
 
 @contextlib.contextmanager
