@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -126,6 +127,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+_frozen = 0  # modules whose objects the garbage collector no longer looks at
+
+
+def _freeze_modules() -> None:
+    """What modules hold stays, and with the frameworks it takes the collector most of a second to go through it."""
+    global _frozen
+    if len(sys.modules) > _frozen + 50:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up before any other fixture of the test and checked after all of them have gone."""
@@ -135,6 +148,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     from tests.leaks import Census, wait_for_none
 
+    _freeze_modules()
     before = Census.take()
     yield
     if request.node.stash.get(_failed, False):

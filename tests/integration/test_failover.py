@@ -51,11 +51,14 @@ class Thread(threading.Thread):
         except BaseException as error:
             self._error = error
 
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
     def end(self) -> None:
         self._ended.set()
         self.join(60)
-        if self._error is not None:
-            raise self._error
+        self.check()
         assert not self.is_alive()
 
 
@@ -176,8 +179,7 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
             back()
             _is_fenced_off(db, stale)
         pusher.end()
-        open_ = {"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}}
-        until(lambda: not db.jobs.find(open_).count() and not db.params.find({"acc": {"$exists": False}}).count())
+        _await_the_end(db, busy)
         until(story.serves_the_best)
         for thread in busy:
             thread.end()
@@ -259,6 +261,24 @@ def test_a_sample_that_only_a_deposed_primary_knew_of_is_not_followed(tmp_path: 
         reader.join(60)
         stream.close()
         assert seen == [0, 1, 2, 3]
+
+
+def _await_the_end(db: TensorDB, busy: list[Thread]) -> None:
+    """Return once all jobs are done and all sets scored; what cannot come to that is shown."""
+    jobs = db.jobs.find({"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}})
+    sets = db.params.find({"acc": {"$exists": False}})
+    left: list[Any] = []
+
+    def ended() -> bool:
+        for thread in busy:
+            thread.check()
+        left[:] = [*(dict(job) for job in jobs), *(dict(found) for found in sets)]
+        return not left
+
+    try:
+        until(ended)
+    except AssertionError:
+        pytest.fail(f"these have no end: {left}")
 
 
 def _held(db: TensorDB) -> Any:
