@@ -31,6 +31,8 @@ from tests.integration.job_runner.test_worker import until
 from tests.mongod import Mongod, ReplicaSet, started
 
 LEASE = 1.5
+OPEN = {"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}}
+UNSCORED = {"acc": {"$exists": False}}
 
 
 class Thread(threading.Thread):
@@ -88,8 +90,11 @@ class Story:
                 self.refused[job.id] += 1
 
     def pusher(self, db: TensorDB, ended: threading.Event) -> None:
-        """Makes jobs and parameter sets, also while there is no primary."""
+        """Makes jobs and parameter sets, also while there is no primary, and no more than the others can keep up with."""
+        open_, unscored = db.jobs.find(OPEN), db.params.find(UNSCORED)
         while not ended.wait(0.05):
+            if open_.count() + unscored.count() > 20:
+                continue
             number = len(self.pushed)
             args, after = {"number": number}, self.pushed[-1:] if number % 5 == 4 else []
             limits = JobLimits(backoff=0, max_attempts=1000)
@@ -101,7 +106,7 @@ class Story:
     def evaluator(self, db: TensorDB, ended: threading.Event) -> None:
         """Scores them."""
         sets, valid = db.params.find({"run": "r"}), db.data.find({"dataset": "valid"})
-        scorer = Evaluator(db, sets, self.score, metric="acc", data=valid, lease=LEASE)
+        scorer = Evaluator(db, sets, self.score, metric="acc", data=valid, lease=LEASE, attempts=1000)
         threading.Thread(target=lambda: (ended.wait(), scorer.stop()), daemon=True).start()
         scorer.run()
 
@@ -159,7 +164,8 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         since = db.database.command("ping")["operationTime"]
         entry = "tests.integration.workload:counted"
         given = [{"number": n, "seconds": 2} for n in range(4)]
-        slow = [db.jobs.push("slow", entry=entry, args=args, limits=JobLimits(backoff=0)) for args in given]
+        limits = JobLimits(backoff=0, max_attempts=1000)
+        slow = [db.jobs.push("slow", entry=entry, args=args, limits=limits) for args in given]
         command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
         options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
         worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
@@ -265,8 +271,7 @@ def test_a_sample_that_only_a_deposed_primary_knew_of_is_not_followed(tmp_path: 
 
 def _await_the_end(db: TensorDB, busy: list[Thread]) -> None:
     """Return once all jobs are done and all sets scored; what cannot come to that is shown."""
-    jobs = db.jobs.find({"kind": {"$in": ["quick", "slow"]}, "status": {"$ne": "done"}})
-    sets = db.params.find({"acc": {"$exists": False}})
+    jobs, sets = db.jobs.find(OPEN), db.params.find(UNSCORED)
     left: list[Any] = []
 
     def ended() -> bool:
