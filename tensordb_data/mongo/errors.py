@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConnectionFailure,
+    CursorNotFound,
+    OperationFailure,
+    PyMongoError,
+)
 
 from tensordb_data.errors import ConnectError
 
@@ -35,6 +42,11 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, OperationFailure):
         return error.code in TRANSIENT or error.has_error_label("RetryableWriteError")
     return isinstance(error, (ConnectionFailure, ConnectError))
+
+
+def is_cursor_lost(error: Exception) -> bool:
+    """Whether an error says that the server has ended the cursor of a read. Whoever reads can begin again."""
+    return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in CURSOR_LOST
 
 
 def write_errors(error: BulkWriteError) -> Sequence[Mapping[str, Any]]:

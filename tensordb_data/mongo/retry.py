@@ -10,19 +10,20 @@ from typing import TypeVar
 from pymongo.errors import PyMongoError
 
 from tensordb_data.errors import ConnectError
-from tensordb_data.mongo.errors import first_line, is_transient
+from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
 T = TypeVar("T")
 
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
 
 
-def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0) -> T:
+def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, reads: bool = False) -> T:
     """Make a call, and repeat it while the server is unavailable.
 
     Args:
         call: The call. It may run several times, even after a run whose answer was lost.
         seconds: How long the server may be unavailable, counted from the first failure.
+        reads: Whether the call only reads. Then it is also repeated if the server has ended its cursor or its session.
 
     Returns:
         What `call` returns.
@@ -36,7 +37,7 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0) -> T:
         try:
             return call()
         except (PyMongoError, ConnectError) as error:
-            if not is_transient(error):
+            if not (is_transient(error) or (reads and is_cursor_lost(error))):
                 raise
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline

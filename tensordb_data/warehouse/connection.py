@@ -15,6 +15,7 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import StaleTransactionGuard
 
 if TYPE_CHECKING:
@@ -90,12 +91,17 @@ class Connection:
         found: dict[Any, Mapping[str, Any]] = {}
         projection = {f"_tdb.b.{name}": 1 for name in fields}
         for some in chunks(list(ids), _IDS):
-            docs = self.mongo["data"].find({"_id": {"$in": some}}, projection)
+            docs = self._read("data", some, projection)
             found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
         return found
 
     def _segments(self, ids: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
-        return list(self.mongo["segments"].find({"_id": {"$in": list(ids)}}))
+        return self._read("segments", list(ids))
+
+    def _read(self, collection: str, ids: list[Any], projection: Mapping[str, int] | None = None) -> list[Any]:
+        """Read documents in the middle of a stream, which rides out what the server does meanwhile."""
+        named = {"_id": {"$in": ids}}
+        return retry_while_unavailable(lambda: list(self.mongo[collection].find(named, projection)), reads=True)
 
     def close(self) -> None:
         """Close everything. In a process that did not open it, this does nothing."""

@@ -90,7 +90,7 @@ class Story:
                 self.refused[job.id] += 1
 
     def pusher(self, db: TensorDB, ended: threading.Event) -> None:
-        """Makes jobs and parameter sets, also while there is no primary, and no more than the others can keep up with."""
+        """Makes jobs and parameter sets, also without a primary, and no more than the others can keep up with."""
         open_, unscored = db.jobs.find(OPEN), db.params.find(UNSCORED)
         while not ended.wait(0.05):
             if open_.count() + unscored.count() > 20:

@@ -11,7 +11,7 @@ from pymongo.client_session import ClientSession
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
-from tensordb_data.mongo.errors import CURSOR_LOST
+from tensordb_data.mongo.errors import is_cursor_lost
 from tensordb_data.stream.plan.bson_columns import table_from_bson
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
 from tensordb_data.stream.state import After, Versions
@@ -193,4 +193,4 @@ class IndexReader:
 def _lost_cursor(error: Exception) -> bool:
     if getattr(error, "code", None) == _BAD_VALUE:
         return "hint" in str(error)  # the index of the hint has just been dropped
-    return isinstance(error, (CursorNotFound, AutoReconnect)) or getattr(error, "code", None) in CURSOR_LOST
+    return is_cursor_lost(error)
