@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from pymongo.errors import OperationFailure, PyMongoError
+from bson import Timestamp
+from pymongo.errors import PyMongoError
 
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
-from tensordb_data.mongo.errors import is_transient
+from tensordb_data.mongo.errors import is_history_lost, is_transient
 from tensordb_data.query.query import names
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.record import Record
@@ -22,7 +23,6 @@ R = TypeVar("R", bound=Record)
 _AWAIT_MS = 500  # how long the server waits for news, and so at most how long close() takes
 _BATCH = 1000
 _ATTEMPTS = 30
-_HISTORY_LOST = (280, 286)
 
 
 class Watch(Iterator[R], Generic[R]):
@@ -46,6 +46,8 @@ class Watch(Iterator[R], Generic[R]):
         self._found: deque[R] = deque()
         self._closed = threading.Event()
         self._token: Any = None
+        now = selection.warehouse.index.database.command("ping")["operationTime"]
+        self._begin = Timestamp(now.time, now.inc + 1)
         self._stream: Any = self._opened()
 
     def __iter__(self) -> Iterator[R]:
@@ -124,8 +126,10 @@ class Watch(Iterator[R], Generic[R]):
             {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
         ]}  # fmt: skip
         short = {"$project": {"operationType": 1, "documentKey": 1, "updateDescription": 1}}
+        # A stream that is lost before it has told its position is opened again at the beginning of the watch.
+        position = {"start_at_operation_time": self._begin} if self._token is None else {"resume_after": self._token}
         return self._selection.collection.watch(
-            [{"$match": news}, short], max_await_time_ms=_AWAIT_MS, resume_after=self._token, batch_size=_BATCH
+            [{"$match": news}, short], max_await_time_ms=_AWAIT_MS, batch_size=_BATCH, **position
         )
 
     def _changed(self) -> list[Any]:
@@ -163,7 +167,7 @@ class Watch(Iterator[R], Generic[R]):
 
     def _recover(self, error: PyMongoError, failures: int) -> None:
         """Prepare to open the stream again at its position, or raise an error."""
-        if isinstance(error, OperationFailure) and error.code in _HISTORY_LOST:
+        if is_history_lost(error):
             raise ConnectError("watch fell so far behind that the server forgot where it was; make a new one, and "
                                "look for what came meanwhile with find") from error  # fmt: skip
         if failures > _ATTEMPTS or not (is_transient(error) or error.has_error_label("ResumableChangeStreamError")):

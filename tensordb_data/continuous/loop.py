@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.mongo.errors import first_line, is_transient
+from tensordb_data.mongo.errors import first_line, is_history_lost, is_transient
 
 if TYPE_CHECKING:
     from tensordb_data.api.selection import Selection
@@ -111,6 +111,8 @@ class Loop(Stoppable, abc.ABC):
                             failures = 0
                             self._await(news, again)
                 except Exception as error:
+                    if is_history_lost(error):
+                        continue  # what was missed is there to be seen
                     if not is_transient(error):
                         raise
                     failures += 1

@@ -24,8 +24,10 @@ TRANSACTION_TOO_LARGE = 388
 
 INTERRUPTED = frozenset((43, 237, 11600, 11602))
 """The server has ended an operation or a cursor, mostly because it shuts down or is no longer primary."""
-TRANSIENT = INTERRUPTED | {89, 91, 189, 262, 9001, 10058, 10107, 13435, 13436}
-"""The server steps down, shuts down or recovers, or one of these has interrupted the call."""
+TRANSIENT = INTERRUPTED | {6, 7, 89, 91, 133, 134, 189, 262, 9001, 10058, 10107, 13435, 13436}
+"""The server steps down, shuts down, recovers or cannot be reached, or one of these has interrupted the call."""
+HISTORY_LOST = frozenset((280, 286))
+"""The oplog does not reach back to the position of a change stream."""
 CURSOR_LOST = frozenset((175, 206, 237, 262, 11600, 11601, 11602))
 """A cursor was interrupted or killed, was out of time, or its collection, index or session is gone."""
 
@@ -42,6 +44,11 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, OperationFailure):
         return error.code in TRANSIENT or error.has_error_label("RetryableWriteError")
     return isinstance(error, (ConnectionFailure, ConnectError))
+
+
+def is_history_lost(error: Exception) -> bool:
+    """Whether an error says that the server no longer knows what has changed since a position."""
+    return getattr(error, "code", None) in HISTORY_LOST or getattr(error.__cause__, "code", None) in HISTORY_LOST
 
 
 def is_cursor_lost(error: Exception) -> bool:

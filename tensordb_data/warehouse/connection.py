@@ -96,11 +96,11 @@ class Connection:
         return found
 
     def _segments(self, ids: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
-        return self._read("segments", list(ids))
+        return self._read("segments", ids)
 
-    def _read(self, collection: str, ids: list[Any], projection: Mapping[str, int] | None = None) -> list[Any]:
+    def _read(self, collection: str, ids: Sequence[Any], projection: Mapping[str, int] | None = None) -> list[Any]:
         """Read documents in the middle of a stream, which rides out what the server does meanwhile."""
-        named = {"_id": {"$in": ids}}
+        named = {"_id": {"$in": list(ids)}}
         return retry_while_unavailable(lambda: list(self.mongo[collection].find(named, projection)), reads=True)
 
     def close(self) -> None:

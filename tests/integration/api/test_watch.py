@@ -80,6 +80,17 @@ def test_survives_a_lost_cursor(db: TensorDB) -> None:
         assert next(watch)["x"] == 2
 
 
+def test_what_came_before_a_cursor_was_lost_that_had_told_no_position(db: TensorDB) -> None:
+    with db.data.writer("d") as writer:
+        writer.add(label=0)  # before the watch
+    with db.data.find({"dataset": "d"}).watch() as watch:
+        watch._stream.close()
+        watch._stream = None
+        with db.data.writer("d") as writer:
+            writer.add(label=1)
+        assert next(watch)["label"] == 1
+
+
 def test_sort_and_limit_are_refused(db: TensorDB) -> None:
     with pytest.raises(QueryError, match="without sort and limit"):
         db.data.find(limit=3).watch()

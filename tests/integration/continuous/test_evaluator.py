@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from tensordb_data import Built, NotAllowedError, QueryError, SchemaError, TensorDB
+from tensordb_data.api.watch import Watch
 from tensordb_data.continuous import Evaluator
+from tensordb_data.errors import ConnectError
 from tests.integration.continuous import programs
 from tests.integration.continuous.programs import kill_server, running, save
 
@@ -246,3 +249,20 @@ def test_a_set_that_kills_its_evaluators_is_given_up(warehouse_dir: Path, mongo_
         due(db)
         evaluator(db, by_step).once()
         assert fields(db, "acc", "acc_error") == {1: (None, "given up after 3 attempts that ended without a score")}
+
+
+def test_what_came_while_its_watch_was_lost_is_scored(filled: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oplog of the server no longer reaches back to where the watch was."""
+    real, waits = Watch.wait, []
+
+    def wait(self: Watch[Any], seconds: float | None = None) -> bool:
+        waits.append(seconds)
+        if len(waits) == 1:
+            save(filled, 1)
+            raise ConnectError("the watch fell behind") from OperationFailure("resume point is gone", 286)
+        return real(self, seconds)
+
+    monkeypatch.setattr(Watch, "wait", wait)
+    scorer = evaluator(filled, lambda state, batches: scorer.stop() or by_step(state, batches))
+    scorer.run()
+    assert fields(filled, "acc") == {1: (0.1,)} and len(waits) == 1
