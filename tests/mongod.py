@@ -67,8 +67,16 @@ class Mongod:
 
     def await_secondary(self) -> None:
         """Return once it follows a primary."""
-        while not self.ask("hello")["secondary"]:
+        while not self.says("secondary"):
             time.sleep(0.05)
+
+    def says(self, role: str) -> bool:
+        """Whether it says that it has a role. One that undoes its last writes closes its connections first."""
+        try:
+            return bool(self.ask("hello")[role])
+        except pymongo.errors.AutoReconnect:
+            assert self._process is not None and self._process.poll() is None, "it has ended by itself"
+            return False
 
     def ask(self, command: str, value: Any = 1, **fields: Any) -> dict[str, Any]:
         """What this member itself answers."""
@@ -116,7 +124,7 @@ class ReplicaSet:
         """The member that takes writes, once there is one; not one that may still believe that it does."""
         while True:
             for member in self.members:
-                if member is not besides and member.runs and member.ask("hello")["isWritablePrimary"]:
+                if member is not besides and member.runs and member.says("isWritablePrimary"):
                     return member
             time.sleep(0.05)
 

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "continuous" / "run.py"
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_four_processes_killed_once_each(warehouse_dir: Path) -> None:
-    command = [sys.executable, str(SCRIPT), str(warehouse_dir), "--seconds", "5"]
+    command = [sys.executable, str(SCRIPT), str(warehouse_dir), "--seconds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=390)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("kill -9") == 4 and (warehouse_dir / "continuous.png").stat().st_size > 5000

@@ -30,7 +30,7 @@ import pytest
 
 from tensordb_data import TensorDB
 
-ROUNDS = 20
+ROUNDS = 20 if os.environ.get("MATRICES") == "all" else 7  # each victim of VICTIMS once
 EVERY = 20  # steps between two saves
 TRAINED = 200  # samples that are trained on
 AHEAD = 20  # messages that a program may be ahead of the one who listens, so that checks do not chase what they check
