@@ -13,6 +13,10 @@ class ConnectError(TensorDBError, ConnectionError):
     """The database cannot be reached, refused the credentials, or is of a kind that TensorDB cannot use."""
 
 
+class ReadOnlyError(TensorDBError):
+    """A warehouse that was opened with `read_only=True` was asked to write."""
+
+
 class EmbeddedServerError(ConnectError):
     """The managed mongod of a warehouse folder cannot be found, started or joined."""
 

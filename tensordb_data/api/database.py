@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
-from tensordb_data.mongo.address import parse
+from tensordb_data.mongo.address import HostOptions, parse
 from tensordb_data.query.query import Query
 from tensordb_data.search.index import search_index
 from tensordb_data.search.reindex import selected_groups
@@ -25,6 +26,7 @@ from tensordb_data.warehouse.context import Warehouse
 
 if TYPE_CHECKING:
     from pymongo.database import Database
+    from typing_extensions import Unpack
 
     from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
@@ -49,6 +51,9 @@ class TensorDB:
             recently used segments are removed first. By default a tenth of the disk's free space, at most 50 GB.
         client: A `pymongo.MongoClient`, or a `mongomock.MongoClient` for unit tests, in place of an address. The
             caller closes it.
+        read_only: Whether this connection only reads. It makes, changes and cleans nothing, and what would write raises
+            `ReadOnlyError`. A server's user needs no more than the role `read`. A folder may lie on a read-only disk:
+            then its index is copied into a folder in `$XDG_CACHE_HOME` or `~/.cache`, and kept there.
         ip: Host of a server, in place of an address. `TensorDB.from_host` takes it and what follows, too.
         port: Its port.
         db_name: The database, `"tensordb"` when neither this nor the address names one.
@@ -60,8 +65,10 @@ class TensorDB:
         ConnectError: The server cannot be reached, refused the credentials, or is of a kind that cannot be used.
         EmbeddedServerError: The server of the folder cannot be found or started.
         StorageError: `blobs` is not a place for blobs.
+        NotFoundError: With `read_only`, there is no warehouse.
     """
 
+    @suggesting(HostOptions)
     def __init__(
         self,
         address: str | Path | None = None,
@@ -71,17 +78,13 @@ class TensorDB:
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         client: Any = None,
-        ip: str | None = None,
-        port: int | None = None,
-        db_name: str | None = None,
-        user_name: str | None = None,
-        password: str | None = None,
-        studyID: str | int | None = None,
+        read_only: bool = False,
+        **host: Unpack[HostOptions],
     ) -> None:
-        where = parse(
-            address, ip=ip, port=port, db_name=db_name, user_name=user_name, password=password, studyID=studyID,
-            client=client, project=project,
-        )  # fmt: skip
+        if not isinstance(read_only, bool):
+            raise QueryError(f"read_only= is True or False; found {read_only!r:.200}")
+        where = parse(address, client=client, project=project, **host)
+        where = dataclasses.replace(where, read_only=read_only)
         self._warehouse = Warehouse.open(where, blobs=blobs, cache=cache, cache_bytes=cache_bytes)
         self._collections: dict[str, Collection[Any]] = {}
 
@@ -100,6 +103,7 @@ class TensorDB:
         blobs: str | Path | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
+        read_only: bool = False,
     ) -> TensorDB:
         """The warehouse on a server that is named by host and port: `TensorDB.from_host("db1", user_name="me", ...)`.
 
@@ -114,6 +118,7 @@ class TensorDB:
             blobs: As for `TensorDB`.
             cache: As for `TensorDB`.
             cache_bytes: As for `TensorDB`.
+            read_only: As for `TensorDB`.
 
         Raises:
             ConnectError: As for `TensorDB`.
@@ -121,7 +126,7 @@ class TensorDB:
         """
         return cls(
             ip=host, port=port, db_name=db_name, user_name=user_name, password=password, project=project,
-            studyID=studyID, blobs=blobs, cache=cache, cache_bytes=cache_bytes,
+            studyID=studyID, blobs=blobs, cache=cache, cache_bytes=cache_bytes, read_only=read_only,
         )  # fmt: skip
 
     @classmethod

@@ -246,9 +246,11 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
                 hits.append(Hit(entry["k"], entry["n"], tuple(entry["t"]), score, query, entity, db))
             elif not _is_word_page(entry) and _age(entry["at"]) > _STALE:
                 stale.append({"_id": entry["_id"], "at": entry["at"]})
+            elif db.warehouse.address.read_only:
+                continue
             elif _is_word_page(entry) and not db.data.find({"dataset": entry["n"]}).head(1):
                 search_index(db.warehouse, "data").forget_words(entry["n"], entry["f"]["n"])
-    if stale:
+    if stale and not db.warehouse.address.read_only:
         db.warehouse.index["search"].delete_many({"$or": stale})
     return hits
 
@@ -317,7 +319,7 @@ def _one(db: Facade, query: Query, entry: Mapping[str, Any], most_ms: int) -> Re
         doc = {"_id": None, GROUPED[entry["k"]]: entry["n"], "tags": entry["t"]}
     if doc is None:
         return None
-    if doc["_id"] is not None and not _is_word_page(entry):
+    if doc["_id"] is not None and not _is_word_page(entry) and not db.warehouse.address.read_only:
         db.warehouse.index["search"].update_one({"_id": entry["_id"]}, {"$set": {"e": doc["_id"]}})
     record: Record = db.collection(selection.query.collection).entities([doc])[0]
     return record

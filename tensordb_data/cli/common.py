@@ -12,6 +12,7 @@ import typer
 
 from tensordb_data.api.database import TensorDB
 from tensordb_data.embedded.paths import Layout
+from tensordb_data.embedded.read_only import is_writable
 from tensordb_data.errors import NotFoundError, QueryError, TensorDBError
 from tensordb_data.mongo.address import parse
 
@@ -40,9 +41,11 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         )
     try:
         folder = parse(db).folder
-        if not new and folder is not None and not Layout(folder).manifest.exists():
+        there = folder is not None and Layout(folder).manifest.exists()
+        if not new and folder is not None and not there:
             raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
-        with TensorDB(db, project=project) as opened:
+        read_only = there and folder is not None and not is_writable(Layout(folder))
+        with TensorDB(db, project=project, read_only=read_only) as opened:
             yield opened
     except TensorDBError as error:
         typer.echo(f"tensordb: {' '.join(str(error).split())}", err=True)

@@ -9,6 +9,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
 
+from tensordb_data.embedded.read_only import join_copy
 from tensordb_data.embedded.session import Session, join
 from tensordb_data.errors import EmbeddedServerError
 
@@ -24,12 +25,13 @@ class FolderClient(MongoClient[dict[str, Any]]):
 
     Args:
         folder: The warehouse folder.
+        read_only: Whether nothing in the folder is to be changed.
         **options: Those of `pymongo.MongoClient`.
     """
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False, **options: Any) -> None:
         self._closing = False
-        session = join(folder)
+        session = join_copy(folder) if read_only else join(folder)
         self._tensordb_session = session
         try:
             super().__init__(session.uri, serverSelectionTimeoutMS=LOOK_MS, **options)

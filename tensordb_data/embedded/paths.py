@@ -109,7 +109,7 @@ class Layout:
         except OSError as error:
             raise EmbeddedServerError(
                 f"the warehouse folder {self.folder} is not writable ({error.strerror}: {error.filename}): "
-                "check its owner and permissions, or choose another folder"
+                "check its owner and permissions, choose another folder, or open this one with read_only=True"
             ) from None
         found = read_json(self.manifest)
         if found and found.get("format") != FORMAT:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import quote, unquote
 
 from tensordb_data.errors import ConnectError
@@ -62,6 +62,8 @@ class Address:
     """Name of the MongoDB database."""
     project: str = PROJECT
     """The project that scopes every entity."""
+    read_only: bool = False
+    """Whether nothing is to be written."""
 
     def __str__(self) -> str:
         if self.folder is not None:
@@ -86,6 +88,17 @@ class Address:
         if self.uri is None:
             return str(self)
         return unquote(_authority(self.uri).rpartition("@")[2])
+
+
+class HostOptions(TypedDict, total=False):
+    """A server by its name, in place of an address, and the database in it."""
+
+    ip: str | None
+    port: int | None
+    db_name: str | None
+    user_name: str | None
+    password: str | None
+    studyID: str | int | None
 
 
 def parse(

@@ -41,7 +41,7 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
     options: dict[str, Any] = {"w": "majority", "appname": APPLICATION, "uuidRepresentation": "standard"}
     client: MongoClient[dict[str, Any]]
     if address.folder is not None:
-        return FolderClient(address.folder, **options)
+        return FolderClient(address.folder, read_only=address.read_only, **options)
     uri = str(address.uri)
     given = uri.lower()
     if "serverselectiontimeoutms=" not in given:

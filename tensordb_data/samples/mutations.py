@@ -232,6 +232,8 @@ def end_silent(warehouse: Warehouse, ids: Sequence[ObjectId], names: Sequence[st
     )
     living = {doc["_id"] for doc in found if doc["left"] > 0}
     silent = {id for id in ids if id not in living}
+    if warehouse.address.read_only:
+        return silent
     done: set[ObjectId] = set()
     for id in silent:
         try:

@@ -12,7 +12,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
-from tensordb_data.errors import ConnectError, StorageError
+from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, StorageError
 from tensordb_data.mongo.errors import UNAUTHORIZED
 
 FORMAT = 1
@@ -87,6 +87,30 @@ def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str,
         doc = _checked(found)
         chosen = doc["roots"][0]
     return [chosen, *(root for root in doc["roots"] if root["id"] != chosen["id"])]
+
+
+def look(mongo: Any, address: str, blobs: str | None) -> list[dict[str, Any]]:
+    """Look at a warehouse, and make nothing.
+
+    Returns:
+        As `prepare`.
+
+    Raises:
+        NotFoundError: The database has no warehouse.
+        ReadOnlyError: `blobs` is not a root of it.
+        ConnectError: As for `prepare`.
+    """
+    found = mongo["warehouse"].find_one({"_id": "warehouse"})
+    if found is None:
+        raise NotFoundError(
+            f"there is no warehouse in the database {mongo.name!r} of {address}, and with read_only=True none is made:"
+            " check the address and db_name=, or open it once without"
+        )
+    roots: list[dict[str, Any]] = [dict(root) for root in _checked(found)["roots"]]
+    if blobs is not None and blobs not in [root["url"] for root in roots]:
+        raise ReadOnlyError(f"blobs={blobs!r} is not known to this warehouse, and with read_only=True it is not noted:"
+                            f" leave blobs= out; there are {', '.join(root['url'] for root in roots)}")  # fmt: skip
+    return sorted(roots, key=lambda root: root["url"] != blobs) if blobs is not None else roots
 
 
 def _warehouse(mongo: Any, url: str) -> dict[str, Any]:

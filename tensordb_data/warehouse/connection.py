@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pymongo.write_concern import WriteConcern
 
@@ -17,11 +17,10 @@ from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import StaleTransactionGuard
+from tensordb_data.warehouse.read_only import ReadOnlyDatabase, ReadOnlyStore
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pymongo.database import Database
 
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.blobs.stores.base import Store
@@ -44,7 +43,10 @@ class Connection:
         self._owned = address.client is None
         self.client: Any = open_client(address)
         concern = WriteConcern("majority") if self.is_server else None
-        self.mongo: Database[Any] = self.client.get_database(address.database, write_concern=concern)
+        self.mongo: Any = self.client.get_database(address.database, write_concern=concern)
+        if address.read_only:
+            self.mongo = ReadOnlyDatabase(self.mongo)
+        self._read_only = address.read_only
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
         """Run `fn(session)` in a transaction, and again if it meets a conflict."""
@@ -68,7 +70,7 @@ class Connection:
                 store = open_store(urls[root], base=self.folder, database=self.mongo)
                 if urls[root].startswith("memory://"):
                     _keep_with(self.client, store)
-                self._stores[root] = store
+                self._stores[root] = cast("Store", ReadOnlyStore(store)) if self._read_only else store
             return self._stores[root]
 
     def replace_store(self, root: int, store: Store) -> None:

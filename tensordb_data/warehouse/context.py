@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -58,7 +59,11 @@ class Warehouse:
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
     ) -> Warehouse:
-        """Connect, and make the database a warehouse if it is none yet; the arguments are those of `TensorDB`."""
+        """Connect, and make the database a warehouse if it is none yet; the arguments are those of `TensorDB`.
+
+        Raises:
+            NotFoundError: The address is read-only, and there is no warehouse.
+        """
         folder = None if cache is None else Path(cache).expanduser()
         limit = None if cache_bytes is None else parse_size(cache_bytes, "cache_bytes")
         recorded = None if blobs is None else catalog.resolve_blobs(blobs, address.folder)
@@ -66,7 +71,10 @@ class Warehouse:
         try:
             opened = connections.get()
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
-            roots = catalog.prepare(opened.mongo, default, recorded)
+            if address.read_only:
+                roots = catalog.look(opened.mongo, str(address), recorded)
+            else:
+                roots = catalog.prepare(opened.mongo, default, recorded)
         except BaseException:
             connections.close()
             raise
@@ -78,7 +86,8 @@ class Warehouse:
         if self.cache is not None:
             return self.cache
         if self.address.folder is not None:
-            return self.address.folder / "cache"
+            own = self.address.folder / "cache"
+            return None if self.address.read_only and not os.access(own, os.W_OK) else own
         if self.address.client is not None:
             return None
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -92,9 +101,7 @@ class Warehouse:
 
     def in_project(self, project: str) -> Warehouse:
         """Another project of the same warehouse, over the same connections."""
-        address = Address(
-            self.address.folder, self.address.uri, self.address.client, self.address.database, project
-        )  # fmt: skip
+        address = dataclasses.replace(self.address, project=project)
         return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, self._connections)
 
     def close(self) -> None:
@@ -113,6 +120,7 @@ class Warehouse:
             "uri": address.uri,
             "database": address.database,
             "project": address.project,
+            "read_only": address.read_only,
             "cache": None if self.cache is None else str(self.cache),
             "cache_bytes": self.cache_bytes,
             "roots": list(self.blobs.roots),
@@ -123,7 +131,7 @@ class Warehouse:
         """The warehouse that `to_json` describes, connected by this process when it is first used."""
         folder = None if given["folder"] is None else Path(given["folder"])
         cache = None if given["cache"] is None else Path(given["cache"])
-        address = Address(folder, given["uri"], None, given["database"], given["project"])
+        address = Address(folder, given["uri"], None, given["database"], given["project"], given["read_only"])
         return cls(address, given["roots"], cache, given["cache_bytes"])
 
     def _portable(self) -> Address:

@@ -46,6 +46,9 @@ OUTSIDE = {
         "on_train_end",
     )},
     "tensordb_data/embedded/client.py:__init__": "options",
+    **{f"tensordb_data/warehouse/read_only.py:{name}": "kwargs" for name in (
+        "aggregate", "command", "get_collection", "with_options",
+    )},
 }  # fmt: skip
 
 

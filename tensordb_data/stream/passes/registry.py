@@ -72,6 +72,8 @@ class SharedPassRegistry(PassRegistry):
 
     def is_writable(self) -> bool:
         """Whether this user may write to the database. Without this right, nothing can be registered."""
+        if self.warehouse.address.read_only:
+            return False
         try:
             self._documents.update_one({"_id": self.token}, {"$set": {"at": _now()}}, upsert=True)
         except OperationFailure as error:
