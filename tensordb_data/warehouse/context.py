@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import UnsupportedError
 from tensordb_data.mongo.address import Address
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.blob_storage import BlobStorage
 from tensordb_data.warehouse.connection import Connections
@@ -66,7 +67,8 @@ class Warehouse:
         try:
             opened = connections.get()
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
-            roots = catalog.prepare(opened.mongo, default, recorded)
+            # Each step may be done twice: a primary may be lost in the middle.
+            roots = retry_while_unavailable(lambda: catalog.prepare(opened.mongo, default, recorded))
         except BaseException:
             connections.close()
             raise
