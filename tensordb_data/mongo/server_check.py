@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -11,7 +12,7 @@ from pymongo.errors import ConfigurationError, OperationFailure, PyMongoError, S
 
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.address import CONNECT_SECONDS, OLDEST_WIRE_VERSION
-from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, UNAUTHORIZED
+from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, UNAUTHORIZED, is_transient
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -25,14 +26,25 @@ def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:
     Raises:
         ConnectError: With one line that names the address and the remedy, and no password.
     """
-    try:
-        with pymongo.timeout(_patience(client, address)):
-            hello = client.admin.command("hello")
-            _check_kind(client, hello, address)
-            # `hello` needs no login: ask for something that does.
-            client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
-    except PyMongoError as error:
-        raise ConnectError(explain(error, address, _patience(client, address))) from None
+    patience = _patience(client, address)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            with pymongo.timeout(max(0.1, deadline - time.monotonic())):
+                hello = client.admin.command("hello")
+                _check_kind(client, hello, address)
+                # `hello` needs no login: ask for something that does.
+                client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
+            return
+        except PyMongoError as error:
+            # A primary may be lost in the middle. Then the next one is asked.
+            if not is_transient(error) or time.monotonic() >= deadline or _timed_out(error):
+                raise ConnectError(explain(error, address, patience)) from None
+            time.sleep(0.05)
+
+
+def _timed_out(error: PyMongoError) -> bool:
+    return isinstance(error, ServerSelectionTimeoutError) or error.timeout
 
 
 def _patience(client: MongoClient[dict[str, Any]], address: Address) -> float:
@@ -74,7 +86,7 @@ def explain(error: Exception, address: Address, patience: float = CONNECT_SECOND
             "password (or mongodb://user:password@…), or ask its administrator for the role readWrite"
         )
     where, why = address.hosts, _shorten(reason)
-    if isinstance(error, ServerSelectionTimeoutError) or getattr(error, "timeout", False):
+    if isinstance(error, PyMongoError) and _timed_out(error):
         return f"no MongoDB answers at {where} within {patience:g} s ({why}): is it running, and is the address right?"
     if isinstance(error, ConfigurationError) and "wire version" in reason:
         return f"{where} is too old, and MongoDB 5.0 or newer is needed: upgrade the server ({why})"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import UnsupportedError
 from tensordb_data.mongo.address import Address
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.blob_storage import BlobStorage
 from tensordb_data.warehouse.connection import Connections
@@ -73,8 +74,8 @@ class Warehouse:
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
             if address.read_only:
                 roots = catalog.look(opened.mongo, str(address), recorded)
-            else:
-                roots = catalog.prepare(opened.mongo, default, recorded)
+            else:  # each step may be done twice: a primary may be lost in the middle
+                roots = retry_while_unavailable(lambda: catalog.prepare(opened.mongo, default, recorded))
         except BaseException:
             connections.close()
             raise
