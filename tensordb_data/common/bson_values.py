@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -59,10 +60,19 @@ def plain(value: Any, fail: Callable[[str], Exception], *, filter: bool = False,
     return _plain(value, fail, filter, path, 0)
 
 
+def member_value(value: Any) -> Any:
+    """The value of a member of an Enum, of whatever kind; any other value unchanged."""
+    while isinstance(value, enum.Enum):
+        value = value.value
+    return value
+
+
 def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:
+    value = member_value(value)
     if value is None or isinstance(value, (bool, str)):
         if isinstance(value, str):
             _encodable(value, fail, path)
+            return str.__str__(value)
         return value
     if isinstance(value, int):  # Int64 and IntEnum too
         if not -(2**63) <= value < 2**63:
@@ -117,6 +127,7 @@ def single(value: Any) -> Any:
 def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:
     out: dict[str, Any] = {}
     for key, item in value.items():
+        key = member_value(key)
         if not isinstance(key, str):
             raise fail(f"{_at(path)}key {key!r} is a {type(key).__name__}; keys must be strings")
         if "\0" in key:

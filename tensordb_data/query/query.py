@@ -14,6 +14,7 @@ from bson import json_util
 from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
+from tensordb_data.query.ids import with_ids
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +42,7 @@ class Query:
 
     Args:
         collection: `"data"`, `"architectures"`, `"params"`, `"jobs"` or `"logs"`.
-        filter: MongoDB's query language. Operators that run code on the server are refused.
+        filter: MongoDB's query language. Operators that run code on the server are refused. Ids may be written as text.
         sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
         limit: The most entities to return, at least 1; None for all.
         fields: Names of the fields to read; None for all. `_id` and `tags` are always read.
@@ -64,7 +65,7 @@ class Query:
         if collection not in COLLECTIONS:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
         self._collection = collection
-        self._filter = clean_filter(filter)
+        self._filter = with_ids(collection, clean_filter(filter))
         self._sort = _clean_sort(sort)
         self._limit = _clean_limit(limit)
         self._fields = _clean_fields(fields)
@@ -190,11 +191,6 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
     if not isinstance(out, dict):
         raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
     _refuse_internal(out, False)
-    if isinstance(out.get("_id"), str):  # would match nothing, as every _id is an ObjectId
-        raise QueryError(
-            'filter: an _id is a bson.ObjectId, in JSON {"$oid": "65f0c0ffee65f0c0ffee65f0"}; '
-            f"found the text {out['_id']!r:.100}"
-        )
     return out
 
 

@@ -65,8 +65,8 @@ def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> V
     absent = np.flatnonzero(table.refs[name].length < 0)
     if absent.size:
         raise SampleError(
-            f"{table.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
-            " of `fields`"
+            f"{table.name(int(absent[0]))} has no {name!r}; narrow the query with"
+            f" {{{name!r}: {{'$exists': True}}}}, or leave it out of `fields`"
         )
     fields = [cast(BlobField, table.layout.schemas[dataset][name]) for dataset in table.datasets]
     if all(field == fields[0] for field in fields[1:]):
