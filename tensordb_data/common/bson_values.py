@@ -22,6 +22,7 @@ from bson import (
     Timestamp,
     json_util,
 )
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 
 COLLECTIONS = ("data", "architectures", "params", "jobs", "logs")
@@ -42,6 +43,9 @@ _WRAPPERS = {
 }  # fmt: skip
 _KEPT = (ObjectId, Decimal128, Timestamp, MinKey, MaxKey, DBRef, Regex)
 JSON = json_util.CANONICAL_JSON_OPTIONS
+DATETIMES = DatetimeConversion.DATETIME_AUTO
+"""How dates are read: as datetimes, and those before the year 1 or after 9999 as `DatetimeMS`."""
+LENIENT: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DATETIMES)
 
 
 def plain(value: Any, fail: Callable[[str], Exception], *, filter: bool = False, path: str = "") -> Any:

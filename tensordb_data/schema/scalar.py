@@ -7,6 +7,7 @@ import datetime
 from typing import Any, ClassVar
 
 import numpy as np
+from bson import Int64
 
 from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import SchemaError
@@ -60,6 +61,18 @@ class Scalar(Field):
         if not _TESTS[self.kind](plain):
             raise SchemaError(f"expected {self.kind}, found {describe(value)}")
         return _in_range(plain)
+
+    def read(self, stored: Any) -> Any:
+        """A value from the index, as `encode` makes it. A whole double is an integer, as a shell may write it.
+
+        Raises:
+            SchemaError: it is of another kind: another tool has written it.
+        """
+        if stored is None or self.kind == "json":
+            return stored
+        if isinstance(stored, Int64) or (self.kind == "int" and type(stored) is float and stored.is_integer()):
+            stored = int(stored)
+        return self.encode(stored)
 
     def encode_rows(self, values: Any) -> list[Any]:
         """A column of n values, an array or a sequence, as a list for n documents."""

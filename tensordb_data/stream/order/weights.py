@@ -17,15 +17,17 @@ def cumulative_weights(table: SampleTable, weights: Weights) -> NDArray[np.float
         SampleError: a weight is missing, negative, not finite or no number; names the sample.
         QueryError: all weights are 0.
     """
+    values = _values(table, weights)
     try:
-        column = np.asarray(_values(table, weights), np.float64)
+        column = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        column = np.array([_number(value) for value in _values(table, weights)])
+        column = np.full(len(values), np.nan)
+    if not np.isfinite(column).all() or any(issubclass(kind, (str, bytes)) for kind in set(map(type, values))):
+        column = np.array([_number(value) for value in values])  # NumPy would read numbers in texts
     wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
     if wrong.size:
         row = int(wrong[0])
-        found = _values(table, weights)[row]
-        raise SampleError(f"{table.name(row)}: a weight must be a number of at least 0. Found: {found!r}")
+        raise SampleError(f"{table.name(row)}: a weight must be a number of at least 0. Found: {values[row]!r}")
     sums = np.cumsum(column)
     if not sums[-1] > 0:
         raise QueryError(f"all {len(table)} samples have the weight 0; at least one must have more")
