@@ -98,7 +98,7 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
     if isinstance(value, (set, frozenset)):
         raise fail(f"{_at(path)}a set has no order; pass a list")
     if isinstance(value, dt.datetime):
-        return _datetime(value)
+        return _datetime(value, fail, path)
     if isinstance(value, UUID):
         return Binary.from_uuid(value)
     if isinstance(value, Binary):
@@ -153,9 +153,12 @@ def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter:
     return out
 
 
-def _datetime(value: dt.datetime) -> dt.datetime:
+def _datetime(value: dt.datetime, fail: Callable[[str], Exception], path: str) -> dt.datetime:
     if value.tzinfo is not None:
-        value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+        try:
+            value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+        except OverflowError:
+            raise fail(f"{_at(path)}{value.isoformat()} is not within the years 1 to 9999 of UTC") from None
     return value.replace(microsecond=value.microsecond // 1000 * 1000, fold=0)
 
 

@@ -31,7 +31,9 @@ def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:
             _check_kind(client, hello, address)
             # `hello` needs no login: ask for something that does.
             client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
-    except PyMongoError as error:
+    except (PyMongoError, OSError, RuntimeError) as error:  # those that are not its own: of mechanisms that log in
+        if isinstance(error, ConnectError):
+            raise
         raise ConnectError(explain(error, address, _patience(client, address))) from None
 
 

@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import bson
 import numpy as np
 from bson import json_util
 
-from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
+from tensordb_data.common.bson_values import COLLECTIONS, JSON, MAX_DOCUMENT, plain
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.query.ids import with_ids
@@ -23,6 +24,7 @@ Filter = Mapping[str, Any]
 Sort = str | Mapping[str, int] | Sequence[str | tuple[str, int]]
 
 _INTERNAL = "_tdb"
+_SLACK = 64 * 1024  # what is added to the filter of a user
 
 
 class QueryChanges(TypedDict, total=False):
@@ -66,6 +68,7 @@ class Query:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
         self._collection = collection
         self._filter = with_ids(collection, clean_filter(filter))
+        _check_size(self._filter)
         self._sort = _clean_sort(sort)
         self._limit = _clean_limit(limit)
         self._fields = _clean_fields(fields)
@@ -192,6 +195,15 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
         raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
     _refuse_internal(out, False)
     return out
+
+
+def _check_size(filter: Mapping[str, Any]) -> None:
+    size = len(bson.encode(filter))
+    if size > MAX_DOCUMENT - _SLACK:
+        raise QueryError(
+            f"the filter has {size / 2**20:.0f} MB, and MongoDB takes 16 MB: ask in several parts, or select by a field"
+            " or a tag that the entities have in common"
+        )
 
 
 def names(filter: Mapping[str, Any]) -> set[str] | None:

@@ -135,7 +135,12 @@ def _in_range(value: Any) -> Any:
             raise SchemaError(f"expected text that UTF-8 can hold, found a lone surrogate at {error.start}") from None
         return str.__str__(value)
     if isinstance(value, datetime.datetime) and hasattr(value, "to_pydatetime"):
-        return value.to_pydatetime(warn=False)  # of pandas, which knows nanoseconds
+        value = value.to_pydatetime(warn=False)  # of pandas, which knows nanoseconds
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        try:
+            value.astimezone(datetime.timezone.utc)
+        except OverflowError:
+            raise SchemaError(f"expected a time within the years 1 to 9999 of UTC, found {value.isoformat()}") from None
     return value
 
 

@@ -8,9 +8,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pymongo.errors import ConnectionFailure
+
 from tensordb_data.common.sizes import parse_size
-from tensordb_data.errors import UnsupportedError
+from tensordb_data.errors import ConnectError, UnsupportedError
 from tensordb_data.mongo.address import Address
+from tensordb_data.mongo.errors import first_line
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.blob_storage import BlobStorage
 from tensordb_data.warehouse.connection import Connections
@@ -66,7 +69,13 @@ class Warehouse:
         try:
             opened = connections.get()
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
-            roots = catalog.prepare(opened.mongo, default, recorded)
+            try:
+                roots = catalog.prepare(opened.mongo, default, recorded)
+            except ConnectionFailure as error:
+                raise ConnectError(
+                    f"{address.hosts} answered too late, or went away: {address.redact(first_line(error))}; is timeoutMS"
+                    " or socketTimeoutMS of the address too short?"
+                ) from None
         except BaseException:
             connections.close()
             raise
