@@ -73,8 +73,8 @@ class Warehouse:
                 roots = catalog.prepare(opened.mongo, default, recorded)
             except ConnectionFailure as error:
                 raise ConnectError(
-                    f"{address.hosts} answered too late, or went away: {address.redact(first_line(error))}; is timeoutMS"
-                    " or socketTimeoutMS of the address too short?"
+                    f"{address.hosts} answered too late, or went away: {address.redact(first_line(error))}; is the"
+                    " timeoutMS or socketTimeoutMS of the address too short?"
                 ) from None
         except BaseException:
             connections.close()

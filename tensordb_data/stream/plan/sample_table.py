@@ -59,9 +59,13 @@ class FieldLayout:
         return cls(fields, schemas)
 
     def index_fields(self) -> FieldLayout:
-        """The layout of all fields that every sample has in the index."""
-        required = FieldLayout.choose(None, self.schemas)
-        return FieldLayout(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
+        """The layout of all fields in the index, those included that some samples may lack."""
+        known = dict.fromkeys(name for schema in self.schemas.values() for name in schema)
+        return FieldLayout(tuple(name for name in known if not self.is_blob(name)), self.schemas)
+
+    def is_required(self, name: str) -> bool:
+        """Whether every sample has the field."""
+        return all(name in schema and not schema[name].optional for schema in self.schemas.values())
 
     def is_blob(self, name: str) -> bool:
         """Whether the field's bytes live in a segment."""
