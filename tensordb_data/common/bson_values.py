@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from bson import (
     Timestamp,
     json_util,
 )
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 
 COLLECTIONS = ("data", "architectures", "params", "jobs", "logs")
@@ -41,6 +43,9 @@ _WRAPPERS = {
 }  # fmt: skip
 _KEPT = (ObjectId, Decimal128, Timestamp, MinKey, MaxKey, DBRef, Regex)
 JSON = json_util.CANONICAL_JSON_OPTIONS
+DATETIMES = DatetimeConversion.DATETIME_AUTO
+"""How dates are read: as datetimes, and those before the year 1 or after 9999 as `DatetimeMS`."""
+LENIENT: CodecOptions[dict[str, Any]] = CodecOptions(datetime_conversion=DATETIMES)
 
 
 def plain(value: Any, fail: Callable[[str], Exception], *, filter: bool = False, path: str = "") -> Any:
@@ -59,10 +64,19 @@ def plain(value: Any, fail: Callable[[str], Exception], *, filter: bool = False,
     return _plain(value, fail, filter, path, 0)
 
 
+def member_value(value: Any) -> Any:
+    """The value of a member of an Enum, of whatever kind; any other value unchanged."""
+    while isinstance(value, enum.Enum):
+        value = value.value
+    return value
+
+
 def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:
+    value = member_value(value)
     if value is None or isinstance(value, (bool, str)):
         if isinstance(value, str):
             _encodable(value, fail, path)
+            return str.__str__(value)
         return value
     if isinstance(value, int):  # Int64 and IntEnum too
         if not -(2**63) <= value < 2**63:
@@ -84,7 +98,7 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
     if isinstance(value, (set, frozenset)):
         raise fail(f"{_at(path)}a set has no order; pass a list")
     if isinstance(value, dt.datetime):
-        return _datetime(value)
+        return _datetime(value, fail, path)
     if isinstance(value, UUID):
         return Binary.from_uuid(value)
     if isinstance(value, Binary):
@@ -117,6 +131,7 @@ def single(value: Any) -> Any:
 def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter: bool, path: str, depth: int) -> Any:
     out: dict[str, Any] = {}
     for key, item in value.items():
+        key = member_value(key)
         if not isinstance(key, str):
             raise fail(f"{_at(path)}key {key!r} is a {type(key).__name__}; keys must be strings")
         if "\0" in key:
@@ -138,9 +153,12 @@ def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter:
     return out
 
 
-def _datetime(value: dt.datetime) -> dt.datetime:
+def _datetime(value: dt.datetime, fail: Callable[[str], Exception], path: str) -> dt.datetime:
     if value.tzinfo is not None:
-        value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+        try:
+            value = value.astimezone(dt.timezone.utc).replace(tzinfo=None)
+        except OverflowError:
+            raise fail(f"{_at(path)}{value.isoformat()} is not within the years 1 to 9999 of UTC") from None
     return value.replace(microsecond=value.microsecond // 1000 * 1000, fold=0)
 
 

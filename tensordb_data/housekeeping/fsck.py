@@ -18,9 +18,11 @@ from bson import ObjectId
 
 from tensordb_data.blobs.segments.format import SegmentIndex, read_segment
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
+from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common.chunks import batched, chunks, runs_by_size
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tensordb_data.housekeeping.documents import Schemas, document_fault, faults, project_of
 from tensordb_data.params.load import describe
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.lease import SECONDS
@@ -45,7 +47,8 @@ class Finding:
     """Something that is not as it should be."""
 
     kind: str
-    """`missing object`, `damaged object`, `damaged blob`, `dangling reference`, `leftover` or `unknown object`."""
+    """`missing object`, `damaged object`, `damaged blob`, `damaged document`, `dangling reference`, `leftover` or
+    `unknown object`."""
     where: str
     """What it is about: a sample and its field, a parameter set, a key of the store."""
     what: str
@@ -115,7 +118,7 @@ class _Check:
 
     def segments(self) -> None:
         """Every segment is there, describes itself, and its blobs match their checksums."""
-        for doc in self._all("segments", {"state": {"$in": ["live", "dying"]}}):
+        for doc in self._sound("segments", {"state": {"$in": ["live", "dying"]}}):
             self.report.segments += 1
             key, store = doc["key"], self._warehouse.blobs.store(doc["root"])
             try:
@@ -140,15 +143,18 @@ class _Check:
     def samples(self) -> None:
         """Every blob of every sample lies in a segment that has it, or is whole in the document."""
         order = [("_tdb.p", 1), ("dataset", 1), ("_tdb.s", 1)]  # segment by segment, mostly
-        for doc in self._all("data", {}, {"_tdb.b": 1, "_tdb.p": 1, "dataset": 1}, order):
+        schemas = Schemas(self._mongo["datasets"])
+        for doc in self._all("data", {}, None, order):
             self.report.samples += 1
-            for name, part in (doc["_tdb"].get("b") or {}).items():
-                complaint = self._complaint(part)
+            where = f"sample {doc['_id']} of dataset {doc.get('dataset')!r} of {project_of(doc)!r}"
+            for field_name, what in faults(doc, schemas.of(doc)):
+                self._find("damaged document", where if field_name is None else f"{where}, field {field_name!r}", what)
+            for name, part in references_of(doc).items():
+                complaint = self._complaint(part) if is_reference(part) else None
                 if complaint is not None and self._mongo["data"].find_one(
                     {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
                 ):
-                    where = f"sample {doc['_id']} of dataset {doc['dataset']!r} of {doc['_tdb']['p']!r}, field {name!r}"
-                    self._find(complaint[0], where, complaint[1])
+                    self._find(complaint[0], f"{where}, field {name!r}", complaint[1])
 
     def _complaint(self, part: Doc) -> tuple[str, str] | None:
         if not is_inline(part):
@@ -183,7 +189,7 @@ class _Check:
     def tensors(self) -> None:
         """Every tensor is where its document says, and is what its name says."""
         group: list[Doc] = []
-        for doc in self._all("tensors", {"state": {"$in": ["live", "dying"]}}, None, [("key", 1)]):
+        for doc in self._sound("tensors", {"state": {"$in": ["live", "dying"]}}, None, [("key", 1)]):
             if group and ((doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]) or len(group) == _BATCH):
                 self._object(group)
                 group = []
@@ -218,7 +224,7 @@ class _Check:
 
     def sets(self, name: str) -> None:
         """Every tensor that a document refers to is known."""
-        for doc in self._all(name, {}, {"_tdb": 1, "run": 1, "step": 1, "name": 1, "version": 1}):
+        for doc in self._sound(name, {}, {"_tdb": 1, "run": 1, "step": 1, "name": 1, "version": 1}):
             self.report.sets += 1
             contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
             known = {
@@ -235,7 +241,7 @@ class _Check:
 
     def tombstones(self) -> None:
         """What is remembered of deletions can be read."""
-        for doc in self._all("tombstones", {"state": "live"}):
+        for doc in self._sound("tombstones", {"state": "live"}):
             store = self._warehouse.blobs.store(doc["root"])
             try:
                 read(store, doc["key"])
@@ -280,6 +286,18 @@ class _Check:
             if key not in known:
                 self._find("unknown object", f"{store.url}/{key}", "nothing in the index names it")
 
+    def _sound(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
+        """The documents as `_all` gives them, without those that another tool has made unreadable, which are named."""
+        roots = [root["id"] for root in self._warehouse.blobs.roots]
+        for doc in self._all(name, filter, fields, sort):
+            what = document_fault(name, doc)
+            if what is None and doc.get("root", roots[0]) not in roots:
+                what = f"expected one of the blob roots {roots}, found {doc['root']}"
+            if what is None:
+                yield doc
+            else:
+                self._find("damaged document", f"{name} {doc['_id']}", what)
+
     def _all(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
         total = self._mongo[name].count_documents(dict(filter))
         sort = sort or [("_id", 1)]
@@ -311,4 +329,4 @@ def _content(tensor: Doc, stored: memoryview) -> bytes | None:
 
 
 def _architecture(doc: Doc) -> str:
-    return f"architecture {doc['name']!r} version {doc['version']}"
+    return f"architecture {doc['name']!r} version {doc.get('version')}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 from urllib.parse import quote, unquote
 
+from tensordb_data.common.folder_names import folder_fault
 from tensordb_data.errors import ConnectError
 
 DATABASE = "tensordb"
@@ -133,6 +134,7 @@ def parse(
         ConnectError: The parts contradict each other or are malformed; the message says what to write.
     """
     server_given = any(part is not None for part in (ip, port, user_name, password))
+    given_here = location is not None
     if location is None and client is None and not server_given and db_name is None and os.environ.get("TENSORDB"):
         location = os.environ["TENSORDB"]
     ways = {"a location": location is not None, "ip/port/user_name": server_given, "client": client is not None}
@@ -165,6 +167,9 @@ def parse(
     if isinstance(location, str) and scheme:
         hint = "; where blobs go is said by blobs=" if scheme[1] in _BLOB_SCHEMES else ""
         raise ConnectError(f"{scheme[1]}:// is not an address of a MongoDB{hint}. Expected: {FORMS}")
+    if (fault := folder_fault(text)) is not None:
+        source = "the location" if given_here else "the location in $TENSORDB"
+        raise ConnectError(f"{source} {fault}. Expected: {FORMS}")
     folder = Path(os.path.abspath(os.path.expanduser(text)))
     return Address(folder=folder, database=_database(db_name or DATABASE), project=project)
 
@@ -225,6 +230,9 @@ def _check_uri(uri: str) -> str | None:
     plain = "mongodb://" + uri.split("://", 1)[1]
     try:
         found = parse_uri(plain, validate=True, warn=False)
+    except OSError as error:  # of a file that an option names
+        name = f" {error.filename}" if error.filename else ""
+        raise ConnectError(f"{_redact_uri(uri)} names a file that cannot be read{name}: {error.strerror}") from None
     except (PyMongoError, ValueError):
         raise ConnectError(
             f"{_redact_uri(uri)} is not a MongoDB address{_fault(plain)}. Expected "

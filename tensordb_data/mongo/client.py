@@ -50,7 +50,7 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
         options["connectTimeoutMS"] = int(CONNECT_SECONDS * 1000)
     try:
         client = MongoClient(uri, **options)
-    except (PyMongoError, ValueError) as error:
+    except (PyMongoError, ValueError, OSError, RuntimeError, ImportError) as error:
         raise ConnectError(explain(error, address)) from None
     try:
         check_server(client, address)

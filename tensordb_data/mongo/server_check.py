@@ -36,15 +36,17 @@ def check_server(client: MongoClient[dict[str, Any]], address: Address) -> None:
                 # `hello` needs no login: ask for something that does.
                 client[address.database].command({"find": "warehouse", "limit": 1, "singleBatch": True})
             return
-        except PyMongoError as error:
+        except ConnectError:
+            raise
+        except (PyMongoError, OSError, RuntimeError) as error:  # those that are not its own: of mechanisms that log in
             # A primary may be lost in the middle. Then the next one is asked.
             if not is_transient(error) or time.monotonic() >= deadline or _timed_out(error):
                 raise ConnectError(explain(error, address, patience)) from None
             time.sleep(0.05)
 
 
-def _timed_out(error: PyMongoError) -> bool:
-    return isinstance(error, ServerSelectionTimeoutError) or error.timeout
+def _timed_out(error: Exception) -> bool:
+    return isinstance(error, PyMongoError) and (isinstance(error, ServerSelectionTimeoutError) or error.timeout)
 
 
 def _patience(client: MongoClient[dict[str, Any]], address: Address) -> float:

@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import bson
 import numpy as np
 from bson import json_util
 
-from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
+from tensordb_data.common.bson_values import COLLECTIONS, JSON, MAX_DOCUMENT, plain
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
+from tensordb_data.query.ids import with_ids
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,6 +24,7 @@ Filter = Mapping[str, Any]
 Sort = str | Mapping[str, int] | Sequence[str | tuple[str, int]]
 
 _INTERNAL = "_tdb"
+_SLACK = 64 * 1024  # what is added to the filter of a user
 
 
 class QueryChanges(TypedDict, total=False):
@@ -41,7 +44,7 @@ class Query:
 
     Args:
         collection: `"data"`, `"architectures"`, `"params"`, `"jobs"` or `"logs"`.
-        filter: MongoDB's query language. Operators that run code on the server are refused.
+        filter: MongoDB's query language. Operators that run code on the server are refused. Ids may be written as text.
         sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
         limit: The most entities to return, at least 1; None for all.
         fields: Names of the fields to read; None for all. `_id` and `tags` are always read.
@@ -64,7 +67,8 @@ class Query:
         if collection not in COLLECTIONS:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
         self._collection = collection
-        self._filter = clean_filter(filter)
+        self._filter = with_ids(collection, clean_filter(filter))
+        _check_size(self._filter)
         self._sort = _clean_sort(sort)
         self._limit = _clean_limit(limit)
         self._fields = _clean_fields(fields)
@@ -190,12 +194,16 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
     if not isinstance(out, dict):
         raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
     _refuse_internal(out, False)
-    if isinstance(out.get("_id"), str):  # would match nothing, as every _id is an ObjectId
-        raise QueryError(
-            'filter: an _id is a bson.ObjectId, in JSON {"$oid": "65f0c0ffee65f0c0ffee65f0"}; '
-            f"found the text {out['_id']!r:.100}"
-        )
     return out
+
+
+def _check_size(filter: Mapping[str, Any]) -> None:
+    size = len(bson.encode(filter))
+    if size > MAX_DOCUMENT - _SLACK:
+        raise QueryError(
+            f"the filter has {size / 2**20:.0f} MB, and MongoDB takes 16 MB: ask in several parts, or select by a field"
+            " or a tag that the entities have in common"
+        )
 
 
 def names(filter: Mapping[str, Any]) -> set[str] | None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import QueryError
 from tensordb_data.query.tags import clean_tags
 
@@ -39,6 +40,7 @@ def sample_tags(tags: str | Sequence[str]) -> list[str]:
     Raises:
         QueryError: They are malformed.
     """
+    tags = member_value(tags)
     if not isinstance(tags, (str, list, tuple, set, frozenset)):
         raise QueryError(f"tags are a list of strings; found {tags!r}")
     given = [tags] if isinstance(tags, str) else list(tags)
@@ -51,7 +53,7 @@ def tags_of_samples(tags: Any, n: int) -> Any:
     Raises:
         QueryError: They are malformed, or there are not n lists.
     """
-    if isinstance(tags, (list, tuple)) and any(not isinstance(tag, str) for tag in tags):
+    if isinstance(tags, (list, tuple)) and any(not isinstance(member_value(tag), str) for tag in tags):
         if len(tags) != n:
             raise QueryError(
                 f"tags are a list of strings for all samples, or a list of {n} lists; found {len(tags)} items"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sized
 from typing import Any, cast
 
@@ -9,11 +10,13 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.samples.tables import as_column
 from tensordb_data.schema import BlobField, Field, Scalar
+from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.schema import Schema, located, missing_field
 
 _SHORT = 1000
-_BROADCAST = (str, bool, int, float, np.generic)
+_BROADCAST = (str, bool, int, float, np.generic, enum.Enum)
 
 
 class Column:
@@ -50,11 +53,6 @@ class Column:
         return Column(self.dataset, self.name, self.field, values, repeated=self.repeated, start=start)
 
 
-def first_row(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The first sample in columns, from which a schema can be inferred."""
-    return {name: value if _is_one(value) else _as_column(value)[0] for name, value in columns.items()}
-
-
 def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
     """How many samples the columns hold.
 
@@ -63,7 +61,7 @@ def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
     """
     lengths: dict[str, int] = {}
     for name, value in columns.items():
-        if _is_one(value):
+        if is_one(value):
             continue
         if (
             isinstance(value, (bytes, bytearray, dict))
@@ -93,22 +91,22 @@ def encode_columns(dataset: str, schema: Schema, n: int, given: Mapping[str, Any
     columns: dict[str, Column] = {}
     for name, field in schema.items():
         value = given.get(name)
-        if value is None and field.optional:
+        if field.optional and is_missing(value):
             continue
         if name not in given:
             raise missing_field(dataset, name, field)
-        short = _is_one(value) and not (isinstance(value, str) and len(value) > _SHORT)
+        short = is_one(value) and not (isinstance(value, str) and len(value) > _SHORT)
         columns[name] = Column(dataset, name, field, _encode(dataset, name, field, n, value), repeated=short)
     return columns
 
 
 def _encode(dataset: str, name: str, field: Field, n: int, value: Any) -> Any:
-    if _is_one(value):
+    if is_one(value):
         if isinstance(field, BlobField):
             raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected a column of {n} values for {field!r}, "
                               f"found one {type(value).__name__}")  # fmt: skip
         return _encode_each(dataset, name, field, [value], 0) * n
-    column = _as_column(value)
+    column = as_column(value)
     try:
         if isinstance(field, Scalar):
             return field.encode_rows(column)
@@ -128,23 +126,15 @@ def _encode_each(dataset: str, name: str, field: Field, values: Any, start: int)
     encoded: list[Any] = []
     for row, value in enumerate(values):
         try:
-            encoded.append(None if value is None and field.optional else encoder(value))
+            encoded.append(None if field.optional and is_missing(value) else encoder(value))
         except SchemaError as error:
             raise SchemaError(located(dataset, name, field, error, start + row)) from None
     return encoded
 
 
-def _is_one(value: Any) -> bool:
+def is_one(value: Any) -> bool:
     """Whether the value stands for every row."""
-    return value is None or isinstance(value, _BROADCAST)
-
-
-def _as_column(value: Any) -> Any:
-    if hasattr(value, "to_numpy"):  # pandas, arrow
-        value = value.to_numpy()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OUST":
-        return value.tolist()
-    return value
+    return is_missing(value) or isinstance(value, _BROADCAST)
 
 
 def make_ids(n: int, given: Any) -> list[ObjectId]:

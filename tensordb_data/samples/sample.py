@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.blobs.segments.inline import is_inline, read_inline
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, is_reference, references_of
 from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
 from tensordb_data.schema import BlobField, Field
 from tensordb_data.warehouse.record import Record
@@ -51,8 +51,7 @@ class Sample(Record):
 
     @property
     def _references(self) -> Mapping[str, Mapping[str, Any]]:
-        found: Mapping[str, Mapping[str, Any]] = self._doc["_tdb"].get("b", {})
-        return found
+        return references_of(self._doc)
 
     @property
     def blobs(self) -> dict[str, Field]:
@@ -95,7 +94,14 @@ def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _load(sample: Sample, name: str) -> None:
-    """Read one blob of a sample, and the same blob of its neighbours, up to `_AHEAD` bytes."""
+    """Read one blob of a sample, and the same blob of its neighbours, up to `_AHEAD` bytes.
+
+    Raises:
+        CorruptBlobError: The blob is damaged, or the sample has no reference to one.
+    """
+    if not is_reference(sample._references[name]):
+        raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: expected a reference to a "
+                               "blob, found something else, as another tool has written it")  # fmt: skip
     if is_inline(sample._references[name]):
         _decode(sample, name, None)
         return
@@ -104,7 +110,7 @@ def _load(sample: Sample, name: str) -> None:
         other = reference()
         if other is None or other is sample or name in other._blobs:
             continue
-        if name not in other._references or is_inline(other._references[name]):
+        if not is_reference(other._references.get(name)) or is_inline(other._references[name]):
             continue
         budget -= other._references[name]["n"]
         if budget < 0:

@@ -17,6 +17,7 @@ from tensordb_data.common.bson_values import MAX_DOCUMENT
 from tensordb_data.errors import SchemaError
 from tensordb_data.samples.columns import Column
 from tensordb_data.schema import Array, BlobField, Bytes, Text
+from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.schema import Schema, located, missing_field
 
 SEGMENT_BYTES = 32 * 2**20
@@ -82,6 +83,13 @@ class WriteBatch:
             or self._document_bytes >= DOCUMENT_BYTES
         )
 
+    def grow(self, schema: Schema) -> None:
+        """Take the optional fields that the schema has got since the first samples were added."""
+        if schema is not self._schema:
+            self._schema = schema
+            self.builder.set_schema(schema.to_doc())
+            self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
+
     def halves(self) -> tuple[WriteBatch, WriteBatch]:
         """Split a batch of two samples or more into two, to be committed one after the other.
 
@@ -98,7 +106,7 @@ class WriteBatch:
         blobs: list[tuple[str, BlobField, Any]] = []
         for name, field, is_blob in self._fields:
             value = sample.get(name)
-            if value is None and field.optional:
+            if field.optional and is_missing(value):
                 continue
             if name not in sample:
                 raise missing_field(self._dataset, name, field)

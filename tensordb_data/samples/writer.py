@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
 from tensordb_data.samples.arguments import compression_level, encodable, sample_tags, tags_of_samples
-from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
+from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
 from tensordb_data.samples.commit import TooLarge, commit, merge_schema, register, was_committed
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.inference import WaitingFields
 from tensordb_data.samples.write_batch import BATCH_SAMPLES, WriteBatch
-from tensordb_data.schema.schema import Schema, check_names
+from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.record import new_id
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Writer:
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
     ) -> None:
+        dataset = member_value(dataset)
         if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
             raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
         self._warehouse, self._dataset = warehouse, dataset
@@ -84,6 +87,7 @@ class Writer:
         register(warehouse, dataset)
         stored = warehouse.datasets.schemas([dataset]).get(dataset)
         given = None if schema is None else Schema.declared(dataset, schema)
+        self._fields = WaitingFields(dataset)
         self._schema = stored if given is None else merge_schema(warehouse, dataset, stored, given)
 
     @property
@@ -128,7 +132,7 @@ class Writer:
         id, tags = new_id(_id), sample_tags(tags)
         with self._changed:
             self._ready()
-            schema = self._schema_for(fields)
+            schema = self._fields.of_sample(self._schema, fields)
             batch = self._room(schema)
             batch.add(id, tags, fields)
             self._schema = schema
@@ -166,7 +170,7 @@ class Writer:
             return ids
         with self._changed:
             self._ready()
-            schema = self._schema_for(columns, many=True)
+            schema = self._fields.of_columns(self._schema, columns)
             encoded = encode_columns(self._dataset, schema, n, columns)
             start = 0
             while start < n:
@@ -275,19 +279,11 @@ class Writer:
         if self._closed:
             raise TensorDBError(f"this writer of dataset {self._dataset!r} is closed; open a new one")
 
-    def _schema_for(self, given: Mapping[str, Any], many: bool = False) -> Schema:
-        if self._schema is None:
-            sample = first_row(given) if many else given
-            if not sample:
-                raise SchemaError(f"dataset {self._dataset!r}: the first sample has no fields; give it at least one")
-            return Schema.inferred(self._dataset, sample)
-        check_names(self._dataset, self._schema, given)
-        return self._schema
-
     def _room(self, schema: Schema) -> WriteBatch:
         if self._batch is None:
             project = self._warehouse.project
             self._batch = WriteBatch(project, self._dataset, schema, self._level, self._live, self._most)
+        self._batch.grow(schema)
         return self._batch
 
     def _added(self, batch: WriteBatch) -> None:

@@ -145,7 +145,10 @@ class Array(BlobField):
             found = np.asarray(value)
             if found.size and not (np.can_cast(found.dtype, dtype, "same_kind") or _whole(found, dtype)):
                 raise SchemaError(f"expected {self.dtype}, found a {type(value).__name__} of {found.dtype}")
-            return np.asarray(value, dtype)
+            array = np.asarray(value, dtype)
+            if array.shape == (0,) and self.shape and self.shape[0] in (None, 0):
+                array = array.reshape(0, *(n or 0 for n in self.shape[1:]))  # an empty list of rows
+            return array
         except (ValueError, TypeError, OverflowError) as error:
             if isinstance(error, SchemaError):
                 raise
@@ -244,9 +247,11 @@ def _from_foreign(value: Any) -> Any:
     dtype = str(getattr(value, "dtype", ""))
     if type(value).__module__.split(".")[0] == "torch" or dtype.startswith("torch."):
         value = value.detach().cpu().resolve_conj().resolve_neg()
-        if dtype == "torch.bfloat16":
-            # numpy has no bfloat16 that torch knows of: hand the bits over.
-            return value.view(sys.modules["torch"].int16).numpy().view(numpy_dtype("bfloat16"))
+        name = dtype.removeprefix("torch.")
+        if name == "bfloat16" or (name.startswith("float8_") and value.element_size() == 1):
+            # numpy has no such types that torch knows of: hand the bits over.
+            bits = sys.modules["torch"].int16 if name == "bfloat16" else sys.modules["torch"].uint8
+            return value.view(bits).numpy().view(numpy_dtype(name))
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

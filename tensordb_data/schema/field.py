@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.schema.missing import is_missing
 
 Buffer = bytes | bytearray | memoryview
 Rows = npt.NDArray[np.uint8]
@@ -25,7 +26,7 @@ class Field(abc.ABC):
     """
 
     optional: bool = dataclasses.field(default=False, kw_only=True)
-    """Whether a sample may leave the field out, or give `None`."""
+    """Whether a sample may leave the field out, or give `None`, or `pd.NA` and `pd.NaT`, which mean the same."""
 
     is_blob: ClassVar[bool]
     """True: values are stored as blobs. False: they live in the index, where queries see them."""
@@ -59,7 +60,7 @@ class Field(abc.ABC):
             SchemaError: with what was expected and what was found, but not the field's name, which the
                 caller knows.
         """
-        if value is None and self.optional:
+        if self.optional and is_missing(value):
             return
         self._check(value)
 
@@ -121,6 +122,8 @@ def describe(value: Any) -> str:
         return f"{type(value).__name__} of {dtype} {_shape(shape)}"
     if isinstance(value, (bytes, bytearray)):
         return f"{len(value)} bytes" + (f" beginning {bytes(value[:8])!r}" if value else "")
+    if value is not None and is_missing(value):
+        return f"a missing value ({value})"
     text = repr(value) if isinstance(value, (bool, int, float, str, type(None))) else ""
     return f"{type(value).__name__} {text[:60]}".rstrip()
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema.array import Array, as_array, is_array
 from tensordb_data.schema.binary import Bytes
 from tensordb_data.schema.field import Field, describe
 from tensordb_data.schema.image import Image, image_bytes, is_deep, is_image
+from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.scalar import Scalar
 
 _KINDS: tuple[tuple[Any, str], ...] = (
@@ -33,10 +35,12 @@ def infer(value: Any) -> Field:
     `Bytes`; numbers, text, times, lists and dicts a `Scalar`, which queries see.
 
     Raises:
-        SchemaError: nothing can store such a value.
+        SchemaError: nothing can store such a value, or it is a missing one.
     """
-    if value is None:
-        return Scalar("json", optional=True)
+    value = member_value(value)
+    if is_missing(value):
+        raise SchemaError(f"{describe(value)} tells nothing about the kind of a field: declare it in schema=, such as "
+                          "Scalar('int', optional=True)")  # fmt: skip
     for types, kind in _KINDS:
         if isinstance(value, types):
             field = Scalar(kind)

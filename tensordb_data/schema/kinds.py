@@ -14,6 +14,8 @@ from tensordb_data.schema.scalar import SCALAR_KINDS, Scalar
 
 __all__ = ["Array", "BlobField", "Bytes", "Field", "Image", "Scalar", "Text", "field_from_doc"]
 
+BLOB_KINDS: frozenset[str] = frozenset(field.kind for field in (Array, Image, Bytes, Text))
+
 
 def field_from_doc(doc: Mapping[str, Any]) -> Field:
     """The field that `to_doc` wrote.

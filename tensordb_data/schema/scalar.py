@@ -7,9 +7,12 @@ import datetime
 from typing import Any, ClassVar
 
 import numpy as np
+from bson import Int64
 
+from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema.field import Element, Field, describe
+from tensordb_data.schema.missing import is_missing
 
 SCALAR_KINDS = ("bool", "int", "float", "str", "datetime", "json")
 
@@ -48,22 +51,35 @@ class Scalar(Field):
         Raises:
             SchemaError: it does not fit.
         """
-        if value is None and self.optional:
-            return None
         plain = _plain(value)
+        if plain is None and self.optional:
+            return None
         if self.kind == "json":
             return _json(plain, _MAX_DEPTH)
         if self.kind == "float" and type(plain) is int:
-            plain = float(plain)
+            plain = _exact(plain)
         if not _TESTS[self.kind](plain):
             raise SchemaError(f"expected {self.kind}, found {describe(value)}")
         return _in_range(plain)
 
+    def read(self, stored: Any) -> Any:
+        """A value from the index, as `encode` makes it. A whole double is an integer, as a shell may write it.
+
+        Raises:
+            SchemaError: it is of another kind: another tool has written it.
+        """
+        if stored is None or self.kind == "json":
+            return stored
+        if isinstance(stored, Int64) or (self.kind == "int" and type(stored) is float and stored.is_integer()):
+            stored = int(stored)
+        return self.encode(stored)
+
     def encode_rows(self, values: Any) -> list[Any]:
         """A column of n values, an array or a sequence, as a list for n documents."""
         if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in _DTYPE_KINDS.get(self.kind, ""):
-            column: list[Any] = values.astype(np.float64).tolist() if self.kind == "float" else values.tolist()
-            if values.dtype.kind != "u" or values.dtype.itemsize < 8:
+            wide = values.dtype.kind in "iu" and values.dtype.itemsize == 8
+            if not wide or (self.kind == "int" and values.dtype.kind == "i"):
+                column: list[Any] = values.astype(np.float64).tolist() if self.kind == "float" else values.tolist()
                 return column
         return [self.encode(value) for value in values]
 
@@ -81,8 +97,24 @@ _TESTS: dict[str, Any] = {
 _DTYPE_KINDS = {"bool": "b", "int": "iu", "float": "fiu"}
 
 
+def _exact(value: int) -> float:
+    """An integer as a float that is equal to it.
+
+    Raises:
+        SchemaError: there is none.
+    """
+    if abs(value) < 2**1023 and int(found := float(value)) == value:
+        return found
+    raise SchemaError(f"expected float, found int {str(value)[:40]}, which no float holds without losing digits")
+
+
 def _plain(value: Any) -> Any:
-    """The Python value of a scalar of numpy or torch, or of a 0-d array; any other value unchanged."""
+    """The Python value of a member of an Enum, of a scalar of numpy or torch, or of a 0-d array; None for a missing
+    one; any other value unchanged.
+    """
+    value = member_value(value)
+    if is_missing(value):
+        return None
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[ms]").item()
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
@@ -101,7 +133,14 @@ def _in_range(value: Any) -> Any:
             value.encode()
         except UnicodeEncodeError as error:
             raise SchemaError(f"expected text that UTF-8 can hold, found a lone surrogate at {error.start}") from None
-        return str(value)
+        return str.__str__(value)
+    if isinstance(value, datetime.datetime) and hasattr(value, "to_pydatetime"):
+        value = value.to_pydatetime(warn=False)  # of pandas, which knows nanoseconds
+    if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+        try:
+            value.astimezone(datetime.timezone.utc)
+        except OverflowError:
+            raise SchemaError(f"expected a time within the years 1 to 9999 of UTC, found {value.isoformat()}") from None
     return value
 
 
@@ -123,6 +162,7 @@ def _json(value: Any, depth: int) -> Any:
 
 
 def _key(key: Any) -> str:
+    key = member_value(key)
     if not isinstance(key, str) or key.startswith("$") or "." in key or "\0" in key:
         raise SchemaError(f"expected keys that are text without '.', NUL or a leading '$', found {key!r}: rename it")
-    return key
+    return str.__str__(key)

@@ -80,11 +80,18 @@ class Schema(Mapping[str, Field]):
 
     @classmethod
     def inferred(cls, dataset: str, sample: Mapping[str, Any]) -> Schema:
-        """The schema that a first sample asks for."""
+        """The schema that a first sample asks for.
+
+        Raises:
+            SchemaError: A value does not tell of what kind its field is, or a name cannot be one.
+        """
         out: dict[str, Field] = {}
         for name, value in sample.items():
             check_field_name(dataset, name)
             try:
+                if isinstance(value, (bytes, bytearray)) and not value:
+                    raise SchemaError("empty bytes do not tell whether images or other bytes will come: declare the "
+                                      f"field when the dataset is made, schema={{{name!r}: Bytes()}}")  # fmt: skip
                 out[name] = infer(value)
             except SchemaError as error:
                 raise SchemaError(f"dataset {dataset!r}, field {name!r}: {error}") from None

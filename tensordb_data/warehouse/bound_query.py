@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -11,6 +12,8 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
 from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_INDEX, UNAUTHORIZED, first_line
+from tensordb_data.query.blob_filters import mentioned, with_presence
+from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:
@@ -54,9 +57,33 @@ class BoundQuery:
 
     def filter(self, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The filter to send: the project's entities, those of the user's filter, and `extra`."""
-        parts = [part for part in (self.query.filter, extra) if part]
+        parts = [part for part in (self.translated, extra) if part]
         project = {"_tdb.p": self.warehouse.project}
         return {"$and": [project, *parts]} if parts else project
+
+    @functools.cached_property
+    def translated(self) -> dict[str, Any]:
+        """The user's filter, as the index understands it: fields that are blobs are looked for by their references.
+
+        Raises:
+            QueryError: It asks for more of a blob than whether a sample has it.
+        """
+        filter = self.query.filter
+        fields = mentioned(filter) if self.query.collection == "data" else None
+        if not fields:
+            return filter
+        return with_presence(filter, self._blobs(fields), selected_datasets(filter))
+
+    def _blobs(self, fields: Iterable[str]) -> dict[str, frozenset[str]]:
+        return self.warehouse.datasets.blob_datasets(fields, selected_datasets(self.query.filter))
+
+    def _refuse_blobs(self, names: Iterable[str], what: str) -> None:
+        """Refuse to order or to list the values of fields that are blobs, which the index does not see."""
+        fields = {name.split(".")[0] for name in names} - {"_id", "dataset", "tags"}
+        if self.query.collection == "data" and (found := self._blobs(fields)):
+            name, datasets = next(iter(found.items()))
+            raise QueryError(f"{what} needs values in the index, and field {name!r} is a blob in dataset "
+                             f"{', '.join(map(repr, sorted(datasets)))}")  # fmt: skip
 
     def narrowed(self, extra: Mapping[str, Any]) -> BoundQuery:
         """This query with a further filter; of one without a limit."""
@@ -67,6 +94,7 @@ class BoundQuery:
         """A total order: equal entities keep one order in every run."""
         if self.query.sort is None:
             return default_order(self.query.collection)
+        self._refuse_blobs([name for name, _ in self.query.sort], "a sort")
         ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
         return [*self.query.sort, *ties]
 
@@ -90,6 +118,7 @@ class BoundQuery:
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field; the items, where it holds lists."""
+        self._refuse_blobs([field], "distinct")
         with reported(self.query):
             if self.query.limit is None:
                 return list(self.collection.distinct(field, self.filter()))

@@ -12,6 +12,7 @@ from bson import ObjectId
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
+from tensordb_data.common.folder_names import folder_fault, is_wrapped
 from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, StorageError
 from tensordb_data.mongo.errors import UNAUTHORIZED
 
@@ -162,6 +163,8 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
     if not text:
         raise StorageError("blobs= is a folder or a URL such as s3://bucket/prefix; found an empty string")
     scheme, separator, rest = text.partition("://")
+    if (not separator or is_wrapped(text)) and (fault := folder_fault(text)) is not None:
+        raise StorageError(f"blobs= {fault}; expected a folder or a URL such as s3://bucket/prefix")
     if separator and scheme != "file":
         if "@" in rest.split("/")[0] or "?" in rest:
             raise StorageError(f"blobs=: a {scheme}:// URL that is recorded must hold no credentials or options; "
@@ -170,6 +173,10 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
             raise StorageError(f"blobs=: no store for {scheme}://; there are file, s3, gs, az, memory and gridfs")
         if scheme in ("s3", "gs", "az") and not rest.strip("/"):
             raise StorageError(f"blobs=: {text} names no bucket; write {scheme}://bucket/prefix")
+        bucket = rest.strip("/")
+        if scheme == "gridfs" and ("$" in bucket or ".." in bucket or bucket.startswith(".") or bucket.endswith(".")):
+            raise StorageError(f"blobs=: {text!r} names no collection that MongoDB can have: no $, and no dots in a "
+                               "row or at an end")  # fmt: skip
         return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
     path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
     path = path.resolve()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pymongo.write_concern import WriteConcern
 
+from tensordb_data.blobs.segments.references import is_reference, references_of
+from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
@@ -43,7 +45,9 @@ class Connection:
         self._owned = address.client is None
         self.client: Any = open_client(address)
         concern = WriteConcern("majority") if self.is_server else None
-        self.mongo: Any = self.client.get_database(address.database, write_concern=concern)
+        # Another tool may write dates that Python has not. One of them is no reason to lose all that is read with it.
+        codec = self.client.codec_options.with_options(datetime_conversion=DATETIMES) if self.is_server else None
+        self.mongo: Any = self.client.get_database(address.database, codec_options=codec, write_concern=concern)
         if address.read_only:
             self.mongo = ReadOnlyDatabase(self.mongo)
         self._read_only = address.read_only
@@ -93,8 +97,9 @@ class Connection:
         found: dict[Any, Mapping[str, Any]] = {}
         projection = {f"_tdb.b.{name}": 1 for name in fields}
         for some in chunks(list(ids), _IDS):
-            docs = self._read("data", some, projection)
-            found.update((doc["_id"], doc.get("_tdb", {}).get("b", {})) for doc in docs)
+            for doc in self._read("data", some, projection):
+                parts = references_of(doc)
+                found[doc["_id"]] = {name: part for name, part in parts.items() if is_reference(part)}
         return found
 
     def _segments(self, ids: Sequence[Any]) -> Sequence[Mapping[str, Any]]:

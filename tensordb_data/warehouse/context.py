@@ -9,9 +9,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pymongo.errors import PyMongoError
+
 from tensordb_data.common.sizes import parse_size
-from tensordb_data.errors import UnsupportedError
-from tensordb_data.mongo.address import Address
+from tensordb_data.errors import ConnectError, UnsupportedError
+from tensordb_data.mongo.address import CONNECT_SECONDS, Address
+from tensordb_data.mongo.errors import first_line
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.blob_storage import BlobStorage
@@ -74,8 +77,8 @@ class Warehouse:
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
             if address.read_only:
                 roots = catalog.look(opened.mongo, str(address), recorded)
-            else:  # each step may be done twice: a primary may be lost in the middle
-                roots = retry_while_unavailable(lambda: catalog.prepare(opened.mongo, default, recorded))
+            else:
+                roots = _prepared(address, lambda: catalog.prepare(opened.mongo, default, recorded))
         except BaseException:
             connections.close()
             raise
@@ -154,3 +157,17 @@ class Warehouse:
 
     def __repr__(self) -> str:
         return f"Warehouse({str(self.address)!r}, project={self.project!r})"
+
+
+def _prepared(address: Address, prepare: Callable[[], T]) -> T:
+    try:
+        # Each step may be done twice: a primary may be lost in the middle.
+        return retry_while_unavailable(prepare, CONNECT_SECONDS)
+    except ConnectError as error:
+        cause = error.__cause__
+        if not isinstance(cause, PyMongoError) or not cause.timeout:
+            raise
+        raise ConnectError(
+            f"{address.hosts} answered too late: {address.redact(first_line(cause))}; is the timeoutMS or"
+            " socketTimeoutMS of the address too short?"
+        ) from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.read_concern import ReadConcern
 
 from tensordb_data.mongo.transactions import write_past_stale_transactions
+from tensordb_data.schema.kinds import BLOB_KINDS
 from tensordb_data.schema.schema import Schema
 
 if TYPE_CHECKING:
@@ -40,6 +41,25 @@ class Datasets:
         named = {**self.filter(names), "schema": {"$ne": None}}
         docs: Iterable[DatasetDocument] = self._index["datasets"].find(named, {"schema": 1})
         return {doc["_id"]["d"]: Schema.from_doc(doc["schema"] or {}) for doc in docs}
+
+    def blob_datasets(self, fields: Iterable[str], names: Sequence[str] | None) -> dict[str, frozenset[str]]:
+        """The datasets in which a field is stored as a blob, for each field that is one in any of them.
+
+        Args:
+            fields: Names of fields.
+            names: The datasets to look at; None for all of the project.
+        """
+        kinds = [f"schema.{field}.kind" for field in sorted(fields)]
+        if not kinds:
+            return {}
+        some = {"$or": [{kind: {"$in": list(BLOB_KINDS)}} for kind in kinds]}
+        docs = self._index["datasets"].find({"$and": [self.filter(names), some]}, dict.fromkeys(kinds, 1))
+        found: dict[str, set[str]] = {}
+        for doc in docs:
+            for field, stored in doc["schema"].items():
+                if stored.get("kind") in BLOB_KINDS:
+                    found.setdefault(field, set()).add(doc["_id"]["d"])
+        return {field: frozenset(datasets) for field, datasets in found.items()}
 
     def versions(self, names: Sequence[str] | None = None) -> dict[str, DataVersion]:
         """The version of each dataset, or of each that is named and exists."""

@@ -50,6 +50,7 @@ def warn_of_scan(selection: BoundQuery) -> None:
     asked = names(query.filter)
     if not selection.warehouse.index.is_server or not asked or not asked - {"dataset", "_id"} or "_id" in asked:
         return
+    asked = names(selection.translated) or set()
     shape = (query.collection, tuple(sorted(_shape(query.filter))))
     if shape in _seen:
         return
@@ -57,8 +58,8 @@ def warn_of_scan(selection: BoundQuery) -> None:
     if size < LARGE:
         return
     _seen.add(shape)
-    wanted = sorted(asked - {"dataset", "_id"})
-    if any(
+    wanted = sorted(asked - {"dataset", "_id", "_tdb"})
+    if not wanted or any(
         _served(stage, wanted) for stage in _stages(_explain(selection, "queryPlanner")["queryPlanner"]["winningPlan"])
     ):
         return
@@ -81,7 +82,7 @@ def narrowing_index(selection: BoundQuery, filter: Mapping[str, Any], size: int)
     The server would find it, but for large datasets: it compares its plans by how soon the first hundred samples come,
     and these come sooner from a scan in order of sequence, whatever is to be read for the others.
     """
-    wanted = sorted((names(selection.query.filter) or set()) - {"dataset", "_id"})
+    wanted = sorted((names(selection.translated) or set()) - {"dataset", "_id", "_tdb"})
     if not selection.warehouse.index.is_server or size < LARGE or not wanted:
         return None
     command = {"find": "data", "filter": dict(filter)}

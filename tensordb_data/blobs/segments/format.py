@@ -94,6 +94,10 @@ class SegmentBuilder:
         self.nbytes = len(MAGIC)
         """Bytes so far."""
 
+    def set_schema(self, schema_doc: Mapping[str, Any]) -> None:
+        """Note another schema: that of the samples that have been added and of those that follow."""
+        self._head["schema"] = dict(schema_doc)
+
     def add(self, data: Buffer, compress: int | None = None) -> tuple[int, int, bool]:
         """Add one blob, copied.
 

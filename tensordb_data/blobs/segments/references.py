@@ -16,6 +16,9 @@ from bson import ObjectId
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.errors import StorageError
 
+MALFORMED = -2
+"""The length of a reference that is none: another tool has written it."""
+
 _INLINE: dict[str, Any] = {"k": INLINE, "o": 0}
 _lock = threading.Lock()
 
@@ -167,6 +170,32 @@ class BlobRefs:
         return cls(
             tuple(numbers), np.array(segment, np.uint32), offset, length, compressed if compressed.any() else None
         )
+
+
+def is_reference(found: object) -> bool:
+    """Whether a value in a document of a sample is a reference to a blob, as this library writes them.
+
+    The bytes of an inline one may be missing, if they were not read.
+    """
+    if not isinstance(found, Mapping) or not _is_size(found.get("n")) or not isinstance(found.get("z", False), bool):
+        return False
+    if "k" in found or "o" in found:
+        return isinstance(found.get("k"), ObjectId) and _is_size(found.get("o"))
+    if "d" not in found:
+        return True
+    checksum = found.get("x")
+    return isinstance(found["d"], bytes) and isinstance(checksum, int) and not isinstance(checksum, bool)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def references_of(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the document of a sample has as references, by field. If it is malformed as a whole, there are none."""
+    internals = doc.get("_tdb")
+    found = internals.get("b") if isinstance(internals, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def at_row(error: StorageError, row: int) -> StorageError:

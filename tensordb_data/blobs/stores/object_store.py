@@ -196,6 +196,11 @@ def _environment_options(url: str) -> dict[str, Any]:
         if value:
             options[name] = value
     endpoint = _endpoint(url)
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise StorageError(
+            f"expected an endpoint that begins with http:// or https:// in the environment, found {endpoint!r}: write"
+            f" for example http://{endpoint.split('://')[-1]}"
+        )
     if endpoint.startswith("http://") and not options["allow_http"]:
         raise StorageError(
             f"{url}: the endpoint {endpoint} has no encryption: set AWS_ALLOW_HTTP=true to use it all the same"

@@ -7,6 +7,7 @@ begins anew, this costs time, but never a sample.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from tensordb_data.stream.stats import Stats
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+
+log = logging.getLogger("tensordb_data.stream")
 
 Followed = dict[str, tuple[int, str]]
 """For each dataset, the sequence number of the last delivered sample, and when the dataset was made."""
@@ -128,6 +131,7 @@ def follow(
     """
     done = dict(followed)
     answered = time.monotonic()
+    waits = True
     with CommitWatcher(planner.warehouse) as watcher:
         while not ended():
             try:
@@ -135,7 +139,10 @@ def follow(
                 with stats.time_ahead("cursor"):
                     found = _counters(planner, done)
                     new = {name: now for name, now in found.items() if now[0] > done.get(name, NEW)[0]}
-                    versions = planner.versions() if new or not done else {}
+                    if waits and (missing := _missing(planner, found)):
+                        log.warning("%s; the stream waits for its first samples", missing)
+                    waits = False
+                    versions = planner.versions() if new or (found and not done) else {}
                     layout = planner.layout(versions) if versions else None
                 answered = time.monotonic()
                 for dataset, (sequence, born) in sorted(new.items()):
@@ -165,6 +172,15 @@ def follow(
                         " state of the stream, nothing is lost"
                     ) from error
                 time.sleep(_LOOK)
+
+
+def _missing(planner: Planner, found: Followed) -> str | None:
+    """What a stream is to follow, and is not there yet."""
+    named = selected_datasets(planner.spec.query.filter)
+    absent = [repr(name) for name in named or () if name not in found]
+    if absent:
+        return f"dataset {', '.join(absent)} does not exist yet"
+    return None if found else f"there is no dataset in project {planner.warehouse.project!r} yet"
 
 
 def _timed(pages: Iterator[tuple[list[dict[str, Any]], bool]], stats: Stats) -> list[dict[str, Any]] | None:

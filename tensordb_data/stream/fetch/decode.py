@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.segments.references import MALFORMED
 from tensordb_data.common.buffer_pool import empty
-from tensordb_data.errors import SampleError, StorageError, TensorDBError
-from tensordb_data.schema import BlobField
+from tensordb_data.errors import SampleError, SchemaError, StorageError, TensorDBError
+from tensordb_data.schema import BlobField, Scalar
 from tensordb_data.stream.fetch.inline import load_inline
 from tensordb_data.stream.plan.inline import gather_inline, inline_rows, read_inline
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -21,6 +24,12 @@ from tensordb_data.stream.stats import Clock
 Column = NDArray[Any] | list[Any]
 """An array [m, ...], or a list of m values that have no common array form."""
 
+
+_NUMBERS: dict[str, type[np.generic]] = {"int": np.int64, "float": np.float64, "bool": np.bool_}
+_TYPES: dict[str, set[type]] = {
+    "str": {str, NoneType}, "datetime": {dt.datetime, NoneType}, "int": set(), "float": set(), "bool": set(),
+}  # fmt: skip
+"""The types of stored values that need no look at each of them. There may be any in a JSON field, and in tags."""
 
 Values = Column | Iterator[Any]
 """A column, or an iterator of m values that decodes each value when it is drawn."""
@@ -47,26 +56,41 @@ def _values(table: SampleTable, name: str) -> Column:
     if column.dtype != object:
         return column
     items: list[Any] = column.tolist()
-    if None in items and _numeric(table, name):
+    fields = [table.layout.schemas[dataset].get(name) for dataset in table.datasets]
+    kinds = {str(getattr(field, "kind", "")) for field in fields}
+    if None in items and kinds & _NUMBERS.keys():
         row = items.index(None)
         raise SampleError(
             f"{table.name(row)} has no {name!r}, which a batch of numbers needs; narrow the query with"
             f" {{{name!r}: {{'$ne': None}}}}, or leave it out of `fields`"
         )
-    return items
-
-
-def _numeric(table: SampleTable, name: str) -> bool:
-    fields = [table.layout.schemas[dataset].get(name) for dataset in table.datasets]
-    return any(getattr(field, "kind", None) in ("int", "float", "bool") for field in fields)
+    found = set(map(type, items))
+    if all(found <= _TYPES.get(kind, found) for kind in kinds):
+        return items
+    for row, item in enumerate(items):
+        field = fields[table.dataset[row]]
+        if isinstance(field, Scalar):
+            try:
+                items[row] = field.read(item)
+            except SchemaError as error:
+                raise SampleError(
+                    f"{table.name(row)}, field {name!r}: {error}, as another tool has written it; update it, or narrow"
+                    " the query"
+                ) from error
+    return np.array(items, _NUMBERS[kinds.pop()]) if len(kinds) == 1 and kinds <= _NUMBERS.keys() else items
 
 
 def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> Values:
     absent = np.flatnonzero(table.refs[name].length < 0)
+    if absent.size and table.refs[name].length[absent[0]] == MALFORMED:
+        raise SampleError(
+            f"{table.name(int(absent[0]))}, field {name!r}: expected a reference to a blob, found something else, as"
+            " another tool has written it; fsck names all such samples"
+        )
     if absent.size:
         raise SampleError(
-            f"{table.name(int(absent[0]))} has no {name!r}; narrow the query with {{'_id': …}} or leave the field out"
-            " of `fields`"
+            f"{table.name(int(absent[0]))} has no {name!r}; narrow the query with"
+            f" {{{name!r}: {{'$exists': True}}}}, or leave it out of `fields`"
         )
     fields = [cast(BlobField, table.layout.schemas[dataset][name]) for dataset in table.datasets]
     if all(field == fields[0] for field in fields[1:]):

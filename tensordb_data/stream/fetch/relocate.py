@@ -18,6 +18,7 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
+from tensordb_data.blobs.segments.references import MALFORMED
 from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -80,12 +81,14 @@ class Relocator:
         alive = np.array([id_ in parts for id_ in ids], np.bool_)
         refs, inline = dict(table.refs), dict(table.inline)
         for name in names:
-            rows = np.flatnonzero([bool(parts.get(id_, {}).get(name)) for id_ in ids])
+            present = np.array([bool(parts.get(id_, {}).get(name)) for id_ in ids], np.bool_)
+            lost = alive & ~present & (table.refs[name].length >= 0)
+            if lost.any():  # another tool has removed the reference, or written something else there
+                refs[name] = replace(refs[name], length=np.where(lost, MALFORMED, refs[name].length))
+            rows = np.flatnonzero(present)
             if not len(rows):
                 continue
-            refs[name], brought = replace_references(
-                table.refs[name], rows, [parts[ids[row]][name] for row in rows.tolist()]
-            )
+            refs[name], brought = replace_references(refs[name], rows, [parts[ids[row]][name] for row in rows.tolist()])
             if brought.data is not None and any(data is not None for data in brought.data.tolist()):
                 inline[name] = brought
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,39 +12,54 @@ from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.spec import Weights
 
 
-def cumulative_weights(table: SampleTable, weights: Weights) -> NDArray[np.float64]:
+def cumulative_weights(table: SampleTable, weights: Weights, named: Collection[str] = ()) -> NDArray[np.float64]:
     """Running sums of the weights of the samples in `table`, which has the fields that the weights are made of.
+
+    A function gets the fields that all of the samples have, and those that are `named`, which may be None.
 
     Raises:
         SampleError: a weight is missing, negative, not finite or no number; names the sample.
         QueryError: all weights are 0.
     """
+    values = _values(table, weights, named)
     try:
-        column = np.asarray(_values(table, weights), np.float64)
+        column = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        column = np.array([_number(value) for value in _values(table, weights)])
+        column = np.full(len(values), np.nan)
+    if not np.isfinite(column).all() or any(issubclass(kind, (str, bytes)) for kind in set(map(type, values))):
+        column = np.array([_number(value) for value in values])  # NumPy would read numbers in texts
     wrong = np.flatnonzero(~(np.isfinite(column) & (column >= 0)))
     if wrong.size:
         row = int(wrong[0])
-        found = _values(table, weights)[row]
-        raise SampleError(f"{table.name(row)}: a weight must be a number of at least 0. Found: {found!r}")
+        raise SampleError(f"{table.name(row)}: a weight must be a number of at least 0. Found: {values[row]!r}")
     sums = np.cumsum(column)
     if not sums[-1] > 0:
         raise QueryError(f"all {len(table)} samples have the weight 0; at least one must have more")
     return sums
 
 
-def _values(table: SampleTable, weights: Weights) -> list[object]:
+def _values(table: SampleTable, weights: Weights, named: Collection[str]) -> list[object]:
     if isinstance(weights, str):
         values: list[object] = table.values[weights].tolist()
         return values
-    columns = [column.tolist() for column in table.values.values()]
-    samples = zip(*columns, strict=True) if columns else [()] * len(table)
+    columns = {name: column.tolist() for name, column in table.values.items()}
+    lacking: dict[str, int] = {}
+    for name, column in columns.items():
+        if name not in named and not table.layout.is_required(name) and None in column:
+            lacking[name] = column.index(None)
+    given = {name: column for name, column in columns.items() if name not in lacking}
+    samples = zip(*given.values(), strict=True) if given else [()] * len(table)
     found: list[object] = []
     for row, sample in enumerate(samples):
         try:
-            found.append(weights(dict(zip(table.values, sample, strict=True))))
+            found.append(weights(dict(zip(given, sample, strict=True))))
         except Exception as error:
+            if isinstance(error, KeyError) and error.args and error.args[0] in lacking:
+                name = error.args[0]
+                raise SampleError(
+                    f"{table.name(lacking[name])} has no {name!r}, for which the weights function asks: narrow the"
+                    f" query with {{{name!r}: {{'$exists': True}}}}, or name it in fields= to get None"
+                ) from error
             cause = f"{type(error).__name__}: {error}"
             raise SampleError(f"{table.name(row)}: the weights function raised {cause}") from error
     return found

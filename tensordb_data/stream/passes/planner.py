@@ -26,6 +26,7 @@ from tensordb_data.stream.plan.cache import PlanCache, plan_key
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.index_reader import bounded
 from tensordb_data.stream.plan.index_snapshot import DataMoved, IndexSnapshot, lacks_snapshot, open_snapshot
+from tensordb_data.stream.plan.left_out import tell_left_out
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.spec import StreamSpec
@@ -109,6 +110,8 @@ class Planner:
 
     def _layout(self, schemas: Mapping[str, Schema]) -> FieldLayout:
         layout = FieldLayout.choose(self.spec.fields, schemas)
+        if self.spec.fields is None:
+            tell_left_out(layout)
         if schemas and not layout.fields:
             raise QueryError(
                 f"there is no field that all samples of {', '.join(map(repr, sorted(schemas)))} have: give `fields`, or"
@@ -317,7 +320,7 @@ class Planner:
             values = self._plan_at(plan.versions, named) if now is None else self._read(named, plan.versions, now)
             if values.ids != plan.ids:
                 raise StateError("samples were deleted or edited while the stream began; begin again")
-            self._weights = (plan, cumulative_weights(values.table, weights))
+            self._weights = (plan, cumulative_weights(values.table, weights, self.spec.fields or ()))
         return self._weights[1]
 
     def drop(self) -> None:

@@ -112,6 +112,9 @@ def _text(reply: bytes, value: _Value) -> str:
 def _refs(rows: Documents, values: Mapping[str, _Value], path: str) -> BlobRefs | None:
     segment, offset, length = (values.get(path + part) for part in "kon")
     packed = values.get(path + "z")
+    sizes = [value for value in (offset, length) if value is not None]
+    if any(value.kind not in _KINDS["int"] for value in sizes) or (packed is not None and packed.kind != _BOOL):
+        return None
     compressed = None if packed is None else _column(rows, packed)
     if segment is None and offset is None and length is not None:
         nothing = np.zeros(len(rows), np.int64)

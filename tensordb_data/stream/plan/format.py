@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.stream.plan.inline import InlineBlobs
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, objects
@@ -133,7 +134,7 @@ def _column(data: NDArray[np.uint8], dtype: str, shape: list[int], small: bool) 
     if small:
         data = np.frombuffer(zstandard.ZstdDecompressor().decompress(data.data), np.uint8)
     if dtype == "|O":
-        return objects(bson.decode(data.tobytes())["v"])
+        return objects(bson.decode(data.tobytes(), LENIENT)["v"])
     if small and data.size:
         data = np.ascontiguousarray(data.reshape(-1, shape[0]).T).reshape(-1)
     return data.view(dtype).reshape(shape)

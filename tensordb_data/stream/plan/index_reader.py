@@ -11,6 +11,7 @@ from pymongo.client_session import ClientSession
 from pymongo.cursor import Cursor
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
+from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.mongo.errors import is_cursor_lost
 from tensordb_data.stream.plan.bson_columns import table_from_bson
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
@@ -104,7 +105,7 @@ class IndexReader:
     def _table(self, reply: bytes) -> SampleTable:
         found = table_from_bson(self._layout, reply)
         if found is None:
-            docs = decode_all(reply)
+            docs = decode_all(reply, LENIENT)
             found = table_from_docs(self._layout, docs), (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
         table, self._after = found
         self._read += len(table)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from bson import ObjectId
+from bson import Int64, ObjectId
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import MALFORMED, BlobRefs, is_reference, references_of
 from tensordb_data.errors import QueryError
 from tensordb_data.schema.schema import Schema
 from tensordb_data.stream.plan.inline import InlineBlobs, inline_from_docs
@@ -20,6 +20,8 @@ INTERNAL = ("_id", "dataset", "tags")
 """What every sample has besides the fields of its schema; delivered when named in `fields`."""
 
 _DTYPES = {"int": np.int64, "float": np.float64, "bool": np.bool_}
+_TYPES: dict[str, set[type]] = {"int": {int, Int64}, "float": {float}, "bool": {bool}}
+_MALFORMED = {"k": INLINE, "o": 0, "n": MALFORMED}
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,13 @@ class FieldLayout:
         return cls(fields, schemas)
 
     def index_fields(self) -> FieldLayout:
-        """The layout of all fields that every sample has in the index."""
-        required = FieldLayout.choose(None, self.schemas)
-        return FieldLayout(tuple(name for name in required.fields if not self.is_blob(name)), self.schemas)
+        """The layout of all fields in the index, those included that some samples may lack."""
+        known = dict.fromkeys(name for schema in self.schemas.values() for name in schema)
+        return FieldLayout(tuple(name for name in known if not self.is_blob(name)), self.schemas)
+
+    def is_required(self, name: str) -> bool:
+        """Whether every sample has the field."""
+        return all(name in schema and not schema[name].optional for schema in self.schemas.values())
 
     def is_blob(self, name: str) -> bool:
         """Whether the field's bytes live in a segment."""
@@ -152,7 +158,8 @@ def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> S
     for name in layout.fields:
         if layout.is_blob(name):
             # If there is no blob, a projection of its parts leaves an empty document.
-            parts = [doc["_tdb"].get("b", {}).get(name) or None for doc in docs]
+            parts = [references_of(doc).get(name) or None for doc in docs]
+            parts = [part if part is None or is_reference(part) else _MALFORMED for part in parts]
             refs[name] = _refs(parts)
             if (found := inline_from_docs(parts)) is not None:
                 inline[name] = found
@@ -219,10 +226,11 @@ def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
 
 def _column(layout: FieldLayout, name: str, items: list[Any]) -> NDArray[Any]:
     kinds = {getattr(schema[name], "kind", None) for schema in layout.schemas.values() if name in schema}
-    dtype = _DTYPES.get(str(kinds.pop())) if len(kinds) == 1 else None
-    if dtype is None or None in items:
+    kind = str(kinds.pop()) if len(kinds) == 1 else ""
+    # What is missing, or was written by another tool as something else, is told when its sample is loaded.
+    if kind not in _DTYPES or not set(map(type, items)) <= _TYPES[kind]:
         return objects(items)
-    return np.array(items, dtype=dtype)
+    return np.array(items, dtype=_DTYPES[kind])
 
 
 def _names(schemas: Mapping[str, Schema]) -> str:

@@ -14,9 +14,11 @@ import mongomock
 import numpy as np
 import pymongo
 import pytest
+from pymongo.errors import NetworkTimeout
 
 from tensordb_data import ConnectError, QueryError, StorageError, TensorDB, UnsupportedError
 from tensordb_data.common.sizes import parse_size
+from tensordb_data.warehouse import catalog
 
 
 def fill(db: TensorDB, dataset: str = "d", n: int = 3) -> None:
@@ -236,3 +238,12 @@ def test_a_reader_without_rights_to_write_can_open_a_ready_warehouse(db: TensorD
 
     assert prepare(again.database, "gridfs://", None)[0]["id"] == 0
     again.close()
+
+
+def test_a_server_that_answers_too_late_is_one_error(mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*args: object) -> None:
+        raise NetworkTimeout("timed out")
+
+    monkeypatch.setattr(catalog, "prepare", late)
+    with pytest.raises(ConnectError, match=r"answered too late, or went away: timed out; .*timeoutMS"):
+        TensorDB(f"{mongo_uri}&timeoutMS=1000")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -54,6 +55,27 @@ def test_what_exists_and_then_what_comes(db: TensorDB) -> None:
     write(db, range(29, 32))
     reader.join(20)
     assert waiting == [29, 30, 31]
+    batches.close()  # type: ignore[attr-defined]
+
+
+def test_a_dataset_that_does_not_exist_yet_is_waited_for(db: TensorDB, caplog: pytest.LogCaptureFixture) -> None:
+    waits = threading.Event()
+    told = logging.Handler()
+    told.emit = lambda record: waits.set()  # type: ignore[method-assign]
+    logging.getLogger("tensordb_data.stream").addHandler(told)
+    batches = iter(follow(db))
+    received: list[int] = []
+    reader = threading.Thread(target=lambda: received.extend(taken(batches, 3)))
+    try:
+        reader.start()
+        assert waits.wait(20)
+        write(db, range(2), "other")
+        write(db, range(3))
+        reader.join(20)
+    finally:
+        logging.getLogger("tensordb_data.stream").removeHandler(told)
+    assert received == [0, 1, 2]
+    assert caplog.messages == ["dataset 'pong' does not exist yet; the stream waits for its first samples"]
     batches.close()  # type: ignore[attr-defined]
 
 

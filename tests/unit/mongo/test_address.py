@@ -41,6 +41,20 @@ def test_uri() -> None:
     assert parse("mongodb://%2Ftmp%2Fa.sock/tdb").database == "tdb"
 
 
+def test_folders_that_look_odd_and_are_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("/data/a:1@b", "it's/w", "a b", "/x/host:27017", "~", "C:/data"):
+        assert parse(text).folder == Path(text).expanduser().absolute()
+    monkeypatch.setenv("TENSORDB", '"mongodb://u:topsecret@h/db"')
+    with pytest.raises(ConnectError, match=r"in \$TENSORDB begins or ends with a quote") as caught:
+        parse()
+    assert "topsecret" not in str(caught.value)
+
+
+def test_a_mechanism_that_cannot_log_in_is_one_line() -> None:
+    with pytest.raises(ConnectError, match=r"cannot connect to 127.0.0.1:1: .*OIDC"):
+        open_client(parse("mongodb://127.0.0.1:1/?authMechanism=MONGODB-OIDC"))
+
+
 def test_original_signature() -> None:
     address = parse(
         ip="146.169.15.140", port=27017, db_name="your_db", user_name=None, password=None, studyID="1"
@@ -97,6 +111,19 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"location": 3}, "the location is int"),
         ({"location": ["w"]}, "the location is list"),
         ({"location": "w\0"}, "NUL"),
+        ({"location": '"mongodb://u:topsecret@h/db"'}, "the location begins or ends with a quote"),
+        ({"location": " mongodb://u:topsecret@h/db"}, "begins or ends with a quote, a blank"),
+        ({"location": "\ufeffmongodb://u:topsecret@h/db"}, "begins or ends with a quote"),
+        ({"location": "./wh\n"}, "begins or ends with a quote, a blank or a line break"),
+        ({"location": Path("mongodb://u:topsecret@h/db")}, "looks like an address, which is written as text"),
+        ({"location": Path("mongodb+srv://u:topsecret@h/db")}, "looks like an address"),
+        ({"location": "u:topsecret@h/db"}, "looks like an address"),
+        ({"location": "see mongodb://u:topsecret@h/db"}, "looks like an address"),
+        ({"location": "localhost:27017"}, "looks like a host and a port.*mongodb://host:port"),
+        ({"location": "db-1.example.net:27017/shoes"}, "looks like a host and a port"),
+        ({"location": "[::1]:27017"}, "looks like a host and a port"),
+        ({"location": "~nobody-of-that-name/w"}, "home of a user that is not known here, '~nobody-of-that-name'"),
+        ({"location": "mongodb://u:topsecret@h/?tls=true&tlsCAFile=/nope.pem"}, "cannot be read /nope.pem"),
         ({"client": "mongodb://h"}, "client is a str"),
         ({"location": "w", "db_name": "admin"}, "the server's own"),
         ({"ip": "h", "db_name": "local"}, "the server's own"),

@@ -103,11 +103,40 @@ def test_numpy_numbers_and_python_types_become_plain() -> None:
     assert Query("data", {"n": re.compile("a", re.I)}).filter == {"n": Regex("a", re.I)}
 
 
+TEXT, OTHER = "65f0c0ffee65f0c0ffee65f0", "65F0C0FFEE65F0C0FFEE65F1"
+ID, ID2 = ObjectId(TEXT), ObjectId(OTHER)
+
+
+@pytest.mark.parametrize(
+    ("collection", "written", "meant"),
+    [
+        ("data", {"_id": TEXT}, {"_id": ID}),
+        ("data", {"_id": {"$nin": [TEXT, ID2]}}, {"_id": {"$nin": [ID, ID2]}}),
+        ("jobs", {"_id": {"$ne": TEXT, "$gte": OTHER}}, {"_id": {"$ne": ID, "$gte": ID2}}),
+        ("params", {"$or": [{"_id": {"$not": {"$in": [TEXT]}}}]}, {"$or": [{"_id": {"$not": {"$in": [ID]}}}]}),
+        ("logs", {"$and": [{"$nor": [{"_id": {"$gt": TEXT}}]}]}, {"$and": [{"$nor": [{"_id": {"$gt": ID}}]}]}),
+        ("jobs", {"after": TEXT}, {"after": ID}),
+        ("jobs", {"after": {"$elemMatch": {"$in": [TEXT]}}}, {"after": {"$elemMatch": {"$in": [ID]}}}),
+        ("params", {"lineage.parent": {"$in": [TEXT, None]}}, {"lineage.parent": {"$in": [ID, None]}}),
+        ("data", {"$expr": {"$in": ["$_id", [TEXT, OTHER]]}}, {"$expr": {"$in": ["$_id", [ID, ID2]]}}),
+        ("data", {"$expr": {"$eq": [TEXT, "$$ROOT._id"]}}, {"$expr": {"$eq": [ID, "$$ROOT._id"]}}),
+        ("data", {"$expr": {"$eq": [{"$toString": "$_id"}, TEXT]}}, {"$expr": {"$eq": [{"$toString": "$_id"}, TEXT]}}),
+        ("data", {"after": TEXT, "_id": {"$exists": True}}, {"after": TEXT, "_id": {"$exists": True}}),
+    ],
+)  # fmt: skip
+def test_ids_may_be_written_as_text(collection: str, written: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert Query(collection, written).filter == meant
+    assert Query.from_json(Query(collection, written).to_json()) == Query(collection, meant)
+
+
 @pytest.mark.parametrize(
     ("filter", "says"),
     [
         ({"$where": "true"}, "runs code on the server"),
-        ({"_id": "65f0c0ffee65f0c0ffee65f0"}, "an _id is a bson.ObjectId"),
+        ({"_id": "first"}, "'_id' holds ids, of 24 hexadecimal digits"),
+        ({"$nor": [{"_id": {"$not": {"$in": ["65f0c0ffee65f0c0ffee65f0", ""]}}}]}, "holds ids.*found the text ''"),
+        ({"_id": {"$regex": "^65f0"}}, r"match no \$regex"),
+        ({"$expr": {"$eq": ["$_id", "first"]}}, "holds ids"),
         ({"a": [{"b": {"$function": {}}}]}, "runs code on the server"),
         ({"$expr": {"$accumulator": {}}}, "runs code on the server"),
         ({"_tdb.p": "other"}, "internal"),
@@ -124,6 +153,9 @@ def test_numpy_numbers_and_python_types_become_plain() -> None:
         ({"a": object()}, "cannot be stored"),
         ({"a": dt.date(2024, 1, 1)}, "datetime"),
         ({"a": "\ud800"}, "Unicode"),
+        ({"a": {"$in": ["x" * 2**20] * 17}}, "the filter has 17 MB, and MongoDB takes 16 MB"),
+        ({"a": dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=5)))}, "'a': .*years 1 to 9999"),
+        ({"a": [dt.datetime(9999, 12, 31, 23, tzinfo=dt.timezone(dt.timedelta(hours=-5)))]}, "'a.0': .*years 1 to"),
         ({"a": 1 + 2j}, "cannot be stored"),
     ],
 )

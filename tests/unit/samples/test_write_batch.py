@@ -12,7 +12,8 @@ from tensordb_data import Array, Scalar, SchemaError, Text
 from tensordb_data.blobs.segments.format import read_segment
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.samples import write_batch as batch_module
-from tensordb_data.samples.columns import count_rows, encode_columns, first_row, make_ids
+from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
+from tensordb_data.samples.inference import first_value
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import Schema, check_names
 
@@ -113,7 +114,7 @@ def test_unknown_and_missing_fields() -> None:
 def test_columns_of_numbers_alone_are_no_columns() -> None:
     with pytest.raises(SchemaError, match="at least one column"):
         count_rows("d", {"a": 1, "b": "x"})
-    assert first_row({"a": np.arange(3), "b": "x"}) == {"a": 0, "b": "x"}
+    assert [first_value(column) for column in (np.arange(3), "x", [None, b"", b"y"])] == [0, "x", b"y"]
 
 
 def test_ids_must_be_object_ids() -> None:

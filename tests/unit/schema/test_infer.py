@@ -59,7 +59,6 @@ def png(dtype: str = "uint8") -> bytes:
         ([1, 2], Scalar("json")),
         ((1, 2), Scalar("json")),
         ({"a": 1}, Scalar("json")),
-        (None, Scalar("json", optional=True)),
     ],
 )
 def test_infer(value: Any, field: Field) -> None:
