@@ -10,6 +10,7 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
+from tensordb_data.samples.evolve import DatasetSchema
 from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
@@ -108,9 +109,13 @@ class Data(Collection[Sample]):
         """
         return compact(self._warehouse, dataset, progress)
 
-    def schema(self, dataset: str) -> Mapping[str, Field] | None:
-        """The schema of a dataset; None when there is no such dataset, or it never had a sample."""
-        return self._warehouse.datasets.schemas([dataset]).get(dataset)
+    def schema(self, dataset: str) -> DatasetSchema | None:
+        """The schema of a dataset; None when there is no such dataset, or it never had a sample.
+
+        It is a mapping of name to field. `db.data.schema("x").evolve(mask=Array("uint8", optional=True))` widens it.
+        """
+        found = self._warehouse.datasets.schemas([dataset]).get(dataset)
+        return None if found is None else DatasetSchema(found, self._warehouse, dataset)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
         return make_samples(self._warehouse, docs)

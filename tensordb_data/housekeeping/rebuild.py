@@ -135,7 +135,11 @@ class _Rebuild:
     def _agree(self, documents: SegmentDocuments) -> None:
         given = Schema.from_doc(documents.schema)
         newer = self._schemas.setdefault(documents.dataset, given)
-        self._schemas[documents.dataset] = Schema({**newer, **newer.missing(given, documents.dataset)})
+        try:
+            agreed = Schema({**newer, **newer.missing(given, documents.dataset, older=True)})
+        except SchemaError:  # a writer that was open when the schema was widened has written the newer one
+            agreed = Schema({**given, **given.missing(newer, documents.dataset, older=True)})
+        self._schemas[documents.dataset] = agreed
 
     def _enter(self, documents: SegmentDocuments, segment: ObjectId) -> None:
         docs = []

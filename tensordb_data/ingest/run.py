@@ -66,7 +66,7 @@ def ingest(
     path = Path(source)
     fixed = plain(dict(set or {}), lambda message: SchemaError(f"set: {message}"))
     opened = open_source(path)
-    stored = db.data.schema(dataset) or {}
+    stored: Mapping[str, Field] = db.data.schema(dataset) or {}
     if isinstance(opened, ImageFolder) and "class" in stored:
         opened.keep_labels(db, dataset)
     if clash := [name for name in fixed if name in opened.schema(stored)]:

@@ -18,7 +18,8 @@ from tensordb_data.errors import DuplicateError, SchemaError, StorageError, Tens
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.write_batch import WriteBatch
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema import Scalar
+from tensordb_data.schema.schema import Schema, located
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -54,9 +55,23 @@ def is_empty(warehouse: Warehouse, dataset: str, session: Any = None) -> bool:
 
 
 def merge_schema(
-    warehouse: Warehouse, dataset: str, stored: Schema | None, given: Schema, session: Any = None
+    warehouse: Warehouse,
+    dataset: str,
+    stored: Schema | None,
+    given: Schema,
+    session: Any = None,
+    *,
+    older: bool = False,
 ) -> Schema:
     """Merge the schema of a writer into that of the dataset.
+
+    Args:
+        warehouse: The warehouse.
+        dataset: The dataset.
+        stored: Its schema.
+        given: That of the writer.
+        session: Of a transaction.
+        older: Whether the writer had the schema of the dataset when it was opened, which may have been widened since.
 
     Returns:
         The stored schema, with the optional fields that only the given one has. If the two do not fit and the dataset
@@ -65,10 +80,12 @@ def merge_schema(
     Raises:
         SchemaError: The two do not fit, and the dataset has samples.
     """
-    if stored is None or stored == given:
+    if stored is None:
         return given
+    if stored == given:
+        return stored
     try:
-        return Schema({**stored, **stored.missing(given, dataset)})
+        return Schema({**stored, **stored.missing(given, dataset, older=older)})
     except SchemaError:
         if is_empty(warehouse, dataset, session):
             return given
@@ -181,9 +198,22 @@ class _Body:
                 )
         return schema
 
+    def _fit(self, schema: Schema) -> None:
+        """Make floats of the integers that were added before the schema was widened."""
+        for name, field in schema.items():
+            before = self._schema.get(name)
+            if not (isinstance(field, Scalar) and isinstance(before, Scalar)) or before.kind == field.kind:
+                continue
+            for doc in self._batch.docs:
+                try:
+                    doc.update({name: field.read(doc[name])} if name in doc else {})
+                except SchemaError as error:
+                    raise SchemaError(located(self._dataset, name, field, error)) from None
+
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
-        schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session)
+        schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session, older=True)
+        self._fit(schema)
         if schema != stored:
             self._warehouse.index["datasets"].update_one(
                 {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session

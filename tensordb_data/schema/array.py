@@ -18,6 +18,7 @@ from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaErro
 from tensordb_data.schema.field import BlobField, Buffer, Element, Rows, describe
 
 Shape = tuple[int | None, ...]
+_PADDED = 0x80  # in the byte of the number of dimensions
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -38,6 +39,8 @@ class Array(BlobField):
 
     dtype: str
     shape: Shape | None = None
+    was: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True, compare=False)
+    """The shape that was fixed before it was made free. Its values are stored as their bytes alone still."""
 
     kind: ClassVar[str] = "array"
 
@@ -47,7 +50,8 @@ class Array(BlobField):
 
     def to_doc(self) -> dict[str, Any]:
         shape = None if self.shape is None else list(self.shape)
-        return self._doc(kind=self.kind, dtype=self.dtype, shape=shape)
+        doc = self._doc(kind=self.kind, dtype=self.dtype, shape=shape)
+        return doc if self.was is None else {**doc, "was": list(self.was)}
 
     @property
     def fixed_shape(self) -> tuple[int, ...] | None:
@@ -63,6 +67,11 @@ class Array(BlobField):
         return None if shape is None else math.prod(shape) * numpy_dtype(self.dtype).itemsize
 
     @property
+    def _bare_nbytes(self) -> int:
+        """The length that means the bytes alone of a value that has the shape that was fixed; -1 if none was."""
+        return -1 if self.was is None else math.prod(self.was) * numpy_dtype(self.dtype).itemsize
+
+    @property
     def element(self) -> Element:
         return self.dtype, self.shape
 
@@ -72,10 +81,15 @@ class Array(BlobField):
     def encode(self, value: Any) -> Buffer:
         array = self._array(value)
         body = _little(array).reshape(-1).view(np.uint8).data
-        if self.fixed_shape is not None:
+        if self.fixed_shape is not None or array.shape == self.was:
             return body
         head = struct.pack(f"<B{array.ndim}q", array.ndim, *array.shape)
+        if len(head) + len(body) == self._bare_nbytes:  # such a length means bytes alone
+            head = struct.pack(f"<BB{array.ndim}q", array.ndim | _PADDED, 0, *array.shape)
         return b"".join((head, body))
+
+    def stored_alike(self, other: BlobField) -> bool:
+        return self == other and isinstance(other, Array) and self.was == other.was
 
     def encode_rows(self, values: Any) -> Rows | None:
         shape, size = self.fixed_shape, self.fixed_nbytes
@@ -90,6 +104,8 @@ class Array(BlobField):
 
     def decode(self, buf: Buffer) -> npt.NDArray[Any]:
         shape, start = self.fixed_shape, 0
+        if shape is None and self.was is not None and len(buf) == self._bare_nbytes:
+            shape = self.was
         if shape is None:
             shape, start = self._read_head(buf)
         dtype = numpy_dtype(self.dtype)
@@ -114,11 +130,13 @@ class Array(BlobField):
         return _native(flat.view(dtype)).reshape(len(rows), *shape)
 
     def _read_head(self, buf: Buffer) -> tuple[tuple[int, ...], int]:
-        ndim = buf[0] if len(buf) else 255
-        start = 1 + 8 * ndim
+        ndim, first = buf[0] if len(buf) else 255, 1
+        if self.was is not None and ndim & _PADDED:
+            ndim, first = ndim & ~_PADDED, 2
+        start = first + 8 * ndim
         if ndim > 64 or len(buf) < start:
             raise CorruptBlobError(f"expected an array with its dimensions, found {len(buf)} bytes that have none")
-        shape = struct.unpack_from(f"<{ndim}q", buf, 1)
+        shape = struct.unpack_from(f"<{ndim}q", buf, first)
         if any(n < 0 for n in shape) or not self._fits(shape):
             raise CorruptBlobError(f"expected an array of shape {self.shape}, found {shape}")
         return shape, start

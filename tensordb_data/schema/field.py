@@ -34,7 +34,7 @@ class Field(abc.ABC):
     def __repr__(self) -> str:
         # As one writes it: without defaults, and by name from the first that was left out.
         shown: list[str] = []
-        own = [field for field in dataclasses.fields(self) if field.name != "optional"]
+        own = [field for field in dataclasses.fields(self) if field.name not in ("optional", "was")]
         for i, field in enumerate(own):
             value = getattr(self, field.name)
             if value != field.default:
@@ -96,6 +96,10 @@ class BlobField(Field):
         Raises:
             CorruptBlobError: the bytes are not what `encode` writes.
         """
+
+    def stored_alike(self, other: BlobField) -> bool:
+        """Whether the values of another field are decoded in the same way."""
+        return self == other
 
     def encode_rows(self, values: Any) -> Rows | None:
         """The encoded form of n values, uint8[n, size], or None where sizes may differ."""

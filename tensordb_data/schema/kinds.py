@@ -26,7 +26,9 @@ def field_from_doc(doc: Mapping[str, Any]) -> Field:
     kind = doc_value(doc, "kind")
     optional = bool(doc.get("optional", False))
     if kind == "array":
-        return Array(doc_value(doc, "dtype"), doc.get("shape"), optional=optional)
+        was = doc.get("was")
+        was = None if was is None else tuple(int(n) for n in was)
+        return Array(doc_value(doc, "dtype"), doc.get("shape"), optional=optional, was=was)
     if kind == "image":
         return Image(doc_value(doc, "mode", "unchanged"), doc_value(doc, "dtype", "uint8"), optional=optional)
     if kind == "bytes":

@@ -9,6 +9,7 @@ from typing import Any
 
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema import Array, Field, Scalar, field_from_doc, infer
+from tensordb_data.schema.widening import widened
 
 PROVENANCE = "provenance"
 """The key under which a sample says which of its values were set by a machine."""
@@ -97,8 +98,13 @@ class Schema(Mapping[str, Field]):
                 raise SchemaError(f"dataset {dataset!r}, field {name!r}: {error}") from None
         return cls(out)
 
-    def missing(self, given: Schema, dataset: str) -> dict[str, Field]:
+    def missing(self, given: Schema, dataset: str, *, older: bool = False) -> dict[str, Field]:
         """The fields that `given` adds to this, stored, schema.
+
+        Args:
+            given: Another schema of the dataset.
+            dataset: The dataset, for messages.
+            older: Whether `given` was the stored one before, so that this one may have been widened since.
 
         Raises:
             SchemaError: The two differ in more than further optional fields.
@@ -113,6 +119,8 @@ class Schema(Mapping[str, Field]):
                         f"a new one; samples without it exist, so declare it with optional=True: {field!r}"
                     )
                 added[name] = field
+            elif older and widened(field, stored) is not None:
+                continue
             elif stored != field and stored != dataclasses.replace(field, optional=True):
                 raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected {stored!r}, as stored, found "
                                   f"{field!r}; use the stored schema, or write to another dataset")  # fmt: skip
@@ -161,19 +169,29 @@ def unknown_field(dataset: str, name: str, schema: Schema) -> SchemaError:
     """The error for a field that the schema does not have."""
     return SchemaError(
         f"dataset {dataset!r}, field {name!r}: expected the fields {', '.join(schema)}, found a new one; to add it, "
-        f"open the writer with schema={{..., {name!r}: <field>(..., optional=True)}}"
+        f"db.data.schema({dataset!r}).evolve({name}=<field>(..., optional=True)) before the writer is opened"
     )
 
 
 def missing_field(dataset: str, name: str, field: Field) -> SchemaError:
     """The error for a field that a sample must have."""
     return SchemaError(f"dataset {dataset!r}, field {name!r}: expected {field!r}, found nothing; "
-                       "give it a value, or declare it with optional=True when the dataset is made")  # fmt: skip
+                       "give it a value, or let samples lack it from now on: "
+                       f"{_evolve(dataset, name, dataclasses.replace(field, optional=True))}")  # fmt: skip
 
 
 def located(dataset: str, name: str, field: Field, error: Exception, row: int | None = None) -> str:
     """The text of an error of a field, with the place of the error and what to do about it."""
     advice = ""
     if isinstance(field, Array) and "shape" in str(error):
-        advice = f'; for shapes that vary, make the dataset with schema={{{name!r}: Array("{field.dtype}")}}'
+        free = Array(field.dtype, optional=field.optional)
+        advice = f"; for shapes that vary, make the dataset with schema={{{name!r}: {free!r}}}, or "
+        advice += _evolve(dataset, name, free)
+    elif isinstance(field, Scalar) and field.kind == "int" and "found float" in str(error):
+        advice = f"; to take floats from now on: {_evolve(dataset, name, dataclasses.replace(field, kind='float'))}"
     return f"dataset {dataset!r}, field {name!r}{'' if row is None else f', row {row}'}: {error}{advice}"
+
+
+def _evolve(dataset: str, name: str, field: Field) -> str:
+    """How a program widens a field."""
+    return f"db.data.schema({dataset!r}).evolve(**{{{name!r}: {field!r}}})"

@@ -93,7 +93,7 @@ def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> V
             f" {{{name!r}: {{'$exists': True}}}}, or leave it out of `fields`"
         )
     fields = [cast(BlobField, table.layout.schemas[dataset][name]) for dataset in table.datasets]
-    if all(field == fields[0] for field in fields[1:]):
+    if all(field.stored_alike(fields[0]) for field in fields[1:]):
         return _decode(table, name, fields[0], reader, clock)
     items: list[Any] = [None] * len(table)
     for index, field in enumerate(fields):
