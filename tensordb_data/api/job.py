@@ -23,7 +23,7 @@ from tensordb_data.errors import (
 )
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import resolve_dependencies
-from tensordb_data.jobs.spec import result_value
+from tensordb_data.jobs.spec import QUERIES, result_value
 from tensordb_data.mongo.claims import Claim, confirmed
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import Query
@@ -70,9 +70,19 @@ class Job(LinkedRecord):
         return rows
 
     def selection(self, name: str) -> Selection[Any] | None:
-        """The Selection `"data"`, `"architecture"` or `"params"` of the job; None if the job has no such query."""
+        """The Selection `"data"`, `"architecture"` or `"params"` of the job; None if the job has no such query.
+
+        Raises:
+            QueryError: Another tool has written a query that is malformed, or of another collection.
+        """
         text = self._doc.get(name)
-        return None if text is None else self.db.select(Query.from_json(text))
+        if text is None:
+            return None
+        query = Query.from_json(text)
+        if query.collection != QUERIES[name]:
+            raise QueryError(f"job {self.id}: {name!r} is a query of db.{QUERIES[name]}; found {query.brief}")
+        selected: Selection[Any] = self.db.select(query)
+        return selected
 
     def refresh(self) -> Job:
         """Read the job again.

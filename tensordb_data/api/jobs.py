@@ -19,6 +19,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
+from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import (
     JobLimits,
     JobOptions,
@@ -230,6 +231,7 @@ class Jobs(Collection[Job]):
             "status": "ready",
             "kind": {"$in": list(kinds)},
             **within(has),
+            **WELL_FORMED,
             "$expr": {"$lte": ["$due", "$$NOW"]},
         }
 

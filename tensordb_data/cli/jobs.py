@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,17 +79,16 @@ def show(id: Id, as_json: Json = False, db: Db = None, project: Project = None) 
         if as_json:
             _print_json([job], explanation=job.explain())
             return
-        typer.echo(f"job {job.id} ({job['kind']}, {job.get('entry', 'script')})\n{job.explain()}")
+        typer.echo(f"job {job.id} ({job.get('kind')}, {job.get('entry', 'script')})\n{job.explain()}")
         for name in ("args", *QUERIES, "requires", "result", "tags"):
             if job.get(name):
                 typer.echo(f"{name}: {json_util.dumps(job[name])}")
-        for event in job["events"]:
-            rest = {name: value for name, value in event.items() if name not in ("at", "event", "reason")}
-            details = " ".join(f"{name}={value}" for name, value in rest.items())
-            typer.echo(f"{event['at']:%Y-%m-%d %H:%M:%S}  {event['event']}  {details}")
+        history = job.get("events")
+        for event in history if isinstance(history, list) else ():
+            typer.echo(_event(event))
         rows = opened.logs.find({"run": job.run, "kind": "output"}, sort=[("_id", -1)], limit=_OUTPUT).all()
         for row in reversed(rows):
-            typer.echo(f"| {row['text']}")
+            typer.echo(f"| {row.get('text')}")
 
 
 @jobs.command()
@@ -208,11 +207,23 @@ def _print_json(found: Iterable[Job], **more: Any) -> None:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    reason = job.get("reason", "").strip().splitlines()[-1:]
+    """The row of a job, also of one that another tool has written."""
+    get = job.get
+    reason = str(get("reason") or "").strip().splitlines()[-1:]
+    progress = get("progress")
     return {
-        "id": str(job.id), "kind": job["kind"], "status": job["status"],
-        "attempt": f"{job['attempts']}/{job['max_attempts']}",
-        "progress": None if job.get("progress") is None else f"{job['progress']:.0%}",
-        "args": job["args"], "result or reason": brief(job["result"]) if job["status"] == "done" else " ".join(reason),
-        "what": job.get("entry", "script"), "worker": job.get("worker"), "tags": job.tags,
+        "id": str(job.id), "kind": get("kind"), "status": get("status"),
+        "attempt": f"{brief(get('attempts'))}/{brief(get('max_attempts'))}",
+        "progress": f"{progress:.0%}" if isinstance(progress, float) else progress, "args": get("args"),
+        "result or reason": brief(get("result")) if get("status") == "done" else " ".join(reason),
+        "what": get("entry", "script"), "worker": get("worker"), "tags": get("tags"),
     }  # fmt: skip
+
+
+def _event(event: Any) -> str:
+    if not isinstance(event, Mapping):
+        return brief(event)
+    at = event.get("at")
+    rest = {name: value for name, value in event.items() if name not in ("at", "event", "reason")}
+    details = " ".join(f"{name}={value}" for name, value in rest.items())
+    return f"{f'{at:%Y-%m-%d %H:%M:%S}' if isinstance(at, dt.datetime) else brief(at)}  {event.get('event')}  {details}"

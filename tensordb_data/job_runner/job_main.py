@@ -74,7 +74,7 @@ def die_with(worker: int) -> None:
 def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
     try:
         try:
-            result = _script(job) if "script" in job else _entry(job, ticket["allow"])
+            result = _run(job, ticket)
         finally:
             if os.getpid() != pid:  # a fork of the job came out of it too
                 os._exit(0)
@@ -93,6 +93,15 @@ def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
         while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
             frames = frames.tb_next
         job.fail(error.with_traceback(frames))
+
+
+def _run(job: Job, ticket: dict[str, Any]) -> Any:
+    """Runs what the job names, if the worker may: the document may have changed since it was claimed."""
+    if "script" not in job:
+        return _entry(job, ticket["allow"])
+    if not ticket["scripts"]:
+        raise Refusal("this worker runs no stored scripts (--allow-scripts)")
+    return _script(job)
 
 
 def _entry(job: Job, allow: list[str]) -> Any:
@@ -126,7 +135,10 @@ def _script(job: Job) -> Any:
 
 
 def _arguments(job: Job) -> dict[str, Any]:
-    queries = {name: job.selection(name) for name in QUERIES if name in job}
+    try:
+        queries = {name: job.selection(name) for name in QUERIES if name in job}
+    except QueryError as error:
+        raise Refusal(str(error)) from None
     return {**job["args"], **queries}
 
 

@@ -23,6 +23,7 @@ from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.job_process import JobProcess
 from tensordb_data.jobs import worker_registry
 from tensordb_data.jobs.permissions import Permissions
+from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
@@ -126,7 +127,10 @@ class Worker:
                     self._draining.wait(_POLL)
                     continue
                 count += 1
-                self._run(job)
+                try:
+                    self._run(job)
+                except Exception as error:  # what another tool made of one job must not end the worker
+                    self._say(f"job {job.id}: not reported, its lease will run out: {type(error).__name__}: {error}")
         finally:
             ended.set()
             signs.join()
@@ -152,7 +156,7 @@ class Worker:
 
     def _watch(self, job: Job, process: JobProcess, heartbeat: _Heartbeat) -> str:
         """Wait for the end of the process, and end it when that is due; returns why it was ended."""
-        limit = time.monotonic() + job.get("time_limit", float("inf"))
+        limit = time.monotonic() + _time_limit(job)
         end = _Ending(process, self._grace)
         paused = False
         while not process.ends_within(_LOOK):
@@ -178,6 +182,7 @@ class Worker:
     def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str) -> None:
         """Report how the job ended, if the process has not reported it."""
         heartbeat.close()
+        limit = _time_limit(job)
         try:
             if heartbeat.lost or job.refresh()["status"] != "running" or not job._is_held():
                 self._say(f"job {job.id}: {job.status if not heartbeat.lost else 'lost to another worker, or deleted'}")
@@ -187,7 +192,7 @@ class Worker:
             elif told == "stopped":
                 job.release()
             elif told == "time limit":
-                job.fail(f"stopped after its time limit of {job['time_limit']:g} s")
+                job.fail(f"stopped after its time limit of {limit:g} s")
             else:
                 job.fail(how)
             self._say(f"job {job.id}: {'handed back' if told == 'stopped' else job.status}")
@@ -214,7 +219,8 @@ class Worker:
         """Whether there is a job that this worker could still get."""
         kinds = {} if self._kinds is None else {"kind": {"$in": self._kinds}}
         filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
-        return self._db.warehouse.index["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
+        wanted = {**filter, **self._runnable(), **WELL_FORMED}
+        return self._db.warehouse.index["jobs"].find_one(wanted, {"_id": 1}) is not None
 
     def _report_alive(self) -> None:
         every = min(_REPORT, self._lease / 3)
@@ -315,6 +321,10 @@ def machine() -> dict[str, float]:
         gpus = min(gpus, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"gpu": gpus, "memory_gb": round(memory, 1), "cpu": len(os.sched_getaffinity(0))}
+
+
+def _time_limit(job: Job) -> float:
+    return float(job.get("time_limit", "inf"))
 
 
 def _escaped(entry: str) -> str:

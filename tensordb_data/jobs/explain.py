@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.jobs.shape import malformed
 from tensordb_data.jobs.worker_registry import alive
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 def explain(warehouse: Warehouse, job: JobDocument) -> str:
     """See `Job.explain`."""
+    wrong = malformed(warehouse.index["jobs"], job["_id"])
+    if wrong is not None:
+        return f"left alone, another tool has written it: {wrong}"
     status = job["status"]
     if status == "waiting":
         return f"waiting for {_upstream(warehouse, job)}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.jobs import transitions
+from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.mongo.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def requeue_lost(warehouse: Warehouse) -> int:
         "_tdb.p": warehouse.project,
         "status": "running",
         "$expr": {"$lte": [f"${transitions.CLAIM}.until", "$$NOW"]},
+        **WELL_FORMED,
     }
     return _update(warehouse, late, transitions.lost())
 
@@ -39,7 +41,7 @@ def resolve_dependencies(warehouse: Warehouse, which: Mapping[str, Any]) -> int:
     Returns:
         How many are no longer waiting.
     """
-    scope = {"_tdb.p": warehouse.project, "status": "waiting"}
+    scope = {"_tdb.p": warehouse.project, "status": "waiting", **WELL_FORMED}
     changed = 0
     look: list[Mapping[str, Any]] = [which]
     while look:

@@ -15,6 +15,7 @@ from tensordb_data.common.bson_values import plain
 from tensordb_data.common.import_paths import split
 from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import ArchitectureError, QueryError
+from tensordb_data.jobs.shape import MOST_PUSHED
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.warehouse.record import Record
@@ -117,6 +118,11 @@ class JobSpec(OptionGroup):
             document["unique"] = document["_tdb"]["key"] = self.unique
         if self.limits.time_limit is not None:
             document["time_limit"] = float(self.limits.time_limit)
+        if len(bson.encode(document)) > MOST_PUSHED:
+            raise QueryError(
+                f"a job takes at most {MOST_PUSHED / 1e6:g} MB with its queries; mark the samples with a tag, say, and"
+                " query that"
+            )
         return document
 
 

@@ -35,7 +35,7 @@ def shortened(text: str) -> str:
 def event(what: Any, **fields: Any) -> dict[str, Any]:
     """The stage that adds an event to the history of a job. The history keeps the newest `KEPT_EVENTS`."""
     entry = {"at": "$$NOW", "event": what, **fields}
-    history = {"$concatArrays": [{"$ifNull": ["$events", []]}, [entry]]}
+    history = {"$concatArrays": [_list("$events"), [entry]]}
     return {"$set": {"events": {"$slice": [history, -KEPT_EVENTS]}}}
 
 
@@ -136,7 +136,7 @@ def cancelled_by_owner() -> Stages:
 
 def retried() -> Stages:
     """A job that ended without a result begins again, with all its attempts."""
-    waits = {"$cond": [{"$gt": [{"$size": {"$ifNull": ["$after", []]}}, 0]}, "waiting", "ready"]}
+    waits = {"$cond": [{"$gt": [{"$size": _list("$after")}, 0]}, "waiting", "ready"]}
     return [
         {"$set": {"status": waits, "attempts": 0, "due": "$$NOW", "_tdb.key": {"$ifNull": ["$unique", "$$REMOVE"]}}},
         {"$unset": ["finished", "reason", "progress"]},
@@ -147,6 +147,11 @@ def retried() -> Stages:
 def marked(stages: Stages, mark: ObjectId, token: ObjectId) -> Stages:
     """The same change with a mark, by which its owner finds it again if the answer was lost, and the owner's token."""
     return [*stages, {"$set": {"_tdb.end": mark, "_tdb.last": token}}]
+
+
+def _list(path: str) -> dict[str, Any]:
+    """A list of the document, empty if there is none, or another value in its place."""
+    return {"$cond": [{"$isArray": path}, path, []]}
 
 
 def _also(status: str) -> dict[str, Any]:

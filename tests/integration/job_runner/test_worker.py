@@ -181,7 +181,7 @@ def test_killed_worker_takes_its_job_along_and_another_does_it(warehouse_dir):
     with TensorDB(warehouse_dir / "w") as db:
         job = push(db, "waits", args={"path": str(go)})
         first = start(warehouse_dir / "w", "--name", "same")
-        until(begun.exists)
+        until(lambda: begun.exists() and begun.read_text())
         pid = begun.read_text()
         first.kill()
         first.communicate()
