@@ -23,7 +23,8 @@ from tensordb_data.errors import (
 )
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import resolve_dependencies
-from tensordb_data.jobs.spec import QUERIES, result_value
+from tensordb_data.jobs.result import storable
+from tensordb_data.jobs.spec import QUERIES
 from tensordb_data.mongo.claims import Claim, confirmed
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import Query
@@ -129,13 +130,14 @@ class Job(LinkedRecord):
         """Ends the job with its result. Jobs that waited for it become ready.
 
         Args:
-            result: Plain data, such as `{"acc": 0.93}`; scalars of NumPy, torch and TensorFlow are taken as numbers.
+            result: Plain data, such as `{"acc": 0.93}`, at most 4 MB. Scalars of NumPy, torch and TensorFlow become
+                numbers, arrays lists, keys texts, and entities references. What cannot be stored is left out; the field
+                `left_out` of the job names it.
 
         Raises:
-            QueryError: The result cannot be stored; the job goes on.
             ClaimLostError: Another worker has the job, or it was deleted. The result is dropped.
         """
-        self._end(transitions.done(result_value(result)))
+        self._end(transitions.done(*storable(result)))
 
     def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
         """Ends this attempt as failed. The job is ready again after a while, or dead if it has no attempts left.

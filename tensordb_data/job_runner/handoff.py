@@ -15,6 +15,9 @@ from tensordb_data.jobs.transitions import CLAIM
 from tensordb_data.mongo.claims import Claim
 from tensordb_data.warehouse.context import Warehouse
 
+EXITED = 113
+"""The exit status of the process of a job that has ended itself by `sys.exit(0)`, told to or not."""
+
 
 def job_ticket(job: Job, lease: float, allow: list[str], scripts: bool) -> dict[str, Any]:
     """What the process needs. It may hold a password, so it must not be in the command line."""

@@ -28,7 +28,7 @@ from tensordb_data.errors import (
     QueryError,
     TensorDBError,
 )
-from tensordb_data.job_runner.handoff import claimed_job, open_database
+from tensordb_data.job_runner.handoff import EXITED, claimed_job, open_database
 from tensordb_data.jobs.spec import GIVEN, QUERIES
 
 _F_SETSIG = 10  # of Linux; the module fcntl has no name for it
@@ -44,12 +44,15 @@ def main() -> None:
     die_with(int(sys.argv[1]))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     pid = os.getpid()
-    with open_database(ticket) as db:
-        try:
-            job = claimed_job(db, ticket)
-            _report(job, ticket, pid)
-        except (ClaimLostError, NotFoundError) as error:
-            sys.stderr.write(f"tensordb: {error}\n")
+    try:
+        with open_database(ticket) as db:
+            try:
+                job = claimed_job(db, ticket)
+                _report(job, ticket, pid)
+            except (ClaimLostError, NotFoundError) as error:
+                sys.stderr.write(f"tensordb: {error}\n")
+    except SystemExit as end:
+        sys.exit(EXITED if end.code in (None, 0) else end.code)
 
 
 def die_with(worker: int) -> None:
@@ -78,10 +81,7 @@ def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
         finally:
             if os.getpid() != pid:  # a fork of the job came out of it too
                 os._exit(0)
-        try:
-            job.done(result)
-        except QueryError as error:
-            raise Refusal(str(error)) from None
+        job.done(result)
     except Refusal as error:
         job.fail(str(error), retry=False)
     except JobCancelledError:
@@ -110,6 +110,8 @@ def _entry(job: Job, allow: list[str]) -> Any:
         entry = resolve(reference, Allow(allow))
     except (ArchitectureError, NotAllowedError) as error:
         raise Refusal(str(error)) from None
+    except SyntaxError as error:
+        raise Refusal(f"{reference!r} cannot be imported: {error}\n{error.text or ''}") from None
     arguments = _arguments(job)
     try:
         parameters = inspect.signature(entry).parameters

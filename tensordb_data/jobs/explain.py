@@ -26,7 +26,8 @@ def explain(warehouse: Warehouse, job: JobDocument) -> str:
     if status == "running":
         return _running(job)
     if status == "done":
-        return f"done by {job['worker']} at {_time(job['finished'])}, in attempt {job['attempts']}"
+        left_out = "".join(f"\nleft out of the result: {line}" for line in job.get("left_out", ()))
+        return f"done by {job['worker']} at {_time(job['finished'])}, in attempt {job['attempts']}{left_out}"
     return f"{status} at {_time(job['finished'])}: {job.get('reason', 'no reason given')}"
 
 
@@ -76,9 +77,13 @@ def _unclaimed(warehouse: Warehouse, job: JobDocument) -> Iterator[str]:
 def _why_not(worker: Mapping[str, Any], job: JobDocument) -> str:
     if worker["kinds"] is not None and job["kind"] not in worker["kinds"]:
         return f"takes {', '.join(worker['kinds'])} only, and this is {job['kind']!r}"
+    free = worker.get("free", worker["has"])
     for name, amount in job["requires"].items():
-        if amount > worker["has"].get(name, 0):
-            return f"has {name} {worker['has'].get(name, 0):g}, and {amount:g} is required"
+        has = worker["has"].get(name, 0)
+        if amount > has:
+            return f"has {name} {has:g}, and {amount:g} is required"
+        if amount > free.get(name, 0) and worker["job"] is None:
+            return f"has {name} {has:g}, of which {free.get(name, 0):g} are free, and {amount:g} is required"
     if "script" in job:
         if not worker["scripts"]:
             return "runs no stored scripts (--allow-scripts)"

@@ -34,6 +34,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 _OPTIONAL: dict[str, dict[str, Any]] = {
     "after": _LIST_OF_IDS,
+    "after_any": _LIST_OF_IDS,
+    "left_out": {"bsonType": "array", "items": _TEXT},
     "time_limit": {"bsonType": "number", "minimum": 0, "maximum": 1e9},
     "progress": {"bsonType": "number", "minimum": 0, "maximum": 1},
 }

@@ -23,7 +23,7 @@ from tensordb_data.warehouse.record import Record
 # What an entry point gets besides its arguments: a Selection for each query, and the others if it has such parameters.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
 GIVEN = ("job", "db")
-MOST_BYTES = 4_000_000  # of the arguments, and of the result: the document of a job has 16 MB for everything
+MOST_BYTES = 4_000_000  # of the arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,15 +189,6 @@ def check_resources(what: str, given: Mapping[str, float] | None) -> dict[str, f
             raise QueryError(f"{what}=: the amount of {name} is a number, 0 or more; found {amount!r:.200}")
         out[name] = amount
     return out
-
-
-def result_value(value: Any) -> Any:
-    """Turn a result into plain data, as the index can hold it. Scalars of NumPy, torch and TensorFlow become numbers.
-
-    Raises:
-        QueryError: It cannot be stored.
-    """
-    return _fitting("the result", plain(value, lambda text: QueryError(f"the result cannot be stored: {text}")))
 
 
 def kinds_list(kinds: Sequence[str] | None) -> list[str] | None:

@@ -7,7 +7,7 @@ waiting -> ready -> running -> done | dead | cancelled
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -55,9 +55,11 @@ def claimed(owner: str) -> Stages:
     ]
 
 
-def done(result: Any) -> Stages:
-    """A running job has its result."""
+def done(result: Any, left_out: Sequence[str] = ()) -> Stages:
+    """A running job has its result, with a line for each part of it that could not be stored."""
     fields = {"status": "done", "result": literal(result), "finished": "$$NOW", "progress": 1.0}
+    if left_out:
+        fields["left_out"] = literal(list(left_out))
     return [{"$set": fields}, {"$unset": [CLAIM, "_tdb.key", "reason", "cancel"]}, event("done", attempt="$attempts")]
 
 

@@ -295,6 +295,8 @@ class JobDocument(TypedDict):
     cancel: NotRequired[bool]
     """Whether it was asked to end."""
     result: NotRequired[Any]
+    left_out: NotRequired[list[str]]
+    """A line for each part of the result that could not be stored."""
     reason: NotRequired[str]
     """Why it failed, was lost or cancelled."""
     finished: NotRequired[dt.datetime]
