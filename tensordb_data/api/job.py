@@ -22,7 +22,7 @@ from tensordb_data.errors import (
     StateError,
 )
 from tensordb_data.jobs import transitions
-from tensordb_data.jobs.recovery import resolve_dependencies
+from tensordb_data.jobs.recovery import followers, resolve_dependencies, revive_followers
 from tensordb_data.jobs.result import storable
 from tensordb_data.jobs.spec import QUERIES
 from tensordb_data.mongo.claims import Claim, confirmed
@@ -191,11 +191,13 @@ class Job(LinkedRecord):
             return False
         self._doc = found
         if found["status"] == "cancelled":
-            resolve_dependencies(self._warehouse, {"after": self.id})
+            resolve_dependencies(self._warehouse, followers(self.id))
         return True
 
     def retry(self) -> None:
         """Begins a dead or cancelled job again, with all its attempts.
+
+        The jobs that were cancelled because they waited for it wait again.
 
         Raises:
             StateError: The job is neither dead nor cancelled.
@@ -212,6 +214,7 @@ class Job(LinkedRecord):
         if found["status"] == "waiting":
             resolve_dependencies(self._warehouse, {"_id": self.id})
             self.refresh()
+        revive_followers(self._warehouse, self.id)
 
     def _reason(self, text: object) -> str:
         """A reason in the form in which it is stored: without passwords, valid, and not too long."""
@@ -259,7 +262,7 @@ class Job(LinkedRecord):
                 raise self._told(error) from None
             self._doc = found
         if self._doc["status"] in transitions.ENDED:
-            resolve_dependencies(self._warehouse, {"after": self.id})
+            resolve_dependencies(self._warehouse, followers(self.id))
 
     def _told(self, error: ClaimLostError) -> Exception:
         """What has become of a job that this process no longer holds."""

@@ -111,6 +111,9 @@ def push(
         str | None, typer.Option(help="Not before: so many seconds from now, or a time, 2030-01-31T08:00+01:00.")
     ] = None,
     after: Annotated[list[str] | None, typer.Option(help="A job that must be done first. Repeatable.")] = None,
+    after_any: Annotated[
+        list[str] | None, typer.Option(help="A job that must have ended first, in whatever way. Repeatable.")
+    ] = None,
     unique: Annotated[str | None, typer.Option(help="A key that only one active job may have.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
     as_json: Json = False,
@@ -132,7 +135,8 @@ def push(
             args=parsed_object("--args", args, '{"lr": 0.01}'), **queries,
             requires=parsed_object("--requires", requires, '{"gpu": 1}'), priority=priority,
             limits=limits, start=None if start is None else _start(start),
-            after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
+            after=[_id(text) for text in after or ()], after_any=[_id(text) for text in after_any or ()],
+            unique=unique, tags=tag or (),
         )  # fmt: skip
         if as_json:
             _print_json([job])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.jobs.shape import malformed
+from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.jobs.worker_registry import alive
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ def explain(warehouse: Warehouse, job: JobDocument) -> str:
 
 
 def _upstream(warehouse: Warehouse, job: JobDocument) -> str:
-    named = {"_id": {"$in": job["after"]}, "_tdb.p": warehouse.project, "status": {"$ne": "done"}}
+    ways = [
+        {"_id": {"$in": job.get("after", [])}, "status": {"$ne": "done"}},
+        {"_id": {"$in": job.get("after_any", [])}, "status": {"$in": list(OPEN)}},
+    ]
+    named = {"_tdb.p": warehouse.project, "$or": ways}
     others = list(warehouse.index["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
     named_ = [f"job {other['_id']} ({other['kind']}, {other['status']})" for other in others]
     return ", ".join(named_) or "nothing any more"

@@ -113,10 +113,16 @@ def ready() -> Stages:
     return [{"$set": {"status": "ready"}}, event("ready")]
 
 
-def cancelled(reason: str) -> Stages:
-    """Cancel a job. If it runs, ask it to end."""
+def cancelled(reason: str, upstream: ObjectId | None = None) -> Stages:
+    """Cancel a job. If it runs, ask it to end.
+
+    Args:
+        reason: Why.
+        upstream: The job because of which it cannot be done.
+    """
     runs = {"$eq": ["$status", "running"]}
     return [
+        *([{"$set": {"_tdb.by": upstream}}] if upstream is not None else []),
         {"$set": {"cancel": {"$cond": [runs, True, "$$REMOVE"]}, "reason": literal(reason)}},
         {"$set": {
             "status": {"$cond": [runs, "running", "cancelled"]},
@@ -138,10 +144,11 @@ def cancelled_by_owner() -> Stages:
 
 def retried() -> Stages:
     """A job that ended without a result begins again, with all its attempts."""
-    waits = {"$cond": [{"$gt": [{"$size": _list("$after")}, 0]}, "waiting", "ready"]}
+    upstream = {"$concatArrays": [_list("$after"), _list("$after_any")]}
+    waits = {"$cond": [{"$gt": [{"$size": upstream}, 0]}, "waiting", "ready"]}
     return [
         {"$set": {"status": waits, "attempts": 0, "due": "$$NOW", "_tdb.key": {"$ifNull": ["$unique", "$$REMOVE"]}}},
-        {"$unset": ["finished", "reason", "progress"]},
+        {"$unset": ["finished", "reason", "progress", "_tdb.by"]},
         event("retried"),
     ]
 
