@@ -19,6 +19,8 @@ INTERRUPTED = frozenset((43, 237, 11600, 11602))
 """The server has ended an operation or a cursor, mostly because it shuts down or is no longer primary."""
 TRANSIENT = INTERRUPTED | {89, 91, 189, 262, 9001, 10058, 10107, 13435, 13436}
 """The server steps down, shuts down or recovers, or one of these has interrupted the call."""
+DOCUMENT_REFUSED = frozenset((2, 14, 22, 52, 53, 55, 56, 57, 121, 171, 10334, 17280, 17419, 17420))
+"""A document cannot be stored, whenever it is tried: it is malformed, too large, or refused by a validator."""
 CURSOR_LOST = frozenset((175, 206, 237, 262, 11600, 11601, 11602))
 """A cursor was interrupted or killed, was out of time, or its collection, index or session is gone."""
 
