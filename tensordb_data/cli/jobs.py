@@ -16,6 +16,7 @@ from bson.errors import InvalidId
 from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import brief, table
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.jobs.spec import QUERIES, JobLimits
@@ -65,7 +66,7 @@ def list_(
             _print_json(found)
         else:
             table(list(map(_row, found)), _COLORS)
-            typer.echo(f"{len(found)} job{'' if len(found) == 1 else 's'}")
+            say(f"{len(found)} job{'' if len(found) == 1 else 's'}")
 
 
 @jobs.command()
@@ -79,16 +80,16 @@ def show(id: Id, as_json: Json = False, db: Db = None, project: Project = None) 
         if as_json:
             _print_json([job], explanation=job.explain())
             return
-        typer.echo(f"job {job.id} ({job.get('kind')}, {job.get('entry', 'script')})\n{job.explain()}")
+        say(f"job {job.id} ({job.get('kind')}, {job.get('entry', 'script')})\n{job.explain()}")
         for name in ("args", *QUERIES, "requires", "result", "tags"):
             if job.get(name):
-                typer.echo(f"{name}: {json_util.dumps(job[name])}")
+                say(f"{name}: {json_util.dumps(job[name])}")
         history = job.get("events")
         for event in history if isinstance(history, list) else ():
-            typer.echo(_event(event))
+            say(_event(event))
         rows = opened.logs.find({"run": job.run, "kind": "output"}, sort=[("_id", -1)], limit=_OUTPUT).all()
         for row in reversed(rows):
-            typer.echo(f"| {row.get('text')}")
+            say(f"| {row.get('text')}")
 
 
 @jobs.command()
@@ -141,7 +142,7 @@ def push(
         if as_json:
             _print_json([job])
         else:
-            typer.echo(str(job.id))
+            say(str(job.id))
 
 
 @jobs.command()
@@ -153,7 +154,7 @@ def cancel(id: Id, db: Db = None, project: Project = None) -> None:
     with warehouse(db, project) as opened:
         job = _job(opened, id)
         cancelled = job.cancel()
-        typer.echo(f"job {job.id}: {job.explain()}")
+        say(f"job {job.id}: {job.explain()}")
     if not cancelled:
         raise typer.Exit(1)
 
@@ -167,7 +168,7 @@ def retry(id: Id, db: Db = None, project: Project = None) -> None:
     with warehouse(db, project) as opened:
         job = _job(opened, id)
         job.retry()
-        typer.echo(f"job {job.id}: {job.explain()}")
+        say(f"job {job.id}: {job.explain()}")
 
 
 def _program(path: Path) -> str:
@@ -207,7 +208,7 @@ def _job(db: TensorDB, text: str) -> Job:
 def _print_json(found: Iterable[Job], **more: Any) -> None:
     for job in found:
         text = json_util.dumps({**job, **more}, json_options=json_util.RELAXED_JSON_OPTIONS)
-        typer.echo(json.dumps(json.loads(text)))
+        say(json.dumps(json.loads(text)))
 
 
 def _row(job: Job) -> dict[str, Any]:
