@@ -22,8 +22,9 @@ from tensordb_data.errors import (
     StateError,
 )
 from tensordb_data.jobs import transitions
-from tensordb_data.jobs.recovery import resolve_dependencies
-from tensordb_data.jobs.spec import result_value
+from tensordb_data.jobs.recovery import followers, resolve_dependencies, revive_followers
+from tensordb_data.jobs.result import storable
+from tensordb_data.jobs.spec import QUERIES
 from tensordb_data.mongo.claims import Claim, confirmed
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import Query
@@ -70,9 +71,19 @@ class Job(LinkedRecord):
         return rows
 
     def selection(self, name: str) -> Selection[Any] | None:
-        """The Selection `"data"`, `"architecture"` or `"params"` of the job; None if the job has no such query."""
+        """The Selection `"data"`, `"architecture"` or `"params"` of the job; None if the job has no such query.
+
+        Raises:
+            QueryError: Another tool has written a query that is malformed, or of another collection.
+        """
         text = self._doc.get(name)
-        return None if text is None else self.db.select(Query.from_json(text))
+        if text is None:
+            return None
+        query = Query.from_json(text)
+        if query.collection != QUERIES[name]:
+            raise QueryError(f"job {self.id}: {name!r} is a query of db.{QUERIES[name]}; found {query.brief}")
+        selected: Selection[Any] = self.db.select(query)
+        return selected
 
     def refresh(self) -> Job:
         """Read the job again.
@@ -119,13 +130,14 @@ class Job(LinkedRecord):
         """Ends the job with its result. Jobs that waited for it become ready.
 
         Args:
-            result: Plain data, such as `{"acc": 0.93}`; scalars of NumPy, torch and TensorFlow are taken as numbers.
+            result: Plain data, such as `{"acc": 0.93}`, at most 4 MB. Scalars of NumPy, torch and TensorFlow become
+                numbers, arrays lists, keys texts, and entities references. What cannot be stored is left out; the field
+                `left_out` of the job names it.
 
         Raises:
-            QueryError: The result cannot be stored; the job goes on.
             ClaimLostError: Another worker has the job, or it was deleted. The result is dropped.
         """
-        self._end(transitions.done(result_value(result)))
+        self._end(transitions.done(*storable(result)))
 
     def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
         """Ends this attempt as failed. The job is ready again after a while, or dead if it has no attempts left.
@@ -179,11 +191,13 @@ class Job(LinkedRecord):
             return False
         self._doc = found
         if found["status"] == "cancelled":
-            resolve_dependencies(self._warehouse, {"after": self.id})
+            resolve_dependencies(self._warehouse, followers(self.id))
         return True
 
     def retry(self) -> None:
         """Begins a dead or cancelled job again, with all its attempts.
+
+        The jobs that were cancelled because they waited for it wait again.
 
         Raises:
             StateError: The job is neither dead nor cancelled.
@@ -200,6 +214,7 @@ class Job(LinkedRecord):
         if found["status"] == "waiting":
             resolve_dependencies(self._warehouse, {"_id": self.id})
             self.refresh()
+        revive_followers(self._warehouse, self.id)
 
     def _reason(self, text: object) -> str:
         """A reason in the form in which it is stored: without passwords, valid, and not too long."""
@@ -247,7 +262,7 @@ class Job(LinkedRecord):
                 raise self._told(error) from None
             self._doc = found
         if self._doc["status"] in transitions.ENDED:
-            resolve_dependencies(self._warehouse, {"after": self.id})
+            resolve_dependencies(self._warehouse, followers(self.id))
 
     def _told(self, error: ClaimLostError) -> Exception:
         """What has become of a job that this process no longer holds."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -19,6 +20,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
+from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import (
     JobLimits,
     JobOptions,
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
 
 _RECOVER_SECONDS = 1.0  # seconds between looks for lost workers, by each process that claims
+_TURNS = 4  # one of so many claims takes the job that has waited longest, if that is
+_LONG = dt.timedelta(hours=1)
+_BY_PRIORITY = [("priority", -1), ("due", 1), ("_id", 1)]
+_BY_AGE = [("due", 1), ("_id", 1)]
 _OWN = frozenset(("tags", "priority"))
 
 
@@ -50,6 +56,7 @@ class Jobs(Collection[Job]):
     def __init__(self, db: Facade) -> None:
         super().__init__(db, "jobs", Job)
         self._recovered = -math.inf
+        self._turn = random.randrange(_TURNS)  # of programs that claim once, one in so many looks for the oldest, too
 
     @moved_options(
         Grouped(
@@ -85,14 +92,17 @@ class Jobs(Collection[Job]):
             data: The query of the samples.
             architecture: The query of the architecture.
             params: The query of the parameters, or a parameter set.
-            priority: Jobs with higher priority are claimed first. Of equal ones, the oldest is first.
+            priority: Jobs with higher priority are claimed first. Of equal ones, the oldest is first. One claim of four
+                takes the job that has waited longest, if that is for more than an hour.
             requires: The resources that a worker must have at least: `{"gpu": 1, "memory_gb": 16}`.
-            after: Jobs that must be done first. If one of them is dead, cancelled or deleted, this job is cancelled.
+            after: Jobs that must be done first. If one of them is dead, cancelled or deleted, this job is cancelled;
+                a `retry` of that job lets this one wait again.
             unique: A key. Only one active job at a time may have it. A job is active until it has ended.
             start: The job starts at this time (with a time zone) at the earliest, or so many seconds from now.
             tags: Tags of the job.
-            more: `limits=JobLimits(...)`, how long and how often it may be tried; `max_attempts=` by itself; and
-                `script=`, a program in place of `entry`, see `push_script`.
+            more: `limits=JobLimits(...)`, how long and how often it may be tried; `max_attempts=` by itself;
+                `after_any=`, jobs that must have ended first, in whatever way; and `script=`, a program in place of
+                `entry`, see `push_script`.
 
         Returns:
             The job.
@@ -100,14 +110,14 @@ class Jobs(Collection[Job]):
         Raises:
             QueryError: An argument is malformed, or contradicts another one.
             TypeError: There is no such option; the message names the nearest one.
-            NotFoundError: A job in `after` does not exist. So `after` cannot lead in a circle: a job waits only for
-                jobs that existed before it.
+            NotFoundError: A job in `after` or `after_any` does not exist. So these cannot lead in a circle: a job waits
+                only for jobs that existed before it.
             DuplicateError: A job with this unique key is active.
         """
         given = {
             "entry": entry, "script": more.get("script"), "args": args, "data": data, "architecture": architecture,
             "params": params, "priority": priority, "requires": requires, "after": after, "unique": unique,
-            "start": start, "tags": tags,
+            "start": start, "tags": tags, "after_any": more.get("after_any", ()),
         }  # fmt: skip
         if isinstance(kind, JobSpec):
             for name, value in {**given, **more}.items():
@@ -144,12 +154,14 @@ class Jobs(Collection[Job]):
         stages = transitions.pushed(document, start_time(spec.start))
         search_index(self._warehouse, self.name).add_entities([document])
         mongo = self._warehouse.index["jobs"]
-        wanted = document.get("after", [])
+        wanted = [*document.get("after", ()), *document.get("after_any", ())]
         if wanted:
             there = set(mongo.distinct("_id", {"_id": {"$in": wanted}, "_tdb.p": self._warehouse.project}))
             missing = [id for id in wanted if id not in there]
             if missing:
-                raise NotFoundError(f"after=: there is no job {missing[0]} in project {self._warehouse.project!r}")
+                raise NotFoundError(
+                    f"after= or after_any=: there is no job {missing[0]} in project {self._warehouse.project!r}"
+                )
 
         def insert() -> Any:
             # Where it is there already, an earlier attempt arrived and its answer did not.
@@ -212,16 +224,23 @@ class Jobs(Collection[Job]):
                 chosen = retry_while_unavailable(
                     lambda: mongo.distinct("kind", {"_tdb.p": self._warehouse.project, "status": "ready"})
                 )
-            found = None
-            if chosen:
+            for aged, order in self._orders() if chosen else ():
                 found = claim(
-                    mongo, {**self._claimable(chosen, has), **more}, path=transitions.CLAIM, owner=worker, lease=lease,
-                    sort=[("priority", -1), ("due", 1), ("_id", 1)], stages=transitions.claimed(worker),
+                    mongo, {**self._claimable(chosen, has), **aged, **more}, path=transitions.CLAIM, owner=worker,
+                    lease=lease, sort=order, stages=transitions.claimed(worker),
                 )  # fmt: skip
-            if found is not None:
-                return Job(self.db, found.document)._bound(found, float(lease))
+                if found is not None:
+                    return Job(self.db, found.document)._bound(found, float(lease))
             if not self._recover(0.0):
                 return None
+
+    def _orders(self) -> Iterator[tuple[dict[str, Any], list[tuple[str, int]]]]:
+        """Which jobs to claim, and in which order. A job of low priority gets its turn under a flow of higher ones."""
+        self._turn = (self._turn + 1) % _TURNS
+        if self._turn == 0:
+            now = retry_while_unavailable(lambda: self._warehouse.index.database.command("hello")["localTime"])
+            yield {"due": {"$lte": now - _LONG}}, _BY_AGE
+        yield {}, _BY_PRIORITY
 
     def _claimable(self, kinds: Sequence[str], has: Mapping[str, float]) -> dict[str, Any]:
         """The filter of jobs that a worker with these resources may claim now."""
@@ -230,6 +249,7 @@ class Jobs(Collection[Job]):
             "status": "ready",
             "kind": {"$in": list(kinds)},
             **within(has),
+            **WELL_FORMED,
             "$expr": {"$lte": ["$due", "$$NOW"]},
         }
 

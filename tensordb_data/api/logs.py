@@ -90,8 +90,8 @@ class LogSelection(Selection[LogRow]):
     def to_tensorboard(self, folder: str | Path) -> int:
         """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`. Returns the number of values.
 
-        Numbers become scalars, and texts become texts. If you export twice into one folder, TensorBoard shows
-        everything twice.
+        Numbers become scalars, and texts become texts. A later export into the folder replaces what an earlier one has
+        written of the same run and kind.
 
         Raises:
             MissingExtraError: tensorboard is not installed.

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.api.database import TensorDB
+from tensordb_data.cli.output import say
 from tensordb_data.embedded.paths import Layout
 from tensordb_data.embedded.read_only import is_writable
 from tensordb_data.errors import NotFoundError, QueryError, TensorDBError
@@ -39,7 +40,7 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
         )
-    try:
+    with one_line_errors():
         folder = parse(db).folder
         there = folder is not None and Layout(folder).manifest.exists()
         if not new and folder is not None and not there:
@@ -47,8 +48,18 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         read_only = there and folder is not None and not is_writable(Layout(folder))
         with TensorDB(db, project=project, read_only=read_only) as opened:
             yield opened
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors that a user can act on become one line and exit status 1."""
+    try:
+        yield
     except TensorDBError as error:
-        typer.echo(f"tensordb: {' '.join(str(error).split())}", err=True)
+        say(f"tensordb: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from None
+    except PermissionError as error:
+        say(f"tensordb: {error.filename}: permission denied; the warehouse belongs to another user", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import say
 
 _NAMED = 20
 
@@ -44,16 +45,16 @@ def compact(
 
             report = opened.data.compact(dataset, progress=progress)
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(report)))
+            say(json.dumps(dataclasses.asdict(report)))
         else:
-            typer.echo(
+            say(
                 f"{dataset}: {report.samples:,} samples moved into {report.segments} new segments"
                 f" ({report.bytes / 1e6:,.1f} MB); {report.dying} segments ({report.dying_bytes / 1e6:,.1f} MB) are"
                 " no longer used"
             )
         for text in report.damaged[:_NAMED]:
-            typer.echo(f"damaged: {text}", err=True)
+            say(f"damaged: {text}", err=True)
         if len(report.damaged) > _NAMED:
-            typer.echo(f"and {len(report.damaged) - _NAMED} more; --json names them all", err=True)
+            say(f"and {len(report.damaged) - _NAMED} more; --json names them all", err=True)
     if report.damaged:
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
+from tensordb_data.cli.output import escaped, grid, say
 
 if TYPE_CHECKING:
     from tensordb_data.continuous import Deployment
@@ -146,12 +147,17 @@ def _go(loop: Any, once: bool) -> None:
         loop.run()
 
 
+class _Escaping(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """What the loops do, as lines on stderr."""
     told = logging.getLogger("tensordb.continuous")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Escaping("%(asctime)s %(message)s", "%H:%M:%S"))
     level = told.level
     told.addHandler(handler)
     told.setLevel(logging.INFO)
@@ -165,16 +171,12 @@ def _told() -> Iterator[None]:
 def _show(found: list[Deployment], as_json: bool) -> None:
     if as_json:
         for one in found:
-            typer.echo(json_util.dumps(dataclasses.asdict(one), json_options=json_util.RELAXED_JSON_OPTIONS))
+            say(json_util.dumps(dataclasses.asdict(one), json_options=json_util.RELAXED_JSON_OPTIONS))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("target", "set", "run", "step", "state", "version", "at", "reason")
-    for one in found:
-        cells = (one.target, one.id, one.run, one.step, one.state, one.version, f"{one.at:%F %T}", one.reason)
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
+    rows = [
+        [one.target, one.id, one.run, one.step, one.state, one.version, f"{one.at:%F %T}", one.reason] for one in found
+    ]
     if found:
-        Console().print(table)
-    typer.echo(f"{len(found)} deployment{'' if len(found) == 1 else 's'}")
+        names = ["target", "set", "run", "step", "state", "version", "at", "reason"]
+        grid(names, [["" if cell is None else str(cell) for cell in row] for row in rows])
+    say(f"{len(found)} deployment{'' if len(found) == 1 else 's'}")

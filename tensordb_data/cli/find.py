@@ -10,6 +10,7 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import table
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.query.query import Query
@@ -47,14 +48,14 @@ def find(
         query = Query(collection, parsed_filter(filter), sort=parsed_sort(sort), limit=limit, fields=names)
         selection = opened.select(query)
         if count:
-            typer.echo(json.dumps(selection.count()) if as_json else f"{selection.count()}")
+            say(json.dumps(selection.count()) if as_json else f"{selection.count()}")
         elif as_json:
             for entity in selection:
-                typer.echo(json_util.dumps(shown(entity), json_options=json_util.RELAXED_JSON_OPTIONS))
+                say(json_util.dumps(shown(entity), json_options=json_util.RELAXED_JSON_OPTIONS))
         else:
             table([shown(entity) for entity in selection.head(limit or _ROWS)])
             matching = opened.select(query.replace(limit=None)).count()
-            typer.echo(f"{matching} match{'' if matching != 1 else 'es'}")
+            say(f"{matching} match{'' if matching != 1 else 'es'}")
 
 
 def shown(entity: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import escaped, say
 from tensordb_data.housekeeping.fsck import Checked
 from tensordb_data.housekeeping.rebuild_report import Rebuilt
 
@@ -43,11 +44,11 @@ def fsck(
             task = bar.add_task("looking", total=None)
 
             def progress(what: str, done: int, total: int) -> None:
-                bar.update(task, description=what, completed=done, total=total)
+                bar.update(task, description=escaped(what), completed=done, total=total)
 
             report = opened.rebuild(progress=progress) if rebuild else opened.fsck(progress=progress)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(report)))
+        say(json.dumps(dataclasses.asdict(report)))
     elif isinstance(report, Rebuilt):
         _print_rebuilt(report)
     else:
@@ -58,10 +59,10 @@ def fsck(
 
 def _print_checked(report: Checked) -> None:
     for finding in report.findings[:_NAMED]:
-        typer.echo(f"{finding.kind}: {finding.where}: {finding.what}")
+        say(f"{finding.kind}: {finding.where}: {finding.what}")
     if len(report.findings) > _NAMED:
-        typer.echo(f"and {len(report.findings) + report.more - _NAMED:,} more; --json names {len(report.findings):,}")
-    typer.echo(
+        say(f"and {len(report.findings) + report.more - _NAMED:,} more; --json names {len(report.findings):,}")
+    say(
         f"{report.segments:,} segments, {report.samples:,} samples, {report.tensors:,} tensors and {report.sets:,}"
         f" sets verified ({report.bytes / 1e6:,.1f} MB): {len(report.findings) + report.more or 'no'} findings"
     )
@@ -69,16 +70,16 @@ def _print_checked(report: Checked) -> None:
 
 def _print_rebuilt(report: Rebuilt) -> None:
     for dataset, samples in sorted(report.datasets.items()):
-        typer.echo(f"{dataset}: {samples:,} samples")
+        say(f"{dataset}: {samples:,} samples")
     for run, sets in sorted(report.runs.items()):
-        typer.echo(f"{run}: {sets:,} parameter sets")
-    typer.echo(
+        say(f"{run}: {sets:,} parameter sets")
+    say(
         f"{report.samples:,} samples from {report.segments:,} segments, {report.sets:,} parameter sets;"
         f" {report.deleted:,} stay deleted. What the blob store does not tell:"
     )
     for text in report.unknown:
-        typer.echo(f"- {text}")
+        say(f"- {text}")
     for name in report.projects:
-        typer.echo(f"project {name!r} has blobs here, too: rebuild it with --project {name}")
+        say(f"project {name!r} has blobs here, too: rebuild it with --project {name}")
     for text in report.skipped:
-        typer.echo(f"not used: {text}", err=True)
+        say(f"not used: {text}", err=True)

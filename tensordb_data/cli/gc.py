@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import grid, say
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,6 @@ def gc(
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
-    from rich.table import Table
 
     with warehouse(db, project) as opened:
         console = Console(stderr=True)
@@ -44,20 +44,17 @@ def gc(
                 progress=lambda what, count: bar.update(task, description=f"{count:,} {what}"),
             )
         if as_json:
-            typer.echo(json.dumps(dataclasses.asdict(report)))
+            say(json.dumps(dataclasses.asdict(report)))
             return
         if report.by:
-            table = Table("what", "MB")
-            for name, nbytes in sorted(report.by.items()):
-                table.add_row(name, f"{nbytes / 1e6:,.1f}")
-            Console().print(table)
+            grid(["what", "MB"], [[name, f"{nbytes / 1e6:,.1f}"] for name, nbytes in sorted(report.by.items())])
         would = "would be " if dry_run else ""
         for count, nbytes, what in (
             (report.marked, report.marked_bytes, f"{would}marked"),
             (report.removed, report.removed_bytes, f"{would}removed"),
             (report.waiting, report.waiting_bytes, "wait for the grace period or a running save"),
         ):
-            typer.echo(f"{count:,} blobs {what} ({nbytes / 1e6:,.1f} MB)")
+            say(f"{count:,} blobs {what} ({nbytes / 1e6:,.1f} MB)")
         if report.temporary:
             size = f"{report.temporary_bytes / 1e6:,.1f} MB"
-            typer.echo(f"{report.temporary:,} halves of objects, whose writers were killed, {would}removed ({size})")
+            say(f"{report.temporary:,} halves of objects, whose writers were killed, {would}removed ({size})")

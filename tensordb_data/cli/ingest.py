@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import say
 
 _NAMED = 20
 
@@ -60,16 +61,16 @@ def ingest(
             try:
                 report = run(opened, source, dataset, set=fields, progress=progress)
             except KeyboardInterrupt:
-                console.print("tensordb: interrupted; what was added stays, and the next run goes on from there")
+                say("tensordb: interrupted; what was added stays, and the next run goes on from there", err=True)
                 raise
         if as_json:
-            typer.echo(json.dumps({"dataset": dataset, **dataclasses.asdict(report)}))
+            say(json.dumps({"dataset": dataset, **dataclasses.asdict(report)}))
         else:
-            typer.echo(f"{dataset}: {report.added} samples added, {report.skipped} were there already")
+            say(f"{dataset}: {report.added} samples added, {report.skipped} were there already")
         for name, reason in report.failed[:_NAMED]:
-            typer.echo(f"unreadable: {name}: {reason}", err=True)
+            say(f"unreadable: {name}: {reason}", err=True)
         if len(report.failed) > _NAMED:
-            typer.echo(f"and {len(report.failed) - _NAMED} more; --json names them all", err=True)
+            say(f"and {len(report.failed) - _NAMED} more; --json names them all", err=True)
     if report.failed:
         raise typer.Exit(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from bson.errors import InvalidId
 from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import brief, table
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.jobs.spec import QUERIES, JobLimits
@@ -65,7 +66,7 @@ def list_(
             _print_json(found)
         else:
             table(list(map(_row, found)), _COLORS)
-            typer.echo(f"{len(found)} job{'' if len(found) == 1 else 's'}")
+            say(f"{len(found)} job{'' if len(found) == 1 else 's'}")
 
 
 @jobs.command()
@@ -79,17 +80,16 @@ def show(id: Id, as_json: Json = False, db: Db = None, project: Project = None) 
         if as_json:
             _print_json([job], explanation=job.explain())
             return
-        typer.echo(f"job {job.id} ({job['kind']}, {job.get('entry', 'script')})\n{job.explain()}")
+        say(f"job {job.id} ({job.get('kind')}, {job.get('entry', 'script')})\n{job.explain()}")
         for name in ("args", *QUERIES, "requires", "result", "tags"):
             if job.get(name):
-                typer.echo(f"{name}: {json_util.dumps(job[name])}")
-        for event in job["events"]:
-            rest = {name: value for name, value in event.items() if name not in ("at", "event", "reason")}
-            details = " ".join(f"{name}={value}" for name, value in rest.items())
-            typer.echo(f"{event['at']:%Y-%m-%d %H:%M:%S}  {event['event']}  {details}")
+                say(f"{name}: {json_util.dumps(job[name])}")
+        history = job.get("events")
+        for event in history if isinstance(history, list) else ():
+            say(_event(event))
         rows = opened.logs.find({"run": job.run, "kind": "output"}, sort=[("_id", -1)], limit=_OUTPUT).all()
         for row in reversed(rows):
-            typer.echo(f"| {row['text']}")
+            say(f"| {row.get('text')}")
 
 
 @jobs.command()
@@ -112,6 +112,9 @@ def push(
         str | None, typer.Option(help="Not before: so many seconds from now, or a time, 2030-01-31T08:00+01:00.")
     ] = None,
     after: Annotated[list[str] | None, typer.Option(help="A job that must be done first. Repeatable.")] = None,
+    after_any: Annotated[
+        list[str] | None, typer.Option(help="A job that must have ended first, in whatever way. Repeatable.")
+    ] = None,
     unique: Annotated[str | None, typer.Option(help="A key that only one active job may have.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag. Repeatable.")] = None,
     as_json: Json = False,
@@ -133,12 +136,13 @@ def push(
             args=parsed_object("--args", args, '{"lr": 0.01}'), **queries,
             requires=parsed_object("--requires", requires, '{"gpu": 1}'), priority=priority,
             limits=limits, start=None if start is None else _start(start),
-            after=[_id(text) for text in after or ()], unique=unique, tags=tag or (),
+            after=[_id(text) for text in after or ()], after_any=[_id(text) for text in after_any or ()],
+            unique=unique, tags=tag or (),
         )  # fmt: skip
         if as_json:
             _print_json([job])
         else:
-            typer.echo(str(job.id))
+            say(str(job.id))
 
 
 @jobs.command()
@@ -150,7 +154,7 @@ def cancel(id: Id, db: Db = None, project: Project = None) -> None:
     with warehouse(db, project) as opened:
         job = _job(opened, id)
         cancelled = job.cancel()
-        typer.echo(f"job {job.id}: {job.explain()}")
+        say(f"job {job.id}: {job.explain()}")
     if not cancelled:
         raise typer.Exit(1)
 
@@ -164,7 +168,7 @@ def retry(id: Id, db: Db = None, project: Project = None) -> None:
     with warehouse(db, project) as opened:
         job = _job(opened, id)
         job.retry()
-        typer.echo(f"job {job.id}: {job.explain()}")
+        say(f"job {job.id}: {job.explain()}")
 
 
 def _program(path: Path) -> str:
@@ -204,15 +208,27 @@ def _job(db: TensorDB, text: str) -> Job:
 def _print_json(found: Iterable[Job], **more: Any) -> None:
     for job in found:
         text = json_util.dumps({**job, **more}, json_options=json_util.RELAXED_JSON_OPTIONS)
-        typer.echo(json.dumps(json.loads(text)))
+        say(json.dumps(json.loads(text)))
 
 
 def _row(job: Job) -> dict[str, Any]:
-    reason = job.get("reason", "").strip().splitlines()[-1:]
+    """The row of a job, also of one that another tool has written."""
+    get = job.get
+    reason = str(get("reason") or "").strip().splitlines()[-1:]
+    progress = get("progress")
     return {
-        "id": str(job.id), "kind": job["kind"], "status": job["status"],
-        "attempt": f"{job['attempts']}/{job['max_attempts']}",
-        "progress": None if job.get("progress") is None else f"{job['progress']:.0%}",
-        "args": job["args"], "result or reason": brief(job["result"]) if job["status"] == "done" else " ".join(reason),
-        "what": job.get("entry", "script"), "worker": job.get("worker"), "tags": job.tags,
+        "id": str(job.id), "kind": get("kind"), "status": get("status"),
+        "attempt": f"{brief(get('attempts'))}/{brief(get('max_attempts'))}",
+        "progress": f"{progress:.0%}" if isinstance(progress, float) else progress, "args": get("args"),
+        "result or reason": brief(get("result")) if get("status") == "done" else " ".join(reason),
+        "what": get("entry", "script"), "worker": get("worker"), "tags": get("tags"),
     }  # fmt: skip
+
+
+def _event(event: Any) -> str:
+    if not isinstance(event, Mapping):
+        return brief(event)
+    at = event.get("at")
+    rest = {name: value for name, value in event.items() if name not in ("at", "event", "reason")}
+    details = " ".join(f"{name}={value}" for name, value in rest.items())
+    return f"{f'{at:%Y-%m-%d %H:%M:%S}' if isinstance(at, dt.datetime) else brief(at)}  {event.get('event')}  {details}"

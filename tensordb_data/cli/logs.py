@@ -12,6 +12,7 @@ from bson import json_util
 
 from tensordb_data.api.logs import LogSelection
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import table
 from tensordb_data.errors import NotFoundError
 
@@ -52,13 +53,13 @@ def tail(
             raise _nothing(rows)
         if as_json:
             for row in newest:
-                typer.echo(_json(row))
+                say(_json(row))
         else:
             table([dict(row) for row in newest])
         seen = {row.id for row in newest}
         for row in watch or ():
             if row.id not in seen:
-                typer.echo(_json(row) if as_json else _line(row))
+                say(_json(row) if as_json else _line(row))
 
 
 @app.command()
@@ -74,7 +75,7 @@ def plot(
     with warehouse(db, project) as opened:
         path = out or Path(f"{metric.replace('/', '_')}.png")
         opened.logs.plot(metric, parsed_filter(filter), path=path, points=points)
-        typer.echo(f"written: {path}")
+        say(f"written: {path}")
 
 
 @app.command()
@@ -91,9 +92,9 @@ def export(
         if not rows.head(1):
             raise _nothing(rows)
         if format is Format.csv:
-            typer.echo(f"{rows.to_csv(out):,} rows written: {out}")
+            say(f"{rows.to_csv(out):,} rows written: {out}")
         else:
-            typer.echo(f"{rows.to_tensorboard(out):,} values written: {out}")
+            say(f"{rows.to_tensorboard(out):,} values written: {out}")
 
 
 def _nothing(rows: LogSelection) -> NotFoundError:

@@ -23,6 +23,7 @@ from tensordb_data.cli import (
     worker,
 )
 from tensordb_data.cli.examples import add_examples
+from tensordb_data.cli.output import say
 
 app = typer.Typer(
     name="tensordb",
@@ -40,7 +41,7 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"tensordb-data {version('tensordb-data')}")
+        say(f"tensordb-data {version('tensordb-data')}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import grid, say
 from tensordb_data.errors import CheckpointError
 from tensordb_data.params.prune import Pruned
 from tensordb_data.params.retention import Keep
@@ -41,7 +42,7 @@ def params(
         rows = [_row(each, each.nbytes) for each in found]
         if as_json:
             for row in rows:
-                typer.echo(json.dumps(row, default=str))
+                say(json.dumps(row, default=str))
         else:
             _table(rows, "no parameter sets" if run is None else f"run {run!r} has no parameter sets")
 
@@ -73,13 +74,13 @@ def prune(
         sets = {each.id: _row(each, each.nbytes) for each in opened.params.find({"run": run})} if not as_json else {}
         report = opened.params.prune(run, keep, dry_run=dry_run)
         if as_json:
-            typer.echo(json.dumps(_json(report, dry_run)))
+            say(json.dumps(_json(report, dry_run)))
             return
         verdicts = {**{id: "kept: " + ", ".join(rules) for id, rules in report.kept.items()},
                     **dict.fromkeys(report.deleted, "would go" if dry_run else "deleted")}  # fmt: skip
         _table([{**row, "verdict": verdicts[id]} for id, row in sets.items() if id in verdicts], "")
         what = "would be deleted" if dry_run else "deleted"
-        typer.echo(f"{run}: {len(report.kept)} sets stay, {len(report.deleted)} {what} ({report.bytes / 1e6:,.1f} MB)")
+        say(f"{run}: {len(report.kept)} sets stay, {len(report.deleted)} {what} ({report.bytes / 1e6:,.1f} MB)")
 
 
 def _best(text: str | None) -> Any:
@@ -112,16 +113,12 @@ def _row(document: Mapping[str, Any], nbytes: int) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], empty: str) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     if not rows:
-        typer.echo(empty)
+        say(empty)
         return
-    table = Table(
-        "run", "step", "MB", "metrics", "tags", "saved (UTC)", "id", *(["verdict"] if "verdict" in rows[0] else [])
-    )
+    names = ["run", "step", "MB", "metrics", "tags", "saved (UTC)", "id"]
+    names += ["verdict"] if "verdict" in rows[0] else []
+    lines = []
     for row in rows:
         metrics = " ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
@@ -129,7 +126,5 @@ def _table(rows: list[dict[str, Any]], empty: str) -> None:
         )
         step = "" if row["step"] is None else str(row["step"])
         cells = [row["run"] or "", step, f"{row['bytes'] / 1e6:,.1f}", metrics, ", ".join(row["tags"]), row["created"]]
-        cells += [row["id"], *([row["verdict"]] if "verdict" in row else [])]
-        table.add_row(*map(escape, cells))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+        lines.append([*cells, row["id"], *([row["verdict"]] if "verdict" in row else [])])
+    grid(names, lines)

@@ -11,6 +11,7 @@ from pymongo.errors import ExecutionTimeout
 
 from tensordb_data.api.search import Hit
 from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import table
 from tensordb_data.common.bson_values import COLLECTIONS
 
@@ -41,7 +42,7 @@ def search(
                 "kind": hit.kind, "name": hit.name, "tags": list(hit.tags), "score": hit.score,
                 "query": json.loads(hit.query.to_json()), "_id": hit.id,
             }  # fmt: skip
-            typer.echo(json_util.dumps(line, json_options=json_util.RELAXED_JSON_OPTIONS))
+            say(json_util.dumps(line, json_options=json_util.RELAXED_JSON_OPTIONS))
         if not as_json:
             table([
                 {
@@ -50,7 +51,7 @@ def search(
                 }
                 for hit in hits
             ])  # fmt: skip
-            typer.echo(f"{len(hits)} found")
+            say(f"{len(hits)} found")
 
 
 def _matches(hit: Hit) -> int | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from tensordb_data.cli.common import one_line_errors
+from tensordb_data.cli.output import say
 from tensordb_data.embedded import control
 from tensordb_data.errors import TensorDBError
 from tensordb_data.mongo.address import parse
@@ -36,33 +37,33 @@ def up(
 ) -> None:
     """Start the server of a warehouse folder and keep it running without clients."""
     folder = _folder(db)
-    with _errors():
+    with one_line_errors():
         control.up(folder, port)
         now = control.status(folder)
         where = f" and on 127.0.0.1:{now.port}" if now.port else ""
-        typer.echo(f"MongoDB {now.version} runs for {now.folder}{where}, until `tensordb down`")
-        typer.echo("`tensordb uri` prints the address for other tools")
+        say(f"MongoDB {now.version} runs for {now.folder}{where}, until `tensordb down`")
+        say("`tensordb uri` prints the address for other tools")
 
 
 def down(db: Db = None) -> None:
     """Stop keeping the server: it ends now, or with the last process that uses it."""
     folder = _folder(db)
-    with _errors():
+    with one_line_errors():
         was_running = control.status(folder).running
         clients = control.down(folder)
         if clients:
             users = "1 process" if len(clients) == 1 else f"{len(clients)} processes"
             pids = ", ".join(map(str, clients))
-            typer.echo(f"{users} still connected (pid {pids}): the server of {folder} ends with the last one")
+            say(f"{users} still connected (pid {pids}): the server of {folder} ends with the last one")
         else:
-            typer.echo(f"the server of {folder} {'has ended' if was_running else 'was not running'}")
+            say(f"the server of {folder} {'has ended' if was_running else 'was not running'}")
 
 
 def uri(db: Db = None) -> None:
     """Print the address of the running server, to paste into another tool. It may hold the password."""
     folder = _folder(db)
-    with _errors():
-        typer.echo(control.uri(folder))
+    with one_line_errors():
+        say(control.uri(folder))
 
 
 def status(
@@ -71,13 +72,13 @@ def status(
 ) -> None:
     """Say whether the server runs, and for whom. Exit status 1 when it does not."""
     folder = _folder(db)
-    with _errors():
+    with one_line_errors():
         now = control.status(folder)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(now) | {"folder": str(now.folder)}))
+        say(json.dumps(dataclasses.asdict(now) | {"folder": str(now.folder)}))
     else:
         for line in _lines(now):
-            typer.echo(line)
+            say(line)
     if not now.running:
         raise typer.Exit(1)
 
@@ -108,13 +109,3 @@ def _folder(db: str | None) -> Path:
             "a folder is expected here: a MongoDB with an address is not ours to start or stop", param_hint="--db"
         )
     return folder
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Errors that a user can act on become one line and exit status 1."""
-    try:
-        yield
-    except TensorDBError as error:
-        typer.echo(f"tensordb: {error}", err=True)
-        raise typer.Exit(1) from None

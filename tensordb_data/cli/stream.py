@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
+from tensordb_data.cli.output import grid, say
 from tensordb_data.common.import_paths import resolve
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.benchmark import Bench, bench
@@ -66,7 +67,7 @@ def stream(
             return
         found = bench(made, loop, seconds=seconds)
         if as_json:
-            typer.echo(json.dumps({**dataclasses.asdict(found), "batch_seconds": found.batch_seconds}))
+            say(json.dumps({**dataclasses.asdict(found), "batch_seconds": found.batch_seconds}))
         else:
             _show(found, batch_size)
 
@@ -86,40 +87,34 @@ def _pause(seconds: float) -> Callable[[Any], object]:
 
 
 def _describe(spec: dict[str, Any], as_json: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if as_json:
-        typer.echo(json.dumps({name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in spec.items()}))
+        say(json.dumps({name: {"dtype": dtype, "shape": shape} for name, (dtype, shape) in spec.items()}))
         return
-    table = Table("field", "dtype", "shape of a sample")
+    rows = []
     for name, (dtype, shape) in spec.items():
         sizes = ", ".join("varies" if size is None else str(size) for size in shape)
-        table.add_row(name, dtype or "list of objects", f"({sizes})" if dtype else "")
-    Console().print(table)
+        rows.append([name, dtype or "list of objects", f"({sizes})" if dtype else ""])
+    grid(["field", "dtype", "shape of a sample"], rows)
 
 
 def _show(found: Bench, batch_size: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     stats = found.stats or {}
     elapsed = sum(stats["seconds"].values())
-    console = Console()
-    console.print(
+    say(
         f"{found.samples_per_second:,.0f} samples/s, {stats['bytes_per_second'] / 1e6:,.0f} MB/s, in batches of"
         f" {batch_size:,}: one each {1e3 * found.batch_seconds:,.3g} ms"
     )
-    table = Table(title="Seconds by stage", title_justify="left")
-    for column in ("stage", "work", "wait", "threads busy"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage, part in stats["stages"].items():
-        if sum(part.values()):
-            table.add_row(stage, f"{part['work']:.2f}", f"{part['wait']:.2f}", f"{sum(part.values()) / elapsed:.2f}")
+    rows = [
+        [stage, f"{part['work']:.2f}", f"{part['wait']:.2f}", f"{sum(part.values()) / elapsed:.2f}"]
+        for stage, part in stats["stages"].items()
+        if sum(part.values())
+    ]
     loop = stats["seconds"]
-    table.add_row("loop", f"{loop['loop']:.2f}", f"{loop['start'] + loop['wait']:.2f}", f"{loop['loop'] / elapsed:.2f}")
-    console.print(table)
-    console.print(f"{stats['advice']}.", soft_wrap=True)
+    rows.append(["loop", f"{loop['loop']:.2f}", f"{loop['start'] + loop['wait']:.2f}", f"{loop['loop'] / elapsed:.2f}"])
+    numbers = ["work", "wait", "threads busy"]
+    say("Seconds by stage")
+    grid(["stage", *numbers], rows, numbers=numbers)
+    say(f"{stats['advice']}.")
     if found.speedup is None:
         text = (
             f"A training step of more than {1e3 * found.batch_seconds:.3g} ms would not wait for batches. Give yours"
@@ -130,4 +125,4 @@ def _show(found: Bench, batch_size: int) -> None:
             f"If loading were free, the loop would run at {found.replayed_per_second:,.0f} samples/s,"
             f" {found.speedup:.2f} times as fast (measured on batches from memory)."
         )
-    console.print(text, soft_wrap=True)
+    say(text)

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensordb_data.cli import output
+from tensordb_data.cli.output import escaped
+
 _LONGEST = 60  # characters of a cell
 _LEAST = 10  # to which a column is cut before others are left out
-_PIPED = 160  # where nobody looks at the lines, but `grep` or `less -S`
 _IDS = ("_id", "id")  # never cut: they are copied into other commands
 
 
@@ -19,28 +21,17 @@ def table(rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str] | None = 
         rows: From names to values.
         colors: Of cells that hold exactly this text.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value not in (None, [], {}, "")))
     if not names:
         return
     lines = [[brief(row.get(name)) for name in names] for row in rows]
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_PIPED)
+    names = list(map(escaped, names))
     wanted = [max(map(len, column)) for column in zip(names, *lines, strict=True)]
     least = [length if name in _IDS else min(length, _LEAST) for name, length in zip(names, wanted, strict=True)]
-    shown = _fitting(least, console.width)
-    table = Table()
-    for name, width in zip(names[:shown], least, strict=False):
-        table.add_column(Text(name), no_wrap=True, overflow="ellipsis", min_width=width)
-    for line in lines:
-        table.add_row(*(Text(cell, style=(colors or {}).get(cell, "")) for cell in line[:shown]))
-    console.print(table)
+    shown = _fitting(least, output.width())
+    output.grid(names[:shown], [line[:shown] for line in lines], least=least[:shown], colors=colors)
     if shown < len(names):
-        console.print(Text(f"not shown for want of width: {', '.join(names[shown:])}"), style="dim")
+        output.note(f"not shown for want of width: {', '.join(names[shown:])}")
 
 
 def _fitting(least: Sequence[int], width: int) -> int:
@@ -56,9 +47,9 @@ def brief(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping):
-        text = ", ".join(f"{name}={brief(item)}" for name, item in value.items())
+        text = ", ".join(f"{escaped(name)}={brief(item)}" for name, item in value.items())
     elif isinstance(value, list):
         text = ", ".join(map(brief, value[:_LONGEST]))
     else:
-        text = " ".join(str(value).split())
+        text = escaped(" ".join(str(value).split()))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

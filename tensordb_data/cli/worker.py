@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli.common import Db, Project, warehouse
+from tensordb_data.cli.output import say
 from tensordb_data.errors import QueryError
 
 
@@ -68,7 +69,7 @@ def worker(
 
 
 def _say(line: str) -> None:
-    typer.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+    say(f"{time.strftime('%H:%M:%S')} {line}", err=True)
 
 
 def _amount(text: str) -> tuple[str, float]:

@@ -10,9 +10,13 @@ from bson import ObjectId
 from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.errors import NotFoundError
+from tensordb_data.jobs.shape import WELL_FORMED, malformed
 from tensordb_data.jobs.transitions import CLAIM
 from tensordb_data.mongo.claims import Claim
 from tensordb_data.warehouse.context import Warehouse
+
+EXITED = 113
+"""The exit status of the process of a job that has ended itself by `sys.exit(0)`, told to or not."""
 
 
 def job_ticket(job: Job, lease: float, allow: list[str], scripts: bool) -> dict[str, Any]:
@@ -36,10 +40,12 @@ def claimed_job(db: TensorDB, ticket: Mapping[str, Any]) -> Job:
     """The job of a ticket, with the claim of the worker.
 
     Raises:
-        NotFoundError: The job was deleted, or another worker has it.
+        NotFoundError: The job was deleted, another worker has it, or it is not well formed any more.
     """
     mongo = db.warehouse.index["jobs"]
-    found = mongo.find_one({"_id": ObjectId(ticket["job"]), f"{CLAIM}.token": ObjectId(ticket["token"])})
+    held = {"_id": ObjectId(ticket["job"]), f"{CLAIM}.token": ObjectId(ticket["token"])}
+    found = mongo.find_one({**held, **WELL_FORMED})
     if found is None:
-        raise NotFoundError(f"job {ticket['job']} was deleted, or is another worker's")
+        why = malformed(mongo, held["_id"]) or "it was deleted, or another worker has it"
+        raise NotFoundError(f"job {ticket['job']} is not run: {why}")
     return Job(db, found)._bound(Claim(mongo, CLAIM, ObjectId(ticket["token"]), found), ticket["lease"])

@@ -28,7 +28,7 @@ from tensordb_data.errors import (
     QueryError,
     TensorDBError,
 )
-from tensordb_data.job_runner.handoff import claimed_job, open_database
+from tensordb_data.job_runner.handoff import EXITED, claimed_job, open_database
 from tensordb_data.jobs.spec import GIVEN, QUERIES
 
 _F_SETSIG = 10  # of Linux; the module fcntl has no name for it
@@ -44,12 +44,15 @@ def main() -> None:
     die_with(int(sys.argv[1]))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     pid = os.getpid()
-    with open_database(ticket) as db:
-        try:
-            job = claimed_job(db, ticket)
-            _report(job, ticket, pid)
-        except (ClaimLostError, NotFoundError) as error:
-            sys.stderr.write(f"tensordb: {error}\n")
+    try:
+        with open_database(ticket) as db:
+            try:
+                job = claimed_job(db, ticket)
+                _report(job, ticket, pid)
+            except (ClaimLostError, NotFoundError) as error:
+                sys.stderr.write(f"tensordb: {error}\n")
+    except SystemExit as end:
+        sys.exit(EXITED if end.code in (None, 0) else end.code)
 
 
 def die_with(worker: int) -> None:
@@ -74,14 +77,11 @@ def die_with(worker: int) -> None:
 def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
     try:
         try:
-            result = _script(job) if "script" in job else _entry(job, ticket["allow"])
+            result = _run(job, ticket)
         finally:
             if os.getpid() != pid:  # a fork of the job came out of it too
                 os._exit(0)
-        try:
-            job.done(result)
-        except QueryError as error:
-            raise Refusal(str(error)) from None
+        job.done(result)
     except Refusal as error:
         job.fail(str(error), retry=False)
     except JobCancelledError:
@@ -95,12 +95,23 @@ def _report(job: Job, ticket: dict[str, Any], pid: int) -> None:
         job.fail(error.with_traceback(frames))
 
 
+def _run(job: Job, ticket: dict[str, Any]) -> Any:
+    """Runs what the job names, if the worker may: the document may have changed since it was claimed."""
+    if "script" not in job:
+        return _entry(job, ticket["allow"])
+    if not ticket["scripts"]:
+        raise Refusal("this worker runs no stored scripts (--allow-scripts)")
+    return _script(job)
+
+
 def _entry(job: Job, allow: list[str]) -> Any:
     reference = str(job["entry"])
     try:
         entry = resolve(reference, Allow(allow))
     except (ArchitectureError, NotAllowedError) as error:
         raise Refusal(str(error)) from None
+    except SyntaxError as error:
+        raise Refusal(f"{reference!r} cannot be imported: {error}\n{error.text or ''}") from None
     arguments = _arguments(job)
     try:
         parameters = inspect.signature(entry).parameters
@@ -126,7 +137,10 @@ def _script(job: Job) -> Any:
 
 
 def _arguments(job: Job) -> dict[str, Any]:
-    queries = {name: job.selection(name) for name in QUERIES if name in job}
+    try:
+        queries = {name: job.selection(name) for name in QUERIES if name in job}
+    except QueryError as error:
+        raise Refusal(str(error)) from None
     return {**job["args"], **queries}
 
 

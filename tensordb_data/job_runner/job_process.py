@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensordb_data.api.job import Job
 from tensordb_data.errors import StorageError
+from tensordb_data.job_runner.handoff import EXITED
 
 MARK = "TENSORDB_JOB"
 _LINE = 8_000  # characters of a line; longer ones are split
+_CHUNK = 1 << 16  # bytes that are read at once
 _BURST = 20_000  # lines until the log has to have caught up
 _LAST = 20  # lines that are shown when a job dies without a report
 
@@ -29,20 +34,26 @@ class JobProcess:
     Args:
         job: The job, claimed.
         ticket: What `handoff.job_ticket` returns.
+        devices: The GPUs that it is to see; those that this process sees without any.
     """
 
-    def __init__(self, job: Job, ticket: dict[str, Any]) -> None:
+    def __init__(self, job: Job, ticket: dict[str, Any], devices: Sequence[str] = ()) -> None:
         self._job = job
         self._mark = ticket["token"]
         self._last: deque[str] = deque(maxlen=_LAST)
+        self.exited = False
+        """Whether it has ended itself by `sys.exit(0)`, known after `close`."""
         # Only this process has the writing end. When it ends, in whatever way, the kernel closes that end and kills the
         # job.
         hear, self._alive = os.pipe()
+        own = {MARK: self._mark, "PYTHONUNBUFFERED": "1"}
+        if devices:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tensordb_data.job_runner.job_main", str(hear)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[hear], env={**os.environ, MARK: self._mark, "PYTHONUNBUFFERED": "1"},
+                pass_fds=[hear], env={**os.environ, **own},
             )  # fmt: skip
         finally:
             os.close(hear)
@@ -64,7 +75,7 @@ class JobProcess:
             os.killpg(self._process.pid, number)
 
     def close(self) -> str:
-        """Ends what is left of it, and waits for its output; returns how it ended, in words."""
+        """Ends what is left of it, and reads its output so far; returns how it ended, in words."""
         self.signal(signal.SIGKILL)  # before it is reaped: its number is still its own
         for pid in self._strays():
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -73,6 +84,7 @@ class JobProcess:
         self._reader.join()
         os.close(self._ended)
         os.close(self._alive)
+        self.exited = status == EXITED
         if status < 0:
             how = f"was ended by {signal.Signals(-status).name}"
         else:
@@ -96,7 +108,7 @@ class JobProcess:
         log = self._job.db.logs.run(self._job.run, tags=self._job.tags)
         number = 0
         with self._process.stdout as output:
-            while line := output.readline(_LINE):
+            for line in _lines(self._written(output.fileno())):
                 number += 1
                 text = hide(line.decode(errors="replace").rstrip("\r\n"))
                 self._last.append(text)
@@ -106,3 +118,32 @@ class JobProcess:
                         log.flush()
         with contextlib.suppress(StorageError):
             log.close()
+
+    def _written(self, output: int) -> Iterator[bytes]:
+        """What the job writes, until it has ended: a process that it has left behind may hold its output open."""
+        while True:
+            ready, _, _ = select.select([output, self._ended], [], [])
+            if self._ended in ready:
+                left = int.from_bytes(fcntl.ioctl(output, termios.FIONREAD, bytes(4)), sys.byteorder)
+                yield os.read(output, left) if left else b""
+                return
+            if not (chunk := os.read(output, _CHUNK)):
+                return
+            yield chunk
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a text, those that are too long in pieces."""
+    rest = b""
+    for chunk in chunks:
+        *ended, rest = (rest + chunk).split(b"\n")
+        for line in ended:
+            yield from _pieces(line)
+        *long, rest = _pieces(rest)
+        yield from long
+    if rest:
+        yield rest
+
+
+def _pieces(line: bytes) -> Iterator[bytes]:
+    yield from (line[start : start + _LINE] for start in range(0, max(1, len(line)), _LINE))

@@ -20,9 +20,11 @@ from tensordb_data.common.deprecation import Grouped, moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.job_runner.handoff import job_ticket
+from tensordb_data.job_runner.host_slots import HostSlots, Slot, visible_devices
 from tensordb_data.job_runner.job_process import JobProcess
 from tensordb_data.jobs import worker_registry
 from tensordb_data.jobs.permissions import Permissions
+from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
@@ -48,7 +50,8 @@ class Worker:
         may: What the worker may run: `Permissions(allow=["mypkg."])`.
         name: A name for people; by default host and process number.
         resources: What the worker has, for jobs with `requires`; by default the GPUs, memory and processors of this
-            machine.
+            machine, which it shares with the other workers of this user on it. A job that requires GPUs sees those that
+            it gets, in `CUDA_VISIBLE_DEVICES`, and no other job gets them meanwhile.
         lease: Seconds after which a job of a dead worker is given to another.
         grace: Seconds in which a cancelled job may end by itself, and seconds between SIGTERM and SIGKILL after that.
         on_event: Called with a line of text about each event.
@@ -78,7 +81,9 @@ class Worker:
                                    " TensorDB with an address, and not with client=")  # fmt: skip
         self._db, self._kinds, self._allow, self._scripts = db, kinds_list(kinds), list(may.allow), may.scripts
         self.name = check_owner(name if name is not None else f"{socket.gethostname()}-{os.getpid()}")
-        self._has = machine() if resources is None else check_resources("resources", resources)
+        here = machine()
+        self._has = here if resources is None else check_resources("resources", resources)
+        self._slots = HostSlots(self._has, shared=resources is None, gpus=int(here["gpu"]))
         self._lease, self._grace, self._say = check_lease(lease), seconds("grace=", grace, zero=True), on_event
         self._id = ObjectId()
         self._job: Job | None = None
@@ -113,10 +118,13 @@ class Worker:
         signs = threading.Thread(target=self._report_alive, name="tensordb-worker", daemon=True)
         ended = self._ended = threading.Event()
         signs.start()
+        if self._slots.problem is not None:
+            self._say(f"what other workers of this machine take of it is not known: {self._slots.problem}")
         try:
             while not self._draining.is_set():
                 try:
-                    job = self._db.jobs._claim(self.name, self._kinds, self._lease, self._has, self._runnable())
+                    free = self._slots.free()
+                    job = self._db.jobs._claim(self.name, self._kinds, self._lease, free, self._runnable())
                     if job is None and until_empty and not self._left():
                         break
                 except ConnectError as error:
@@ -125,8 +133,17 @@ class Worker:
                 if job is None:
                     self._draining.wait(_POLL)
                     continue
+                slot = self._slots.take(job["requires"])
+                if slot is None:  # a job of another worker of this machine was faster
+                    job.release()
+                    continue
                 count += 1
-                self._run(job)
+                try:
+                    self._run(job, slot)
+                except Exception as error:  # what another tool made of one job must not end the worker
+                    self._say(f"job {job.id}: not reported, its lease will run out: {type(error).__name__}: {error}")
+                finally:
+                    slot.close()
         finally:
             ended.set()
             signs.join()
@@ -134,25 +151,25 @@ class Worker:
 
     # One job
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, slot: Slot) -> None:
         self._job = job
         what = job.get("entry", "script")
         self._say(f"job {job.id} ({job['kind']}, {what}): attempt {job['attempts']} of {job['max_attempts']}")
         heartbeat = _Heartbeat(job, self._lease)
         try:
-            process = JobProcess(job, job_ticket(job, self._lease, self._allow, self._scripts))
+            process = JobProcess(job, job_ticket(job, self._lease, self._allow, self._scripts), slot.devices)
             try:
                 told = self._watch(job, process, heartbeat)
             finally:
                 how = process.close()
-            self._conclude(job, heartbeat, told, how)
+            self._conclude(job, heartbeat, told, None if process.exited else how)
         finally:
             heartbeat.close()
             self._job = None
 
     def _watch(self, job: Job, process: JobProcess, heartbeat: _Heartbeat) -> str:
         """Wait for the end of the process, and end it when that is due; returns why it was ended."""
-        limit = time.monotonic() + job.get("time_limit", float("inf"))
+        limit = time.monotonic() + _time_limit(job)
         end = _Ending(process, self._grace)
         paused = False
         while not process.ends_within(_LOOK):
@@ -175,9 +192,10 @@ class Worker:
             end.proceed()
         return end.told
 
-    def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str) -> None:
-        """Report how the job ended, if the process has not reported it."""
+    def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str | None) -> None:
+        """Report how the job ended, if the process has not. It is done if it ended itself by sys.exit(0)."""
         heartbeat.close()
+        limit = _time_limit(job)
         try:
             if heartbeat.lost or job.refresh()["status"] != "running" or not job._is_held():
                 self._say(f"job {job.id}: {job.status if not heartbeat.lost else 'lost to another worker, or deleted'}")
@@ -187,9 +205,9 @@ class Worker:
             elif told == "stopped":
                 job.release()
             elif told == "time limit":
-                job.fail(f"stopped after its time limit of {job['time_limit']:g} s")
+                job.fail(f"stopped after its time limit of {limit:g} s")
             else:
-                job.fail(how)
+                job.done() if how is None else job.fail(how)
             self._say(f"job {job.id}: {'handed back' if told == 'stopped' else job.status}")
         except (ClaimLostError, LookupError) as error:
             self._say(str(error))
@@ -214,7 +232,8 @@ class Worker:
         """Whether there is a job that this worker could still get."""
         kinds = {} if self._kinds is None else {"kind": {"$in": self._kinds}}
         filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
-        return self._db.warehouse.index["jobs"].find_one({**filter, **self._runnable()}, {"_id": 1}) is not None
+        wanted = {**filter, **self._runnable(), **WELL_FORMED}
+        return self._db.warehouse.index["jobs"].find_one(wanted, {"_id": 1}) is not None
 
     def _report_alive(self) -> None:
         every = min(_REPORT, self._lease / 3)
@@ -222,7 +241,7 @@ class Worker:
             job = self._job
             fields = {
                 "name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "kinds": self._kinds,
-                "allow": self._allow, "scripts": self._scripts, "has": self._has,
+                "allow": self._allow, "scripts": self._scripts, "has": self._has, "free": self._slots.free(),
                 "job": None if job is None else str(job.id), "draining": self._draining.is_set(),
             }  # fmt: skip
             try:
@@ -310,11 +329,14 @@ class _Ending:
 def machine() -> dict[str, float]:
     """What this machine has: `gpu`, `memory_gb` and `cpu`."""
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        gpus = min(gpus, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+    if (visible := visible_devices()) is not None:
+        gpus = min(gpus, len(visible))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"gpu": gpus, "memory_gb": round(memory, 1), "cpu": len(os.sched_getaffinity(0))}
+
+
+def _time_limit(job: Job) -> float:
+    return float(job.get("time_limit", "inf"))
 
 
 def _escaped(entry: str) -> str:

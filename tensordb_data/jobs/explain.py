@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.jobs.shape import malformed
+from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.jobs.worker_registry import alive
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 
 def explain(warehouse: Warehouse, job: JobDocument) -> str:
     """See `Job.explain`."""
+    wrong = malformed(warehouse.index["jobs"], job["_id"])
+    if wrong is not None:
+        return f"left alone, another tool has written it: {wrong}"
     status = job["status"]
     if status == "waiting":
         return f"waiting for {_upstream(warehouse, job)}"
@@ -22,12 +27,17 @@ def explain(warehouse: Warehouse, job: JobDocument) -> str:
     if status == "running":
         return _running(job)
     if status == "done":
-        return f"done by {job['worker']} at {_time(job['finished'])}, in attempt {job['attempts']}"
+        left_out = "".join(f"\nleft out of the result: {line}" for line in job.get("left_out", ()))
+        return f"done by {job['worker']} at {_time(job['finished'])}, in attempt {job['attempts']}{left_out}"
     return f"{status} at {_time(job['finished'])}: {job.get('reason', 'no reason given')}"
 
 
 def _upstream(warehouse: Warehouse, job: JobDocument) -> str:
-    named = {"_id": {"$in": job["after"]}, "_tdb.p": warehouse.project, "status": {"$ne": "done"}}
+    ways = [
+        {"_id": {"$in": job.get("after", [])}, "status": {"$ne": "done"}},
+        {"_id": {"$in": job.get("after_any", [])}, "status": {"$in": list(OPEN)}},
+    ]
+    named = {"_tdb.p": warehouse.project, "$or": ways}
     others = list(warehouse.index["jobs"].find(named, {"status": 1, "kind": 1}).limit(5))
     named_ = [f"job {other['_id']} ({other['kind']}, {other['status']})" for other in others]
     return ", ".join(named_) or "nothing any more"
@@ -72,9 +82,13 @@ def _unclaimed(warehouse: Warehouse, job: JobDocument) -> Iterator[str]:
 def _why_not(worker: Mapping[str, Any], job: JobDocument) -> str:
     if worker["kinds"] is not None and job["kind"] not in worker["kinds"]:
         return f"takes {', '.join(worker['kinds'])} only, and this is {job['kind']!r}"
+    free = worker.get("free", worker["has"])
     for name, amount in job["requires"].items():
-        if amount > worker["has"].get(name, 0):
-            return f"has {name} {worker['has'].get(name, 0):g}, and {amount:g} is required"
+        has = worker["has"].get(name, 0)
+        if amount > has:
+            return f"has {name} {has:g}, and {amount:g} is required"
+        if amount > free.get(name, 0) and worker["job"] is None:
+            return f"has {name} {has:g}, of which {free.get(name, 0):g} are free, and {amount:g} is required"
     if "script" in job:
         if not worker["scripts"]:
             return "runs no stored scripts (--allow-scripts)"

@@ -15,6 +15,7 @@ from tensordb_data.common.bson_values import plain
 from tensordb_data.common.import_paths import split
 from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import ArchitectureError, QueryError
+from tensordb_data.jobs.shape import MOST_PUSHED
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.warehouse.record import Record
@@ -22,7 +23,7 @@ from tensordb_data.warehouse.record import Record
 # What an entry point gets besides its arguments: a Selection for each query, and the others if it has such parameters.
 QUERIES = {"data": "data", "architecture": "architectures", "params": "params"}
 GIVEN = ("job", "db")
-MOST_BYTES = 4_000_000  # of the arguments, and of the result: the document of a job has 16 MB for everything
+MOST_BYTES = 4_000_000  # of the arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class JobSpec(OptionGroup):
     priority: int = 0
     requires: Mapping[str, float] | None = None
     after: Sequence[Any] = ()
+    after_any: Sequence[Any] = ()
     unique: str | None = None
     start: dt.datetime | float | None = None
     tags: Sequence[str] = ()
@@ -78,7 +80,8 @@ class JobSpec(OptionGroup):
         tidy: dict[str, Any] = {
             "args": _args(self.args),
             "requires": check_resources("requires", self.requires),
-            "after": tuple(_upstream(self.after) if self.after else ()),
+            "after": tuple(_upstream(written("after"), self.after) if self.after else ()),
+            "after_any": tuple(_upstream(written("after_any"), self.after_any) if self.after_any else ()),
             "tags": tuple(_tags(self.tags)),
         }
         for name in QUERIES:
@@ -104,7 +107,7 @@ class JobSpec(OptionGroup):
             "tags": list(self.tags),
             "priority": self.priority,
             "requires": dict(self.requires or {}),
-            "status": "waiting" if self.after else "ready",
+            "status": "waiting" if self.after or self.after_any else "ready",
             "attempts": 0,
             "max_attempts": self.limits.max_attempts,
             "backoff": float(self.limits.backoff),
@@ -113,10 +116,17 @@ class JobSpec(OptionGroup):
         document["_tdb"]["needs"] = sorted(name for name, amount in document["requires"].items() if amount > 0)
         if self.after:
             document["after"] = list(self.after)
+        if self.after_any:
+            document["after_any"] = list(self.after_any)
         if self.unique is not None:
             document["unique"] = document["_tdb"]["key"] = self.unique
         if self.limits.time_limit is not None:
             document["time_limit"] = float(self.limits.time_limit)
+        if len(bson.encode(document)) > MOST_PUSHED:
+            raise QueryError(
+                f"a job takes at most {MOST_PUSHED / 1e6:g} MB with its queries; mark the samples with a tag, say, and"
+                " query that"
+            )
         return document
 
 
@@ -130,7 +140,10 @@ class LimitOptions(TypedDict, total=False):
 
 
 class PushOptions(LimitOptions, total=False):
-    """The limits of a job, and a program in place of an entry point."""
+    """The limits of a job, and what few jobs need."""
+
+    after_any: Sequence[Any]
+    """Jobs that must have ended first, in whatever way."""
 
     script: str | None
     """The text of a program, see `push_script`."""
@@ -146,6 +159,7 @@ class JobOptions(LimitOptions, total=False):
     priority: int
     requires: Mapping[str, float] | None
     after: Sequence[Any]
+    after_any: Sequence[Any]
     unique: str | None
     start: dt.datetime | float | None
     tags: Sequence[str]
@@ -183,15 +197,6 @@ def check_resources(what: str, given: Mapping[str, float] | None) -> dict[str, f
             raise QueryError(f"{what}=: the amount of {name} is a number, 0 or more; found {amount!r:.200}")
         out[name] = amount
     return out
-
-
-def result_value(value: Any) -> Any:
-    """Turn a result into plain data, as the index can hold it. Scalars of NumPy, torch and TensorFlow become numbers.
-
-    Raises:
-        QueryError: It cannot be stored.
-    """
-    return _fitting("the result", plain(value, lambda text: QueryError(f"the result cannot be stored: {text}")))
 
 
 def kinds_list(kinds: Sequence[str] | None) -> list[str] | None:
@@ -275,13 +280,13 @@ def _query(name: str, value: Any) -> Query:
     return query
 
 
-def _upstream(after: Sequence[Any]) -> list[ObjectId]:
+def _upstream(what: str, after: Sequence[Any]) -> list[ObjectId]:
     if isinstance(after, (str, Mapping)) or not isinstance(after, Sequence):
-        raise QueryError(f"after= is a list of jobs, or of their ids; found {after!r:.200}")
+        raise QueryError(f"{what} is a list of jobs, or of their ids; found {after!r:.200}")
     ids = [job.id if isinstance(job, Record) else job for job in after]
     for id in ids:
         if not isinstance(id, ObjectId):
-            raise QueryError(f"after= is a list of jobs, or of their ids; found {id!r:.200} in it")
+            raise QueryError(f"{what} is a list of jobs, or of their ids; found {id!r:.200} in it")
     return list(dict.fromkeys(ids))
 
 

@@ -7,7 +7,7 @@ waiting -> ready -> running -> done | dead | cancelled
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -35,7 +35,7 @@ def shortened(text: str) -> str:
 def event(what: Any, **fields: Any) -> dict[str, Any]:
     """The stage that adds an event to the history of a job. The history keeps the newest `KEPT_EVENTS`."""
     entry = {"at": "$$NOW", "event": what, **fields}
-    history = {"$concatArrays": [{"$ifNull": ["$events", []]}, [entry]]}
+    history = {"$concatArrays": [_list("$events"), [entry]]}
     return {"$set": {"events": {"$slice": [history, -KEPT_EVENTS]}}}
 
 
@@ -55,9 +55,11 @@ def claimed(owner: str) -> Stages:
     ]
 
 
-def done(result: Any) -> Stages:
-    """A running job has its result."""
+def done(result: Any, left_out: Sequence[str] = ()) -> Stages:
+    """A running job has its result, with a line for each part of it that could not be stored."""
     fields = {"status": "done", "result": literal(result), "finished": "$$NOW", "progress": 1.0}
+    if left_out:
+        fields["left_out"] = literal(list(left_out))
     return [{"$set": fields}, {"$unset": [CLAIM, "_tdb.key", "reason", "cancel"]}, event("done", attempt="$attempts")]
 
 
@@ -111,10 +113,16 @@ def ready() -> Stages:
     return [{"$set": {"status": "ready"}}, event("ready")]
 
 
-def cancelled(reason: str) -> Stages:
-    """Cancel a job. If it runs, ask it to end."""
+def cancelled(reason: str, upstream: ObjectId | None = None) -> Stages:
+    """Cancel a job. If it runs, ask it to end.
+
+    Args:
+        reason: Why.
+        upstream: The job because of which it cannot be done.
+    """
     runs = {"$eq": ["$status", "running"]}
     return [
+        *([{"$set": {"_tdb.by": upstream}}] if upstream is not None else []),
         {"$set": {"cancel": {"$cond": [runs, True, "$$REMOVE"]}, "reason": literal(reason)}},
         {"$set": {
             "status": {"$cond": [runs, "running", "cancelled"]},
@@ -136,10 +144,11 @@ def cancelled_by_owner() -> Stages:
 
 def retried() -> Stages:
     """A job that ended without a result begins again, with all its attempts."""
-    waits = {"$cond": [{"$gt": [{"$size": {"$ifNull": ["$after", []]}}, 0]}, "waiting", "ready"]}
+    upstream = {"$concatArrays": [_list("$after"), _list("$after_any")]}
+    waits = {"$cond": [{"$gt": [{"$size": upstream}, 0]}, "waiting", "ready"]}
     return [
         {"$set": {"status": waits, "attempts": 0, "due": "$$NOW", "_tdb.key": {"$ifNull": ["$unique", "$$REMOVE"]}}},
-        {"$unset": ["finished", "reason", "progress"]},
+        {"$unset": ["finished", "reason", "progress", "_tdb.by"]},
         event("retried"),
     ]
 
@@ -147,6 +156,11 @@ def retried() -> Stages:
 def marked(stages: Stages, mark: ObjectId, token: ObjectId) -> Stages:
     """The same change with a mark, by which its owner finds it again if the answer was lost, and the owner's token."""
     return [*stages, {"$set": {"_tdb.end": mark, "_tdb.last": token}}]
+
+
+def _list(path: str) -> dict[str, Any]:
+    """A list of the document, empty if there is none, or another value in its place."""
+    return {"$cond": [{"$isArray": path}, path, []]}
 
 
 def _also(status: str) -> dict[str, Any]:

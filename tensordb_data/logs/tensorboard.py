@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import socket
-import time
+import hashlib
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tensordb_data.errors import MissingExtraError, StorageError
 from tensordb_data.logs.writer import RESERVED
 
+_FILE = "events.out.tfevents.tensordb"
+_LONGEST = 200  # bytes of the name of a folder; a file system takes 255
+
 
 def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
-    """Writes event files, `<folder>/<run>/<kind>/events…`; returns the number of values.
+    """Writes event files, `<folder>/<run>/<kind>/events…`, in place of earlier ones; returns the number of values.
 
     Numbers become scalars, texts texts, and items of a list of numbers scalars `name/0`, `name/1`, …
 
@@ -41,6 +44,7 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
         return Summary.Value(tag=name, simple_value=float(found))
 
     count = 0
+    partial: list[Path] = []
     try:
         with contextlib.ExitStack() as files:
             writers: dict[tuple[str, str], Any] = {}
@@ -51,21 +55,31 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
                 key = (row["run"], row["kind"])
                 if key not in writers:
                     # Not its EventFileWriter, which loads all of TensorFlow where that is installed.
-                    writers[key] = RecordWriter(files.enter_context(_opened(Path(folder, *map(_name, key)))))
-                    begin = Event(wall_time=time.time(), file_version="brain.Event:2")
+                    partial.append(_partial(Path(folder, *map(_name, key))))
+                    writers[key] = RecordWriter(files.enter_context(partial[-1].open("xb")))
+                    begin = Event(wall_time=_time(row), file_version="brain.Event:2")
                     writers[key].write(begin.SerializeToString())
-                wall = row["time"].replace(tzinfo=dt.timezone.utc).timestamp()
-                event = Event(wall_time=wall, step=row["step"], summary=Summary(value=values))
+                event = Event(wall_time=_time(row), step=row["step"], summary=Summary(value=values))
                 writers[key].write(event.SerializeToString())
                 count += len(values)
+        for path in partial:
+            path.replace(path.parent / _FILE)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
     return count
 
 
-def _opened(path: Path) -> BinaryIO:
-    path.mkdir(parents=True, exist_ok=True)
-    return open(path / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}", "xb")
+def _partial(folder: Path) -> Path:
+    """A file that becomes the event file of a folder. TensorBoard does not read it: its name is another one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{uuid.uuid4().hex}.partial"
+
+
+def _time(row: Mapping[str, Any]) -> float:
+    return float(row["time"].replace(tzinfo=dt.timezone.utc).timestamp())
 
 
 def _values(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -79,6 +93,11 @@ def _values(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _name(text: str) -> str:
-    """A name of one folder, for a run or kind that is called anything."""
-    safe = "".join(c if c.isalnum() or c in "-_.=+ " else "_" for c in text)
-    return safe if safe.strip(".") else f"_{safe}"
+    """A name of one folder, for a run or kind that is called anything: each name has one of its own."""
+    safe = "".join(c if c.isalnum() or c in "-_.=+ " else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+    if not safe.strip("."):
+        safe = safe.replace(".", "%2E")
+    if len(safe.encode()) > _LONGEST:
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return f"{safe.encode()[:_LONGEST].decode(errors='ignore')}%{digest}"
+    return safe

@@ -9,18 +9,21 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from pymongo.errors import BulkWriteError
+import bson
+from bson.errors import BSONError
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from tensordb_data.common.background import BackgroundWorker
+from tensordb_data.common.bson_values import MAX_DOCUMENT
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
-from tensordb_data.mongo.errors import are_duplicates, first_line
+from tensordb_data.mongo.errors import DOCUMENT_REFUSED, DUPLICATE_KEY, first_line, write_errors
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.search.index import search_index
-from tensordb_data.warehouse.metrics import check_names, scalar
+from tensordb_data.warehouse.metrics import check_names, is_text, scalar
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
 CAPACITY = 200_000  # rows in memory
 _BATCH = 2_000  # rows an insert
 _INTERVAL = 1.0  # seconds that a row waits for company
+_SEARCHED = 1_000_000  # characters of the longest text that a search finds
+_NO_STEP: Any = object()
 _RETRY = (0.1, 5.0)  # seconds between attempts: first, most
 _UTC = dt.timezone.utc
 
@@ -44,16 +49,18 @@ class RunLog:
 
     If a loop writes faster than the server accepts, `write` waits when 200,000 rows are pending, and no row is lost.
     While the server is away, `write` does not wait: the first 200,000 rows are kept, and further rows are dropped. A
-    warning says so at once, `dropped` counts them, and `close()` raises.
+    row that cannot be stored, of more than 16 MB say, is left out alone. A warning says so at once, `dropped` counts
+    these rows, and `close()` raises.
     """
 
     def __init__(self, warehouse: Warehouse, name: str, tags: Sequence[str] = (), system: float | None = None) -> None:
-        if not isinstance(name, str) or not name:
-            raise SchemaError(f"a run is named by a non-empty string; found {name!r}")
+        if not isinstance(name, str) or not name or not is_text(name):
+            raise SchemaError(f"a run is named by a non-empty string; found {name!r:.200}")
         if isinstance(tags, str):
             raise SchemaError(f"tags is a list of strings; found the string {tags!r}")
         self.name = name
         self._names: set[str] = set()
+        self._kinds: set[str] = set()
         self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []})
         weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
         self.last_step = 0
@@ -62,10 +69,18 @@ class RunLog:
 
     @property
     def dropped(self) -> int:
-        """Rows that were lost because the server was away for too long."""
+        """Rows that were lost because the server was away for too long, or refused them."""
         return self._writer.dropped
 
-    def write(self, step: int, kind: str = "train", **values: Any) -> None:
+    @overload
+    def write(self, step: int, /, kind: str = ..., **values: Any) -> None: ...
+
+    @overload
+    def write(self, *, step: int, kind: str = ..., **values: Any) -> None: ...
+
+    def write(  # type: ignore[misc]  # step= comes among the values
+        self, step: Any = _NO_STEP, /, kind: str = "train", **values: Any
+    ) -> None:
         """Adds a row. This takes a few microseconds. It waits for the server only when 200,000 rows are pending.
 
         Args:
@@ -77,16 +92,24 @@ class RunLog:
                 plots and means leave them out, and count them.
 
         Raises:
-            SchemaError: A value or a name cannot be stored.
+            SchemaError: A value or a name cannot be stored, or the step is missing or given twice.
             StorageError: The log is closed.
         """
+        if step is _NO_STEP:
+            if "step" not in values:
+                raise SchemaError("a row has a step: log.write(step, loss=0.5)")
+            step = values.pop("step")
         if type(step) is not int:
             step = scalar("step", step)
-            if type(step) is not int:
-                raise SchemaError(f"a step is an integer; found {step!r}")
-        if not isinstance(kind, str) or not kind:
-            raise SchemaError(f"a kind is a non-empty string; found {kind!r}")
+        if type(step) is not int or not -(2**63) <= step < 2**63:
+            raise SchemaError(f"a step is an integer of 64 bits; found {step!r:.200}")
+        if kind not in self._kinds:
+            if not isinstance(kind, str) or not kind or not is_text(kind):
+                raise SchemaError(f"a kind is a non-empty string; found {kind!r:.200}")
+            self._kinds.add(kind)
         if not self._names.issuperset(values):
+            if "step" in values:
+                raise SchemaError(f"the step is given twice: {step} and step={values['step']!r:.200}")
             check_names(values, RESERVED)
             self._names.update(values)
         row = {"kind": kind, "step": step}
@@ -156,6 +179,7 @@ class _Writer(BackgroundWorker):
         self._failure: Exception | None = None  # of the newest attempt
         self._reason: Exception | None = None  # of the newest that failed
         self._attempts = 0
+        self._refused: list[tuple[Any, str]] = []  # step and why, of rows that are to be named
         self.dropped = 0
         self._texts: dict[tuple[str, str, str], ObjectId] = {}  # of the rows that were taken, to be searched
 
@@ -238,7 +262,10 @@ class _Writer(BackgroundWorker):
                     self._insert()
             except Exception as error:  # of any kind: a thread that dies would leave close() waiting
                 failure = error
+            refused, self._refused = self._refused, []
+            self._name(refused)
             with self._changed:
+                self.dropped += len(refused)
                 self._failure = failure
                 self._reason = failure or self._reason
                 self._attempts += 1
@@ -255,21 +282,35 @@ class _Writer(BackgroundWorker):
                 if last and self._empty():
                     return
 
+    def _name(self, refused: list[tuple[Any, str]]) -> None:
+        """Say at once which rows are left out."""
+        for step, why in refused:
+            line = f"{self._what()}: the row of step {step} is left out: {why:.1000}"
+            self._reason = StorageError(line)
+            try:
+                warnings.warn(line, stacklevel=2)
+            except UserWarning:  # where warnings are errors, in a thread in which nobody sees one
+                sys.stderr.write(f"tensordb: {line}\n")
+
     def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
         common, internal, ids = self._common, {"p": self._warehouse.project}, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
-        for id, (_, row) in zip(ids, rows, strict=True):
-            for name, value in row.items():
-                if type(value) is _Later:
-                    row[name] = scalar(name, value.value)
-                elif type(value) is str and name != "kind":
-                    self._texts[common["run"], name, value] = id
-        return [
-            {"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": internal}
-            for id, (when, row) in zip(ids, rows, strict=True)
-        ]
+        documents = []
+        for id, (when, row) in zip(ids, rows, strict=True):
+            try:
+                for name, value in row.items():
+                    if type(value) is _Later:
+                        row[name] = scalar(name, value.value)
+                    elif type(value) is str and name != "kind" and len(value) <= _SEARCHED:
+                        self._texts[common["run"], name, value] = id
+            except Exception as error:  # of the device, or a value that is no number: the other rows are not to blame
+                self._refused.append((row["step"], str(error)))
+                continue
+            documents.append({"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": internal})
+        return documents
 
     def _insert(self) -> None:
+        """Insert the rows. One that can never be stored is left out."""
         common = self._common
         group = (common["run"], tuple(common["tags"]))
         search_index(self._warehouse, "logs").add_groups({group: self._sent[0]["_id"]}, self._texts)
@@ -277,9 +318,33 @@ class _Writer(BackgroundWorker):
         try:
             self._warehouse.index["logs"].insert_many(self._sent, ordered=False)
         except BulkWriteError as error:
+            failures = write_errors(error)
             # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
-            if not are_duplicates(error):
+            if not all(failure.get("code") in {DUPLICATE_KEY, *DOCUMENT_REFUSED} for failure in failures):
                 raise
+            refused = [failure for failure in failures if failure.get("code") != DUPLICATE_KEY]
+            steps = [self._sent[failure["index"]]["step"] for failure in refused]
+            self._refused += zip(steps, (str(failure.get("errmsg")) for failure in refused), strict=True)
+        except (BSONError, DocumentTooLarge, OverflowError, OperationFailure) as error:
+            if isinstance(error, OperationFailure) and error.code not in DOCUMENT_REFUSED:
+                raise
+            fitting = [row for row in self._sent if self._fits(row)]
+            if len(fitting) == len(self._sent):
+                raise
+            self._sent = fitting
+            if fitting:
+                self._insert()
+
+    def _fits(self, row: Mapping[str, Any]) -> bool:
+        """Whether the driver can send a row."""
+        try:
+            size = len(bson.encode(row))
+        except (BSONError, OverflowError) as error:
+            self._refused.append((row["step"], str(error)))
+            return False
+        if size > MAX_DOCUMENT:
+            self._refused.append((row["step"], f"it has {size / 1e6:.1f} MB, and a row has room for 16 MB"))
+        return size <= MAX_DOCUMENT
 
 
 def _full() -> int:

@@ -28,6 +28,8 @@ TRANSIENT = INTERRUPTED | {6, 7, 89, 91, 133, 134, 189, 262, 9001, 10058, 10107,
 """The server steps down, shuts down, recovers or cannot be reached, or one of these has interrupted the call."""
 HISTORY_LOST = frozenset((280, 286))
 """The oplog does not reach back to the position of a change stream."""
+DOCUMENT_REFUSED = frozenset((2, 14, 22, 52, 53, 55, 56, 57, 121, 171, 10334, 17280, 17419, 17420))
+"""A document cannot be stored, whenever it is tried: it is malformed, too large, or refused by a validator."""
 CURSOR_LOST = frozenset((175, 206, 237, 262, 11600, 11601, 11602))
 """A cursor was interrupted or killed, was out of time, or its collection, index or session is gone."""
 

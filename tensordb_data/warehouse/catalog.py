@@ -40,13 +40,16 @@ INDEXES: dict[str, list[IndexModel]] = {
     "jobs": [
         IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-        # The order in which jobs are claimed.
+        # The orders in which jobs are claimed.
         IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("due", _UP), ("_id", _UP)]),
         # One active job for each key. Jobs that have ended have no key.
         IndexModel(
             [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
         ),
         IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
+        IndexModel([("after_any", _UP)], partialFilterExpression={"status": "waiting"}),
+        IndexModel([("_tdb.by", _UP)], partialFilterExpression={"_tdb.by": {"$exists": True}}),
     ],
     # Changes of samples that have not ended, see samples/mutations.py.
     "mutations": [IndexModel([("p", _UP)])],

@@ -247,6 +247,8 @@ class JobInternals(TypedDict):
     """`unique` of an active job."""
     claim: NotRequired[ClaimDocument]
     """The claim of the worker that runs it."""
+    by: NotRequired[ObjectId]
+    """Of a cancelled job: the job that it waited for, and because of which it was cancelled."""
     end: NotRequired[ObjectId]
     """The mark of the last report, by which its worker finds it again."""
     last: NotRequired[ObjectId]
@@ -279,6 +281,8 @@ class JobDocument(TypedDict):
     """Seconds before the second attempt, doubled before each further one."""
     after: NotRequired[list[ObjectId]]
     """The jobs that must be done first."""
+    after_any: NotRequired[list[ObjectId]]
+    """The jobs that must have ended first, in whatever way."""
     unique: NotRequired[str]
     """The key that one active job at a time may have."""
     time_limit: NotRequired[float]
@@ -295,6 +299,8 @@ class JobDocument(TypedDict):
     cancel: NotRequired[bool]
     """Whether it was asked to end."""
     result: NotRequired[Any]
+    left_out: NotRequired[list[str]]
+    """A line for each part of the result that could not be stored."""
     reason: NotRequired[str]
     """Why it failed, was lost or cancelled."""
     finished: NotRequired[dt.datetime]

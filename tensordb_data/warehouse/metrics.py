@@ -8,7 +8,7 @@ from typing import Any
 from tensordb_data.common.bson_values import plain, single
 from tensordb_data.errors import SchemaError
 
-_PLAIN = frozenset((float, bool, str, type(None)))
+_PLAIN = frozenset((float, bool, type(None)))
 
 
 def scalar(name: str, value: Any) -> Any:
@@ -17,7 +17,7 @@ def scalar(name: str, value: Any) -> Any:
     Raises:
         SchemaError: It is neither a number, text, boolean, None or datetime, nor a list of those.
     """
-    if type(value) in _PLAIN:
+    if type(value) in _PLAIN or (type(value) is str and value.isascii()):
         return value
     if isinstance(value, (list, tuple)):
         return [scalar(name, item) for item in value]
@@ -37,8 +37,15 @@ def check_names(names: Iterable[str], reserved: frozenset[str]) -> None:
     for name in names:
         if not isinstance(name, str) or not name or name[0] == "$" or "." in name or "\0" in name:
             raise SchemaError(f"metric {name!r}: a name is a non-empty string without '.' and not beginning with '$'")
+        if not is_text(name):
+            raise SchemaError(f"metric {name!r}: a name is valid text; this one has a lone surrogate")
         if name in reserved:
             raise SchemaError(f"metric {name!r}: this name is taken; taken are {', '.join(sorted(reserved))}")
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be stored: one with a lone surrogate cannot."""
+    return value.isascii() or value == value.encode(errors="replace").decode()
 
 
 def _number(name: str, value: Any) -> Any:

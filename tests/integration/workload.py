@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,42 @@ def fail(path):
 
 def unserialisable():
     return {"when": object()}
+
+
+def results():
+    import numpy as np
+
+    return {"acc": np.float32(0.5), "confusion": np.eye(2), 0: "zero", "left": object()}
+
+
+def exits():
+    print("all is done")
+    sys.exit(0)
+
+
+def exits_when_told(path):
+    """Saves and exits when it is asked to end, as training loops do."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    Path(path).write_text(str(os.getpid()))
+    while True:
+        time.sleep(60)
+
+
+def leaves_a_stranger(path):
+    """Leaves behind a process that nothing says to be of this job, and that holds its output."""
+    command = ["setsid", "env", "-i", "sh", "-c", "echo $$; exec sleep 600"]
+    stranger = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True)
+    Path(path).write_text(stranger.stdout.readline())
+    print("left")
+
+
+def devices(path):
+    """Waits for another like it; the GPUs that it sees."""
+    mine = os.environ["CUDA_VISIBLE_DEVICES"]
+    Path(path, mine).touch()
+    while len(list(Path(path).iterdir())) < 2:
+        time.sleep(0.02)
+    return mine
 
 
 def killed():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -63,6 +65,61 @@ def test_logs_as_they_are_written(tensordb, db, mongo_uri):
             log.write(30, loss=0.5)
         assert json.loads(running.stdout.readline())["step"] == 30
         running.kill()
+
+
+def test_stored_text_does_not_reach_the_terminal_as_commands_to_it(db, mongo_uri):
+    hostile = "\x1b]0;t\x07\x1b[2J\u202ex"
+    with db.data.writer("d") as writer:
+        writer.add(label=1, text=hostile, tags=[hostile])
+    with db.logs.run(hostile, tags=[hostile]) as log:
+        log.write(1, note=hostile, **{hostile: 1.0})
+    job = db.jobs.push(hostile, entry="a:b", args={"x": hostile}, tags=[hostile])
+    db.params.save({"w": np.ones(2)}, run=hostile, step=1, note=hostile)
+    db.architectures.save("net", factory="json:loads", tags=[hostile])
+    job.cancel(hostile)
+    commands = (
+        "find data", "find logs", "find jobs", "find params", "find architectures", "logs tail", "jobs list",
+        f"jobs show {job.id}", "search x", "params", "find data --json", "logs tail --json", "jobs list --json",
+        "search x --json",
+    )  # fmt: skip
+    for command in commands:
+        done = CliRunner().invoke(app, [*command.split(), "--db", mongo_uri])
+        assert done.exit_code == 0, (command, done.output)
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.output), (command, done.output)
+        if "--json" in command:
+            assert hostile in _texts(json.loads(done.stdout.splitlines()[0])), command
+        elif "architectures" not in command:
+            assert "\\x1b]0;t" in done.output, (command, done.output)
+    done = CliRunner().invoke(app, ["logs", "plot", hostile + "y", "--db", mongo_uri])
+    assert done.exit_code == 1 and "\x1b" not in done.output and "\\x1b" in done.stderr
+
+
+def _texts(value):
+    """All texts in a value, and those of its names."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _texts(part)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+@pytest.mark.parametrize("words", ["status", "uri", "find data", "jobs list"])
+def test_the_warehouse_of_another_user_is_one_line(words, tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir(mode=0o700)
+    (folder / "tensordb.json").write_text("{}")
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # whom a mode stops
+    else:
+        folder.chmod(0o000)
+    try:
+        done = CliRunner().invoke(app, [*words.split(), "--db", str(folder)])
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+    assert done.exit_code == 1 and done.stdout == "", done
+    assert len(done.stderr.splitlines()) == 1 and "belongs to another user" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

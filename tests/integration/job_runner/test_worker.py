@@ -76,19 +76,21 @@ def test_a_job_gets_its_arguments_and_queries_and_the_same_with_another_query_is
     assert db.database["workers"].count_documents({}) == 0
 
 
-def test_ways_to_end_badly_at_once(db, tmp_path):
+def test_ways_to_end_badly_at_once(db, tmp_path, monkeypatch):
     """Each of them in one run, since a process takes a second to start."""
     db.jobs.push("t", entry="tests.integration.nowhere:f")  # not allowed: stays where it is
     again = push(db, "fail", args={"path": str(tmp_path / "f")})
+    (tmp_path / "no_python.py").write_text("def f(:\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     cases = [
         (push(db, "nothing"), "there is no 'nothing' in the module"),
         (push(db, "os.system", args={"command": "true"}), "leads through another module, os"),
         (push(db, "add", args={"a": 1}), "does not take a: missing a required argument: 'b'"),
-        (push(db, "unserialisable"), "the result cannot be stored: at 'when': a object cannot be stored"),
+        (db.jobs.push("t", entry="no_python:f"), "cannot be imported: invalid syntax"),
         (push(db, "killed", max_attempts=1), "ended by SIGKILL without a result; its last output:\nabout to go"),
         (push(db, "leaves", args={"path": ""}, max_attempts=1), "ended with exit status 0 without a result"),
     ]
-    assert work(db) == 2 + len(cases)
+    assert work(db, may=Permissions(allow=[*ALLOW, "no_python"])) == 2 + len(cases)
     for job, reason in cases:
         assert job.status == "dead" and reason in job["reason"] and job["attempts"] == 1, job["reason"]
     assert again.status == "done" and again["attempts"] == 2 and again["result"] == "second time"
@@ -97,6 +99,38 @@ def test_ways_to_end_badly_at_once(db, tmp_path):
     assert "child.py" not in failure["reason"]
     left = db.jobs.find({"status": "ready"}).first()
     assert left["entry"] == "tests.integration.nowhere:f"
+
+
+def test_ways_to_end_well_at_once(db, tmp_path):
+    results, exits = push(db, "results"), push(db, "exits")
+    leaves = push(db, "leaves_a_stranger", args={"path": str(tmp_path / "pid")})
+    last = push(db, "add", args={"a": 1, "b": 2})
+    assert work(db) == 4
+    assert results.status == "done" and results["result"] == {
+        "acc": 0.5, "confusion": [[1.0, 0.0], [0.0, 1.0]], "0": "zero",
+    }  # fmt: skip
+    assert results["left_out"][0].startswith("left: a object cannot") and "left out of the result" in results.explain()
+    assert (exits.status, exits["result"], exits["attempts"]) == ("done", None, 1)
+    assert exits.output.first()["text"] == "all is done"
+    stranger = int((tmp_path / "pid").read_text())
+    assert alive(stranger) and leaves.status == "done" and leaves.output.first()["text"] == "left"
+    assert last.status == "done"
+    os.kill(stranger, signal.SIGKILL)
+
+
+def test_a_job_that_exits_because_it_was_told_to_is_not_done(db, tmp_path):
+    job = push(db, "exits_when_told", args={"path": str(tmp_path / "a")})
+    with Background(db, grace=60):
+        until(lambda: (tmp_path / "a").exists() and (tmp_path / "a").read_text())
+    assert (job.status, job["attempts"]) == ("ready", 0)
+
+
+def test_two_workers_of_a_machine_give_each_job_a_gpu_of_its_own(db, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    jobs = [push(db, "devices", args={"path": str(tmp_path)}, requires={"gpu": 1}) for _ in range(2)]
+    with Background(db, resources={"gpu": 2}), Background(db, resources={"gpu": 2}):
+        until(lambda: all(job.status == "done" for job in jobs))
+    assert sorted(job["result"] for job in jobs) == ["4", "7"]
 
 
 def test_what_a_job_leaves_behind_is_ended(db, tmp_path):
@@ -181,7 +215,7 @@ def test_killed_worker_takes_its_job_along_and_another_does_it(warehouse_dir):
     with TensorDB(warehouse_dir / "w") as db:
         job = push(db, "waits", args={"path": str(go)})
         first = start(warehouse_dir / "w", "--name", "same")
-        until(begun.exists)
+        until(lambda: begun.exists() and begun.read_text())
         pid = begun.read_text()
         first.kill()
         first.communicate()

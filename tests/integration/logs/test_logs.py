@@ -68,13 +68,68 @@ def test_flush_makes_rows_visible(db):
         ({"time": 1}, "taken"),
         ({"$set": 1}, "beginning with"),
         ({"a.b": 1}, "without '.'"),
+        ({"note": "\ud800"}, "lone surrogate"),
+        ({"notes": ["fine", "\ud800"]}, "lone surrogate"),
+        ({"\ud800": 1}, "lone surrogate"),
+        ({"kind": "\ud800"}, "a kind is"),
+        ({"step": 2}, "the step is given twice: 1 and step=2"),
     ],
 )
 def test_odd_values_are_refused(db, values, says):
     with db.logs.run("r") as log, pytest.raises(SchemaError, match=says):
         log.write(1, **values)
-    with pytest.raises(SchemaError, match="step"):
-        log.write(1.5, loss=1.0)
+    with pytest.raises(SchemaError, match="a run is named"):
+        db.logs.run("\udc80")
+    with db.logs.run("r") as log:
+        for step in (1.5, 2**63, -(2**63) - 1, "1", None, np.uint64(2**63)):
+            with pytest.raises(SchemaError, match="step"):
+                log.write(step, loss=1.0)
+        with pytest.raises(SchemaError, match="a row has a step"):
+            log.write(loss=1.0)
+        log.write(step=2**63 - 1, loss=1.0)
+    assert db.logs.find({"run": "r"}).first().step == 2**63 - 1
+
+
+def test_a_row_that_is_refused_is_left_out_alone_and_named_at_once(db):
+    """By the driver, for its size, and by the server, for a validator that somebody has set."""
+    db.database.command("collMod", "logs", validator={"secret": {"$exists": False}})
+    log = db.logs.run("r")
+    with pytest.warns(UserWarning, match="is left out") as said:
+        for step in range(10):
+            more = {3: {"note": "x" * 17_000_000}, 5: {"secret": 1}, 7: {"note": "x" * 2_000_000}}
+            log.write(step, loss=1.0, **more.get(step, {}))
+        log.flush()
+    assert {str(one.message).split(": ")[1] for one in said} == {
+        "the row of step 3 is left out", "the row of step 5 is left out",
+    }  # fmt: skip
+    assert [row.step for row in db.logs.find({"run": "r"})] == [0, 1, 2, 4, 6, 7, 8, 9] and log.dropped == 2
+    log.write(10, loss=1.0)
+    with pytest.raises(StorageError, match="2 rows were lost: the log of run 'r': the row of step"):
+        log.close()
+    assert db.logs.find({"step": 10}).count() == 1
+
+
+def test_a_value_that_a_device_does_not_give_costs_its_row_alone(db, monkeypatch):
+    class Gone:
+        is_cuda = True
+
+        def numel(self):
+            return 1
+
+        def detach(self):
+            return self
+
+        def item(self):
+            raise RuntimeError("the device is gone")
+
+    log = db.logs.run("r")
+    with pytest.warns(UserWarning, match="step 1 is left out: the device is gone"):
+        for step in range(3):
+            log.write(step, loss=Gone() if step == 1 else 0.5)
+        log.flush()
+    with pytest.raises(StorageError, match="1 rows were lost"):
+        log.close()
+    assert [row.step for row in db.logs.find()] == [0, 2]
 
 
 class Away:
@@ -278,11 +333,31 @@ def test_tensorboard_reads_what_was_exported(db, tmp_path):
     with unittest.mock.patch.dict(sys.modules, {"tensorflow": None}):  # several seconds, and nothing is wanted of it
         assert db.logs.find().to_tensorboard(tmp_path / "tb") == 50 * 4 + 2
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_dir()) == [
-        "tb", "tb/odd_.._run", "tb/odd_.._run/train", "tb/odd_.._run/valid",
+        "tb", "tb/odd%2F..%2Frun", "tb/odd%2F..%2Frun/train", "tb/odd%2F..%2Frun/valid",
     ]  # fmt: skip
-    found = EventAccumulator(str(tmp_path / "tb/odd_.._run/train"), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    found = EventAccumulator(
+        str(tmp_path / "tb/odd%2F..%2Frun/train"), size_guidance={"scalars": 0, "tensors": 0}
+    ).Reload()
     scalars = found.Scalars("loss")
     assert [(one.step, one.value) for one in scalars[:3]] == [(0, 0.0), (1, 0.5), (2, 1.0)]
     assert math.isnan(scalars[-1].value) and abs(scalars[0].wall_time - time.time()) < 3600
     assert found.Scalars("per_class/1")[0].value == 2.5
     assert found.Tensors("note/text_summary")[3].tensor_proto.string_val[0] == b"step 3"
+
+
+def test_runs_are_exported_apart_and_a_second_time_the_same(db, tmp_path):
+    pytest.importorskip("tensorboard")
+    names = ["a/b", "a_b", "a%2Fb", "..", "日本", "x" * 300, "x" * 299 + "/"]
+    for name in names:
+        with db.logs.run(name) as log:
+            log.write(1, loss=0.5)
+    with unittest.mock.patch.dict(sys.modules, {"tensorflow": None}):
+        found = []
+        for _ in range(2):
+            assert db.logs.find().to_tensorboard(tmp_path / "tb") == len(names)
+            files = [path for path in (tmp_path / "tb").rglob("*") if path.is_file()]
+            found.append({path: path.read_bytes() for path in files})
+        assert len(files) == len(names) and found[0] == found[1] and all("tfevents" in path.name for path in files)
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match="cannot be written"):
+            db.logs.find().to_tensorboard(tmp_path / "file")

@@ -15,7 +15,7 @@ ROWS = [{"id": ID, "text": "two\nlines, and more of it than a cell has " * 3, "e
 def test_a_row_is_a_line_whatever_the_width(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tensordb_data.cli.tables._PIPED", width)
+    monkeypatch.setattr("tensordb_data.cli.output._PIPED", width)
     table(ROWS)
     lines = capsys.readouterr().out.splitlines()
     assert sum(ID in line for line in lines) == 1

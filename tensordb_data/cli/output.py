@@ -1,0 +1,86 @@
+r"""What the commands print. All output goes through here: stored text must not reach the terminal as commands to it.
+
+A control character is shown as it is written in Python, `\x1b`. So are characters that change the direction of what
+follows, and halves of characters, which no terminal can show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import typer
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_PIPED = 160  # columns where nobody looks at the lines, but `grep` or `less -S`
+
+
+def escaped(text: str) -> str:
+    """A text without control characters, but for tabs and ends of lines."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text and an end of the line.
+
+    Args:
+        text: The text.
+        err: Whether this goes to the standard error.
+    """
+    typer.echo(escaped(text), err=err)
+
+
+def grid(
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    least: Sequence[int] | None = None,
+    colors: Mapping[str, str] | None = None,
+    numbers: Iterable[str] = (),
+) -> None:
+    """Print a table.
+
+    Args:
+        names: The names of its columns.
+        rows: The cells.
+        least: How wide the columns are at least. Then each row is one line. None to break cells into lines.
+        colors: Of cells that hold exactly this text.
+        numbers: The names of columns whose cells stand on the right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for number, name in enumerate(names):
+        if least is None:
+            table.add_column(Text(escaped(name)), justify="right" if name in numbers else "left")
+        else:
+            table.add_column(Text(escaped(name)), no_wrap=True, overflow="ellipsis", min_width=least[number])
+    for row in rows:
+        table.add_row(*(Text(escaped(cell), style=(colors or {}).get(cell, "")) for cell in row))
+    Console(width=_width()).print(table)
+
+
+def note(text: str) -> None:
+    """Print a remark below a table, less visible than it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(width=_width()).print(Text(escaped(text)), style="dim")
+
+
+def width() -> int:
+    """How many columns a line has."""
+    from rich.console import Console
+
+    return _width() or Console().width
+
+
+def _width() -> int | None:
+    """The width that is not that of the terminal."""
+    from rich.console import Console
+
+    return None if Console().is_terminal else _PIPED
