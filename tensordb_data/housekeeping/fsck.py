@@ -155,7 +155,7 @@ class _Check:
             return self._segment(part["k"]).complaint(part["o"], part["n"])
         try:
             self.report.bytes += part["n"]
-            check_inline(part["d"], part["x"])
+            check_inline(part["d"], part.get("x"))
         except CorruptBlobError as error:
             return "damaged blob", str(error)
         return None

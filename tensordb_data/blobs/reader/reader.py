@@ -113,17 +113,22 @@ class BlobReader:
                 self._scouts_pid = os.getpid()
             object.__setattr__(refs, "ahead", self._scouts.submit(begin))
 
-    def gather(self, refs: BlobRefs) -> Batch | None:
+    def gather(self, refs: BlobRefs, nbytes: int | None = None) -> Batch | None:
         """The blobs as one new array uint8[m, size], or None when their sizes differ.
 
+        Args:
+            refs: the references.
+            nbytes: the size that each must have; None when that is not known.
+
         Raises:
-            CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
+            CorruptBlobError: stored bytes do not match their checksum or format, or are not so many; `row` says which
+                reference's.
             StorageError: a store cannot be reached or lacks a segment.
         """
         if not len(refs.offset):
             return np.empty((0, 0), np.uint8)
         if refs.compressed is not None and refs.compressed.any():
-            return self._frames.gather(refs, self._stored(refs))
+            return self._frames.gather(refs, self._stored(refs), nbytes)
         # After the first pass over a plan, batches go straight to the gather. For small blobs, each further step would
         # take as long as the gather.
         verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
@@ -134,6 +139,8 @@ class BlobReader:
             size = int(refs.length[0])
             if np.count_nonzero(refs.length == size) < len(refs):
                 return None
+        if nbytes is not None and size != nbytes:
+            raise at_row(CorruptBlobError(f"expected a blob of {nbytes:,} bytes, found one of {size:,}"), 0)
         if table is None or not known:
             table, extra = self._ready(refs, size)
             if extra or not table.local:
@@ -146,8 +153,12 @@ class BlobReader:
             return np.empty((len(refs), 0), np.uint8)
         return table.gather(starts, size)
 
-    def read(self, refs: BlobRefs) -> list[Blob]:
+    def read(self, refs: BlobRefs, nbytes: int | None = None) -> list[Blob]:
         """The blobs, each decompressed, in order. What was not compressed may be a view of mapped memory.
+
+        Args:
+            refs: the references.
+            nbytes: the size to which each that is compressed must expand; None when that is not known.
 
         Raises:
             CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
@@ -156,7 +167,7 @@ class BlobReader:
         blobs = self._stored(refs)
         if refs.compressed is not None and refs.compressed.any():
             rows = np.flatnonzero(refs.compressed).tolist()
-            unpacked = self._frames.decompress(refs, blobs, rows)
+            unpacked = self._frames.decompress(refs, blobs, rows, nbytes)
             for i, row in enumerate(rows):
                 blobs[row] = memoryview(unpacked[i])
         return blobs

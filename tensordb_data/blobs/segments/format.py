@@ -23,6 +23,7 @@ import xxhash
 import zstandard
 
 from tensordb_data.blobs.stores.base import Buffer, Store
+from tensordb_data.common.zstd import MAX_EXPANDED, expand
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 MAGIC = b"TDBseg\r\n"
@@ -110,7 +111,7 @@ class SegmentBuilder:
     def pack(self, data: Buffer, compress: int | None = None) -> tuple[bytes, bool]:
         """What `add` would store of a blob, and whether that is zstd; nothing is added."""
         stored = bytes(data)
-        if compress is not None and stored:
+        if compress is not None and 0 < len(stored) <= MAX_EXPANDED:
             smaller = self._compressor(compress).compress(stored)
             if len(smaller) < _WORTH * len(stored):
                 return smaller, True
@@ -241,9 +242,12 @@ def read_documents(part: Buffer, trailer: Trailer, name: str) -> SegmentDocument
     if len(part) != trailer.documents[1] or _checksum(part) != trailer.documents_checksum:
         raise CorruptBlobError(f"{name}: the documents part does not match its checksum: damaged")
     try:
-        head, *samples = bson.decode_all(zstandard.ZstdDecompressor().decompress(part))
-        return SegmentDocuments(head["project"], head["dataset"], head["schema"], samples)
-    except (zstandard.ZstdError, bson.errors.InvalidBSON, KeyError, ValueError) as error:
+        head, *samples = bson.decode_all(expand(part))
+        project, dataset, schema = head["project"], head["dataset"], head["schema"]
+        if not (isinstance(project, str) and isinstance(dataset, str) and isinstance(schema, dict)):
+            raise ValueError(f"a project, a dataset and a schema of the types {[*map(type, head.values())]}")
+        return SegmentDocuments(project, dataset, schema, samples)
+    except (zstandard.ZstdError, bson.errors.BSONError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptBlobError(f"{name}: expected documents, found something else: {error}") from None
 
 
@@ -283,6 +287,11 @@ def _pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
         packed = b"".join(bson.encode(document) for document in documents)
     except (bson.errors.InvalidDocument, OverflowError) as error:
         raise StorageError(f"cannot write the samples into their segment: {error}") from None
+    if len(packed) > MAX_EXPANDED:
+        raise StorageError(
+            f"expected samples whose fields take at most {MAX_EXPANDED:,} bytes in one segment, found {len(packed):,}: "
+            "commit fewer at a time"
+        )
     return zstandard.ZstdCompressor(level=_DOCUMENTS_LEVEL).compress(packed)
 
 
