@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.embedded import control
+from tensordb_data.embedded.binary import known_holes
 from tensordb_data.errors import TensorDBError
 from tensordb_data.mongo.address import parse
 
@@ -42,6 +43,8 @@ def up(
         where = f" and on 127.0.0.1:{now.port}" if now.port else ""
         typer.echo(f"MongoDB {now.version} runs for {now.folder}{where}, until `tensordb down`")
         typer.echo("`tensordb uri` prints the address for other tools")
+        if now.port and now.version and (holes := known_holes(now.version)) is not None:
+            typer.echo(holes, err=True)
 
 
 def down(db: Db = None) -> None:

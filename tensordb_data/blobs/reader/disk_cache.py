@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tensordb_data.common.mmap import Bytes1D, map_file
+from tensordb_data.common.private import file_mode, make_folder
 
 log = logging.getLogger("tensordb_data.blobs")
 
@@ -220,8 +221,8 @@ class SegmentCache:
         begin, path = _begin(blobs), self.folder / name
         temporary = self.folder / f"new-{name[:32]}-{secrets.token_hex(6)}.tmp"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            make_folder(self.folder)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode())
             try:
                 _write(fd, 0, memoryview(_head(nbytes, blobs)))
                 os.ftruncate(fd, begin + nbytes)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tensordb_data.common.mmap import map_file
+from tensordb_data.common.private import make_folder
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
@@ -64,7 +65,7 @@ class PlanCache:
     def store(self, key: str, plan: Plan) -> None:
         """Store a plan under `key`, if there is room."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
