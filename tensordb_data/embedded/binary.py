@@ -60,8 +60,8 @@ def known_holes(version: str) -> str | None:
     if fixed is None or int(version.split(".")[2]) >= fixed:
         return None
     return (
-        f"MongoDB {version} has known holes (CVE-2025-14847 and others), which {release(version)}.{fixed} mends: install "
-        "a newer mongod, or set TENSORDB_MONGOD to one"
+        f"MongoDB {version} has known holes (CVE-2025-14847 and others), which {release(version)}.{fixed} mends: "
+        "install a newer mongod, or set TENSORDB_MONGOD to one"
     )
 
 

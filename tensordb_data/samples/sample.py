@@ -96,18 +96,25 @@ def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> lis
 
 def _load(sample: Sample, name: str) -> None:
     """Read one blob of a sample, and the same blob of its neighbours, up to `_AHEAD` bytes."""
+    own = _stored_nbytes(sample._references[name])
+    if own is None:
+        raise CorruptBlobError(
+            f"sample {sample.id} of {sample.dataset!r}, field {name!r}: expected a reference to a blob, found "
+            f"{str(sample._references[name])[:100]}: edited by another tool?"
+        )
     if is_inline(sample._references[name]):
         _decode(sample, name, None)
         return
     nbytes = getattr(sample._schema.get(name), "fixed_nbytes", None)
-    batch, budget = [sample], _AHEAD - sample._references[name]["n"]
+    batch, budget = [sample], _AHEAD - own
     for reference in sample._neighbours:
         other = reference()
         if other is None or other is sample or name in other._blobs:
             continue
-        if name not in other._references or is_inline(other._references[name]):
+        nbytes_of_other = _stored_nbytes(other._references.get(name))
+        if nbytes_of_other is None or is_inline(other._references[name]):
             continue
-        budget -= other._references[name]["n"]
+        budget -= nbytes_of_other
         if budget < 0:
             break
         batch.append(other)
@@ -126,6 +133,12 @@ def _load(sample: Sample, name: str) -> None:
         except CorruptBlobError:
             if one is sample:
                 raise
+
+
+def _stored_nbytes(reference: object) -> int | None:
+    """The bytes that a reference says are stored; None for what is none."""
+    found = reference.get("n") if isinstance(reference, Mapping) else None
+    return found if isinstance(found, int) else None
 
 
 def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:

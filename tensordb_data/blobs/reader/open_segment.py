@@ -18,6 +18,7 @@ from tensordb_data.blobs.segments.format import (
     MAGIC,
     TRAILER_BYTES,
     SegmentIndex,
+    SegmentPlace,
     Trailer,
     check_magic,
     read_index,
@@ -52,9 +53,10 @@ class OpenSegment:
 
     def __init__(self, doc: Mapping[str, Any], store: Store, cache: SegmentCache | None = None) -> None:
         self.id: ObjectId = doc["_id"]
-        self.key: str = doc["key"]
+        place = SegmentPlace.from_doc(doc)
+        self.key = place.key
         self.store = store
-        self.nbytes = int(doc["bytes"])
+        self.nbytes = place.nbytes
         self.name = f"segment {self.id} ({store.url}/{self.key})"
         self.mapped: Bytes1D | None = None
         self.index: SegmentIndex | None = None
@@ -66,7 +68,7 @@ class OpenSegment:
             self.mapped = self._map(path)
             trailer, _ = self._describe(self.mapped.data)
         else:
-            trailer = self._open_remote(doc, cache)
+            trailer = self._open_remote(place, cache)
         self.blobs = trailer.index[1] // ENTRY_BYTES
         """How many there are."""
         self.end = trailer.documents[0]
@@ -80,9 +82,9 @@ class OpenSegment:
         self.waiting: Any = None
         """The newest request that has not begun, which may still grow."""
 
-    def _open_remote(self, doc: Mapping[str, Any], cache: SegmentCache | None) -> Trailer:
-        start, length = (int(number) for number in doc["index"])
-        if not 0 <= start <= self.nbytes:
+    def _open_remote(self, place: SegmentPlace, cache: SegmentCache | None) -> Trailer:
+        start, length = place.index
+        if start + length > self.nbytes:
             raise CorruptBlobError(f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}")
         blobs, name = length // ENTRY_BYTES, ""
         if cache is not None:

@@ -14,7 +14,7 @@ from bson import ObjectId
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
 from tensordb_data.blobs.reader.open_segment import OpenSegment, Table
-from tensordb_data.blobs.segments.format import ENTRY_BYTES
+from tensordb_data.blobs.segments.format import ENTRY_BYTES, SegmentPlace
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.blobs.stores.memory import MemoryStore
@@ -130,8 +130,9 @@ class Tables:
         """A local segment at once; mapping a file takes less time than handing it to a thread."""
         if id not in docs:
             raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-        store = self._store(docs[id].get("root", 0))
-        if store.local_path(docs[id]["key"]) is not None:
+        place = SegmentPlace.from_doc(docs[id])
+        store = self._store(place.root)
+        if store.local_path(place.key) is not None:
             return OpenSegment(docs[id], store)
         cache = None if isinstance(store, MemoryStore) else self._cache
         work = partial(self._fetcher.retried, partial(OpenSegment, docs[id], store, cache))

@@ -47,6 +47,47 @@ class SegmentBytes:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegmentPlace:
+    """Where a segment is, as its document says."""
+
+    root: int
+    key: str
+    nbytes: int
+    index: tuple[int, int]
+    """Offset and bytes of the index part."""
+
+    @classmethod
+    def from_doc(cls, doc: Mapping[str, Any]) -> SegmentPlace:
+        """The place that a document of `segments` tells.
+
+        Raises:
+            CorruptBlobError: it tells none.
+        """
+        found: list[Any] = [doc.get("root", 0), doc.get("key"), doc.get("bytes"), doc.get("index")]
+        root, key, nbytes, index = found
+        numbers = (root, nbytes, *(index if isinstance(index, list) and len(index) == 2 else (None,)))
+        if not isinstance(key, str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise CorruptBlobError(
+                f"segment {doc.get('_id')}: expected a document with a root, a key, bytes and an index, found "
+                f"root={root!r}, key={key!r}, bytes={nbytes!r}, index={index!r}: edited by another tool?"
+            )
+        return cls(root, key, nbytes, (index[0], index[1]))
+
+    def check(self, nbytes: int, index: SegmentIndex) -> None:
+        """Compare the place with the object itself: its size, and its index.
+
+        Raises:
+            CorruptBlobError: they differ.
+        """
+        found = (nbytes, nbytes - TRAILER_BYTES - sum(self.index), self.index[1])
+        if found != (self.nbytes, 0, ENTRY_BYTES * len(index.offsets)):
+            raise CorruptBlobError(
+                f"{self.key}: its document says {self.nbytes} bytes and an index of {self.index[1]} bytes at "
+                f"{self.index[0]}, and the object of {nbytes} bytes has {len(index.offsets)} blobs"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Trailer:
     """Where the two descriptive parts are, and their checksums."""
 
