@@ -26,19 +26,28 @@ _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def map_file(path: Path, nbytes: int) -> Bytes1D:
-    """The first `nbytes` (> 0) of a file as read-only memory, unmapped when the last array over it goes.
-
-    Python's own mmap keeps a descriptor for each mapping, so a warehouse of 1,000 segments would use up the
-    descriptors of a process.
+    """The first `nbytes` (> 0) of a file as read-only memory, see `map_open_file`.
 
     Raises:
         OSError: the file cannot be opened or mapped.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        address = _mmap(None, nbytes, _PROT_READ, _MAP_SHARED, fd, 0)
+        return map_open_file(fd, nbytes, path)
     finally:
         os.close(fd)
+
+
+def map_open_file(fd: int, nbytes: int, path: Path) -> Bytes1D:
+    """The first `nbytes` (> 0) of an open file as read-only memory, unmapped when the last array over it goes.
+
+    Python's own mmap keeps a descriptor for each mapping, so a warehouse of 1,000 segments would use up the
+    descriptors of a process.
+
+    Raises:
+        OSError: the file cannot be mapped.
+    """
+    address = _mmap(None, nbytes, _PROT_READ, _MAP_SHARED, fd, 0)
     if address is None or address == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(path))

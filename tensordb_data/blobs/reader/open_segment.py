@@ -93,6 +93,8 @@ class OpenSegment:
             if self.file is not None:
                 try:
                     trailer, self.index = self._describe(self.file.data.data)
+                    if trailer.index != place.index:
+                        raise CorruptBlobError(f"{self.name}: expected an index at {place.index}, not {trailer.index}")
                     self.mapped = self.file.data
                     return trailer
                 except CorruptBlobError:
