@@ -59,6 +59,87 @@ def map_open_file(fd: int, nbytes: int, path: Path) -> Bytes1D:
     return array
 
 
+class UnmappedError(Exception):
+    """Mapped bytes are not there any more: their file was cut short, or its disk is full.
+
+    Attributes:
+        address: That of the first run that cannot be read.
+    """
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"the mapped bytes at {address:#x} are not there")
+        self.address = address
+
+
+def copy_runs(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64] | int, out: Bytes1D) -> None:
+    """Copy runs of mapped memory into `out`, back to back.
+
+    The kernel copies: where it finds no bytes it says so. A read by this process would end it with SIGBUS.
+
+    Args:
+        starts: The addresses of the runs.
+        lengths: Their bytes; a number for all.
+        out: As many bytes as all runs have.
+
+    Raises:
+        UnmappedError: Some bytes are not there.
+    """
+    if not len(out):
+        return
+    runs = np.empty((len(starts), 2), np.int64)
+    runs[:, 0], runs[:, 1] = starts, lengths
+    ends = np.cumsum(runs[:, 1])
+    target = np.empty(2, np.int64)
+    done = first = 0
+    while done < len(out):
+        # A call takes so many runs, and gives up in the middle of nothing: it copies whole runs.
+        some = runs[first : first + _RUNS]
+        target[:] = out.ctypes.data + done, int(ends[first + len(some) - 1]) - done
+        copied = _readv(os.getpid(), target.ctypes.data, 1, some.ctypes.data, len(some), 0)
+        if copied != target[1]:
+            bad = first if copied <= 0 else int(np.searchsorted(ends, done + copied, "right"))
+            raise UnmappedError(int(runs[min(bad, len(runs) - 1), 0]))
+        done, first = done + copied, first + len(some)
+
+
+def copied(array: Bytes1D) -> memoryview:
+    """A copy of mapped memory.
+
+    Raises:
+        UnmappedError: Some bytes are not there.
+    """
+    out = np.empty(len(array), np.uint8)
+    copy_runs(np.array([array.ctypes.data]), len(array), out)
+    return out.data
+
+
+def _copy_here(pid: int, target: int, one: int, runs: int, count: int, flags: int) -> int:
+    """What `process_vm_readv` does, by this process: where a system has no such call, or forbids it."""
+    total = 0
+    place = (ctypes.c_int64 * 2).from_address(target)[0]
+    pairs = (ctypes.c_int64 * (2 * count)).from_address(runs)
+    for start, length in zip(pairs[::2], pairs[1::2], strict=True):
+        ctypes.memmove(place + total, start, length)
+        total += length
+    return total
+
+
+def _find_readv() -> Any:
+    call = getattr(_libc, "process_vm_readv", None)
+    if call is not None:
+        call.restype = ctypes.c_ssize_t
+        call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+        pair = np.zeros(8, np.int64)
+        pair[:4] = pair.ctypes.data + 32, 8, pair.ctypes.data, 8
+        if call(os.getpid(), pair.ctypes.data, 1, pair.ctypes.data + 16, 1, 0) == 8:
+            return call
+    return _copy_here
+
+
+_readv = _find_readv()
+_RUNS = 1024  # the kernel takes no more in a call
+
+
 def array_at(address: int, nbytes: int, owner: Any) -> Bytes1D:
     """Memory that `owner` keeps alive, as a writable array that keeps `owner` alive."""
     memory = (ctypes.c_uint8 * nbytes).from_address(address)

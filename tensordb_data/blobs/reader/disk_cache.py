@@ -31,7 +31,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tensordb_data.common.mmap import Bytes1D, map_open_file
+import numpy as np
+import numpy.typing as npt
+
+from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, map_open_file
 from tensordb_data.common.private import ForeignFileError, file_mode, make_folder, open_own
 from tensordb_data.errors import CacheWarning
 
@@ -87,6 +90,13 @@ class CachedFile:
         """The segment. What is not there reads as zeros."""
         self.marks = memory[_PAGE : _PAGE + blobs]
         """1 for each blob that is said to be there; changes as any process writes."""
+
+    def marked(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of the blobs first..last-1 are said to be there; none where the file was cut short."""
+        try:
+            return np.frombuffer(copied(self.marks[first:last]), np.bool_)
+        except UnmappedError:
+            return np.zeros(last - first, np.bool_)
 
     def is_current(self) -> bool:
         """Whether the path still leads to this file."""

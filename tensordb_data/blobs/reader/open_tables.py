@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
@@ -72,6 +73,16 @@ class Tables:
         used = [table.opened[number] for number in np.unique(refs.segment).tolist()]
         held = {segment.id: segment for segment in (*used, *self._open(refs, missing.tolist())) if segment is not None}
         return self._new_table(refs.segments, held)
+
+    def forget(self, segment: OpenSegment) -> bool:
+        """Let go of a cached segment whose file was cut short; returns whether it is one."""
+        if segment.file is None:
+            return False
+        with contextlib.suppress(OSError):
+            if segment.file.is_current():
+                segment.file.path.unlink()
+        self._drop({segment.file.path.name})
+        return True
 
     def close(self) -> None:
         """Let all mappings go."""

@@ -402,3 +402,17 @@ def alive(fd: str) -> bool:
 def test_import_is_light() -> None:
     code = "import sys, tensordb_data.blobs.reader.disk_cache; assert 'obstore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_cached_file_cut_short_while_it_is_mapped(library: Library) -> None:
+    """Its blobs are fetched anew. A read of the mapping would end the process with SIGBUS."""
+    reader = library.reader()
+    for size in (None, 0, 4096, BYTES):
+        if size is not None:
+            for path in library.files():
+                os.truncate(path, size)
+        library.asked()
+        library.check(reader)
+        blobs = reader.read(library.plan)
+        assert [bytes(blob) for blob in blobs] == [row.tobytes() for row in library.rows]
+        assert library.asked()[1] >= library.rows.nbytes
