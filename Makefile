@@ -19,7 +19,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak docs site clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -84,6 +84,9 @@ peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-
 
 soak: $(STAMP) ## saves, prunes and collections killed at 200 random points: every state whole, nothing left over
 	@$(BIN)/python tests/soak.py
+
+soak-files: $(STAMP) ## 10,000 cut, flipped and made up inputs for each format that is read: a value or an error of ours
+	@$(BIN)/python -m tests.hostile
 
 interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compaction, prune and gc, and each within gc
 	@MATRICES=all $(PYTEST) $(FULL) tests/integration/housekeeping/test_interleavings.py

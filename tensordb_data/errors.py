@@ -99,5 +99,9 @@ class MissingExtraError(TensorDBError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
 
 
+class CacheWarning(UserWarning):
+    """A file in a cache folder is of another user, or others may write to it: it is not used."""
+
+
 class ScanWarning(UserWarning):
     """A query reads far more documents than it returns; the message names the index that would help."""

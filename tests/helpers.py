@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,3 +35,25 @@ def same(found: Any, expected: Any) -> bool:
     else:
         assert found == expected
     return True
+
+
+def bomb(nbytes: int, claimed: int | None = None) -> bytes:
+    """A zstd frame of zeros, 32,768 times smaller than what it expands to, and what it claims to expand to."""
+    window = b"\xc0\x38"  # 8 bytes say the size; 128 KiB
+    head = b"\x28\xb5\x2f\xfd" + window + (nbytes if claimed is None else claimed).to_bytes(8, "little")
+    whole, rest = divmod(nbytes, 1 << 17)
+    block = ((1 << 17) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    return head + block * whole + (rest << 3 | 1 << 1 | 1).to_bytes(3, "little") + b"\0"
+
+
+@contextlib.contextmanager
+def at_most(nbytes: int) -> Iterator[None]:
+    """Asserts that no more memory than that is asked for within."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes, f"{peak:,} bytes"

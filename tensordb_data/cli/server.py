@@ -13,6 +13,7 @@ import typer
 from tensordb_data.cli.common import one_line_errors
 from tensordb_data.cli.output import say
 from tensordb_data.embedded import control
+from tensordb_data.embedded.binary import known_holes
 from tensordb_data.errors import TensorDBError
 from tensordb_data.mongo.address import parse
 
@@ -43,6 +44,8 @@ def up(
         where = f" and on 127.0.0.1:{now.port}" if now.port else ""
         say(f"MongoDB {now.version} runs for {now.folder}{where}, until `tensordb down`")
         say("`tensordb uri` prints the address for other tools")
+        if now.port and now.version and (holes := known_holes(now.version)) is not None:
+            say(holes, err=True)
 
 
 def down(db: Db = None) -> None:

@@ -19,8 +19,15 @@ WAYS = (
 )
 
 
-def find_mongod() -> Path:
-    """The mongod to run: $TENSORDB_MONGOD, then the one of the wheel, then the one on PATH.
+FIXED = {"5.0": 32, "6.0": 27, "7.0": 28, "8.0": 17, "8.2": 3}
+"""Of each release the patch that mends CVE-2025-14847: those before tell memory of theirs to whoever can connect."""
+
+
+def find_mongod(written_by: str | None = None) -> Path:
+    """The mongod to run: the one of $TENSORDB_MONGOD, or else the newest one of the wheel and PATH that starts here.
+
+    Args:
+        written_by: Release whose file format the folder has, "6.0": one that can open it comes first.
 
     Raises:
         EmbeddedServerError: There is none; the message names the three ways to get one.
@@ -31,13 +38,31 @@ def find_mongod() -> Path:
         if not found:
             raise EmbeddedServerError(f"TENSORDB_MONGOD is {named!r}, which is not a program that can be run")
         return Path(found).absolute()
-    wheel = _in_wheel()
-    if wheel:
-        return wheel
-    found = shutil.which("mongod")
-    if found:
-        return Path(found).absolute()
-    raise EmbeddedServerError(f"no mongod found: {WAYS}")
+    on_path = shutil.which("mongod")
+    there = [path for path in (_in_wheel(), Path(on_path).absolute() if on_path else None) if path is not None]
+    if not there:
+        raise EmbeddedServerError(f"no mongod found: {WAYS}")
+    return there[0] if len(there) == 1 else max(there, key=lambda path: _rank(path, written_by))
+
+
+def _rank(mongod: Path, written_by: str | None) -> tuple[bool, tuple[int, ...]]:
+    """Whether a mongod can open a folder, and how new it is; the lowest of all for one that does not start."""
+    try:
+        version = mongod_version(mongod)
+    except EmbeddedServerError:
+        return False, ()
+    return written_by is None or _opens(written_by, version), tuple(map(int, version.split(".")))
+
+
+def known_holes(version: str) -> str | None:
+    """One line about a version with known holes, for whoever opens a port; None for others."""
+    fixed = FIXED.get(release(version))
+    if fixed is None or int(version.split(".")[2]) >= fixed:
+        return None
+    return (
+        f"MongoDB {version} has known holes (CVE-2025-14847 and others), which {release(version)}.{fixed} mends: "
+        "install a newer mongod, or set TENSORDB_MONGOD to one"
+    )
 
 
 def _in_wheel() -> Path | None:
@@ -82,6 +107,12 @@ def release(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+def _opens(written_by: str, version: str) -> bool:
+    """Whether a version opens the files of a release: those of its own, and of the one before."""
+    here = release(version)
+    return here == written_by or (written_by in RELEASES[:-1] and here == RELEASES[RELEASES.index(written_by) + 1])
+
+
 def check_compatible(folder: Path, written_by: str, mongod: Path, version: str) -> None:
     """Refuse a folder that this mongod cannot open, before it tries.
 
@@ -94,10 +125,7 @@ def check_compatible(folder: Path, written_by: str, mongod: Path, version: str) 
     Raises:
         EmbeddedServerError: With the remedy.
     """
-    here = release(version)
-    if here == written_by:
-        return
-    if written_by in RELEASES[:-1] and here == RELEASES[RELEASES.index(written_by) + 1]:
+    if _opens(written_by, version):
         return
     raise EmbeddedServerError(
         f"{folder} was written by MongoDB {written_by}, and {mongod} is {version}, which cannot open it: "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from tensordb_data.common.private import make_folder
 from tensordb_data.errors import EmbeddedServerError
 
 FORMAT = 1
@@ -100,7 +101,7 @@ class Layout:
     def prepare(self) -> None:
         """Make the folder and its subfolders."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.mongo.mkdir(mode=0o700, exist_ok=True)
             for lock in (self.start_lock, self.server_lock, self.supervisor_lock):
                 os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600))

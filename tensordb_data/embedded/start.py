@@ -84,9 +84,9 @@ def spawn(layout: Layout) -> None:
     Raises:
         EmbeddedServerError: With the reason that mongod gave, in one line.
     """
-    mongod = find_mongod()
-    version = mongod_version(mongod)
     manifest = read_json(layout.manifest)
+    mongod = find_mongod(str(manifest["release"]) if manifest else None)
+    version = mongod_version(mongod)
     if manifest:
         check_compatible(layout.folder, str(manifest["release"]), mongod, version)
     kept = layout.kept() or {}
@@ -154,6 +154,8 @@ def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[s
         # Else each folder starts with 300 MB of empty journal.
         *("--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"),
         *("--noscripting", "--quiet"),
+        # Nobody gains by it on one machine, and zlib had a hole that needs no password.
+        *("--networkMessageCompressors", "disabled"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
         # What a killed writer left open holds up the next one until it ends.

@@ -6,6 +6,7 @@ have removed the object in the meantime. It reads all bytes, in pieces, in bound
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import xxhash
 import zstandard
 from bson import ObjectId
 
-from tensordb_data.blobs.segments.format import SegmentIndex, read_segment
+from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace, read_segment
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.blobs.stores.base import Store
@@ -26,6 +27,7 @@ from tensordb_data.housekeeping.documents import Schemas, document_fault, faults
 from tensordb_data.params.load import describe
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.lease import SECONDS
+from tensordb_data.tensors.read import TensorLocation
 from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 from tensordb_data.warehouse.deletion_log import FOLDER, read
 
@@ -120,16 +122,14 @@ class _Check:
         """Every segment is there, describes itself, and its blobs match their checksums."""
         for doc in self._sound("segments", {"state": {"$in": ["live", "dying"]}}):
             self.report.segments += 1
-            key, store = doc["key"], self._warehouse.blobs.store(doc["root"])
-            try:
-                index, _ = read_segment(store, key)
-                damaged = frozenset(self._damaged_blobs(store, key, index))
+            with self._document("segments", doc, {"state": doc["state"]}, self._bad.add):
+                place = SegmentPlace.from_doc(doc)
+                store = self._warehouse.blobs.store(place.root)
+                index, _ = read_segment(store, place.key)
+                place.check(store.size(place.key), index)
+                damaged = frozenset(self._damaged_blobs(store, place.key, index))
                 if damaged:
                     self._damaged[doc["_id"]] = damaged
-            except StorageError as error:
-                if self._mongo["segments"].find_one({"_id": doc["_id"], "state": doc["state"]}, {"_id": 1}):
-                    self._bad.add(doc["_id"])
-                    self._find(_kind(error), f"{store.url}/{key}", str(error))
 
     def _damaged_blobs(self, store: Store, key: str, index: SegmentIndex) -> Iterator[int]:
         for low, high in runs_by_size(index.lengths.tolist(), _ROUND):
@@ -150,18 +150,23 @@ class _Check:
             for field_name, what in faults(doc, schemas.of(doc)):
                 self._find("damaged document", where if field_name is None else f"{where}, field {field_name!r}", what)
             for name, part in references_of(doc).items():
-                complaint = self._complaint(part) if is_reference(part) else None
-                if complaint is not None and self._mongo["data"].find_one(
-                    {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
-                ):
-                    self._find(complaint[0], f"{where}, field {name!r}", complaint[1])
+                if is_reference(part):
+                    with self._document("data", doc, {f"_tdb.b.{name}": part}):
+                        self._blob(doc, f"{where}, field {name!r}", name, part)
+
+    def _blob(self, doc: Doc, where: str, name: str, part: Doc) -> None:
+        complaint = self._complaint(part)
+        if complaint is not None and self._mongo["data"].find_one(
+            {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
+        ):
+            self._find(complaint[0], where, complaint[1])
 
     def _complaint(self, part: Doc) -> tuple[str, str] | None:
         if not is_inline(part):
             return self._segment(part["k"]).complaint(part["o"], part["n"])
         try:
             self.report.bytes += part["n"]
-            check_inline(part["d"], part["x"])
+            check_inline(part["d"], part.get("x"))
         except CorruptBlobError as error:
             return "damaged blob", str(error)
         return None
@@ -179,7 +184,8 @@ class _Check:
         if doc is None or id in self._bad:
             return _Segment(None, frozenset())
         try:
-            index, _ = read_segment(self._warehouse.blobs.store(doc["root"]), doc["key"])
+            place = SegmentPlace.from_doc(doc)
+            index, _ = read_segment(self._warehouse.blobs.store(place.root), place.key)
         except StorageError:
             return _Segment(None, frozenset())
         return _Segment(index, self._damaged.get(id, frozenset()))
@@ -190,29 +196,46 @@ class _Check:
         """Every tensor is where its document says, and is what its name says."""
         group: list[Doc] = []
         for doc in self._sound("tensors", {"state": {"$in": ["live", "dying"]}}, None, [("key", 1)]):
-            if group and ((doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]) or len(group) == _BATCH):
-                self._object(group)
-                group = []
-            group.append(doc)
+            self.report.tensors += 1
+            with self._document("tensors", doc):
+                TensorLocation.from_doc("", bytes(doc["_id"]["h"]), doc)
+                if group and ((doc["key"], doc["root"]) != (group[0]["key"], group[0]["root"]) or len(group) == _BATCH):
+                    self._object(group)
+                    group = []
+                group.append(doc)
         if group:
             self._object(group)
 
     def _object(self, group: Sequence[Doc]) -> None:
-        self.report.tensors += len(group)
-        key, store = group[0]["key"], self._warehouse.blobs.store(group[0]["root"])
-        for low, high in runs_by_size((doc["n"] for doc in group), _ROUND):
-            some = group[low:high]
+        key, whole = group[0]["key"], []
+        try:
+            store = self._warehouse.blobs.store(group[0]["root"])
+            size = store.size(key)
+        except StorageError as error:
+            self._lost(key, group, error)
+            return
+        for doc in group:
+            with self._document("tensors", doc):
+                TensorLocation.from_doc(key, bytes(doc["_id"]["h"]), doc).check_within(size, self._users([doc]))
+                whole.append(doc)
+        for low, high in runs_by_size((doc["n"] for doc in whole), _ROUND):
+            some = whole[low:high]
             try:
                 parts = store.get_ranges(key, [doc["o"] for doc in some], [doc["n"] for doc in some])
             except StorageError as error:
-                if self._mongo["tensors"].find_one({"_id": {"$in": [doc["_id"] for doc in some]}, "key": key}):
-                    self._find(_kind(error), f"{store.url}/{key}", f"{error} ({self._users(some)})")
+                self._lost(f"{store.url}/{key}", some, error)
                 return
             for doc, part in zip(some, parts, strict=True):
                 self.report.bytes += doc["n"]
                 if _content(doc, part) != bytes(doc["_id"]["h"]):
                     what = f"the stored bytes do not match their checksum ({self._users([doc])})"
                     self._find("damaged blob", f"{store.url}/{key} at {doc['o']}, {doc['n']} bytes", what)
+
+    def _lost(self, where: str, tensors: Sequence[Doc], error: StorageError) -> None:
+        """Tensors whose object cannot be read, unless a gc has removed it meanwhile."""
+        still = {"_id": {"$in": [doc["_id"] for doc in tensors]}, "key": tensors[0]["key"]}
+        if self._mongo["tensors"].find_one(still):
+            self._find(_kind(error), where, f"{error} ({self._users(tensors)})")
 
     def _users(self, tensors: Sequence[Doc]) -> str:
         contents, project = [doc["_id"]["h"] for doc in tensors], tensors[0]["_id"]["p"]
@@ -226,28 +249,29 @@ class _Check:
         """Every tensor that a document refers to is known."""
         for doc in self._sound(name, {}, {"_tdb": 1, "run": 1, "step": 1, "name": 1, "version": 1}):
             self.report.sets += 1
-            contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
-            known = {
-                bytes(row["_id"]["h"])
-                for chunk in chunks(contents, TENSORS_AT_ONCE)
-                for row in self._mongo["tensors"].find({"_id": {"$in": [tensor_id(project, each) for each in chunk]}})
-            }
-            absent = len({bytes(content) for content in contents} - known)
-            if absent and self._mongo[name].find_one({"_id": doc["_id"]}, {"_id": 1}):
-                where = describe(doc) if name == "params" else _architecture(doc)
-                self._find("dangling reference", where, f"{absent} of its {len(contents)} tensors are not in the index")
+            with self._document(name, doc):
+                self._set(name, doc)
+
+    def _set(self, name: str, doc: Doc) -> None:
+        contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
+        wanted = {_digest(content) for content in contents}
+        known = {
+            bytes(row["_id"]["h"])
+            for chunk in chunks(contents, TENSORS_AT_ONCE)
+            for row in self._mongo["tensors"].find({"_id": {"$in": [tensor_id(project, each) for each in chunk]}})
+        }
+        absent = len(wanted - known)
+        if absent and self._mongo[name].find_one({"_id": doc["_id"]}, {"_id": 1}):
+            where = describe(doc) if name == "params" else _architecture(doc)
+            self._find("dangling reference", where, f"{absent} of its {len(contents)} tensors are not in the index")
 
     # All
 
     def tombstones(self) -> None:
         """What is remembered of deletions can be read."""
         for doc in self._sound("tombstones", {"state": "live"}):
-            store = self._warehouse.blobs.store(doc["root"])
-            try:
-                read(store, doc["key"])
-            except StorageError as error:
-                if self._mongo["tombstones"].find_one({"_id": doc["_id"]}, {"_id": 1}):
-                    self._find(_kind(error), f"{store.url}/{doc['key']}", str(error))
+            with self._document("tombstones", doc):
+                read(self._warehouse.blobs.store(doc["root"]), doc["key"])
 
     def leftovers(self) -> None:
         """What was begun and never ended; the next gc sees to it."""
@@ -255,7 +279,8 @@ class _Check:
         writing = {"state": "writing", "$expr": {"$lt": ["$created", silent]}}
         for filter, what in ((writing, "its writer never came back"), ({"state": "gone"}, "a gc was stopped")):
             for doc in self._mongo["segments"].find(filter, {"key": 1, "state": 1}):
-                self._find("leftover", doc["key"], f"in state {doc['state']!r}: {what}; the next gc removes it")
+                text = f"in state {doc['state']!r}: {what}; the next gc removes it"
+                self._find("leftover", str(doc.get("key")), text)
         for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
             self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
         for root in self._warehouse.blobs.roots:
@@ -307,6 +332,28 @@ class _Check:
             yield doc
         self._progress(name, total, total)
 
+    @contextlib.contextmanager
+    def _document(
+        self, name: str, doc: Doc, still: Doc | None = None, bad: Callable[[Any], None] | None = None
+    ) -> Iterator[None]:
+        """What is wrong with one document, or with what it refers to, is found, and the check goes on.
+
+        Args:
+            name: The collection.
+            doc: The document.
+            still: What must still hold for it, or a gc has taken it meanwhile.
+            bad: Called with its `_id`.
+        """
+        try:
+            yield
+        except (StorageError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if self._mongo[name].find_one({"_id": doc["_id"], **(still or {})}, {"_id": 1}):
+                if bad is not None:
+                    bad(doc["_id"])
+                kind = _kind(error) if isinstance(error, StorageError) else "damaged document"
+                told = str(error) if isinstance(error, StorageError) else f"it cannot be read: {error!r}"
+                self._find(kind, f"document {doc['_id']} of {name}", told)
+
     def _find(self, kind: str, where: str, what: str) -> None:
         if len(self.report.findings) < LISTED:
             self.report.findings.append(Finding(kind, where, what))
@@ -326,6 +373,12 @@ def _content(tensor: Doc, stored: memoryview) -> bytes | None:
         return decompress(stored, None, tensor["z"])
     except zstandard.ZstdError:
         return None
+
+
+def _digest(content: object) -> bytes:
+    if not isinstance(content, bytes):
+        raise TypeError(f"expected the digest of a tensor, found {content!r}")
+    return content
 
 
 def _architecture(doc: Doc) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, row_key
 from tensordb_data.schema import Array, Bytes, Field, Scalar
 
+_DAMAGED = (ValueError, OSError, EOFError, KeyError, TypeError, NotImplementedError, MemoryError, RecursionError,
+            SyntaxError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 _SCALARS = {"b": "bool", "i": "int", "u": "int", "f": "float", "U": "str", "M": "datetime"}
 
 
@@ -50,8 +55,9 @@ class NpzFile:
             raise SchemaError(f"{self._path}: expected a .npz file, found something that is no zip archive")
         try:
             with np.load(self._path, allow_pickle=False) as file:
+                _check_size(file.zip)
                 columns = {name: np.asarray(file[name]) for name in file.files}
-        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise SchemaError(f"{self._path}: expected a .npz file of arrays of numbers or strings: {error}") from None
         lengths = {name: column.shape[0] if column.ndim else None for name, column in columns.items()}
         if not columns or len(set(lengths.values())) != 1 or None in lengths.values():
@@ -60,6 +66,21 @@ class NpzFile:
                 "as a file of their own"
             )
         return columns
+
+
+def _check_size(archive: zipfile.ZipFile) -> None:
+    """Refuse arrays that do not fit into memory, or that are larger than the header of the archive says."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = sum(member.file_size for member in archive.infolist())
+    if total > memory:
+        raise ValueError(f"its arrays expand to {total:,} bytes, and this machine has {memory:,} of memory")
+    for member in archive.infolist():
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} claims the shape {shape} of {dtype}, and has {member.file_size} bytes")
 
 
 def _field(column: npt.NDArray[Any]) -> Field:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
-from tensordb_data.errors import CheckpointError, StorageError
+from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.save import FORMAT, STRUCTURE
-from tensordb_data.tensors.leaf import Framework, build
+from tensordb_data.tensors.leaf import Framework, Kind, build, nbytes_of
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, leaf_numbers, parts, unflatten
 
@@ -40,33 +41,76 @@ def load_parts(
     for name in wanted:
         if name not in trees:
             raise CheckpointError(f"{label} has no part {name!r}; it has {', '.join(sorted(trees))}.")
-    numbers = set().union(*(leaf_numbers(trees[name]) for name in wanted))
-    memory: dict[int, np.ndarray[Any, Any]] = {}
-    stored: dict[int, tuple[str, bytes]] = {}
-    for number in numbers:
-        name, _, _, _, content, inline = table[number]
-        if content is None:
-            memory[number] = np.frombuffer(bytearray(base64.b64decode(inline)), np.uint8)
-        else:
-            stored[number] = (name, bytes.fromhex(content))
-    memory.update(read_leaves(warehouse, stored, label))
-    leaves = {
-        n: build(table[n][1], table[n][2], tuple(table[n][3]), memory[n], framework, table[n][0]) for n in numbers
-    }
-    return {name: unflatten(trees[name], leaves) for name in wanted}
+    with reading_structure(label):
+        rows = {number: table[number] for name in wanted for number in leaf_numbers(trees[name])}
+    memory = {n: np.frombuffer(bytearray(row.inline), np.uint8) for n, row in rows.items() if row.content is None}
+    stored = {n: (row.name, row.content) for n, row in rows.items() if row.content is not None}
+    memory.update(read_leaves(warehouse, stored, label, {n: row.nbytes for n, row in rows.items()}))
+    with reading_structure(label):
+        leaves = {n: build(row.kind, row.dtype, row.shape, memory[n], framework, row.name) for n, row in rows.items()}
+        return {name: unflatten(trees[name], leaves) for name in wanted}
 
 
-def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The trees of the parts by name, see `tree.Flat`, and for each leaf: name, kind, dtype, shape, digest, bytes."""
+class LeafRow(NamedTuple):
+    """What the stored structure says of a leaf."""
+
+    name: str
+    kind: Kind
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int | None
+    """Its bytes; None if its dtype does not tell them here."""
+    content: bytes | None
+    """Its digest; None for a small leaf."""
+    inline: bytes
+    """The bytes of a small leaf."""
+
+    @classmethod
+    def parse(cls, row: Sequence[Any]) -> LeafRow:
+        """Read one row of the structure.
+
+        Raises:
+            ValueError: It is malformed, and so does TypeError say.
+        """
+        name, kind, dtype, shape, content, text = row
+        inline = b"" if content is not None else base64.b64decode(text)
+        nbytes = nbytes_of(dtype, shape)
+        if kind not in get_args(Kind) or not isinstance(name, str):
+            raise ValueError(f"a leaf {name!r} of the kind {kind!r}")
+        if content is None and nbytes not in (None, len(inline)):
+            raise ValueError(f"{len(inline)} bytes for the leaf {name!r} of {dtype} {shape}")
+        return cls(name, kind, dtype, tuple(shape), nbytes, None if content is None else bytes.fromhex(content), inline)
+
+
+def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[LeafRow]]:
+    """The trees of the parts by name, see `tree.Flat`, and the leaves.
+
+    Raises:
+        CorruptBlobError: The structure is damaged.
+        CheckpointError: It is missing, or of a newer version.
+    """
     label = describe(document)
-    about = document["_tdb"]
-    raw = read_leaves(warehouse, {0: (STRUCTURE, bytes(about["structure"]))}, label)[0]
-    whole = from_json(raw.data)
-    if whole.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
-        )
-    return parts(whole["tree"]), whole["leaves"]
+    with reading_structure(label):
+        content = bytes(document["_tdb"]["structure"])
+    raw = read_leaves(warehouse, {0: (STRUCTURE, content)}, label)[0]
+    with reading_structure(label):
+        whole = from_json(raw.data)
+        if whole.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
+            )
+        return parts(whole["tree"]), [LeafRow.parse(row) for row in whole["leaves"]]
+
+
+@contextlib.contextmanager
+def reading_structure(label: str) -> Iterator[None]:
+    """What goes wrong while a structure is read is that it is damaged."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+        raise CorruptBlobError(
+            f"the structure of {label} is damaged: expected what a save writes, found {type(error).__name__}: {error}"
+        ) from error
 
 
 def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:

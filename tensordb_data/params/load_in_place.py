@@ -5,19 +5,18 @@ The set is read twice. A second copy in fresh memory would cost more, since the 
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
-from tensordb_data.params.load import describe, structure
+from tensordb_data.params.load import LeafRow, describe, reading_structure, structure
 from tensordb_data.tensors.read import THREADS, TensorLocation, corrupt, find_locations, open_local, pread
 from tensordb_data.tensors.tree import unflatten
 
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
 _PIECE = 256 << 10  # bytes, hashed while the processor's cache still holds them
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-class _Row(NamedTuple):
-    """A leaf of the stored structure."""
-
-    name: str
-    kind: str
-    dtype: str
-    shape: list[int]
-    content: str | None
-    inline: str | None
 
 
 def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> bool:
@@ -56,11 +44,12 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
     if torch is None or not isinstance(model, torch.nn.Module) or (keras and isinstance(model, keras.Model)):
         return False
     trees, table = structure(warehouse, document)
-    saved = unflatten(trees.get("model"), [_Row(*row) for row in table])
+    with reading_structure(describe(document)):
+        saved = unflatten(trees.get("model"), table)
     own = model.state_dict(keep_vars=True)
     if not isinstance(saved, dict) or saved.keys() != own.keys():
         return False
-    if not all(isinstance(row, _Row) and _fits(torch, row, own[name]) for name, row in saved.items()):
+    if not all(isinstance(row, LeafRow) and _fits(torch, row, own[name]) for name, row in saved.items()):
         return False
     targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
     if _overlap(saved, targets) or not _read(warehouse, describe(document), saved, targets):
@@ -70,7 +59,7 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
     return True
 
 
-def _fits(torch: Any, row: _Row, value: Any) -> bool:
+def _fits(torch: Any, row: LeafRow, value: Any) -> bool:
     return (
         row.kind == "torch"
         and torch.is_tensor(value)
@@ -80,24 +69,26 @@ def _fits(torch: Any, row: _Row, value: Any) -> bool:
         and value.is_contiguous()
         and not (value.is_quantized or value.is_conj() or value.is_neg())
         and str(value.dtype) == f"torch.{row.dtype}"
-        and list(value.shape) == row.shape
+        and tuple(value.shape) == row.shape
     )
 
 
-def _overlap(saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
+def _overlap(saved: Mapping[str, LeafRow], targets: Mapping[str, Bytes]) -> bool:
     """Whether two tensors share memory and not all of it, or were saved with different values."""
     lying = sorted(
-        (memory.ctypes.data, memory.ctypes.data + memory.nbytes, saved[name].content or saved[name].inline or "")
+        (memory.ctypes.data, memory.ctypes.data + memory.nbytes, saved[name].content or saved[name].inline)
         for name, memory in targets.items()
         if memory.nbytes
     )
     return any(second != first and second[0] < first[1] for first, second in pairwise(lying))
 
 
-def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: Mapping[str, Bytes]) -> bool:
+def _read(warehouse: Warehouse, label: str, saved: Mapping[str, LeafRow], targets: Mapping[str, Bytes]) -> bool:
     names = list(saved)
-    stored = {i: (saved[n].name, bytes.fromhex(content)) for i, n in enumerate(names) if (content := saved[n].content)}
+    stored = {i: (saved[n].name, content) for i, n in enumerate(names) if (content := saved[n].content)}
     locations = find_locations(warehouse, stored, label)
+    for i, location in locations.items():
+        location.check_size(targets[names[i]].nbytes, label)
     objects = {(location.root, location.key): warehouse.blobs.store(location.root) for location in locations.values()}
     if any(store.local_path(key) is None for (_, key), store in objects.items()):
         return False
@@ -106,6 +97,8 @@ def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: 
         for (root, key), store in objects.items():
             files[root, key] = open_local(store, key, label)
             opened.callback(os.close, files[root, key])
+        for location in locations.values():
+            location.check_within(os.fstat(files[location.root, location.key]).st_size, label)
         pool = opened.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load"))
 
         def check(i: int) -> Bytes | None:
@@ -123,7 +116,7 @@ def _read(warehouse: Warehouse, label: str, saved: Mapping[str, _Row], targets: 
         list(pool.map(fill, locations, decompressed))
     for name, row in saved.items():
         if row.content is None:
-            targets[name][:] = np.frombuffer(base64.b64decode(row.inline or ""), np.uint8)
+            targets[name][:] = np.frombuffer(row.inline, np.uint8)
     return True
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tensordb_data.common import file_locks
+from tensordb_data.common.private import make_folder
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -55,7 +56,7 @@ def _opened(warehouse: Warehouse, dataset: str) -> int | None:
         try:
             return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             return file_locks.open_fd(folder / name, os.O_RDWR | os.O_CREAT)
     return None
 

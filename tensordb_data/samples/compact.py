@@ -206,7 +206,7 @@ class _Mover:
                     if isinstance(data, CorruptBlobError):
                         raise data
                     if is_inline(part):
-                        check_inline(data, part["x"])
+                        check_inline(data, part.get("x"))
             except CorruptBlobError as error:
                 self._report.damaged.append(f"sample {doc['_id']}: {error}")
                 continue

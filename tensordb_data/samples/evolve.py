@@ -76,9 +76,7 @@ class _Body:
         stored = Schema.from_doc(doc["schema"])
         schema = Schema({**stored, **{name: self._field(stored, name, session) for name in self._given}})
         if schema != stored:
-            datasets.update_one(
-                {"_id": id}, {"$set": {"schema": schema.to_doc()}, "$inc": {"mut": 1}}, session=session
-            )
+            datasets.update_one({"_id": id}, {"$set": {"schema": schema.to_doc()}, "$inc": {"mut": 1}}, session=session)
         return schema
 
     def _field(self, stored: Schema, name: str, session: Any) -> Field:
@@ -108,5 +106,3 @@ class _Body:
                 field.read(doc[name])
             except SchemaError as error:
                 raise SchemaError(f"{where}, sample {doc['_id']}: {error}; the schema stays as it is") from None
-
-

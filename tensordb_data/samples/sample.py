@@ -105,6 +105,7 @@ def _load(sample: Sample, name: str) -> None:
     if is_inline(sample._references[name]):
         _decode(sample, name, None)
         return
+    nbytes = getattr(sample._schema.get(name), "fixed_nbytes", None)
     batch, budget = [sample], _AHEAD - sample._references[name]["n"]
     for reference in sample._neighbours:
         other = reference()
@@ -117,12 +118,14 @@ def _load(sample: Sample, name: str) -> None:
             break
         batch.append(other)
     try:
-        buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([one._references[name] for one in batch]))
+        buffers = sample._warehouse.blobs.reader.read(
+            BlobRefs.from_docs([one._references[name] for one in batch]), nbytes
+        )
     except StorageError:
         if len(batch) == 1:
             raise
         batch = [sample]  # perhaps the blob of a neighbour is damaged, and this one is not
-        buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([sample._references[name]]))
+        buffers = sample._warehouse.blobs.reader.read(BlobRefs.from_docs([sample._references[name]]), nbytes)
     for one, buffer in zip(batch, buffers, strict=True):
         try:
             _decode(one, name, buffer)
@@ -137,6 +140,8 @@ def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:
     if not isinstance(field, BlobField):
         raise SampleError(f"sample {sample.id}: the schema of {sample.dataset!r} has no blob field {name!r}")
     try:
-        sample._blobs[name] = field.decode(read_inline(sample._references[name]) if buffer is None else buffer)
+        if buffer is None:
+            buffer = read_inline(sample._references[name], field.fixed_nbytes)
+        sample._blobs[name] = field.decode(buffer)
     except CorruptBlobError as error:
         raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: {error}") from error

@@ -47,6 +47,8 @@ class Array(BlobField):
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", dtype_name(self.dtype))
         object.__setattr__(self, "shape", _normal_shape(self.shape))
+        if self.shape is not None and not _counts(self.shape, self.dtype):
+            raise SchemaError(f"expected a shape that memory can have, found {self.shape!r} of {self.dtype}")
 
     def to_doc(self) -> dict[str, Any]:
         shape = None if self.shape is None else list(self.shape)
@@ -137,7 +139,7 @@ class Array(BlobField):
         if ndim > 64 or len(buf) < start:
             raise CorruptBlobError(f"expected an array with its dimensions, found {len(buf)} bytes that have none")
         shape = struct.unpack_from(f"<{ndim}q", buf, first)
-        if any(n < 0 for n in shape) or not self._fits(shape):
+        if any(n < 0 for n in shape) or not self._fits(shape) or not _counts(shape, self.dtype):
             raise CorruptBlobError(f"expected an array of shape {self.shape}, found {shape}")
         return shape, start
 
@@ -304,6 +306,12 @@ def _normal_shape(shape: Any) -> Shape | None:
     if any(n is not None and n < 0 for n in dims) or len(dims) > 64:
         raise SchemaError(f"expected a shape such as (3, None, 224) with at most 64 dimensions, found {shape!r}")
     return dims
+
+
+def _counts(shape: Shape, dtype: str) -> bool:
+    """Whether numpy can count the bytes of such an array, as it must even where a dimension is 0."""
+    itemsize: int = numpy_dtype(dtype).itemsize
+    return math.prod(max(1, n) for n in shape if n is not None) * itemsize < 2**62
 
 
 def _show(shape: Shape | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,10 @@ _JPEG = b"\xff\xd8\xff"
 _GRAY_PNG = (0, 4)  # colour types, the second with transparency
 _MODES = ("unchanged", "rgb", "gray")
 
+MAX_PIXELS = 100_000_000
+"""Pixels of an image that is decoded, unless `TENSORDB_MAX_PIXELS` says otherwise: 300 MB in RGB."""
+_VARIABLE = "TENSORDB_MAX_PIXELS"
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Image(BlobField):
@@ -24,6 +29,9 @@ class Image(BlobField):
 
     It is read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
     orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
+
+    An image of more than 100 million pixels is neither stored nor decoded: a file of 100 kB can claim gigabytes. Set
+    the environment variable `TENSORDB_MAX_PIXELS` to allow more, wherever it is written or read.
 
     Args:
         mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those.
@@ -55,6 +63,8 @@ class Image(BlobField):
 
     def encode(self, value: Any) -> Buffer:
         data = image_bytes(value)
+        if (why := _too_large(*_size(data))) is not None:
+            raise SchemaError(why)
         found = "uint16" if is_deep(data) else "uint8"
         if found != self.dtype:
             raise SchemaError(
@@ -67,6 +77,8 @@ class Image(BlobField):
             import cv2
         except ImportError:
             raise MissingExtraError("decoding images needs opencv: pip install 'tensordb-data[images]'") from None
+        if (why := _too_large(*_size(buf))) is not None:
+            raise CorruptBlobError(why)
         channels = _check_whole(buf)
         flags = {
             "unchanged": cv2.IMREAD_UNCHANGED,
@@ -111,7 +123,7 @@ def is_gray(data: Buffer) -> bool | None:
     head = bytes(data[:26])
     if head.startswith(_PNG):
         return head[25] in _GRAY_PNG if len(head) == 26 else None
-    channels = _scan_start(memoryview(data))[1] if head.startswith(_JPEG) else 0
+    channels = _scan(memoryview(data)).channels if head.startswith(_JPEG) else 0
     return channels == 1 if channels else None
 
 
@@ -148,7 +160,7 @@ def _check_whole(buf: Buffer) -> int:
     if bytes(data[:8]) == _PNG:
         whole = b"IEND" in bytes(data[-64:]) or b"IEND\xaeB`\x82" in bytes(data)
     elif bytes(data[:3]) == _JPEG:
-        scan, channels = _scan_start(data)
+        scan, channels = (found := _scan(data)).start, found.channels
         # The mark is nearly always at the very end. Other data of any length may follow it.
         end = max(scan, len(data) - 64)
         whole = b"\xff\xd9" in bytes(data[end:]) or b"\xff\xd9" in bytes(data[scan:])
@@ -159,22 +171,52 @@ def _check_whole(buf: Buffer) -> int:
     return channels
 
 
-def _scan_start(data: memoryview) -> tuple[int, int]:
-    """Where the pixels of a JPEG begin, and how many channels it has, 0 if its headers do not tell.
+class _Scan(NamedTuple):
+    """What the headers of a JPEG say: where the pixels begin, channels, height and width; 0 what they do not say."""
 
-    The headers are skipped, since a thumbnail in them may hold an end-of-image mark.
-    """
-    at, channels = 2, 0
+    start: int
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+
+
+def _size(data: Buffer) -> tuple[int, int]:
+    """Height and width that the header of an encoded image claims; 0 what it does not say."""
+    head = bytes(data[:24])
+    if head.startswith(_PNG):
+        return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+    scan = _scan(memoryview(data)) if head.startswith(_JPEG) else _Scan(0)
+    return scan.height, scan.width
+
+
+def _too_large(height: int, width: int) -> str | None:
+    """What is wrong with an image of so many pixels, if it is too large."""
+    text = os.environ.get(_VARIABLE, "")
+    if text and not text.isdecimal():
+        raise SchemaError(f"expected a number of pixels in the environment variable {_VARIABLE}, found {text!r}")
+    limit = int(text) if text else MAX_PIXELS
+    if height * width <= limit:
+        return None
+    return (
+        f"expected an image of at most {limit:,} pixels, found one that claims {width:,} x {height:,}: if it is meant, "
+        f"set the environment variable {_VARIABLE} to {height * width} or more"
+    )
+
+
+def _scan(data: memoryview) -> _Scan:
+    """Read the headers of a JPEG. They are skipped one by one, since a thumbnail in them may hold marks of its own."""
+    at, found = 2, _Scan(len(data))
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xDA:
-            return at, channels
+            return found._replace(start=at)
         if marker == 0xFF:
             at += 1
         elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
             at += 2
         else:
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 < len(data):
-                channels = data[at + 9]
+                size = (int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big"))
+                found = _Scan(len(data), data[at + 9], *size)
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return len(data), channels
+    return found

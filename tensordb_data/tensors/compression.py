@@ -9,6 +9,7 @@ tensor is stored as it is if compressing it saves too little, or takes longer th
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ import numpy as np
 import xxhash
 import zstandard
 
+from tensordb_data.common.zstd import MAX_EXPANDED, decompressor, expanded_size
 from tensordb_data.tensors.leaf import Leaf
 
 LEVEL = 1  # twice as fast as the next, for a hundredth of the bytes
@@ -45,7 +47,7 @@ class TensorCompressor:
 
     def compress(self, leaf: Leaf, data: memoryview) -> bytes | None:
         """The bytes of a tensor as one zstd frame; None if they are better stored as they are."""
-        if leaf.nbytes < _LEAST or self.seconds <= 0:
+        if leaf.nbytes < _LEAST or self.seconds <= 0 or (leaf.kind == "bytes" and leaf.nbytes > MAX_EXPANDED):
             return None
         began = self._clock()
         worth = _WORTH_FLOAT if is_float(leaf) else _WORTH
@@ -96,9 +98,11 @@ def decompress(stored: memoryview | bytes, target: memoryview | None, nbytes: in
     Raises:
         zstandard.ZstdError: It is not a zstd frame, or holds another number of bytes.
     """
+    if (claimed := expanded_size(stored, sys.maxsize)) != nbytes:
+        raise zstandard.ZstdError(f"a frame of {claimed} bytes, not of {nbytes}")
     hasher, done = xxhash.xxh3_128(), 0
     piece = np.empty(min(_STEP, nbytes), np.uint8).data if target is None else None
-    with zstandard.ZstdDecompressor().stream_reader(stored) as reader:
+    with decompressor().stream_reader(stored) as reader:
         while done < nbytes:
             part = target[done : done + _STEP] if target is not None else piece[: nbytes - done]  # type: ignore[index]
             got = reader.readinto(part)

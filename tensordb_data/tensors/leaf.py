@@ -5,8 +5,10 @@ torch is never imported here: if a state holds torch tensors, the caller has imp
 
 from __future__ import annotations
 
+import math
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -121,6 +123,33 @@ def build(
     if framework == "torch":
         return import_torch().from_numpy(array)
     return array
+
+
+def nbytes_of(dtype: str, shape: Sequence[int]) -> int | None:
+    """The bytes of a leaf with that dtype and shape; None if the dtype does not tell them here.
+
+    Raises:
+        ValueError: No tensor is so: a dimension is negative or no number, or the dtype holds Python objects.
+    """
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"the shape {shape!r}")
+    if (named := _BITS.match(dtype)) is not None:
+        size = int(named[1] or 8) // 8
+    else:
+        try:
+            found = np.dtype(dtype)
+        except (TypeError, ValueError, SyntaxError):
+            return None
+        if found.hasobject:
+            raise ValueError(f"the dtype {dtype!r}")
+        size = found.itemsize
+    if math.prod(max(1, n) for n in shape) * max(1, size) >= 2**62:  # even where another dimension is 0
+        raise ValueError(f"the shape {shape!r} of {dtype}")
+    return math.prod(shape) * size
+
+
+_BITS = re.compile(r"bool$|(?:u?int|b?float|complex)(8|16|32|64|128)(?:_e\w+)?$")
+"""The dtypes of torch and ml_dtypes whose names tell their bits."""
 
 
 def import_torch() -> Any:

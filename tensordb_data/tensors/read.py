@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 import zstandard
+from bson import Int64
 
 from tensordb_data.common.chunks import chunks, runs_by_size
+from tensordb_data.common.zstd import largest_expanded
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
@@ -47,9 +49,50 @@ class TensorLocation:
         """Bytes of the tensor."""
         return self.nbytes if self.original_nbytes is None else self.original_nbytes
 
+    @classmethod
+    def from_doc(cls, name: str, content: bytes, doc: Mapping[str, Any]) -> TensorLocation:
+        """The location that a tensor document tells.
+
+        Raises:
+            CorruptBlobError: It tells none.
+        """
+        found: list[Any] = [doc.get(field) for field in ("root", "key", "o", "n", "z")]
+        root, key, offset, nbytes, original = found
+        numbers = (root, offset, nbytes, 0 if original is None else original)
+        if not isinstance(key, str) or not all(type(number) in (int, Int64) and number >= 0 for number in numbers):
+            raise CorruptBlobError(
+                f"expected a tensor document with a root, a key, an offset o and bytes n, found root={root!r}, "
+                f"key={key!r}, o={offset!r}, n={nbytes!r}, z={original!r}: edited by another tool?"
+            )
+        return cls(name, content, root, key, offset, nbytes, original)
+
+    def check_size(self, nbytes: int | None, label: str) -> None:
+        """Refuse a tensor of another size than `nbytes`, or of more bytes than its stored ones can become.
+
+        Raises:
+            CorruptBlobError: It is so.
+        """
+        found = self.tensor_nbytes
+        if nbytes is not None and found != nbytes:
+            raise corrupt(self, label, f"it has {found:,} bytes, and its shape asks for {nbytes:,}")
+        if self.original_nbytes is not None and found > (most := largest_expanded(self.nbytes, nbytes is None)):
+            raise corrupt(self, label, f"its {self.nbytes:,} bytes may become {most:,} at most, and claim {found:,}")
+
+    def check_within(self, size: int, label: str) -> None:
+        """Refuse a location that an object of `size` bytes does not have, before memory is asked for.
+
+        Raises:
+            CorruptBlobError: The object ends before the tensor does.
+        """
+        if self.offset + self.nbytes > size:
+            raise corrupt(self, label, f"the object ends {self.offset + self.nbytes - size} bytes too early")
+
 
 def read_leaves(
-    warehouse: Warehouse, stored: Mapping[int, tuple[str, bytes]], label: str
+    warehouse: Warehouse,
+    stored: Mapping[int, tuple[str, bytes]],
+    label: str,
+    sizes: Mapping[int, int | None] | None = None,
 ) -> dict[int, np.ndarray[Any, Any]]:
     """Read tensors, and check their bytes.
 
@@ -57,6 +100,7 @@ def read_leaves(
         warehouse: The warehouse.
         stored: Name and digest of each tensor, by its number.
         label: What the tensors belong to, for messages.
+        sizes: The bytes that each must have; None if that is not known.
 
     Returns:
         The bytes of each tensor, uint8 [n], by its number.
@@ -70,13 +114,15 @@ def read_leaves(
     objects: dict[tuple[int, str], list[int]] = defaultdict(list)
     for number, location in locations.items():
         objects[location.root, location.key].append(number)
-    memory = {number: np.empty(location.tensor_nbytes, np.uint8) for number, location in locations.items()}
+        location.check_size(None if sizes is None else sizes.get(number), label)
+    memory: dict[int, np.ndarray[Any, Any]] = {}
 
     with ThreadPoolExecutor(THREADS, thread_name_prefix="tensordb-load") as pool:
         for (root, key), numbers in objects.items():
             store = warehouse.blobs.store(root)
             fill = _fill_local if store.local_path(key) is not None else _fill_remote
-            fill(pool, store, key, [locations[n] for n in numbers], [memory[n] for n in numbers], label)
+            filled = fill(pool, store, key, [locations[n] for n in numbers], label)
+            memory.update(zip(numbers, filled, strict=True))
     return memory
 
 
@@ -99,7 +145,10 @@ def find_locations(
             raise CheckpointError(
                 f"Tensor {name!r} of {label} is not in the warehouse any more: the set is incomplete."
             )
-        locations[number] = TensorLocation(name, content, row["root"], row["key"], row["o"], row["n"], row.get("z"))
+        try:
+            locations[number] = TensorLocation.from_doc(name, content, row)
+        except CorruptBlobError as error:
+            raise CorruptBlobError(f"Tensor {name!r} of {label}: {error}") from None
     return locations
 
 
@@ -108,16 +157,27 @@ def _fill_local(
     store: Store,
     key: str,
     locations: list[TensorLocation],
-    memory: list[np.ndarray[Any, Any]],
     label: str,
-) -> None:
+) -> list[np.ndarray[Any, Any]]:
     file = open_local(store, key, label)
     try:
+        for location in locations:
+            location.check_within(os.fstat(file).st_size, label)
+        memory = _memory(locations, label)
         # threads split the work by tensor: reading and hashing both release the GIL
         for _ in pool.map(lambda pair: pread(file, pair[0], pair[1], label), zip(locations, memory, strict=True)):
             pass
+        return memory
     finally:
         os.close(file)
+
+
+def _memory(locations: Sequence[TensorLocation], label: str) -> list[np.ndarray[Any, Any]]:
+    try:
+        return [np.empty(location.tensor_nbytes, np.uint8) for location in locations]
+    except MemoryError:
+        total = sum(location.tensor_nbytes for location in locations)
+        raise StorageError(f"The tensors of {label} take {total:,} bytes, for which there is no memory.") from None
 
 
 def open_local(store: Store, key: str, label: str) -> int:
@@ -161,9 +221,13 @@ def _fill_remote(
     store: Store,
     key: str,
     locations: list[TensorLocation],
-    memory: list[np.ndarray[Any, Any]],
     label: str,
-) -> None:
+) -> list[np.ndarray[Any, Any]]:
+    if max(location.offset + location.nbytes for location in locations) > _PIECE:
+        size = store.size(key)
+        for location in locations:
+            location.check_within(size, label)
+    memory = _memory(locations, label)
     for low, high in runs_by_size((location.nbytes for location in locations), _ROUND):
         group = range(low, high)
         got = store.get_ranges(key, [locations[i].offset for i in group], [locations[i].nbytes for i in group])
@@ -176,6 +240,7 @@ def _fill_remote(
             memory[i][:] = np.frombuffer(data, np.uint8)
             if digest(memory[i].data) != locations[i].content:
                 raise corrupt(locations[i], label, "its bytes do not match their checksum")
+    return memory
 
 
 def corrupt(location: TensorLocation, label: str, what: str) -> CorruptBlobError:

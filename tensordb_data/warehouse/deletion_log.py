@@ -25,6 +25,7 @@ from bson import ObjectId
 
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common.chunks import batched
+from tensordb_data.common.zstd import expand
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ CHUNK = 10_000
 _MAGIC = b"TDBtmb\r\n"
 _HEAD = struct.Struct("<8sQ")
 _ID = 12
+_DAMAGED = (ValueError, LookupError, TypeError, RecursionError, struct.error, bson.errors.BSONError,
+            zstandard.ZstdError)  # fmt: skip
 
 Doc = Mapping[str, Any]
 
@@ -166,10 +169,10 @@ def read(store: Store, key: str) -> Tombstone:
         magic, checksum = _HEAD.unpack_from(data)
         if magic != _MAGIC or checksum != xxhash.xxh3_64_intdigest(data[_HEAD.size :]):
             raise ValueError("it does not match its checksum")
-        doc = bson.decode(zstandard.ZstdDecompressor().decompress(data[_HEAD.size :]))
+        doc = bson.decode(expand(data[_HEAD.size :]))
         deletions = [Deletion(each["t"], list(_ids(each["ids"])), _numbers(each["s"])) for each in doc["stones"]]
         return Tombstone(doc["p"], doc["c"], doc["dataset"], deletions)
-    except (struct.error, ValueError, KeyError, zstandard.ZstdError, bson.errors.InvalidBSON) as error:
+    except _DAMAGED as error:
         raise CorruptBlobError(f"{store.url}/{key}: expected a tombstone, found something else: {error}") from None
 
 

@@ -2,9 +2,10 @@
 
     head | a mark for each blob: 1 when it is there | the segment, as far as it is there
 
-Nothing here is trusted. A mark is set after the bytes are written, and each process still compares every blob with its
-checksum before the first use, so a kill, a power cut or a damaged disk costs a download and never a sample. A file is
-used through a mapping: it may be removed at any time, and whoever has it mapped goes on.
+A file of another user, or one that others may write to, is not used. Nothing else here is trusted either. A mark is set
+after the bytes are written, and each process still compares every blob with its checksum before the first use, so a
+kill, a power cut or a damaged disk costs a download and never a sample. A file is used through a mapping: it may be
+removed at any time, and whoever has it mapped goes on.
 
 What keeps two processes from fetching the same bytes are locks on a descriptor of their own (the range of blob numbers
 that one fetches), which end with it. They save work; nothing relies on them.
@@ -22,15 +23,20 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import struct
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tensordb_data.common.mmap import Bytes1D, map_file
+import numpy as np
+import numpy.typing as npt
+
+from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, map_open_file
+from tensordb_data.common.private import ForeignFileError, file_mode, make_folder, open_own
+from tensordb_data.errors import CacheWarning
 
 log = logging.getLogger("tensordb_data.blobs")
 
@@ -84,6 +90,13 @@ class CachedFile:
         """The segment. What is not there reads as zeros."""
         self.marks = memory[_PAGE : _PAGE + blobs]
         """1 for each blob that is said to be there; changes as any process writes."""
+
+    def marked(self, first: int, last: int) -> npt.NDArray[np.bool_]:
+        """Which of the blobs first..last-1 are said to be there; none where the file was cut short."""
+        try:
+            return np.frombuffer(copied(self.marks[first:last]), np.bool_)
+        except UnmappedError:
+            return np.zeros(last - first, np.bool_)
 
     def is_current(self) -> bool:
         """Whether the path still leads to this file."""
@@ -179,18 +192,27 @@ class SegmentCache:
         """The file of a segment, if it is there."""
         path = self.folder / name
         try:
-            found = os.stat(path, follow_symlinks=False)
-            begin = _begin(blobs)
-            if not stat.S_ISREG(found.st_mode) or found.st_size != begin + nbytes:
-                raise ValueError(f"expected a file of {begin + nbytes} bytes, found {found.st_size}")
-            memory = map_file(path, begin + nbytes)
-            head, expected = bytes(memory[: _HEAD.size]), _head(nbytes, blobs)
-            if head != expected:
-                raise ValueError(f"expected one that begins with {expected!r}, found {head!r}")
+            fd = open_own(path)
+            try:
+                found = os.fstat(fd)
+                begin = _begin(blobs)
+                if found.st_size != begin + nbytes:
+                    raise ValueError(f"expected a file of {begin + nbytes} bytes, found {found.st_size}")
+                head, expected = os.pread(fd, _HEAD.size, 0), _head(nbytes, blobs)
+                if head != expected:
+                    raise ValueError(f"expected one that begins with {expected!r}, found {head!r}")
+                memory = map_open_file(fd, begin + nbytes, path)
+            finally:
+                os.close(fd)
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
             return CachedFile(path, memory, (found.st_dev, found.st_ino), begin, blobs)
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ForeignFileError as error:
+            if "foreign" not in self._warned:
+                self._warned.add("foreign")
+                warnings.warn(f"{error}; what is in it is read from its store", CacheWarning, stacklevel=2)
             return None
         except (OSError, ValueError) as error:
             self._warn("damaged", f"the cached file {path} cannot be used: {error}")
@@ -220,8 +242,8 @@ class SegmentCache:
         begin, path = _begin(blobs), self.folder / name
         temporary = self.folder / f"new-{name[:32]}-{secrets.token_hex(6)}.tmp"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            make_folder(self.folder)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode() & ~0o022)
             try:
                 _write(fd, 0, memoryview(_head(nbytes, blobs)))
                 os.ftruncate(fd, begin + nbytes)

@@ -18,6 +18,7 @@ from tensordb_data.blobs.segments.format import (
     MAGIC,
     TRAILER_BYTES,
     SegmentIndex,
+    SegmentPlace,
     Trailer,
     check_magic,
     read_index,
@@ -26,15 +27,20 @@ from tensordb_data.blobs.segments.format import (
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common import buffer_pool
-from tensordb_data.common.mmap import Bytes1D, map_file
+from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, copy_runs, map_file
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
-Runs = np.ndarray[tuple[int], np.dtype[np.void]]
 
-_LARGE = 16 << 10  # bytes from which a copy is worth a call of its own; numpy cannot count windows of many times more
+
+class CutShortError(CorruptBlobError):
+    """The file of a segment was cut short after it was mapped."""
+
+    def __init__(self, segment: OpenSegment) -> None:
+        super().__init__(f"{segment.name}: expected {segment.nbytes} bytes, found some gone while it was read: cut off")
+        self.segment = segment
 
 
 class OpenSegment:
@@ -52,9 +58,10 @@ class OpenSegment:
 
     def __init__(self, doc: Mapping[str, Any], store: Store, cache: SegmentCache | None = None) -> None:
         self.id: ObjectId = doc["_id"]
-        self.key: str = doc["key"]
+        place = SegmentPlace.from_doc(doc)
+        self.key = place.key
         self.store = store
-        self.nbytes = int(doc["bytes"])
+        self.nbytes = place.nbytes
         self.name = f"segment {self.id} ({store.url}/{self.key})"
         self.mapped: Bytes1D | None = None
         self.index: SegmentIndex | None = None
@@ -64,9 +71,9 @@ class OpenSegment:
         path = store.local_path(self.key)
         if path is not None:
             self.mapped = self._map(path)
-            trailer, _ = self._describe(self.mapped.data)
+            trailer, _ = self._describe_mapped(self.mapped)
         else:
-            trailer = self._open_remote(doc, cache)
+            trailer = self._open_remote(place, cache)
         self.blobs = trailer.index[1] // ENTRY_BYTES
         """How many there are."""
         self.end = trailer.documents[0]
@@ -80,9 +87,9 @@ class OpenSegment:
         self.waiting: Any = None
         """The newest request that has not begun, which may still grow."""
 
-    def _open_remote(self, doc: Mapping[str, Any], cache: SegmentCache | None) -> Trailer:
-        start, length = (int(number) for number in doc["index"])
-        if not 0 <= start <= self.nbytes:
+    def _open_remote(self, place: SegmentPlace, cache: SegmentCache | None) -> Trailer:
+        start, length = place.index
+        if start + length > self.nbytes:
             raise CorruptBlobError(f"{self.name}: expected an index within {self.nbytes} bytes, found it at {start}")
         blobs, name = length // ENTRY_BYTES, ""
         if cache is not None:
@@ -90,7 +97,9 @@ class OpenSegment:
             self.file = cache.open(name, self.nbytes, blobs)
             if self.file is not None:
                 try:
-                    trailer, self.index = self._describe(self.file.data.data)
+                    trailer, self.index = self._describe_mapped(self.file.data)
+                    if trailer.index != place.index:
+                        raise CorruptBlobError(f"{self.name}: expected an index at {place.index}, not {trailer.index}")
                     self.mapped = self.file.data
                     return trailer
                 except CorruptBlobError:
@@ -105,8 +114,12 @@ class OpenSegment:
             self.file = cache.create(name, self.nbytes, blobs, [(0, memoryview(MAGIC)), (start, tail)])
             if self.file is not None:
                 self.mapped = self.file.data
-                trailer, self.index = self._describe(self.mapped.data)
         return trailer
+
+    def holds(self, address: int) -> bool:
+        """Whether an address is in the mapped memory of this segment, marks included."""
+        spaces = [self.mapped] if self.file is None else [self.mapped, self.file.marks]
+        return any(s is not None and s.ctypes.data <= address < s.ctypes.data + len(s) for s in spaces)
 
     def positions(self, offsets: Int64s, lengths: Int64s, compressed: Bools, rows: Int64s) -> Int64s:
         """The numbers of some blobs of a segment that is not mapped.
@@ -130,7 +143,12 @@ class OpenSegment:
             CorruptBlobError: it does not match, and cannot be fetched anew.
         """
         assert self.mapped is not None
-        found = xxhash.xxh3_64_intdigest(self.mapped.data[offset : offset + length])
+        try:
+            found = xxhash.xxh3_64_intdigest(copied(self.mapped[offset : offset + length]))
+        except UnmappedError:
+            if self.file is None:
+                raise at_row(CutShortError(self), row) from None
+            return False
         if found == checksum:
             self.compared[number] = 1
         elif self.file is None:
@@ -149,7 +167,7 @@ class OpenSegment:
         assert self.index is not None
         columns = (self.index.offsets, self.index.lengths, self.index.checksums)
         fresh = first + np.flatnonzero((self.compared[first:last] == 0) & (self.index.lengths[first:last] > 0))
-        there = fresh if self.file is None else fresh[self.file.marks[fresh] != 0]
+        there = fresh if self.file is None else fresh[self.file.marked(first, last)[fresh - first]]
         for number, o, n, checksum in zip(there.tolist(), *(c[there].tolist() for c in columns), strict=True):
             self.compare(number, o, n, checksum, -1)
         left = fresh[self.compared[fresh] == 0]
@@ -183,8 +201,16 @@ class OpenSegment:
             raise StorageError(f"{self.name}: expected a file at {path}, found none: was it deleted?") from None
         except OSError as error:
             raise StorageError(f"{self.name}: cannot read {path}: {error.strerror}") from error
-        check_magic(mapped[: len(MAGIC)].data, self.name)
         return mapped
+
+    def _describe_mapped(self, mapped: Bytes1D) -> tuple[Trailer, SegmentIndex]:
+        try:
+            check_magic(copied(mapped[: len(MAGIC)]), self.name)
+            trailer = read_trailer(copied(mapped[-TRAILER_BYTES:]), self.nbytes, self.name)
+            at, length = trailer.index
+            return trailer, read_index(copied(mapped[at : at + length]), trailer, self.name)
+        except UnmappedError:
+            raise CutShortError(self) from None
 
     def _check_size(self, size: int) -> None:
         if size != self.nbytes or size < len(MAGIC) + TRAILER_BYTES:
@@ -218,8 +244,6 @@ class Table:
         self._is_cached: Bools = np.array([s is not None and s.file is not None for s in self.opened], np.bool_)
         self.cached = bool(self._is_cached.any())
         self._lowest: Bytes1D | None = None
-        self._span = 0
-        self._windows: dict[int, Runs] = {}
         self._map()
 
     def _map(self) -> None:
@@ -239,36 +263,30 @@ class Table:
         if spaces:
             self._lowest = min(spaces, key=lambda space: space.ctypes.data)
             low = self._lowest.ctypes.data
-            self._span = max(space.ctypes.data + len(space) for space in spaces) - low
             for column in (self.bases, self._indexes, self._compared, self._marks):
                 column -= low
 
     def gather(self, starts: Int64s, size: int) -> Bytes2D:
         """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
-        if size < _LARGE:
-            return self.window(size)[starts].view(np.uint8).reshape(len(starts), size)
-        space, batch = self.window(1).view(np.uint8), buffer_pool.empty((len(starts), size), np.uint8)
-        for row, start in zip(batch, starts.tolist(), strict=True):
-            np.copyto(row, space[start : start + size])
+        batch = buffer_pool.empty((len(starts), size), np.uint8)
+        self.copy(starts, size, batch.reshape(-1))
         return batch
 
-    def window(self, size: int) -> Runs:
-        """The address space as an array of every run of `size` (> 0) bytes in it, each run one opaque value: of these
-        numpy copies a third more in the same time than of rows of bytes.
+    def copy(self, starts: Int64s, lengths: Int64s | int, out: Bytes1D) -> None:
+        """Copy the runs that begin at some addresses into `out`, back to back.
 
-        Most of them are not memory of ours: index it only with addresses that were checked.
+        Raises:
+            CutShortError: a file does not have some of them any more.
         """
-        found = self._windows.get(size)
-        if found is None:
-            if self._lowest is None:
-                raise ValueError("expected a table with a local segment, found none")
-            as_strided = np.lib.stride_tricks.as_strided
-            first = as_strided(self._lowest, (1, size), (1, 1)).view(np.dtype((np.void, size)))[0]
-            found = as_strided(first, (max(self._span - size + 1, 0),), (1,), writeable=False)
-            if len(self._windows) > 64:
-                self._windows.clear()
-            self._windows[size] = found
-        return found
+        if self._lowest is None:
+            raise ValueError("expected a table with a local segment, found none")
+        try:
+            copy_runs(starts + self._lowest.ctypes.data, lengths, out)
+        except UnmappedError as error:
+            for segment in self.opened:
+                if segment is not None and segment.holds(error.address):
+                    raise CutShortError(segment) from None
+            raise
 
     def verify(self, refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s]:
         """Check references to mapped blobs: that there are such blobs, and that each matches its checksum.
@@ -339,10 +357,10 @@ class Table:
         return low - 1
 
     def _bytes(self, addresses: Int64s) -> npt.NDArray[np.uint8]:
-        return self.window(1)[addresses].view(np.uint8)
+        return self.gather(addresses, 1).reshape(-1)
 
     def _int64s(self, addresses: Int64s) -> Int64s:
-        return self.window(8)[addresses].view("<i8")
+        return self.gather(addresses, 8).reshape(-1).view("<i8")
 
 
 def is_wrong(at: Int64s, known: tuple[Int64s, Int64s, Bools], asked: tuple[Int64s, Int64s, Bools]) -> Bools:

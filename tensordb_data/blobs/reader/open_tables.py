@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from bson import ObjectId
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
 from tensordb_data.blobs.reader.open_segment import OpenSegment, Table
-from tensordb_data.blobs.segments.format import ENTRY_BYTES
+from tensordb_data.blobs.segments.format import ENTRY_BYTES, SegmentPlace
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.blobs.stores.memory import MemoryStore
@@ -73,6 +74,16 @@ class Tables:
         held = {segment.id: segment for segment in (*used, *self._open(refs, missing.tolist())) if segment is not None}
         return self._new_table(refs.segments, held)
 
+    def forget(self, segment: OpenSegment) -> bool:
+        """Let go of a cached segment whose file was cut short; returns whether it is one."""
+        if segment.file is None:
+            return False
+        with contextlib.suppress(OSError):
+            if segment.file.is_current():
+                segment.file.path.unlink()
+        self._drop({segment.file.path.name})
+        return True
+
     def close(self) -> None:
         """Let all mappings go."""
         with self._lock:
@@ -130,8 +141,9 @@ class Tables:
         """A local segment at once; mapping a file takes less time than handing it to a thread."""
         if id not in docs:
             raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
-        store = self._store(docs[id].get("root", 0))
-        if store.local_path(docs[id]["key"]) is not None:
+        place = SegmentPlace.from_doc(docs[id])
+        store = self._store(place.root)
+        if store.local_path(place.key) is not None:
             return OpenSegment(docs[id], store)
         cache = None if isinstance(store, MemoryStore) else self._cache
         work = partial(self._fetcher.retried, partial(OpenSegment, docs[id], store, cache))

@@ -9,13 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
-from tensordb_data.blobs.reader.open_segment import Bools, Int64s, OpenSegment, Table, groups
+from tensordb_data.blobs.reader.open_segment import Bools, CutShortError, Int64s, OpenSegment, Table, groups
 from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
 from tensordb_data.blobs.reader.remote import GAP, WASTE, Arrival, Remote
 from tensordb_data.blobs.segments.compression import Batch, Blob, Frames
@@ -26,6 +26,7 @@ from tensordb_data.errors import CorruptBlobError, StorageError
 
 FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
 
+T = TypeVar("T")
 _TEND = 5.0  # seconds between two looks at which cached segments are in use
 _KNOWN = 64  # batches in a row that needed no store, after which nothing need be announced
 _SCOUTS = 32  # announcements that wait for their segments to be opened, at a time
@@ -113,17 +114,35 @@ class BlobReader:
                 self._scouts_pid = os.getpid()
             object.__setattr__(refs, "ahead", self._scouts.submit(begin))
 
-    def gather(self, refs: BlobRefs) -> Batch | None:
+    def gather(self, refs: BlobRefs, nbytes: int | None = None) -> Batch | None:
         """The blobs as one new array uint8[m, size], or None when their sizes differ.
 
+        Args:
+            refs: the references.
+            nbytes: the size that each must have; None when that is not known.
+
         Raises:
-            CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
+            CorruptBlobError: stored bytes do not match their checksum or format, or are not so many; `row` says which
+                reference's.
             StorageError: a store cannot be reached or lacks a segment.
         """
         if not len(refs.offset):
             return np.empty((0, 0), np.uint8)
+        return self._again(refs, lambda: self._gather(refs, nbytes))
+
+    def _again(self, refs: BlobRefs, read: Callable[[], T]) -> T:
+        """What `read` returns. Where cached files were cut short meanwhile, their blobs are fetched anew."""
+        for _ in refs.segments:
+            try:
+                return read()
+            except CutShortError as error:
+                if not self._tables.forget(error.segment):
+                    raise
+        return read()
+
+    def _gather(self, refs: BlobRefs, nbytes: int | None) -> Batch | None:
         if refs.compressed is not None and refs.compressed.any():
-            return self._frames.gather(refs, self._stored(refs))
+            return self._frames.gather(refs, self._stored(refs), nbytes)
         # After the first pass over a plan, batches go straight to the gather. For small blobs, each further step would
         # take as long as the gather.
         verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
@@ -134,6 +153,8 @@ class BlobReader:
             size = int(refs.length[0])
             if np.count_nonzero(refs.length == size) < len(refs):
                 return None
+        if nbytes is not None and size != nbytes:
+            raise at_row(CorruptBlobError(f"expected a blob of {nbytes:,} bytes, found one of {size:,}"), 0)
         if table is None or not known:
             table, extra = self._ready(refs, size)
             if extra or not table.local:
@@ -146,8 +167,12 @@ class BlobReader:
             return np.empty((len(refs), 0), np.uint8)
         return table.gather(starts, size)
 
-    def read(self, refs: BlobRefs) -> list[Blob]:
-        """The blobs, each decompressed, in order. What was not compressed may be a view of mapped memory.
+    def read(self, refs: BlobRefs, nbytes: int | None = None) -> list[Blob]:
+        """The blobs, each decompressed, in order. Their memory may be shared.
+
+        Args:
+            refs: the references.
+            nbytes: the size to which each that is compressed must expand; None when that is not known.
 
         Raises:
             CorruptBlobError: stored bytes do not match their checksum or format; `row` says which reference's.
@@ -156,7 +181,7 @@ class BlobReader:
         blobs = self._stored(refs)
         if refs.compressed is not None and refs.compressed.any():
             rows = np.flatnonzero(refs.compressed).tolist()
-            unpacked = self._frames.decompress(refs, blobs, rows)
+            unpacked = self._frames.decompress(refs, blobs, rows, nbytes)
             for i, row in enumerate(rows):
                 blobs[row] = memoryview(unpacked[i])
         return blobs
@@ -187,8 +212,9 @@ class BlobReader:
 
     def _stored(self, refs: BlobRefs) -> list[Blob]:
         """The stored bytes of all references, checked."""
-        if not len(refs):
-            return []
+        return self._again(refs, lambda: self._stored_now(refs)) if len(refs) else []
+
+    def _stored_now(self, refs: BlobRefs) -> list[Blob]:
         table, extra = self._ready(refs, None)
         if table.cached:
             self._use(table, refs)
@@ -287,17 +313,16 @@ def _arrived(arrivals: Sequence[Arrival], number: int, row: int) -> memoryview:
 
 
 def _joined(table: Table, refs: BlobRefs, extra: Mapping[int, memoryview]) -> list[Blob]:
-    """The stored bytes of all references: those in `extra`, by row, and views of mapped memory."""
-    views: dict[int, memoryview] = {}
-    blobs: list[Blob] = []
-    columns = (refs.segment.tolist(), refs.offset.tolist(), refs.length.tolist())
-    for row, (number, start, length) in enumerate(zip(*columns, strict=True)):
-        if (found := extra.get(row)) is not None:
-            blobs.append(found)
-            continue
-        view = views.get(number)
-        if view is None:
-            mapped = table.at(number).mapped
-            view = views[number] = memoryview(b"") if mapped is None else mapped.data
-        blobs.append(view[start : start + length])
+    """The stored bytes of all references: those in `extra`, by row, and copies of mapped memory."""
+    here = np.ones(len(refs), np.bool_)
+    here[list(extra)] = False
+    here &= table.is_local[refs.segment]  # of others, only empty ones are left
+    rows = np.flatnonzero(here)
+    ends = np.cumsum(refs.length[rows])
+    memory = np.empty(int(ends[-1]) if len(rows) else 0, np.uint8)
+    if len(memory):
+        table.copy(table.bases[refs.segment[rows]] + refs.offset[rows], refs.length[rows], memory)
+    blobs: list[Blob] = [extra.get(row, b"") for row in range(len(refs))]
+    for row, start, end in zip(rows.tolist(), (ends - refs.length[rows]).tolist(), ends.tolist(), strict=True):
+        blobs[row] = memory.data[start:end]
     return blobs

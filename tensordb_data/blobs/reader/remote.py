@@ -247,7 +247,7 @@ def _pieces(segment: OpenSegment, numbers: Int64s) -> Int64s:
     for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
         wanted[first:last] = (segment.compared[first:last] == 0) & (segment.coming[first:last] == 0)
         if segment.file is not None:
-            wanted[first:last] &= segment.file.marks[first:last] == 0
+            wanted[first:last] &= ~segment.file.marked(first, last)
     wanted[numbers] = True
     return np.flatnonzero(wanted)
 

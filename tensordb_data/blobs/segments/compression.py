@@ -13,6 +13,7 @@ import zstandard
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.common import buffer_pool
 from tensordb_data.common.mmap import array_at
+from tensordb_data.common.zstd import MAX_EXPANDED, decompressor, expanded_size
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 Blob = memoryview | bytes
@@ -27,47 +28,75 @@ class Frames:
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def gather(self, refs: BlobRefs, stored: Sequence[Blob]) -> Batch | None:
+    def gather(self, refs: BlobRefs, stored: Sequence[Blob], nbytes: int | None = None) -> Batch | None:
         """Blobs, some of them compressed, as one new array uint8[m, size], or None when their sizes differ.
 
+        Args:
+            refs: the references.
+            stored: the stored bytes of each.
+            nbytes: the size that each must have; a frame that claims another is not expanded.
+
         Raises:
-            CorruptBlobError: what should be a frame is none; `row` says which reference's.
+            CorruptBlobError: what should be a frame is none, or one of another size; `row` says which reference's.
         """
         assert refs.compressed is not None
         rows, plain = np.flatnonzero(refs.compressed).tolist(), np.flatnonzero(~refs.compressed).tolist()
-        size = self._content_size(refs, stored[rows[0]], rows[0])
-        if any(self._content_size(refs, stored[row], row) != size for row in rows):
+        size = self._content_size(refs, stored[rows[0]], rows[0]) if nbytes is None else nbytes
+        if any(self._content_size(refs, stored[row], row, nbytes) != size for row in rows):
             return None
         if any(len(stored[row]) != size for row in plain):
             return None
         if not plain and size < _LARGE:
-            return _as_batch(self.decompress(refs, stored, rows), size)
+            return _as_batch(self._expand(refs, stored, rows), size)
         batch = buffer_pool.empty((len(refs), size), np.uint8)
         if size < _LARGE:
-            batch[rows] = _as_batch(self.decompress(refs, stored, rows), size)
+            batch[rows] = _as_batch(self._expand(refs, stored, rows), size)
         else:
             self._decompress_into(batch, refs, stored, rows)
         for row in plain:
             batch[row] = np.frombuffer(stored[row], np.uint8)
         return batch
 
-    def decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
-        """Those rows decompressed, as a sequence of buffers."""
-        decompressor = self._decompressor()
+    def decompress(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int], nbytes: int | None = None) -> Any:
+        """Those rows decompressed, as a sequence of buffers.
+
+        Args:
+            refs: the references.
+            stored: the stored bytes of each.
+            rows: which of them.
+            nbytes: the size that each must have; None for any up to `MAX_EXPANDED`.
+
+        Raises:
+            CorruptBlobError: what should be a frame is none, or one of another size; `row` says which reference's.
+        """
+        for row in rows:
+            self._content_size(refs, stored[row], row, nbytes)
+        return self._expand(refs, stored, rows)
+
+    def _expand(self, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> Any:
+        own = self._decompressor()
         try:
             # One call for all: it holds the GIL only before and after.
-            return decompressor.multi_decompress_to_buffer([stored[row] for row in rows])
+            return own.multi_decompress_to_buffer([stored[row] for row in rows])
+        except MemoryError:
+            total = sum(zstandard.frame_content_size(stored[row]) for row in rows)
+            raise StorageError(
+                f"{len(rows)} blobs expand to {total:,} bytes, for which there is no memory: read fewer at a time"
+            ) from None
         except (zstandard.ZstdError, ValueError) as error:
             for row in rows:
                 try:
-                    decompressor.decompress(stored[row])
+                    own.decompress(stored[row])
                 except zstandard.ZstdError as reason:
                     raise self._bad_frame(refs, row, reason) from None
             raise CorruptBlobError(f"expected zstd frames, found others: {error}") from None
 
-    def _content_size(self, refs: BlobRefs, stored: Blob, row: int) -> int:
+    def _content_size(self, refs: BlobRefs, stored: Blob, row: int, nbytes: int | None = None) -> int:
         try:
-            return zstandard.frame_content_size(stored)
+            size = expanded_size(stored, MAX_EXPANDED if nbytes is None else nbytes)
+            if nbytes is not None and size != nbytes:
+                raise zstandard.ZstdError(f"expected a frame of {nbytes:,} bytes, found one that claims {size:,}")
+            return size
         except zstandard.ZstdError as error:
             raise self._bad_frame(refs, row, error) from None
 
@@ -75,16 +104,16 @@ class Frames:
         """This thread's own."""
         found = getattr(self._local, "decompressor", None)
         if found is None:
-            found = self._local.decompressor = zstandard.ZstdDecompressor()
+            found = self._local.decompressor = decompressor()
         return found
 
     def _decompress_into(self, batch: Batch, refs: BlobRefs, stored: Sequence[Blob], rows: Sequence[int]) -> None:
         """Those rows decompressed into their places: into memory that numpy takes in huge pages and uses again."""
-        decompressor = self._decompressor()
+        own = self._decompressor()
         for row in rows:
             try:
                 # All of the frame is here, and all of its room: the library then does it in one go.
-                count = decompressor.stream_reader(stored[row]).readinto(batch[row])
+                count = own.stream_reader(stored[row]).readinto(batch[row])
             except zstandard.ZstdError as error:
                 raise self._bad_frame(refs, row, error) from None
             if count != batch.shape[1]:

@@ -23,6 +23,7 @@ import xxhash
 import zstandard
 
 from tensordb_data.blobs.stores.base import Buffer, Store
+from tensordb_data.common.zstd import MAX_EXPANDED, expand
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 MAGIC = b"TDBseg\r\n"
@@ -43,6 +44,47 @@ class SegmentBytes:
     nbytes: int
     index: tuple[int, int]
     """Offset and bytes of the index part; the trailer follows it and ends the object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentPlace:
+    """Where a segment is, as its document says."""
+
+    root: int
+    key: str
+    nbytes: int
+    index: tuple[int, int]
+    """Offset and bytes of the index part."""
+
+    @classmethod
+    def from_doc(cls, doc: Mapping[str, Any]) -> SegmentPlace:
+        """The place that a document of `segments` tells.
+
+        Raises:
+            CorruptBlobError: it tells none.
+        """
+        found: list[Any] = [doc.get("root", 0), doc.get("key"), doc.get("bytes"), doc.get("index")]
+        root, key, nbytes, index = found
+        numbers = (root, nbytes, *(index if isinstance(index, list) and len(index) == 2 else (None,)))
+        if not isinstance(key, str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise CorruptBlobError(
+                f"segment {doc.get('_id')}: expected a document with a root, a key, bytes and an index, found "
+                f"root={root!r}, key={key!r}, bytes={nbytes!r}, index={index!r}: edited by another tool?"
+            )
+        return cls(root, key, nbytes, (index[0], index[1]))
+
+    def check(self, nbytes: int, index: SegmentIndex) -> None:
+        """Compare the place with the object itself: its size, and its index.
+
+        Raises:
+            CorruptBlobError: they differ.
+        """
+        found = (nbytes, nbytes - TRAILER_BYTES - sum(self.index), self.index[1])
+        if found != (self.nbytes, 0, ENTRY_BYTES * len(index.offsets)):
+            raise CorruptBlobError(
+                f"{self.key}: its document says {self.nbytes} bytes and an index of {self.index[1]} bytes at "
+                f"{self.index[0]}, and the object of {nbytes} bytes has {len(index.offsets)} blobs"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +156,7 @@ class SegmentBuilder:
     def pack(self, data: Buffer, compress: int | None = None) -> tuple[bytes, bool]:
         """What `add` would store of a blob, and whether that is zstd; nothing is added."""
         stored = bytes(data)
-        if compress is not None and stored:
+        if compress is not None and 0 < len(stored) <= MAX_EXPANDED:
             smaller = self._compressor(compress).compress(stored)
             if len(smaller) < _WORTH * len(stored):
                 return smaller, True
@@ -245,9 +287,12 @@ def read_documents(part: Buffer, trailer: Trailer, name: str) -> SegmentDocument
     if len(part) != trailer.documents[1] or _checksum(part) != trailer.documents_checksum:
         raise CorruptBlobError(f"{name}: the documents part does not match its checksum: damaged")
     try:
-        head, *samples = bson.decode_all(zstandard.ZstdDecompressor().decompress(part))
-        return SegmentDocuments(head["project"], head["dataset"], head["schema"], samples)
-    except (zstandard.ZstdError, bson.errors.InvalidBSON, KeyError, ValueError) as error:
+        head, *samples = bson.decode_all(expand(part))
+        project, dataset, schema = head["project"], head["dataset"], head["schema"]
+        if not (isinstance(project, str) and isinstance(dataset, str) and isinstance(schema, dict)):
+            raise ValueError(f"a project, a dataset and a schema of the types {[*map(type, head.values())]}")
+        return SegmentDocuments(project, dataset, schema, samples)
+    except (zstandard.ZstdError, bson.errors.BSONError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CorruptBlobError(f"{name}: expected documents, found something else: {error}") from None
 
 
@@ -287,6 +332,11 @@ def _pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
         packed = b"".join(bson.encode(document) for document in documents)
     except (bson.errors.InvalidDocument, OverflowError) as error:
         raise StorageError(f"cannot write the samples into their segment: {error}") from None
+    if len(packed) > MAX_EXPANDED:
+        raise StorageError(
+            f"expected samples whose fields take at most {MAX_EXPANDED:,} bytes in one segment, found {len(packed):,}: "
+            "commit fewer at a time"
+        )
     return zstandard.ZstdCompressor(level=_DOCUMENTS_LEVEL).compress(packed)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xxhash
 import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.stores.base import Buffer
+from tensordb_data.common.zstd import MAX_EXPANDED, expand
 from tensordb_data.errors import CorruptBlobError
 
 INLINE = ObjectId("0" * 24)
@@ -26,8 +28,8 @@ MAX_INLINE_TOTAL = 64 * 1024
 """Bytes of all blobs that go into one document; more would make the index slow to scan."""
 
 
-def checksum(data: Buffer) -> int:
-    """xxh3 of some bytes, as the signed number that BSON has."""
+def checksum(data: Any) -> int:
+    """xxh3 of some bytes, a buffer or an array, as the signed number that BSON has."""
     found = xxhash.xxh3_64_intdigest(data)
     return found - 2**64 if found >= 2**63 else found
 
@@ -45,12 +47,17 @@ def is_inline(reference: Mapping[str, Any]) -> bool:
     return "d" in reference
 
 
-def check_inline(stored: Buffer, expected: int) -> None:
+def check_inline(stored: object, expected: object) -> None:
     """Compare inline bytes with their checksum.
 
     Raises:
-        CorruptBlobError: they differ.
+        CorruptBlobError: they differ, or are no bytes or no checksum.
     """
+    if not isinstance(stored, (bytes, bytearray, memoryview, np.ndarray)) or not isinstance(expected, int):
+        raise CorruptBlobError(
+            f"expected bytes and a checksum in the sample's document, found {type(stored).__name__} and "
+            f"{type(expected).__name__}: edited by another tool?"
+        )
     if (found := checksum(stored)) != expected:
         raise CorruptBlobError(
             f"the {len(stored)} bytes in the sample's document do not match their checksum (expected"
@@ -58,24 +65,28 @@ def check_inline(stored: Buffer, expected: int) -> None:
         )
 
 
-def unpacked(stored: Buffer) -> bytes:
+def unpacked(stored: Buffer, limit: int = MAX_EXPANDED) -> bytes:
     """Stored bytes decompressed.
 
     Raises:
-        CorruptBlobError: they are no zstd frame.
+        CorruptBlobError: they are no zstd frame, or one of more than `limit` bytes.
     """
     try:
-        return zstandard.ZstdDecompressor().decompress(stored)
+        return expand(stored, limit)
     except zstandard.ZstdError as error:
         raise CorruptBlobError(f"expected a zstd frame in the sample's document: {error}") from None
 
 
-def read_inline(reference: Mapping[str, Any]) -> bytes:
+def read_inline(reference: Mapping[str, Any], nbytes: int | None = None) -> bytes:
     """The blob in an inline reference: checked and decompressed.
 
+    Args:
+        reference: it.
+        nbytes: how many bytes the blob has at most; None where that is not known.
+
     Raises:
-        CorruptBlobError: it is damaged.
+        CorruptBlobError: it is damaged, or larger.
     """
     stored: bytes = reference["d"]
-    check_inline(stored, reference["x"])
-    return unpacked(stored) if reference.get("z") else stored
+    check_inline(stored, reference.get("x"))
+    return unpacked(stored, MAX_EXPANDED if nbytes is None else nbytes) if reference.get("z") else stored

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.stores.base import Buffer
+from tensordb_data.common.private import file_mode
 
 BLOCK = 4096
 """Bytes that offset, address and length are a multiple of; no disk wants more."""
@@ -31,7 +32,7 @@ def open_direct(path: Path, nbytes: int) -> int | None:
     if not flag or nbytes < _WORTH:
         return None
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flag, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flag, file_mode())
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tensordb_data.blobs.stores.base import Buffer, check_key, check_range
 from tensordb_data.blobs.stores.direct_io import open_direct, write_direct
+from tensordb_data.common.private import file_mode, make_folder
 from tensordb_data.errors import StorageError
 
 _TEMPORARY = ".put-"
@@ -39,7 +40,9 @@ class FileStore:
             try:
                 nbytes = sum(memoryview(part).nbytes for part in parts)
                 direct = open_direct(temporary, nbytes) if cold else None
-                with open(temporary if direct is None else direct, "xb" if direct is None else "wb", 0) as file:
+                if (fd := direct) is None:
+                    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode())
+                with open(fd, "wb", 0) as file:
                     if direct is not None:
                         write_direct(direct, parts)
                     else:
@@ -129,7 +132,7 @@ class FileStore:
             missing.append(folder)
             folder = folder.parent
         for made in reversed(missing):
-            made.mkdir(exist_ok=True)
+            make_folder(made)
             _sync_folder(made.parent)
 
     def _clock(self) -> float:

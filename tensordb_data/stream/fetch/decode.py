@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tensordb_data.blobs.reader.reader import BlobReader
 from tensordb_data.blobs.segments.references import MALFORMED
 from tensordb_data.common.buffer_pool import empty
-from tensordb_data.errors import SampleError, SchemaError, StorageError, TensorDBError
+from tensordb_data.errors import CorruptBlobError, SampleError, SchemaError, StorageError, TensorDBError
 from tensordb_data.schema import BlobField, Scalar
 from tensordb_data.stream.fetch.inline import load_inline
 from tensordb_data.stream.plan.inline import gather_inline, inline_rows, read_inline
@@ -109,7 +109,7 @@ def _decode(table: SampleTable, name: str, field: BlobField, reader: BlobReader,
             with clock("fetch"):
                 rows = _gather(table, name, field.fixed_nbytes, reader)
             if rows is None or rows.shape[1] != field.fixed_nbytes:
-                raise StorageError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
+                raise CorruptBlobError(f"stored blobs do not all have the {field.fixed_nbytes} bytes of the schema")
             clock.bytes += rows.nbytes
             _count(table, name, reader, clock)
             return field.decode_rows(rows)
@@ -139,14 +139,14 @@ def _count(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> N
 def _gather(table: SampleTable, name: str, size: int, reader: BlobReader) -> NDArray[np.uint8] | None:
     refs, inline = table.refs[name], table.inline.get(name)
     if inline is None:
-        return reader.gather(refs)
+        return reader.gather(refs, size)
     mask = inline_rows(refs)
     here, there = np.flatnonzero(mask), np.flatnonzero(~mask)
     found = gather_inline(refs, inline, here, size) if len(here) else None
     if not len(there) or (len(here) and found is None):
         return found
     with _rows(there):
-        stored = reader.gather(refs.take(there))
+        stored = reader.gather(refs.take(there), size)
     if not len(here) or stored is None or stored.shape[1] != size:
         return stored
     assert found is not None

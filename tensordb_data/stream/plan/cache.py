@@ -14,13 +14,17 @@ import logging
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tensordb_data.common.mmap import map_file
+from tensordb_data.common.mmap import map_open_file
+from tensordb_data.common.private import ForeignFileError, make_folder, open_own
+from tensordb_data.errors import CacheWarning
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
@@ -50,12 +54,20 @@ class PlanCache:
         """Open the plan that is stored under `key`; None if there is none."""
         path = self._folder / f"{key}.plan"
         try:
-            size = path.stat().st_size
-            content = map_file(path, size) if size >= _MAPPED else np.fromfile(path, np.uint8)
+            fd = open_own(path)
+            try:
+                size = os.fstat(fd).st_size
+                # Only this user may cut it short, and no process of ours does so while it has its name.
+                content = map_open_file(fd, size, path) if size >= _MAPPED else _read(fd, size)
+            finally:
+                os.close(fd)
             with contextlib.suppress(OSError):
                 os.utime(path)  # marks it as used, for `_evict`
             return unpack_plan(content, layout)
         except FileNotFoundError:
+            return None
+        except ForeignFileError as error:
+            warnings.warn(f"{error}; the plan is read from the database", CacheWarning, stacklevel=2)
             return None
         except (OSError, *DAMAGED) as error:
             log.warning("plan file %s is damaged and will be written anew: %s", path, str(error))
@@ -64,7 +76,7 @@ class PlanCache:
     def store(self, key: str, plan: Plan) -> None:
         """Store a plan under `key`, if there is room."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -90,6 +102,11 @@ class PlanCache:
             if room < 0:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
+
+
+def _read(fd: int, size: int) -> NDArray[np.uint8]:
+    with open(fd, "rb", closefd=False) as file:
+        return np.frombuffer(file.read(size), np.uint8)
 
 
 def plan_key(

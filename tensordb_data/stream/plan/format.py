@@ -8,6 +8,7 @@ of Blosc does (Alted, 2010), and compressed. This works well because neighbours 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.common.bson_values import LENIENT
+from tensordb_data.common.zstd import MAX_EXPANDED, expand
 from tensordb_data.stream.plan.inline import InlineBlobs
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, objects
@@ -30,8 +32,14 @@ _MAGIC, _SMALL = b"TDBPLAN2", b"TDBPLANZ"
 _HEAD = struct.Struct("<8sQQ")  # magic, length of the directory, xxh3 of all that follows
 _ALIGNED = 64
 _LEVEL = 1
+_DTYPES = {
+    "ids": ("|u1",), "dataset": ("<u2",), "segment": ("<u4",), "offset": ("<i8", "<u4"), "length": ("<i8",),
+    "compressed": ("|b1",), "value": ("<i8", "<f8", "|b1", "|O"), "chances": ("<f8",),
+}  # fmt: skip
+"""What the columns may be, by the first word of their names."""
 
-DAMAGED = (ValueError, KeyError, IndexError, TypeError, struct.error, bson.errors.BSONError, zstandard.ZstdError)
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, struct.error,
+           bson.errors.BSONError, zstandard.ZstdError)  # fmt: skip
 """The errors of `unpack_plan` for bytes that are no plan."""
 
 
@@ -77,29 +85,37 @@ def unpack_plan(content: NDArray[np.uint8], layout: FieldLayout) -> Plan:
     directory: Mapping[str, Any] = json.loads(content[_HEAD.size : base].tobytes())
     columns, n = directory["columns"], directory["n"]
 
-    def column(name: str) -> NDArray[Any]:
+    def column(name: str, rows: list[int]) -> NDArray[Any]:
         dtype, shape, at, nbytes = columns[name]
+        once = shape == [1] and n > 1 and name.startswith("length ")
+        if dtype not in _DTYPES[name.split(" ")[0]] or not (shape == rows or once) or min(at, nbytes) < 0:
+            raise ValueError(f"expected a column {name!r} of {rows}, found {dtype} of {shape} at {at}")
         found = _column(content[base + at : base + at + nbytes], dtype, shape, magic == _SMALL)
-        return np.broadcast_to(found, (n,)) if shape == [1] and n > 1 else found
+        return np.broadcast_to(found, (n,)) if once else found
+
+    ids = column("ids", [n, 12])  # there are at least so many bytes
 
     refs, values = {}, {}
     for name in layout.fields:
         if not layout.is_blob(name):
-            values[name] = column(f"value {name}")
+            values[name] = column(f"value {name}", [n])
             continue
         refs[name] = BlobRefs(
             tuple(map(ObjectId, directory["segments"][name])),
-            column(f"segment {name}"),
-            column(f"offset {name}"),
-            column(f"length {name}"),
-            column(f"compressed {name}") if f"compressed {name}" in columns else None,
+            _below(len(directory["segments"][name]), column(f"segment {name}", [n])),
+            column(f"offset {name}", [n]),
+            column(f"length {name}", [n]),
+            column(f"compressed {name}", [n]) if f"compressed {name}" in columns else None,
         )
     datasets = tuple(directory["datasets"])
-    dataset = column("dataset") if len(datasets) > 1 else np.broadcast_to(np.uint16(0), (n,))
+    if not set(datasets) <= layout.schemas.keys() or (n and not datasets):
+        raise ValueError(f"expected samples of {list(layout.schemas)}, found some of {datasets}")
+    several = len(datasets) > 1
+    dataset = _below(len(datasets), column("dataset", [n])) if several else np.broadcast_to(np.uint16(0), (n,))
     inline = {name: InlineBlobs() for name, found in refs.items() if INLINE in found.segments}
-    table = SampleTable(layout, column("ids"), datasets, dataset, refs, values, inline)
+    table = SampleTable(layout, ids, datasets, dataset, refs, values, inline)
     versions = {name: (int(pair[0]), int(pair[1])) for name, pair in directory["versions"].items()}
-    return Plan(table, versions, directory["ids"], column("chances") if "chances" in columns else None)
+    return Plan(table, versions, directory["ids"], column("chances", [n]) if "chances" in columns else None)
 
 
 def _columns(plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -130,11 +146,22 @@ def _bytes(column: NDArray[Any], small: bool) -> memoryview:
     return memoryview(zstandard.ZstdCompressor(level=_LEVEL).compress(data)) if small else data
 
 
+def _below(count: int, numbers: NDArray[Any]) -> NDArray[Any]:
+    """The numbers, each of which counts in a list of so many."""
+    if len(numbers) and int(numbers.max()) >= count:
+        raise ValueError(f"expected numbers below {count}, found {int(numbers.max())}")
+    return numbers
+
+
 def _column(data: NDArray[np.uint8], dtype: str, shape: list[int], small: bool) -> NDArray[Any]:
     if small:
-        data = np.frombuffer(zstandard.ZstdDecompressor().decompress(data.data), np.uint8)
+        limit = MAX_EXPANDED if dtype == "|O" else math.prod(shape) * np.dtype(dtype).itemsize
+        data = np.frombuffer(expand(data.data, limit), np.uint8)
     if dtype == "|O":
-        return objects(bson.decode(data.tobytes(), LENIENT)["v"])
+        items = bson.decode(data.tobytes(), LENIENT)["v"]
+        if len(items) != shape[0]:
+            raise ValueError(f"expected {shape[0]} values, found {len(items)}")
+        return objects(items)
     if small and data.size:
         data = np.ascontiguousarray(data.reshape(-1, shape[0]).T).reshape(-1)
     return data.view(dtype).reshape(shape)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE, check_inline, unpacked
 from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.common.zstd import MAX_EXPANDED
 from tensordb_data.errors import CorruptBlobError
 
 
@@ -54,17 +55,17 @@ def gather_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64], 
     if refs.compressed is None and data is not None and data.dtype != object:
         _compare(data, inline, rows)
         return data[rows] if data.shape[1] == size else None
-    blobs = read_inline(refs, inline, rows)
+    blobs = read_inline(refs, inline, rows, size)
     if any(len(blob) != size for blob in blobs):
         return None
     return np.frombuffer(bytearray().join(blobs), np.uint8).reshape(len(rows), size)
 
 
-def read_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64]) -> list[bytes]:
+def read_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64], limit: int = MAX_EXPANDED) -> list[bytes]:
     """Verify and decompress the inline blobs at `rows`.
 
     Raises:
-        CorruptBlobError: A blob is damaged; `row` says which.
+        CorruptBlobError: A blob is damaged, or expands to more than `limit` bytes; `row` says which.
     """
     data = inline.data
     assert data is not None
@@ -73,7 +74,7 @@ def read_inline(refs: BlobRefs, inline: InlineBlobs, rows: NDArray[np.int64]) ->
     if refs.compressed is not None:
         for at in np.flatnonzero(refs.compressed[rows]).tolist():
             try:
-                blobs[at] = unpacked(blobs[at])
+                blobs[at] = unpacked(blobs[at], limit)
             except CorruptBlobError as error:
                 error.row = int(rows[at])
                 raise
@@ -106,8 +107,14 @@ def replace_references(
     data, checksum = np.full(len(refs), None, object), np.zeros(len(refs), np.int64)
     for row, part in zip(rows.tolist(), parts, strict=True):
         if "d" in part:
-            data[row], checksum[row] = part["d"], part["x"]
+            data[row], checksum[row] = part["d"], _checksum(part)
     return BlobRefs(tuple(numbers), segment, offset, length, compressed), InlineBlobs(data, checksum)
+
+
+def _checksum(part: Mapping[str, Any]) -> int:
+    """That of an inline blob; 0, which is hardly right, where the document has none that could be."""
+    found = part.get("x", 0)
+    return found if isinstance(found, int) and -(2**63) <= found < 2**63 else 0
 
 
 def inline_from_docs(found: Sequence[Mapping[str, Any] | None]) -> InlineBlobs | None:
@@ -118,5 +125,5 @@ def inline_from_docs(found: Sequence[Mapping[str, Any] | None]) -> InlineBlobs |
         return InlineBlobs()
     data = np.full(len(found), None, object)
     data[:] = [None if part is None else part.get("d") for part in found]
-    checksum = [0 if part is None else part.get("x", 0) for part in found]
+    checksum = [0 if part is None else _checksum(part) for part in found]
     return InlineBlobs(data, np.array(checksum, np.int64))

@@ -61,7 +61,7 @@ def test_fields_limit_what_is_read(digits: TensorDB) -> None:
 def test_blobs_load_when_asked_for_and_with_their_neighbours(digits: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, reads = digits.warehouse.blobs.reader, []
     real = reader.read
-    monkeypatch.setattr(reader, "read", lambda refs: (reads.append(len(refs)), real(refs))[1])
+    monkeypatch.setattr(reader, "read", lambda refs, *size: (reads.append(len(refs)), real(refs, *size))[1])
     samples = digits.data.find().all()
     assert reads == []
     assert [int(sample["image"][0, 0]) for sample in samples] == list(range(0, 40, 4))

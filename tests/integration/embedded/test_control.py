@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 from tensordb_data.cli.server import register
 from tensordb_data.common import file_locks
 from tensordb_data.embedded import control, join
+from tensordb_data.embedded.binary import known_holes
 from tensordb_data.errors import EmbeddedServerError
 from tensordb_data.mongo.address import parse
 from tensordb_data.mongo.client import open_client
@@ -99,6 +100,8 @@ def test_port_has_credentials(run: Callable[..., Result], folder: Path, free_por
     spawned.leave()
     done = run("up", "--port", str(free_port))
     assert done.exit_code == 0, done.output
+    version = control.status(folder).version
+    assert version is not None and (known_holes(version) or "") in done.output.replace("\n", " ")
     secret = json.loads((folder / "credentials.json").read_text())["password"]
     for name in ("credentials.json", "keyfile"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
@@ -112,6 +115,8 @@ def test_port_has_credentials(run: Callable[..., Result], folder: Path, free_por
     with MongoClient[dict[str, Any]](uri) as tool:
         assert tool.test.things.count_documents({}) == 1
     with MongoClient[dict[str, Any]](f"mongodb://127.0.0.1:{free_port}/?directConnection=true") as stranger:
+        offered = {"hello": 1, "compression": ["zlib", "snappy", "zstd"]}
+        assert not stranger.admin.command(offered).get("compression")
         with pytest.raises(OperationFailure, match="requires authentication"):
             stranger.test.things.find_one()
     client = spawn()  # joins over the socket, with the credentials

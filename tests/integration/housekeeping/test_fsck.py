@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
+from tensordb_data.errors import TensorDBError
 from tensordb_data.housekeeping import fsck
 from tensordb_data.tensors import write as write_module
 
@@ -147,3 +148,38 @@ def test_many_findings_are_counted(full, mongo_uri, monkeypatch):
     assert len(report.findings) == 3 and report.more == total - 3
     shown = CliRunner().invoke(app, ["fsck"], env={"TENSORDB": mongo_uri})
     assert shown.exit_code == 1 and f"{total} findings" in shown.stdout
+
+
+ODD = {
+    "segments": [
+        {"root": 77}, {"root": "text"}, {"key": 5}, {"key": "../x"}, {"bytes": "text"}, {"bytes": -1}, {"bytes": None},
+        {"index": None}, {"index": [-5, 3]}, {"index": ["text", 3]}, {"index": [3]}, {"index": 5},
+        {"index": [0, 2**60]},
+    ],
+    "tensors": [
+        {"root": 77}, {"root": "text"}, {"key": 5}, {"o": -1}, {"o": "text"}, {"o": 2**60}, {"n": None}, {"n": 2**60},
+        {"n": -1}, {"z": "text"}, {"z": 2**60},
+    ],
+    "data": [{"_tdb.b": 5}, {"_tdb.b.x": 5}, {"_tdb.b.x.o": "text"}, {"_tdb.b.x.o": -1}, {"_tdb.b.x.k": 5},
+             {"_tdb.b.x": {}}, {"_tdb.b.x.n": 2**60}, {"_tdb.b.x": {"d": "text", "n": 4, "x": 1}},
+             {"_tdb.b.x": {"d": b"b", "n": 1}}, {"_tdb.b.x": None}],
+    "params": [{"_tdb.tensors": 5}, {"_tdb.tensors": ["text"]}, {"_tdb.tensors": [5]}],
+    "tombstones": [{"root": 77}, {"key": 5}, {"root": None}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_malformed_documents_are_found_one_by_one(full, name):
+    documents = full.database[name]
+    full.warehouse.blobs.store().put("params/unknown", [b"found last of all"])
+    for change in ODD[name]:
+        was = documents.find_one(sort=[("_tdb.s", 1), ("_id", 1)])
+        documents.update_one({"_id": was["_id"]}, {"$set": change})
+        found = kinds(full)
+        ours = {"damaged document", "damaged object", "missing object", "dangling reference", "damaged blob"}
+        assert set(found) & ours and "unknown object" in found, (change, found)
+        if name == "data" and "_tdb.b" not in change:
+            with pytest.raises(TensorDBError):
+                [sample["x"] for sample in full.data.find({"dataset": "a"}).all()]
+        documents.replace_one({"_id": was["_id"]}, was)
+    assert kinds(full) == ["unknown object"]

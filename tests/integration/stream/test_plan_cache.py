@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Scalar, TensorDB
+from tensordb_data.errors import CacheWarning
 from tensordb_data.stream.passes import planner
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.plan import cache as plan_cache
@@ -137,3 +138,13 @@ def test_without_a_place_to_keep_them_plans_stay_in_memory(
 def test_a_sample_costs_about_28_bytes(cached: TensorDB) -> None:
     stream = cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True, fields=["x", "label"])
     assert Planner(cached.warehouse, stream.spec).plan().table.nbytes == 28 * N
+
+
+def test_a_plan_that_others_can_write_is_not_used(cached: Any, warehouse_dir: Path, reads: list[int]) -> None:
+    expected = batches(cached)
+    for path in files(warehouse_dir):
+        path.chmod(0o666)
+    reads.clear()
+    with pytest.warns(CacheWarning, match=r"with mode 0666: .*the plan is read from the database"):
+        assert equal(batches(cached), expected)
+    assert reads

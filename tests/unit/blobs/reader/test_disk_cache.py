@@ -19,6 +19,7 @@ from tensordb_data.blobs.reader.reader import BlobReader
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.blobs.stores.memory import MemoryStore
+from tensordb_data.errors import CacheWarning
 from tests.delayed_store import DelayedStore
 from tests.shelf import Shelf
 
@@ -85,6 +86,28 @@ def test_what_was_read_once_is_read_from_disk(library: Library) -> None:
     library.check(library.reader())
     assert library.asked() == (0, 0)
     assert len(library.files()) == 3
+
+
+FOREIGN = {"another user's": lambda path: os.chown(path, 4321, -1), "writable": lambda path: path.chmod(0o622)}
+
+
+@pytest.mark.parametrize("way", FOREIGN)
+def test_a_file_that_others_can_write_is_not_used(library: Library, way: str) -> None:
+    if way == "another user's" and os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    library.check(library.reader())
+    assert {path.stat().st_mode & 0o777 for path in library.files()} == {0o600}
+    assert library.folder.stat().st_mode & 0o777 == 0o700
+    for path in library.files():
+        path.write_bytes(path.read_bytes()[:-100] + bytes(100))
+        FOREIGN[way](path)
+    library.asked()
+    before = {path: path.read_bytes() for path in library.files()}
+    with pytest.warns(CacheWarning, match=r"nobody else may write to, found one of user \d+ with mode 06\d\d") as told:
+        library.check(library.reader())
+    assert len(told) == 1
+    assert library.asked()[1] >= library.rows.nbytes
+    assert {path: path.read_bytes() for path in library.files()} == before
 
 
 def test_a_few_blobs_cost_a_few_bytes(library: Library) -> None:
@@ -379,3 +402,17 @@ def alive(fd: str) -> bool:
 def test_import_is_light() -> None:
     code = "import sys, tensordb_data.blobs.reader.disk_cache; assert 'obstore' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_cached_file_cut_short_while_it_is_mapped(library: Library) -> None:
+    """Its blobs are fetched anew. A read of the mapping would end the process with SIGBUS."""
+    reader = library.reader()
+    for size in (None, 0, 4096, BYTES):
+        if size is not None:
+            for path in library.files():
+                os.truncate(path, size)
+        library.asked()
+        library.check(reader)
+        blobs = reader.read(library.plan)
+        assert [bytes(blob) for blob in blobs] == [row.tobytes() for row in library.rows]
+        assert library.asked()[1] >= library.rows.nbytes

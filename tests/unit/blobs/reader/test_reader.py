@@ -369,3 +369,26 @@ def open_files(folder: Path) -> int:
         except FileNotFoundError:
             continue
     return count
+
+
+@pytest.mark.parametrize("compress", [None, 3])
+def test_a_file_cut_short_while_it_is_mapped(tmp_path: Path, compress: int | None) -> None:
+    """A read of its mapping would end the process with SIGBUS."""
+    shelf = Shelf(FileStore(tmp_path))
+    docs = shelf.put([bytes([i]) * 9000 for i in range(40)], compress)
+    refs, reader = BlobRefs.from_docs(docs), shelf.reader()
+    some = refs.take(slice(0, 2))
+    assert reader.gather(some) is not None
+    path = shelf.store.local_path(shelf.key(docs[0]))
+    assert path is not None
+    whole = path.read_bytes()
+    for size in (8192, 0) if compress is None else (0,):
+        os.truncate(path, size)
+        for read in (reader.gather, reader.read):
+            with pytest.raises(CorruptBlobError, match="found some gone while it was read: cut off"):
+                read(refs)
+    with pytest.raises(CorruptBlobError, match="cut off"):
+        reader.gather(some)
+    with open(path, "r+b") as file:
+        file.write(whole)
+    assert [bytes(blob)[:1] for blob in reader.read(refs)] == [bytes([i]) for i in range(40)]
