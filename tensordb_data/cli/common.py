@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one 
 
 @contextlib.contextmanager
 def warehouse(db: str | None, project: str | None = None, *, new: bool = False) -> Iterator[TensorDB]:
-    """The warehouse that the options name. Errors that a user can act on become one line and exit status 1.
+    """The warehouse that the options name; errors are those of `reported_errors`.
 
     Args:
         db: The folder or address.
@@ -38,12 +38,19 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
         )
-    try:
+    with reported_errors():
         folder = parse(db).folder
         if not new and folder is not None and not Layout(folder).manifest.exists():
             raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
         with TensorDB(db, project=project) as opened:
             yield opened
+
+
+@contextlib.contextmanager
+def reported_errors() -> Iterator[None]:
+    """Errors that a user can act on become one line and exit status 1."""
+    try:
+        yield
     except TensorDBError as error:
         typer.echo(f"tensordb: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from None

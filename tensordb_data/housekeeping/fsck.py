@@ -16,6 +16,7 @@ import xxhash
 import zstandard
 from bson import ObjectId
 
+from tensordb_data.blobs.keys import is_key
 from tensordb_data.blobs.segments.format import SegmentIndex, read_segment
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.stores.base import Store
@@ -45,7 +46,8 @@ class Finding:
     """Something that is not as it should be."""
 
     kind: str
-    """`missing object`, `damaged object`, `damaged blob`, `dangling reference`, `leftover` or `unknown object`."""
+    """`missing object`, `damaged object`, `damaged blob`, `dangling reference`, `foreign key`, `unopened root`,
+    `leftover` or `unknown object`."""
     where: str
     """What it is about: a sample and its field, a parameter set, a key of the store."""
     what: str
@@ -75,9 +77,12 @@ class _Segment:
 
     index: SegmentIndex | None
     damaged: frozenset[int]
+    unopened: bool = False
 
     def complaint(self, offset: int, nbytes: int) -> tuple[str, str] | None:
         """Kind and words for a reference that is wrong."""
+        if self.unopened:  # its root is a finding
+            return None
         if self.index is None:
             return "dangling reference", "its segment is missing or damaged"
         at = int(np.searchsorted(self.index.offsets, offset, side="left"))
@@ -109,6 +114,7 @@ class _Check:
         self.report = Checked()
         self._damaged: dict[ObjectId, frozenset[int]] = {}
         self._bad: set[ObjectId] = set()
+        self._unopened: set[Any] = set()
         self._open: OrderedDict[ObjectId, _Segment] = OrderedDict()
 
     # Data
@@ -117,7 +123,9 @@ class _Check:
         """Every segment is there, describes itself, and its blobs match their checksums."""
         for doc in self._all("segments", {"state": {"$in": ["live", "dying"]}}):
             self.report.segments += 1
-            key, store = doc["key"], self._warehouse.blobs.store(doc["root"])
+            key, store = doc["key"], self._store(doc)
+            if store is None:
+                continue
             try:
                 index, _ = read_segment(store, key)
                 damaged = frozenset(self._damaged_blobs(store, key, index))
@@ -172,8 +180,11 @@ class _Check:
         doc = self._mongo["segments"].find_one({"_id": id, "state": {"$in": ["live", "dying"]}})
         if doc is None or id in self._bad:
             return _Segment(None, frozenset())
+        store = self._store(doc)
+        if store is None:
+            return _Segment(None, frozenset(), unopened=True)
         try:
-            index, _ = read_segment(self._warehouse.blobs.store(doc["root"]), doc["key"])
+            index, _ = read_segment(store, doc["key"])
         except StorageError:
             return _Segment(None, frozenset())
         return _Segment(index, self._damaged.get(id, frozenset()))
@@ -193,7 +204,9 @@ class _Check:
 
     def _object(self, group: Sequence[Doc]) -> None:
         self.report.tensors += len(group)
-        key, store = group[0]["key"], self._warehouse.blobs.store(group[0]["root"])
+        key, store = group[0]["key"], self._store(group[0])
+        if store is None:
+            return
         for low, high in runs_by_size((doc["n"] for doc in group), _ROUND):
             some = group[low:high]
             try:
@@ -236,7 +249,9 @@ class _Check:
     def tombstones(self) -> None:
         """What is remembered of deletions can be read."""
         for doc in self._all("tombstones", {"state": "live"}):
-            store = self._warehouse.blobs.store(doc["root"])
+            store = self._store(doc)
+            if store is None:
+                continue
             try:
                 read(store, doc["key"])
             except StorageError as error:
@@ -252,7 +267,7 @@ class _Check:
                 self._find("leftover", doc["key"], f"in state {doc['state']!r}: {what}; the next gc removes it")
         for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
             self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             store = self._warehouse.blobs.store(root["id"])
             count, nbytes = store.sweep(SECONDS, dry_run=True)
             if count:
@@ -262,7 +277,7 @@ class _Check:
 
     def unknown_objects(self) -> None:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             store = self._warehouse.blobs.store(root["id"])
             for folder in ("segments/", "params/", "architectures/", FOLDER):
                 for keys in batched((key for key, _ in store.list(folder)), _BATCH):
@@ -279,6 +294,19 @@ class _Check:
         for key in keys:
             if key not in known:
                 self._find("unknown object", f"{store.url}/{key}", "nothing in the index names it")
+
+    def _store(self, doc: Doc) -> Store | None:
+        """The store that a document names; None if it cannot be opened. The first time, this is a finding."""
+        root, key = doc["root"], doc["key"]
+        if not is_key(key):
+            self._find("foreign key", f"{key!r:.100}", "no blob is named so; nothing will be deleted there")
+        try:
+            return self._warehouse.blobs.store(root)
+        except StorageError as error:
+            if root not in self._unopened:
+                self._unopened.add(root)
+                self._find("unopened root", f"root {root}", str(error))
+            return None
 
     def _all(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
         total = self._mongo[name].count_documents(dict(filter))

@@ -220,7 +220,7 @@ def put_segment(
 def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
     """Remove a segment to which no sample refers, and none will."""
     with contextlib.suppress(StorageError, PyMongoError):
-        warehouse.blobs.store(warehouse.blobs.write_root).delete(f"segments/{id}")
+        warehouse.blobs.delete(warehouse.blobs.write_root, f"segments/{id}")
         warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 
