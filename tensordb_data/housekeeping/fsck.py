@@ -6,7 +6,7 @@ have removed the object in the meantime. It reads all bytes, in pieces, in bound
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,8 @@ class Checked:
     """The first ten thousand findings."""
     more: int = 0
     """How many findings there are beyond those."""
+    warnings: list[str] = field(default_factory=list)
+    """What is intact, and not as this library would have written it."""
 
 
 @dataclass
@@ -78,6 +80,8 @@ class _Segment:
     index: SegmentIndex | None
     damaged: frozenset[int]
     unopened: bool = False
+    home: tuple[str, str] | None = None
+    """The project and the dataset for which it was written."""
 
     def complaint(self, offset: int, nbytes: int) -> tuple[str, str] | None:
         """Kind and words for a reference that is wrong."""
@@ -115,6 +119,8 @@ class _Check:
         self._damaged: dict[ObjectId, frozenset[int]] = {}
         self._bad: set[ObjectId] = set()
         self._unopened: set[Any] = set()
+        self._datasets: Counter[tuple[str, str]] = Counter()
+        self._strangers: Counter[tuple[tuple[str, str], tuple[str, str]]] = Counter()
         self._open: OrderedDict[ObjectId, _Segment] = OrderedDict()
 
     # Data
@@ -150,6 +156,8 @@ class _Check:
         order = [("_tdb.p", 1), ("dataset", 1), ("_tdb.s", 1)]  # segment by segment, mostly
         for doc in self._all("data", {}, {"_tdb.b": 1, "_tdb.p": 1, "dataset": 1}, order):
             self.report.samples += 1
+            scope = (doc["_tdb"]["p"], doc["dataset"])
+            self._datasets[scope] += 1
             for name, part in (doc["_tdb"].get("b") or {}).items():
                 complaint = self._complaint(part)
                 if complaint is not None and self._mongo["data"].find_one(
@@ -157,6 +165,24 @@ class _Check:
                 ):
                     where = f"sample {doc['_id']} of dataset {doc['dataset']!r} of {doc['_tdb']['p']!r}, field {name!r}"
                     self._find(complaint[0], where, complaint[1])
+                if not is_inline(part) and (home := self._segment(part["k"]).home) not in (None, scope):
+                    self._strangers[scope, home] += 1
+        self._warn_of_strangers()
+
+    def _warn_of_strangers(self) -> None:
+        known = {(doc["_id"]["p"], doc["_id"]["d"]) for doc in self._mongo["datasets"].find({}, {"_id": 1})}
+        for (project, dataset), count in self._datasets.items():
+            if (project, dataset) not in known:
+                self.report.warnings.append(
+                    f"{count:,} samples are in dataset {dataset!r} of project {project!r}, which has no schema: "
+                    "another tool has put them there, and they cannot be streamed"
+                )
+        for (scope, home), count in self._strangers.items():
+            self.report.warnings.append(
+                f"{count:,} blobs of samples in dataset {scope[1]!r} of project {scope[0]!r} are in segments of "
+                f"dataset {home[1]!r} of {home[0]!r}: another tool has moved the samples, and a rebuild would put "
+                "them back; use db.data.rename for that"
+            )
 
     def _complaint(self, part: Doc) -> tuple[str, str] | None:
         if not is_inline(part):
@@ -187,7 +213,7 @@ class _Check:
             index, _ = read_segment(store, doc["key"])
         except StorageError:
             return _Segment(None, frozenset())
-        return _Segment(index, self._damaged.get(id, frozenset()))
+        return _Segment(index, self._damaged.get(id, frozenset()), home=(doc["p"], doc["dataset"]))
 
     # Parameters and architectures
 

@@ -159,8 +159,8 @@ class _Body:
             return_document=ReturnDocument.AFTER,
             session=session,
         )
-        if counter is None:
-            raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
+        if counter is None or "leaving" in counter:
+            raise self._gone(counter)
         schema = self._merged_schema(counter, session)
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
@@ -180,6 +180,17 @@ class _Body:
                     " it was committed: write these samples again"
                 )
         return schema
+
+    def _gone(self, counter: DatasetDocument | None) -> SchemaError:
+        """The error if the dataset was dropped or renamed, or is about to be."""
+        name = {"_id.p": self._warehouse.project, "was": self._dataset}
+        new = self._warehouse.index["datasets"].find_one(name) if counter is None else None
+        to = new["_id"]["d"] if new is not None else None if counter is None else counter["leaving"]["to"]
+        what = "removed" if to is None else f"renamed to {to!r}"
+        return SchemaError(
+            f"dataset {self._dataset!r} was {what} while this writer was open, and nothing of this commit was written; "
+            "open a new writer"
+        )
 
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
