@@ -97,6 +97,7 @@ def commit(
         TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
+    warehouse.index.check_place()  # before anything makes a folder there again
     search_index(warehouse, "data").add_documents(batch.docs)
     if segment is not None and not batch.stored:
         put_segment(warehouse, dataset, segment, batch.builder, batch.docs)

@@ -60,12 +60,12 @@ class Connection:
             return fn(None)
         with self.client.start_session() as session:
             body = StaleTransactionGuard(self.client, fn)
-            self._check_place()
+            self.check_place()
             result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
-            self._check_place()  # the server does not notice that its files were moved or deleted
+            self.check_place()  # the server does not notice that its files were moved or deleted
             return result
 
-    def _check_place(self) -> None:
+    def check_place(self) -> None:
         if self._place is not None:
             self._place.check()
 
@@ -84,6 +84,7 @@ class Connection:
                     raise StorageError(f"blob root {root!r} is not registered in this warehouse; found {self._urls}")
                 if not self._opened.reads(url, self.folder):
                     raise not_opened(url)
+                self.check_place()
                 store = open_store(url, base=self.folder, database=self.mongo)
                 if url.startswith("memory://"):
                     _keep_with(self.client, store)
