@@ -58,6 +58,11 @@ def gc(
             (report.waiting, report.waiting_bytes, "wait for the grace period or a running save"),
         ):
             typer.echo(f"{count:,} blobs {what} ({nbytes / 1e6:,.1f} MB)")
+        if report.left:
+            typer.echo(
+                f"{report.left:,} unused blobs left alone: `tensordb fsck` names their places, and `tensordb roots add`"
+                " opens one"
+            )
         if report.temporary:
             size = f"{report.temporary_bytes / 1e6:,.1f} MB"
             typer.echo(f"{report.temporary:,} halves of objects, whose writers were killed, {would}removed ({size})")

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bson import ObjectId
+from typer.testing import CliRunner
 
 from tensordb_data import StorageError, TensorDB
+from tensordb_data.cli.main import app
 from tensordb_data.warehouse.context import Warehouse
 from tensordb_data.warehouse.user_config import write_roots
 
@@ -32,7 +34,9 @@ def hostile_segment(db: TensorDB, root: int, key: str, **fields: object) -> None
     db.database["segments"].insert_one(segment)
 
 
-def test_gc_deletes_nothing_in_a_root_that_only_the_database_names(db: TensorDB, tmp_path: Path) -> None:
+def test_gc_deletes_nothing_in_a_root_that_only_the_database_names(
+    db: TensorDB, mongo_uri: str, tmp_path: Path
+) -> None:
     thesis, own = tmp_path / "thesis.txt", tmp_path / "segments" / str(ObjectId())
     own.parent.mkdir()
     for path in (thesis, own):
@@ -44,6 +48,8 @@ def test_gc_deletes_nothing_in_a_root_that_only_the_database_names(db: TensorDB,
     report = db.gc(grace=0)
     assert (report.left, report.removed, report.objects) == (3, 0, 0)
     assert thesis.read_text() == own.read_text() == "mine"
+    told = CliRunner().invoke(app, ["gc", "--db", mongo_uri, "--grace", "0"])
+    assert told.exit_code == 0 and "3 unused blobs left alone: `tensordb fsck` names their places" in told.output
     db.database["segments"].update_many({}, {"$set": {"state": "live"}})
     findings = {(finding.kind, finding.where) for finding in db.fsck().findings}
     assert findings == {("foreign key", "'thesis.txt'"), ("unopened root", "root 7"), ("unopened root", "root 8")}
