@@ -142,7 +142,8 @@ class ColdReads:
         from tests.delayed_store import DelayedStore
 
         shutil.rmtree(self._folder / "cache", ignore_errors=True)
-        with TensorDB(self._folder / "warehouse", cache=self._folder / "cache", cache_bytes=cache_bytes) as db:
+        blobs, cache = self._db.warehouse.blobs.roots[0]["url"], self._folder / "cache"
+        with TensorDB(self._folder / "warehouse", blobs=blobs, cache=cache, cache_bytes=cache_bytes) as db:
             store = DelayedStore(db.warehouse.blobs.store(), seconds)
             db.warehouse.blobs.replace_store(0, store)
             stream = db.data.find({"dataset": "noise", **condition}).stream(

@@ -35,6 +35,9 @@ multiprocessing.set_forkserver_preload(["__main__", "tensordb_data.torch"])
 # What is cached by tests goes when they end.
 _cache = tempfile.TemporaryDirectory(prefix="tdbc")
 os.environ["XDG_CACHE_HOME"] = _cache.name
+# What this user has opened for himself does not count, nor is it changed.
+os.environ["XDG_CONFIG_HOME"] = _cache.name
+os.environ.pop("TENSORDB_ROOTS", None)
 # Tests import their helpers as `tests.…`, in this process and in those that they start.
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -43,11 +46,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 
 @pytest.fixture
 def warehouse_dir() -> Iterator[Path]:
-    """An empty folder with a short path, for a warehouse of its own."""
+    """An empty folder with a short path, for a warehouse of its own. This user has opened `blobs` in it."""
     from tensordb_data.common.file_locks import wait_released
+    from tensordb_data.warehouse.user_config import roots_of_user, write_roots
 
     with tempfile.TemporaryDirectory(prefix="tdb") as folder:
+        write_roots({**roots_of_user(), "test": (Path(folder).resolve() / "blobs").as_uri()})
         yield Path(folder)
+        write_roots({})
         # Its server ends a moment after the last client has left, and writes until then.
         for lock in (*Path(folder).glob("supervisor.lock"), *Path(folder).glob("*/supervisor.lock")):
             wait_released(lock)
@@ -112,11 +118,15 @@ def _end_forkserver() -> None:
 
 @pytest.fixture
 def s3(s3_service: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a fresh bucket, with the environment that a client needs."""
+    """The URL of a fresh bucket, which this user has opened, with the environment that a client needs."""
+    from tensordb_data.warehouse.user_config import roots_of_user, write_roots
+
     for name, value in s3_service.env.items():
         monkeypatch.setenv(name, value)
     _end_forkserver()
-    return s3_service.make_bucket(f"b{uuid.uuid4().hex[:12]}")
+    url = s3_service.make_bucket(f"b{uuid.uuid4().hex[:12]}")
+    write_roots({**roots_of_user(), "s3": url})
+    return url
 
 
 @pytest.hookimpl(wrapper=True)

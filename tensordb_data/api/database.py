@@ -43,6 +43,9 @@ class TensorDB:
         blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. The
             warehouse records it. With None the recorded place is used; a new warehouse uses the folder `blobs` in
             its own folder, or `gridfs://` on a server.
+        roots: Places of older blobs that may be read, as `blobs` was given then. A place that only the database names
+            is refused. `$TENSORDB_ROOTS` names more, with commas between them. `tensordb roots add` opens a place for
+            all that this user does.
         cache: A folder on a local disk. It keeps blobs that were read from S3, GCS, Azure and GridFS, and plans of
             streams. Processes share it, and warehouses may share it. By default `cache` in the warehouse's own
             folder; for a server, a folder in `$XDG_CACHE_HOME` or `~/.cache`; with `client=`, none. Its files may be
@@ -64,7 +67,8 @@ class TensorDB:
     Raises:
         ConnectError: The server cannot be reached, refused the credentials, or is of a kind that cannot be used.
         EmbeddedServerError: The server of the folder cannot be found or started.
-        StorageError: `blobs` is not a place for blobs.
+        StorageError: `blobs` or one of `roots` is not a place for blobs, or new blobs would go to a place that only the
+            database names.
         NotFoundError: With `read_only`, there is no warehouse.
     """
 
@@ -75,6 +79,7 @@ class TensorDB:
         *,
         project: str | None = None,
         blobs: str | Path | None = None,
+        roots: Sequence[str | Path] | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         client: Any = None,
@@ -85,7 +90,7 @@ class TensorDB:
             raise QueryError(f"read_only= is True or False; found {read_only!r:.200}")
         where = parse(address, client=client, project=project, **host)
         where = dataclasses.replace(where, read_only=read_only)
-        self._warehouse = Warehouse.open(where, blobs=blobs, cache=cache, cache_bytes=cache_bytes)
+        self._warehouse = Warehouse.open(where, blobs=blobs, roots=roots, cache=cache, cache_bytes=cache_bytes)
         self._collections: dict[str, Collection[Any]] = {}
 
     @classmethod
@@ -101,6 +106,7 @@ class TensorDB:
         project: str | None = None,
         studyID: str | int | None = None,
         blobs: str | Path | None = None,
+        roots: Sequence[str | Path] | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         read_only: bool = False,
@@ -116,6 +122,7 @@ class TensorDB:
             project: As for `TensorDB`.
             studyID: Another name of `project`.
             blobs: As for `TensorDB`.
+            roots: As for `TensorDB`.
             cache: As for `TensorDB`.
             cache_bytes: As for `TensorDB`.
             read_only: As for `TensorDB`.
@@ -126,7 +133,7 @@ class TensorDB:
         """
         return cls(
             ip=host, port=port, db_name=db_name, user_name=user_name, password=password, project=project,
-            studyID=studyID, blobs=blobs, cache=cache, cache_bytes=cache_bytes, read_only=read_only,
+            studyID=studyID, blobs=blobs, roots=roots, cache=cache, cache_bytes=cache_bytes, read_only=read_only,
         )  # fmt: skip
 
     @classmethod

@@ -12,6 +12,7 @@ from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
 from tensordb_data.samples.evolve import DatasetSchema
 from tensordb_data.samples.mutations import update_samples
+from tensordb_data.samples.rename import drop, rename
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Writer
@@ -108,6 +109,42 @@ class Data(Collection[Sample]):
             StorageError: The blob store failed.
         """
         return compact(self._warehouse, dataset, progress)
+
+    def rename(self, old: str, new: str) -> int:
+        """Rename a dataset. Samples, ids, sequence numbers and blobs stay.
+
+        It may run beside readers and writers. Writers of the old name that are open fail at their next commit, with an
+        error that says the new name. What they have committed before is in the new dataset. Readers that begin
+        meanwhile wait, as for an update. If it is stopped, call it again.
+
+        A rebuild of a lost index gives samples the name under which their segments were written.
+
+        Returns:
+            How many samples this call has moved.
+
+        Raises:
+            NotFoundError: There is no dataset of the old name.
+            DuplicateError: There is one of the new name.
+            BusyError: Samples of it are being changed.
+            QueryError: A name is malformed, or the dataset is being dropped, or renamed to another name.
+        """
+        return rename(self._warehouse, old, new)
+
+    def drop(self, dataset: str) -> int:
+        """Delete a dataset: all of its samples, and its schema. A gc removes the blobs.
+
+        It may run beside readers and writers. Writers of it that are open fail at their next commit. If it is stopped,
+        call it again.
+
+        Returns:
+            How many samples this call has deleted.
+
+        Raises:
+            NotFoundError: There is no such dataset.
+            QueryError: The name is malformed, or the dataset is being renamed.
+            StorageError: The blob store failed; call it again.
+        """
+        return drop(self._warehouse, dataset)
 
     def schema(self, dataset: str) -> DatasetSchema | None:
         """The schema of a dataset; None when there is no such dataset, or it never had a sample.

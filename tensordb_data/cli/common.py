@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one 
 
 @contextlib.contextmanager
 def warehouse(db: str | None, project: str | None = None, *, new: bool = False) -> Iterator[TensorDB]:
-    """The warehouse that the options name. Errors that a user can act on become one line and exit status 1.
+    """The warehouse that the options name; errors are those of `reported_errors`.
 
     Args:
         db: The folder or address.

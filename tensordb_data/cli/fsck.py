@@ -62,6 +62,8 @@ def _print_checked(report: Checked) -> None:
         say(f"{finding.kind}: {finding.where}: {finding.what}")
     if len(report.findings) > _NAMED:
         say(f"and {len(report.findings) + report.more - _NAMED:,} more; --json names {len(report.findings):,}")
+    for text in report.warnings:
+        say(f"warning: {text}")
     say(
         f"{report.segments:,} segments, {report.samples:,} samples, {report.tensors:,} tensors and {report.sets:,}"
         f" sets verified ({report.bytes / 1e6:,.1f} MB): {len(report.findings) + report.more or 'no'} findings"

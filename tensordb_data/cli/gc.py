@@ -55,6 +55,11 @@ def gc(
             (report.waiting, report.waiting_bytes, "wait for the grace period or a running save"),
         ):
             say(f"{count:,} blobs {what} ({nbytes / 1e6:,.1f} MB)")
+        if report.left:
+            say(
+                f"{report.left:,} unused blobs left alone: `tensordb fsck` names their places, and `tensordb roots add`"
+                " opens one"
+            )
         if report.temporary:
             size = f"{report.temporary_bytes / 1e6:,.1f} MB"
             say(f"{report.temporary:,} halves of objects, whose writers were killed, {would}removed ({size})")

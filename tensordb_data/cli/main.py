@@ -17,6 +17,7 @@ from tensordb_data.cli import (
     jobs,
     logs,
     params,
+    roots,
     search,
     server,
     stream,
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck):
+for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, roots):
     module.register(app)
 add_examples(app)
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -71,6 +71,13 @@ def suggesting(*more: type) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return call
 
     return decorate
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error about a name that does not exist: `; did you mean "digits"?`, or the names that there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(map(repr, names[:20])) or 'none'}"
 
 
 def is_number(value: object) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from bson import json_util
+from bson import ObjectId, json_util
 
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.tensors import safetensors
@@ -26,6 +26,8 @@ from tensordb_data.tensors.tree import unflatten
 
 TENSORS, ABOUT = "model.safetensors", "model.json"
 FORMAT = 1
+_FILES = {(TENSORS, True), (ABOUT, True)}
+_LONGEST_HEADER = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,14 @@ def write(folder: Path, state: Any, about: Mapping[str, Any]) -> None:
     """
     snapshot = view(state)
     front, _ = safetensors.header(snapshot.leaves, {"format": "tensordb"})
-    _put(folder / TENSORS, [front, *snapshot.data])
+    put(folder / TENSORS, [front, *snapshot.data])
     rows = [
         [leaf.name, leaf.kind, leaf.dtype, list(leaf.shape), xxhash.xxh3_128_hexdigest(data)]
         for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True)
     ]
     document = {"format": FORMAT, "set": about, "tree": snapshot.structure, "tensors": rows}
     text = json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS, indent=1)
-    _put(folder / ABOUT, [text.encode()])
+    put(folder / ABOUT, [text.encode()])
     sync(folder)
 
 
@@ -87,6 +89,28 @@ def read(folder: Path, framework: Framework = "auto") -> Bundle:
 def about(folder: Path) -> Mapping[str, Any]:
     """What a folder holds, without its tensors."""
     return _about(folder, json.loads((folder / ABOUT).read_text()))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds what `write` writes and nothing else, by its names and by what its files say.
+
+    It may be damaged.
+    """
+    try:
+        if {(entry.name, entry.is_file(follow_symlinks=False)) for entry in os.scandir(folder)} != _FILES:
+            return False
+        document = json.loads((folder / ABOUT).read_text())
+        with (folder / TENSORS).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little") % _LONGEST_HEADER))
+        named = {name for name, *_ in document["tensors"]}
+        return (
+            document.keys() == {"format", "set", "tree", "tensors"}
+            and ObjectId.is_valid(document["set"]["_id"]["$oid"])
+            and header.pop("__metadata__") == {"format": "tensordb"}
+            and header.keys() == named
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def load_deployed(folder: str | Path, *, framework: Framework = "auto") -> Bundle:
@@ -123,7 +147,8 @@ def sync(folder: Path) -> None:
         os.close(file)
 
 
-def _put(path: Path, parts: list[Any]) -> None:
+def put(path: Path, parts: list[Any]) -> None:
+    """Writes a file; durable on return, but for its name."""
     with path.open("wb") as file:
         for part in parts:
             file.write(part)

@@ -91,12 +91,12 @@ class FolderTarget:
     def back(self) -> None:
         failed = self._versions.current
         before = self._before if self._before is not None else self._versions.previous
-        if before is None:
-            self._versions.withdraw()
-        else:
+        if before is not None:
             self._versions.lead(before)
         if failed is not None and failed != before:  # servers that take the highest number must not find it
             self._versions.remove(failed)
+        if before is None:  # last: a version without a link would be taken for one whose link was lost
+            self._versions.withdraw()
         self._before = None
 
     def finalize(self) -> None:
@@ -107,17 +107,30 @@ class FolderTarget:
         self._versions.close()
 
     def _repair(self) -> None:
-        """Leads back to the version before one that the disk has damaged, and removes what was never adopted."""
-        while (number := self._versions.current) is not None:
-            try:
-                bundle.read(self._versions.path(number))
-                break
-            except (CorruptBlobError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
-                log.warning("version %d in %s is damaged and is removed: %s", number, self._versions.folder, error)
-                self.back()
+        """Leads back to the version before one that the disk has damaged, and removes what was never adopted.
+
+        If the link was lost, it is made again, and leads to the newest whole version. No version is removed then.
+        """
+        if self._versions.current is None:
+            for number in reversed(self._versions.numbers):
+                if self._damage(number) is None:
+                    log.warning("the link in %s was lost; it leads to version %d", self._versions.folder, number)
+                    self._versions.lead(number)
+                    break
+            return
+        while (current := self._versions.current) is not None and (damage := self._damage(current)) is not None:
+            log.warning("version %d in %s is damaged and is removed: %s", current, self._versions.folder, damage)
+            self.back()
         for unfinished in self._versions.numbers:
-            if number is None or unfinished > number:
+            if current is not None and unfinished > current:
                 self._versions.remove(unfinished)
+
+    def _damage(self, number: int) -> Exception | None:
+        try:
+            bundle.read(self._versions.path(number))
+        except (CorruptBlobError, FileNotFoundError, KeyError, json.JSONDecodeError) as error:
+            return error
+        return None
 
 
 class FunctionTarget:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import StorageError
 from tensordb_data.tensors.lease import SECONDS
-from tensordb_data.warehouse.deletion_log import Deletion, Tombstone, read, remove, write
+from tensordb_data.warehouse.deletion_log import FOLDER, Deletion, Tombstone, read, remove, write
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -23,14 +23,22 @@ _LATE = dt.timedelta(seconds=SECONDS)  # the longest time between a read and the
 Doc = Mapping[str, Any]
 
 
-def sweep(warehouse: Warehouse, now: dt.datetime) -> None:
-    """Remove tombstones whose entities have no blobs left, and merge small ones."""
+def sweep(warehouse: Warehouse, now: dt.datetime) -> int:
+    """Remove tombstones whose entities have no blobs left, and merge small ones.
+
+    Returns:
+        How many were left alone, because their objects are not this client's.
+    """
+    left = 0
     settled = {"$or": [{"state": "live"}, {"created": {"$lt": now - _LATE}}]}
     order = [("p", 1), ("c", 1), ("dataset", 1), ("_id", 1)]
     scope: tuple[Any, ...] | None = None
     first: dt.datetime | None = None
     small: list[Doc] = []
     for doc in warehouse.index["tombstones"].find(settled, sort=order, batch_size=_BATCH):
+        if doc.get("key") != f"{FOLDER}{doc['_id']}" or not warehouse.blobs.can_delete(doc.get("root"), doc["key"]):
+            left += 1
+            continue
         if (doc["p"], doc["c"], doc["dataset"]) != scope:
             scope, small = (doc["p"], doc["c"], doc["dataset"]), []
             first = _first_segment(warehouse, doc) if doc["c"] == "data" else None
@@ -41,6 +49,7 @@ def sweep(warehouse: Warehouse, now: dt.datetime) -> None:
             if len(small) == MANY:
                 _merge(warehouse, small)
                 small = []
+    return left
 
 
 def _first_segment(warehouse: Warehouse, doc: Doc) -> dt.datetime | None:

@@ -7,7 +7,7 @@ have removed the object in the meantime. It reads all bytes, in pieces, in bound
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import xxhash
 import zstandard
 from bson import ObjectId
 
+from tensordb_data.blobs.keys import is_key
 from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace, read_segment
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import is_reference, references_of
@@ -49,8 +50,8 @@ class Finding:
     """Something that is not as it should be."""
 
     kind: str
-    """`missing object`, `damaged object`, `damaged blob`, `damaged document`, `dangling reference`, `leftover` or
-    `unknown object`."""
+    """`missing object`, `damaged object`, `damaged blob`, `damaged document`, `dangling reference`, `foreign key`,
+    `unopened root`, `leftover` or `unknown object`."""
     where: str
     """What it is about: a sample and its field, a parameter set, a key of the store."""
     what: str
@@ -72,6 +73,8 @@ class Checked:
     """The first ten thousand findings."""
     more: int = 0
     """How many findings there are beyond those."""
+    warnings: list[str] = field(default_factory=list)
+    """What is intact, and not as this library would have written it."""
 
 
 @dataclass
@@ -80,9 +83,14 @@ class _Segment:
 
     index: SegmentIndex | None
     damaged: frozenset[int]
+    unopened: bool = False
+    home: tuple[str, str] | None = None
+    """The project and the dataset for which it was written."""
 
     def complaint(self, offset: int, nbytes: int) -> tuple[str, str] | None:
         """Kind and words for a reference that is wrong."""
+        if self.unopened:  # its root is a finding
+            return None
         if self.index is None:
             return "dangling reference", "its segment is missing or damaged"
         at = int(np.searchsorted(self.index.offsets, offset, side="left"))
@@ -114,6 +122,9 @@ class _Check:
         self.report = Checked()
         self._damaged: dict[ObjectId, frozenset[int]] = {}
         self._bad: set[ObjectId] = set()
+        self._unopened: set[Any] = set()
+        self._datasets: Counter[tuple[str, str]] = Counter()
+        self._strangers: Counter[tuple[tuple[str, str], tuple[str, str]]] = Counter()
         self._open: OrderedDict[ObjectId, _Segment] = OrderedDict()
 
     # Data
@@ -122,9 +133,11 @@ class _Check:
         """Every segment is there, describes itself, and its blobs match their checksums."""
         for doc in self._sound("segments", {"state": {"$in": ["live", "dying"]}}):
             self.report.segments += 1
+            store = self._store(doc)
+            if store is None:
+                continue
             with self._document("segments", doc, {"state": doc["state"]}, self._bad.add):
                 place = SegmentPlace.from_doc(doc)
-                store = self._warehouse.blobs.store(place.root)
                 index, _ = read_segment(store, place.key)
                 place.check(store.size(place.key), index)
                 damaged = frozenset(self._damaged_blobs(store, place.key, index))
@@ -146,13 +159,21 @@ class _Check:
         schemas = Schemas(self._mongo["datasets"])
         for doc in self._all("data", {}, None, order):
             self.report.samples += 1
-            where = f"sample {doc['_id']} of dataset {doc.get('dataset')!r} of {project_of(doc)!r}"
+            project, dataset = project_of(doc), doc.get("dataset")
+            where = f"sample {doc['_id']} of dataset {dataset!r} of {project!r}"
+            scope = (project, dataset) if isinstance(project, str) and isinstance(dataset, str) else None
+            if scope is not None:
+                self._datasets[scope] += 1
             for field_name, what in faults(doc, schemas.of(doc)):
                 self._find("damaged document", where if field_name is None else f"{where}, field {field_name!r}", what)
             for name, part in references_of(doc).items():
                 if is_reference(part):
                     with self._document("data", doc, {f"_tdb.b.{name}": part}):
                         self._blob(doc, f"{where}, field {name!r}", name, part)
+                        if scope is not None and not is_inline(part):
+                            home = self._segment(part["k"]).home
+                            self._strangers[scope, home or scope] += 1
+        self._warn_of_strangers()
 
     def _blob(self, doc: Doc, where: str, name: str, part: Doc) -> None:
         complaint = self._complaint(part)
@@ -160,6 +181,23 @@ class _Check:
             {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
         ):
             self._find(complaint[0], where, complaint[1])
+
+    def _warn_of_strangers(self) -> None:
+        known = {(doc["_id"]["p"], doc["_id"]["d"]) for doc in self._mongo["datasets"].find({}, {"_id": 1})}
+        for (project, dataset), count in self._datasets.items():
+            if (project, dataset) not in known:
+                self.report.warnings.append(
+                    f"{count:,} samples are in dataset {dataset!r} of project {project!r}, which has no schema: "
+                    "another tool has put them there, and they cannot be streamed"
+                )
+        for (scope, home), count in self._strangers.items():
+            if home == scope:
+                continue
+            self.report.warnings.append(
+                f"{count:,} blobs of samples in dataset {scope[1]!r} of project {scope[0]!r} are in segments of "
+                f"dataset {home[1]!r} of {home[0]!r}: another tool has moved the samples, and a rebuild would put "
+                "them back; use db.data.rename for that"
+            )
 
     def _complaint(self, part: Doc) -> tuple[str, str] | None:
         if not is_inline(part):
@@ -183,12 +221,15 @@ class _Check:
         doc = self._mongo["segments"].find_one({"_id": id, "state": {"$in": ["live", "dying"]}})
         if doc is None or id in self._bad:
             return _Segment(None, frozenset())
+        store = self._store(doc)
+        if store is None:
+            return _Segment(None, frozenset(), unopened=True)
         try:
             place = SegmentPlace.from_doc(doc)
-            index, _ = read_segment(self._warehouse.blobs.store(place.root), place.key)
+            index, _ = read_segment(store, place.key)
         except StorageError:
             return _Segment(None, frozenset())
-        return _Segment(index, self._damaged.get(id, frozenset()))
+        return _Segment(index, self._damaged.get(id, frozenset()), home=(doc["p"], doc["dataset"]))
 
     # Parameters and architectures
 
@@ -208,11 +249,13 @@ class _Check:
 
     def _object(self, group: Sequence[Doc]) -> None:
         key, whole = group[0]["key"], []
+        store = self._store(group[0])
+        if store is None:
+            return
         try:
-            store = self._warehouse.blobs.store(group[0]["root"])
             size = store.size(key)
         except StorageError as error:
-            self._lost(key, group, error)
+            self._lost(f"{store.url}/{key}", group, error)
             return
         for doc in group:
             with self._document("tensors", doc):
@@ -270,8 +313,11 @@ class _Check:
     def tombstones(self) -> None:
         """What is remembered of deletions can be read."""
         for doc in self._sound("tombstones", {"state": "live"}):
+            store = self._store(doc)
+            if store is None:
+                continue
             with self._document("tombstones", doc):
-                read(self._warehouse.blobs.store(doc["root"]), doc["key"])
+                read(store, doc["key"])
 
     def leftovers(self) -> None:
         """What was begun and never ended; the next gc sees to it."""
@@ -283,7 +329,7 @@ class _Check:
                 self._find("leftover", str(doc.get("key")), text)
         for doc in self._mongo["leases"].find({"state": "held", "$expr": {"$lt": ["$until", "$$NOW"]}}):
             self._find("leftover", f"lease {doc['_id']}", "its saver never came back; the next gc ends it")
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             store = self._warehouse.blobs.store(root["id"])
             count, nbytes = store.sweep(SECONDS, dry_run=True)
             if count:
@@ -293,7 +339,7 @@ class _Check:
 
     def unknown_objects(self) -> None:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             store = self._warehouse.blobs.store(root["id"])
             for folder in ("segments/", "params/", "architectures/", FOLDER):
                 for keys in batched((key for key, _ in store.list(folder)), _BATCH):
@@ -322,6 +368,19 @@ class _Check:
                 yield doc
             else:
                 self._find("damaged document", f"{name} {doc['_id']}", what)
+
+    def _store(self, doc: Doc) -> Store | None:
+        """The store that a document names; None if it cannot be opened. The first time, this is a finding."""
+        root, key = doc["root"], doc["key"]
+        if not is_key(key):
+            self._find("foreign key", f"{key!r:.100}", "no blob is named so; nothing will be deleted there")
+        try:
+            return self._warehouse.blobs.store(root)
+        except StorageError as error:
+            if root not in self._unopened:
+                self._unopened.add(root)
+                self._find("unopened root", f"root {root}", str(error))
+            return None
 
     def _all(self, name: str, filter: Doc, fields: Doc | None = None, sort: Any = None) -> Iterator[Doc]:
         total = self._mongo[name].count_documents(dict(filter))

@@ -58,6 +58,9 @@ class Collected:
     temporary: int = 0
     """Unfinished objects of killed writers and saves, which were removed too."""
     temporary_bytes: int = 0
+    left: int = 0
+    """Unused objects that were left alone: the index names a key that is not of the form of ours, or a place that this
+    client was not told of (see `roots=`)."""
     by: dict[str, int] = field(default_factory=dict)
     """Bytes that were marked or removed, by dataset, and by the run that stored the tensors. No byte counts twice."""
 
@@ -113,6 +116,7 @@ class _Collection:
                 ripe = min(ripe, oldest["began"] - _MARGIN)
             ready = [doc for doc in batch if doc["dying"] <= ripe]
             self._wait(len(batch) - len(ready), sum(doc["n"] for doc in batch if doc["dying"] > ripe))
+            ready = self._ours(ready)
             ids = [doc["_id"] for doc in ready]
             unused = {_content(doc) for part in self._unused({"_id": {"$in": ids}}) for doc in part}
             gone = [doc for doc in ready if _content(doc) in unused]
@@ -147,13 +151,16 @@ class _Collection:
             return
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
         for lease in leases.find({"state": "ended"}, batch_size=10):
-            for at in lease.get("objects", ()):
+            named = lease.get("objects", ())
+            ours = self._ours(named)
+            for at in ours:
                 # In this order: a lease that is not held any more has entered all its tensors.
                 held = leases.find_one({"state": "held", "objects": at}, {"_id": 1})
                 if held is None and tensors.find_one(at, {"_id": 1}) is None:
-                    self._warehouse.blobs.store(at["root"]).delete(at["key"])
+                    self._warehouse.blobs.delete(at["root"], at["key"])
                     self.report.objects += 1
-            leases.delete_one({"_id": lease["_id"], "state": "ended"})
+            if len(ours) == len(named):
+                leases.delete_one({"_id": lease["_id"], "state": "ended"})
 
     # Segments
 
@@ -178,12 +185,12 @@ class _Collection:
         ready = {"$or": [{"state": "dying", "dying": {"$lte": ripe}}, {"state": "gone"}]}
         for unused, used in partition_by_use(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
-            gone = [*unused, *(doc for doc in used if doc["state"] == "gone")]
+            gone = self._ours([*unused, *(doc for doc in used if doc["state"] == "gone")], "segments/{}")
             if not self._dry:
                 goes = [UpdateOne(_as_it_was(doc), {"$set": {"state": "gone"}}) for doc in gone]
                 gone = self._write_each("segments", goes, gone, "gone")
                 for doc in gone:
-                    self._warehouse.blobs.store(doc["root"]).delete(doc["key"])
+                    self._warehouse.blobs.delete(doc["root"], doc["key"])
                 self.report.objects += len(gone)
                 segments.delete_many({"_id": {"$in": [doc["_id"] for doc in gone]}, "state": "gone"})
             for doc in gone:
@@ -194,15 +201,27 @@ class _Collection:
     def sweep_tombstones(self) -> None:
         """Remove tombstones whose entities have no blobs left."""
         if not self._dry:
-            deletion_log.sweep(self._warehouse, self._now())
+            self.report.left += deletion_log.sweep(self._warehouse, self._now())
 
     def sweep_stores(self) -> None:
         """Remove objects of which only a part was written, by processes that were silent for too long."""
         silent = max(self._grace.total_seconds(), SECONDS)
-        for root in self._warehouse.blobs.roots:
+        for root in filter(lambda root: self._warehouse.blobs.owns(root["id"]), self._warehouse.blobs.roots):
             count, nbytes = self._warehouse.blobs.store(root["id"]).sweep(silent, self._dry)
             self.report.temporary += count
             self.report.temporary_bytes += nbytes
+
+    def _ours(self, docs: Sequence[D], form: str | None = None) -> list[D]:
+        """Those of some documents whose object may be deleted. Their key may have to be this form of their `_id`."""
+        blobs = self._warehouse.blobs
+        ours = [
+            doc
+            for doc in docs
+            if blobs.can_delete(doc.get("root"), doc.get("key"))
+            and (form is None or doc["key"] == form.format(doc["_id"]))
+        ]
+        self.report.left += len(docs) - len(ours)
+        return ours
 
     def _mark(self, name: str, docs: Sequence[Doc], also: Collection[str], by: Callable[[Any], str], size: str) -> None:
         """Mark documents as dying, if their state and the fields `also` have not changed."""

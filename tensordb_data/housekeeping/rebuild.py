@@ -66,7 +66,7 @@ class _Rebuild:
 
     def read_tombstones(self) -> None:
         """Read which entities were deleted."""
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             store = self._warehouse.blobs.store(root["id"])
             for key, _ in store.list(FOLDER):
                 try:
@@ -126,7 +126,7 @@ class _Rebuild:
             self.report.segments += 1
 
     def _found(self) -> Iterator[tuple[str, int, int]]:
-        for root in self._warehouse.blobs.roots:
+        for root in self._warehouse.blobs.opened:
             for key, nbytes in self._warehouse.blobs.store(root["id"]).list("segments/"):
                 name = key.rsplit("/", 1)[1]
                 if ObjectId.is_valid(name):

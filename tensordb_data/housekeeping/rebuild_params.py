@@ -61,7 +61,7 @@ def rebuild_sets(
     """
     keys = [
         (root["id"], key)
-        for root in warehouse.blobs.roots
+        for root in warehouse.blobs.opened
         for key, _ in warehouse.blobs.store(root["id"]).list("params/")
     ]
     found: dict[ObjectId, _Found] = {}

@@ -9,6 +9,7 @@ UNKNOWN = (
     "samples whose blobs were all in documents (live writers, before a compaction), or that have none",
     "deletions of which there is no tombstone: by other tools, or by versions that wrote none",
     "flushes and saves that were never committed: those whose blobs had all been written are there",
+    "new names of datasets: samples are in the dataset for which their segment was written",
     "changes of labels, tags, fields and metrics since they were written",
     "sequence numbers: samples are in the order of their _id, sets in that of their times",
     "logs, architectures and jobs",

@@ -1,7 +1,8 @@
 """Find the segments to which samples refer, in bounded memory for any number of segments and samples.
 
-For each quarter of a million segments of a dataset, the server goes through all samples of it once. It sorts on its
-disk if need be. Here, some thirty bytes are kept of each segment. They tell afterwards whether the segment has changed.
+For each quarter of a million segments, the server goes through all samples once, of all datasets and projects: other
+tools may move samples to another dataset, and their blobs stay where they are. It sorts on its disk if need be. Here,
+some thirty bytes are kept of each segment. They tell afterwards whether the segment has changed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.documents import SegmentDocument
 
 SCAN = 1 << 18
-"""Segments for which all samples of their dataset are read once."""
+"""Segments for which all samples are read once."""
 BATCH = 1000
 _ID = 12
 _ANSWER = 10_000  # ids that the server sends at once
@@ -31,7 +32,7 @@ Partition: TypeAlias = "tuple[list[SegmentDocument], list[SegmentDocument]]"
 
 
 class _Held:
-    """Segments of one dataset as they were, in the order of their ids."""
+    """Segments as they were, in the order of their ids."""
 
     def __init__(self) -> None:
         self._ids, self._versions, self._dying = bytearray(), array("q"), array("q")
@@ -62,22 +63,20 @@ def partition_by_use(warehouse: Warehouse, filter: Doc) -> Iterator[Partition]:
         Segments to which no sample refers, and segments to which samples refer, a batch at a time.
     """
     segments = warehouse.index["segments"]
-    group = {"$group": {"_id": {"p": "$p", "dataset": "$dataset"}}}
-    for scope in segments.aggregate([{"$match": dict(filter)}, group, {"$sort": {"_id": 1}}], allowDiskUse=True):
-        after = None
-        while True:
-            where = {"$and": [dict(filter), scope["_id"], {} if after is None else {"_id": {"$gt": after}}]}
-            fields = {"v": 1, "state": 1, "dying": 1}
-            found = segments.find(where, fields, sort=[("_id", 1)], limit=SCAN, batch_size=BATCH, allow_disk_use=True)
-            held = _Held()
-            for doc in found:
-                held.add(doc)
-            if not len(held):
-                break
-            after = held.id(len(held) - 1)
-            yield from _partitioned(warehouse, held, _used(warehouse, scope["_id"], held.id(0), after))
-            if len(held) < SCAN:
-                break
+    after = None
+    while True:
+        where = {"$and": [dict(filter), {} if after is None else {"_id": {"$gt": after}}]}
+        fields = {"v": 1, "state": 1, "dying": 1}
+        found = segments.find(where, fields, sort=[("_id", 1)], limit=SCAN, batch_size=BATCH, allow_disk_use=True)
+        held = _Held()
+        for doc in found:
+            held.add(doc)
+        if not len(held):
+            break
+        after = held.id(len(held) - 1)
+        yield from _partitioned(warehouse, held, _used(warehouse, held.id(0), after))
+        if len(held) < SCAN:
+            break
 
 
 def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) -> Iterator[Partition]:
@@ -96,10 +95,10 @@ def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) ->
         yield unused, in_use
 
 
-def _used(warehouse: Warehouse, scope: Doc, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
+def _used(warehouse: Warehouse, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
     """Segments in a range of ids that samples refer to, in order."""
     stages: Sequence[Doc] = [
-        {"$match": {"_tdb.p": scope["p"], "dataset": scope["dataset"]}},
+        {"$match": {"_tdb.b": {"$type": "object"}}},
         {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
         {"$unwind": "$r"},
         {"$match": {"r.v.k": {"$gte": low, "$lte": high}}},

@@ -1,4 +1,4 @@
-"""Check the arguments of a writer: compression and tags."""
+"""Check the arguments of a writer: the name of the dataset, compression and tags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from typing import Any
 from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import QueryError
 from tensordb_data.query.tags import clean_tags
+
+
+def check_dataset_name(name: object) -> None:
+    """Check the name of a dataset.
+
+    Raises:
+        QueryError: It is malformed.
+    """
+    if not isinstance(name, str) or not name or "\0" in name or not encodable(name):
+        raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {name!r}")
 
 
 def compression_level(compression: object) -> int | None:

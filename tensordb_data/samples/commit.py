@@ -114,6 +114,7 @@ def commit(
         TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
     segment = batch.segment_id if batch.has_segment else None
+    warehouse.index.check_place()  # before anything makes a folder there again
     search_index(warehouse, "data").add_documents(batch.docs)
     if segment is not None and not batch.stored:
         put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
@@ -176,8 +177,8 @@ class _Body:
             return_document=ReturnDocument.AFTER,
             session=session,
         )
-        if counter is None:
-            raise SchemaError(f"dataset {self._dataset!r} was removed while this writer was open; open a new one")
+        if counter is None or "leaving" in counter:
+            raise self._gone(counter)
         schema = self._merged_schema(counter, session)
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
@@ -209,6 +210,17 @@ class _Body:
                     doc.update({name: field.read(doc[name])} if name in doc else {})
                 except SchemaError as error:
                     raise SchemaError(located(self._dataset, name, field, error)) from None
+
+    def _gone(self, counter: DatasetDocument | None) -> SchemaError:
+        """The error if the dataset was dropped or renamed, or is about to be."""
+        name = {"_id.p": self._warehouse.project, "was": self._dataset}
+        new = self._warehouse.index["datasets"].find_one(name) if counter is None else None
+        to = new["_id"]["d"] if new is not None else None if counter is None else counter["leaving"]["to"]
+        what = "removed" if to is None else f"renamed to {to!r}"
+        return SchemaError(
+            f"dataset {self._dataset!r} was {what} while this writer was open, and nothing of this commit was written; "
+            "open a new writer"
+        )
 
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
@@ -250,7 +262,7 @@ def put_segment(
 def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
     """Remove a segment to which no sample refers, and none will."""
     with contextlib.suppress(StorageError, PyMongoError):
-        warehouse.blobs.store(warehouse.blobs.write_root).delete(f"segments/{id}")
+        warehouse.blobs.delete(warehouse.blobs.write_root, f"segments/{id}")
         warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 

@@ -97,10 +97,11 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
 
 
 def references(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId] | None = None) -> dict[ObjectId, int]:
-    """Bytes of the blobs in each segment that samples refer to; empty blobs count one, to be seen at all."""
+    """Bytes of the blobs in each segment to which samples of a dataset refer; or in some segments, samples of any."""
     only = {"$exists": True} if ids is None else {"$in": list(ids)}
+    of_dataset = {"_tdb.p": warehouse.project, "dataset": dataset}
     stages: list[dict[str, Any]] = [
-        {"$match": {"_tdb.p": warehouse.project, "dataset": dataset}},
+        {"$match": of_dataset if ids is None else {"_tdb.b": {"$type": "object"}}},
         {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},
         {"$unwind": "$r"},
         {"$match": {"r.v.k": only}},

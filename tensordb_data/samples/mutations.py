@@ -69,15 +69,25 @@ class Mutation:
         kind: "update", "delete" or "annotate".
         datasets: The datasets that it may touch; None for all of the project.
         alone: Whether it has one step only, and so needs no announcement.
+        prepare: Called with the session in each transaction that announces it, before the announcement.
     """
 
-    def __init__(self, warehouse: Warehouse, kind: str, datasets: Iterable[str] | None, *, alone: bool) -> None:
-        self._warehouse, self._kind, self.alone = warehouse, kind, alone
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        kind: str,
+        datasets: Iterable[str] | None,
+        *,
+        alone: bool,
+        prepare: Callable[[Any], None] = lambda session: None,
+    ) -> None:
+        self._warehouse, self._kind, self.alone, self._prepare = warehouse, kind, alone, prepare
         self._names = None if datasets is None else sorted(datasets)
         self._id: ObjectId | None = None
 
     def __enter__(self) -> Mutation:
         if not self._warehouse.index.is_server:
+            self._prepare(None)
             self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
         elif not self.alone:
             self._announce()
@@ -138,7 +148,13 @@ class Mutation:
 
     def _announce(self) -> None:
         id = ObjectId()
-        self._warehouse.index.transaction(_Begin(self._warehouse, id, self._kind, self._names))
+        begin = _Begin(self._warehouse, id, self._kind, self._names)
+
+        def announce(session: Any) -> None:
+            self._prepare(session)
+            begin(session)
+
+        self._warehouse.index.transaction(announce)
         self._id = id
 
 

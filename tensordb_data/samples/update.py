@@ -138,6 +138,11 @@ def evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> N
     Raises:
         SchemaError: Another writer has just added one as something else.
     """
+    leaving = {"_id": warehouse.datasets.id(dataset), "leaving": {"$exists": True}}
+    if warehouse.index["datasets"].find_one(leaving, {"_id": 1}) is not None:
+        raise SchemaError(
+            f"dataset {dataset!r} is being renamed or dropped, so it gets no new field; try again after that"
+        )
     for name, field in fields.items():
         warehouse.index["datasets"].update_one(
             {"_id": warehouse.datasets.id(dataset), f"schema.{name}": {"$exists": False}},

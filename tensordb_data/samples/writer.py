@@ -17,7 +17,7 @@ from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
-from tensordb_data.samples.arguments import compression_level, encodable, sample_tags, tags_of_samples
+from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
 from tensordb_data.samples.commit import TooLarge, commit, merge_schema, register, was_committed
 from tensordb_data.samples.commit_lock import commit_lock
@@ -65,8 +65,7 @@ class Writer:
         live: bool = False,
     ) -> None:
         dataset = member_value(dataset)
-        if not isinstance(dataset, str) or not dataset or "\0" in dataset or not encodable(dataset):
-            raise QueryError(f"a dataset is named by a non-empty string of valid Unicode; found {dataset!r}")
+        check_dataset_name(dataset)
         self._warehouse, self._dataset = warehouse, dataset
         self._level = compression_level(compression)
         if isinstance(flush_every, EllipsisType):

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.blobs.keys import is_key
+from tensordb_data.errors import StorageError
+from tensordb_data.warehouse.roots import not_opened, not_owned
+
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.blobs.stores.base import Store
@@ -34,16 +38,62 @@ class BlobStorage:
 
     @property
     def write_root(self) -> int:
-        """The id of the root for new blobs."""
+        """The id of the root for new blobs.
+
+        Raises:
+            StorageError: This client may only read there.
+        """
+        if not self._owns(self.roots[0]["url"]):
+            raise not_owned(self.roots[0]["url"])
         return int(self.roots[0]["id"])
+
+    @property
+    def opened(self) -> list[Mapping[str, Any]]:
+        """The roots that this client may read."""
+        return [root for root in self.roots if self.can_read(root["url"])]
+
+    def check_opened(self) -> None:
+        """Check that this client was told of the root for new blobs.
+
+        Raises:
+            StorageError: It stands only in the database.
+        """
+        if not self.can_read(self.roots[0]["url"]):
+            raise not_opened(self.roots[0]["url"])
 
     def store(self, root: int | None = None) -> Store:
         """The store of a root; None for that of new blobs.
 
         Raises:
-            StorageError: The root is not registered in this warehouse.
+            StorageError: The root is not registered in this warehouse, or this client was not told of it.
         """
-        return self._connections.get().store(self.write_root if root is None else root)
+        return self._connections.get().store(self.roots[0]["id"] if root is None else root)
+
+    def can_read(self, url: str) -> bool:
+        """Whether this client may read blobs at a root that the database names."""
+        return self._connections.opened.reads(url, self._connections.address.folder)
+
+    def can_delete(self, root: Any, key: Any) -> bool:
+        """Whether an object that a document names may be deleted: its key is one of ours, and so is its root."""
+        return is_key(key) and self.owns(root)
+
+    def owns(self, root: Any) -> bool:
+        """Whether objects may be deleted in a root that a document names."""
+        url = self._connections.get().url(root) if isinstance(root, int) else None
+        return url is not None and self._owns(url)
+
+    def delete(self, root: int, key: str) -> None:
+        """Delete an object; one that is not there is fine. Every deletion of an object goes through here.
+
+        Raises:
+            StorageError: It is not an object of ours, or the store failed.
+        """
+        if not self.can_delete(root, key):
+            raise StorageError(f"{key!r:.100} in blob root {root!r} was not deleted: it is not a blob of this client")
+        self.store(root).delete(key)
+
+    def _owns(self, url: str) -> bool:
+        return self._connections.opened.owns(url, self._connections.address.folder)
 
     def replace_store(self, root: int, store: Store) -> None:
         """Put another store in place of a root's, in this process: one that counts, waits or fails, say."""

@@ -151,8 +151,8 @@ def _named(url: str) -> str:
     return f"memory://{ObjectId()}" if url == "memory://" else url
 
 
-def resolve_blobs(url: str | Path, folder: Path | None) -> str:
-    """A `blobs=` argument in the form in which it is recorded.
+def resolve_blobs(url: str | Path, folder: Path | None, option: str = "blobs=") -> str:
+    """A place for blobs in the form in which it is recorded; `option` is how the user gave it.
 
     A path is taken from the working directory, as paths are; inside the warehouse's folder it is recorded
     relative to it, so that the folder can move.
@@ -161,24 +161,24 @@ def resolve_blobs(url: str | Path, folder: Path | None) -> str:
         StorageError: It is not a URL that a blob store can have, or holds credentials.
     """
     if not isinstance(url, (str, Path)):
-        raise StorageError(f"blobs= is a folder or a URL such as s3://bucket/prefix; found {url!r}")
+        raise StorageError(f"{option} is a folder or a URL such as s3://bucket/prefix; found {url!r}")
     text = str(url)
     if not text:
-        raise StorageError("blobs= is a folder or a URL such as s3://bucket/prefix; found an empty string")
+        raise StorageError(f"{option} is a folder or a URL such as s3://bucket/prefix; found an empty string")
     scheme, separator, rest = text.partition("://")
     if (not separator or is_wrapped(text)) and (fault := folder_fault(text)) is not None:
-        raise StorageError(f"blobs= {fault}; expected a folder or a URL such as s3://bucket/prefix")
+        raise StorageError(f"{option} {fault}; expected a folder or a URL such as s3://bucket/prefix")
     if separator and scheme != "file":
         if "@" in rest.split("/")[0] or "?" in rest:
-            raise StorageError(f"blobs=: a {scheme}:// URL that is recorded must hold no credentials or options; "
+            raise StorageError(f"{option}: a {scheme}:// URL that is recorded must hold no credentials or options; "
                                "give them in the environment (AWS_ACCESS_KEY_ID, …)")  # fmt: skip
         if scheme not in ("s3", "gs", "az", "memory", "gridfs"):
-            raise StorageError(f"blobs=: no store for {scheme}://; there are file, s3, gs, az, memory and gridfs")
+            raise StorageError(f"{option}: no store for {scheme}://; there are file, s3, gs, az, memory and gridfs")
         if scheme in ("s3", "gs", "az") and not rest.strip("/"):
-            raise StorageError(f"blobs=: {text} names no bucket; write {scheme}://bucket/prefix")
+            raise StorageError(f"{option}: {text} names no bucket; write {scheme}://bucket/prefix")
         bucket = rest.strip("/")
         if scheme == "gridfs" and ("$" in bucket or ".." in bucket or bucket.startswith(".") or bucket.endswith(".")):
-            raise StorageError(f"blobs=: {text!r} names no collection that MongoDB can have: no $, and no dots in a "
+            raise StorageError(f"{option}: {text!r} names no collection that MongoDB can have: no $, and no dots in a "
                                "row or at an end")  # fmt: skip
         return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
     path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()

@@ -14,12 +14,14 @@ from pymongo.write_concern import WriteConcern
 from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.chunks import chunks
+from tensordb_data.common.folder_identity import FolderIdentity
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import StaleTransactionGuard
 from tensordb_data.warehouse.read_only import ReadOnlyDatabase, ReadOnlyStore
+from tensordb_data.warehouse.roots import OpenedRoots, not_opened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,15 +37,18 @@ _IDS = 5000
 class Connection:
     """The connection of one process. After a fork, the child makes another."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, opened: OpenedRoots) -> None:
+        opened.check_folders()
         self.pid = os.getpid()
-        self.folder = address.folder
+        self.folder, self._opened = address.folder, opened
         self.is_server = not type(address.client).__module__.startswith("mongomock")
         self._lock = threading.RLock()
         self._stores: dict[int, Store] = {}
+        self._urls: dict[int, str] = {}
         self._reader: BlobReader | None = None
         self._owned = address.client is None
         self.client: Any = open_client(address)
+        self._place = None if address.folder is None else FolderIdentity.nearest(address.folder)
         concern = WriteConcern("majority") if self.is_server else None
         # Another tool may write dates that Python has not. One of them is no reason to lose all that is read with it.
         codec = self.client.codec_options.with_options(datetime_conversion=DATETIMES) if self.is_server else None
@@ -53,29 +58,53 @@ class Connection:
         self._read_only = address.read_only
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
-        """Run `fn(session)` in a transaction, and again if it meets a conflict."""
+        """Run `fn(session)` in a transaction, and again if it meets a conflict.
+
+        Raises:
+            StorageError: The folder of the embedded warehouse is not there any more.
+        """
         if not self.is_server:
             return fn(None)
         with self.client.start_session() as session:
             body = StaleTransactionGuard(self.client, fn)
+            self.check_place()
             result: T = session.with_transaction(body, write_concern=WriteConcern("majority"))
+            self.check_place()  # the server does not notice that its files were moved or deleted
             return result
 
+    def check_place(self) -> None:
+        if self._place is not None:
+            self._place.check()
+
     def store(self, root: int) -> Store:
-        """The blob store of a registered root."""
+        """The blob store of a registered root.
+
+        Raises:
+            StorageError: The root is not registered, or this client was not told of it.
+        """
         with self._lock:
             if root not in self._stores:
                 from tensordb_data.blobs.stores.open import open_store
 
-                doc = self.mongo["warehouse"].find_one({"_id": "warehouse"}) or {"roots": []}
-                urls = {entry["id"]: entry["url"] for entry in doc["roots"]}
-                if root not in urls:
-                    raise StorageError(f"blob root {root} is not registered in this warehouse; there are {urls}")
-                store = open_store(urls[root], base=self.folder, database=self.mongo)
-                if urls[root].startswith("memory://"):
+                url = self.url(root)
+                if url is None:
+                    raise StorageError(f"blob root {root!r} is not registered in this warehouse; found {self._urls}")
+                if not self._opened.reads(url, self.folder):
+                    raise not_opened(url)
+                self.check_place()
+                store = open_store(url, base=self.folder, database=self.mongo)
+                if url.startswith("memory://"):
                     _keep_with(self.client, store)
                 self._stores[root] = cast("Store", ReadOnlyStore(store)) if self._read_only else store
             return self._stores[root]
+
+    def url(self, root: int) -> str | None:
+        """The URL of a root as the database has it; None if it is not registered."""
+        with self._lock:
+            if root not in self._urls:
+                doc = self.mongo["warehouse"].find_one({"_id": "warehouse"}) or {"roots": []}
+                self._urls = {entry["id"]: entry["url"] for entry in doc["roots"]}
+            return self._urls.get(root)
 
     def replace_store(self, root: int, store: Store) -> None:
         """Use this store for a root from now on."""
@@ -128,8 +157,8 @@ class Connection:
 class Connections:
     """The connection of whichever process asks: opened on first use, and again after a fork."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, address: Address, opened: OpenedRoots) -> None:
+        self.address, self.opened = address, opened
         self._closed = False
         self._reset()
         _all.add(self)
@@ -147,7 +176,7 @@ class Connections:
                 if self._closed:
                     raise ConnectError("this TensorDB is closed; make a new one")
                 if self._connection is None:
-                    self._connection = Connection(self.address)
+                    self._connection = Connection(self.address, self.opened)
                     self._finalizer = weakref.finalize(self, self._connection.close)
                 connection = self._connection
         return connection

@@ -21,6 +21,7 @@ from tensordb_data.warehouse.blob_storage import BlobStorage
 from tensordb_data.warehouse.connection import Connections
 from tensordb_data.warehouse.datasets import Datasets
 from tensordb_data.warehouse.index import Index
+from tensordb_data.warehouse.roots import OpenedRoots
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Warehouse:
         cache: `cache=` of the user.
         cache_bytes: `cache_bytes=` of the user.
         connections: What this process has open of it; None for connections of its own.
+        opened: The roots that the user has opened, for connections of its own.
     """
 
     def __init__(
@@ -45,10 +47,11 @@ class Warehouse:
         cache: Path | None = None,
         cache_bytes: int | None = None,
         connections: Connections | None = None,
+        opened: OpenedRoots | None = None,
     ) -> None:
         self.address, self.cache, self.cache_bytes = address, cache, cache_bytes
         self.project = address.project
-        self._connections = Connections(address) if connections is None else connections
+        self._connections = connections or Connections(address, opened or OpenedRoots())
         self.index = Index(self._connections)
         self.blobs = BlobStorage(self._connections, roots, self.cache_dir, cache_bytes)
         self.datasets = Datasets(self.index, self.project)
@@ -60,6 +63,7 @@ class Warehouse:
         address: Address,
         *,
         blobs: str | Path | None = None,
+        roots: Sequence[str | Path] | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
     ) -> Warehouse:
@@ -71,18 +75,20 @@ class Warehouse:
         folder = None if cache is None else Path(cache).expanduser()
         limit = None if cache_bytes is None else parse_size(cache_bytes, "cache_bytes")
         recorded = None if blobs is None else catalog.resolve_blobs(blobs, address.folder)
-        connections = Connections(address)
+        connections = Connections(address, OpenedRoots.of_user(recorded, roots, address.folder))
         try:
             opened = connections.get()
             default = "./blobs" if address.folder is not None else "gridfs://" if opened.is_server else "memory://"
             if address.read_only:
-                roots = catalog.look(opened.mongo, str(address), recorded)
+                registered = catalog.look(opened.mongo, str(address), recorded)
             else:
-                roots = _prepared(address, lambda: catalog.prepare(opened.mongo, default, recorded))
+                registered = _prepared(address, lambda: catalog.prepare(opened.mongo, default, recorded))
+            warehouse = cls(address, registered, folder, limit, connections)
+            warehouse.blobs.check_opened()
         except BaseException:
             connections.close()
             raise
-        return cls(address, roots, folder, limit, connections)
+        return warehouse
 
     @property
     def cache_dir(self) -> Path | None:
@@ -128,6 +134,7 @@ class Warehouse:
             "cache": None if self.cache is None else str(self.cache),
             "cache_bytes": self.cache_bytes,
             "roots": list(self.blobs.roots),
+            "opened": self._connections.opened.to_json(),
         }
 
     @classmethod
@@ -136,7 +143,7 @@ class Warehouse:
         folder = None if given["folder"] is None else Path(given["folder"])
         cache = None if given["cache"] is None else Path(given["cache"])
         address = Address(folder, given["uri"], None, given["database"], given["project"], given["read_only"])
-        return cls(address, given["roots"], cache, given["cache_bytes"])
+        return cls(address, given["roots"], cache, given["cache_bytes"], None, OpenedRoots.from_json(given["opened"]))
 
     def _portable(self) -> Address:
         if self.address.client is not None:
@@ -144,7 +151,8 @@ class Warehouse:
         return self.address
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Warehouse, (self._portable(), self.blobs.roots, self.cache, self.cache_bytes)
+        opened = self._connections.opened
+        return Warehouse, (self._portable(), self.blobs.roots, self.cache, self.cache_bytes, None, opened)
 
     def __eq__(self, other: object) -> bool:
         return self.address == other.address if isinstance(other, Warehouse) else NotImplemented

@@ -153,7 +153,7 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
 def remove(warehouse: Warehouse, doc: Doc | None) -> None:
     """Remove a tombstone: first its object, then its document."""
     if doc is not None:
-        warehouse.blobs.store(doc["root"]).delete(doc["key"])
+        warehouse.blobs.delete(doc["root"], doc["key"])
         warehouse.index["tombstones"].delete_one({"_id": doc["_id"]})
 
 

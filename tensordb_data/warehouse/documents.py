@@ -92,6 +92,13 @@ class CalmState(TypedDict):
     mut: int
 
 
+class LeavingState(TypedDict):
+    """What becomes of a dataset."""
+
+    to: str | None
+    """Its new name; None if it is dropped."""
+
+
 _Deletions = TypedDict("_Deletions", {"del": int}, total=False)  # `del` is no name in Python
 
 
@@ -110,6 +117,10 @@ class DatasetDocument(_Deletions):
     """Samples up to this sequence number have no blobs in their documents."""
     open: NotRequired[list[OpenMutation]]
     """The open mutations, the oldest first."""
+    leaving: NotRequired[LeavingState]
+    """Set as it is about to go: no commit succeeds any more. See `samples.rename`."""
+    was: NotRequired[str]
+    """The name that it had before it was renamed."""
     calm: NotRequired[CalmState]
     """A state before the oldest open mutation."""
 

@@ -44,6 +44,14 @@ class Index:
         """Run `body(session)` in one transaction, retried on conflicts; without one, `body(None)`, on mongomock."""
         return self._connections.get().transaction(body)
 
+    def check_place(self) -> None:
+        """Check that the folder of an embedded warehouse is where it was; each transaction does so, too.
+
+        Raises:
+            StorageError: It was moved, deleted or replaced.
+        """
+        self._connections.get().check_place()
+
     def update_each(self, name: str, updates: Sequence[Update], session: ClientSession | None = None) -> int:
         """Carry out updates of single documents in one round trip, in no particular order.
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tensordb_data.blobs.keys import FOLDERS, is_temporary
 from tensordb_data.blobs.stores.base import Buffer, check_key, check_range
 from tensordb_data.blobs.stores.direct_io import open_direct, write_direct
+from tensordb_data.common.folder_identity import FolderIdentity
 from tensordb_data.common.private import file_mode, make_folder
 from tensordb_data.errors import StorageError
 
@@ -28,12 +31,14 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(os.path.abspath(folder))
         self.url = self.folder.as_uri()
+        self._place = FolderIdentity.nearest(self.folder)
 
     def __repr__(self) -> str:
         return f"FileStore({self.url!r})"
 
     def put(self, key: str, parts: Sequence[Buffer], *, cold: bool = False) -> None:
         path = self._path(key)
+        self._check_place()
         temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}")
         try:
             self._make_folder(path.parent)
@@ -57,6 +62,7 @@ class FileStore:
             _sync_folder(path.parent)
         except OSError as error:
             raise self._error("write", path, error) from error
+        self._check_place()
 
     def get(self, key: str) -> memoryview:
         path = self._path(key)
@@ -94,6 +100,12 @@ class FileStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
+        for folder in itertools.takewhile(lambda folder: folder != self.folder, path.parents):
+            if folder.is_symlink():
+                raise StorageError(
+                    f"cannot delete {path}: {folder} is a link, and nothing is deleted behind links; put a folder in "
+                    "its place, or give the place that it leads to as blobs="
+                )
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -102,9 +114,7 @@ class FileStore:
     def sweep(self, silent: float, dry_run: bool = False) -> tuple[int, int]:
         count = nbytes = 0
         now: float | None = None
-        for entry in _walk(os.fspath(self.folder)):
-            if not entry.name.startswith(_TEMPORARY):
-                continue
+        for entry in self._unfinished():
             path = Path(entry.path)
             with contextlib.suppress(FileNotFoundError):  # it was renamed, or another has swept it
                 if now is None:
@@ -126,6 +136,12 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.folder / check_key(key)
 
+    def _check_place(self) -> None:
+        """Write nothing where the folder was moved away: it would be made again, and hold the newest blobs only."""
+        self._place.check()
+        if self._place.path != self.folder:  # it did not exist before
+            self._place = FolderIdentity.nearest(self.folder)
+
     def _make_folder(self, folder: Path) -> None:
         missing = []
         while not folder.is_dir():
@@ -134,6 +150,13 @@ class FileStore:
         for made in reversed(missing):
             make_folder(made)
             _sync_folder(made.parent)
+
+    def _unfinished(self) -> Iterator[os.DirEntry[str]]:
+        """Files of puts that have not ended, in the folders that are ours, and files that asked for the time."""
+        places = [_files(os.fspath(self.folder)), *(_walk(os.path.join(self.folder, name)) for name in FOLDERS)]
+        for entry in itertools.chain(*places):
+            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+                yield entry
 
     def _clock(self) -> float:
         """What the file system says is now: its clock may be that of another machine."""
@@ -153,6 +176,12 @@ class FileStore:
             free = _free_bytes(path)
             return StorageError(f"cannot write {path}: no space left ({free} bytes free): make room and write again")
         return StorageError(f"cannot {action} {path}: {error.strerror or error}")
+
+
+def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    """The files in a folder itself."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.is_dir(follow_symlinks=False))
 
 
 def _walk(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -168,7 +168,7 @@ class Planner:
         spec = self.spec
         if spec.shuffle is not True or spec.replacement:
             return (0, 0)
-        store = self.warehouse.blobs.store(self.warehouse.blobs.write_root)
+        store = self.warehouse.blobs.store()
         near = isinstance(store, MemoryStore) or store.local_path("segments") is not None
         chosen = choose_block_shuffle(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
         return (chosen.block, chosen.window)

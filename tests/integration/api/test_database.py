@@ -29,12 +29,12 @@ def fill(db: TensorDB, dataset: str = "d", n: int = 3) -> None:
 def test_roots_are_recorded_and_used_again(mongo_uri: str, tmp_path: Path) -> None:
     with TensorDB(mongo_uri, blobs=tmp_path / "one") as db:
         fill(db, "a")
-    with TensorDB(mongo_uri) as db:
+    with TensorDB(mongo_uri, blobs=tmp_path / "one") as db:
         fill(db, "b")
         assert db.database["warehouse"].find_one()["roots"] == [  # type: ignore[index]
             {"id": 0, "url": (tmp_path / "one").as_uri()}
         ]
-    with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two/") as db:
+    with TensorDB(mongo_uri, blobs=f"file://{tmp_path}/two/", roots=[tmp_path / "one"]) as db:
         fill(db, "c")
         assert (
             len(list(db.warehouse.blobs.store(0).list(""))) == 2

@@ -267,3 +267,32 @@ def test_any_store(mongo_uri, blobs):
 def test_s3(mongo_uri, s3):
     with TensorDB(mongo_uri, blobs=s3) as db:
         collect_and_check(db)
+
+
+def test_samples_that_another_tool_has_moved_keep_their_segments(db, mongo_uri):
+    """Into another dataset, into another project, and into one without a document."""
+    for name in ("a", "b", "c", "d"):
+        with db.data.writer(name) as writer:
+            writer.add_many(x=np.arange(40, dtype=np.float32).reshape(10, 4), label=np.arange(10))
+    data = db.database["data"]
+    data.update_many({"dataset": "a"}, {"$set": {"dataset": "b"}, "$inc": {"_tdb.s": 100}})
+    data.update_many({"dataset": "c"}, {"$set": {"_tdb.p": "other"}})
+    data.update_many({"dataset": "d"}, {"$set": {"dataset": "nowhere"}})
+    db.touch("b")
+    for _ in range(2):
+        done = db.gc(grace=0)
+        assert (done.marked, done.removed) == (0, 0)
+        for name in ("a", "b", "c", "d"):
+            db.data.compact(name)
+    assert db.database["segments"].count_documents({"state": "live"}) == 4
+    assert sorted(sample["x"][0] for sample in db.data.find({"dataset": "b"})) == sorted([*range(0, 40, 4)] * 2)
+    checked = db.fsck()
+    assert checked.findings == []
+    warned = sorted(text.split(":")[0] for text in checked.warnings)
+    assert warned == [
+        "10 blobs of samples in dataset 'b' of project 'default' are in segments of dataset 'a' of 'default'",
+        "10 blobs of samples in dataset 'c' of project 'other' are in segments of dataset 'c' of 'default'",
+        "10 blobs of samples in dataset 'nowhere' of project 'default' are in segments of dataset 'd' of 'default'",
+        "10 samples are in dataset 'c' of project 'other', which has no schema",
+        "10 samples are in dataset 'nowhere' of project 'default', which has no schema",
+    ]

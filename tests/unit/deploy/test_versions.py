@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,94 @@ def test_nothing_there_yet(tmp_path: Path) -> None:
         load_deployed(tmp_path)
 
 
-def test_what_is_not_ours_stays(opened: Callable[..., FolderTarget], tmp_path: Path) -> None:
-    other = tmp_path / "models" / "000007" / "theirs"
-    other.parent.mkdir(parents=True)
-    other.write_text("x")
-    deploy(opened(), 1)
-    opened()
-    assert other.read_text() == "x" and os.readlink(tmp_path / "models" / "current") == "000008"
-    (tmp_path / "models" / "current").unlink()
-    (tmp_path / "models" / "current").mkdir()
-    with pytest.raises(DeployError, match="not a link of ours"):
+THEIRS = {
+    "a numbered folder": {"20240101/model.json": "{}"},
+    "a short number": {"1/model.json": "{}"},
+    "a number that is a file": {"000001": "x"},
+    "a bundle, and more": {"000001/model.json": "{}", "000001/model.safetensors": "", "000001/notes.txt": "x"},
+    "the folder for what is written": {".staged/x": "x"},
+    "the new link": {".current": "x"},
+    "the link": {"current": "x"},
+    "the lock": {".deployer": "keep this"},
+}
+
+
+@pytest.mark.parametrize("files", THEIRS.values(), ids=THEIRS)
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_not_ours_is_refused_and_stays(
+    files: Mapping[str, str], before: bool, opened: Callable[..., FolderTarget], tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    if before:
+        deploy(opened(), 1)
+        opened().close()
+        shutil.move(folder / "000001", folder / "000002")
+        (folder / "current").unlink()
+        (folder / ".deployer").unlink()
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    found = content(folder)
+    with pytest.raises(DeployError, match=r"was not written by a deployer .*move it away"):
         opened()
+    assert content(folder) == found
+
+
+def content(folder: Path) -> dict[str, bytes | str]:
+    """All files below a folder, and where links lead."""
+    return {
+        os.path.relpath(path, folder): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_links_of_others_stay(opened: Callable[..., FolderTarget], tmp_path: Path) -> None:
+    deploy(opened(), 1)
+    folder, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    shutil.copytree(folder / "000001", elsewhere)
+    for name, leads in (("current", "../elsewhere"), (".current", "../elsewhere"), (".staged", "../elsewhere"),
+                        ("000007", "../elsewhere")):  # fmt: skip
+        kept = content(folder)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(leads)
+        with pytest.raises(DeployError, match="move it away"):
+            opened()
+        assert os.readlink(folder / name) == leads and len(content(elsewhere)) == 3
+        (folder / name).unlink()
+        if name in kept:
+            (folder / name).symlink_to(str(kept[name]))
+
+
+def test_versions_survive_a_lost_link(opened: Callable[..., FolderTarget], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    for value in range(1, 5):
+        deploy(opened(keep=5), value)
+    (folder / "current").unlink()
+    (folder / "000004" / bundle.TENSORS).write_bytes(b"damaged")
+    opened(keep=5)
+    assert load_deployed(folder).about["step"] == 3
+    assert sorted(path.name for path in folder.glob("0*")) == ["000001", "000002", "000003", "000004"]
+
+
+def test_a_version_with_files_of_others_stays(opened: Callable[..., FolderTarget], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    deploy(opened(), 1)
+    (folder / "000001" / "notes.txt").write_text("mine")
+    before = content(folder / "000001")
+    for value in range(2, 5):
+        deploy(opened(), value)
+    assert content(folder / "000001") == before
+    assert sorted(path.name for path in folder.glob("0*")) == ["000001", "000003", "000004"]
+
+
+def test_versions_of_0_1_get_a_marker(opened: Callable[..., FolderTarget], tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    for value in (1, 2):
+        deploy(opened(), value)
+        opened().close()
+    for marker in folder.glob("*/.tensordb-version"):
+        marker.unlink()
+    deploy(opened(), 3)
+    assert sorted(path.name for path in folder.glob("0*")) == ["000002", "000003"]
+    assert len(list(folder.glob("0*/.tensordb-version"))) == 2

@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_put_that_was_killed_is_not_listed(tmp_path: Path) -> None:
-    (tmp_path / ".put-123-abc").write_bytes(b"half")
+    (tmp_path / ".put-123-0123456789ab").write_bytes(b"half")
     store = FileStore(tmp_path)
     store.put("k", [b"whole"])
     assert list(store.list()) == [("k", 5)]
@@ -85,9 +85,9 @@ def test_local_path_of_a_bad_key(tmp_path: Path) -> None:
 
 def test_what_a_killed_put_has_left_goes_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path)
-    store.put("a/k", [b"whole"])
-    for name, age in (("old", 2000), ("fresh", 0), ("growing", 100)):
-        path = tmp_path / "a" / f".put-123-{name}"
+    store.put("segments/k", [b"whole"])
+    for name, age in (("1", 2000), ("2", 0), ("3", 100), ("old", 2000)):  # the last name is none of ours
+        path = tmp_path / "segments" / f".put-123-{name:>012}"
         path.write_bytes(b"half")
         stamp = path.stat().st_mtime - age
         os.utime(path, (stamp, stamp))
@@ -95,8 +95,9 @@ def test_what_a_killed_put_has_left_goes_when_it_is_old(tmp_path: Path, monkeypa
     assert store.sweep(1800, dry_run=True) == (1, 4)
     assert store.sweep(1800) == (1, 4)
     assert store.sweep(1800) == (0, 0)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [".put-123-fresh", ".put-123-growing", "k"]
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    left = sorted(path.name for path in (tmp_path / "segments").iterdir())
+    assert left == [".put-123-000000000002", ".put-123-000000000003", ".put-123-000000000old", "k"]
+    assert [path.name for path in tmp_path.iterdir()] == ["segments"]
 
 
 def test_a_put_whose_file_was_swept_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

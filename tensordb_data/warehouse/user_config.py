@@ -1,0 +1,63 @@
+"""The config file of this user: `$XDG_CONFIG_HOME/tensordb/config.json`, by default in `~/.config`.
+
+It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensordb_data.errors import StorageError
+
+
+def path() -> Path:
+    """Where the file is, or would be."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "tensordb" / "config.json"
+
+
+def roots_of_user() -> dict[str, str]:
+    """The blob roots of this user: URLs by name.
+
+    Raises:
+        StorageError: The file cannot be read, or is no config file.
+    """
+    roots = _read().get("roots", {})
+    if not isinstance(roots, dict) or not all(isinstance(url, str) for url in roots.values()):
+        raise StorageError(f'{path()}: expected "roots" with a URL for each name, found {roots!r:.200}')
+    return dict(roots)
+
+
+def write_roots(roots: Mapping[str, str]) -> None:
+    """Replace the blob roots of this user; the rest of the file stays.
+
+    Raises:
+        StorageError: The file cannot be read or written.
+    """
+    text = json.dumps({**_read(), "roots": dict(roots)}, indent=2, ensure_ascii=False) + "\n"
+    try:
+        path().parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=".config-")  # for this user alone
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path())
+    except OSError as error:
+        raise StorageError(f"cannot write {path()}: {error.strerror or error}") from None
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads(path().read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: this user has no home
+        return {}
+    except OSError as error:
+        raise StorageError(f"cannot read {path()}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise StorageError(f"{path()}: expected JSON, found something else ({error}); mend it or remove it") from None
+    if not isinstance(found, dict):
+        raise StorageError(f"{path()}: expected a JSON object, found {type(found).__name__}; mend it or remove it")
+    return found
