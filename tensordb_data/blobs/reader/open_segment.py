@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,11 +28,14 @@ from tensordb_data.blobs.segments.format import (
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common import buffer_pool
+from tensordb_data.common.chunks import runs_by_size
 from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, copy_runs, map_file
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+_ROUND = 16 << 20  # bytes copied at once, to be compared with their checksums
+
 Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 
@@ -136,15 +140,17 @@ class OpenSegment:
         self.refuse(offsets, lengths, is_wrong(at, known, (offsets, lengths, compressed)), rows)
         return at
 
-    def compare(self, number: int, offset: int, length: int, checksum: int, row: int) -> bool:
-        """Whether a mapped blob matches its checksum.
+    def compare(
+        self, number: int, offset: int, length: int, checksum: int, row: int, data: memoryview | None = None
+    ) -> bool:
+        """Whether a mapped blob, of which `data` may be a copy, matches its checksum.
 
         Raises:
             CorruptBlobError: it does not match, and cannot be fetched anew.
         """
         assert self.mapped is not None
         try:
-            found = xxhash.xxh3_64_intdigest(copied(self.mapped[offset : offset + length]))
+            found = xxhash.xxh3_64_intdigest(copied(self.mapped[offset : offset + length]) if data is None else data)
         except UnmappedError:
             if self.file is None:
                 raise at_row(CutShortError(self), row) from None
@@ -326,9 +332,16 @@ class Table:
         checksums = self._int64s(index[there] + 8 * (blobs + inside)[there]).view(np.uint64)
         columns = (segment[there], at[there], offset[there], length[there], checksums, rows[there])
         damaged = []
-        for i, number, *blob in zip(there.tolist(), *(column.tolist() for column in columns), strict=True):
-            if not self.at(number).compare(*blob):
-                damaged.append(i)
+        blobs_of = zip(there.tolist(), *(column.tolist() for column in columns), strict=True)
+        for low, high in runs_by_size(length[there].tolist(), _ROUND):
+            some, at_once = there[low:high], 0
+            memory = np.empty(int(length[some].sum()), np.uint8)
+            self.copy(self.bases[segment[some]] + offset[some], length[some], memory)
+            for i, number, blob, start, size, checksum, row in itertools.islice(blobs_of, high - low):
+                data = memory.data[at_once : at_once + size]
+                at_once += size
+                if not self.at(number).compare(blob, start, size, checksum, row, data):
+                    damaged.append(i)
         absent = np.append(absent, np.array(damaged, np.int64))
         return rows[absent], at[absent]
 
