@@ -39,14 +39,16 @@ class Schemas:
         self._known: dict[tuple[str, str], Schema | None] = {}
 
     def of(self, doc: Mapping[str, Any]) -> Schema | None:
-        """The schema of the dataset of a sample; None if there is none that can be read."""
+        """The schema of the dataset of a sample; None if it cannot be read, empty if there is no such dataset."""
         key = (repr(project_of(doc)), repr(doc.get("dataset")))
         if key not in self._known:
             self._known[key] = self._read(project_of(doc), doc.get("dataset"))
         return self._known[key]
 
     def _read(self, project: Any, dataset: Any) -> Schema | None:
-        found = self._datasets.find_one({"_id": {"p": project, "d": dataset}}, {"schema": 1}) or {}
+        found = self._datasets.find_one({"_id": {"p": project, "d": dataset}}, {"schema": 1})
+        if found is None and isinstance(dataset, str):
+            return Schema({})
         try:
             return Schema({name: field_from_doc(part) for name, part in found["schema"].items()})
         except (SchemaError, KeyError, TypeError, AttributeError):

@@ -167,7 +167,8 @@ ODD = {
     "tombstones": [{"root": 77}, {"key": 5}, {"root": None}],
 }  # fmt: skip
 
-OURS = {"damaged blob", "damaged document", "damaged object", "dangling reference", "foreign key", "missing object"}
+OURS = {"damaged blob", "damaged document", "damaged object", "dangling reference", "foreign key", "missing object",
+        "unopened root"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ODD)
