@@ -29,14 +29,18 @@ from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common import buffer_pool
 from tensordb_data.common.chunks import runs_by_size
+from tensordb_data.common.leases import Lease, lease_on
 from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, copy_runs, map_file
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-_ROUND = 16 << 20  # bytes copied at once, to be compared with their checksums
-
 Bytes2D = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
+Runs = np.ndarray[tuple[int], np.dtype[np.void]]
+
+_ROUND = 16 << 20  # bytes copied at once, to be compared with their checksums
+_LARGE = 16 << 10  # bytes from which a copy is worth a call of its own; numpy cannot count windows of many times more
+_LEASED = 64  # segments of a table, above which a look at each lease takes longer than it saves
 
 
 class CutShortError(CorruptBlobError):
@@ -72,9 +76,11 @@ class OpenSegment:
         """Of a remote segment; of others it is read where they are mapped."""
         self.file: CachedFile | None = None
         """Of a remote segment: its place in the cache."""
+        self.lease: Lease | None = None
+        """Of a local segment: while it is held, mapped memory can be read as it is. Otherwise the kernel copies it."""
         path = store.local_path(self.key)
         if path is not None:
-            self.mapped = self._map(path)
+            self.mapped, self.lease = self._map(path), lease_on(path, self.nbytes)
             trailer, _ = self._describe_mapped(self.mapped)
         else:
             trailer = self._open_remote(place, cache)
@@ -149,8 +155,9 @@ class OpenSegment:
             CorruptBlobError: it does not match, and cannot be fetched anew.
         """
         assert self.mapped is not None
+        view = self.mapped[offset : offset + length]
         try:
-            found = xxhash.xxh3_64_intdigest(copied(self.mapped[offset : offset + length]) if data is None else data)
+            found = xxhash.xxh3_64_intdigest(copied(view) if data is None else data)
         except UnmappedError:
             if self.file is None:
                 raise at_row(CutShortError(self), row) from None
@@ -250,6 +257,10 @@ class Table:
         self._is_cached: Bools = np.array([s is not None and s.file is not None for s in self.opened], np.bool_)
         self.cached = bool(self._is_cached.any())
         self._lowest: Bytes1D | None = None
+        self._span = 0
+        self._windows: dict[int, Runs] = {}
+        self._leases: list[Lease] | None = None
+        """The leases of all segments that are mapped; None if one of them has none."""
         self._map()
 
     def _map(self) -> None:
@@ -269,14 +280,56 @@ class Table:
         if spaces:
             self._lowest = min(spaces, key=lambda space: space.ctypes.data)
             low = self._lowest.ctypes.data
+            self._span = max(space.ctypes.data + len(space) for space in spaces) - low
+            leases = [s.lease for s in self.opened if s is not None and s.mapped is not None]
+            if len(leases) <= _LEASED and None not in leases:
+                self._leases = [lease for lease in leases if lease is not None]
             for column in (self.bases, self._indexes, self._compared, self._marks):
                 column -= low
 
     def gather(self, starts: Int64s, size: int) -> Bytes2D:
         """The runs of `size` (> 0) bytes that begin at some addresses, as a new array uint8[m, size]."""
+        held: list[Lease] = []
+        try:
+            # While all leases are held, mapped memory can be read as it is.
+            for lease in self._leases or ():
+                if not lease.hold():
+                    break
+                held.append(lease)
+            if held and len(held) == len(self._leases or ()):
+                return self._gather(starts, size)
+        finally:
+            for lease in held:
+                lease.let_go()
         batch = buffer_pool.empty((len(starts), size), np.uint8)
         self.copy(starts, size, batch.reshape(-1))
         return batch
+
+    def _gather(self, starts: Int64s, size: int) -> Bytes2D:
+        if size < _LARGE:
+            return self._window(size)[starts].view(np.uint8).reshape(len(starts), size)
+        space, batch = self._window(1).view(np.uint8), buffer_pool.empty((len(starts), size), np.uint8)
+        for row, start in zip(batch, starts.tolist(), strict=True):
+            np.copyto(row, space[start : start + size])
+        return batch
+
+    def _window(self, size: int) -> Runs:
+        """The address space as an array of every run of `size` (> 0) bytes in it, each run one opaque value: of these
+        numpy copies a third more in the same time than of rows of bytes.
+
+        Most of them are not memory of ours: index it only with addresses that were checked.
+        """
+        found = self._windows.get(size)
+        if found is None:
+            if self._lowest is None:
+                raise ValueError("expected a table with a local segment, found none")
+            as_strided = np.lib.stride_tricks.as_strided
+            first = as_strided(self._lowest, (1, size), (1, 1)).view(np.dtype((np.void, size)))[0]
+            found = as_strided(first, (max(self._span - size + 1, 0),), (1,), writeable=False)
+            if len(self._windows) > 64:
+                self._windows.clear()
+            self._windows[size] = found
+        return found
 
     def copy(self, starts: Int64s, lengths: Int64s | int, out: Bytes1D) -> None:
         """Copy the runs that begin at some addresses into `out`, back to back.

@@ -1,0 +1,111 @@
+"""Leases on files: while one is held, the mapped bytes of its file stay there.
+
+Whoever cuts a leased file short, or opens it to write, waits in the kernel until the lease is given back, or for the
+seconds of `/proc/sys/fs/lease-break-time` (45). A lease is held for one short read at a time, so nobody waits long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+import weakref
+from pathlib import Path
+
+_MOST = 128  # descriptors that leases may keep open
+_BLOCK = 512  # bytes in which the kernel counts what a file occupies
+_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+class Lease:
+    """A lease that can be held on a file of this user, by any number of threads at once. See `lease_on`.
+
+    Args:
+        fd: The open file. It is closed when this object goes.
+        nbytes: Bytes that the file must have.
+    """
+
+    def __init__(self, fd: int, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._start(fd)
+        _leases.add(self)
+
+    def _start(self, fd: int) -> None:
+        self._fd, self._lock, self._holders, self._inherited = fd, threading.Lock(), 0, False
+        self._close = weakref.finalize(self, os.close, fd)
+        self._close.atexit = False
+
+    def hold(self) -> bool:
+        """Hold the lease until `let_go`, if it is to be had, and if the file has its size."""
+        if self._inherited and not self._open_again():
+            return False
+        with self._lock:
+            if self._holders:
+                free = fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK  # else somebody waits for the others
+            else:
+                free = self._take()
+            self._holders += free
+            return free
+
+    def let_go(self) -> None:
+        """End one `hold` that was granted."""
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                self._give_back()
+
+    def _take(self) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError:  # somebody writes to it, or its file system has no leases
+            return False
+        if os.lseek(self._fd, 0, os.SEEK_END) >= self._nbytes:
+            return True
+        self._give_back()
+        return False
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    def _open_again(self) -> bool:
+        """Open the file anew in a forked process: with its parent's, each would give back the lease of the other."""
+        try:
+            fd = _open(f"/proc/self/fd/{self._fd}")
+        except OSError:
+            return False
+        self._close()
+        self._start(fd)
+        return True
+
+
+def lease_on(path: Path, nbytes: int) -> Lease | None:
+    """A lease on a file of `nbytes` bytes; None if there is none for it, or if this process has as many as it may."""
+    if not hasattr(fcntl, "F_SETLEASE") or len(_leases) >= _MOST:
+        return None
+    try:
+        fd = _open(path)
+    except OSError:
+        return None
+    # Bytes that a sparse file does not have yet would need room on a disk that may be full.
+    if os.fstat(fd).st_blocks * _BLOCK >= nbytes:
+        return Lease(fd, nbytes)
+    os.close(fd)
+    return None
+
+
+def _open(path: Path | str) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # What says that somebody waits for a lease would end the process by default. This signal is ignored.
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    return fd
+
+
+def _in_child() -> None:
+    for lease in list(_leases):
+        lease._inherited, lease._lock = True, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
