@@ -23,11 +23,25 @@ def main() -> None:
 
 
 def page() -> str:
+    """The text of the page, from a process of its own: typer reads the width of lines when it is imported."""
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "100"}
+    environment.pop("TENSORDB", None)
+    command = [sys.executable, __file__, "--print"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def text() -> str:
     import typer
+    from typer.testing import CliRunner
 
     from tensordb_data.cli.main import app
 
-    return HEAD + "".join(section(["tensordb", *words]) for words in ([], *_words(typer.main.get_group(app))))
+    def section(words: list[str]) -> str:
+        shown = CliRunner().invoke(app, [*words, "--help"], prog_name="tensordb").stdout
+        body = "\n".join(line.rstrip() for line in shown.strip().splitlines())
+        return f"\n## {' '.join(['tensordb', *words])}\n\n```text\n{body}\n```\n"
+
+    return HEAD + "".join(section(words) for words in ([], *_words(typer.main.get_group(app))))
 
 
 def _words(group: Any) -> Iterator[list[str]]:
@@ -38,14 +52,8 @@ def _words(group: Any) -> Iterator[list[str]]:
             yield from ([name, *words] for words in _words(command))
 
 
-def section(command: list[str]) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1", "TERMINAL_WIDTH": "100"}
-    environment.pop("TENSORDB", None)
-    program = [str(Path(sys.executable).with_name(command[0])), *command[1:], "--help"]
-    text = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
-    body = "\n".join(line.rstrip() for line in text.strip().splitlines())
-    return f"\n## {' '.join(command)}\n\n```text\n{body}\n```\n"
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--print"]:
+        sys.stdout.write(text())
+    else:
+        main()

@@ -17,7 +17,7 @@ EXAMPLES = {
     "gc": "tensordb gc --dry-run",
     "fsck": "tensordb fsck --json",
     "roots add": "tensordb roots add lab s3://lab/blobs",
-    "roots list": "tensordb roots list",
+    "roots list": "tensordb roots list --json",
     "roots remove": "tensordb roots remove lab",
     "params prune": "tensordb params prune --run cnn-1 --last 3 --best val_acc:2 --dry-run",
     "logs tail": "tensordb logs tail cnn-1 --follow",

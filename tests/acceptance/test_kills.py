@@ -47,7 +47,7 @@ def pixels(writer: Any, number: Any) -> np.ndarray[Any, Any]:
 
 
 def note(writer: int, number: int) -> bytes:
-    return f"{writer}/{number} ".encode() * (number % 40)
+    return f"{writer}/{number} ".encode() * ((number + 1) % 40)
 
 
 def checksum(tensors: Any) -> int:

@@ -6,6 +6,7 @@ one that does not know yet that it is none, must count for nothing once another 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -168,7 +169,8 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         slow = [db.jobs.push("slow", entry=entry, args=args, limits=limits) for args in given]
         command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
         options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
-        worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        opened = {**os.environ, "TENSORDB_ROOTS": blobs}
+        worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=opened)
         stack.callback(worker.kill)
         # One that finds no server when it starts ends with an error; what is tested is one that is at work.
         until(lambda: db.jobs.find({"kind": "slow", "status": "running"}).count() or worker.poll() is not None)

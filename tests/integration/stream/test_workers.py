@@ -199,8 +199,8 @@ if __name__ == "__main__":
     db = TensorDB(sys.argv[1], blobs=sys.argv[2])
     stream = db.data.find({"dataset": "things"}).stream(batch_size=4, transform=slow, workers=2)
     batches = iter(stream)
-    print(*next(batches)["pid"].tolist(), flush=True)
     try:
+        print(*next(batches)["pid"].tolist(), flush=True)
         for batch in batches:
             pass
     except KeyboardInterrupt:
