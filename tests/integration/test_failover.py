@@ -169,6 +169,7 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         slow = [db.jobs.push("slow", entry=entry, args=args, limits=limits) for args in given]
         command = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--db", servers.uri, "--kinds", "slow"]
         options = ["--allow", "tests.integration.workload", "--lease", str(LEASE), "--until-empty"]
+        (tmp_path / "blobs").mkdir(exist_ok=True)  # nothing may be there as yet
         opened = {**os.environ, "TENSORDB_ROOTS": blobs}
         worker = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=opened)
         stack.callback(worker.kill)
