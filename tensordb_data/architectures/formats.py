@@ -18,6 +18,13 @@ TORCH_MODULE = "torch.export"
 
 # Layers of Keras that load files or pickles when they are made.
 _LOADERS = frozenset(("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"))
+# Where functions are that only compute: others of Keras read and write files.
+_FUNCTIONS = (
+    "builtins", "keras.activations", "keras.constraints", "keras.initializers", "keras.losses", "keras.metrics",
+    "keras.optimizers", "keras.regularizers",
+)  # fmt: skip
+# Options of Keras' own layers that are values, or paths of files that the layer reads when it is made.
+_FILES = ("filepath", "idf_weights", "vocabulary")
 _SUFFIXES = {".onnx": ONNX, ".pt2": TORCH}
 
 
@@ -115,6 +122,8 @@ def _check_keras(config: Any, allow: Allow, registered: dict[str, Any], label: s
                                   " does not build it")  # fmt: skip
         module = node.get("module")
         if module is None or module in ("keras", "builtins") or str(module).startswith("keras."):
+            if (what := _reaches_out(node)) is not None:
+                raise NotAllowedError(f"{label}: its {name} {what}, which a stored model may not")
             continue
         allow.check_module(str(module), f"{label}: its {name}")
         try:
@@ -125,6 +134,19 @@ def _check_keras(config: Any, allow: Allow, registered: dict[str, Any], label: s
         home = getattr(registered.get(text), "__module__", None)
         if home is not None:
             allow.check_module(home, f"{label}: {text}")
+
+
+def _reaches_out(node: dict[str, Any]) -> str | None:
+    """What an object of Keras itself would do beside computing; None if it would do nothing."""
+    name, config, module = node.get("class_name"), node.get("config"), node.get("module")
+    if name == "function" and module is not None and module not in _FUNCTIONS:
+        return f"is {config!r:.80} of {module}"
+    if not isinstance(config, dict):
+        return None
+    function = config.get("function")
+    if name == "Lambda" and not (isinstance(function, dict) and function.get("class_name") == "function"):
+        return "holds code"
+    return next((f"reads the file {config[key]!r:.80}" for key in _FILES if isinstance(config.get(key), str)), None)
 
 
 def _nodes(config: Any) -> Iterator[dict[str, Any]]:

@@ -97,7 +97,8 @@ def test_keras(db, mypkg):
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)])
     inputs = keras.Input((4,))
-    functional = keras.Model(inputs, keras.layers.Add()([inputs, keras.ops.sin(inputs)]))
+    added = keras.layers.Add()([inputs, keras.ops.sin(inputs)])
+    functional = keras.Model(inputs, keras.layers.Lambda(keras.ops.relu)(added))
     db.architectures.save("cnn", model)
     db.architectures.save("f", functional)
     found = db.architectures.find({"name": "cnn"}).first()
@@ -133,6 +134,14 @@ def test_keras_with_classes_of_ones_own(db, mypkg):
         {"class_name": "__lambda__", "config": {"value": ["4wAAAA==", None, None]}},
         {"class_name": "TFSMLayer", "module": "keras.layers", "config": {"filepath": "/x"}, "registered_name": None},
         {"class_name": "Dense", "module": "kerasevil.layers", "config": {"units": 1}, "registered_name": None},
+        {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
+        {"class_name": "TextVectorization", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
+        {"class_name": "IntegerLookup", "module": "keras.src.layers", "config": {"vocabulary": "/etc/passwd"}},
+        {"class_name": "Lambda", "module": "keras.layers", "config": {"function": {
+            "class_name": "function", "module": "keras.utils", "config": "get_file", "registered_name": "get_file"}}},
+        {"class_name": "Lambda", "module": "keras.layers", "config": {"function": ["4wAAAA==", None, None]}},
+        {"class_name": "Activation", "module": "keras.layers", "config": {"activation": {
+            "class_name": "function", "module": "keras.saving", "config": "load_model"}}},
     ],
 )
 def test_a_keras_configuration_runs_nothing_else(db, node):
