@@ -266,7 +266,7 @@ class Job(LinkedRecord):
 
     def _told(self, error: ClaimLostError) -> Exception:
         """What has become of a job that this process no longer holds."""
-        now = self._mongo.find_one(self._named)
+        now = retry_while_unavailable(lambda: self._mongo.find_one(self._named), reads=True)
         if now is None or now["status"] == "running":
             return error
         return ClaimLostError(

@@ -28,6 +28,7 @@ from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import check_resources, kinds_list, seconds
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.mongo.claims import check_lease, check_owner
+from tensordb_data.mongo.retry import retry_while_unavailable
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -233,7 +234,8 @@ class Worker:
         kinds = {} if self._kinds is None else {"kind": {"$in": self._kinds}}
         filter = {"_tdb.p": self._db.project, "status": {"$in": list(OPEN)}, **kinds, **within(self._has)}
         wanted = {**filter, **self._runnable(), **WELL_FORMED}
-        return self._db.warehouse.index["jobs"].find_one(wanted, {"_id": 1}) is not None
+        jobs = self._db.warehouse.index["jobs"]
+        return retry_while_unavailable(lambda: jobs.find_one(wanted, {"_id": 1}), reads=True) is not None
 
     def _report_alive(self) -> None:
         every = min(_REPORT, self._lease / 3)

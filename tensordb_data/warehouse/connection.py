@@ -102,7 +102,7 @@ class Connection:
         """The URL of a root as the database has it; None if it is not registered."""
         with self._lock:
             if root not in self._urls:
-                doc = self.mongo["warehouse"].find_one({"_id": "warehouse"}) or {"roots": []}
+                (doc,) = self._read("warehouse", ["warehouse"]) or [{"roots": []}]
                 self._urls = {entry["id"]: entry["url"] for entry in doc["roots"]}
             return self._urls.get(root)
 
