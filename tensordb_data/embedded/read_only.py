@@ -12,9 +12,9 @@ import hashlib
 import os
 import shutil
 import stat
-from pathlib import Path
 
 from tensordb_data.common import file_locks
+from tensordb_data.common.user_cache import user_cache
 from tensordb_data.embedded.paths import Layout, locate, private_directory, read_json, write_json
 from tensordb_data.embedded.session import Session, join
 from tensordb_data.errors import EmbeddedServerError, NotFoundError
@@ -42,8 +42,7 @@ def join_copy(folder: str | os.PathLike[str]) -> Session:
                             " path, or open it once without")  # fmt: skip
     if is_writable(layout):
         return join(layout.folder)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    copies = Path(home) / "tensordb" / "copies"
+    copies = user_cache() / "copies"
     copies.mkdir(mode=0o700, parents=True, exist_ok=True)
     private_directory(copies)
     copy = locate(copies / hashlib.sha256(str(layout.folder).encode()).hexdigest()[:16])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.common import file_locks
+from tensordb_data.common.user_cache import user_cache
 
 GPU = "gpu"
 
@@ -133,5 +134,4 @@ def visible_devices() -> list[str] | None:
 
 def _folder() -> Path:
     """A folder of this user, on this host since its start: a home folder may be that of many hosts."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "tensordb" / f"slots-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+    return user_cache() / f"slots-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"

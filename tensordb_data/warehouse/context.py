@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pymongo.errors import PyMongoError
 
 from tensordb_data.common.sizes import parse_size
+from tensordb_data.common.user_cache import user_cache
 from tensordb_data.errors import ConnectError, UnsupportedError
 from tensordb_data.mongo.address import CONNECT_SECONDS, Address
 from tensordb_data.mongo.errors import first_line
@@ -100,8 +101,7 @@ class Warehouse:
             return None if self.address.read_only and not os.access(own, os.W_OK) else own
         if self.address.client is not None:
             return None
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(home) / "tensordb" / hashlib.sha256(str(self).encode()).hexdigest()[:16]
+        return user_cache() / hashlib.sha256(str(self).encode()).hexdigest()[:16]
 
     def memo(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return a value that a higher layer keeps with this warehouse in this process. The first call makes it."""

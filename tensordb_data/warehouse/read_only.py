@@ -13,7 +13,7 @@ _WRITES = frozenset((
     "find_one_and_update", "insert_many", "insert_one", "rename", "replace_one", "update_many", "update_one",
 ))  # fmt: skip
 _COMMANDS = frozenset((
-    "aggregate", "buildInfo", "collStats", "count", "dataSize", "dbStats", "distinct", "explain", "find", "hello",
+    "buildInfo", "collStats", "count", "dataSize", "dbStats", "distinct", "explain", "find", "hello",
     "listCollections", "listIndexes", "ping", "serverStatus",
 ))  # fmt: skip
 
@@ -66,7 +66,7 @@ class ReadOnlyDatabase(ReadOnly):
     """A database without the methods that write."""
 
     def __init__(self, given: Any) -> None:
-        super().__init__(given, f"the database {given.name!r}", _WRITES)
+        super().__init__(given, f"the database {given.name!r}", _WRITES | {"aggregate"})
 
     def __getitem__(self, name: str) -> ReadOnlyCollection:
         return ReadOnlyCollection(self._given[name])

@@ -89,6 +89,7 @@ WRITES: dict[str, Callable[[TensorDB], Any]] = {
     "insert": lambda db: db.database["data"].insert_one({}),
     "merge": lambda db: db.database["data"].aggregate([{"$merge": "data"}]),
     "command": lambda db: db.database.command("drop", "data"),
+    "pipeline": lambda db: db.database.command("aggregate", "data", pipeline=[{"$out": "x"}], cursor={}),
     "put": lambda db: db.warehouse.blobs.store().put("ab/c", [b"x"]),
 }
 
