@@ -146,10 +146,10 @@ def _content(leaf: Leaf, data: memoryview) -> bytes:
 
 def _commit(warehouse: Warehouse, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
-        mongo = warehouse.index.database
+        index = warehouse.index
         scope = {"_tdb.p": warehouse.project, "run": document.get("run")}
-        last = mongo["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
+        last = index["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
-        mongo["params"].insert_one(document, session=session)
+        index["params"].insert_one(document, session=session)
 
     return work

@@ -115,6 +115,7 @@ def commit(
     """
     segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
+    warehouse.index.make("data")
     search_index(warehouse, "data").add_documents(batch.docs)
     if segment is not None and not batch.stored:
         put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
@@ -169,9 +170,9 @@ class _Body:
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
         self._attempts += 1
-        warehouse, mongo, docs = self._warehouse, self._warehouse.index.database, self._batch.docs
+        warehouse, index, docs = self._warehouse, self._warehouse.index, self._batch.docs
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
-        counter: DatasetDocument | None = mongo["datasets"].find_one_and_update(
+        counter: DatasetDocument | None = index["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
             {"$inc": {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
@@ -183,7 +184,7 @@ class _Body:
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
         try:
-            mongo["data"].insert_many(docs, session=session)
+            index["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
             if is_too_large(error):
                 raise
@@ -192,7 +193,7 @@ class _Body:
             # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
             there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
-            if not mongo["segments"].update_one(there, lives, session=session).matched_count:
+            if not index["segments"].update_one(there, lives, session=session).matched_count:
                 raise _SegmentGone(
                     f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
                     " it was committed: write these samples again"

@@ -70,8 +70,8 @@ class _Died(Exception):
 
 def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None) -> Compacted:
     """See `Data.compact`."""
-    mongo = warehouse.index.database
-    about: DatasetDocument | None = mongo["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
+    index = warehouse.index
+    about: DatasetDocument | None = index["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
     if about is None:
         raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
@@ -89,7 +89,7 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
     if whole and last > about.get("compacted", 0):
         # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
-        mongo["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
+        index["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
     _mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
     if progress is not None:
         progress(last - start, last - start, report)
@@ -239,9 +239,9 @@ class _Body:
     def __call__(self, session: Any) -> int:
         back_off(self._attempts)
         self._attempts += 1
-        mongo = self._warehouse.index.database
+        index = self._warehouse.index
         # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
-        done = mongo["segments"].update_one(
+        done = index["segments"].update_one(
             {"_id": self._segment, "state": {"$in": ["writing", "live"]}},
             {"$set": {"state": "live"}, "$inc": {"v": 1}},
             session=session,

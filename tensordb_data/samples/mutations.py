@@ -154,6 +154,7 @@ class Mutation:
             self._prepare(session)
             begin(session)
 
+        self._warehouse.index.make("mutations")
         self._warehouse.index.transaction(announce)
         self._id = id
 
@@ -183,7 +184,7 @@ class _Begin:
     def __call__(self, session: Any) -> None:
         back_off(self._attempts)
         self._attempts += 1
-        mongo = self._warehouse.index.database
+        index = self._warehouse.index
         entry = {
             "id": self._id, "mut": _MORE, "kind": self._kind, "host": {"$literal": socket.gethostname()},
             "pid": os.getpid(), "since": "$$NOW",
@@ -193,10 +194,10 @@ class _Begin:
         begun = {"mut": _MORE, "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
         if self._kind == "delete":
             begun["del"] = _MORE
-        mongo["datasets"].update_many(self._warehouse.datasets.filter(self._names), [{"$set": begun}], session=session)
+        index["datasets"].update_many(self._warehouse.datasets.filter(self._names), [{"$set": begun}], session=session)
         about = {"p": self._warehouse.project, "d": self._names, "kind": self._kind}
         new = [{"$set": {name: {"$literal": value} for name, value in about.items()}}, _until()]
-        mongo["mutations"].update_one({"_id": self._id}, new, upsert=True, session=session)
+        index["mutations"].update_one({"_id": self._id}, new, upsert=True, session=session)
 
 
 class _End:
@@ -213,15 +214,15 @@ class _End:
     def __call__(self, session: Any) -> None:
         back_off(self._attempts)
         self._attempts += 1
-        mongo = self._warehouse.index.database
-        mongo["mutations"].delete_one({"_id": self._id}, session=session)
+        index = self._warehouse.index
+        index["mutations"].delete_one({"_id": self._id}, session=session)
         # The document tells whether it is a deletion, so that any reader can end it.
         deleted = {"$in": ["delete", {"$map": {"input": {"$filter": _only(self._id, "$eq")}, "in": "$$this.kind"}}]}
         ended = {
             "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
         }  # fmt: skip
         there = {**self._warehouse.datasets.filter(self._names), "open.id": self._id}
-        mongo["datasets"].update_many(there, [{"$set": ended}], session=session)
+        index["datasets"].update_many(there, [{"$set": ended}], session=session)
 
 
 _OPEN = {"$ifNull": ["$open", []]}
@@ -275,10 +276,10 @@ class _EndSilent(_End):
 
     def __call__(self, session: Any) -> None:
         """In a transaction."""
-        mongo = self._warehouse.index.database
+        index = self._warehouse.index
         out = {"_id": self._id, "$expr": {"$lte": ["$until", "$$NOW"]}}
-        lease = mongo["mutations"].find_one_and_delete(out, session=session)
-        if lease is None and mongo["mutations"].find_one({"_id": self._id}, session=session) is not None:
+        lease = index["mutations"].find_one_and_delete(out, session=session)
+        if lease is None and index["mutations"].find_one({"_id": self._id}, session=session) is not None:
             return
         if lease is not None:
             self._names = lease["d"]

@@ -204,19 +204,19 @@ class SearchIndex:
         }  # fmt: skip
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:
-        mongo, now = self._warehouse.index.database, dt.datetime.now(dt.timezone.utc)
+        index, now = self._warehouse.index, dt.datetime.now(dt.timezone.utc)
         for some in chunks(entries, _CHUNK):
             pairs = [({"_id": entry["_id"]}, {"$set": {**entry, "at": now}}) for entry in some]
 
             def write(pairs: Sequence[Any] = pairs) -> None:
-                mongo["search"].bulk_write(
+                index["search"].bulk_write(
                     [UpdateOne(filter, update, upsert=True) for filter, update in pairs], ordered=False
                 )
 
-            if self._warehouse.index.is_server and self._kind == "logs":  # the writer of a log tries again by itself
+            if index.is_server and self._kind == "logs":  # the writer of a log tries again by itself
                 write()
-            elif self._warehouse.index.is_server:
-                retry_while_unavailable(functools.partial(write_past_stale_transactions, mongo.client, write))
+            elif index.is_server:
+                retry_while_unavailable(functools.partial(write_past_stale_transactions, index.database.client, write))
             else:  # mongomock cannot read pymongo's bulk operations
                 for pair in pairs:
-                    mongo["search"].update_one(*pair, upsert=True)
+                    index["search"].update_one(*pair, upsert=True)

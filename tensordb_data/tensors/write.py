@@ -83,6 +83,7 @@ def store_tensors(
     """
     stored = 0
     compressor = compressor or TensorCompressor()
+    warehouse.index.make("tensors", folder)
     for attempt in range(_ATTEMPTS):
         with contextlib.suppress(LeaseLost, _TensorGone), Lease(warehouse, ObjectId() if attempt else id) as lease:
             missing = _missing(warehouse, list(tensors), lease)

@@ -1,4 +1,4 @@
-"""The document that describes a warehouse in its database, with format and blob roots, and the indexes."""
+"""The document that describes a warehouse in its database, with format and blob roots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from bson import ObjectId
-from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.common.folder_names import folder_fault, is_wrapped
@@ -17,51 +16,6 @@ from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, Sto
 from tensordb_data.mongo.errors import UNAUTHORIZED
 
 FORMAT = 1
-
-_UP, _DOWN = ASCENDING, DESCENDING
-INDEXES: dict[str, list[IndexModel]] = {
-    "data": [
-        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], unique=True),
-        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("label", _UP), ("_tdb.s", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-    ],
-    "params": [
-        IndexModel([("_tdb.tensors", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("run", _UP), ("step", _DOWN), ("_id", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-    ],
-    "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
-    "leases": [IndexModel([("state", _UP), ("began", _UP)])],
-    "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
-    "architectures": [
-        IndexModel([("_tdb.tensors", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True),
-    ],
-    "jobs": [
-        IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
-        # The orders in which jobs are claimed.
-        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
-        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("due", _UP), ("_id", _UP)]),
-        # One active job for each key. Jobs that have ended have no key.
-        IndexModel(
-            [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
-        ),
-        IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
-        IndexModel([("after_any", _UP)], partialFilterExpression={"status": "waiting"}),
-        IndexModel([("_tdb.by", _UP)], partialFilterExpression={"_tdb.by": {"$exists": True}}),
-    ],
-    # Changes of samples that have not ended, see samples/mutations.py.
-    "mutations": [IndexModel([("p", _UP)])],
-    # What the readers of a stream have agreed on. It expires long after the last of them has read it.
-    "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
-    "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
-    "segments": [
-        IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)]),
-        IndexModel([("state", _UP), ("created", _UP)]),
-    ],
-    "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
-}
 
 
 def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str, Any]]:
@@ -81,8 +35,6 @@ def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str,
     try:
         doc = _warehouse(mongo, default_blobs if blobs is None else blobs)
         chosen = doc["roots"][0] if blobs is None else _registered(mongo, doc, blobs)
-        for name, indexes in INDEXES.items():
-            mongo[name].create_indexes(indexes)
     except OperationFailure as error:
         # A reader without the right to write can still use a warehouse that is ready.
         found = mongo["warehouse"].find_one({"_id": "warehouse"}) if error.code == UNAUTHORIZED else None

@@ -16,10 +16,11 @@ from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.folder_identity import FolderIdentity
 from tensordb_data.errors import ConnectError, StorageError
-from tensordb_data.mongo.address import Address
+from tensordb_data.mongo.address import CONNECT_SECONDS, Address
 from tensordb_data.mongo.client import open_client
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import StaleTransactionGuard
+from tensordb_data.warehouse.collection_indexes import make_indexes
 from tensordb_data.warehouse.read_only import ReadOnlyDatabase, ReadOnlyStore
 from tensordb_data.warehouse.roots import OpenedRoots, not_opened
 
@@ -56,6 +57,16 @@ class Connection:
         if address.read_only:
             self.mongo = ReadOnlyDatabase(self.mongo)
         self._read_only = address.read_only
+        self._indexed: set[str] = set()
+
+    def collection(self, name: str) -> Any:
+        """A collection, with its indexes. They are made when it is first used, if they are not there."""
+        if name not in self._indexed:
+            if not self._read_only:
+                # A primary may be lost in the middle, and to make what is there does nothing.
+                retry_while_unavailable(lambda: make_indexes(self.mongo, name), CONNECT_SECONDS)
+            self._indexed.add(name)
+        return self.mongo[name]
 
     def transaction(self, fn: Callable[[Any], T]) -> T:
         """Run `fn(session)` in a transaction, and again if it meets a conflict.

@@ -21,7 +21,10 @@ Update = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
 class Index:
-    """The documents of a warehouse: `index["data"]` is a collection. It reconnects after a fork."""
+    """The documents of a warehouse: `index["data"]` is a collection. It reconnects after a fork.
+
+    The first use of a collection in a process makes it and its indexes, if it is not there yet.
+    """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -38,7 +41,13 @@ class Index:
         return self._connections.get().is_server
 
     def __getitem__(self, name: str) -> Collection[Any]:
-        return self.database[name]
+        collection: Collection[Any] = self._connections.get().collection(name)
+        return collection
+
+    def make(self, *names: str) -> None:
+        """Make the collections that a transaction is about to use; one that is made within it lets it begin again."""
+        for name in names:
+            self._connections.get().collection(name)
 
     def transaction(self, body: Callable[[ClientSession | None], T]) -> T:
         """Run `body(session)` in one transaction, retried on conflicts; without one, `body(None)`, on mongomock."""

@@ -1,0 +1,72 @@
+"""The collections of a warehouse and their MongoDB indexes. Each is made when it is first used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel
+from pymongo.errors import OperationFailure
+
+from tensordb_data.mongo.errors import UNAUTHORIZED
+
+_UP, _DOWN = ASCENDING, DESCENDING
+INDEXES: dict[str, list[IndexModel]] = {
+    "data": [
+        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], unique=True),
+        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("label", _UP), ("_tdb.s", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+    ],
+    "params": [
+        IndexModel([("_tdb.tensors", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("run", _UP), ("step", _DOWN), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+    ],
+    "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
+    "leases": [IndexModel([("state", _UP), ("began", _UP)])],
+    "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
+    "architectures": [
+        IndexModel([("_tdb.tensors", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True),
+    ],
+    "jobs": [
+        IndexModel([("_tdb.p", _UP), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+        # The orders in which jobs are claimed.
+        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("priority", _DOWN), ("due", _UP), ("_id", _UP)]),
+        IndexModel([("_tdb.p", _UP), ("status", _UP), ("kind", _UP), ("due", _UP), ("_id", _UP)]),
+        # One active job for each key. Jobs that have ended have no key.
+        IndexModel(
+            [("_tdb.p", _UP), ("_tdb.key", _UP)], unique=True, partialFilterExpression={"_tdb.key": {"$exists": True}}
+        ),
+        IndexModel([("after", _UP)], partialFilterExpression={"status": "waiting"}),
+        IndexModel([("after_any", _UP)], partialFilterExpression={"status": "waiting"}),
+        IndexModel([("_tdb.by", _UP)], partialFilterExpression={"_tdb.by": {"$exists": True}}),
+    ],
+    # Changes of samples that have not ended, see samples/mutations.py.
+    "mutations": [IndexModel([("p", _UP)])],
+    # What the readers of a stream have agreed on. It expires long after the last of them has read it.
+    "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
+    "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],
+    "segments": [
+        IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)]),
+        IndexModel([("state", _UP), ("created", _UP)]),
+    ],
+    "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
+}
+
+
+def make_indexes(mongo: Any, name: str) -> None:
+    """Make a collection with its indexes, or what is missing of it. A collection that has none is left alone.
+
+    Args:
+        mongo: The database.
+        name: The collection.
+    """
+    if name not in INDEXES:
+        return
+    try:
+        mongo[name].create_indexes(INDEXES[name])
+    except OperationFailure as error:
+        # A reader without the right to write uses what is there.
+        if error.code != UNAUTHORIZED:
+            raise
