@@ -16,7 +16,7 @@ from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, Save
 from tensordb_data.common.deprecation import moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, StateError
-from tensordb_data.params.apply import assign, check_keras
+from tensordb_data.params.apply_keras import assign, check_keras, named_values, variable_names
 from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
@@ -96,6 +96,7 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
         self._batches = 0  # batches that fit has received in this iteration of the dataset
         self._begin = 0
         self._iterated = False
+        self._optimizer: Any = None  # the one that was restored, until fit begins
         options = SaveOptions.of(options)
         lineage = {"architecture": options.architecture, "data": of_data(stream)}
         self._core = Checkpointer(
@@ -132,14 +133,20 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
                 )
             warnings.warn(f"{label} has a stream position too, and stream= was not given: not restored.", stacklevel=2)
         optimizer = _built(model)
-        variables = [*model.weights, *_seeds(model), *optimizer.variables]
-        values = [*parts["model"].values(), *parts["seeds"], *parts["optimizer"].values()]
         _same_kind(optimizer, parts["training"], label)
-        check_keras(model, variables, values, label)
+        slots, seeds = _slot_names(model, optimizer), _seeds(model)
+        check_keras(model, seeds, parts["seeds"], label)
+        variables = [*model.weights, *seeds, *optimizer.variables]
+        values = [
+            *named_values(model, model.weights, variable_names(model), parts["model"], label),
+            *parts["seeds"],
+            *named_values(model, optimizer.variables, slots, parts["optimizer"], label),
+        ]
         if self._stream is not None:
             self._stream.load_state_dict(parts["stream"], plans=parts.get("plans"))
             self._resumed = self._stream.state_dict()
         assign(model, variables, values, label)
+        self._optimizer = optimizer
         rng.apply(parts["rng"])
         self._iterated, self._batches = False, 0
         found_step = int(parts["training"]["step"])
@@ -151,6 +158,12 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Note that a fit begins, and with it an iteration of the dataset."""
         optimizer = _optimizer(self.model)
+        restored, self._optimizer = self._optimizer, None
+        if restored is not None and restored is not optimizer:
+            raise CheckpointError(
+                "compile() was called after restore(): the model has a new optimizer, without the state that was "
+                "restored. Compile first, then restore."
+            )
         self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
         self._core.begin_at(int(_read(optimizer.iterations)))
         self._iteration()
@@ -183,9 +196,9 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     def _state(self, step: int) -> dict[str, Any]:
         optimizer = _optimizer(self.model)
         state: dict[str, Any] = {
-            "model": _named(self.model.weights),
+            "model": dict(zip(variable_names(self.model), map(_read, self.model.weights), strict=True)),
             "seeds": [_read(variable) for variable in _seeds(self.model)],
-            "optimizer": _named(optimizer.variables),
+            "optimizer": dict(zip(_slot_names(self.model, optimizer), map(_read, optimizer.variables), strict=True)),
             "rng": rng.capture(),
             "training": {
                 "step": step,
@@ -231,12 +244,19 @@ def _seeds(model: Any) -> list[Any]:
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
-def _named(variables: Sequence[Any]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for number, variable in enumerate(variables):
-        name = variable.path if variable.path not in named else f"{variable.path}#{number}"
-        named[name] = _read(variable)
-    return named
+def _slot_names(model: Any, optimizer: Any) -> list[str]:
+    """Names of the variables of an optimizer: by the weight that each belongs to, as `variable_names` has it."""
+    weights = zip(variable_names(model), model.weights, strict=True)
+    # Keras names them by the path of the weight, in which it has numbered the layers
+    paths = ((weight.path.replace("/", "_") + "_", name) for name, weight in weights)
+    flat = sorted(paths, key=lambda pair: -len(pair[0]))
+    names: list[str] = []
+    for variable in optimizer.variables:
+        own = variable.path.rpartition("/")[2]
+        found = next(((path, name) for path, name in flat if own.startswith(path)), None)
+        name = own if found is None else f"{found[1]}:{own[len(found[0]):]}"
+        names.append(name if name not in names else f"{name}#{len(names)}")
+    return names
 
 
 def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:

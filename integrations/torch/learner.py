@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from tensordb_data.errors import StateError
 from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.torch.convert import to_tensors
+from tensordb_data.torch.optimizer_state import in_order_of, parameter_names
+from tensordb_data.torch.restore import all_or_none, check_kinds, kind_of
 
 
 class Learner:
@@ -37,8 +38,15 @@ class Learner:
         return {"loss": value.item(), **metrics}
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters and optimizer."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Parameters and optimizer, with its class and the names of its parameters."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "about": {
+                "kinds": {"optimizer": kind_of(self.optimizer)},
+                "parameters": parameter_names(self.model, self.optimizer),
+            },
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a state.
@@ -48,8 +56,10 @@ class Learner:
         """
         label = "the saved state"
         check_torch(self.model, state["model"], label)
-        try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, ValueError) as error:
-            raise StateError(f"{label} does not fit this {type(self.optimizer).__name__}: {error}") from error
-        into_torch(self.model, state["model"], label)
+        about = state.get("about", {})
+        check_kinds({"optimizer": self.optimizer}, about.get("kinds", {}), label)
+        names = parameter_names(self.model, self.optimizer)
+        ordered = in_order_of(self.optimizer, names, state["optimizer"], about.get("parameters"), label)
+        with all_or_none(label) as load:
+            load("optimizer", self.optimizer, ordered)
+            into_torch(self.model, state["model"], label)

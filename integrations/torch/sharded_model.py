@@ -24,10 +24,11 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module within DistributedDataParallel, or the model itself."""
-    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        return model.module  # type: ignore[no-any-return]
-    return model
+    """The module within DistributedDataParallel, DataParallel and `torch.compile`, or the model itself."""
+    if isinstance(model, (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)):
+        return unwrapped(model.module)
+    compiled = model._modules.get("_orig_mod")
+    return model if compiled is None else unwrapped(compiled)
 
 
 def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 
 def is_by_name(optimizer_state: Mapping[str, Any]) -> bool:
     """Whether the state of an optimizer has the names of its parameters, as `gather` makes it, and no numbers."""
-    return any(isinstance(name, str) for group in optimizer_state["param_groups"] for name in group["params"])
+    groups = optimizer_state.get("param_groups", ())
+    return any(isinstance(name, str) for group in groups for name in group["params"])
 
 
 def scatter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -22,7 +22,9 @@ from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import Position, position_of
+from tensordb_data.torch.optimizer_state import in_order_of, parameter_names
 from tensordb_data.torch.ranks import ranks
+from tensordb_data.torch.restore import all_or_none, check_kinds, kind_of
 from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, scatter, unwrapped
 
 if TYPE_CHECKING:
@@ -61,7 +63,8 @@ class StepCheckpointer(SaveControls):
     Args:
         db: The warehouse.
         run: Name of the run. `restore()` continues the run of this name.
-        model: The module. Under DistributedDataParallel pass the wrapper or its `.module`, the same each time.
+        model: The module, or what DistributedDataParallel, DataParallel or `torch.compile` has made of it. Its tensors
+            are stored by the names of the module within.
         optimizer: The optimizer, or None.
         every: How often to save: `every=200` steps, or `every=Every(steps=200, seconds=60)`, or as often as a budget
             allows, `every=Every(overhead=0.02)`; see `Every`.
@@ -140,17 +143,20 @@ class StepCheckpointer(SaveControls):
         """The last step that has ended or was restored."""
         return self._core.last_step
 
-    def restore(self, step: int | None = None) -> int:
+    def restore(self, step: int | None = None, *, missing: Literal["error", "fresh"] = "error") -> int:
         """Continues the run: loads the checkpoint of the run that was saved last. Call it before the loop begins.
 
         Args:
             step: Go back to the checkpoint of this step. The checkpoints that are saved after it are then the newest.
+            missing: What to do with an object that the checkpoint has no state for, since it was added later (an EMA in
+                `extra`, say): an error, or `"fresh"`: it stays as it is, which is said.
 
         Returns:
             The step to continue from, 0 if nothing has been saved.
 
         Raises:
-            StateError: Model, optimizer or stream do not fit the checkpoint; nothing was changed.
+            StateError: Something does not fit the checkpoint: the model, the stream, the class of the optimizer or the
+                scheduler, the names of parameters, or an object refuses its state. Nothing was changed.
             CorruptBlobError: Stored bytes are damaged. The message says which checkpoint is intact. An older checkpoint
                 is never loaded silently.
             NotFoundError: There is no checkpoint of that step.
@@ -162,18 +168,19 @@ class StepCheckpointer(SaveControls):
             return 0
         document, parts = found
         label = describe(document)
-        self._check(label, parts)
-        if self._position is not None:  # this may raise, so it comes first
-            self._position.load(parts["stream"], parts.get("plans", {}))
-        optimizer = self._stateful.get("optimizer")
-        by_name = optimizer is not None and is_by_name(parts["optimizer"])
-        if by_name or self._sharded:
-            scatter(self._model, optimizer, parts, label)
-        else:
-            into_torch(self._model, parts["model"], label)
-        for name, value in self._stateful.items():
-            if name != "optimizer" or not (by_name or self._sharded):
-                value.load_state_dict(parts[name])
+        parts = self._checked(label, parts, missing, document.get("lineage", {}))
+        optimizer = self._stateful.get("optimizer") if "optimizer" in parts else None
+        together = self._sharded or (optimizer is not None and is_by_name(parts["optimizer"]))
+        with all_or_none(label) as load:
+            for name, value in self._stateful.items():
+                if name in parts and not (together and name == "optimizer"):
+                    load(name, value, parts[name])
+            if self._position is not None and "stream" in parts:
+                self._position.load(parts["stream"], parts.get("plans", {}))
+            if together:
+                scatter(self._model, optimizer, parts, label)
+            else:
+                into_torch(self._model, parts["model"], label)
         own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
         rng.apply(own)
         # a run that was interrupted between two iterations had not made the draw yet (see _restore_rng_again)
@@ -236,11 +243,15 @@ class StepCheckpointer(SaveControls):
         if self._sharded:
             state.update(gather(self._model, self._stateful.get("optimizer")))
         else:
-            state["model"] = self._model.state_dict()
+            state["model"] = unwrapped(self._model).state_dict()
         state["rng"] = rng.capture()
         if self._ranks is not None:
             state["rng"]["ranks"] = self._ranks.gather(state["rng"])
-        state["training"] = {"step": step, "framework": "torch", "torch": torch.version.__version__}
+        state["training"] = {
+            "step": step, "framework": "torch", "torch": torch.version.__version__,
+            "kinds": {name: kind_of(value) for name, value in self._stateful.items()},
+            "parameters": {name: parameter_names(self._model, value) for name, value in self._optimizers.items()},
+        }  # fmt: skip
         if self._position is not None:
             state["stream"] = self._position.state()
             if plans := self._position.plans(state["stream"]):
@@ -248,25 +259,44 @@ class StepCheckpointer(SaveControls):
             state["training"]["at_end"] = self._position.at_end()
         return state
 
-    def _check(self, label: str, parts: Mapping[str, Any]) -> None:
-        """Raise if the checkpoint does not fit, before anything is changed."""
+    @property
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Those whose parameters have numbers in their states."""
+        found = {name: one for name, one in self._stateful.items() if isinstance(one, torch.optim.Optimizer)}
+        return {name: one for name, one in found.items() if not (self._sharded and name == "optimizer")}
+
+    def _checked(
+        self, label: str, parts: Mapping[str, Any], missing: str, lineage: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The parts, as the objects here take them. Raises if one does not fit, before anything is changed."""
+        if missing not in ("error", "fresh"):
+            raise CheckpointError(f'missing= is "error" or "fresh"; found {missing!r}')
         if (framework := parts["training"].get("framework")) != "torch":
             raise StateError(f"{label} is a training state of {framework}, not of torch. Use another run name.")
         ours = {*self._stateful, *(["stream"] if self._position is not None else [])}
-        if missing := sorted(ours - set(parts)):
-            raise StateError(
-                f"{label} has no {', '.join(missing)}: it was saved without. Make the checkpointer as "
-                "it was made then, or begin another run."
-            )
+        if absent := ", ".join(sorted(ours - set(parts))):
+            if missing == "error":
+                raise StateError(
+                    f"{label} has no {absent}: it was saved without. Make the checkpointer as it was made then, begin "
+                    'another run, or let what is new start as it is: restore(missing="fresh").'
+                )
+            warnings.warn(f"{label} has no {absent}: this starts as it is.", stacklevel=3)
         if ignored := sorted(set(parts) - ours - {"model", "plans", "rng", "training"}):
             warnings.warn(
                 f"{label} has {', '.join(ignored)} too, which this checkpointer was not given: not restored.",
                 stacklevel=3,
             )
         check_torch(self._model, parts["model"], label)
-        optimizer = self._stateful.get("optimizer")
-        if optimizer is not None:
-            _check_optimizer(optimizer, parts["optimizer"], label)
+        training = parts["training"]
+        there = {name: value for name, value in self._stateful.items() if name in parts}
+        kinds = training.get("kinds") or {name: lineage[name] for name in ("optimizer",) if name in lineage}
+        check_kinds(there, kinds, label)
+        names = training.get("parameters", {})
+        return {**parts, **{
+            name: in_order_of(one, parameter_names(self._model, one), parts[name], names.get(name), label)
+            for name, one in self._optimizers.items()
+            if name in parts and not is_by_name(parts[name])
+        }}  # fmt: skip
 
     def _restore_rng_again(self) -> None:
         # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw
@@ -277,13 +307,3 @@ class StepCheckpointer(SaveControls):
 
 
 _OWN = frozenset(("model", "plans", "rng", "stream", "training"))
-
-
-def _check_optimizer(optimizer: Any, state: Mapping[str, Any], label: str) -> None:
-    saved = [len(group["params"]) for group in state["param_groups"]]
-    own = [len(group["params"]) for group in optimizer.param_groups]
-    if saved != own:
-        raise StateError(
-            f"{label} does not fit this {type(optimizer).__name__}: its parameter groups have {saved} "
-            f"parameters, those here {own}."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,12 @@ class StagingBuffer:
         if signatures == self._signatures:
             return
         self.wait()
+        torch = sys.modules.get("torch")
+        # What is made in torch's inference mode cannot be written to outside of it.
+        with contextlib.nullcontext() if torch is None else torch.inference_mode(False):
+            self._place(leaves, signatures)
+
+    def _place(self, leaves: Sequence[Leaf], signatures: list[Any]) -> None:
         devices = {leaf.device for leaf in leaves} - {None}
         self._offsets, end = [0] * len(leaves), 0
         spans: dict[Any, list[int]] = {device: [] for device in devices}

@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tensordb_data.errors import StateError
+from tensordb_data.params.apply_keras import into_keras
+from tensordb_data.params.difference import Difference, refuse
+from tensordb_data.params.names import Renames, choose, match_names, plain
 from tensordb_data.tensors.leaf import import_torch
 
-_SHOWN = 5  # names in a message, per kind of difference
 
-
-@dataclass(frozen=True)
-class Difference:
-    """How a model and a checkpoint differ. It is false if they do not."""
-
-    missing: tuple[str, ...] = ()
-    """Names in the model that the checkpoint does not have."""
-    unexpected: tuple[str, ...] = ()
-    """Names in the checkpoint that the model does not have."""
-    shapes: tuple[str, ...] = ()
-    """Names in both whose shapes differ, with what was expected and what was found."""
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.shapes)
-
-    def __str__(self) -> str:
-        named = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.shapes))
-        return ". ".join(
-            f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"
-            for what, names in named
-            if names
-        )
-
-
-def apply_to(model: Any, state: Any, label: str, strict: bool = True) -> Difference:
+def apply_to(
+    model: Any, state: Any, label: str, strict: bool = True, *, prefix: str = "", rename: Renames = ()
+) -> Difference:
     """Loads `state` into a torch module or a Keras model.
 
     Raises:
-        StateError: It does not fit and `strict` is true; the model is unchanged.
+        StateError: It does not fit and `strict` is true, or nothing of it fits; the model is unchanged.
     """
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
+    if prefix or rename:
+        if not isinstance(state, Mapping):
+            raise StateError(f"prefix= and rename= need names, and {label} is a {type(state).__name__} without")
+        state = Renamed({new: state[old] for new, old in choose(state, prefix, rename, label).items()})
     # a Keras model is a torch module too where Keras runs on torch
     if keras is not None and isinstance(model, keras.Model):
         return into_keras(model, state, label, strict)
@@ -56,8 +40,12 @@ def apply_to(model: Any, state: Any, label: str, strict: bool = True) -> Differe
     )
 
 
-def compare_torch(model: Any, state: Any, label: str) -> Difference:
-    """How a torch module and a state differ.
+class Renamed(dict[str, Any]):
+    """Saved values under other names than those that they were saved with."""
+
+
+def compare_torch(model: Any, state: Any, label: str) -> tuple[Difference, dict[str, Any]]:
+    """How a torch module and a state differ, and what the state has for the module, by its names.
 
     Raises:
         StateError: The state is not one of a module at all.
@@ -66,37 +54,45 @@ def compare_torch(model: Any, state: Any, label: str) -> Difference:
         raise StateError(
             f"{label} is a {type(state).__name__}, not a dict of tensors: it was not saved from a state_dict()"
         )
-    expected = model.state_dict()
-    return Difference(
-        tuple(name for name in expected if name not in state),
-        tuple(str(name) for name in state if name not in expected),
-        tuple(
-            f"{name}: expected {tuple(value.shape)}, found {tuple(np.shape(state[name]))}"
-            for name, value in expected.items()
-            if name in state and hasattr(value, "shape") and tuple(np.shape(state[name])) != tuple(value.shape)
-        ),
+    own = model.state_dict()
+    pairs = match_names(own, state)
+    values = {name: state[saved] for name, saved in pairs.items()}
+    _fill_tied(own, values)
+    shapes = {
+        name: f"{name}: expected {tuple(own[name].shape)}, found {tuple(np.shape(value))}"
+        for name, value in values.items()
+        if _has_shape(own[name]) and tuple(np.shape(value)) != tuple(own[name].shape)
+    }
+    there = set(pairs.values())
+    difference = Difference(
+        missing=tuple(name for name in own if name not in values),
+        unexpected=tuple(str(name) for name in state if name not in there),
+        shapes=tuple(shapes.values()),
+        matched=tuple(name for name in values if name not in shapes),
     )
+    return difference, {name: value for name, value in values.items() if name not in shapes}
 
 
 def check_torch(model: Any, state: Any, label: str) -> None:
     """Refuses a state that does not fit a torch module, before anything is changed."""
-    _refuse(model, label, compare_torch(model, state, label))
+    refuse(model, label, compare_torch(model, state, label)[0])
 
 
 def into_torch(model: Any, state: Any, label: str, strict: bool = True) -> Difference:
     """`model.load_state_dict` of torch tensors or numpy arrays."""
-    difference = compare_torch(model, state, label)
-    if strict:
-        _refuse(model, label, difference)
+    difference, values = compare_torch(model, state, label)
+    refuse(model, label, difference, strict)
     torch = import_torch()
-    left_out = {text.split(":", 1)[0] for text in difference.shapes}
-    tensors = {
-        name: torch.as_tensor(np.asarray(value))
-        if hasattr(value, "__array__") and not torch.is_tensor(value)
-        else value
-        for name, value in state.items()
-        if name not in left_out
-    }
+    tensors: OrderedDict[str, Any] = OrderedDict(
+        (
+            name,
+            torch.as_tensor(np.asarray(value))
+            if hasattr(value, "__array__") and not torch.is_tensor(value)
+            else value,
+        )
+        for name, value in values.items()
+    )
+    tensors._metadata = _versions(model.state_dict(), state)  # type: ignore[attr-defined]
     try:
         model.load_state_dict(tensors, strict=strict)
     except RuntimeError as error:
@@ -104,47 +100,39 @@ def into_torch(model: Any, state: Any, label: str, strict: bool = True) -> Diffe
     return difference
 
 
-def into_keras(model: Any, state: Any, label: str, strict: bool = True) -> Difference:
-    """`model.set_weights`: by order and shape, since Keras numbers the names of layers anew in each process."""
-    values = list(state.values()) if isinstance(state, Mapping) else state
-    if not isinstance(values, Sequence):
-        raise StateError(
-            f"{label} is a {type(state).__name__}, not a list of arrays: it was not saved from get_weights()"
-        )
-    return assign(model, model.weights, values, label, strict)
+def _has_shape(value: Any) -> bool:
+    """Whether the shape of a value is known: a module that is built lazily takes any."""
+    is_lazy = sys.modules["torch"].nn.parameter.is_lazy
+    return not is_lazy(value) and hasattr(value, "shape")
 
 
-def assign(model: Any, variables: Sequence[Any], values: Sequence[Any], label: str, strict: bool = True) -> Difference:
-    """Gives Keras variables their values, by order and shape, all or none; those that fit if not `strict`."""
-    difference = _compare_keras(variables, values, label)
-    if strict:
-        _refuse(model, label, difference)
-    for variable, value in zip(variables, values, strict=False):
-        if tuple(variable.shape) == tuple(value.shape):
-            variable.assign(np.asarray(value))
-    return difference
+def _fill_tied(own: Mapping[str, Any], values: dict[str, Any]) -> None:
+    """Give tensors that are tied to others in the model what the state has for those."""
+    if len(values) == len(own):
+        return
+    places = {place: name for name in values if (place := _place(own[name])) is not None}
+    for name in own:
+        if name not in values and (place := _place(own[name])) in places:
+            values[name] = values[places[place]]
 
 
-def check_keras(model: Any, variables: Sequence[Any], values: Sequence[Any], label: str) -> None:
-    """Refuses values that do not fit Keras variables, before anything is changed."""
-    _refuse(model, label, _compare_keras(variables, values, label))
+def _place(value: Any) -> Any:
+    """Where a tensor lies in memory; None if it lies nowhere."""
+    torch = sys.modules["torch"]
+    if not torch.is_tensor(value) or not _has_shape(value) or value.is_meta or not value.numel():
+        return None
+    if value.layout is not torch.strided or hasattr(type(value), "__tensor_flatten__"):
+        return None
+    return value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), value.device
 
 
-def _compare_keras(variables: Sequence[Any], values: Sequence[Any], label: str) -> Difference:
-    if any(value is None or not hasattr(value, "shape") for value in values):
-        raise StateError(f"{label} holds more than arrays: it was not saved from get_weights()")
-    names = [variable.path for variable in variables]
-    return Difference(
-        tuple(names[len(values) :]),
-        tuple(f"array {i} of shape {tuple(value.shape)}" for i, value in enumerate(values) if i >= len(names)),
-        tuple(
-            f"{name}: expected {tuple(variable.shape)}, found {tuple(value.shape)}"
-            for name, variable, value in zip(names, variables, values, strict=False)
-            if tuple(variable.shape) != tuple(value.shape)
-        ),
-    )
+def _versions(own: Any, state: Any) -> Mapping[str, Any]:
+    """The versions of the modules that wrote a state, by the names of the modules here.
 
-
-def _refuse(model: Any, label: str, difference: Difference) -> None:
-    if difference:
-        raise StateError(f"{label} does not fit this {type(model).__name__}. {difference}.")
+    With them a module reads what an earlier version of it has saved. A module of which they are not known is taken to
+    be of the version that is here.
+    """
+    here: Mapping[str, Any] = getattr(own, "_metadata", {})
+    saved: Mapping[str, Any] = getattr(state, "_metadata", {})
+    by_plain = {plain(name): about for name, about in saved.items()}
+    return OrderedDict((name, saved.get(name, by_plain.get(plain(name), about))) for name, about in here.items())

@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from tensordb_data.params.load import LeafRow, describe, reading_structure, structure
+from tensordb_data.params.names import match_names
 from tensordb_data.tensors.read import THREADS, TensorLocation, corrupt, find_locations, open_local, pread
 from tensordb_data.tensors.tree import unflatten
 
@@ -28,12 +29,12 @@ _PIECE = 256 << 10  # bytes, hashed while the processor's cache still holds them
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> bool:
+def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any) -> tuple[str, ...] | None:
     """Load the part "model" of a set into a torch module, all of it or nothing.
 
     Returns:
-        Whether it was loaded. This needs the set in local files, the module on the CPU, and the same names, shapes and
-        dtypes in both. Otherwise the module has not changed.
+        The names in the module, if it was loaded. This needs the set in local files, the module on the CPU, and the
+        same names, shapes, dtypes and versions of modules in both. Otherwise None: the module has not changed.
 
     Raises:
         CorruptBlobError: Stored bytes do not match their digest; names the tensor. The module is as it was.
@@ -42,21 +43,25 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")
     # a Keras model is a torch module too where Keras runs on torch
     if torch is None or not isinstance(model, torch.nn.Module) or (keras and isinstance(model, keras.Model)):
-        return False
+        return None
     trees, table = structure(warehouse, document)
     with reading_structure(describe(document)):
         saved = unflatten(trees.get("model"), table)
     own = model.state_dict(keep_vars=True)
-    if not isinstance(saved, dict) or saved.keys() != own.keys():
-        return False
+    if not isinstance(saved, dict) or len(saved) != len(own):
+        return None
+    versions, pairs = getattr(saved, "_metadata", None), match_names(own, saved)
+    if len(pairs) != len(own) or versions not in (None, dict(getattr(own, "_metadata", {}))):
+        return None
+    saved = {name: saved[pairs[name]] for name in own}
     if not all(isinstance(row, LeafRow) and _fits(torch, row, own[name]) for name, row in saved.items()):
-        return False
+        return None
     targets = {name: own[name].detach().reshape(-1).view(torch.uint8).numpy() for name in own}
     if _overlap(saved, targets) or not _read(warehouse, describe(document), saved, targets):
-        return False
+        return None
     # runs the hooks of the module, which may use the values; values that are in their place are not copied
     model.load_state_dict(own)
-    return True
+    return tuple(own)
 
 
 def _fits(torch: Any, row: LeafRow, value: Any) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 from bson import ObjectId
 
 from tensordb_data.errors import CorruptBlobError, SchemaError
-from tensordb_data.params.apply import Difference, apply_to
+from tensordb_data.params.apply import apply_to
+from tensordb_data.params.difference import Difference
 from tensordb_data.params.load import describe, load_parts, suggest_intact_set
 from tensordb_data.params.load_in_place import load_in_place
+from tensordb_data.params.names import Renames
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.schema.schema import PROVENANCE
@@ -86,26 +88,36 @@ class ParameterSet(Record):
         with self._offered():
             return load_parts(self._warehouse, self._doc, [part], framework)[part]
 
-    def load_into(self, model: Any, *, strict: bool = True) -> Difference:
-        """Loads the parameters into a torch module or a Keras model.
+    def load_into(self, model: Any, *, strict: bool = True, prefix: str = "", rename: Renames = ()) -> Difference:
+        """Loads the parameters into a torch module or a Keras model, by their names.
+
+        What `torch.compile`, DataParallel, DistributedDataParallel and FSDP add to names does not count, on either
+        side. A tensor that is tied to another in the model may be missing. Weights that were saved from
+        `keras_model.get_weights()` have no names: they are loaded by order and shape.
 
         Args:
             model: The model.
-            strict: Whether all tensors must fit. With False, the tensors that fit by name and shape (in Keras by
-                order and shape) are loaded, and the rest of the model stays as it was.
+            strict: Whether all tensors must fit. With False, the tensors that fit by name and shape are loaded, and the
+                rest of the model stays as it was.
+            prefix: Load only the tensors whose names begin so, such as `"backbone."`. It is taken away.
+            rename: Then, what names begin with and what takes its place: `{"fc.": "head."}`, where the longest that
+                fits counts, or pairs, of which the first does.
 
         Returns:
-            What differs; nothing if `strict`.
+            What matched, and what differs: nothing if `strict`.
 
         Raises:
-            StateError: The parameters do not fit. The message lists missing and unexpected tensors and different
-                shapes. The model is as it was before.
+            StateError: The parameters do not fit, or with `strict=False` none of them does, or `prefix` or `rename`
+                fits no name. The message lists missing and unexpected tensors and different shapes. The model is as it
+                was before.
             CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
         """
         with self._offered():
-            if strict and load_in_place(self._warehouse, self._doc, model):
-                return Difference()
-        return apply_to(model, self.load(), describe(self._doc), strict)
+            if strict and not prefix and not rename:
+                loaded = load_in_place(self._warehouse, self._doc, model)
+                if loaded is not None:
+                    return Difference(matched=loaded)
+        return apply_to(model, self.load(), describe(self._doc), strict, prefix=prefix, rename=rename)
 
     @contextlib.contextmanager
     def _offered(self) -> Iterator[None]:

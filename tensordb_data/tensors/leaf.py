@@ -205,6 +205,15 @@ def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> 
             "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
             "options=StateDictOptions(full_state_dict=True))."
         )
+    if hasattr(type(value), "__tensor_flatten__"):
+        raise CheckpointError(
+            f"{where()} is a {type(value).__name__}, a tensor made of others (quantised, say), which would come back "
+            "as a plain one. Pass its parts, or the tensor before it was quantised."
+        )
+    if torch.nn.parameter.is_lazy(value):
+        raise CheckpointError(
+            f"{where()} is of a lazy module that has seen no input yet, and has no values to save. Call the model once."
+        )
     if value.is_meta:
         raise CheckpointError(
             f"{where()} is on the meta device and has no values to save. Materialise the model first."

@@ -20,13 +20,19 @@ from tensordb_data.tensors.leaf import Leaf, as_leaf
 Path = tuple[str | int, ...]
 
 # Keys of the one-entry objects that stand for what JSON does not have.
-_LEAF, _TUPLE, _FLOAT = "leaf", "tuple", "float"
+_LEAF, _TUPLE, _FLOAT, _MODULE = "leaf", "tuple", "float", "module"
 _AS_THEY_ARE = {bool, int, str, type(None)}
 _DICTS: dict[str, Callable[[list[tuple[Any, Any]]], Any]] = {
     "dict": dict,
     "ordered": OrderedDict,
     "counter": lambda items: Counter(dict(items)),  # MultiStepLR keeps its milestones in one
 }
+
+
+class StateDict(OrderedDict[str, Any]):
+    """A state dict of torch, with the versions of its modules where torch looks for them."""
+
+    _metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,10 @@ def unflatten(structure: Any, leaves: Mapping[int, Any] | Sequence[Any]) -> Any:
         return float(content)
     if kind in _DICTS:
         return _DICTS[kind]([(key, unflatten(node, leaves)) for key, node in content])
+    if kind == _MODULE:
+        state = StateDict((key, unflatten(node, leaves)) for key, node in content["items"])
+        state._metadata = {name: {"version": version} for name, version in content["versions"]}
+        return state
     raise CheckpointError(
         f"The set was written by a newer version of the library: its structure has {kind!r}. Upgrade to load it."
     )
@@ -90,7 +100,7 @@ def leaf_numbers(structure: Any) -> set[int]:
         return {content}
     if kind == _FLOAT:
         return set()
-    nodes = content if kind == _TUPLE else [node for _, node in content]
+    nodes = content if kind == _TUPLE else [node for _, node in (content["items"] if kind == _MODULE else content)]
     return {number for node in nodes for number in leaf_numbers(node)}
 
 
@@ -113,6 +123,15 @@ def from_json(data: bytes | memoryview) -> Any:
 def show(path: Path) -> str:
     """The place of a value in a state, as Python would write it: ``state['optimizer'][0]``."""
     return "state" + "".join(f"[{key!r}]" for key in path)
+
+
+def _versions(state: dict[Any, Any]) -> list[tuple[str, int]] | None:
+    """The versions of the modules that made a state dict of torch; None if they are all the first one."""
+    about = getattr(state, "_metadata", None)
+    if not isinstance(about, Mapping):
+        return None
+    found = [(str(name), one["version"]) for name, one in about.items() if type(one.get("version")) is int]
+    return found if any(version != 1 for _, version in found) else None
 
 
 class _Flattener:
@@ -162,6 +181,8 @@ class _Flattener:
                     "keys can be saved."
                 )
             items.append([key, self.node(item, (*path, key))])
+        if versions := _versions(value):
+            return {_MODULE: {"versions": versions, "items": items}}
         kind = "counter" if isinstance(value, Counter) else "ordered" if isinstance(value, OrderedDict) else "dict"
         return {kind: items}
 

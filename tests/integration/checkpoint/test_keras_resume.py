@@ -147,3 +147,50 @@ def test_any_tensorflow_value_is_saved(db):
     db.params.save({"v": tf.Variable(tf.range(100)), "t": tf.ones((2, 3), tf.bfloat16)})
     back = db.params.find().first().load(framework="numpy")
     assert np.array_equal(back["v"], np.arange(100)) and back["t"].shape == (2, 3)
+
+
+class Pair(keras.Model):
+    def __init__(self, *order):
+        super().__init__()
+        for name in order:
+            setattr(self, name, keras.layers.Dense(3))
+
+    def call(self, x):
+        return self.dec(keras.ops.tanh(self.enc(x)))
+
+
+def pair(*order):
+    keras.utils.set_random_seed(len(order[0]))
+    model = Pair(*order)
+    model(np.zeros((1, 3), "float32"))
+    model.compile("adam", "mse")
+    return model
+
+
+def test_layers_that_are_declared_in_another_order(db):
+    x, y = np.random.default_rng(0).normal(size=(2, 8, 3)).astype("float32")
+    model = pair("enc", "dec")
+    first = StepCheckpoint(db, run="k", every=1)
+    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, callbacks=[first], verbose=0)
+    other = pair("dec", "enc")
+    again = StepCheckpoint(db, run="k", every=100)
+    assert again.restore(other) == 4
+    assert np.array_equal(model.predict(x, verbose=0), other.predict(x, verbose=0))
+    for one in (model, other):
+        one.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0, callbacks=[again] if one is other else [])
+    assert np.array_equal(model.predict(x, verbose=0), other.predict(x, verbose=0))
+    third = pair("dec", "enc")
+    best = db.params.find({"run": "k", "step": 4}).first()
+    assert best.load_into(third).matched == ("dec/kernel", "dec/bias", "enc/kernel", "enc/bias")
+    with pytest.raises(StateError, match=r"2 missing: enc/kernel.*2 unexpected: code/kernel"):
+        best.load_into(third, rename={"enc": "code"})
+
+
+def test_compile_after_restore_is_refused(db):
+    x = np.zeros((4, 3), "float32")
+    pair("enc", "dec").fit(x, x, callbacks=[StepCheckpoint(db, run="k", every=1)], verbose=0)
+    model, again = pair("enc", "dec"), StepCheckpoint(db, run="k", every=1)
+    assert again.restore(model) == 1
+    model.compile("adam", "mse")
+    with pytest.raises(CheckpointError, match="Compile first, then restore"):
+        model.fit(x, x, callbacks=[again], verbose=0)
