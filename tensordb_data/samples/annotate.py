@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.mutations import LIMIT, Mutation
 from tensordb_data.samples.update import evolve, fit
@@ -46,8 +47,8 @@ def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, s
     """The dataset of each sample that exists."""
     found: dict[ObjectId, str] = {}
     for some in chunks(ids, _CHUNK):
-        chosen = {"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}
-        found.update((doc["_id"], doc["dataset"]) for doc in warehouse.index["data"].find(chosen, {"dataset": 1}))
+        chosen = warehouse.index["data"].find({"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}, {"dataset": 1})
+        found.update((doc["_id"], doc["dataset"]) for doc in read_all(chosen))
     return found
 
 
@@ -98,6 +99,5 @@ def _updates(
             added.setdefault(dataset, {}).update(new[dataset])
             schemas[dataset] = Schema({**schema, **new[dataset]})
         updates.append(({"_id": id, "_tdb.p": warehouse.project}, update))
-    for dataset, fields in added.items():
-        evolve(warehouse, dataset, fields)
+    evolve(warehouse, added)
     return updates

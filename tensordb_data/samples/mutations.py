@@ -34,6 +34,7 @@ from pymongo.write_concern import WriteConcern
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.errors import UNAUTHORIZED, is_too_large
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.samples.commit import back_off
 from tensordb_data.samples.commit_lock import commit_lock
@@ -296,7 +297,7 @@ def cluster_time(warehouse: Warehouse) -> Any:
 
 def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
     """Apply an update to the samples of a selection, each of them once; returns how many were modified."""
-    ids, names = _found(selection)
+    ids, names = retry_while_unavailable(lambda: _found(selection), reads=True)
     if not len(ids):
         return 0
     data = selection.collection

@@ -114,15 +114,16 @@ class SearchIndex:
         """The texts of a field that have entries; None if its words have entries instead."""
         key = name, field
         if key not in self._texts and key not in self._vocabularies:
-            there = (
-                self._warehouse.index["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
-            )
-            words = [word for entry in there for word in entry["f"]["r"]]
+            words = retry_while_unavailable(lambda: self._stored(name, field), reads=True) if self._by_words else []
             if words:
                 self._vocabularies[key] = Vocabulary(words)
             else:
                 self._texts[key] = set()
         return self._texts.get(key)
+
+    def _stored(self, name: str, field: str) -> list[str]:
+        pages = self._warehouse.index["search"].find(self._of(name, field, "r"), {"f.r": 1})
+        return [word for page in pages for word in page["f"]["r"]]
 
     @property
     def _by_words(self) -> bool:
