@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -14,6 +13,7 @@ from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.mutations import LIMIT, Mutation
+from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -37,9 +37,15 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
     changed = 0
     if updates:
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
+        fields = {path.split(".")[0] for _, update in updates for changes in update.values() for path in changes}
+
+        def change(some: Sequence[Update], session: Any) -> int:
+            check_not_renamed(warehouse, names, fields, session)
+            return warehouse.index.update_each("data", some, session)
+
         with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
             for some in chunks(updates, LIMIT):
-                changed += mutation.step(some, partial(warehouse.index.update_each, "data"))
+                changed += mutation.step(some, change)
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 

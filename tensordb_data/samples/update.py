@@ -10,6 +10,7 @@ from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.update import LISTS, NUMERIC, clean_update
+from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.schema import Field, Scalar, infer
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
 
@@ -144,6 +145,7 @@ def evolve(warehouse: Warehouse, new: Mapping[str, Mapping[str, Field]]) -> None
         SchemaError: Another writer has just added one as something else.
     """
     for dataset, fields in new.items():
+        check_not_renamed(warehouse, [dataset], list(fields))
         retry_while_unavailable(partial(_evolve, warehouse, dataset, fields))
 
 

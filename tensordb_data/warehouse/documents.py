@@ -123,6 +123,10 @@ class DatasetDocument(_Deletions):
     """The name that it had before it was renamed."""
     calm: NotRequired[CalmState]
     """A state before the oldest open mutation."""
+    renamed: NotRequired[dict[str, str]]
+    """The names of fields by those that they had before, see `samples.rename_field`."""
+    renaming: NotRequired[dict[str, str]]
+    """`from` and `to` of a field whose values are being copied to another name."""
 
 
 class SegmentDocument(TypedDict):
