@@ -98,7 +98,9 @@ class Collection(Generic[R]):
         mongo = selection.collection
         if update is None:
             if self.name in FIELDS:
-                return selection.modify(lambda filter: delete(self._warehouse, self.name, filter))
-            return selection.modify(lambda filter: int(mongo.delete_many(filter).deleted_count))
+                return delete(selection)
+            return selection.modify(lambda filter, session: mongo.delete_many(filter, session=session).deleted_count)
         with reported(selection.query), reindexing(selection, update):
-            return selection.modify(lambda filter: int(mongo.update_many(filter, update).modified_count))
+            return selection.modify(
+                lambda filter, session: mongo.update_many(filter, update, session=session).modified_count
+            )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import SchemaError
+from tensordb_data.mongo.retry import read_all
 from tensordb_data.params.lineage import surroundings
 from tensordb_data.params.parameter_set import RESERVED, ParameterSet, parent_id, set_fields
 from tensordb_data.params.prune import Pruned, prune
@@ -24,6 +27,8 @@ from tensordb_data.warehouse.metrics import check_names, scalar
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
+
+_CHUNK = 5000
 
 
 class Params(Collection[ParameterSet]):
@@ -93,11 +98,12 @@ class Params(Collection[ParameterSet]):
             fields.update({f"{PROVENANCE}.{name}": by for name in given})
             updates.append(({"_id": id, "_tdb.p": self._warehouse.project}, {"$set": fields}))
         known = {row["_id"] for row in self._known(list(values))}
-        changed = self._warehouse.index.update_each("params", [each for each in updates if each[0]["_id"] in known])
+        wanted = [each for each in updates if each[0]["_id"] in known]
+        index, entries = self._warehouse.index, search_index(self._warehouse, self.name)
+        changed = sum(index.transaction(partial(index.update_each, "params", some)) for some in chunks(wanted, _CHUNK))
         worded = [id for id in known if any(isinstance(value, str) for value in values[id].values())]
-        search_index(self._warehouse, self.name).add_entities(
-            self._warehouse.index["params"].find({"_id": {"$in": worded}})
-        )
+        for ids in chunks(worded, _CHUNK):
+            entries.add_entities(read_all(index["params"].find({"_id": {"$in": ids}})))
         return Annotated(changed, tuple(id for id in values if id not in known))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
@@ -120,6 +126,6 @@ class Params(Collection[ParameterSet]):
         return prune(self._warehouse, run, keep, dry_run=dry_run)
 
     def _known(self, ids: Sequence[ObjectId]) -> Iterator[Mapping[str, Any]]:
-        return iter(
-            self._warehouse.index["params"].find({"_id": {"$in": ids}, "_tdb.p": self._warehouse.project}, {"_id": 1})
-        )
+        for some in chunks(ids, _CHUNK):
+            named = {"_id": {"$in": list(some)}, "_tdb.p": self._warehouse.project}
+            yield from read_all(self._warehouse.index["params"].find(named, {"_id": 1}))

@@ -16,8 +16,8 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
-from tensordb_data.search.index import GROUPED, REFRESH, search_index
-from tensordb_data.search.tokenize import scoped, words
+from tensordb_data.search.index import GROUPED, REFRESH, renew, search_index
+from tensordb_data.search.tokenize import index_words, may_begin, scoped, search_words, words
 from tensordb_data.search.vocabulary import has_all, pattern
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -31,7 +31,6 @@ _COUNTED = 1000  # how far the entries of a word are counted
 _SEEN = 2000  # entries of the rarest word that are looked through for the others
 _NAME, _TAG, _TEXT = 3.0, 2.0, 1.0
 _PREFIX = 0.5
-_SHORTEST = 2  # characters that may stand for the beginning of a word
 _MOST_FORMS = 20  # of a word that was cut short, in one query
 _LOOK_MS = 100
 _TOGETHER_MS = 15  # of a search, for looks whether there is a text with several words of a field
@@ -84,9 +83,11 @@ def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) 
         raise QueryError(f"kind= is one or more of {', '.join(COLLECTIONS)}; found {kind!r}")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise QueryError(f"limit is a number of hits, at least 1; found {limit!r}")
-    wanted = words(text)[:_WORDS]
+    wanted = search_words(text)[:_WORDS]
     if not wanted:
         return []
+    if not db.warehouse.address.read_only:
+        db.warehouse.memo(("search", "renewed"), lambda: renew(db.warehouse))
     scope = {"p": db.project, "k": {"$in": kinds}}
     store = db.warehouse.index["search"]
     size = store.estimated_document_count()
@@ -125,7 +126,7 @@ def _candidates(
 
     for word in wanted:
         take(store.find({**scope, "w": word}, _READ).sort("at", -1).limit(most))
-        if len(word) >= _SHORTEST:
+        if may_begin(word):
             take(store.find({**scope, "w": _longer(word)}, _READ).limit(most))
     if len(wanted) > 1:
         first = min(wanted, key=lambda word: store.count_documents({**scope, **_begins(word)}, limit=_SEEN))
@@ -147,7 +148,7 @@ def _by_words(found: Iterable[Mapping[str, Any]], wanted: Sequence[str]) -> Iter
         for own, member in zip(entry["f"]["r"], entry["f"]["e"], strict=True):
             if own.isascii() and not own.startswith(begins):  # nearly all of ten thousand, at once
                 continue
-            parts = [own] if own.isascii() else words(own)
+            parts = [own] if own.isascii() else index_words(own)
             for one in forms:
                 one.look(own, parts, member, entry["at"])
     for (kind, name, field), forms in fields.items():
@@ -177,7 +178,7 @@ class _Spellings:
     def look(self, own: str, parts: Sequence[str], member: Any, at: dt.datetime) -> None:
         if self._wanted in parts:
             self._whole[own] = member, at
-        elif len(self._wanted) >= _SHORTEST and any(part.startswith(self._wanted) for part in parts):
+        elif may_begin(self._wanted) and any(part.startswith(self._wanted) for part in parts):
             self._longer[own] = member, at
 
     @property
@@ -196,7 +197,7 @@ def _are_together(entry: Mapping[str, Any]) -> bool:
 
 def _begins(word: str) -> dict[str, Any]:
     """The filter of entries with a word or, if it is long enough, a longer one that begins with it, scoped or not."""
-    above = "\U0010ffff" if len(word) >= _SHORTEST else "\0"
+    above = "\U0010ffff" if may_begin(word) else "\0"
     return {"$or": [{"w": {"$elemMatch": {"$gte": form, "$lt": f"{form}{above}"}}} for form in (word, scoped(word))]}
 
 
@@ -211,15 +212,17 @@ def _score(entry: Mapping[str, Any], wanted: Sequence[str], rare: Mapping[str, f
     only the name of its dataset or run has a word: the name has an entry of its own.
     """
     weights: dict[str, float] = {}
+    parts: dict[str, float] = {}
     for weight, texts in ((_TEXT, entry["x"]), (_TAG, entry["t"]), (_NAME, [entry["n"]])):
         weights.update(dict.fromkeys(words(*texts), weight))
+        parts.update(dict.fromkeys(index_words(*texts), weight))
     hits, score = 0, 0.0
-    if "f" in entry and not any(own.startswith(word) for own in words(*entry["x"]) for word in wanted):
+    if "f" in entry and not any(own.startswith(word) for own in index_words(*entry["x"]) for word in wanted):
         return hits, score
     for word in wanted:
         best = weights.get(word, 0.0)
-        if not best and len(word) >= _SHORTEST:
-            best = max((_PREFIX * weight for other, weight in weights.items() if other.startswith(word)), default=0.0)
+        if not best and may_begin(word):
+            best = max((_PREFIX * weight for other, weight in parts.items() if other.startswith(word)), default=0.0)
         hits += best > 0
         score += best * rare[word]
     return hits, score

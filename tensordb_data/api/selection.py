@@ -181,8 +181,9 @@ class Selection(Generic[R]):
     def update(self, update: Mapping[str, Any], *, all: bool = False) -> int:
         """Change the fields of every matching entity.
 
-        Up to 10,000 samples are changed in one transaction: all of them or, after an error, none. Of more, each is
-        changed once, and a shuffled stream sees all of the change or nothing of it.
+        Up to 10,000 entities are changed in one transaction: all of them or, after an error, none. Of more, each is
+        changed once, also if the server goes away meanwhile. A shuffled stream sees all of a change of samples, or
+        nothing of it.
 
         Args:
             update: MongoDB's update language: `{"$set": {"label": 7}}`, `$unset`, `$inc`, `$mul`, `$min`, `$max`,

@@ -105,6 +105,7 @@ class Saver(BackgroundWorker):
                 that cannot be saved.
         """
         self.check()
+        self._changed.recover()
         began = time.perf_counter()
         flat = flatten(state)
         with self._changed:
@@ -166,6 +167,7 @@ class Saver(BackgroundWorker):
     def wait(self) -> None:
         """Wait until every accepted save is durable, then raise the error if one failed."""
         if not self._is_forked:
+            self._changed.recover()
             with self._changed:
                 self._changed.wait_for(lambda: not self._jobs and not self._busy)
         self.check()

@@ -9,6 +9,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
+from tensordb_data.common.interruptible import InterruptibleCondition
+
 
 class BackgroundWorker(abc.ABC):
     """The base of a buffer with a thread. The thread starts with the first work, and ends after `retire`.
@@ -20,7 +22,7 @@ class BackgroundWorker(abc.ABC):
     _thread_name = "tensordb-background"
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = InterruptibleCondition()
         self._closed = False
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] | None = None
@@ -55,6 +57,7 @@ class BackgroundWorker(abc.ABC):
 
     def _end(self) -> None:
         """Retire, and wait for the thread."""
+        self._changed.recover()
         self.retire()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

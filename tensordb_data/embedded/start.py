@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tensordb_data.embedded.paths import FORMAT, Layout, read_json, socket_uri, 
 from tensordb_data.errors import EmbeddedServerError
 
 START_SECONDS = 300.0  # recovery after a crash replays the journal, which may take minutes
+OPEN_FILES = 256  # the server of a new warehouse has 165 open
 REPLICA_SET = "tensordb"
 ALREADY_INITIALIZED = 23
 SUPERVISOR = os.path.abspath(Path(__file__).with_name("supervisor.py"))
@@ -82,8 +84,9 @@ def spawn(layout: Layout) -> None:
     """Start the supervisor and wait until its mongod listens.
 
     Raises:
-        EmbeddedServerError: With the reason that mongod gave, in one line.
+        EmbeddedServerError: With the reason that mongod gave, in one line; or it may open too few files.
     """
+    _check_open_files(layout)
     manifest = read_json(layout.manifest)
     mongod = find_mongod(str(manifest["release"]) if manifest else None)
     version = mongod_version(mongod)
@@ -111,6 +114,16 @@ def spawn(layout: Layout) -> None:
             layout.keep.unlink(missing_ok=True)  # or nobody could open the folder until the port is free
         reason = answer.get("error") or f"the supervisor of {layout.folder} ended; see {layout.log}"
         raise EmbeddedServerError(str(reason))
+
+
+def _check_open_files(layout: Layout) -> None:
+    """Refuse a limit with which mongod would end, or hang, at some later file. The supervisor takes the hard limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
+        raise EmbeddedServerError(
+            f"the server of {layout.folder} needs at least {OPEN_FILES} open files, and the limit here is {hard}"
+            " (ulimit -Hn): raise it, to 4096 or more, where this program is started"
+        )
 
 
 def _run_supervisor(config: dict[str, Any]) -> dict[str, Any]:

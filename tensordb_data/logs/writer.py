@@ -186,6 +186,7 @@ class _Writer(BackgroundWorker):
     def add(self, row: tuple[float, dict[str, Any]]) -> None:
         if self._is_forked:
             self._reset()  # a forked child has rows of its own; those of the parent are the parent's
+        self._changed.recover()
         with self._changed:
             if self._closed:
                 raise StorageError(f"the log of run {self._common['run']!r} is closed; db.logs.run(...) opens it again")
@@ -205,8 +206,11 @@ class _Writer(BackgroundWorker):
             )
 
     def flush(self) -> None:
+        if self._is_forked:
+            return
+        self._changed.recover()
         with self._changed:
-            if self._thread is None or self._is_forked:
+            if self._thread is None:
                 return
             self._hurry = True
             self._changed.notify_all()
@@ -223,6 +227,10 @@ class _Writer(BackgroundWorker):
     def close(self) -> None:
         if self._is_forked:
             return
+        self._changed.recover()
+        with self._changed:
+            if self._rows and self._thread is None:  # an interrupt came between the first row and its thread
+                self._wake()
         self._end()
         lost, self.dropped = self.dropped, 0
         if lost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pymongo.errors import PyMongoError
 
@@ -47,3 +47,8 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, rea
                 ) from error
             time.sleep(min(wait, deadline - now) * random.uniform(0.5, 1.0))
             wait = min(_WAIT[1], wait * 2)
+
+
+def read_all(cursor: Any) -> list[Any]:
+    """The documents of a cursor that nobody has begun to read; from the first one again if the server loses it."""
+    return retry_while_unavailable(lambda: list(cursor.clone()), reads=True)

@@ -12,11 +12,14 @@ from uuid import UUID
 
 import pymongo
 from bson import Binary
-from pymongo.errors import PyMongoError
+from pymongo.errors import AutoReconnect, PyMongoError
+
+from tensordb_data.mongo.errors import first_line, is_transient
 
 T = TypeVar("T")
 
 APPLICATION = "tensordb"
+_AGAIN = "TransientTransactionError"
 IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
@@ -46,6 +49,9 @@ class StaleTransactionGuard:
     """The body of a transaction, which ends stale transactions if it meets conflicts for longer than `IDLE_SECONDS`.
 
     It does so once. Otherwise two slow processes could end each other's transactions for ever.
+
+    A read of the body that is not part of the transaction may find the server unavailable. Nothing is committed then,
+    and the driver is told that it may run the body again.
     """
 
     def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
@@ -56,7 +62,12 @@ class StaleTransactionGuard:
         if time.monotonic() > self._look_at:
             self._look_at = float("inf")
             end_stale_transactions(self._client)
-        return self._body(session)
+        try:
+            return self._body(session)
+        except PyMongoError as error:
+            if error.has_error_label(_AGAIN) or not is_transient(error):
+                raise
+            raise AutoReconnect(first_line(error), {"errorLabels": [_AGAIN]}) from error
 
 
 def write_past_stale_transactions(client: Any, write: Callable[[], T]) -> T:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.mutations import LIMIT, Mutation
+from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -36,9 +37,15 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
     changed = 0
     if updates:
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
+        fields = {path.split(".")[0] for _, update in updates for changes in update.values() for path in changes}
+
+        def change(some: Sequence[Update], session: Any) -> int:
+            check_not_renamed(warehouse, names, fields, session)
+            return warehouse.index.update_each("data", some, session)
+
         with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
             for some in chunks(updates, LIMIT):
-                changed += mutation.step(some, partial(warehouse.index.update_each, "data"))
+                changed += mutation.step(some, change)
     return Annotated(changed, tuple(id for id in values if id not in of))
 
 
@@ -46,8 +53,8 @@ def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, s
     """The dataset of each sample that exists."""
     found: dict[ObjectId, str] = {}
     for some in chunks(ids, _CHUNK):
-        chosen = {"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}
-        found.update((doc["_id"], doc["dataset"]) for doc in warehouse.index["data"].find(chosen, {"dataset": 1}))
+        chosen = warehouse.index["data"].find({"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}, {"dataset": 1})
+        found.update((doc["_id"], doc["dataset"]) for doc in read_all(chosen))
     return found
 
 
@@ -98,6 +105,5 @@ def _updates(
             added.setdefault(dataset, {}).update(new[dataset])
             schemas[dataset] = Schema({**schema, **new[dataset]})
         updates.append(({"_id": id, "_tdb.p": warehouse.project}, update))
-    for dataset, fields in added.items():
-        evolve(warehouse, dataset, fields)
+    evolve(warehouse, added)
     return updates

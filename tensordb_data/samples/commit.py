@@ -17,6 +17,7 @@ from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema import Scalar
 from tensordb_data.schema.schema import Schema, located
@@ -225,6 +226,9 @@ class _Body:
 
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
         stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
+        for old, new in counter.get("renamed", {}).items():
+            if old in self._schema and old not in (stored or {}):
+                raise renamed_error(self._dataset, old, new)
         schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session, older=True)
         self._fit(schema)
         if schema != stored:

@@ -8,7 +8,6 @@ from typing import Any
 
 from bson import ObjectId
 
-from tensordb_data.common.chunks import batched
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.warehouse.bound_query import BoundQuery
@@ -21,13 +20,12 @@ def delete_samples(selection: BoundQuery) -> int:
     Raises:
         StorageError: See `delete`.
     """
-    warehouse, filter, limited = selection.warehouse, selection.filter(), selection.query.limit is not None
+    warehouse, filter = selection.warehouse, selection.filter()
     if not warehouse.index.is_server:
         with Mutation(warehouse, "delete", selected_datasets(selection.query.filter), alone=False):
-            return selection.modify(lambda filter: delete(warehouse, "data", filter))
+            return delete(selection)
     data = selection.collection
-    fields = FIELDS["data"]
-    chunks = batched(selection.cursor(fields) if limited else data.find(filter, fields, batch_size=CHUNK), CHUNK)
+    chunks = selection.to_delete(FIELDS["data"], CHUNK)
     first = [chunk for _, chunk in zip(range(2), chunks, strict=False)]
     if not first:
         return 0

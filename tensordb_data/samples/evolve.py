@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import NotFoundError, SchemaError
+from tensordb_data.errors import BusyError, NotFoundError, QueryError, SchemaError
 from tensordb_data.query.query import Query
 from tensordb_data.samples.mutations import update_samples
+from tensordb_data.samples.rename_field import rename_field
 from tensordb_data.schema import Field, Scalar
 from tensordb_data.schema.schema import Schema
 from tensordb_data.schema.widening import widened
@@ -21,7 +22,7 @@ _EXACT = 2**53  # integers up to here are floats without loss
 
 
 class DatasetSchema(Schema):
-    """The schema of a dataset, as it was read. `evolve` widens that of the dataset.
+    """The schema of a dataset, as it was read. `evolve` widens that of the dataset, and `rename` renames a field.
 
     Args:
         fields: Name to field.
@@ -58,6 +59,30 @@ class DatasetSchema(Schema):
                 update_samples(BoundQuery(self._warehouse, left), {"$mul": {name: 1.0}})
         return DatasetSchema(found, self._warehouse, self._dataset)
 
+    def rename(self, **fields: str) -> DatasetSchema:
+        """Rename a field of the dataset: `rename(old="new")`. Values, blobs and annotations stay as they are.
+
+        It may run beside readers and writers. Writers that are open fail at their next commit, with an error that says
+        the new name, and so do updates under the old name. A pass of a stream that is in progress may end with an
+        error. If it is killed, the field has its old name or its new one; call it again.
+
+        Args:
+            **fields: The new name, by the old one; one field in a call.
+
+        Returns:
+            The new schema.
+
+        Raises:
+            SchemaError: There is no such field, or the new name is taken or reserved.
+            BusyError: Samples of the dataset are being changed.
+            NotFoundError: The dataset does not exist, or has no schema yet.
+        """
+        if len(fields) != 1:
+            raise QueryError(f'rename takes one field, rename(old="new"); found {len(fields)}')
+        ((old, new),) = fields.items()
+        found = rename_field(self._warehouse, self._dataset, old, new)
+        return DatasetSchema(found, self._warehouse, self._dataset)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return DatasetSchema, (dict(self), self._warehouse, self._dataset)
 
@@ -70,14 +95,29 @@ class _Body:
 
     def __call__(self, session: Any) -> Schema:
         datasets, id = self._warehouse.index["datasets"], self._warehouse.datasets.id(self._dataset)
-        doc = datasets.find_one({"_id": id}, {"schema": 1}, session=session)
+        doc = datasets.find_one({"_id": id}, {"schema": 1, "renamed": 1, "renaming": 1}, session=session)
         if doc is None or not doc["schema"]:
             raise NotFoundError(f"dataset {self._dataset!r} has no schema yet: give it to the writer, schema={{...}}")
         stored = Schema.from_doc(doc["schema"])
         schema = Schema({**stored, **{name: self._field(stored, name, session) for name in self._given}})
         if schema != stored:
-            datasets.update_one({"_id": id}, {"$set": {"schema": schema.to_doc()}, "$inc": {"mut": 1}}, session=session)
+            self._check_free(doc, schema.keys() - stored.keys(), session)
+            renamed = {old: new for old, new in doc.get("renamed", {}).items() if old not in schema}
+            changes = {"$set": {"schema": schema.to_doc(), "renamed": renamed}, "$inc": {"mut": 1}}
+            datasets.update_one({"_id": id}, changes, session=session)
         return schema
+
+    def _check_free(self, doc: Mapping[str, Any], added: Set[str], session: Any) -> None:
+        """Refuse names under which a rename that was stopped may have left values."""
+        data, here = self._warehouse.index["data"], {"_tdb.p": self._warehouse.project, "dataset": self._dataset}
+        renames = {*doc.get("renamed", {}), doc.get("renaming", {}).get("to")}
+        for name in renames & added:
+            left = {**here, "$or": [{name: {"$exists": True}}, {f"_tdb.b.{name}": {"$exists": True}}]}
+            if data.find_one(left, {"_id": 1}, session=session) is not None:
+                raise BusyError(
+                    f"dataset {self._dataset!r}, field {name!r}: samples have values of that name, left by a rename"
+                    " that was stopped; call rename again to end it"
+                )
 
     def _field(self, stored: Schema, name: str, session: Any) -> Field:
         old, new, where = stored.get(name), self._given[name], f"dataset {self._dataset!r}, field {name!r}"

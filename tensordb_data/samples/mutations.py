@@ -34,9 +34,11 @@ from pymongo.write_concern import WriteConcern
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.errors import UNAUTHORIZED, is_too_large
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.samples.commit import back_off
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.renamed import check_not_renamed
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -297,12 +299,14 @@ def cluster_time(warehouse: Warehouse) -> Any:
 
 def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
     """Apply an update to the samples of a selection, each of them once; returns how many were modified."""
-    ids, names = _found(selection)
+    ids, names = retry_while_unavailable(lambda: _found(selection), reads=True)
     if not len(ids):
         return 0
     data = selection.collection
+    fields = {path.split(".")[0] for changes in update.values() for path in changes}
 
     def change(some: Sequence[bytes], session: Any) -> int:
+        check_not_renamed(selection.warehouse, sorted(names), fields, session)
         where = selection.filter({"_id": {"$in": [ObjectId(id) for id in some]}})
         return int(data.update_many(where, update, session=session).modified_count)
 

@@ -10,13 +10,15 @@ Then it moves the samples, 10,000 in one transaction, and at last it removes the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.common.options import nearest
 from tensordb_data.errors import BusyError, DuplicateError, NotFoundError, QueryError
+from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.query import Query
 from tensordb_data.samples.arguments import check_dataset_name
 from tensordb_data.samples.delete import delete_samples
@@ -36,9 +38,9 @@ def rename(warehouse: Warehouse, old: str, new: str) -> int:
     check_dataset_name(old)
     check_dataset_name(new)
     datasets, data = warehouse.index["datasets"], warehouse.index["data"]
-    source = datasets.find_one({"_id": warehouse.datasets.id(old)})
+    source = _one(datasets, {"_id": warehouse.datasets.id(old)})
     if source is None:
-        if datasets.find_one({"_id": warehouse.datasets.id(new), "was": old}) is not None:
+        if _one(datasets, {"_id": warehouse.datasets.id(new), "was": old}) is not None:
             return 0  # an earlier call has done it
         raise _unknown(warehouse, old)
     if source.get("open"):
@@ -53,12 +55,13 @@ def rename(warehouse: Warehouse, old: str, new: str) -> int:
     with Mutation(
         warehouse, "delete", [old, new], alone=False, prepare=lambda session: _begin(warehouse, old, new, session)
     ) as mutation:
-        while docs := list(data.find(here, {"_tdb.b": 0}).limit(LIMIT)):
+        while docs := read_all(data.find(here, {"_tdb.b": 0}).limit(LIMIT)):
             search_index(warehouse, "data").add_documents([{**doc, "dataset": new} for doc in docs])
             moved += mutation.step([doc["_id"] for doc in docs], change)
         for name in ("segments", "tombstones"):
-            warehouse.index[name].update_many({"p": warehouse.project, "dataset": old}, {"$set": {"dataset": new}})
-    datasets.delete_one({"_id": warehouse.datasets.id(old), "leaving.to": new})
+            of = {"p": warehouse.project, "dataset": old}
+            retry_while_unavailable(partial(warehouse.index[name].update_many, of, {"$set": {"dataset": new}}))
+    retry_while_unavailable(lambda: datasets.delete_one({"_id": warehouse.datasets.id(old), "leaving.to": new}))
     return moved
 
 
@@ -67,17 +70,19 @@ def drop(warehouse: Warehouse, name: str) -> int:
     check_dataset_name(name)
     datasets, id = warehouse.index["datasets"], warehouse.datasets.id(name)
     there = {"_tdb.p": warehouse.project, "dataset": name}
-    found = datasets.find_one_and_update({"_id": id, "leaving": None}, {"$set": {"leaving": {"to": None}}})
-    found = found or datasets.find_one({"_id": id})
-    if found is None and warehouse.index["data"].find_one(there, {"_id": 1}) is None:
+    leaves = {"$set": {"leaving": {"to": None}}}
+    retry_while_unavailable(lambda: datasets.update_one({"_id": id, "leaving": None}, leaves))
+    found = _one(datasets, {"_id": id})
+    if found is None and _one(warehouse.index["data"], there) is None:
         raise _unknown(warehouse, name)
     if found is not None and found.get("leaving", {}).get("to") is not None:
         raise _leaving(name, found["leaving"]["to"])
     count = 0
-    while warehouse.index["data"].find_one(there, {"_id": 1}) is not None:
+    while _one(warehouse.index["data"], there) is not None:
         count += delete_samples(BoundQuery(warehouse, Query("data", {"dataset": name})))
-    datasets.delete_one({"_id": id, "leaving": {"to": None}})
-    datasets.update_many({"_id.p": warehouse.project, "was": name}, {"$unset": {"was": ""}})  # that was another one
+    retry_while_unavailable(lambda: datasets.delete_one({"_id": id, "leaving": {"to": None}}))
+    was = {"_id.p": warehouse.project, "was": name}  # that was another one
+    retry_while_unavailable(lambda: datasets.update_many(was, {"$unset": {"was": ""}}))
     return count
 
 
@@ -106,6 +111,10 @@ def _begin(warehouse: Warehouse, old: str, new: str, session: Any) -> None:
     fields = {name: value for name, value in source.items() if name not in _OWN}
     datasets.insert_one({"_id": warehouse.datasets.id(new), **fields, "was": old}, session=session)
     datasets.update_one({"_id": source["_id"]}, {"$set": {"leaving": {"to": new}}}, session=session)
+
+
+def _one(collection: Any, filter: Mapping[str, Any]) -> Any:
+    return retry_while_unavailable(lambda: collection.find_one(filter), reads=True)
 
 
 def _unknown(warehouse: Warehouse, name: str) -> NotFoundError:

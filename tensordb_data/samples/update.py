@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError, SchemaError
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.update import LISTS, NUMERIC, clean_update
+from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.schema import Field, Scalar, infer
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
 
@@ -41,8 +44,7 @@ def prepare_update(selection: BoundQuery, update: Mapping[str, Any]) -> dict[str
             out.setdefault(target, {})[path] = fitted
             # A value that a person has set no longer counts as an annotation.
             out.setdefault("$unset", {})[f"{PROVENANCE}.{path.split('.')[0]}"] = ""
-    for dataset, fields in new.items():
-        evolve(selection.warehouse, dataset, fields)
+    evolve(selection.warehouse, new)
     return out
 
 
@@ -132,12 +134,22 @@ def _added(dataset: str, name: str, value: Any) -> Field:
     return Scalar(field.kind, optional=True)
 
 
-def evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> None:
-    """Add optional fields to a stored schema.
+def evolve(warehouse: Warehouse, new: Mapping[str, Mapping[str, Field]]) -> None:
+    """Add optional fields to stored schemas.
+
+    Args:
+        warehouse: The warehouse.
+        new: The fields, by dataset and name.
 
     Raises:
         SchemaError: Another writer has just added one as something else.
     """
+    for dataset, fields in new.items():
+        check_not_renamed(warehouse, [dataset], list(fields))
+        retry_while_unavailable(partial(_evolve, warehouse, dataset, fields))
+
+
+def _evolve(warehouse: Warehouse, dataset: str, fields: Mapping[str, Field]) -> None:
     leaving = {"_id": warehouse.datasets.id(dataset), "leaving": {"$exists": True}}
     if warehouse.index["datasets"].find_one(leaving, {"_id": 1}) is not None:
         raise SchemaError(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
+from tensordb_data.common.interruptible import InterruptibleCondition
 from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
 from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
@@ -75,7 +76,7 @@ class Writer:
             raise QueryError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
         self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
         self._pid = os.getpid()
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = InterruptibleCondition()
         self._closed = False
         self._written = 0
         self._batch: WriteBatch | None = None
@@ -217,6 +218,7 @@ class Writer:
             return
         if os.getpid() != self._pid:
             return
+        self._changed.recover()
         with self._changed:
             dropped = self.pending
             self._batch = None
@@ -242,9 +244,10 @@ class Writer:
         return f"writer of dataset {self._dataset!r}"
 
     def _own(self) -> None:
-        """Refuse a forked process. This comes before the lock, which a thread of the parent may have held."""
+        """Refuse a forked process, and recover from an interrupt. This comes before the lock."""
         if os.getpid() != self._pid:
             raise TensorDBError("a writer cannot be used in a forked process; open one there")
+        self._changed.recover()
 
     @contextlib.contextmanager
     def _commit_lock(self) -> Iterator[bool]:

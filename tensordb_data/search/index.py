@@ -5,6 +5,7 @@ An entry may outlive the entity that it names. So a search checks that the entit
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Binary
 from pymongo import UpdateOne
+from pymongo.errors import OperationFailure
 
-from tensordb_data.common.chunks import chunks
+from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import write_past_stale_transactions
-from tensordb_data.search.tokenize import limit_words, scoped, words
+from tensordb_data.search.tokenize import index_words, limit_words, scoped, words
 from tensordb_data.search.vocabulary import WORDS_PER_PAGE, Vocabulary
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ GROUPED = {"data": "dataset", "logs": "run"}
 """Kinds of which there may be millions: entities with the same value of this field and the same tags share an entry."""
 NAMED = {"params": "run", "architectures": "name", "jobs": "kind"}
 """The other kinds have an entry for each entity, under the value of this field."""
+GENERATION = 2
+"""How the words of an entry are made. Entries of 0.1, without one, have no parts of words."""
 REFRESH = 3600.0
 """Seconds after which a process writes an entry again that it has written before."""
 
@@ -43,6 +47,42 @@ _SKIPPED = {
 
 Group = tuple[str, tuple[str, ...]]
 Text = tuple[str, str, str]
+
+
+def entry_words(name: str, tags: Sequence[str], texts: Sequence[str], field: Mapping[str, Any]) -> list[str]:
+    """The words under which an entry is found.
+
+    There may be a thousand entries for texts or pages of one name, so the words of the name are scoped there: the name
+    alone does not find them.
+    """
+    if "r" in field:
+        return [*index_words(*field["r"]), *map(scoped, index_words(name))]
+    if "v" in field:
+        return limit_words([*index_words(*texts), *map(scoped, index_words(name))])
+    return limit_words([*words(name, *tags, *texts), *index_words(name, *tags, *texts)])
+
+
+def renew(warehouse: Warehouse) -> None:
+    """Give the entries that an earlier version has written the words under which this one finds them.
+
+    This reads no entities. It is done by the first search, once for a warehouse.
+    """
+    with contextlib.suppress(OperationFailure):  # a user who may only read searches the entries as they are
+        _renew(warehouse)
+
+
+def _renew(warehouse: Warehouse) -> None:
+    entries, mark = warehouse.index["search"], {"_id": "warehouse"}
+    if warehouse.index["warehouse"].find_one({**mark, "words": GENERATION}, {"_id": 1}) is not None:
+        return
+    old = entries.find({"g": {"$ne": GENERATION}}, dict.fromkeys(("n", "t", "x", "f", "at"), 1))
+    for some in batched(old, _CHUNK):
+        warehouse.index.update_each("search", [
+            ({"_id": entry["_id"], "at": entry["at"]}, {"$set": {
+                "w": entry_words(entry["n"], entry["t"], entry["x"], entry.get("f", {})), "g": GENERATION,
+            }}) for entry in some
+        ])  # fmt: skip
+    warehouse.index["warehouse"].update_one(mark, {"$set": {"words": GENERATION}})
 
 
 def search_index(warehouse: Warehouse, kind: str) -> SearchIndex:
@@ -114,15 +154,16 @@ class SearchIndex:
         """The texts of a field that have entries; None if its words have entries instead."""
         key = name, field
         if key not in self._texts and key not in self._vocabularies:
-            there = (
-                self._warehouse.index["search"].find(self._of(name, field, "r"), {"f.r": 1}) if self._by_words else ()
-            )
-            words = [word for entry in there for word in entry["f"]["r"]]
+            words = retry_while_unavailable(lambda: self._stored(name, field), reads=True) if self._by_words else []
             if words:
                 self._vocabularies[key] = Vocabulary(words)
             else:
                 self._texts[key] = set()
         return self._texts.get(key)
+
+    def _stored(self, name: str, field: str) -> list[str]:
+        pages = self._warehouse.index["search"].find(self._of(name, field, "r"), {"f.r": 1})
+        return [word for page in pages for word in page["f"]["r"]]
 
     @property
     def _by_words(self) -> bool:
@@ -183,15 +224,13 @@ class SearchIndex:
     def _text(self, name: str, field: str, text: str, member: Any) -> dict[str, Any]:
         shown = text[:_LONGEST]
         more = {"f": {"n": field, "v": text}, "e": member}
-        entry = self._entry(["text", name, field, text], name, [], [shown], more)
-        # There may be a thousand of these, so the words of the name are scoped: the name alone does not find them.
-        return {**entry, "w": limit_words([*words(shown), *map(scoped, words(name))])}
+        entry: dict[str, Any] = self._entry(["text", name, field, text], name, [], [shown], more)
+        return entry
 
     def _words(self, name: str, field: str, found: Mapping[str, Any]) -> dict[str, Any]:
         """A word page: one entry for some words of a field, each with the `_id` of one entity that has it."""
         more = {"f": {"n": field, "r": list(found), "e": list(found.values())}}
-        entry = self._entry(["words", name, field, *found], name, [], [], more)
-        return {**entry, "w": [*words(*found), *map(scoped, words(name))]}
+        return self._entry(["words", name, field, *found], name, [], [], more)
 
     def _entry(
         self, key: list[str], name: str, tags: list[str], texts: list[str], more: dict[str, Any]
@@ -200,7 +239,7 @@ class SearchIndex:
         return {
             "_id": Binary(hashlib.blake2b(named.encode(errors="replace"), digest_size=16).digest()),
             "p": self._warehouse.project, "k": self._kind, "n": name, "t": tags, "x": texts,
-            "w": limit_words([*words(name), *words(*tags), *words(*texts)]), **more,
+            "w": entry_words(name, tags, texts, more.get("f", {})), "g": GENERATION, **more,
         }  # fmt: skip
 
     def _write(self, entries: Sequence[dict[str, Any]]) -> None:

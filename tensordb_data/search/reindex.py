@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.chunks import chunks
+from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.search.index import GROUPED, Group, search_index
 
 if TYPE_CHECKING:
@@ -25,17 +26,21 @@ def reindexing(selection: BoundQuery, update: Mapping[str, Any]) -> Iterator[Non
         return
     entries, kind = search_index(selection.warehouse, selection.query.collection), selection.query.collection
     if kind in GROUPED:
-        groups = {(name, changed(tags, update)): member for (name, tags), member in selected_groups(selection).items()}
+        groups = {(name, changed(tags, update)): member for (name, tags), member in _groups(selection).items()}
         new = [(field, value) for field, value in set_.items() if isinstance(value, str)]
         texts = {(name, *text): member for (name, _), member in groups.items() for text in new}
-        entries.add_groups(groups, texts)
+        retry_while_unavailable(lambda: entries.add_groups(groups, texts))
         yield
         return
     ids = selection.ids()
     yield
     for some in chunks(ids, _CHUNK):
         chosen = {"_id": {"$in": some}, "_tdb.p": selection.warehouse.project}
-        entries.add_entities(selection.collection.find(chosen))
+        entries.add_entities(read_all(selection.collection.find(chosen)))
+
+
+def _groups(selection: BoundQuery) -> dict[Group, Any]:
+    return retry_while_unavailable(lambda: selected_groups(selection), reads=True)
 
 
 def selected_groups(selection: BoundQuery) -> dict[Group, Any]:

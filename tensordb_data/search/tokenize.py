@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-MOST = 64  # words in one entry
+MOST = 128  # words in one entry
 _LONGEST = 64  # characters of a word
 _WORD = re.compile(r"[^\W_]+")
+_DENSE = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1100-\u11ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+"""A run of characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Hangul, kana, Han."""
+_SHORTEST = 2  # characters that may stand for the beginning of a word
 
 
 def words(*texts: str) -> list[str]:
@@ -24,6 +30,66 @@ def words(*texts: str) -> list[str]:
             inside = _WORD.findall(piece) or [piece]
             found.update((word[:_LONGEST], None) for word in inside)
     return list(found)
+
+
+def index_words(*texts: str) -> list[str]:
+    """The words of some texts, and then what a search finds within them.
+
+    That are the parts of camel case and of letters and digits, of two characters or more: `"BestModelB0"` has `best`
+    and `model`. Of a run of a script that puts no spaces between words, it is each two neighbours, and the last
+    character: `"模型训练"` has `模型`, `型训`, `训练` and `练`.
+    """
+    found = dict.fromkeys(words(*texts))
+    for text in texts:
+        found.update(dict.fromkeys(_parts(text)))
+        for run in _dense(text):
+            found.update(dict.fromkeys((*_pairs(run), run[-1])))
+    return list(found)
+
+
+def search_words(text: str) -> list[str]:
+    """The words that a search looks for: those of the text, and what may be a part of another word.
+
+    Of a run of a script without spaces, each two neighbours are looked for, besides the word as it is.
+    """
+    found = dict.fromkeys(words(text))
+    found.update(dict.fromkeys(part for part in _parts(text) if not part.isdigit()))
+    for run in _dense(text):
+        found.update(dict.fromkeys(_pairs(run)))
+    return list(found)
+
+
+def may_begin(word: str) -> bool:
+    """Whether a search takes it for the beginning of a word, too: it has two characters, or one of a dense script."""
+    return len(word) >= _SHORTEST or _DENSE.fullmatch(word) is not None
+
+
+def _parts(text: str) -> Iterator[str]:
+    for word in _WORD.findall(text):
+        parts = _cut(word)
+        if len(parts) > 1:
+            yield from (folded for part in parts if len(part) > 1 for folded in words(part))
+
+
+def _cut(word: str) -> list[str]:
+    """Cut a word between letters and digits, and before capitals: `HTTPServer2` is `HTTP`, `Server` and `2`."""
+    if word.isalpha() and (word.islower() or word.isupper()):
+        return [word]
+    cuts = [0]
+    for i in range(1, len(word)):
+        before, here, after = word[i - 1], word[i], word[i + 1 : i + 2]
+        begins = here.isupper() and (before.islower() or (before.isupper() and after.islower()))
+        if begins or before.isdigit() != here.isdigit():
+            cuts.append(i)
+    return [word[low:high] for low, high in zip(cuts, [*cuts[1:], len(word)], strict=True)]
+
+
+def _dense(text: str) -> list[str]:
+    return [] if text.isascii() else _DENSE.findall(_folded(text))
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[i : i + 2] for i in range(max(1, len(run) - 1))]
 
 
 def limit_words(found: Iterable[str]) -> list[str]:

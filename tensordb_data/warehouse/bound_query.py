@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
 from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_INDEX, UNAUTHORIZED, first_line
+from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.query import Query
@@ -113,31 +115,62 @@ class BoundQuery:
 
     def ids(self) -> list[Any]:
         """The ids of the documents, in order."""
-        with contextlib.closing(self.cursor({"_id": 1})) as cursor:
-            return [doc["_id"] for doc in cursor]
+        return [doc["_id"] for doc in read_all(self.cursor({"_id": 1}))]
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field; the items, where it holds lists."""
         self._refuse_blobs([field], "distinct")
         with reported(self.query):
             if self.query.limit is None:
-                return list(self.collection.distinct(field, self.filter()))
+                return self._distinct(field, self.filter())
             found: list[Any] = []
             for filter in self._chunks():
-                found += self.collection.distinct(field, filter)
+                found += self._distinct(field, filter)
             unique: dict[str, Any] = {f"{type(value).__name__} {value!r}": value for value in found}
             return list(unique.values())
 
-    def modify(self, change: Callable[[dict[str, Any]], int]) -> int:
-        """Apply `change` to the filter, or with a limit to chunks of exactly the selected ids.
+    def _distinct(self, field: str, filter: Mapping[str, Any]) -> list[Any]:
+        return retry_while_unavailable(lambda: list(self.collection.distinct(field, filter)), reads=True)
+
+    def modify(self, change: Callable[[dict[str, Any], Any], int]) -> int:
+        """Change the selected documents, each of them once, whatever the server does meanwhile.
+
+        Args:
+            change: Called with a filter of some of them, at most 10,000, and the session of a transaction. It may be
+                called again for the same ones. On mongomock it is called with None for the session.
 
         Returns:
             The sum of what `change` returned.
         """
+        index = self.warehouse.index
         with reported(self.query):
-            if self.query.limit is None:
-                return change(self.filter())
-            return sum(change(filter) for filter in self._chunks())
+            if not index.is_server and self.query.limit is None:
+                return change(self.filter(), None)
+            return sum(index.transaction(functools.partial(change, filter)) for filter in self._chunks())
+
+    def to_delete(self, projection: Mapping[str, Any], size: int) -> Iterator[Sequence[Any]]:
+        """The documents, in lists of at most `size`, for one who deletes each list before the next.
+
+        If the server ends the cursor, the documents that are left are read again.
+        """
+        if self.query.limit is not None:
+            yield from chunks(read_all(self.cursor(projection)), size)
+            return
+        with contextlib.ExitStack() as open_:
+            cursors: list[Any] = []
+
+            def read() -> list[Any]:
+                if not cursors:
+                    cursors.append(self.collection.find(self.filter(), projection, batch_size=size))
+                    open_.callback(cursors[0].close)
+                try:
+                    return list(itertools.islice(cursors[0], size))
+                except PyMongoError:
+                    cursors.clear()
+                    raise
+
+            while some := retry_while_unavailable(read, reads=True):
+                yield some
 
     def _chunks(self) -> Iterator[dict[str, Any]]:
         return (self.filter({"_id": {"$in": some}}) for some in chunks(self.ids(), _IDS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pymongo.read_concern import ReadConcern
 
+from tensordb_data.mongo.retry import read_all
 from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.schema.kinds import BLOB_KINDS
 from tensordb_data.schema.schema import Schema
@@ -39,7 +40,7 @@ class Datasets:
     def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
         """The schemas of those datasets that exist and have one."""
         named = {**self.filter(names), "schema": {"$ne": None}}
-        docs: Iterable[DatasetDocument] = self._index["datasets"].find(named, {"schema": 1})
+        docs: Iterable[DatasetDocument] = self._read(named, {"schema": 1})
         return {doc["_id"]["d"]: Schema.from_doc(doc["schema"] or {}) for doc in docs}
 
     def blob_datasets(self, fields: Iterable[str], names: Sequence[str] | None) -> dict[str, frozenset[str]]:
@@ -53,7 +54,7 @@ class Datasets:
         if not kinds:
             return {}
         some = {"$or": [{kind: {"$in": list(BLOB_KINDS)}} for kind in kinds]}
-        docs = self._index["datasets"].find({"$and": [self.filter(names), some]}, dict.fromkeys(kinds, 1))
+        docs = self._read({"$and": [self.filter(names), some]}, dict.fromkeys(kinds, 1))
         found: dict[str, set[str]] = {}
         for doc in docs:
             for field, stored in doc["schema"].items():
@@ -107,6 +108,9 @@ class Datasets:
             write_past_stale_transactions(index.database.client, count)
         else:
             count()
+
+    def _read(self, filter: Mapping[str, Any], projection: Mapping[str, Any]) -> list[Any]:
+        return read_all(self._index["datasets"].find(filter, projection))
 
     def filter(self, names: Sequence[str] | None) -> dict[str, Any]:
         """The filter of the documents of these datasets; of all of the project for None."""

@@ -24,11 +24,12 @@ import zstandard
 from bson import ObjectId
 
 from tensordb_data.blobs.stores.base import Store
-from tensordb_data.common.chunks import batched
 from tensordb_data.common.zstd import expand
 from tensordb_data.errors import CorruptBlobError, StorageError
+from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 
 if TYPE_CHECKING:
+    from tensordb_data.warehouse.bound_query import BoundQuery
     from tensordb_data.warehouse.context import Warehouse
 
 FOLDER = "tombstones/"
@@ -63,8 +64,8 @@ class Tombstone:
     deletions: list[Deletion]
 
 
-def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
-    """Delete the entities of a filter, each with a tombstone. On mongomock, which ends with the process, without.
+def delete(selection: BoundQuery) -> int:
+    """Delete the entities of a selection, each with a tombstone. On mongomock, which ends with the process, without.
 
     Returns:
         How many were deleted.
@@ -72,16 +73,20 @@ def delete(warehouse: Warehouse, collection: str, filter: Doc) -> int:
     Raises:
         StorageError: The blob store failed; entities without a tombstone were not deleted.
     """
-    entities = warehouse.index[collection]
+    warehouse, collection, filter = selection.warehouse, selection.query.collection, selection.filter()
     if not warehouse.index.is_server:
-        return int(entities.delete_many(filter).deleted_count)
+        return selection.modify(lambda filter, session: selection.collection.delete_many(filter).deleted_count)
+    entities = selection.collection
+
+    def delete_ids(ids: Sequence[ObjectId]) -> int:
+        where = {"$and": [filter, {"_id": {"$in": ids}}]}
+        return warehouse.index.transaction(
+            lambda session: int(entities.delete_many(where, session=session).deleted_count)
+        )
+
     count = 0
-    for docs in batched(entities.find(filter, FIELDS[collection], batch_size=CHUNK), CHUNK):
+    for docs in selection.to_delete(FIELDS[collection], CHUNK):
         for dataset, some in by_dataset(docs).items():
-
-            def delete_ids(ids: list[ObjectId]) -> int:
-                return int(entities.delete_many({"$and": [filter, {"_id": {"$in": ids}}]}).deleted_count)
-
             count += delete_with_tombstone(warehouse, collection, some, delete_ids, dataset)
     return count
 
@@ -112,13 +117,13 @@ def delete_with_tombstone(
     id = _write(warehouse, collection, docs, dataset)
     count = delete_ids([doc["_id"] for doc in docs])
     if count < len(docs):
-        found = warehouse.index[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
-        left = {doc["_id"] for doc in found}
+        there = warehouse.index[collection].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_id": 1})
+        left = {doc["_id"] for doc in read_all(there)}
         if left:
             gone = [doc for doc in docs if doc["_id"] not in left]
             if gone:
                 _done(warehouse, _write(warehouse, collection, gone, dataset))
-            remove(warehouse, warehouse.index["tombstones"].find_one({"_id": id}))
+            retry_while_unavailable(lambda: remove(warehouse, warehouse.index["tombstones"].find_one({"_id": id})))
             return count
     _done(warehouse, id)
     return count
@@ -138,10 +143,8 @@ def write(warehouse: Warehouse, tombstone: Tombstone, about: Doc) -> ObjectId:
         "root": warehouse.blobs.write_root, "key": f"{FOLDER}{id}",
         "n": sum(len(deletion.ids) for deletion in tombstone.deletions), "state": "writing", **about,
     }  # fmt: skip
-    warehouse.index["tombstones"].update_one(
-        {"_id": id}, {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}},
-        upsert=True,
-    )  # fmt: skip
+    new = {"$setOnInsert": {k: v for k, v in doc.items() if k != "_id"}, "$currentDate": {"created": True}}
+    retry_while_unavailable(lambda: warehouse.index["tombstones"].update_one({"_id": id}, new, upsert=True))
     try:
         warehouse.blobs.store(warehouse.blobs.write_root).put(doc["key"], [_packed(tombstone)])
     except StorageError:
@@ -184,7 +187,8 @@ def _write(warehouse: Warehouse, collection: str, docs: Sequence[Doc], dataset: 
 
 
 def _done(warehouse: Warehouse, id: ObjectId) -> None:
-    warehouse.index["tombstones"].update_one({"_id": id}, {"$set": {"state": "live"}})
+    done = {"$set": {"state": "live"}}
+    retry_while_unavailable(lambda: warehouse.index["tombstones"].update_one({"_id": id}, done))
 
 
 def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
@@ -193,8 +197,8 @@ def _objects(warehouse: Warehouse, sets: Sequence[Doc]) -> list[dict[str, Any]]:
     As long as one exists, a rebuild could restore its set.
     """
     ids = [{"p": warehouse.project, "h": doc["_tdb"].get("structure")} for doc in sets]
-    found = warehouse.index["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
-    places = {(doc["root"], doc["key"]) for doc in found}
+    there = warehouse.index["tensors"].find({"_id": {"$in": ids}}, {"root": 1, "key": 1})
+    places = {(doc["root"], doc["key"]) for doc in read_all(there)}
     return [{"root": root, "key": key} for root, key in sorted(places)]
 
 

@@ -123,6 +123,10 @@ class DatasetDocument(_Deletions):
     """The name that it had before it was renamed."""
     calm: NotRequired[CalmState]
     """A state before the oldest open mutation."""
+    renamed: NotRequired[dict[str, str]]
+    """The names of fields by those that they had before, see `samples.rename_field`."""
+    renaming: NotRequired[dict[str, str]]
+    """`from` and `to` of a field whose values are being copied to another name."""
 
 
 class SegmentDocument(TypedDict):
@@ -378,6 +382,8 @@ class EntryDocument(TypedDict):
     """The texts."""
     w: list[str]
     """The words by which it is found. A scoped one begins with a blank."""
+    g: NotRequired[int]
+    """The generation of `w`, see `search.index`; not there in entries of 0.1."""
     at: dt.datetime
     """When it was written last."""
     e: NotRequired[Any]
@@ -504,6 +510,8 @@ class WarehouseDocument(TypedDict):
     _id: Literal["warehouse"]
     format: int
     roots: list[BlobRootDocument]
+    words: NotRequired[int]
+    """The generation of the words of all entries, see `search.index`."""
     rebuilding: NotRequired[list[str]]
     """The projects of which a rebuild has begun and not ended."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +220,33 @@ def test_supervisor_told_to_stop(folder: Path, spawn: Spawn, pids: Callable[[], 
     os.kill(pids()[0], signal.SIGTERM)
     client.insert(2)  # a client is there, so it comes back
     assert client.count() == 2
+
+
+FEW_FILES = """
+import resource, sys
+from tensordb_data import TensorDB
+from tensordb_data.errors import EmbeddedServerError
+for limit in (255, 128, 64, 40):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    try:
+        TensorDB(sys.argv[1])
+    except EmbeddedServerError as error:
+        print(error)
+"""
+
+
+def test_few_open_files_are_told_at_once(folder: Path, ended: Ended) -> None:
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, str(folder)], capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert [line.split("limit here is ")[1].split()[0] for line in lines] == ["255", "128", "64", "40"], done.stderr
+    assert all("needs at least 256 open files" in line and "ulimit" in line for line in lines)
+    ended(folder)
+
+
+def test_as_many_open_files_as_are_asked_for_are_enough(folder: Path, ended: Ended) -> None:
+    script = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 256)); "
+    script += "from tensordb_data import TensorDB; db = TensorDB(sys.argv[1]); w = db.data.writer('d'); w.add(x=1)\n"
+    script += "w.close(); print([len(b['x']) for b in db.data.find().stream(5, shuffle=True, passes=1)]); db.close()"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "[1]\n", done.stderr
+    ended(folder)

@@ -266,3 +266,47 @@ def test_words():
 def test_cutting_twice_changes_nothing(text):
     once = words(text)
     assert words(" ".join(once)) == once and all(once)
+
+
+@pytest.mark.parametrize(
+    ("name", "found_by"),
+    [
+        ("模型训练", ["训练", "模型", "型训", "模型训练", "训", "练"]),
+        ("BestModelB0", ["Model", "best", "MODEL", "bestmodelb0", "bestm", "BestModel"]),
+        ("ResNet50", ["resnet", "50", "net", "resnet50"]),
+        ("HTTPServer", ["http", "server"]),
+        ("МояМодель", ["модель", "моя"]),
+        ("画像のデータ", ["データ", "画像", "デ"]),
+        ("이미지분류", ["분류", "이미지", "류"]),
+        ("การฝึกโมเดล", ["ฝึก", "โมเดล"]),
+    ],
+)
+def test_words_within_words(db, name, found_by):
+    with db.data.writer(name) as writer:
+        writer.add(x=1, note="plain")
+    with db.data.writer("other") as writer:
+        writer.add(x=1, site=f"{name} at home", tags=[f"tag{name}"])
+    db.jobs.push("k", entry="a:b", tags=[name])
+    for text in found_by:
+        assert {(hit.kind, hit.name) for hit in db.search(text)} == {("data", name), ("data", "other"), ("jobs", "k")}
+    assert db.search("fish 鱼") == []
+
+
+def test_words_within_the_words_of_captions(db):
+    with db.data.writer("c") as writer:
+        writer.add_many(caption=[f"第{i}张图片的模型训练 {i}" for i in range(1200)])
+    assert db.search("训练")[0].selection.count() > 0
+    assert db.search("1199")[0].selection.count() == 1
+
+
+def test_entries_of_the_first_version_are_found_as_before_and_then_by_parts(db):
+    with db.data.writer("BestModelB0") as writer:
+        writer.add(x=1, site="模型训练")
+    old = {"BestModelB0": ["bestmodelb0"], "模型训练": ["模型训练", " bestmodelb0"]}
+    for entry in db.database["search"].find():
+        words = old[entry["x"][0] if entry["x"] else entry["n"]]
+        db.database["search"].update_one({"_id": entry["_id"]}, {"$set": {"w": words}, "$unset": {"g": ""}})
+    with TensorDB(str(db.warehouse.address.uri), read_only=True, blobs=None) as reader:
+        assert reader.search("模型训练") and reader.search("bestmodelb0") and not reader.search("model")
+    assert db.search("训练")[0].selection.first()["site"] == "模型训练"
+    assert db.search("model")[0].name == "BestModelB0"

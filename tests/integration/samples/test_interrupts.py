@@ -1,0 +1,74 @@
+"""An interrupt at any instruction leaves logs and writers able to end.
+
+Each test interrupts at some instructions of our modules, and of `threading` below them. With MATRICES=all at each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tensordb_data import TensorDB
+from tests.interrupts import Interrupter
+
+ALL = os.environ.get("MATRICES") == "all"
+FILES = ("/logs/writer.py", "/samples/writer.py", "/common/background.py", "/common/interruptible.py")
+
+
+def points(count: int, most: int) -> range:
+    return range(0, count, 1 if ALL else max(1, count // most))
+
+
+def interrupted(interrupter: Interrupter, call: Callable[[], object], at: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupter.run(call, at)
+
+
+def test_a_log_ends_and_keeps_its_rows(db: TensorDB) -> None:
+    interrupter = Interrupter(*FILES)
+    with db.logs.run("r") as log:
+        log.write(0)  # starts its thread
+
+        def work() -> None:
+            log.write(1, loss=0.5)
+            log.flush()
+
+        interrupter.run(work)
+    for at in points(interrupter.passed * 9 // 10, 40):  # how often it waits differs a little
+        with db.logs.run(f"r{at}") as log:
+            log.write(0)
+            interrupted(interrupter, work, at)
+            log.write(2)
+        steps = db.logs.find({"run": f"r{at}"}).distinct("step")
+        assert steps in ([0, 2], [0, 1, 2]), at
+        with pytest.raises(KeyboardInterrupt), db.logs.run(f"e{at}") as log:  # and as it comes out of the block
+            log.write(0)
+            interrupter.run(work, at)
+        assert 0 in db.logs.find({"run": f"e{at}"}).distinct("step"), at
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_writer_ends(db: TensorDB, live: bool) -> None:
+    interrupter = Interrupter(*FILES)
+    x = np.zeros(4, np.float32)
+    with db.data.writer("d", live=live) as writer:
+        writer.add(x=x)
+
+        def work() -> None:
+            writer.add(x=x)
+            writer.flush()
+
+        interrupter.run(work)
+    for at in points(interrupter.passed * 9 // 10, 20):
+        before = db.data.find({"dataset": "d"}).count()
+        with pytest.raises(KeyboardInterrupt), db.data.writer("d", live=live) as writer:
+            writer.add(x=x)
+            interrupter.run(work, at)
+        after = db.data.find({"dataset": "d"}).count()
+        assert before <= before + writer.written <= after <= before + 2, at
+    with db.data.writer("d", live=live) as writer:
+        writer.add(x=x)
+    assert all(sample["x"].shape == (4,) for sample in db.data.find({"dataset": "d"}))
