@@ -16,6 +16,8 @@ EXAMPLES = {
     "compact": "tensordb compact pong",
     "gc": "tensordb gc --dry-run",
     "fsck": "tensordb fsck --json",
+    "backup create": "tensordb backup create /mnt/disk2/warehouse-2026-11-29",
+    "backup restore": "tensordb backup restore /mnt/disk2/warehouse-2026-11-29 --db ./restored",
     "roots add": "tensordb roots add lab s3://lab/blobs",
     "roots list": "tensordb roots list --json",
     "roots remove": "tensordb roots remove lab",

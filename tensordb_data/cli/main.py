@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli import (
+    backup,
     compact,
     continuous,
     find,
@@ -33,7 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, roots):
+for module in (
+    server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup, roots,
+):  # fmt: skip
     module.register(app)
 add_examples(app)
 

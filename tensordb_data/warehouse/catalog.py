@@ -17,6 +17,10 @@ from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, Sto
 from tensordb_data.mongo.errors import UNAUTHORIZED
 
 FORMAT = 1
+FORMATS = (1,)
+"""The formats that this version reads."""
+RESTORING = "restoring"
+"""In place of a format, while a backup is brought back."""
 
 _UP, _DOWN = ASCENDING, DESCENDING
 INDEXES: dict[str, list[IndexModel]] = {
@@ -128,6 +132,9 @@ def _warehouse(mongo: Any, url: str) -> dict[str, Any]:
 
 
 def _checked(doc: Mapping[str, Any]) -> dict[str, Any]:
+    if doc.get("format") == RESTORING:
+        raise ConnectError("a backup is being restored here, or its restore was stopped: make it again with `tensordb "
+                           "backup restore`, or drop what is here")  # fmt: skip
     if doc.get("format") != FORMAT:
         raise ConnectError(f"this warehouse has format {doc.get('format')!r}, this version of tensordb-data reads "
                            f"format {FORMAT}: upgrade tensordb-data, or use another database")  # fmt: skip

@@ -414,7 +414,7 @@ class TombstoneDocument(TypedDict):
 
 
 class LeaseDocument(TypedDict):
-    """`leases`: the lease of a running save, or objects that a gc has to look at. See `tensors.lease`."""
+    """`leases`: the lease of a running save or backup, or objects that a gc has to look at. See `tensors.lease`."""
 
     _id: ObjectId
     state: Literal["held", "ended"]
@@ -423,6 +423,8 @@ class LeaseDocument(TypedDict):
     """When it runs out, unless it is renewed."""
     objects: NotRequired[list[ObjectAddress]]
     """The objects that the save has begun to write."""
+    backup: NotRequired[bool]
+    """Whether a backup holds it."""
 
 
 class PassDocument(TypedDict):
