@@ -26,6 +26,7 @@ from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping import deletion_log
 from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
 from tensordb_data.tensors.lease import SECONDS, is_backed_up
+from tensordb_data.warehouse.upgrade import STOP
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -152,7 +153,7 @@ class _Collection:
         if self._dry:
             return
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
-        for lease in leases.find({"state": "ended"}, batch_size=10):
+        for lease in leases.find({"state": "ended", "_id": {"$ne": STOP}}, batch_size=10):
             named = lease.get("objects", ())
             ours = self._ours(named)
             for at in ours:

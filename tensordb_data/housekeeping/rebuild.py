@@ -22,7 +22,7 @@ from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
 from tensordb_data.mongo.errors import are_duplicates
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_doc
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
 
@@ -175,7 +175,7 @@ class _Rebuild:
                 )
                 last += len(docs)
                 self.progress(dataset, last, total)
-            about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
+            about = {"seq": last, "mut": 1, "schema": stored_doc(schema), "created": dt.datetime.now(dt.timezone.utc)}
             self._mongo["datasets"].replace_one({"_id": self._warehouse.datasets.id(dataset)}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last

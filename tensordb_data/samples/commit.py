@@ -19,7 +19,7 @@ from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema import Scalar
-from tensordb_data.schema.schema import Schema, located
+from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class _SegmentGone(StorageError):
 
 def register(warehouse: Warehouse, dataset: str) -> None:
     """Make the dataset's document if there is none. It gets its schema with the first samples."""
-    new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
+    new = {"seq": 0, "mut": 0, "schema": stored_doc(None), "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
         warehouse.index["datasets"].update_one(
             {"_id": warehouse.datasets.id(dataset)}, {"$setOnInsert": new}, upsert=True
@@ -223,12 +223,12 @@ class _Body:
         )
 
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
-        stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
+        stored = stored_schema(counter["schema"])
         schema = merge_schema(self._warehouse, self._dataset, stored, self._schema, session, older=True)
         self._fit(schema)
         if schema != stored:
             self._warehouse.index["datasets"].update_one(
-                {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
+                {"_id": counter["_id"]}, {"$set": {"schema": stored_doc(schema)}}, session=session
             )
         return schema
 

@@ -10,7 +10,7 @@ from tensordb_data.errors import NotFoundError, SchemaError
 from tensordb_data.query.query import Query
 from tensordb_data.samples.mutations import update_samples
 from tensordb_data.schema import Field, Scalar
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_doc, stored_schema
 from tensordb_data.schema.widening import widened
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -71,12 +71,13 @@ class _Body:
     def __call__(self, session: Any) -> Schema:
         datasets, id = self._warehouse.index["datasets"], self._warehouse.datasets.id(self._dataset)
         doc = datasets.find_one({"_id": id}, {"schema": 1}, session=session)
-        if doc is None or not doc["schema"]:
+        stored = None if doc is None else stored_schema(doc["schema"])
+        if stored is None:
             raise NotFoundError(f"dataset {self._dataset!r} has no schema yet: give it to the writer, schema={{...}}")
-        stored = Schema.from_doc(doc["schema"])
         schema = Schema({**stored, **{name: self._field(stored, name, session) for name in self._given}})
         if schema != stored:
-            datasets.update_one({"_id": id}, {"$set": {"schema": schema.to_doc()}, "$inc": {"mut": 1}}, session=session)
+            change = {"$set": {"schema": stored_doc(schema)}, "$inc": {"mut": 1}}
+            datasets.update_one({"_id": id}, change, session=session)
         return schema
 
     def _field(self, stored: Schema, name: str, session: Any) -> Field:

@@ -111,7 +111,8 @@ class DatasetDocument(_Deletions):
     mut: int
     """The mutation counter: raised by each change of existing samples."""
     schema: dict[str, Any] | None
-    """The kind of each field, see `schema.Schema`; None until the first commit."""
+    """The kind of each field, see `schema.Schema`, and a mark, see `schema.schema.MARK`. Format 1 has no mark, and None
+    until the first commit."""
     created: dt.datetime
     compacted: NotRequired[int]
     """Samples up to this sequence number have no blobs in their documents."""
@@ -505,6 +506,7 @@ class WarehouseDocument(TypedDict):
 
     _id: Literal["warehouse"]
     format: int
+    """See docs/format.md."""
     roots: list[BlobRootDocument]
     rebuilding: NotRequired[list[str]]
     """The projects of which a rebuild has begun and not ended."""
