@@ -19,7 +19,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files docs site clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -93,6 +93,9 @@ interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compa
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py
+
+upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
+	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/upgrade_mongod.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py

@@ -22,6 +22,7 @@ from tensordb_data.cli import (
     search,
     server,
     stream,
+    upgrade,
     worker,
 )
 from tensordb_data.cli.examples import add_examples
@@ -34,9 +35,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (
-    server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup, roots,
-):  # fmt: skip
+MODULES = (
+    server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup, upgrade,
+    roots,
+)  # fmt: skip
+for module in MODULES:
     module.register(app)
 add_examples(app)
 

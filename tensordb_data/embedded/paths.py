@@ -98,6 +98,11 @@ class Layout:
         """The socket that clients use: it exists while the server takes writes."""
         return Path(run) / "mongod.sock"
 
+    def release(self) -> str | None:
+        """The release of MongoDB whose file format the folder has, "6.0"; None for one that no server has written."""
+        found = read_json(self.manifest)
+        return str(found["release"]) if found and "release" in found else None
+
     @property
     def restoring(self) -> Path:
         """There while a backup is brought back into the folder, which nothing else may open then."""
