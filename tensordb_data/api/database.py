@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
     from tensordb_data.housekeeping.rebuild_report import Rebuilt
+    from tensordb_data.housekeeping.repair import Repair
 
 
 class TensorDB:
@@ -269,6 +270,16 @@ class TensorDB:
         from tensordb_data.housekeeping.gc import collect
 
         return collect(self._warehouse, grace, dry_run, progress)
+
+    def repairs(self) -> list[Repair]:
+        """What can be mended without guessing, in all projects. Nothing is written: that is what `mend()` of each does.
+
+        Raises:
+            UnsupportedError: This is mongomock.
+        """
+        from tensordb_data.housekeeping.repair import repairs
+
+        return repairs(self._warehouse)
 
     def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
         """Check that every reference leads to bytes, and that all bytes match their checksums, in all projects.

@@ -8,12 +8,8 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli import (
-    backup,
-    compact,
     continuous,
     find,
-    fsck,
-    gc,
     ingest,
     jobs,
     logs,
@@ -26,6 +22,7 @@ from tensordb_data.cli import (
     worker,
 )
 from tensordb_data.cli.examples import add_examples
+from tensordb_data.cli.housekeeping import backup, compact, fsck, gc
 from tensordb_data.cli.output import say
 
 app = typer.Typer(

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from tensordb_data.api.database import TensorDB
-from tensordb_data.cli.backup import progress_bar
 from tensordb_data.cli.common import Db, one_line_errors
+from tensordb_data.cli.housekeeping.backup import progress_bar
 from tensordb_data.cli.output import say
 from tensordb_data.cli.server import folder_of
 from tensordb_data.embedded import upgrade as steps
