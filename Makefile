@@ -19,7 +19,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files docs site clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -55,6 +55,7 @@ test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=..
 test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak and chaos
 	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
 	@$(BIN)/python tests/soak.py
+	@PYTHONPATH=. $(BIN)/python tests/soak_samples.py
 	@$(BIN)/python tests/chaos.py
 
 shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
@@ -82,8 +83,9 @@ bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
 
-soak: $(STAMP) ## saves, prunes and collections killed at 200 random points: every state whole, nothing left over
+soak: $(STAMP) ## saves, then all that is done to samples, killed at 200 random points each: nothing lost, nothing foreign touched
 	@$(BIN)/python tests/soak.py
+	@PYTHONPATH=. $(BIN)/python tests/soak_samples.py
 
 soak-files: $(STAMP) ## 10,000 cut, flipped and made up inputs for each format that is read: a value or an error of ours
 	@$(BIN)/python -m tests.hostile
@@ -93,6 +95,9 @@ interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compa
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/chaos.py
+
+upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
+	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/upgrade_mongod.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py

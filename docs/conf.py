@@ -63,5 +63,5 @@ contents = {
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
         "reference/ingest", "reference/errors", "cli",
     ],
-    "How it works": ["architecture"],
+    "How it works": ["architecture", "format"],
 }  # fmt: skip

@@ -69,6 +69,12 @@ def check_state(parts: dict[str, Any]) -> int:
 _out = 1
 
 
+def say_to(out: Connection) -> None:
+    """Where this process says what it does."""
+    global _out
+    _out = out.fileno()
+
+
 def say(**message: Any) -> None:
     os.write(_out, json.dumps(message).encode() + b"\n")
 
@@ -89,8 +95,7 @@ def announced(owner: Any, name: str, phase: str) -> None:
 
 def train(uri: str, blobs: str, out: Connection) -> None:
     """Saves every step, keeps few, and collects beside the saver."""
-    global _out
-    _out = out.fileno()
+    say_to(out)
     gc._MARGIN = MARGIN
     announced(staging.StagingBuffer, "take", "snapshot")
     announced(FileStore, "put", "upload")
@@ -120,18 +125,20 @@ def train(uri: str, blobs: str, out: Connection) -> None:
 class Killed:
     """One run of the program, until a moment of a phase."""
 
-    def __init__(self, uri: str, blobs: str) -> None:
+    def __init__(self, program: Callable[[str, str, Connection], None], uri: str, blobs: str) -> None:
         self._in, out = FORKS.Pipe(duplex=False)
-        self.process = FORKS.Process(target=train, args=(uri, blobs, out), daemon=True)
+        self.process = FORKS.Process(target=program, args=(uri, blobs, out), daemon=True)
         self.process.start()
         out.close()
         self.restored = self.durable = -1
+        self.heard: list[dict[str, Any]] = []
 
     def messages(self) -> Iterator[dict[str, Any]]:
         with open(self._in.fileno(), "rb", closefd=False) as lines:
             for line in lines:
                 if line.endswith(b"\n"):  # else it was killed in the middle of it
                     message = json.loads(line)
+                    self.heard.append(message)
                     self.restored = message.get("restored", self.restored)
                     self.durable = message.get("durable", self.durable)
                     yield message
@@ -208,7 +215,7 @@ def soak(folder: Path, kills: int, seed: int) -> Counter[str]:
         with TensorDB(uri, blobs=blobs) as db:
             for number in range(kills):
                 phase = PHASES[number % len(PHASES)]
-                killed = Killed(uri, blobs)
+                killed = Killed(train, uri, blobs)
                 try:
                     killed.run(phase, dice.randint(1, 4), dice, took)
                 finally:

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from typing_extensions import Unpack
 
+    from tensordb_data.housekeeping.backup.create import BackedUp
+    from tensordb_data.housekeeping.backup.restore import Restored
     from tensordb_data.housekeeping.fsck import Checked
     from tensordb_data.housekeeping.gc import Collected
     from tensordb_data.housekeeping.rebuild_report import Rebuilt
+    from tensordb_data.housekeeping.repair import Repair
 
 
 class TensorDB:
@@ -268,6 +271,16 @@ class TensorDB:
 
         return collect(self._warehouse, grace, dry_run, progress)
 
+    def repairs(self) -> list[Repair]:
+        """What can be mended without guessing, in all projects. Nothing is written: that is what `mend()` of each does.
+
+        Raises:
+            UnsupportedError: This is mongomock.
+        """
+        from tensordb_data.housekeeping.repair import repairs
+
+        return repairs(self._warehouse)
+
     def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
         """Check that every reference leads to bytes, and that all bytes match their checksums, in all projects.
 
@@ -300,6 +313,53 @@ class TensorDB:
         from tensordb_data.housekeeping.rebuild import rebuild
 
         return rebuild(self._warehouse, progress)
+
+    def backup(self, to: str | Path, *, progress: Callable[[str, int, int], None] | None = None) -> BackedUp:
+        """Write the index and the blobs of all projects into a new folder. Safe beside writers, readers, saves and gc.
+
+        The backup is of one instant. While it is made, gc removes nothing. Blobs in object stores, and in places that
+        this client was not told of, stay where they are: the report names them.
+
+        Args:
+            to: A folder that does not exist, or is empty.
+            progress: Called with what is done, how many of it are done, and how many there are; 0 if that is not known.
+
+        Raises:
+            StorageError: The folder is not empty or cannot be written, or the server keeps no snapshot for so long.
+            ReadOnlyError: This TensorDB was opened with `read_only=True`: a backup holds off gc, by a write.
+            UnsupportedError: This is mongomock.
+        """
+        from tensordb_data.housekeeping.backup.create import create
+
+        return create(self._warehouse, to, progress)
+
+    @staticmethod
+    def restore(
+        backup: str | Path,
+        address: str | Path,
+        *,
+        blobs: str | Path | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Restored:
+        """Bring a backup back, into a new folder or an empty database: all of it, or nothing that can be opened.
+
+        Each file is compared with its size and checksum. If the restore is killed, the target is refused by whoever
+        opens it, and the same call begins anew.
+
+        Args:
+            backup: The folder that `backup` has written.
+            address: A folder that does not exist or is empty, or the address of a database without collections.
+            blobs: Where the blobs go: an empty place. By default to `blobs` in the folder, or to GridFS.
+            progress: Called with what is done, how many of it are done, and how many there are.
+
+        Raises:
+            StorageError: It is no complete backup, a file of it is damaged (`CorruptBlobError`), or the target is not
+                empty.
+            ConnectError: The database is not empty, or cannot be reached.
+        """
+        from tensordb_data.housekeeping.backup.restore import restore
+
+        return restore(backup, parse(address), blobs, progress)
 
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""

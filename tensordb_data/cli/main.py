@@ -8,11 +8,8 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli import (
-    compact,
     continuous,
     find,
-    fsck,
-    gc,
     ingest,
     jobs,
     logs,
@@ -21,9 +18,11 @@ from tensordb_data.cli import (
     search,
     server,
     stream,
+    upgrade,
     worker,
 )
 from tensordb_data.cli.examples import add_examples
+from tensordb_data.cli.housekeeping import backup, compact, fsck, gc
 from tensordb_data.cli.output import say
 
 app = typer.Typer(
@@ -33,7 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, roots):
+MODULES = (
+    server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup, upgrade,
+    roots,
+)  # fmt: skip
+for module in MODULES:
     module.register(app)
 add_examples(app)
 

@@ -13,7 +13,8 @@ import typer
 from tensordb_data.cli.common import one_line_errors
 from tensordb_data.cli.output import say
 from tensordb_data.embedded import control
-from tensordb_data.embedded.binary import known_holes
+from tensordb_data.embedded.binary import far_ahead, known_holes
+from tensordb_data.embedded.paths import locate
 from tensordb_data.errors import TensorDBError
 from tensordb_data.mongo.address import parse
 
@@ -37,7 +38,7 @@ def up(
     ] = None,
 ) -> None:
     """Start the server of a warehouse folder and keep it running without clients."""
-    folder = _folder(db)
+    folder = folder_of(db)
     with one_line_errors():
         control.up(folder, port)
         now = control.status(folder)
@@ -46,11 +47,13 @@ def up(
         say("`tensordb uri` prints the address for other tools")
         if now.port and now.version and (holes := known_holes(now.version)) is not None:
             say(holes, err=True)
+        if (newer := _far_ahead(folder)) is not None:
+            say(newer, err=True)
 
 
 def down(db: Db = None) -> None:
     """Stop keeping the server: it ends now, or with the last process that uses it."""
-    folder = _folder(db)
+    folder = folder_of(db)
     with one_line_errors():
         was_running = control.status(folder).running
         clients = control.down(folder)
@@ -64,7 +67,7 @@ def down(db: Db = None) -> None:
 
 def uri(db: Db = None) -> None:
     """Print the address of the running server, to paste into another tool. It may hold the password."""
-    folder = _folder(db)
+    folder = folder_of(db)
     with one_line_errors():
         say(control.uri(folder))
 
@@ -74,7 +77,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say whether the server runs, and for whom. Exit status 1 when it does not."""
-    folder = _folder(db)
+    folder = folder_of(db)
     with one_line_errors():
         now = control.status(folder)
     if as_json:
@@ -82,6 +85,8 @@ def status(
     else:
         for line in _lines(now):
             say(line)
+        if (newer := _far_ahead(folder)) is not None:
+            say(f"newer    {newer}")
     if not now.running:
         raise typer.Exit(1)
 
@@ -99,7 +104,13 @@ def _lines(now: control.Status) -> Iterator[str]:
     yield f"clients  {', '.join(f'pid {pid}' for pid in now.clients) or 'none'}"
 
 
-def _folder(db: str | None) -> Path:
+def _far_ahead(folder: Path) -> str | None:
+    """One line about a mongod that is too new for the files of a folder."""
+    written_by = locate(folder).release()
+    return None if written_by is None else far_ahead(written_by)
+
+
+def folder_of(db: str | None) -> Path:
     """The folder that the option names; anything else is a mistake in the command line."""
     if not db:
         raise typer.BadParameter("name the warehouse folder, or set TENSORDB", param_hint="--db")

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tensordb_data.errors import EmbeddedServerError
@@ -43,6 +44,35 @@ def find_mongod(written_by: str | None = None) -> Path:
     if not there:
         raise EmbeddedServerError(f"no mongod found: {WAYS}")
     return there[0] if len(there) == 1 else max(there, key=lambda path: _rank(path, written_by))
+
+
+def found_mongods(named: Sequence[Path] = ()) -> dict[Path, str]:
+    """Each mongod that starts here, with its version: those named, $TENSORDB_MONGOD, that of the wheel, all on PATH."""
+    variable = os.environ.get("TENSORDB_MONGOD")
+    folders = [Path(folder) / "mongod" for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    places = [*named, *([Path(variable).expanduser()] if variable else []), _in_wheel(), *folders]
+    found: dict[Path, str] = {}
+    for path in places:
+        if path is not None and path.absolute() not in found and os.access(path, os.X_OK):
+            try:
+                found[path.absolute()] = mongod_version(path.absolute())
+            except EmbeddedServerError:
+                if path in named:
+                    raise
+    return found
+
+
+def far_ahead(written_by: str) -> str | None:
+    """One line about the newest mongod that is more than one release ahead of a folder; None if there is none."""
+    at = RELEASES.index(written_by) if written_by in RELEASES else len(RELEASES)
+    late = {path: version for path, version in found_mongods().items() if release(version) in RELEASES[at + 2 :]}
+    if not late:
+        return None
+    path = max(late, key=lambda each: _rank(each, None))
+    return (
+        f"{path} is MongoDB {late[path]}, more than one release ahead of the files of {written_by}: `tensordb upgrade` "
+        "goes there step by step"
+    )
 
 
 def _rank(mongod: Path, written_by: str | None) -> tuple[bool, tuple[int, ...]]:
@@ -131,5 +161,5 @@ def check_compatible(folder: Path, written_by: str, mongod: Path, version: str) 
         f"{folder} was written by MongoDB {written_by}, and {mongod} is {version}, which cannot open it: "
         f"set TENSORDB_MONGOD to a mongod {written_by}"
         + (f" or {RELEASES[RELEASES.index(written_by) + 1]}" if written_by in RELEASES[:-1] else "")
-        + ", or move the data with mongodump and mongorestore"
+        + "; `tensordb upgrade` brings a folder to a newer release, step by step"
     )

@@ -98,7 +98,36 @@ class Layout:
         """The socket that clients use: it exists while the server takes writes."""
         return Path(run) / "mongod.sock"
 
+    def release(self) -> str | None:
+        """The release of MongoDB whose file format the folder has, "6.0"; None for one that no server has written."""
+        found = read_json(self.manifest)
+        return str(found["release"]) if found and "release" in found else None
+
+    @property
+    def restoring(self) -> Path:
+        """There while a backup is brought back into the folder, which nothing else may open then."""
+        return self.folder / "restoring.json"
+
     def prepare(self) -> None:
+        """Make the folder and its subfolders, and check that this version can use them.
+
+        Raises:
+            EmbeddedServerError: They cannot be made, are of another format, or are not complete.
+        """
+        self.make()
+        if self.restoring.exists():
+            raise EmbeddedServerError(
+                f"a backup is being restored into {self.folder}, or its restore was stopped: make it again with "
+                "`tensordb backup restore`, or remove the folder"
+            )
+        found = read_json(self.manifest)
+        if found and found.get("format") != FORMAT:
+            raise EmbeddedServerError(
+                f"{self.folder} has format {found.get('format')}, and this version of tensordb-data reads format "
+                f"{FORMAT}: install the version that wrote it, or a newer one"
+            )
+
+    def make(self) -> None:
         """Make the folder and its subfolders."""
         try:
             make_folder(self.folder)
@@ -112,12 +141,6 @@ class Layout:
                 f"the warehouse folder {self.folder} is not writable ({error.strerror}: {error.filename}): "
                 "check its owner and permissions, choose another folder, or open this one with read_only=True"
             ) from None
-        found = read_json(self.manifest)
-        if found and found.get("format") != FORMAT:
-            raise EmbeddedServerError(
-                f"{self.folder} has format {found.get('format')}, and this version of tensordb-data reads format "
-                f"{FORMAT}: install the version that wrote it, or a newer one"
-            )
 
     def choose_run(self) -> str:
         """The private directory for the sockets: the recorded one, ``run/`` in the folder, or a short one elsewhere."""

@@ -35,7 +35,7 @@ def join(folder: str | os.PathLike[str]) -> Session:
 
 
 class Session:
-    """A share in the running server of a folder; made by `join`.
+    """A share in the running server of a folder; made by `join`, or with the mongod that is to be started.
 
     A thread of the session watches the supervisor. When that dies, and mongod with it, the thread starts the server
     again, at the same address, while operations of this process wait for it.
@@ -44,8 +44,8 @@ class Session:
     done when the process exits: the kernel gives its share back.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, mongod: Path | None = None) -> None:
+        self._layout, self._mongod = layout, mongod
         self._pid = os.getpid()
         self._client = -1
         self._alive = -1
@@ -111,7 +111,7 @@ class Session:
                 wait_for_moved(layout)
                 self._client = file_locks.acquire(layout.server_lock, fcntl.LOCK_SH)
             while True:
-                state = bring_up(layout)
+                state = bring_up(layout, self._mongod)
                 run = str(state["run"])
                 with contextlib.suppress(OSError):  # it has just died: look again
                     alive = file_locks.open_fd(Path(run) / "alive", os.O_RDONLY | os.O_NONBLOCK)

@@ -28,15 +28,15 @@ ALREADY_INITIALIZED = 23
 SUPERVISOR = os.path.abspath(Path(__file__).with_name("supervisor.py"))
 
 
-def bring_up(layout: Layout) -> dict[str, Any]:
+def bring_up(layout: Layout, mongod: Path | None = None) -> dict[str, Any]:
     """Start the folder's server unless it runs; returns its state.
 
-    The caller holds start.lock and a share of server.lock.
+    The caller holds start.lock and a share of server.lock. With `mongod`, that program is started, if one has to be.
     """
     started = time.monotonic()
     while True:
         if not file_locks.is_held(layout.supervisor_lock):
-            spawn(layout)
+            spawn(layout, mongod)
         state = layout.state()
         if state is None:
             _refuse_foreign(layout, waited=time.monotonic() - started)
@@ -80,7 +80,7 @@ def _refuse_foreign(layout: Layout, waited: float) -> None:
     )
 
 
-def spawn(layout: Layout) -> None:
+def spawn(layout: Layout, mongod: Path | None = None) -> None:
     """Start the supervisor and wait until its mongod listens.
 
     Raises:
@@ -88,7 +88,7 @@ def spawn(layout: Layout) -> None:
     """
     _check_open_files(layout)
     manifest = read_json(layout.manifest)
-    mongod = find_mongod(str(manifest["release"]) if manifest else None)
+    mongod = mongod or find_mongod(str(manifest["release"]) if manifest else None)
     version = mongod_version(mongod)
     if manifest:
         check_compatible(layout.folder, str(manifest["release"]), mongod, version)
@@ -237,9 +237,14 @@ def _publish(layout: Layout, state: dict[str, Any]) -> None:
         layout.socket(str(state["run"])).symlink_to("server.sock")
 
 
+def note_release(layout: Layout, version: str, release: str) -> None:
+    """Record who writes the folder, and the release whose file format it has."""
+    write_json(layout.manifest, {"format": FORMAT, "mongod": version, "release": release})
+
+
 def _write_manifest(layout: Layout, version: str) -> None:
     """Record who writes the folder. The release stays that of the first server: its file format is not upgraded."""
     found = read_json(layout.manifest)
     if not found or found.get("mongod") != version:
         first = found["release"] if found else release(version)
-        write_json(layout.manifest, {"format": FORMAT, "mongod": version, "release": first})
+        note_release(layout, version, str(first))

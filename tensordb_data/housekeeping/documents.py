@@ -11,7 +11,7 @@ from tensordb_data.blobs.segments.references import is_reference
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema import Scalar, field_from_doc
 from tensordb_data.schema.field import describe
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import MARK, Schema
 
 Fault = tuple[str | None, str]
 """The field, or None for the whole document, and what was expected and found."""
@@ -50,7 +50,7 @@ class Schemas:
         if found is None and isinstance(dataset, str):
             return Schema({})
         try:
-            return Schema({name: field_from_doc(part) for name, part in found["schema"].items()})
+            return Schema({name: field_from_doc(part) for name, part in found["schema"].items() if name != MARK})
         except (SchemaError, KeyError, TypeError, AttributeError):
             return None
 

@@ -1,7 +1,8 @@
 """Garbage collection, by the states of segments and tensors: writing, live, dying, gone.
 
 A gc marks live tensors to which no document refers, live segments to which no sample refers, and segments that have
-been in `writing` for longer than any writer takes. It removes what is still unused when the grace period has passed.
+been in `writing` for longer than any writer takes. It removes what is still unused when the grace period has passed,
+and nothing while a backup runs.
 First the document leaves the state `dying`, by a write that conflicts with one that makes it live again. Then the
 object is removed.
 
@@ -24,7 +25,8 @@ from tensordb_data.common.chunks import batched
 from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping import deletion_log
 from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
-from tensordb_data.tensors.lease import SECONDS
+from tensordb_data.tensors.lease import SECONDS, is_backed_up
+from tensordb_data.warehouse.upgrade import STOP
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -49,7 +51,8 @@ class Collected:
     revived: int = 0
     """Tensors and segments that were marked, and are in use again."""
     waiting: int = 0
-    """Tensors and segments that stay marked: their grace period has not passed, or a running save may use them."""
+    """Tensors and segments that stay marked: their grace period has not passed, or a running save or backup may use
+    them."""
     waiting_bytes: int = 0
     removed: int = 0
     removed_bytes: int = 0
@@ -114,8 +117,8 @@ class _Collection:
             oldest = self._mongo["leases"].find_one({"state": "held"}, sort=[("began", 1)])
             if oldest is not None:
                 ripe = min(ripe, oldest["began"] - _MARGIN)
-            ready = [doc for doc in batch if doc["dying"] <= ripe]
-            self._wait(len(batch) - len(ready), sum(doc["n"] for doc in batch if doc["dying"] > ripe))
+            ready = [] if is_backed_up(self._warehouse) else [doc for doc in batch if doc["dying"] <= ripe]
+            self._wait(len(batch) - len(ready), sum(doc["n"] for doc in batch) - sum(doc["n"] for doc in ready))
             ready = self._ours(ready)
             ids = [doc["_id"] for doc in ready]
             unused = {_content(doc) for part in self._unused({"_id": {"$in": ids}}) for doc in part}
@@ -150,7 +153,7 @@ class _Collection:
         if self._dry:
             return
         tensors, leases = self._mongo["tensors"], self._mongo["leases"]
-        for lease in leases.find({"state": "ended"}, batch_size=10):
+        for lease in leases.find({"state": "ended", "_id": {"$ne": STOP}}, batch_size=10):
             named = lease.get("objects", ())
             ours = self._ours(named)
             for at in ours:
@@ -186,6 +189,9 @@ class _Collection:
         for unused, used in partition_by_use(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
             gone = self._ours([*unused, *(doc for doc in used if doc["state"] == "gone")], "segments/{}")
+            if is_backed_up(self._warehouse):
+                self._wait(len(gone), sum(doc["bytes"] for doc in gone))
+                continue
             if not self._dry:
                 goes = [UpdateOne(_as_it_was(doc), {"$set": {"state": "gone"}}) for doc in gone]
                 gone = self._write_each("segments", goes, gone, "gone")
@@ -200,7 +206,7 @@ class _Collection:
 
     def sweep_tombstones(self) -> None:
         """Remove tombstones whose entities have no blobs left."""
-        if not self._dry:
+        if not (self._dry or is_backed_up(self._warehouse)):
             self.report.left += deletion_log.sweep(self._warehouse, self._now())
 
     def sweep_stores(self) -> None:

@@ -16,13 +16,14 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, read_segment
+from tensordb_data.blobs.segments.format import SegmentDocuments, read_segment
 from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
+from tensordb_data.housekeeping.segment_doc import segment_doc
 from tensordb_data.mongo.errors import are_duplicates
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_doc
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.deletion_log import FOLDER, Tombstone, read
 
@@ -115,12 +116,7 @@ class _Rebuild:
                 self.report.skipped.append(f"{store.url}/{key}: {error}")
                 continue
             self._enter(documents, ObjectId(name))
-            size = len(index.offsets) * ENTRY_BYTES
-            doc = {
-                "p": documents.project, "dataset": documents.dataset, "root": root, "key": key, "bytes": nbytes,
-                "blobs": int(index.lengths.sum()), "index": [nbytes - size - TRAILER_BYTES, size],
-                "n": len(documents.samples), "state": "live",
-            }  # fmt: skip
+            doc = segment_doc(index, documents, root, key, nbytes)
             made = {"$setOnInsert": doc, "$currentDate": {"created": True}}
             self._mongo["segments"].update_one({"_id": ObjectId(name)}, made, upsert=True)
             self.report.segments += 1
@@ -175,7 +171,7 @@ class _Rebuild:
                 )
                 last += len(docs)
                 self.progress(dataset, last, total)
-            about = {"seq": last, "mut": 1, "schema": schema.to_doc(), "created": dt.datetime.now(dt.timezone.utc)}
+            about = {"seq": last, "mut": 1, "schema": stored_doc(schema), "created": dt.datetime.now(dt.timezone.utc)}
             self._mongo["datasets"].replace_one({"_id": self._warehouse.datasets.id(dataset)}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last

@@ -20,7 +20,7 @@ from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema import Scalar
-from tensordb_data.schema.schema import Schema, located
+from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class _SegmentGone(StorageError):
 
 def register(warehouse: Warehouse, dataset: str) -> None:
     """Make the dataset's document if there is none. It gets its schema with the first samples."""
-    new = {"seq": 0, "mut": 0, "schema": None, "created": dt.datetime.now(dt.timezone.utc)}
+    new = {"seq": 0, "mut": 0, "schema": stored_doc(None), "created": dt.datetime.now(dt.timezone.utc)}
     with contextlib.suppress(DuplicateKeyError):  # another writer was first
         warehouse.index["datasets"].update_one(
             {"_id": warehouse.datasets.id(dataset)}, {"$setOnInsert": new}, upsert=True
@@ -225,7 +225,7 @@ class _Body:
         )
 
     def _merged_schema(self, counter: DatasetDocument, session: Any) -> Schema:
-        stored = None if counter["schema"] is None else Schema.from_doc(counter["schema"])
+        stored = stored_schema(counter["schema"])
         for old, new in counter.get("renamed", {}).items():
             if old in self._schema and old not in (stored or {}):
                 raise renamed_error(self._dataset, old, new)
@@ -233,7 +233,7 @@ class _Body:
         self._fit(schema)
         if schema != stored:
             self._warehouse.index["datasets"].update_one(
-                {"_id": counter["_id"]}, {"$set": {"schema": schema.to_doc()}}, session=session
+                {"_id": counter["_id"]}, {"$set": {"schema": stored_doc(schema)}}, session=session
             )
         return schema
 

@@ -11,7 +11,7 @@ from tensordb_data.query.query import Query
 from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.rename_field import rename_field
 from tensordb_data.schema import Field, Scalar
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_doc, stored_schema
 from tensordb_data.schema.widening import widened
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -96,14 +96,14 @@ class _Body:
     def __call__(self, session: Any) -> Schema:
         datasets, id = self._warehouse.index["datasets"], self._warehouse.datasets.id(self._dataset)
         doc = datasets.find_one({"_id": id}, {"schema": 1, "renamed": 1, "renaming": 1}, session=session)
-        if doc is None or not doc["schema"]:
+        stored = None if doc is None else stored_schema(doc["schema"])
+        if doc is None or stored is None:
             raise NotFoundError(f"dataset {self._dataset!r} has no schema yet: give it to the writer, schema={{...}}")
-        stored = Schema.from_doc(doc["schema"])
         schema = Schema({**stored, **{name: self._field(stored, name, session) for name in self._given}})
         if schema != stored:
             self._check_free(doc, schema.keys() - stored.keys(), session)
             renamed = {old: new for old, new in doc.get("renamed", {}).items() if old not in schema}
-            changes = {"$set": {"schema": schema.to_doc(), "renamed": renamed}, "$inc": {"mut": 1}}
+            changes = {"$set": {"schema": stored_doc(schema), "renamed": renamed}, "$inc": {"mut": 1}}
             datasets.update_one({"_id": id}, changes, session=session)
         return schema
 

@@ -22,7 +22,7 @@ from tensordb_data.common.options import nearest
 from tensordb_data.errors import BusyError, NotFoundError, SchemaError, UnsupportedError
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.samples.mutations import LIMIT, end_silent
-from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name
+from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name, stored_schema
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _Renaming:
     def check(self) -> None:
         """Refuse what cannot be, and remove the copies of a former call that was to give another name."""
         doc = retry_while_unavailable(lambda: self._datasets.find_one({"_id": self._id}), reads=True)
-        if doc is None or not doc["schema"]:
+        if doc is None or stored_schema(doc["schema"]) is None:
             raise NotFoundError(f"dataset {self._dataset!r} has no schema yet, and so no field to rename")
         if doc.get("open"):
             end_silent(self._warehouse, [entry["id"] for entry in doc["open"]], [self._dataset])
@@ -76,11 +76,11 @@ class _Renaming:
         return {"from": self._old, "to": self._new}
 
     def _is_done(self, doc: Mapping[str, Any]) -> bool:
-        schema = doc["schema"]
+        schema = stored_schema(doc["schema"]) or {}
         return self._old not in schema and self._new in schema and doc.get("renamed", {}).get(self._old) == self._new
 
     def _check(self, doc: Mapping[str, Any]) -> None:
-        schema = doc["schema"]
+        schema = stored_schema(doc["schema"]) or {}
         if "leaving" in doc:
             raise BusyError(f"dataset {self._dataset!r} is being renamed or dropped; rename its field after that")
         if self._old not in schema:
@@ -95,7 +95,7 @@ class _Renaming:
         doc = self._datasets.find_one_and_update(
             {"_id": self._id}, {"$inc": {"mut": 1}}, return_document=ReturnDocument.AFTER, session=session
         )
-        if doc is None or not doc["schema"]:
+        if doc is None or stored_schema(doc["schema"]) is None:
             raise NotFoundError(f"dataset {self._dataset!r} was renamed or dropped by another process meanwhile")
         if self._is_done(doc):
             return Schema.from_doc(doc["schema"])

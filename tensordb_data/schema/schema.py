@@ -21,6 +21,22 @@ _TYPES: dict[Any, str] = {
 }  # fmt: skip
 
 
+MARK = "_tdb"
+"""The name, which no field can have, under which the schema of a dataset says that it is of format 2."""
+MARKED = {MARK: {"kind": "of format 2"}}
+"""Version 0.1 reads the schema in each commit and for each plan, and refuses a kind of field that it does not know."""
+
+
+def stored_doc(schema: Schema | None) -> dict[str, Any]:
+    """The schema in the document of a dataset; None before the first commit."""
+    return {**({} if schema is None else schema.to_doc()), **MARKED}
+
+
+def stored_schema(doc: Mapping[str, Any] | None) -> Schema | None:
+    """The schema that a dataset's document holds; None before the first commit."""
+    return Schema.from_doc(doc) if doc is not None and set(doc) - {MARK} else None
+
+
 class Schema(Mapping[str, Field]):
     """The fields of a dataset by name; a frozen value.
 
@@ -55,7 +71,8 @@ class Schema(Mapping[str, Field]):
 
     @classmethod
     def from_doc(cls, doc: Mapping[str, Any]) -> Schema:
-        """The schema that `to_doc` wrote."""
+        """The schema that `to_doc` wrote, or `stored_doc`."""
+        doc = {name: part for name, part in doc.items() if name != MARK}
         return cls({name: field_from_doc(part) for name, part in doc.items()})
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The lease of a save: while a save holds it, a gc removes nothing that the save relies on.
+"""The lease of a save or a backup: while it is held, a gc removes nothing that its holder relies on.
 
 A save finds out which tensors are stored, writes the others, and commits a document that refers to all of them. A
 tensor that is marked as dying in between must stay until that document exists. So a save takes a lease first, and a gc
@@ -7,6 +7,9 @@ taken the save for dead and has ended its lease, this transaction fails. All tim
 
 The lease names the objects of the save before they are written. When the lease has ended, a gc removes those objects
 that no tensor names.
+
+A backup relies on all that the index names. While a backup holds a lease, no gc removes anything that it has not begun
+to remove before.
 """
 
 from __future__ import annotations
@@ -34,10 +37,16 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """A lease of one save; a context manager. On mongomock, where nothing is collected, it does nothing."""
+    """A lease of one save or backup; a context manager. On mongomock, where nothing is collected, it does nothing.
 
-    def __init__(self, warehouse: Warehouse, id: ObjectId) -> None:
-        self._warehouse, self.id = warehouse, id
+    Args:
+        warehouse: The warehouse.
+        id: The `_id` of its document.
+        backup: Whether the holder relies on all that the index names.
+    """
+
+    def __init__(self, warehouse: Warehouse, id: ObjectId, *, backup: bool = False) -> None:
+        self._warehouse, self.id, self._backup = warehouse, id, backup
         self.began = dt.datetime.now(dt.timezone.utc)
         self._objects: list[dict[str, Any]] = []
         self.clean = True
@@ -45,7 +54,9 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if self._warehouse.index.is_server:
-            begins = {"state": "held", "began": "$$NOW", "until": _until()}
+            begins: dict[str, Any] = {"state": "held", "began": "$$NOW", "until": _until()}
+            if self._backup:
+                begins["backup"] = True
             lease = self._leases.find_one_and_update(
                 {"_id": self.id}, [{"$set": begins}], upsert=True, return_document=ReturnDocument.AFTER
             )
@@ -89,6 +100,11 @@ class Lease:
     @property
     def _leases(self) -> Any:
         return self._warehouse.index["leases"]
+
+
+def is_backed_up(warehouse: Warehouse) -> bool:
+    """Whether a backup holds a lease, so that nothing may be removed."""
+    return warehouse.index["leases"].find_one({"state": "held", "backup": True}, {"_id": 1}) is not None
 
 
 def _until() -> dict[str, Any]:

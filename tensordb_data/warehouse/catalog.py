@@ -14,12 +14,18 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from tensordb_data.common.folder_names import folder_fault, is_wrapped
 from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, StorageError
 from tensordb_data.mongo.errors import UNAUTHORIZED
+from tensordb_data.warehouse.upgrade import upgrade
 
-FORMAT = 1
+FORMAT = 2
+"""The format that is written. See docs/format.md."""
+FORMATS = (1, 2)
+"""The formats that this version reads."""
+RESTORING = "restoring"
+"""In place of a format, while a backup is brought back."""
 
 
 def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str, Any]]:
-    """Make the database a warehouse, or check that it is one.
+    """Make the database a warehouse, or check that it is one, and upgrade it from an older format.
 
     Args:
         mongo: The database.
@@ -34,6 +40,8 @@ def prepare(mongo: Any, default_blobs: str, blobs: str | None) -> list[dict[str,
     """
     try:
         doc = _warehouse(mongo, default_blobs if blobs is None else blobs)
+        if doc["format"] != FORMAT:
+            upgrade(mongo)
         chosen = doc["roots"][0] if blobs is None else _registered(mongo, doc, blobs)
     except OperationFailure as error:
         # A reader without the right to write can still use a warehouse that is ready.
@@ -80,9 +88,14 @@ def _warehouse(mongo: Any, url: str) -> dict[str, Any]:
 
 
 def _checked(doc: Mapping[str, Any]) -> dict[str, Any]:
-    if doc.get("format") != FORMAT:
-        raise ConnectError(f"this warehouse has format {doc.get('format')!r}, this version of tensordb-data reads "
-                           f"format {FORMAT}: upgrade tensordb-data, or use another database")  # fmt: skip
+    if doc.get("format") == RESTORING:
+        raise ConnectError("a backup is being restored here, or its restore was stopped: make it again with `tensordb "
+                           "backup restore`, or drop what is here")  # fmt: skip
+    if doc.get("format") not in FORMATS:
+        raise ConnectError(
+            f"this warehouse has format {doc.get('format')!r}, this version of tensordb-data reads formats "
+            f"{' and '.join(map(str, FORMATS))}: upgrade tensordb-data, or use another database"
+        )
     return dict(doc)
 
 

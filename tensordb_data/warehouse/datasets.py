@@ -10,7 +10,7 @@ from pymongo.read_concern import ReadConcern
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.schema.kinds import BLOB_KINDS
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_schema
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -41,7 +41,8 @@ class Datasets:
         """The schemas of those datasets that exist and have one."""
         named = {**self.filter(names), "schema": {"$ne": None}}
         docs: Iterable[DatasetDocument] = self._read(named, {"schema": 1})
-        return {doc["_id"]["d"]: Schema.from_doc(doc["schema"] or {}) for doc in docs}
+        found = ((doc["_id"]["d"], stored_schema(doc["schema"])) for doc in docs)
+        return {name: schema for name, schema in found if schema is not None}
 
     def blob_datasets(self, fields: Iterable[str], names: Sequence[str] | None) -> dict[str, frozenset[str]]:
         """The datasets in which a field is stored as a blob, for each field that is one in any of them.

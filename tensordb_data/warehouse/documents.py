@@ -111,7 +111,8 @@ class DatasetDocument(_Deletions):
     mut: int
     """The mutation counter: raised by each change of existing samples."""
     schema: dict[str, Any] | None
-    """The kind of each field, see `schema.Schema`; None until the first commit."""
+    """The kind of each field, see `schema.Schema`, and a mark, see `schema.schema.MARK`. Format 1 has no mark, and None
+    until the first commit."""
     created: dt.datetime
     compacted: NotRequired[int]
     """Samples up to this sequence number have no blobs in their documents."""
@@ -420,7 +421,7 @@ class TombstoneDocument(TypedDict):
 
 
 class LeaseDocument(TypedDict):
-    """`leases`: the lease of a running save, or objects that a gc has to look at. See `tensors.lease`."""
+    """`leases`: the lease of a running save or backup, or objects that a gc has to look at. See `tensors.lease`."""
 
     _id: ObjectId
     state: Literal["held", "ended"]
@@ -429,6 +430,8 @@ class LeaseDocument(TypedDict):
     """When it runs out, unless it is renewed."""
     objects: NotRequired[list[ObjectAddress]]
     """The objects that the save has begun to write."""
+    backup: NotRequired[bool]
+    """Whether a backup holds it."""
 
 
 class PassDocument(TypedDict):
@@ -509,6 +512,7 @@ class WarehouseDocument(TypedDict):
 
     _id: Literal["warehouse"]
     format: int
+    """See docs/format.md."""
     roots: list[BlobRootDocument]
     words: NotRequired[int]
     """The generation of the words of all entries, see `search.index`."""

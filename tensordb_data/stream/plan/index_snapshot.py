@@ -18,7 +18,7 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.errors import BusyError, TensorDBError
 from tensordb_data.samples.mutations import end_silent
-from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.schema import Schema, stored_schema
 
 if TYPE_CHECKING:
     from bson import Timestamp
@@ -63,8 +63,8 @@ class IndexSnapshot:
 
     def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
         """The schemas of those datasets that have one."""
-        found = ((name, self.docs[name]["schema"]) for name in names if name in self.docs)
-        return {name: Schema.from_doc(schema) for name, schema in found if schema is not None}
+        found = ((name, stored_schema(self.docs[name]["schema"])) for name in names if name in self.docs)
+        return {name: schema for name, schema in found if schema is not None}
 
     def born(self, names: Sequence[str]) -> dict[str, str]:
         """When each dataset was made."""

@@ -80,7 +80,7 @@ def test_blob_places_that_cannot_be_recorded(mongo_uri: str, blobs: str, says: s
 def test_a_newer_format_is_refused(mongo_uri: str) -> None:
     with TensorDB(mongo_uri) as db:
         db.database["warehouse"].update_one({}, {"$set": {"format": 99}})
-    with pytest.raises(ConnectError, match=r"format 99.*reads format 1.*upgrade"):
+    with pytest.raises(ConnectError, match=r"format 99.*reads formats 1 and 2.*upgrade"):
         TensorDB(mongo_uri)
 
 

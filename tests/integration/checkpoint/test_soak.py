@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "soak.py"
+TESTS = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_killed_in_every_phase():
-    done = subprocess.run([sys.executable, str(SCRIPT), "--kills", "10"], capture_output=True, text=True, timeout=230)
+@pytest.mark.parametrize(("script", "kills"), [("soak.py", 10), ("soak_samples.py", 9)])
+def test_killed_in_every_phase(script, kills):
+    command = [sys.executable, str(TESTS / script), "--kills", str(kills)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=230)
     assert done.returncode == 0, done.stdout + done.stderr

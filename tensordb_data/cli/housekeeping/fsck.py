@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tensordb_data.api.database import TensorDB
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import escaped, say
 from tensordb_data.housekeeping.fsck import Checked
@@ -26,19 +27,28 @@ def fsck(
         bool,
         typer.Option("--rebuild", help="Instead, bring back samples and sets of a lost index from the blobs."),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First mend what can be mended without guessing. It is named first.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Mend without a question.")] = False,
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
 ) -> None:
     """Verify every reference and every checksum, of all projects. It reads all bytes, and changes nothing.
 
-    Safe at any time. Exit status 0 when everything is as it should be, 1 when there are findings.
+    Safe at any time, with --repair too. Exit status 0 when everything is as it should be, 1 when there are findings.
     """
+    if rebuild and repair:
+        raise typer.BadParameter("--rebuild and --repair are two calls", param_hint="--repair")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    mended: list[str] = []
     with warehouse(db, project, new=rebuild) as opened:
+        if repair:
+            mended = _repair(opened, yes, as_json)
         console = Console(stderr=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("looking", total=None)
@@ -48,13 +58,29 @@ def fsck(
 
             report = opened.rebuild(progress=progress) if rebuild else opened.fsck(progress=progress)
     if as_json:
-        say(json.dumps(dataclasses.asdict(report)))
+        say(json.dumps(dataclasses.asdict(report) | ({"mended": mended} if repair else {})))
     elif isinstance(report, Rebuilt):
         _print_rebuilt(report)
     else:
         _print_checked(report)
     if report.skipped if isinstance(report, Rebuilt) else report.findings:
         raise typer.Exit(1)
+
+
+def _repair(opened: TensorDB, yes: bool, as_json: bool) -> list[str]:
+    """Name what can be mended, ask, and mend it; returns a line for each thing that was mended."""
+    found = opened.repairs()
+    for each in found:
+        say(f"can be mended: {each.what}", err=as_json)
+    if not found:
+        say("there is nothing that can be mended without guessing", err=as_json)
+        return []
+    if not yes and not typer.confirm(f"Mend these {len(found)}?", err=True):
+        say("nothing was mended", err=True)
+        return []
+    for each in found:
+        each.mend()
+    return [each.what for each in found]
 
 
 def _print_checked(report: Checked) -> None:
