@@ -143,8 +143,9 @@ class Selection(Generic[R]):
             passes: How many passes (epochs over the selection) to deliver; None for no end.
             follow: Deliver the samples that exist, in the order of commits, and then those that are committed later.
                 A batch that does not fill soon is delivered short. For one reader.
-            transform: Called for each sample: a callable that takes the sample, or the sample and an `rng`; or an
-                albumentations pipeline; or the import path of one of these, `"module:name"`.
+            transform: Called for each sample: a callable that takes the sample, or the sample and an `rng`; or a
+                transform of torchvision v2, Kornia, MONAI or albumentations; or the import path of one of these,
+                `"module:name"`.
             workers: Run the transform in this many processes. Use them for a transform that is mostly Python code;
                 its import path must be known. With 0 it runs in threads, which suits NumPy, OpenCV and PyTorch.
             ragged: What to do with arrays of different shapes in a batch: `"list"`, `"error"`, or `"pad"`. `"pad"`
@@ -161,7 +162,7 @@ class Selection(Generic[R]):
 
         Raises:
             QueryError: The Selection is not a selection of samples, or an option is outside its range or contradicts
-                another one.
+                another one, or the transform would see none of the fields.
             TypeError: There is no such option; the message names the nearest one.
         """
         if self.query.collection != "data":
@@ -174,7 +175,9 @@ class Selection(Generic[R]):
             replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
             workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=shard.tail,
         )  # fmt: skip
-        return Stream(self.db.warehouse, spec)
+        stream = Stream(self.db.warehouse, spec)
+        stream.check_transform()
+        return stream
 
     # Writing
 

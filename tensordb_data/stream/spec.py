@@ -47,8 +47,8 @@ class StreamSpec:
     follow: bool = False
     """Whether the stream delivers what exists, in the order of commits, and then whatever is committed."""
     transform: Callable[..., Any] | str | None = None
-    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline; or
-    the import path of one, `module:name`."""
+    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)`, or a transform of torchvision v2,
+    Kornia, MONAI or albumentations; or the import path of one, `module:name`."""
     workers: int = 0
     """The number of processes that run the transform, in place of threads. Use them if it is mostly Python code."""
     ragged: Ragged = "list"
