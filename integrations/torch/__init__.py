@@ -10,8 +10,9 @@ except ImportError as error:
 from tensordb_data.stream.transform.libraries.vision import VisionTransform
 from tensordb_data.torch.dataset import QueryDataset
 from tensordb_data.torch.learner import Learner
+from tensordb_data.torch.map_dataset import MapDataset
 from tensordb_data.torch.step_checkpointer import StepCheckpointer
 
-__all__ = ["Learner", "QueryDataset", "StepCheckpointer", "VisionTransform"]
+__all__ = ["Learner", "MapDataset", "QueryDataset", "StepCheckpointer", "VisionTransform"]
 
 del torch

@@ -13,6 +13,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
@@ -178,6 +179,27 @@ class Selection(Generic[R]):
         stream = Stream(self.db.warehouse, spec)
         stream.check_transform()
         return stream
+
+    def dataset(
+        self, fields: Sequence[str] | None = None, *, transform: Callable[..., Any] | str | None = None
+    ) -> MapDataset:
+        """The samples by their number, for samplers and splits of other libraries: `len(ds)`, `ds[3]`, `ds[[1, 5]]`.
+
+        A stream is faster, and resumes. `tensordb_data.torch.MapDataset` is the same with tensors.
+
+        Args:
+            fields: The fields to deliver; None for those of the query, or else for every required one.
+            transform: Called for each sample; see `stream`.
+
+        Raises:
+            NotFoundError: The query names no dataset that exists.
+            QueryError: The Selection is not a selection of samples; there is no such field; or the transform would see
+                none of the fields.
+        """
+        if self.query.collection != "data":
+            raise QueryError(f"only samples are a dataset: db.data.find(...); this is db.{self.query.collection}")
+        names = field_names(fields if fields is not None else self.query.fields)
+        return MapDataset(self.db.warehouse, StreamSpec(self.query, 1, names, transform=transform))
 
     # Writing
 
