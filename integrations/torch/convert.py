@@ -23,7 +23,8 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: tor
 class Ragged(torch.Tensor):
     """The tensor of one sample, of its own size. A DataLoader pads it to the largest of its batch."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # what is computed from it is a plain tensor
+    # What is computed from it is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 def _padded(values: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
