@@ -40,9 +40,11 @@ $(DEMO): pyproject.toml setup.cfg constraints.txt
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
+# For the tests of transforms alone (tests/vision.py): beside PyTorch for CPUs, importing torchvision fails.
 $(STAMP): $(DEMO)
 	@echo "setup: what the tests and the tools need"
 	@$(PIP) -e '.[dev]'
+	@$(PIP) --no-deps --upgrade --target $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests_only torchvision kornia kornia_rs
 	@touch $@
 	@echo "setup: done"
 

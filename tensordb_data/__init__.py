@@ -45,6 +45,7 @@ from tensordb_data.samples.sample import Sample
 from tensordb_data.samples.writer import Writer
 from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
 from tensordb_data.stream.benchmark import bench
+from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix, mix
 from tensordb_data.stream.options import Shard
@@ -73,6 +74,7 @@ __all__ = [
     "Keep",
     "LogRow",
     "LogSelection",
+    "MapDataset",
     "MissingExtraError",
     "Mix",
     "NotAllowedError",

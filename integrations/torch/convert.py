@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime as dt
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from bson import ObjectId
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from tensordb_data.errors import SampleError
+from tensordb_data.stream.transform.collate import lengths_field
 
 _PLAIN = (torch.int64, torch.float64, torch.bool)
 """Dtypes that a DataLoader restores when it collates Python numbers. To collate numbers is faster than tensors."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
+
+class Ragged(torch.Tensor):
+    """The tensor of one sample, of its own size. A DataLoader pads it to the largest of its batch."""
+
+    # What is computed from it is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def _padded(values: Sequence[torch.Tensor], *, collate_fn_map: Any = None) -> torch.Tensor:
+    sizes = [max(size) for size in zip(*(value.shape for value in values), strict=True)]
+    padded = torch.zeros((len(values), *sizes), dtype=values[0].dtype)
+    for target, value in zip(padded, values, strict=True):
+        target[tuple(map(slice, value.shape))] = value.as_subclass(torch.Tensor)
+    return padded
+
+
+def _listed(values: Sequence[Any], *, collate_fn_map: Any = None) -> list[Any]:
+    return list(values)
+
+
+# What a DataLoader cannot collate otherwise becomes a list, as in the batches that the engine makes.
+default_collate_fn_map.update({ObjectId: _listed, dt.datetime: _listed, Ragged: _padded})
 
 
 def to_tensors(batch: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +67,19 @@ def to_samples(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
     names = tuple(batch)
     for values in zip(*map(_rows, batch.values()), strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+def unpadded(samples: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Cut the fields that were padded within a block of samples back to their own size.
+
+    The block is not what the loader delivers: it pads the samples of each of its batches anew.
+    """
+    for sample in samples:
+        for name in [name for name in sample if lengths_field(name) in sample]:
+            lengths = sample[lengths_field(name)]
+            size = lengths.tolist() if isinstance(lengths, torch.Tensor) else [lengths]
+            sample[name] = sample[name][tuple(map(slice, size))].as_subclass(Ragged)
+        yield sample
 
 
 def _convert(name: str, value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.state import Position, State
-from tensordb_data.torch.convert import to_samples, to_tensors
+from tensordb_data.torch.convert import to_samples, to_tensors, unpadded
 from tensordb_data.torch.sample_sharding import ShardProgress
 
 BLOCK = 64
@@ -97,6 +97,8 @@ class SampleRun:
         with closing(count(stream)) as batches:
             for batch in batches:
                 samples = list(to_samples(to_tensors(batch)))
+                if self._spec.ragged == "pad":
+                    samples = list(unpadded(iter(samples)))
                 at = stream._state.at
                 if sharding.end != "short" and at.position == 0:  # the last batch of its pass
                     n = length(at.number - 1)

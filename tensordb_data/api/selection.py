@@ -13,6 +13,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
@@ -143,8 +144,9 @@ class Selection(Generic[R]):
             passes: How many passes (epochs over the selection) to deliver; None for no end.
             follow: Deliver the samples that exist, in the order of commits, and then those that are committed later.
                 A batch that does not fill soon is delivered short. For one reader.
-            transform: Called for each sample: a callable that takes the sample, or the sample and an `rng`; or an
-                albumentations pipeline; or the import path of one of these, `"module:name"`.
+            transform: Called for each sample: a callable that takes the sample, or the sample and an `rng`; or a
+                transform of torchvision v2, Kornia, MONAI or albumentations; or the import path of one of these,
+                `"module:name"`.
             workers: Run the transform in this many processes. Use them for a transform that is mostly Python code;
                 its import path must be known. With 0 it runs in threads, which suits NumPy, OpenCV and PyTorch.
             ragged: What to do with arrays of different shapes in a batch: `"list"`, `"error"`, or `"pad"`. `"pad"`
@@ -161,7 +163,7 @@ class Selection(Generic[R]):
 
         Raises:
             QueryError: The Selection is not a selection of samples, or an option is outside its range or contradicts
-                another one.
+                another one, or the transform would see none of the fields.
             TypeError: There is no such option; the message names the nearest one.
         """
         if self.query.collection != "data":
@@ -174,7 +176,30 @@ class Selection(Generic[R]):
             replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
             workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=shard.tail,
         )  # fmt: skip
-        return Stream(self.db.warehouse, spec)
+        stream = Stream(self.db.warehouse, spec)
+        stream.check_transform()
+        return stream
+
+    def dataset(
+        self, fields: Sequence[str] | None = None, *, transform: Callable[..., Any] | str | None = None
+    ) -> MapDataset:
+        """The samples by their number, for samplers and splits of other libraries: `len(ds)`, `ds[3]`, `ds[[1, 5]]`.
+
+        A stream is faster, and resumes. `tensordb_data.torch.MapDataset` is the same with tensors.
+
+        Args:
+            fields: The fields to deliver; None for those of the query, or else for every required one.
+            transform: Called for each sample; see `stream`.
+
+        Raises:
+            NotFoundError: The query names no dataset that exists.
+            QueryError: The Selection is not a selection of samples; there is no such field; or the transform would see
+                none of the fields.
+        """
+        if self.query.collection != "data":
+            raise QueryError(f"only samples are a dataset: db.data.find(...); this is db.{self.query.collection}")
+        names = field_names(fields if fields is not None else self.query.fields)
+        return MapDataset(self.db.warehouse, StreamSpec(self.query, 1, names, transform=transform))
 
     # Writing
 

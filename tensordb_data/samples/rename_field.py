@@ -76,11 +76,11 @@ class _Renaming:
         return {"from": self._old, "to": self._new}
 
     def _is_done(self, doc: Mapping[str, Any]) -> bool:
-        schema = stored_schema(doc["schema"]) or {}
+        schema = stored_schema(doc["schema"]) or Schema({})
         return self._old not in schema and self._new in schema and doc.get("renamed", {}).get(self._old) == self._new
 
     def _check(self, doc: Mapping[str, Any]) -> None:
-        schema = stored_schema(doc["schema"]) or {}
+        schema = stored_schema(doc["schema"]) or Schema({})
         if "leaving" in doc:
             raise BusyError(f"dataset {self._dataset!r} is being renamed or dropped; rename its field after that")
         if self._old not in schema:

@@ -47,8 +47,8 @@ class StreamSpec:
     follow: bool = False
     """Whether the stream delivers what exists, in the order of commits, and then whatever is committed."""
     transform: Callable[..., Any] | str | None = None
-    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)` or an albumentations pipeline; or
-    the import path of one, `module:name`."""
+    """Applied to each sample (a dict of its fields): `f(sample)`, `f(sample, rng)`, or a transform of torchvision v2,
+    Kornia, MONAI or albumentations; or the import path of one, `module:name`."""
     workers: int = 0
     """The number of processes that run the transform, in place of threads. Use them if it is mostly Python code."""
     ragged: Ragged = "list"
@@ -113,6 +113,16 @@ class StreamSpec:
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: a query on `data`. Found one on `{self.query.collection}`")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to a worker process.
+
+        Raises:
+            QueryError: The transform or the weights cannot be sent. The message says what to do.
+        """
+        for option in ("transform", "weights"):
+            _check_sendable(option, getattr(self, option))
+        return self.__dict__
+
     def _check_follow(self) -> None:
         taken = {
             "shuffle": bool(self.shuffle),
@@ -160,6 +170,20 @@ def distributed_rank(rank: int | None, world_size: int | None) -> tuple[int, int
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank()), int(distributed.get_world_size())
     return 0, 1
+
+
+def _check_sendable(option: str, value: object) -> None:
+    context, reduction = (sys.modules.get(f"multiprocessing.{name}") for name in ("context", "reduction"))
+    if context is None or reduction is None or context.get_spawning_popen() is None:
+        return  # no process is about to be started
+    try:
+        reduction.ForkingPickler.dumps(value)
+    except Exception as error:  # an object may refuse it by any error
+        raise QueryError(
+            f"`{option}` cannot be sent to a worker process that is started anew ({error}). Give a function at the top"
+            " level of a module, or an object whose parts can be sent, and no lambda or function within another; or"
+            ' start workers with multiprocessing_context="fork"'
+        ) from error
 
 
 def _whole(name: str, value: object, least: int) -> None:

@@ -44,7 +44,8 @@ from tensordb_data.housekeeping.backup.layout import (
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
 from tensordb_data.mongo.errors import first_line
-from tensordb_data.warehouse.catalog import FORMATS, INDEXES, RESTORING, resolve_blobs
+from tensordb_data.warehouse.catalog import FORMATS, RESTORING, resolve_blobs
+from tensordb_data.warehouse.collection_indexes import INDEXES, make_indexes
 
 Progress = Callable[[str, int, int], None]
 _BATCH = 8 << 20  # bytes of documents that are sent at once
@@ -157,8 +158,8 @@ class _Restore:
                     self._object(store, entry)
             self._progress("files", self._total, self._total)
             self._check_complete()
-            for name, indexes in INDEXES.items():
-                self._mongo[name].create_indexes(indexes)
+            for name in INDEXES:
+                make_indexes(self._mongo, name)
             roots = [{"id": self._manifest.root, "url": url}, *self._manifest.others]
             whole = {"_id": "warehouse", "format": self._manifest.warehouse, "roots": roots}
             self._mongo["warehouse"].replace_one({"_id": "warehouse"}, whole)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from tensordb_data.stream.spec import StreamSpec
     from tensordb_data.stream.state import Versions
     from tensordb_data.stream.stats import Stats
-    from tensordb_data.stream.transform.function import Transform
-    from tensordb_data.stream.transform.worker_pool import WorkerPool
+    from tensordb_data.stream.transform.apply import OpenTransform
     from tensordb_data.warehouse.context import Warehouse
 
 
@@ -62,7 +61,7 @@ class RowLoader:
         self,
         warehouse: Warehouse,
         spec: StreamSpec,
-        transform: Transform | WorkerPool | None,
+        transform: OpenTransform | None,
         budget: FailureBudget,
         stats: Stats,
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
-from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
 from tensordb_data.stream.deliver.base import BatchStream, flatten
 from tensordb_data.stream.deliver.batch_builder import BatchWithState
 from tensordb_data.stream.deliver.iteration import StreamIteration
@@ -24,6 +24,7 @@ from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.spec import End, StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
+from tensordb_data.stream.transform.apply import library_in
 from tensordb_data.stream.transform.collate import Batch, lengths_field
 
 if TYPE_CHECKING:
@@ -63,6 +64,17 @@ class Stream(BatchStream[State]):
         self._resumed: Mapping[int, State] = {}  # passes that had begun when the state of a resumed run was taken
         self._budget = FailureBudget(spec.max_failures, self._stats)
         self._finish: Callable[[Batch], Batch] | None = None
+
+    def check_transform(self) -> None:
+        """Check that the transform is one that samples of this stream can go through. No sample is read.
+
+        Raises:
+            QueryError: It would be called with none of their fields; see `Library.targets`.
+        """
+        library = library_in(self.spec)
+        if library is not None and library.asks_for_fields:
+            with suppress(NotFoundError):  # a dataset that does not exist yet is looked at when it does
+                library.targets(self._planner.layout(self._planner.versions()))
 
     def __repr__(self) -> str:
         at = self._state.at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordb_data.blobs.reader.reader import BlobReader
@@ -14,6 +15,8 @@ from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.collate import materialize
 from tensordb_data.stream.transform.function import Transform
+from tensordb_data.stream.transform.libraries.choose import library_of
+from tensordb_data.stream.transform.libraries.library import Library
 
 if TYPE_CHECKING:
     from tensordb_data.stream.transform.worker_pool import WorkerPool
@@ -25,25 +28,49 @@ def position_keys(seed: int, number: int, positions: Iterable[int]) -> list[int]
     return [pass_key(key, int(position)) for position in positions]
 
 
-def open_transform(spec: StreamSpec) -> Transform | WorkerPool | None:
-    """Open what applies the transform of a stream: a `Transform`, or a `WorkerPool`. The caller closes it.
+@dataclass(frozen=True)
+class OpenTransform:
+    """What applies the transform of a stream, in threads or in worker processes. The caller closes it."""
 
-    Returns:
-        None if the stream has no transform.
+    calls: Transform | WorkerPool
+    library: Library
+
+    def close(self) -> None:
+        """End the processes that transform, if there are any."""
+        self.calls.close()
+
+
+def library_in(spec: StreamSpec) -> Library | None:
+    """How the transform of a stream is called; None if it has none.
+
+    Raises:
+        QueryError: It cannot be applied to samples.
     """
     if spec.transform is None:
+        return None
+    return library_of(resolve(spec.transform) if isinstance(spec.transform, str) else spec.transform)
+
+
+def open_transform(spec: StreamSpec) -> OpenTransform | None:
+    """Open what applies the transform of a stream. None if it has no transform.
+
+    Raises:
+        QueryError: The transform cannot be applied to samples.
+    """
+    library = library_in(spec)
+    if library is None or spec.transform is None:
         return None
     if spec.workers:
         from tensordb_data.stream.transform.worker_pool import WorkerPool
 
-        return WorkerPool(import_path(spec.transform), spec.workers)
-    return Transform(resolve(spec.transform) if isinstance(spec.transform, str) else spec.transform)
+        return OpenTransform(WorkerPool(import_path(spec.transform), spec.workers), library)
+    return OpenTransform(Transform(library), library)
 
 
 def load_transformed(
     table: SampleTable,
     reader: BlobReader,
-    transform: Transform | WorkerPool | None,
+    transform: OpenTransform | None,
     keys: Sequence[int],
     stack: bool,
     clock: Clock,
@@ -60,10 +87,12 @@ def load_transformed(
 
     Raises:
         SampleError: a sample cannot be read, decoded or transformed.
+        QueryError: the transform sees none of the fields; see `Library.targets`.
         WorkerError: see `WorkerPool.columns`.
     """
     values = load(table, reader, clock)
     if transform is not None:
-        return transform.columns(values, len(table), keys, stack, table.name, clock)
+        targets = transform.library.targets(table.layout)
+        return transform.calls.columns(values, len(table), keys, targets, stack, table.name, clock)
     with clock("decode"):
         return materialize(values, len(table), stack)

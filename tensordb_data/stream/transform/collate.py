@@ -133,44 +133,10 @@ def materialize(values: Mapping[str, Column | Iterable[Any]], m: int, stack: boo
     }
 
 
-class TableBuilder:
-    """Builds the columns of samples that a transform returns; see `ColumnBuilder`."""
-
-    def __init__(self, m: int, stack: bool, name: Name) -> None:
-        self._m, self._stack, self._name, self._count = m, stack, name, 0
-        self._builders: dict[str, ColumnBuilder] = {}
-
-    def add(self, sample: Batch) -> None:
-        """Add the next sample.
-
-        Raises:
-            SampleError: The sample does not have the same fields as the first one.
-        """
-        if not self._count:
-            self._builders = {field: ColumnBuilder(self._m, self._stack) for field in sample}
-        elif sample.keys() != self._builders.keys():
-            raise SampleError(
-                f"{self._name(self._count)}: the transform returned the fields {', '.join(sample)}, and for other"
-                f" samples of the batch {', '.join(self._builders)}; return the same fields for every sample"
-            )
-        self._count += 1
-        for field, value in sample.items():
-            self._builders[field].add(_plain(value))
-
-    def columns(self) -> dict[str, Column]:
-        """The columns of all fields."""
-        return {field: builder.column() for field, builder in self._builders.items()}
-
-
 def to_samples(columns: Mapping[str, Iterable[Any]]) -> Iterator[Batch]:
     """Yield one dict of fields per row."""
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
-
-
-def _plain(value: Any) -> Any:
-    """Turn a tensor of a framework, which a transform returned, into an array."""
-    return np.asarray(value) if hasattr(value, "__array__") and not isinstance(value, np.generic) else value
 
 
 def _describe(item: Any) -> str:

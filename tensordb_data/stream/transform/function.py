@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
-
-import numpy as np
 
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
-from tensordb_data.stream.transform.collate import Name, TableBuilder, to_samples
-
-Sample = dict[str, Any]
-_TARGETS = ("image", "mask", "masks", "bboxes", "keypoints", "image2", "images", "volume", "mask3d")
+from tensordb_data.stream.transform.collate import Name, to_samples
+from tensordb_data.stream.transform.libraries.library import Library, Sample, Targets
+from tensordb_data.stream.transform.returned import FieldTypes, TableBuilder
 
 
 class Transform:
@@ -25,20 +22,24 @@ class Transform:
 
     Objects such as albumentations pipelines keep random state between calls. So each thread has its own deep copy of
     the transform. If it cannot be copied, one thread at a time calls it.
+
+    Args:
+        library: How the transform is called.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._kind = _kind(function)
+    def __init__(self, library: Library) -> None:
+        self._library, self._function = library, library.function
+        self._types = FieldTypes()
         self._local = threading.local()
         self._lock = threading.Lock()
 
-    def __call__(self, sample: Sample, key: int, name: Name, row: int) -> Sample:
+    def __call__(self, sample: Sample, key: int, targets: Targets, name: Name, row: int) -> Sample:
         """The transformed sample.
 
         Args:
             sample: fields of one sample; the function may change it.
             key: 64-bit number made of (seed, pass, position).
+            targets: what the fields are; see `Library.targets`.
             name: returns how errors speak of the sample in a row.
             row: of the sample.
 
@@ -46,17 +47,12 @@ class Transform:
             SampleError: the function raised, or did not return a dict.
         """
         try:
-            with self._copy() as function:
-                if self._kind == "albumentations":
-                    function.set_random_seed(key & 0xFFFFFFFF)
-                    targets = self._targets(function, sample)
-                    return {**sample, **function(**targets)}
-                if self._kind == "rng":
-                    result = function(sample, np.random.Generator(np.random.Philox(key=key)))
-                else:
-                    result = function(sample)
+            with self._copy() as function, _torch_random(key):
+                result = self._library.call(function, sample, key, targets)
         except QueryError:
             raise
+        except SampleError as error:
+            raise SampleError(f"{name(row)}, {error}") from error
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             raise SampleError(f"{name(row)}: the transform raised {cause}") from error
@@ -65,7 +61,14 @@ class Transform:
         return dict(result)
 
     def columns(
-        self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
+        self,
+        values: Mapping[str, Values],
+        m: int,
+        keys: Sequence[int],
+        targets: Targets,
+        stack: bool,
+        name: Name,
+        clock: Clock,
     ) -> dict[str, Column]:
         """Transform m samples.
 
@@ -76,18 +79,19 @@ class Transform:
             values: m values for each field.
             m: the number of samples.
             keys: for each sample; see `position_keys`.
+            targets: what the fields are; see `Library.targets`.
             stack: whether values are put into arrays as they come, where that is possible.
             name: returns how errors speak of the sample in a row.
             clock: of the task.
 
         Raises:
-            SampleError: a sample cannot be decoded or transformed.
+            SampleError: a sample cannot be decoded or transformed, or the transform returns what it may not.
         """
         lap = clock.laps()
-        builder = TableBuilder(m, stack, name)
+        builder = TableBuilder(m, stack, name, self._types)
         for row, (sample, key) in enumerate(zip(to_samples(values), keys, strict=True)):
             lap("decode")
-            builder.add(self(sample, key, name, row))
+            builder.add(self(sample, key, targets, name, row))
             lap("transform")
         return builder.columns()
 
@@ -107,27 +111,11 @@ class Transform:
             with self._lock:
                 yield self._function
 
-    def _targets(self, function: Any, sample: Sample) -> Sample:
-        known = {*_TARGETS, *getattr(function, "additional_targets", {})}
-        for params in ("bbox_params", "keypoint_params"):
-            known.update(getattr(getattr(function, "processors", {}).get(params), "label_fields", None) or ())
-        targets = {name: value for name, value in sample.items() if name in known}
-        if not targets:
-            raise QueryError(f"none of the fields {', '.join(sample)} is a target of the pipeline, such as `image`")
-        return targets
 
+def _torch_random(key: int) -> AbstractContextManager[Any]:
+    """What is drawn from PyTorch depends on the key, if PyTorch is there to draw from."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    from tensordb_data.stream.transform.libraries.torch_random import KeyedRandom
 
-def _kind(function: Callable[..., Any]) -> str:
-    if type(function).__module__.split(".")[0] == "albumentations" or hasattr(function, "set_random_seed"):
-        return "albumentations"
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return "sample"
-    required = [
-        parameter
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and (parameter.default is parameter.empty or parameter.name == "rng")
-    ]
-    return "rng" if len(required) >= 2 else "sample"
+    return KeyedRandom(key)

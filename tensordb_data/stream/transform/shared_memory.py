@@ -17,6 +17,8 @@ import bson
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.schema.array import numpy_dtype
+
 _PLAIN = (type(None), bool, int, float, complex, str)
 _LARGE = 1 << 10  # a bytes value of this length or more goes through shared memory
 
@@ -85,12 +87,13 @@ def describe(value: Any, parts: list[memoryview]) -> Any:
     if kind in _PLAIN:
         return value
     if isinstance(value, (np.ndarray, np.generic)):
-        if value.dtype.hasobject or np.dtype(value.dtype.str) != value.dtype:
+        dtype = value.dtype.name if value.dtype.type.__module__ == "ml_dtypes" else value.dtype.str
+        if value.dtype.hasobject or _dtype(dtype) != value.dtype:
             raise TypeError(f"an array of {value.dtype}")
         array = np.asarray(value, order="C")
         if array.nbytes:
             parts.append(array.reshape(-1).view(np.uint8).data)
-        return "array" if isinstance(value, np.ndarray) else "number", array.dtype.str, array.shape
+        return "array" if isinstance(value, np.ndarray) else "number", dtype, array.shape
     if kind is bytes:
         if len(value) < _LARGE:
             return value
@@ -107,6 +110,12 @@ def describe(value: Any, parts: list[memoryview]) -> Any:
     if kind.__module__.partition(".")[0] == "bson":
         return "bson", bson.encode({"": value})
     raise TypeError(f"a {kind.__module__}.{kind.__qualname__}")
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """The dtype of a description: `<f4` of NumPy, which says the byte order; or the name of one of ml_dtypes."""
+    found: np.dtype[Any] = np.dtype(name) if name[0] in "<>|=" else numpy_dtype(name)
+    return found
 
 
 def _key(key: Any) -> Any:
@@ -137,7 +146,7 @@ class _PartReader:
             return datetime.datetime.fromisoformat(rest[0])
         if kind == "bson":
             return bson.decode(rest[0])[""]
-        array = self._array(np.dtype(rest[0]), rest[1])
+        array = self._array(_dtype(rest[0]), rest[1])
         return array if kind == "array" else array[()]
 
     def _array(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -14,10 +14,10 @@ from typing import Any
 from tensordb_data.common.import_paths import resolve
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, SampleError
-from tensordb_data.stream.fetch.decode import Column
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.function import Transform
-from tensordb_data.stream.transform.shared_memory import SharedBuffer, describe
+from tensordb_data.stream.transform.libraries.choose import library_of
+from tensordb_data.stream.transform.shared_memory import SharedBuffer
 
 
 class WorkerProcess(ForkServerProcess):
@@ -54,7 +54,7 @@ def work(connection: Connection, path: str, parent: int) -> None:
     try:
         requests, answers = SharedBuffer.receive(connection), SharedBuffer.receive(connection)
         try:
-            transform = Transform(resolve(path))
+            transform = Transform(library_of(resolve(path)))
             _one_thread()
         except Exception as error:  # a module may raise anything while it is imported
             text = str(error) if isinstance(error, QueryError) else f"{type(error).__name__}: {error}"
@@ -73,34 +73,23 @@ def _answer(transform: Transform, request: dict[str, Any], answers: SharedBuffer
     names = request["names"]
     try:
         made = transform.columns(
-            request["columns"], len(names), request["keys"], request["stack"], names.__getitem__, clock
+            request["columns"],
+            len(names),
+            request["keys"],
+            request["targets"],
+            request["stack"],
+            names.__getitem__,
+            clock,
         )
     except (SampleError, QueryError) as error:
         return answers.write(_failure(error))
-    try:
-        return answers.write({"columns": made, "work": clock.work, "wait": clock.wait})
-    except TypeError:
-        return answers.write(_failure(_misfit(made, names)))
+    return answers.write({"columns": made, "work": clock.work, "wait": clock.wait})
 
 
 def _failure(error: Exception) -> dict[str, Any]:
     kind = "sample" if isinstance(error, SampleError) else "query"
     trace = "".join(traceback.format_exception(error))
     return {"failed": kind, "text": str(error), "trace": trace}
-
-
-def _misfit(made: dict[str, Column], names: list[str]) -> SampleError:
-    """Make an error that names the first value that cannot be sent."""
-    for row, name in enumerate(names):
-        for field, column in made.items():
-            try:
-                describe(column[row], [])
-            except TypeError as error:
-                return SampleError(
-                    f"{name}, field {field!r}: what a transform returns in a worker process is arrays, numbers, text,"
-                    f" bytes, and lists, tuples and dicts of them. Found: {error}"
-                )
-    raise AssertionError("every value can be sent")
 
 
 def _one_thread() -> None:

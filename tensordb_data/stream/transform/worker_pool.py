@@ -19,6 +19,8 @@ from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.collate import Name, materialize
+from tensordb_data.stream.transform.libraries.library import Targets
+from tensordb_data.stream.transform.returned import FieldTypes
 from tensordb_data.stream.transform.shared_memory import SharedBuffer
 from tensordb_data.stream.transform.worker_main import WorkerProcess, work
 
@@ -153,6 +155,7 @@ class WorkerPool:
             )
         self.pid = os.getpid()
         self._changed = threading.Condition()
+        self._types = FieldTypes()
         self._closed, self._why = False, "the worker processes of this stream were ended"
         self._all: list[_WorkerHandle] = []
         try:
@@ -165,17 +168,30 @@ class WorkerPool:
                 self.close()
 
     def columns(
-        self, values: Mapping[str, Values], m: int, keys: Sequence[int], stack: bool, name: Name, clock: Clock
+        self,
+        values: Mapping[str, Values],
+        m: int,
+        keys: Sequence[int],
+        targets: Targets,
+        stack: bool,
+        name: Name,
+        clock: Clock,
     ) -> dict[str, Column]:
         """See `Transform.columns`. It waits until a process is free. Several threads may call it.
 
         Raises:
-            SampleError: a sample cannot be decoded or transformed.
+            SampleError: a sample cannot be decoded or transformed, or the transform returns what it may not.
             WorkerError: a process ended.
         """
         with clock("decode"):
             columns = materialize(values, m, stack=True)
-            request = {"columns": columns, "keys": list(keys), "stack": stack, "names": [name(row) for row in range(m)]}
+            request = {
+                "columns": columns,
+                "keys": list(keys),
+                "targets": dict(targets),
+                "stack": stack,
+                "names": [name(row) for row in range(m)],
+            }
         worker = self._take_free()
         try:
             answer = worker.ask(request)
@@ -193,7 +209,9 @@ class WorkerPool:
             raise kind(answer["text"]) from _Remote(answer["trace"])
         for stage in answer["work"]:
             clock.add("transform", answer["work"][stage], answer["wait"][stage])
-        return dict(answer["columns"])
+        made: dict[str, Column] = answer["columns"]
+        self._types.check_columns(made, name)
+        return made
 
     def _take_free(self) -> _WorkerHandle:
         with self._changed:
@@ -243,7 +261,7 @@ def _start_forkserver(path: str) -> None:
     It must be called in a thread of its own, since it blocks SIGINT there.
     """
     server: Any = forkserver._forkserver
-    large = [name for name in ("torch", "cv2", "albumentations") if name in sys.modules]
+    large = [name for name in ("torch", "torchvision", "kornia", "cv2", "albumentations") if name in sys.modules]
     wanted = [*server._preload_modules, "tensordb_data.stream.transform.worker_main", path.partition(":")[0], *large]
     multiprocessing.set_forkserver_preload(list(dict.fromkeys(wanted)))
     resource_tracker.ensure_running()  # it blocks SIGINT while it starts, and unblocks it here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import queue
 import threading
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tensordb_data import TensorDB
+from tensordb_data import Array, TensorDB
 from tensordb_data.api.selection import Selection
 from tensordb_data.errors import QueryError, SampleError, StateError
 from tensordb_data.torch import QueryDataset
@@ -304,3 +305,36 @@ def _array() -> Any:
     from tensordb_data import Array
 
     return Array("float32", (None, 2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ids_and_times_are_lists_in_either_mode(db: TensorDB, mode: str) -> None:
+    times = [dt.datetime(2024, 1, 1 + day) for day in range(5)]
+    with db.data.writer("events") as writer:
+        ids = [writer.add(when=time) for time in times]
+    (batch,) = make(db.data.find({"dataset": "events"}), mode, fields=["_id", "when"], passes=1)
+    assert batch == {"_id": ids, "when": times}
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_a_transform_that_cannot_be_sent_is_refused_before_a_worker_starts(sel: Selection[Any], context: str) -> None:
+    loader = make(sel, "batch", 1, transform=lambda sample: sample, multiprocessing_context=context)
+    with pytest.raises(QueryError, match=r"`transform` cannot be sent to a worker process .* top level of a module"):
+        iter(loader)
+    assert next(iter(make(sel, "batch", 1, transform=lambda sample: sample, multiprocessing_context="fork")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_batch_that_is_delivered_is_padded(db: TensorDB, workers: int) -> None:
+    sizes = [1 + row % 7 for row in range(100)]
+    with db.data.writer("waves", schema={"wave": Array("float32", (None,)), "image": Array("uint8", (None, 2))}) as w:
+        for size in sizes:
+            w.add(wave=np.full(size, size, np.float32), image=np.full((size, 2), size, np.uint8))
+    loader = make(db.data.find({"dataset": "waves"}), "sample", workers, size=3, ragged="pad", passes=1)
+    for number, batch in enumerate(loader):
+        expected = sizes[3 * number : 3 * number + 3]
+        assert type(batch["wave"]) is torch.Tensor and batch["wave"].shape == (len(expected), max(expected))
+        assert batch["wave_lengths"].tolist() == expected == batch["wave"].max(1).values.tolist()
+        assert batch["image"].shape == (len(expected), max(expected), 2)
+        assert batch["image_lengths"].tolist() == [[size, 2] for size in expected]
+    assert number == 33

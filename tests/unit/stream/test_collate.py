@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tensordb_data.errors import SampleError
-from tensordb_data.stream.transform.collate import Batch, Column, TableBuilder, build_column, slice_batch
+from tensordb_data.stream.transform.collate import Batch, Column, build_column, slice_batch
 
 SHAPES = st.sampled_from([(), (3,), (2, 3), (0,), (2, 0)])
 ARRAYS = st.builds(
@@ -51,10 +49,3 @@ def test_a_column_builder_keeps_nothing_of_a_buffer_that_is_used_again() -> None
             yield buffer
 
     assert np.asarray(build_column(values(), 4, True))[:, 0].tolist() == [0, 1, 2, 3]
-
-
-def test_samples_with_other_fields_than_the_first_are_named() -> None:
-    builder = TableBuilder(2, True, "sample {}".format)
-    builder.add({"a": 1})
-    with pytest.raises(SampleError, match=r"sample 1: the transform returned the fields a, b"):
-        builder.add({"a": 1, "b": 2})

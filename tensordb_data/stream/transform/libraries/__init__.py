@@ -1,0 +1,1 @@
+"""How the transforms of each library are called: with which fields, and with which random numbers."""
