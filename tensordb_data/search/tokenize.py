@@ -35,25 +35,25 @@ def words(*texts: str) -> list[str]:
 def index_words(*texts: str) -> list[str]:
     """The words of some texts, and then what a search finds within them.
 
-    That are the parts of camel case and of letters and digits, of two characters or more: `"BestModelB0"` has `best`
-    and `model`. Of a run of a script that puts no spaces between words, it is each two neighbours, and the last
-    character: `"模型训练"` has `模型`, `型训`, `训练` and `练`.
+    That are the ends of a word from where a capital or a digit begins a part of it, of two characters or more:
+    `"BestModelB0"` has `modelb0` and `b0`. With the beginnings of these, a search finds `model`. Of a run of a script
+    that puts no spaces between words, it is each two neighbours, and the last character: `"模型训练"` has `模型`,
+    `型训`, `训练` and `练`.
     """
     found = dict.fromkeys(words(*texts))
     for text in texts:
-        found.update(dict.fromkeys(_parts(text)))
+        found.update(dict.fromkeys(_ends(text)))
         for run in _dense(text):
             found.update(dict.fromkeys((*_pairs(run), run[-1])))
     return list(found)
 
 
 def search_words(text: str) -> list[str]:
-    """The words that a search looks for: those of the text, and what may be a part of another word.
+    """The words that a search looks for.
 
     Of a run of a script without spaces, each two neighbours are looked for, besides the word as it is.
     """
     found = dict.fromkeys(words(text))
-    found.update(dict.fromkeys(part for part in _parts(text) if not part.isdigit()))
     for run in _dense(text):
         found.update(dict.fromkeys(_pairs(run)))
     return list(found)
@@ -64,24 +64,16 @@ def may_begin(word: str) -> bool:
     return len(word) >= _SHORTEST or _DENSE.fullmatch(word) is not None
 
 
-def _parts(text: str) -> Iterator[str]:
+def _ends(text: str) -> Iterator[str]:
+    """The ends of words from each place where a part begins: of `HTTPServer20`, `Server20` and `20`."""
     for word in _WORD.findall(text):
-        parts = _cut(word)
-        if len(parts) > 1:
-            yield from (folded for part in parts if len(part) > 1 for folded in words(part))
-
-
-def _cut(word: str) -> list[str]:
-    """Cut a word between letters and digits, and before capitals: `HTTPServer2` is `HTTP`, `Server` and `2`."""
-    if word.isalpha() and (word.islower() or word.isupper()):
-        return [word]
-    cuts = [0]
-    for i in range(1, len(word)):
-        before, here, after = word[i - 1], word[i], word[i + 1 : i + 2]
-        begins = here.isupper() and (before.islower() or (before.isupper() and after.islower()))
-        if begins or before.isdigit() != here.isdigit():
-            cuts.append(i)
-    return [word[low:high] for low, high in zip(cuts, [*cuts[1:], len(word)], strict=True)]
+        if word.isalpha() and (word.islower() or word.isupper()):
+            continue
+        for i in range(1, len(word) - 1):
+            before, here, after = word[i - 1], word[i], word[i + 1]
+            begins = here.isupper() and (before.islower() or (before.isupper() and after.islower()))
+            if begins or before.isdigit() != here.isdigit():
+                yield from words(word[i:])
 
 
 def _dense(text: str) -> list[str]:
