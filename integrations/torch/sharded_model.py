@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tensordb_data.errors import StateError
+from tensordb_data.errors import CheckpointError, StateError
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -21,6 +21,22 @@ def is_sharded(model: torch.nn.Module) -> bool:
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def refuse_fsdp1(model: torch.nn.Module) -> None:
+    """Raise if modules are sharded by FSDP1, whose parameters do not say of which part they are.
+
+    Raises:
+        CheckpointError: A module is a `FullyShardedDataParallel`. Saved as it is, the optimizer's state of process 0
+            would be restored in all processes.
+    """
+    for name, module in model.named_modules():
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            where = f" in {name}" if name else ""
+            raise CheckpointError(
+                f"the model is wrapped in FullyShardedDataParallel (FSDP1){where}, whose parameters cannot be saved by"
+                " their names: use fully_shard of torch.distributed.fsdp (FSDP2)"
+            )
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -23,7 +23,7 @@ from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import Position, position_of
 from tensordb_data.torch.ranks import ranks
-from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, scatter, unwrapped
+from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, refuse_fsdp1, scatter, unwrapped
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -79,7 +79,7 @@ class StepCheckpointer(SaveControls):
             parent that are noted; see `SaveOptions`.
 
     Raises:
-        CheckpointError: An argument is malformed.
+        CheckpointError: An argument is malformed, or the model is sharded by FSDP1.
     """
 
     @moved_options(OLD_EVERY, OLD_OPTIONS)
@@ -116,6 +116,7 @@ class StepCheckpointer(SaveControls):
         lineage = {"model": name_of(unwrapped(model)), "architecture": options.architecture, "data": of_data(stream)}
         if optimizer is not None:
             lineage["optimizer"] = name_of(optimizer)
+        refuse_fsdp1(model)
         self._ranks = ranks()
         self._sharded = is_sharded(model)
         self._batch_counter = None if stream is None else self._count(stream)

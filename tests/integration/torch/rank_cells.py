@@ -1,0 +1,180 @@
+"""One rank of two, in which many small loops run: `rank_cells.py URI BLOBS RANK STORE CELL...`.
+
+Prints a line of JSON for each cell: the labels that this rank has got, for each epoch, or the error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.data import DataLoader
+
+from tensordb_data import Shard, TensorDB
+from tensordb_data.errors import TensorDBError
+from tensordb_data.torch import QueryDataset, StepCheckpointer
+
+N, BATCH, EPOCHS = 64, 8, 2
+MODES = {"batch": {"batch_size": BATCH}, "sample": {}}
+
+
+class Rank:
+    """The database, and the datasets that were made before the process group."""
+
+    def __init__(self, uri: str, blobs: str, cells: list[str]) -> None:
+        self.db = TensorDB(uri, blobs=blobs)
+        self._made = {cell: self._dataset(cell) for cell in cells if "before" in cell.split("/")}
+
+    def _dataset(self, cell: str) -> QueryDataset:
+        parts = cell.split("/")
+        options: dict[str, Any] = dict(MODES["batch" if "batch" in parts else "sample"])
+        if "ranks" in parts:
+            options |= {"rank": int(os.environ["RANK"]), "world_size": 2}
+        if "alone" in parts:
+            options |= {"rank": 0, "world_size": 1}
+        if "tp" in parts or "dp" in parts:
+            name = "tp" if "tp" in parts else "dp"
+            options |= {"shard": Shard(mesh=init_device_mesh("cpu", (2,), mesh_dim_names=(name,)))}
+        passes = None if "endless" in parts else 1
+        found = self.db.data.find({"dataset": "numbers"})
+        return QueryDataset(found, shuffle=True, passes=passes, fields=["label"], **options)
+
+    def loader(self, cell: str) -> DataLoader[Any]:
+        parts = cell.split("/")
+        dataset = self._made.get(cell) or self._dataset(cell)
+        size = None if "batch" in parts else BATCH
+        workers = next((part for part in parts if part in ("fork", "forkserver")), None)
+        more: dict[str, Any] = {} if workers is None else {"num_workers": 2, "multiprocessing_context": workers}
+        return DataLoader(dataset, batch_size=size, **more)
+
+
+def epochs(loader: Any) -> list[list[int]]:
+    return [[label for batch in loader for label in batch["label"].tolist()] for _ in range(EPOCHS)]
+
+
+def torch_alone(rank: Rank, cell: str) -> list[list[int]]:
+    loader = rank.loader(cell)
+    found = []
+    for epoch in range(EPOCHS):
+        loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        found.append([label for batch in loader for label in batch["label"].tolist()])
+    return found
+
+
+def accelerate(rank: Rank, cell: str) -> list[list[int]]:
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    dispatch = next((part for part in cell.split("/") if part in ("None", "True", "False")), "None")
+    config = DataLoaderConfiguration(dispatch_batches={"None": None, "True": True, "False": False}[dispatch])
+    accelerator = Accelerator(cpu=True, dataloader_config=config)
+    loader = rank.loader(cell)
+    if "own" in cell.split("/"):
+        from tensordb_data.torch.accelerate import prepare
+
+        return epochs(prepare(accelerator, loader))
+    return epochs(accelerator.prepare(loader))
+
+
+def lightning(rank: Rank, cell: str) -> list[list[int]]:
+    import lightning.pytorch as pl
+    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+
+    seen: list[list[int]] = []
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def on_train_epoch_start(self) -> None:
+            seen.append([])
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            seen[-1].extend(batch["label"].tolist())
+            return self.layer(batch["label"].float()[:, None]).mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, strategy="ddp", devices=2, accelerator="cpu", plugins=[TorchElasticEnvironment()],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(), rank.loader(cell))
+    return seen
+
+
+def trainer(rank: Rank, cell: str) -> list[list[int]]:
+    import transformers
+
+    seen: list[int] = []
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def forward(self, label: Any) -> dict[str, Any]:
+            seen.extend(label[:, 0].long().tolist())
+            return {"loss": self.layer(label).mean()}
+
+    dispatch = {"None": None, "False": False}[next(part for part in cell.split("/") if part in ("None", "False"))]
+    arguments = transformers.TrainingArguments(
+        output_dir="/nonexistent", max_steps=N // (2 * BATCH), per_device_train_batch_size=BATCH, use_cpu=True,
+        save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
+        logging_strategy="no", accelerator_config={"dispatch_batches": dispatch, "split_batches": False},
+    )  # fmt: skip
+    dataset = rank.loader(cell).dataset
+    transformers.Trainer(
+        model=Model(), args=arguments, train_dataset=dataset,
+        data_collator=lambda samples: {"label": torch.tensor([[float(one["label"])] for one in samples])},
+    ).train()  # fmt: skip
+    return [seen]
+
+
+def fsdp1(rank: Rank, cell: str) -> list[list[int]]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = FullyShardedDataParallel(torch.nn.Linear(4, 4), device_id=torch.device("cpu"))
+    StepCheckpointer(rank.db, "r", model, every=3)
+    return []
+
+
+KINDS: dict[str, Callable[[Rank, str], list[list[int]]]] = {
+    "fsdp1": fsdp1, "torch": torch_alone, "accelerate": accelerate, "lightning": lightning, "trainer": trainer,
+}  # fmt: skip
+
+
+def main(uri: str, blobs: str, number: str, store: str, *cells: str) -> None:
+    warnings.simplefilter("ignore")
+    os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29599", TORCHELASTIC_RUN_ID="r")  # not used
+    os.environ.update(ACCELERATE_USE_CPU="true", GROUP_RANK="0", LOCAL_WORLD_SIZE="2")
+    rank = Rank(uri, blobs, list(cells))
+    try:
+        next(iter(rank.loader("torch/batch")))
+    except TensorDBError as error:
+        print(json.dumps(["too early", str(error)]), flush=True)
+    dist.init_process_group("gloo", init_method="file://" + store, rank=int(number), world_size=2)
+    for cell in cells:
+        found: Any
+        try:
+            found = KINDS[cell.split("/")[0]](rank, cell)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+        print(json.dumps([cell, found]), flush=True)
+        dist.barrier()
+    rank.db.close()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
