@@ -40,8 +40,12 @@ def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
     Raises:
         CheckpointError: The object is none of these.
     """
-    if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return DatasetPosition(stream.dataset, stream, batch_counter)
+    if isinstance(stream, DataLoader):
+        dataset: Any = stream.dataset
+        if type(dataset).__name__ == "IterableDatasetShard":  # of Accelerate
+            dataset = dataset.dataset
+        if isinstance(dataset, QueryDataset):
+            return DatasetPosition(dataset, stream, batch_counter)
     if isinstance(stream, QueryDataset):
         return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
@@ -114,6 +118,9 @@ class DatasetPosition:
         self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
         self._batch_counter.in_iteration = 0
+        if self._passes and hasattr(self._loader, "iteration"):  # of Accelerate, which counts epochs from here on
+            stream = self._resumed.get("stream", self._resumed)
+            self._loader.iteration = stream["pass"] // self._passes
 
     def _next_iteration(self) -> None:
         # Each iteration begins at the start state. But the resumed position is for the first iteration only. The later

@@ -228,7 +228,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if "begun" not in state:
                 raise StateError("the state was taken by an earlier version, sample-wise: begin a new run without it")
             run = SampleRun(self._stream, state)
-            if self._known:
+            if self._known or self._stream.spec.world_size > 1:  # otherwise it is checked when they are known
                 run.check_world()
             run.check(plans or {})
             self._run, stream = (dict(state) if state["batches"] else None), state["stream"]

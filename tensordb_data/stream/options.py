@@ -50,9 +50,10 @@ class Shard(OptionGroup):
         if self.data_dims is not None:
             if self.mesh is None:
                 raise QueryError(f"{written('data_dims')} names dimensions of {written('mesh')}, which is missing")
-            if isinstance(self.data_dims, str) or not all(isinstance(name, str) for name in self.data_dims):
-                raise QueryError(f'{written("data_dims")} is a tuple of names, ("dp",). Found: {self.data_dims!r}')
-            object.__setattr__(self, "data_dims", tuple(self.data_dims))
+            given: Any = self.data_dims
+            if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+                raise QueryError(f'{written("data_dims")} is a tuple of names, ("dp",). Found: {given!r}')
+            object.__setattr__(self, "data_dims", tuple(given))
         if isinstance(self.group, str):
             if not self.group:
                 raise QueryError(f"{written('group')} is a text that the processes share. Found: {self.group!r}")

@@ -377,6 +377,7 @@ class Stream(BatchStream[State]):
 
         It does not communicate with other ranks, so worker processes can call it.
         """
+        self._know_ranks()
         part = Stream(self.warehouse, replace(self.spec, **place))
         part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
@@ -400,6 +401,7 @@ class Stream(BatchStream[State]):
         """
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
+        self._know_ranks()
         part = Stream(self.warehouse, self.spec)
         part._planner.share_plan(self._planner)
         part._state, part._pinned, part._registry = self._state, self._pinned, self._registry

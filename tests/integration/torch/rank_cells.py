@@ -148,8 +148,76 @@ def fsdp1(rank: Rank, cell: str) -> list[list[int]]:
     return []
 
 
-KINDS: dict[str, Callable[[Rank, str], list[list[int]]]] = {
-    "fsdp1": fsdp1, "torch": torch_alone, "accelerate": accelerate, "lightning": lightning, "trainer": trainer,
+def resume(rank: Rank, cell: str) -> list[list[float]]:
+    """The losses of a run, and those of one that was interrupted and resumed: 12 batches each."""
+    once = {"accelerate": accelerate_losses, "lightning": lightning_losses}[cell.split("/")[1]]
+    return [once(rank, "whole", 12), once(rank, "cut", 8) + once(rank, "cut", 12)]
+
+
+def small() -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+
+
+def accelerate_losses(rank: Rank, run: str, steps: int) -> list[float]:
+    from accelerate import Accelerator
+
+    from tensordb_data.torch.accelerate import prepare
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    loader = prepare(accelerator, rank.loader("resume/batch/endless"))
+    net = small()
+    model, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=0.01))
+    losses: list[float] = []
+    with StepCheckpointer(rank.db, f"a-{run}", model, optimizer, every=4, stream=loader) as checkpointer:
+        start = checkpointer.restore()
+        for number, batch in enumerate(loader, start + 1):
+            with accelerator.accumulate(model):
+                loss = model(batch["label"].float()[:, None] / N).square().mean()
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+            if accelerator.sync_gradients:
+                checkpointer.step(loss=loss.item())
+            if number == steps:
+                break
+    return losses
+
+
+def lightning_losses(rank: Rank, run: str, steps: int) -> list[float]:
+    import lightning.pytorch as pl
+    from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+
+    from tensordb_data.torch.lightning import StepCheckpoint
+
+    losses: list[float] = []
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small()
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = self.net(batch["label"].float()[:, None] / N).square().mean()
+            losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    loader = rank.loader("resume/batch/endless")
+    pl.Trainer(
+        max_steps=steps, strategy="ddp", devices=2, accelerator="cpu", plugins=[TorchElasticEnvironment()],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[StepCheckpoint(rank.db, f"l-{run}", stream=loader.dataset, every=4)],
+    ).fit(Module(), loader)  # fmt: skip
+    return losses
+
+
+KINDS: dict[str, Callable[[Rank, str], Any]] = {
+    "resume": resume, "fsdp1": fsdp1, "torch": torch_alone, "accelerate": accelerate, "lightning": lightning,
+    "trainer": trainer,
 }  # fmt: skip
 
 
