@@ -113,31 +113,46 @@ def lightning(rank: Rank, cell: str) -> list[list[int]]:
 
 
 def trainer(rank: Rank, cell: str) -> list[list[int]]:
+    how = next(part for part in cell.split("/") if part in DISPATCH)
+    return [trained(rank.loader(cell).dataset, how, N // (2 * BATCH), [])[0]]
+
+
+def trained(dataset: Any, how: str, steps: int, callbacks: list[Any]) -> tuple[list[int], list[float]]:
+    """The labels that a Trainer has got, and the losses."""
     import transformers
 
     seen: list[int] = []
+    losses: list[float] = []
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
+            self.net = small()
 
         def forward(self, label: Any) -> dict[str, Any]:
             seen.extend(label[:, 0].long().tolist())
-            return {"loss": self.layer(label).mean()}
+            loss = self.net(label / N).square().mean()
+            losses.append(loss.item())
+            return {"loss": loss}
 
-    dispatch = {"None": None, "False": False}[next(part for part in cell.split("/") if part in ("None", "False"))]
     arguments = transformers.TrainingArguments(
-        output_dir="/nonexistent", max_steps=N // (2 * BATCH), per_device_train_batch_size=BATCH, use_cpu=True,
+        output_dir="/nonexistent", max_steps=steps, per_device_train_batch_size=BATCH, use_cpu=True,
         save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=False,
-        logging_strategy="no", accelerator_config={"dispatch_batches": dispatch, "split_batches": False},
+        logging_strategy="no", accelerator_config={"dispatch_batches": DISPATCH[how], "split_batches": False},
+        lr_scheduler_type="constant",
     )  # fmt: skip
-    dataset = rank.loader(cell).dataset
     transformers.Trainer(
-        model=Model(), args=arguments, train_dataset=dataset,
+        model=Model(), args=arguments, train_dataset=dataset, callbacks=callbacks,
         data_collator=lambda samples: {"label": torch.tensor([[float(one["label"])] for one in samples])},
     ).train()  # fmt: skip
-    return [seen]
+    return seen, losses
+
+
+def trainer_losses(rank: Rank, run: str, steps: int, how: str) -> list[float]:
+    from tensordb_data.torch.transformers import StepCheckpoint
+
+    dataset = rank.loader("resume/sample/endless").dataset
+    return trained(dataset, how, steps, [StepCheckpoint(rank.db, run, stream=dataset, every=4)])[1]
 
 
 def fsdp1(rank: Rank, cell: str) -> list[list[int]]:
@@ -150,8 +165,13 @@ def fsdp1(rank: Rank, cell: str) -> list[list[int]]:
 
 def resume(rank: Rank, cell: str) -> list[list[float]]:
     """The losses of a run, and those of one that was interrupted and resumed: 12 batches each."""
-    once = {"accelerate": accelerate_losses, "lightning": lightning_losses}[cell.split("/")[1]]
-    return [once(rank, "whole", 12), once(rank, "cut", 8) + once(rank, "cut", 12)]
+    kind, how = cell.split("/")[1:]
+    once = {"accelerate": accelerate_losses, "lightning": lightning_losses, "trainer": trainer_losses}[kind]
+    whole, cut = f"whole {kind} {how}", f"cut {kind} {how}"
+    return [once(rank, whole, 12, how), once(rank, cut, 8, how) + once(rank, cut, 12, how)]
+
+
+DISPATCH = {"None": None, "False": False, "True": True}
 
 
 def small() -> Any:
@@ -159,17 +179,22 @@ def small() -> Any:
     return torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
 
 
-def accelerate_losses(rank: Rank, run: str, steps: int) -> list[float]:
+def accelerate_losses(rank: Rank, run: str, steps: int, how: str) -> list[float]:
     from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
 
     from tensordb_data.torch.accelerate import prepare
 
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    loader = prepare(accelerator, rank.loader("resume/batch/endless"))
+    config = DataLoaderConfiguration(dispatch_batches=DISPATCH.get(how))
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, dataloader_config=config)
+    if how == "own":
+        loader = prepare(accelerator, rank.loader("resume/batch/endless"))
+    else:
+        loader = accelerator.prepare(rank.loader("resume/sample/endless"))
     net = small()
     model, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=0.01))
     losses: list[float] = []
-    with StepCheckpointer(rank.db, f"a-{run}", model, optimizer, every=4, stream=loader) as checkpointer:
+    with StepCheckpointer(rank.db, run, model, optimizer, every=4, stream=loader) as checkpointer:
         start = checkpointer.restore()
         for number, batch in enumerate(loader, start + 1):
             with accelerator.accumulate(model):
@@ -185,7 +210,7 @@ def accelerate_losses(rank: Rank, run: str, steps: int) -> list[float]:
     return losses
 
 
-def lightning_losses(rank: Rank, run: str, steps: int) -> list[float]:
+def lightning_losses(rank: Rank, run: str, steps: int, how: str) -> list[float]:
     import lightning.pytorch as pl
     from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 
@@ -206,11 +231,11 @@ def lightning_losses(rank: Rank, run: str, steps: int) -> list[float]:
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=0.01)
 
-    loader = rank.loader("resume/batch/endless")
+    loader = rank.loader(f"resume/{how}/endless")
     pl.Trainer(
         max_steps=steps, strategy="ddp", devices=2, accelerator="cpu", plugins=[TorchElasticEnvironment()],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[StepCheckpoint(rank.db, f"l-{run}", stream=loader.dataset, every=4)],
+        callbacks=[StepCheckpoint(rank.db, run, stream=loader.dataset, every=4)],
     ).fit(Module(), loader)  # fmt: skip
     return losses
 
