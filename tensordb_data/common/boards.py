@@ -10,11 +10,16 @@ from weakref import WeakKeyDictionary
 
 import xxhash
 
+READ_ONLY = "read-only"
+"""What processes agree on that may not write where they would agree on more."""
 _PREFIX = "tensordb_data"
 
 
 class Board(abc.ABC):
     """A place that all processes of a group can read and write."""
+
+    carries = True
+    """Whether what one process writes can be read by another."""
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
@@ -81,13 +86,15 @@ class NamedBoard(Board):
         name: The name.
     """
 
+    carries = False
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
 
     def agree(self, key: str, value: str) -> str:
-        """A value that all get who have the same name; an empty `value` stays."""
-        return xxhash.xxh3_128_hexdigest(f"{self._name}/{key}".encode()) if value else value
+        """A value that all get who have the same name; `READ_ONLY` stays."""
+        return value if value == READ_ONLY else xxhash.xxh3_128_hexdigest(f"{self._name}/{key}".encode())
 
 
 _of_stores: WeakKeyDictionary[Any, StoreBoard] = WeakKeyDictionary()

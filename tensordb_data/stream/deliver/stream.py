@@ -38,7 +38,7 @@ log = logging.getLogger("tensordb_data.stream")
 _ALONE = (
     "rank %d of %d cannot agree with the others on the data of a pass: it takes what it sees now, and if data is"
     " committed while the ranks start, samples come twice or not at all. Give all of them Shard(group=), a text that"
-    " names the run"
+    " names the run, and a user who may write to the database"
 )
 
 Element = tuple[str | None, tuple[int | None, ...]]
@@ -284,7 +284,8 @@ class Stream(BatchStream[State]):
         registry = self._planner.registry or self._planner.open_registry()
         if registry is None:
             members = self._planner.members
-            if members is not None and members.peers and members.board is None and self._state.ids is None:
+            alone = members is not None and members.peers and not (members.board and members.board.carries)
+            if members is not None and alone and self._state.ids is None:
                 log.warning(_ALONE, members.rank, members.world_size)
             self.pin()
             return None

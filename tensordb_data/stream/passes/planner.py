@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pymongo.errors import OperationFailure
 
 from tensordb_data.blobs.stores.memory import MemoryStore
+from tensordb_data.common.boards import READ_ONLY
 from tensordb_data.errors import BusyError, NotAllowedError, NotFoundError, QueryError, StateError
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.stream.order.block_shuffle import choose_block_shuffle
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tensordb_data.stream")
 
-_READ_ONLY = ""
-"""What ranks agree on in place of the token of a registry, if their user may not write to the database."""
 _ATTEMPTS, _SNAPSHOTS = 6, 3
 """Attempts to read a plan of one state of the data, and how many of them are made under a snapshot."""
 
@@ -375,8 +374,8 @@ class Planner:
             self.state_now()  # what cannot be read is an error here, and the workers find the plan in the cache
             self._separate_caches = not self._board.share_a_cache()
             writable = SharedPassRegistry(warehouse, spec, "").is_writable()
-            token = self._board.agree("token", new_token() if writable else _READ_ONLY)
-            if token == _READ_ONLY:
+            token = self._board.agree("token", new_token() if writable else READ_ONLY)
+            if token == READ_ONLY:
                 return None
             if not writable:
                 raise NotAllowedError(
@@ -430,6 +429,8 @@ class Planner:
             self._separate_caches = self.warehouse.cache_dir is None
             return self._kept(self.state_now())
         registry = self.registry or self.open_registry()
+        if registry is None and not self._board.carries:
+            return self._kept(self.state_now())
         if registry is None:
             first = self._board.agree("data", json.dumps(self.state_now().to_doc(self.spec)))
             return self._kept(State.from_doc(json.loads(first), self.spec))

@@ -34,6 +34,11 @@ class StreamBoard:
         alike = xxhash.xxh3_64_hexdigest(name.encode())
         self._key = f"{alike}/{board.number(alike)}"
 
+    @property
+    def carries(self) -> bool:
+        """See `Board`."""
+        return self._board.carries
+
     def agree(self, what: str, value: str) -> str:
         """The value of the first rank that has come here."""
         return self._board.agree(f"{self._key}/{what}", value)

@@ -10,9 +10,10 @@ import mongomock
 import numpy as np
 import pytest
 
-from tensordb_data import QueryError, Shard, TensorDB
-from tensordb_data.common.boards import JaxBoard, NamedBoard
-from tensordb_data.stream.ranks import Divider, find_members
+from tensordb_data import NotAllowedError, QueryError, Shard, TensorDB
+from tensordb_data.common.boards import READ_ONLY, JaxBoard, NamedBoard, StoreBoard
+from tensordb_data.stream.passes.registry import SharedPassRegistry
+from tensordb_data.stream.ranks import Divider, Members, find_members
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +142,60 @@ def test_ranks_that_share_a_name_agree_on_each_pass_while_data_comes(monkeypatch
         assert sorted(first + second) == list(range(16))
         other = [number for which in (0, 1) for batch in rank(which, "run-18") for number in batch["number"]]
         assert sorted(other) == list(range(24))
+
+
+@pytest.mark.parametrize("carries", [True, False])
+def test_ranks_that_may_not_write_take_the_data_of_the_first_if_it_can_tell_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, carries: bool
+) -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        client = Client()
+
+        def add(low: int, high: int) -> None:
+            with db.data.writer("d") as writer:
+                writer.add_many(number=np.arange(low, high))
+
+        def rank(number: int) -> list[int]:
+            members = Members(number, 2, True, JaxBoard(client) if carries else NamedBoard("run-17"))
+            monkeypatch.setattr("tensordb_data.stream.ranks._running", lambda: members)
+            stream = db.data.find({"dataset": "d"}).stream(4, shuffle=True, passes=1, fields=["number"])
+            return [label for batch in stream for label in batch["number"].tolist()]
+
+        monkeypatch.setattr(SharedPassRegistry, "is_writable", lambda self: False)
+        add(0, 16)
+        first = rank(0)
+        add(16, 24)
+        assert (sorted(first + rank(1)) == list(range(16))) is carries
+        assert ("cannot agree" in caplog.text) is not carries
+
+
+def test_a_rank_that_may_not_write_beside_those_that_may_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with TensorDB(client=mongomock.MongoClient(), blobs="memory://") as db:
+        client = Client()
+        with db.data.writer("d") as writer:
+            writer.add_many(number=np.arange(16))
+        for number in (0, 1):
+            members = Members(number, 2, True, JaxBoard(client))
+            monkeypatch.setattr("tensordb_data.stream.ranks._running", lambda found=members: found)
+            batches = db.data.find({"dataset": "d"}).stream(4, shuffle=True)
+            if number == 0:
+                next(iter(batches))
+            else:
+                monkeypatch.setattr(SharedPassRegistry, "is_writable", lambda self: False)
+                with pytest.raises(NotAllowedError, match="give all ranks the same user"):
+                    next(iter(batches))
+
+
+def test_a_store_keeps_what_came_first() -> None:
+    dist = pytest.importorskip("torch.distributed")
+    store = dist.HashStore()
+    one, two = StoreBoard(store), StoreBoard(store)
+    assert one.agree("k", READ_ONLY) == two.agree("k", "token") == READ_ONLY
+    assert [one.arrive("a"), two.arrive("a")] == [1, 2] and [one.number("n"), one.number("n"), two.number("n")] == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_a_group_needs_numbers() -> None:
