@@ -30,6 +30,10 @@ class Position(Protocol):
         """Whether the loop has received all batches of a finite iteration."""
         ...
 
+    def world_size(self) -> int | None:
+        """How many ranks share the stream; None if that is not known."""
+        ...
+
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         """Set the start of the next iteration. Changes nothing if it raises."""
 
@@ -77,6 +81,9 @@ class _StreamPosition:
     def at_end(self) -> bool:
         return False  # the stream itself knows where its next iteration begins
 
+    def world_size(self) -> int | None:
+        return self._stream.spec.world_size if isinstance(self._stream, (Stream, Mix)) else None
+
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         if isinstance(self._stream, (Stream, Mix)):
             self._stream.load_state_dict(state, plans=plans)
@@ -96,17 +103,22 @@ class DatasetPosition:
         self._batch_counter = batch_counter
         self._first = dataset.state_dict()
         self._passes = dataset._stream.spec.passes
+        self._counts_epochs = hasattr(loader, "iteration")
         self._resumed: dict[str, Any] | None = None
         batch_counter.before_iterate = self._next_iteration
         batch_counter.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
-        return self._first if self.at_end() else self._reached()
+        # Where the user counts epochs, an iteration begins where he says. Loaders of Accelerate count them themselves.
+        return self._first if self.at_end() and not self._counts_epochs else self._reached()
 
     def at_end(self) -> bool:
         # In sample-wise mode, only the loader knows that it is the end; see _begin_again.
         reached = self._reached() if self._passes else {}
         return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
+
+    def world_size(self) -> int | None:
+        return self._dataset._stream.spec.world_size
 
     def _reached(self) -> dict[str, Any]:
         return self._dataset.advance(self._dataset.state_dict(), self._batch_counter.in_iteration, self._loader)
@@ -118,7 +130,7 @@ class DatasetPosition:
         self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
         self._batch_counter.in_iteration = 0
-        if self._passes and hasattr(self._loader, "iteration"):  # of Accelerate, which counts epochs from here on
+        if self._passes and self._counts_epochs:  # it goes on from here
             stream = self._resumed.get("stream", self._resumed)
             self._loader.iteration = stream["pass"] // self._passes
 

@@ -23,7 +23,15 @@ from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import Position, position_of
 from tensordb_data.torch.ranks import ranks
-from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, refuse_fsdp1, scatter, unwrapped
+from tensordb_data.torch.sharded_model import (
+    gather,
+    is_by_name,
+    is_sharded,
+    refuse_fsdp1,
+    refuse_other_batches,
+    scatter,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -192,7 +200,8 @@ class StepCheckpointer(SaveControls):
                 with the checkpoint if one is saved.
 
         Raises:
-            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
+            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`; or
+                processes that hold parts of one layer get different batches.
         """
         self._calls += 1
         if self._batch_counter is not None and self._batch_counter.count == 0:
@@ -201,6 +210,8 @@ class StepCheckpointer(SaveControls):
                 "checkpointer the very object "
                 "that the loop iterates, before the loop begins."
             )
+        if self._calls == 1 and self._sharded and self._position is not None:
+            refuse_other_batches(self._model, self._position.world_size())
         self._core.end_step(self._step_now(), metrics)
 
     def __enter__(self) -> StepCheckpointer:

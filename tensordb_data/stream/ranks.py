@@ -11,8 +11,10 @@ from tensordb_data.common.boards import Board, jax_board, named_board, torch_boa
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.options import Shard
 
-_DATA = ("dp_replicate", "dp_shard", "dp", "fsdp")
-_MODEL = ("tp", "cp", "pp", "sp", "ep")
+DATA_DIMS = ("dp_replicate", "dp_shard", "dp", "fsdp")
+"""Dimensions of a device mesh whose ranks share the data."""
+MODEL_DIMS = ("tp", "cp", "pp", "sp", "ep")
+"""Dimensions of a device mesh whose ranks hold parts of a model, and get the same batches."""
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,17 @@ def _of_mesh(mesh: Any, data_dims: tuple[str, ...] | None) -> Members:
             raise QueryError(
                 f"Shard(data_dims=) names {missing[0]!r}. The dimensions of the mesh: {', '.join(names) or 'no names'}"
             )
-    elif unknown := [name for name in names if name not in (*_DATA, *_MODEL)]:
+    elif unknown := [name for name in names if name not in (*DATA_DIMS, *MODEL_DIMS)]:
         raise QueryError(
             f"the mesh has a dimension {unknown[0]!r}, which may share the data or not: name those that do,"
-            f" Shard(mesh=, data_dims=(...)). Known are {', '.join(_DATA)} for the data, and {', '.join(_MODEL)}"
+            f" Shard(mesh=, data_dims=(...)). Known are {', '.join(DATA_DIMS)} for the data, and"
+            f" {', '.join(MODEL_DIMS)}"
         )
     elif not names and mesh.ndim > 1:
         raise QueryError("the dimensions of Shard(mesh=) need names: init_device_mesh(mesh_dim_names=('dp', 'tp'))")
     if mesh.get_coordinate() is None:
         raise QueryError("this process is not in Shard(mesh=)")
-    shares = data_dims if data_dims is not None else _DATA
+    shares = data_dims if data_dims is not None else DATA_DIMS
     rank, world = 0, 1
     for number in range(mesh.ndim):
         if not names or names[number] in shares:

@@ -5,7 +5,9 @@ Prints a line of JSON for each cell: the labels that this rank has got, for each
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import sys
 import warnings
@@ -163,12 +165,25 @@ def fsdp1(rank: Rank, cell: str) -> list[list[int]]:
     return []
 
 
+def tensor_parallel(rank: Rank, cell: str) -> list[list[int]]:
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    parallelize_module(model, init_device_mesh("cpu", (2,), mesh_dim_names=("tp",)), {"0": ColwiseParallel()})
+    loader = rank.loader(cell)
+    with StepCheckpointer(rank.db, cell, model, every=100, stream=loader) as checkpointer:
+        next(iter(loader))
+        checkpointer.step()
+    return []
+
+
 def resume(rank: Rank, cell: str) -> list[list[float]]:
     """The losses of a run, and those of one that was interrupted and resumed: 12 batches each."""
     kind, how = cell.split("/")[1:]
     once = {"accelerate": accelerate_losses, "lightning": lightning_losses, "trainer": trainer_losses}[kind]
     whole, cut = f"whole {kind} {how}", f"cut {kind} {how}"
-    return [once(rank, whole, 12, how), once(rank, cut, 8, how) + once(rank, cut, 12, how)]
+    ends = (4, 6, 12) if how == "epochs" else (8, 12)  # epochs have four batches
+    return [once(rank, whole, 12, how), [loss for end in ends for loss in once(rank, cut, end, how)]]
 
 
 DISPATCH = {"None": None, "False": False, "True": True}
@@ -187,16 +202,16 @@ def accelerate_losses(rank: Rank, run: str, steps: int, how: str) -> list[float]
 
     config = DataLoaderConfiguration(dispatch_batches=DISPATCH.get(how))
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2, dataloader_config=config)
-    if how == "own":
-        loader = prepare(accelerator, rank.loader("resume/batch/endless"))
+    if how in ("own", "epochs"):
+        loader = prepare(accelerator, rank.loader("resume/batch/endless" if how == "own" else "resume/batch"))
     else:
         loader = accelerator.prepare(rank.loader("resume/sample/endless"))
     net = small()
     model, optimizer = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=0.01))
     losses: list[float] = []
-    with StepCheckpointer(rank.db, run, model, optimizer, every=4, stream=loader) as checkpointer:
+    with StepCheckpointer(rank.db, run, model, optimizer, every=2, stream=loader) as checkpointer:
         start = checkpointer.restore()
-        for number, batch in enumerate(loader, start + 1):
+        for number, batch in enumerate(itertools.chain.from_iterable(itertools.repeat(loader)), start + 1):
             with accelerator.accumulate(model):
                 loss = model(batch["label"].float()[:, None] / N).square().mean()
                 accelerator.backward(loss)
@@ -242,15 +257,16 @@ def lightning_losses(rank: Rank, run: str, steps: int, how: str) -> list[float]:
 
 KINDS: dict[str, Callable[[Rank, str], Any]] = {
     "resume": resume, "fsdp1": fsdp1, "torch": torch_alone, "accelerate": accelerate, "lightning": lightning,
-    "trainer": trainer,
+    "trainer": trainer, "parallel": tensor_parallel,
 }  # fmt: skip
 
 
 def main(uri: str, blobs: str, number: str, store: str, *cells: str) -> None:
     warnings.simplefilter("ignore")
+    multiprocessing.set_forkserver_preload(["tensordb_data.torch"])
     os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29599", TORCHELASTIC_RUN_ID="r")  # not used
-    os.environ.update(ACCELERATE_USE_CPU="true", GROUP_RANK="0", LOCAL_WORLD_SIZE="2")
+    os.environ.update(ACCELERATE_USE_CPU="true", GROUP_RANK="0")
     rank = Rank(uri, blobs, list(cells))
     try:
         next(iter(rank.loader("torch/batch")))

@@ -23,6 +23,8 @@ from tests.integration.torch import rank_cells
 from tests.integration.torch.rank_cells import N
 
 ALL = os.environ.get("MATRICES") == "all"
+LIMIT = 1200 if ALL else 280
+"""Seconds."""
 
 
 def cells() -> list[str]:
@@ -34,7 +36,7 @@ def cells() -> list[str]:
     found += [f"accelerate/{mode}/own{workers}" for mode in ("batch", "sample") for workers in ("", "/fork")]
     found += ["accelerate/batch/None/alone", "accelerate/sample/False/alone"]
     found += ["accelerate/batch/None/ranks", "accelerate/sample/False/ranks", "accelerate/sample/False/ranks/fork"]
-    return [*found, *TRAINERS, "fsdp1"]
+    return [*found, *TRAINERS, "fsdp1", "parallel/batch", "parallel/batch/tp"]
 
 
 SOME = (
@@ -42,10 +44,10 @@ SOME = (
     "accelerate/batch/False/after/fork",
 )  # fmt: skip
 TRAINERS = ["lightning/batch/before", "trainer/sample/None/endless", "trainer/sample/False/endless/before"]
-RESUMED = ["resume/accelerate/own", "resume/accelerate/False", "resume/lightning/batch", "resume/trainer/None"]
+RESUMED = ["resume/accelerate/epochs", "resume/accelerate/False", "resume/lightning/batch", "resume/trainer/None"]
 if ALL:
     TRAINERS += ["lightning/sample/after/fork", "trainer/sample/False/endless"]
-    RESUMED += ["resume/accelerate/None", "resume/trainer/False"]
+    RESUMED += ["resume/accelerate/own", "resume/accelerate/None", "resume/trainer/False"]
 
 
 def run(uri: str, folder: Path, cells: list[str]) -> dict[str, list[Any]]:
@@ -59,7 +61,7 @@ def run(uri: str, folder: Path, cells: list[str]) -> dict[str, list[Any]]:
         for rank in range(2)
     ]
     try:
-        printed = [rank.communicate(timeout=280)[0].splitlines() for rank in ranks]
+        printed = [rank.communicate(timeout=LIMIT)[0].splitlines() for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -88,6 +90,8 @@ def expected(cell: str) -> str:
     parts = cell.split("/")
     if cell == "fsdp1":
         return "CheckpointError: the model is wrapped in FullyShardedDataParallel .* use fully_shard"
+    if parts[0] == "parallel":
+        return "each once" if "tp" in parts else "CheckpointError: the model is parallel over 'tp', .* Shard.mesh=mesh"
     if "tp" in parts:
         return "alike"
     if parts[0] == "accelerate" and "ranks" in parts:
@@ -97,7 +101,7 @@ def expected(cell: str) -> str:
     return "each once"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(LIMIT + 20)
 @pytest.mark.slow
 def test_each_sample_comes_once_over_all_ranks_and_runs_resume_exactly(mongo_uri: str, tmp_path: Path) -> None:
     reason = "these are not installed: pip install accelerate lightning transformers"
