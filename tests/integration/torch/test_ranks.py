@@ -91,7 +91,7 @@ def expected(cell: str) -> str:
     if cell == "fsdp1":
         return "CheckpointError: the model is wrapped in FullyShardedDataParallel .* use fully_shard"
     if parts[0] == "parallel":
-        return "each once" if "tp" in parts else "CheckpointError: the model is parallel over 'tp', .* Shard.mesh=mesh"
+        return "each once" if "tp" in parts else "CheckpointError: the model is parallel over 'tp', .*Shard.mesh=mesh"
     if "tp" in parts:
         return "alike"
     if parts[0] == "accelerate" and "ranks" in parts:
