@@ -18,6 +18,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError, SampleError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.options import StreamOptions
+from tensordb_data.tf.workers import place_in_cluster
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,6 +47,10 @@ def query_dataset(
     The next pass that is begun sees data that has changed. tf.data reads ahead of the loop, by up to two stacks of 64
     batches or 4 MB; of small data this can be several passes. A stream that was pinned (`Stream.pin`) stays pinned.
 
+    Under `tf.distribute.MultiWorkerMirroredStrategy`, `$TF_CONFIG` says which worker this process is, and each worker
+    gets its own batches: TensorFlow's own sharding is turned off (`AutoShardPolicy.OFF`). Workers cannot agree on data
+    that is committed while they start, unless they share a text, `shard=Shard(group="run-17")`.
+
     Args:
         source: a stream; or a Selection, which needs `batch_size`.
         batch_size: samples in a batch. Not with a stream.
@@ -57,10 +62,11 @@ def query_dataset(
         NotFoundError: no sample matches, and the shape of a field is known only from a sample.
     """
     stream = streamed(source, batch_size, options)
-    stream._begin_iteration()
     signature = _signature(stream)
 
     def stacks() -> Generator[Batch, None, None]:
+        if (place := place_in_cluster()) is not None:
+            stream._number_ranks(*place)
         stream._begin_iteration()
         batches = cast(Generator[Batch, None, None], iter(stream.shard(0, 1)))
         with closing(batches):
@@ -69,6 +75,11 @@ def query_dataset(
     stacked = {name: tf.TensorSpec([None, *spec.shape], spec.dtype) for name, spec in signature.items()}
     dataset = tf.data.Dataset.from_generator(stacks, output_signature=stacked)
     dataset = dataset.prefetch(1).flat_map(tf.data.Dataset.from_tensor_slices)
+    if stream.spec.world_size > 1 or place_in_cluster() is not None:
+        # The stream has divided the batches. tf.distribute would divide them once more.
+        options_ = tf.data.Options()
+        options_.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        dataset = dataset.with_options(options_)
     if stream.spec.passes is None:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return dataset

@@ -1,24 +1,36 @@
-"""What the DataLoader that iterates over a dataset will do with the items.
+"""Who has called a dataset, and what will become of its items.
 
-A plain DataLoader hides its options from its dataset. Two of them matter here. If the loader collates the batches that
-the dataset has made, every batch is wrong, and the loop would see it late or never. If the loader pins its items, it
-copies each batch in the thread of the loop, while the threads of the stream could have put it into pinned memory.
+A plain DataLoader hides its options from its dataset, and so do the libraries that wrap one. Three things matter here:
 
-Both are known to the objects of PyTorch that call `iter(dataset)`, and to nothing that the dataset can ask. So this
-module, and no other, reads the frames of its callers. A subclass of DataLoader could hand over its options, but then
-the plain DataLoader, which users and other libraries make, would be slower and unchecked. If PyTorch changes these
-internals, a test fails, and until then nothing is found here: the loader itself pins, and no batch is refused.
+- Whether the loader collates. Batches that the dataset has made would be batched twice, and the loop would see it late.
+- Whether the loader pins. It copies each batch in the thread of the loop, while the threads of the stream could do it.
+- Whether Accelerate, or the Trainer of Hugging Face, divides the items among the ranks. They take them for those of all
+  ranks. A dataset that has divided them already would lose half of its samples, without a word.
+
+All of it is known to the objects that call the dataset, and to nothing that the dataset can ask: Accelerate has no
+option by which a dataset says that it is divided. So this module, and no other, reads the frames of its callers. It
+compares the names of classes, and imports no library that may be missing. A subclass of DataLoader could hand over its
+options, but then the plain DataLoader, which users and other libraries make, would be slower and unchecked. If these
+internals change, a test fails.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from tensordb_data.errors import QueryError
+from tensordb_data.stream.ranks import Divider
 
 _FRAMES = 4
 """The iterator of the loader is among so many callers of `iter(dataset)`."""
+_DEPTH = 4
+"""A dataset is within so many wrappers."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,30 @@ class CallingLoader:
     """Whether it collates items to batches."""
     pins: bool
     """Whether it copies its items to pinned memory."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """How something above a loader divides its batches, or the items of its dataset, among the ranks."""
+
+    divider: Divider
+    batches: int = 1
+    """How many batches of the loader become one batch on each rank."""
+    batch_size: int | None = None
+    """How many items of the dataset become one batch on each rank, if items are divided; 0 if that is not known."""
+
+    def check(self, by_sample: bool) -> None:
+        """Raise if the items of the dataset cannot be divided.
+
+        Raises:
+            QueryError: They are batches, or samples that nobody would batch.
+        """
+        if self.batch_size is not None and not (by_sample and self.batch_size):
+            raise QueryError(
+                f"{self.divider.name} divides single samples, and makes batches of them: leave"
+                " dispatch_batches=False out, or give batch_size to the DataLoader and not to the QueryDataset, or make"
+                " the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader), which needs no division"
+            )
 
 
 def calling_loader() -> CallingLoader:
@@ -43,3 +79,53 @@ def calling_loader() -> CallingLoader:
             break
         caller = caller.f_back
     return CallingLoader(collates, False)
+
+
+def division(loader: Any = None) -> Division | None:
+    """Find what divides among the ranks what a dataset delivers to its callers, or to `loader`."""
+    for one in ([] if loader is None else [loader]) or _callers():
+        names = _names(one)
+        if "DataLoaderDispatcher" in names:
+            alone = one.split_batches or getattr(one, "submesh_tp", None) is not None
+            divider = Divider("DataLoaderDispatcher of Accelerate", False)
+            return Division(divider, 1 if alone else one.state.num_processes)
+        loads = names & {"DataLoader", "DataLoaderAdapter", "_BaseDataLoaderIter"}
+        for shard in [one, *(getattr(one, name, None) for name in ("dataset", "_dataset") if loads)]:
+            if "IterableDatasetShard" in _names(shard):
+                each = 1 if getattr(shard, "split_batches", False) else shard.num_processes
+                whose = "Accelerate" if "accelerate" in type(shard).__module__ else "Hugging Face's Trainer"
+                name = f"IterableDatasetShard of {whose} (dispatch_batches=False)"
+                return Division(Divider(name, True), batch_size=each * (shard.batch_size or 0))
+    return None
+
+
+def starting_workers() -> _BaseDataLoaderIter | None:
+    """Find the iterator of a loader that is starting its workers."""
+    for one in _callers():
+        if isinstance(one, _BaseDataLoaderIter) and one._num_workers > 0:
+            return one
+    return None
+
+
+def is_within(dataset: Dataset[Any], wrapper: Any, depth: int = _DEPTH) -> bool:
+    """Whether `wrapper` is a dataset, or keeps it in an attribute, or in one of a wrapper that it keeps."""
+    if wrapper is dataset:
+        return True
+    if depth == 0 or not isinstance(wrapper, (Dataset, list, tuple)):
+        return False
+    inner = wrapper if isinstance(wrapper, (list, tuple)) else vars(wrapper).values()
+    return any(is_within(dataset, one, depth - 1) for one in inner)
+
+
+def _callers() -> Iterator[Any]:
+    """The objects whose methods are running in this thread, the last called first."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",):
+            yield frame.f_locals.get("self")
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def _names(one: Any) -> set[str]:
+    """The names of the classes of an object. Accelerate's loaders deny their own."""
+    return {kind.__name__ for kind in type(one).__mro__}

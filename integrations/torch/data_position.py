@@ -30,6 +30,10 @@ class Position(Protocol):
         """Whether the loop has received all batches of a finite iteration."""
         ...
 
+    def world_size(self) -> int | None:
+        """How many ranks share the stream; None if that is not known."""
+        ...
+
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         """Set the start of the next iteration. Changes nothing if it raises."""
 
@@ -40,8 +44,12 @@ def position_of(stream: Any, batch_counter: BatchCounter) -> Position:
     Raises:
         CheckpointError: The object is none of these.
     """
-    if isinstance(stream, DataLoader) and isinstance(stream.dataset, QueryDataset):
-        return DatasetPosition(stream.dataset, stream, batch_counter)
+    if isinstance(stream, DataLoader):
+        dataset: Any = stream.dataset
+        if type(dataset).__name__ == "IterableDatasetShard":  # of Accelerate
+            dataset = dataset.dataset
+        if isinstance(dataset, QueryDataset):
+            return DatasetPosition(dataset, stream, batch_counter)
     if isinstance(stream, QueryDataset):
         return DatasetPosition(stream, SimpleNamespace(num_workers=0, batch_size=None), batch_counter)
     if callable(getattr(stream, "state_dict", None)) and callable(getattr(stream, "load_state_dict", None)):
@@ -73,6 +81,9 @@ class _StreamPosition:
     def at_end(self) -> bool:
         return False  # the stream itself knows where its next iteration begins
 
+    def world_size(self) -> int | None:
+        return self._stream.spec.world_size if isinstance(self._stream, (Stream, Mix)) else None
+
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
         if isinstance(self._stream, (Stream, Mix)):
             self._stream.load_state_dict(state, plans=plans)
@@ -92,17 +103,22 @@ class DatasetPosition:
         self._batch_counter = batch_counter
         self._first = dataset.state_dict()
         self._passes = dataset._stream.spec.passes
+        self._counts_epochs = hasattr(loader, "iteration")
         self._resumed: dict[str, Any] | None = None
         batch_counter.before_iterate = self._next_iteration
         batch_counter.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
-        return self._first if self.at_end() else self._reached()
+        # Where the user counts epochs, an iteration begins where he says. Loaders of Accelerate count them themselves.
+        return self._first if self.at_end() and not self._counts_epochs else self._reached()
 
     def at_end(self) -> bool:
         # In sample-wise mode, only the loader knows that it is the end; see _begin_again.
         reached = self._reached() if self._passes else {}
         return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
+
+    def world_size(self) -> int | None:
+        return self._dataset._stream.spec.world_size
 
     def _reached(self) -> dict[str, Any]:
         return self._dataset.advance(self._dataset.state_dict(), self._batch_counter.in_iteration, self._loader)
@@ -114,6 +130,9 @@ class DatasetPosition:
         self._dataset.load_state_dict(state, plans=plans)
         self._resumed = self._dataset.state_dict()
         self._batch_counter.in_iteration = 0
+        if self._passes and self._counts_epochs:  # it goes on from here
+            stream = self._resumed.get("stream", self._resumed)
+            self._loader.iteration = stream["pass"] // self._passes
 
     def _next_iteration(self) -> None:
         # Each iteration begins at the start state. But the resumed position is for the first iteration only. The later

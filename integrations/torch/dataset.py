@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
@@ -15,8 +17,9 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.common.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.options import StreamOptions
-from tensordb_data.torch.calling_loader import calling_loader
+from tensordb_data.stream.options import Shard, StreamOptions
+from tensordb_data.stream.ranks import find_members
+from tensordb_data.torch.calling_loader import Division, calling_loader, division, is_within, starting_workers
 from tensordb_data.torch.convert import to_pinned, to_tensors
 from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
 from tensordb_data.torch.shared_state import SharedState
@@ -69,10 +72,14 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     begins at the start state of the dataset, no matter what an earlier iteration has delivered. The start state is the
     start of pass 0, or the position that `load_state_dict` or `set_epoch` has set.
 
-    Rank and world size are those of `torch.distributed`, if it is running when the dataset is made. In batch-wise mode
-    all ranks receive the same number of batches. In sample-wise mode with finite `passes`, one rank can receive one
-    sample less than another, and therefore one batch less. `end="drop"` or `end="pad"` makes the ranks equal: it leaves
-    out, or gives twice, one sample of some shares of a pass.
+    Rank and world size are found when an iteration begins: those of `torch.distributed`, if it is running then. So the
+    dataset can be made before `init_process_group()`, `Accelerator()` or `fit`. If Accelerate or the Trainer of Hugging
+    Face divides what the dataset delivers, the dataset does not; `tensordb_data.torch.accelerate.prepare` makes a
+    loader that leaves the division to the dataset.
+
+    In batch-wise mode all ranks receive the same number of batches. In sample-wise mode with finite `passes`, one rank
+    can receive one sample less than another, and so one batch less. `end="drop"` or `end="pad"` makes the ranks equal:
+    it leaves out, or gives twice, one sample of some shares of a pass.
 
     The next pass sees data that has changed. Workers and ranks agree on the data of a pass when its first batch is
     made; the loader prefetches, so this is ahead of the loop. With one rank, each iteration sees new data. If several
@@ -98,7 +105,6 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample and options.get("follow"):
             raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
         self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
-        self._stream._share_passes()
         self._run: dict[str, Any] | None = None  # the state of a resumed run, in sample-wise mode
         self._resumed = False
         self._shared_state = SharedState()
@@ -107,12 +113,20 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._restarted = False  # in a worker: whether it has iterated before
         self._iterations = 0  # iterations that began in this process
         self._sent_by = self._received_by = 0  # the processes that pickled and unpickled this copy
+        self._known = False  # whether it is known who shares the stream
+        self._division: Division | None = None  # what divides this dataset among the ranks, above it
+        self._refusal: Exception | None = None  # to be raised in workers
+        self._warned = False
+        self._started: Callable[[], Any] = _nothing  # the loader's iterator that has started workers last
+        _live.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sent_by": os.getpid()}
+        self._before_workers(raising=True)
+        return {**self.__dict__, "_sent_by": os.getpid(), "_started": _nothing}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _received_by=os.getpid())
+        _live.add(self)
 
     def __repr__(self) -> str:
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
@@ -145,7 +159,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             plans: from `plans`; without them, see `Stream.load_state_dict`.
 
         Raises:
-            StateError: the state is of another query, order or mode, or (sample-wise) of another world size.
+            StateError: the state is of another query, order or mode, or (sample-wise) of another world size. If the
+                ranks are not known yet, the world size is checked when the iteration begins.
         """
         self._load(state, plans)
         self._resumed = True
@@ -166,12 +181,18 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         if loader.num_workers > 1 and not getattr(loader, "in_order", True):
             raise StateError("batches delivered out of order cannot be counted: make the DataLoader with in_order=True")
+        if not self._known:
+            self._find_ranks(loader)
         self._stream._join_iteration(self._shared_state.iteration)
+        above = self._division
+        if above is not None:
+            batches *= above.batches
         if not self._by_sample:
             if loader.batch_size is not None:
                 raise StateError(_twice(self._stream.spec.batch_size))
             return self._stream.advance(state, batches)
-        return SampleRun(self._stream, state).after(batches, max(1, loader.num_workers), loader.batch_size or 1)
+        batch_size = (above.batch_size if above is not None else None) or loader.batch_size or 1
+        return SampleRun(self._stream, state).after(batches, max(1, loader.num_workers), batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration with epoch `epoch` (0, 1, …).
@@ -179,7 +200,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         With finite `passes`, an epoch has that many passes, each in its own order. Without end, an epoch begins with
         the pass of its number and has all passes after it. A start state within this epoch is kept, so that a resumed
         run can call `set_epoch` as the first run did.
+
+        Raises:
+            QueryError: the caller would divide batches as if they were samples.
         """
+        if (above := division()) is not None:
+            above.check(self._by_sample)
         passes = self._stream.spec.passes
         state = self.state_dict()
         stream = state["stream"] if self._by_sample else state
@@ -201,7 +227,10 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if self._by_sample:
             if "begun" not in state:
                 raise StateError("the state was taken by an earlier version, sample-wise: begin a new run without it")
-            SampleRun(self._stream, state).check(plans or {})
+            run = SampleRun(self._stream, state)
+            if self._known or self._stream.spec.world_size > 1:  # otherwise it is checked when they are known
+                run.check_world()
+            run.check(plans or {})
             self._run, stream = (dict(state) if state["batches"] else None), state["stream"]
         if get_worker_info() is not None:
             self._stream = self._stream.at(stream)
@@ -212,6 +241,48 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._shared_state.post(self.state_dict())
         self._read = self._shared_state.version
 
+    # --- ranks ------------------------------------------------------------------------------------------------------
+
+    def _find_ranks(self, loader: Any = None) -> None:
+        """Find who shares the stream, in the process of the loop, and open the registry of its passes.
+
+        Args:
+            loader: The loader over this dataset, if it is not among the callers.
+        """
+        self._division = division(loader)
+        if self._division is not None:
+            self._division.check(self._by_sample)
+        self._stream._find_ranks(None if self._division is None else self._division.divider)
+        self._check_world()
+        self._stream._share_passes()
+        self._known = True
+        if self._division is not None and not self._warned and find_members(Shard()).world_size > 1:
+            self._warned, divider = True, self._division.divider
+            who = "each rank" if divider.everywhere else "rank 0"
+            warnings.warn(
+                f"{divider.name} divides the samples among the ranks: {who} reads all of them. To let each rank read"
+                " its own, make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader)",
+                stacklevel=2,
+            )
+
+    def _check_world(self) -> None:
+        if self._run is not None:
+            SampleRun(self._stream, self._run).check_world()
+
+    def _before_workers(self, *, raising: bool) -> None:
+        """Find the ranks, if a loader is about to start workers with this dataset: they cannot."""
+        if get_worker_info() is not None or (iterator := starting_workers()) is None or self._started() is iterator:
+            return
+        if self._known and not raising and not is_within(self, iterator._dataset):
+            return  # another dataset has its workers started
+        self._started, self._refusal = weakref.ref(iterator), None
+        try:
+            self._find_ranks()
+        except Exception as error:
+            if raising:
+                raise
+            self._refusal = error  # Python would only print it here
+
     # --- iteration --------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -220,7 +291,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         loader = calling_loader()
         if not self._by_sample and loader.collates:
             raise QueryError(_twice(self._stream.spec.batch_size))
-        if info is not None:
+        if info is None:
+            self._find_ranks()
+        else:
+            if self._refusal is not None:
+                raise self._refusal
+            self._stream._keep_ranks()
             if self._received_by == os.getpid() != self._sent_by != os.getppid():
                 exit_with(self._sent_by)
             # At first, the start state is the one that came with the process. The parent may have posted a newer one.
@@ -270,6 +346,21 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """Whether `state` is in a later epoch than `start`. An epoch has `passes` passes."""
         length = self._stream.spec.passes
         return length is not None and start.get("pass", 0) // length != state.get("pass", 0) // length
+
+
+def _nothing() -> None:
+    """No iterator."""
+
+
+_live: weakref.WeakSet[QueryDataset] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for dataset in list(_live):
+        dataset._before_workers(raising=False)
+
+
+os.register_at_fork(before=_before_fork)
 
 
 def _twice(batch_size: int) -> str:

@@ -38,7 +38,7 @@ class SampleRun:
     def fresh(stream: Stream) -> dict[str, Any]:
         """The state of a run that has not begun."""
         none: dict[str, Any] = {"batches": 0, "batch_size": None, "num_workers": None, "begun": []}
-        return {"stream": stream.state_dict(), "world_size": stream.spec.world_size, "block": BLOCK, **none}
+        return {"stream": stream.state_dict(), "world_size": None, "block": BLOCK, **none}
 
     def check(self, plans: Mapping[str, Any]) -> None:
         """Accept the plans that came with the state, and check that no plan of a pass that has begun is missing.
@@ -46,12 +46,23 @@ class SampleRun:
         Raises:
             StateError: A plan cannot be had any more; or this dataset divides its passes in another way.
         """
-        for name, value in {"world_size": self._spec.world_size, "block": BLOCK}.items():
-            if self._state["batches"] and self._state[name] != value:
-                raise _inexact(name, self._state[name], value)
+        self._check_same(block=BLOCK)
         self._stream._planner.accept_plans(plans)
         for data in self._begun:
             self._stream._planner.plan(data)
+
+    def check_world(self) -> None:
+        """Check that as many ranks share the stream as when the state was taken.
+
+        Raises:
+            StateError: There are more or fewer.
+        """
+        self._check_same(world_size=self._spec.world_size)
+
+    def _check_same(self, **now: int) -> None:
+        for name, value in now.items():
+            if self._state["batches"] and self._state[name] != value:
+                raise _inexact(name, self._state[name], value)
 
     def plans(self) -> dict[str, Any]:
         """The plans of the passes that have begun; see `Stream.plans`."""
@@ -63,10 +74,7 @@ class SampleRun:
         Raises:
             StateError: The run did not begin with these numbers of workers and of samples in a batch.
         """
-        now = {"batch_size": batch_size, "num_workers": workers}
-        for name, value in now.items():
-            if self._state["batches"] and self._state[name] != value:
-                raise _inexact(name, self._state[name], value)
+        self._check_same(batch_size=batch_size, num_workers=workers)
         if not batches:
             return dict(self._state)
         progress = self._progress(workers, batch_size)
@@ -75,12 +83,12 @@ class SampleRun:
         begun = [self._data(number).at_position(Position()).to_doc(self._spec) for number in progress.begun(length)]
         block_shuffle = self._data(progress.first).block_shuffle if begun else self._stream._state.block_shuffle
         stream = State(Position(progress.first), block_shuffle=block_shuffle).to_doc(self._spec)
-        return {**self._state, "stream": stream, **progress.to_doc(), "begun": _runs(begun)}
+        world = {"world_size": self._spec.world_size}
+        return {**self._state, "stream": stream, **world, **progress.to_doc(), "begun": _runs(begun)}
 
     def of(self, worker: int, workers: int, done: int, count: Callable[[Stream], Items]) -> Items:
         """Yield the samples of one worker, after the first `done` of them. `count` iterates over a stream."""
-        if self._state["batches"] and self._state["num_workers"] != workers:
-            raise _inexact("num_workers", self._state["num_workers"], workers)
+        self._check_same(num_workers=workers)
         progress = self._progress(workers, self._state["batch_size"] or 1)
         length, sharding = self._length(progress), progress.sharding
         role = progress.role(worker)

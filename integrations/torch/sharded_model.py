@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tensordb_data.errors import StateError
+from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.stream.ranks import MODEL_DIMS
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -21,6 +22,46 @@ def is_sharded(model: torch.nn.Module) -> bool:
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def refuse_fsdp1(model: torch.nn.Module) -> None:
+    """Raise if modules are sharded by FSDP1, whose parameters do not say of which part they are.
+
+    Raises:
+        CheckpointError: A module is a `FullyShardedDataParallel`. Saved as it is, the optimizer's state of process 0
+            would be restored in all processes.
+    """
+    for name, module in model.named_modules():
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            where = f" in {name}" if name else ""
+            raise CheckpointError(
+                f"the model is wrapped in FullyShardedDataParallel (FSDP1){where}, whose parameters cannot be saved by"
+                " their names: use fully_shard of torch.distributed.fsdp (FSDP2)"
+            )
+
+
+def refuse_other_batches(model: torch.nn.Module, world_size: int | None) -> None:
+    """Raise if processes that hold parts of one layer get different batches.
+
+    Args:
+        model: The model.
+        world_size: How many ranks share the stream; None if that is not known.
+
+    Raises:
+        CheckpointError: The model is divided over dimensions that are not for data, and the stream over all processes.
+    """
+    from torch.distributed.tensor import DTensor
+
+    if world_size is None or world_size == 1 or world_size != dist.get_world_size():
+        return
+    for parameter in model.parameters():
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        for number, name in enumerate((mesh.mesh_dim_names or ()) if mesh is not None else ()):
+            if name in MODEL_DIMS and mesh is not None and mesh.size(number) > 1:
+                raise CheckpointError(
+                    f"the model is parallel over {name!r}, so that {mesh.size(number)} processes need the same batches,"
+                    f" and the stream gives each of {world_size} its own: make it with shard=Shard(mesh=mesh)"
+                )
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

@@ -25,7 +25,15 @@ from tensordb_data.torch.data_position import Position, position_of
 from tensordb_data.torch.optimizer_state import in_order_of, parameter_names
 from tensordb_data.torch.ranks import ranks
 from tensordb_data.torch.restore import all_or_none, check_kinds, kind_of
-from tensordb_data.torch.sharded_model import gather, is_by_name, is_sharded, scatter, unwrapped
+from tensordb_data.torch.sharded_model import (
+    gather,
+    is_by_name,
+    is_sharded,
+    refuse_fsdp1,
+    refuse_other_batches,
+    scatter,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -82,7 +90,7 @@ class StepCheckpointer(SaveControls):
             parent that are noted; see `SaveOptions`.
 
     Raises:
-        CheckpointError: An argument is malformed.
+        CheckpointError: An argument is malformed, or the model is sharded by FSDP1.
     """
 
     @moved_options(OLD_EVERY, OLD_OPTIONS)
@@ -119,6 +127,7 @@ class StepCheckpointer(SaveControls):
         lineage = {"model": name_of(unwrapped(model)), "architecture": options.architecture, "data": of_data(stream)}
         if optimizer is not None:
             lineage["optimizer"] = name_of(optimizer)
+        refuse_fsdp1(model)
         self._ranks = ranks()
         self._sharded = is_sharded(model)
         self._batch_counter = None if stream is None else self._count(stream)
@@ -198,7 +207,8 @@ class StepCheckpointer(SaveControls):
                 with the checkpoint if one is saved.
 
         Raises:
-            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`.
+            CheckpointError: An earlier save failed; or the loop does not iterate the object given as `stream`; or
+                processes that hold parts of one layer get different batches.
         """
         self._calls += 1
         if self._batch_counter is not None and self._batch_counter.count == 0:
@@ -207,6 +217,8 @@ class StepCheckpointer(SaveControls):
                 "checkpointer the very object "
                 "that the loop iterates, before the loop begins."
             )
+        if self._calls == 1 and self._sharded and self._position is not None:
+            refuse_other_batches(self._model, self._position.world_size())
         self._core.end_step(self._step_now(), metrics)
 
     def __enter__(self) -> StepCheckpointer:

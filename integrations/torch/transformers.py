@@ -38,7 +38,7 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         db: The warehouse.
         run: Name of the run. `train()` continues the run of this name, if it has a checkpoint.
         stream: The QueryDataset that is given as `train_dataset`, in sample-wise mode: the trainer makes the batches.
-            Train in one process: with several, the trainer would divide samples that the dataset has divided already.
+            With several processes, the trainer divides the samples, and the dataset does not.
         save: Options of StepCheckpointer: `every`, `on_best`, `keep`, `tags`, `extra` and `options`.
     """
 

@@ -154,9 +154,10 @@ class Selection(Generic[R]):
             max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
                 rate below 1. Each skipped sample is logged with its `_id`.
             sharing: Which part of the stream this process delivers: `shard=Shard(rank=, world_size=, tail=)`, or the
-                same by `rank=`, `world_size=` and `end=`. Without, ranks are read from torch.distributed, if that runs.
-                The tail of a pass, which does not fill a batch on every rank, is `"short"` batches, or `"drop"` leaves
-                it out, or `"pad"` fills it up with samples from the start of the pass.
+                same by `rank=`, `world_size=` and `end=`. Without, ranks are read from torch.distributed or
+                jax.distributed, when an iteration begins. The tail of a pass, which does not fill a batch on every
+                rank, is `"short"` batches, or `"drop"` leaves it out, or `"pad"` fills it up with samples from the
+                start of the pass.
 
         Returns:
             A Stream. Iterating it gives batches: dicts of field to array, of shape (batch_size, ...).
@@ -170,13 +171,13 @@ class Selection(Generic[R]):
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         replacement = weights is not None if replacement is None else replacement
         shard = shard_of(sharing)
-        rank, world_size = shard.place()
         spec = StreamSpec(
             self.query, batch_size, field_names(fields if fields is not None else self.query.fields), shuffle=shuffle,
             replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
-            workers=workers, ragged=ragged, max_failures=max_failures, rank=rank, world_size=world_size, end=shard.tail,
+            workers=workers, ragged=ragged, max_failures=max_failures, rank=shard.rank or 0,
+            world_size=shard.world_size or 1, end=shard.tail,
         )  # fmt: skip
-        stream = Stream(self.db.warehouse, spec)
+        stream = Stream(self.db.warehouse, spec, shard)
         stream.check_transform()
         return stream
 

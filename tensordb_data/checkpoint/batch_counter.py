@@ -8,6 +8,7 @@ counts. The loop does not change.
 from __future__ import annotations
 
 import copyreg
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,7 +53,7 @@ class BatchCounter:
         self.before_iterate = self.on_iterate = self.on_ask = self.on_failure = _nothing
         self.renew = _no
         if self._source is not None:
-            self._source.__class__ = self._restore
+            _set_class(self._source, self._restore)
             self._source = None
 
 
@@ -81,6 +82,7 @@ class _Counting:
         self._inner = inner
         self._again = again
         self._counter = counter
+        self._begun = not inspect.isgenerator(inner)
 
     def __iter__(self) -> _Counting:
         return self
@@ -97,6 +99,9 @@ class _Counting:
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
                 counter.on_failure()
             raise
+        if not self._begun:
+            self._begun = True
+            counter.on_iterate()
         with counter.lock:
             counter.waiting = False
             counter.count += 1
@@ -133,28 +138,34 @@ def _adopt(source: Any, counter: BatchCounter) -> None:
         inner = own.__iter__(self)
         counter.in_iteration = 0
         counter.iterations += 1
-        counter.on_iterate()
+        if not inspect.isgenerator(inner):  # whose body has not begun; see _Counting
+            counter.on_iterate()
         return _Counting(inner, lambda: own.__iter__(self), counter)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # the copy in another process is an ordinary one
-        self.__class__ = own
+        _set_class(self, own)
         try:
             reduced = self.__reduce_ex__(protocol)
         finally:
-            self.__class__ = counted
+            _set_class(self, counted)
         # pickle insists that this very function is given the class of the object at hand
         return (_new, *reduced[1:]) if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__ else reduced  # type: ignore[attr-defined]
 
     names = {"__iter__": __iter__, "__reduce_ex__": __reduce_ex__, "__module__": own.__module__, "_tdb_counted": True}
     counted: Any = type(own.__name__, (own,), {**names, "__doc__": own.__doc__, "__qualname__": own.__qualname__})
     try:
-        source.__class__ = counted
+        _set_class(source, counted)
     except TypeError:
         raise CheckpointError(
             f"Cannot count what a {own.__module__}.{own.__qualname__} delivers. Pass the DataLoader "
             "or Stream that the loop iterates."
         ) from None
+
+
+def _set_class(source: Any, kind: type) -> None:
+    """Replace the class of an object. Loaders of Accelerate have a property of this name, which says another class."""
+    object.__dict__["__class__"].__set__(source, kind)
 
 
 def _nothing() -> None:

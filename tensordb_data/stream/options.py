@@ -9,8 +9,8 @@ from typing import Any, TypedDict, get_args
 import numpy as np
 
 from tensordb_data.common.options import OptionGroup, Written
-from tensordb_data.errors import QueryError, UnsupportedError
-from tensordb_data.stream.spec import End, Ragged, Shuffle, Weights, distributed_rank
+from tensordb_data.errors import QueryError
+from tensordb_data.stream.spec import End, Ragged, Shuffle, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,29 +18,53 @@ class Shard(OptionGroup):
     """Which part of a stream this process delivers.
 
     Raises:
-        QueryError: A value is outside its range, or only one of `rank` and `world_size` is given.
-        UnsupportedError: `mesh` or `group` is given.
+        QueryError: A value is outside its range, only one of `rank` and `world_size` is given, or one option
+            contradicts another.
     """
 
     rank: int | None = None
-    """The number of this process among `world_size`. None reads it from torch.distributed, if that runs."""
+    """The number of this process among `world_size`. None reads it from torch.distributed or jax.distributed when an
+    iteration begins."""
     world_size: int | None = None
     """How many processes share the stream."""
     tail: End = "short"
     """What to do with samples at the end of a pass that do not fill a batch on every rank: `"short"` batches, `"drop"`
     them, or `"pad"` them with samples from the start of the pass."""
     mesh: Any = None
-    """Not supported yet: the device mesh whose data dimension shares the stream."""
+    """A `DeviceMesh` of torch. The ranks of its data dimensions share the stream, and ranks that differ in other
+    dimensions alone (tensor, context, pipeline parallel) get the same batches."""
+    data_dims: tuple[str, ...] | None = None
+    """Which dimensions of the mesh are for data; by default those called dp_replicate, dp_shard, dp and fsdp."""
     group: Any = None
-    """Not supported yet: the process group that shares the stream."""
+    """The processes that share the stream, where not all do: a process group of torch. Or, where neither torch nor JAX
+    knows them, a text that all have and that no other run has, beside `rank` and `world_size`. Through it they agree on
+    the data of each pass."""
 
     def _check(self, written: Written) -> None:
-        for name in ("mesh", "group"):
-            if getattr(self, name) is not None:
-                raise UnsupportedError(
-                    f"{written(name)} is not supported yet: give the number of this process and how many share the"
-                    " stream, Shard(rank=, world_size=)"
+        if self.mesh is not None:
+            if not callable(getattr(self.mesh, "get_local_rank", None)):
+                raise QueryError(f"{written('mesh')} is a DeviceMesh of torch. Found: {self.mesh!r:.60}")
+            for name in ("rank", "world_size", "group"):
+                if getattr(self, name) is not None:
+                    raise QueryError(f"{written('mesh')} says it all: leave {written(name)} out")
+        if self.data_dims is not None:
+            if self.mesh is None:
+                raise QueryError(f"{written('data_dims')} names dimensions of {written('mesh')}, which is missing")
+            given: Any = self.data_dims
+            if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+                raise QueryError(f'{written("data_dims")} is a tuple of names, ("dp",). Found: {given!r}')
+            object.__setattr__(self, "data_dims", tuple(given))
+        if isinstance(self.group, str):
+            if not self.group:
+                raise QueryError(f"{written('group')} is a text that the processes share. Found: {self.group!r}")
+        elif self.group is not None:
+            if not callable(getattr(self.group, "size", None)):
+                raise QueryError(
+                    f"{written('group')} is a process group of torch, or a text that the processes share. Found:"
+                    f" {self.group!r:.60}"
                 )
+            if self.rank is not None:
+                raise QueryError(f"{written('group')} has ranks of its own: leave {written('rank')} out")
         for name in ("rank", "world_size"):
             if isinstance(value := getattr(self, name), np.integer):
                 object.__setattr__(self, name, int(value))
@@ -58,9 +82,10 @@ class Shard(OptionGroup):
         if self.tail not in get_args(End):
             raise QueryError(f"{written('tail')} must be one of {', '.join(get_args(End))}. Found: {self.tail!r}")
 
-    def place(self) -> tuple[int, int]:
-        """Rank and world size: those given, or those of torch.distributed when it is running, or (0, 1)."""
-        return distributed_rank(self.rank, self.world_size)
+    @property
+    def is_local(self) -> bool:
+        """Whether it has objects that exist in this process alone."""
+        return self.mesh is not None or (self.group is not None and not isinstance(self.group, str))
 
 
 class ShardOptions(TypedDict, total=False):

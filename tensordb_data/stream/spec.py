@@ -156,22 +156,6 @@ def field_names(fields: Sequence[str] | None) -> tuple[str, ...] | None:
     return names
 
 
-def distributed_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """The given rank and world size, or those of torch.distributed when it is running, or (0, 1).
-
-    Raises:
-        QueryError: only one of the two is given.
-    """
-    if (rank is None) != (world_size is None):
-        raise QueryError("`rank` and `world_size` go together: give both, or neither to read torch.distributed")
-    if rank is not None and world_size is not None:
-        return rank, world_size
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank()), int(distributed.get_world_size())
-    return 0, 1
-
-
 def _check_sendable(option: str, value: object) -> None:
     context, reduction = (sys.modules.get(f"multiprocessing.{name}") for name in ("context", "reduction"))
     if context is None or reduction is None or context.get_spawning_popen() is None:

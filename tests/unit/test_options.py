@@ -27,7 +27,6 @@ from tensordb_data import (
     Selection,
     Shard,
     TensorDBError,
-    UnsupportedError,
 )
 from tensordb_data.common.options import OptionGroup
 from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
@@ -121,8 +120,10 @@ def test_a_group_is_a_frozen_value_of_named_options(group: type[OptionGroup]) ->
         (lambda: Shard(rank=-1, world_size=2), QueryError, r"Shard\(rank=\)"),
         (lambda: Shard(rank=0, world_size="2"), QueryError, r"Shard\(world_size=\)"),
         (lambda: Shard(tail="keep"), QueryError, r"Shard\(tail=\) must be one of short, drop, pad. Found: 'keep'"),
-        (lambda: Shard(mesh=object()), UnsupportedError, r"Shard\(mesh=\) is not supported yet"),
-        (lambda: Shard(group=object()), UnsupportedError, r"Shard\(group=\) is not supported yet"),
+        (lambda: Shard(mesh=object()), QueryError, r"Shard\(mesh=\) is a DeviceMesh of torch. Found"),
+        (lambda: Shard(group=object()), QueryError, r"Shard\(group=\) is a process group of torch, or a text"),
+        (lambda: Shard(group=""), QueryError, r"Shard\(group=\) is a text that the processes share"),
+        (lambda: Shard(data_dims=("dp",)), QueryError, r"Shard\(data_dims=\) names dimensions of Shard\(mesh=\)"),
         (lambda: JobLimits(max_attempts=0), QueryError, r"JobLimits\(max_attempts=\)"),
         (lambda: JobLimits(backoff=-1), QueryError, r"JobLimits\(backoff=\)"),
         (lambda: JobLimits(time_limit=0), QueryError, r"JobLimits\(time_limit=\)"),
@@ -167,7 +168,6 @@ def test_the_shorthands_of_a_shard_give_the_same() -> None:
     given = Shard(rank=np.int64(1), world_size=np.uint8(2))  # type: ignore[arg-type]
     assert shard_of({"shard": given}) == Shard(rank=1, world_size=2) and type(given.rank) is int
     assert shard_of({}) == shard_of({"rank": None, "shard": None}) == Shard()
-    assert Shard().place() == (0, 1) and Shard(rank=1, world_size=2).place() == (1, 2)
     with pytest.raises(QueryError, match=r"^end= must be one of short, drop, pad"):
         shard_of({"end": "keep"})  # type: ignore[typeddict-item]
     with pytest.raises(QueryError, match=r"^rank= must be below world_size= "):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -16,11 +17,12 @@ from tensordb_data.stream.deliver.base import BatchStream, flatten
 from tensordb_data.stream.deliver.batch_builder import BatchWithState
 from tensordb_data.stream.deliver.iteration import StreamIteration
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
-from tensordb_data.stream.options import Place
+from tensordb_data.stream.options import Place, Shard
 from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.passes.planner import Planner, plan_name
 from tensordb_data.stream.passes.registry import PassRegistry, SharedPassRegistry
 from tensordb_data.stream.passes.resolver import PassResolver
+from tensordb_data.stream.ranks import Divider, find_members
 from tensordb_data.stream.spec import End, StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tensordb_data.warehouse.context import Warehouse
+
+log = logging.getLogger("tensordb_data.stream")
+
+_ALONE = (
+    "rank %d of %d cannot agree with the others on the data of a pass: it takes what it sees now, and if data is"
+    " committed while the ranks start, samples come twice or not at all. Give all of them Shard(group=), a text that"
+    " names the run, and a user who may write to the database"
+)
 
 Element = tuple[str | None, tuple[int | None, ...]]
 """Dtype and shape of one sample's field."""
@@ -47,18 +57,19 @@ class Stream(BatchStream[State]):
     once, into a plan of about 32 bytes a sample.
 
     A pass (an epoch over the selection) delivers the samples that existed when it began. The next pass sees changes,
-    unless the stream is pinned (see `pin`). Worker processes, and the ranks of torch.distributed, agree on the data of
-    each pass.
+    unless the stream is pinned (see `pin`). Worker processes, and the ranks that share the stream, agree on the data of
+    each pass. The ranks are found each time that an iteration begins.
 
     A batch is a dict of fields. Numbers are arrays of shape [batch, ...]; everything else is a list.
     """
 
-    def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
+    def __init__(self, warehouse: Warehouse, spec: StreamSpec, shard: Shard | None = None) -> None:
         super().__init__(State())
         self.warehouse = warehouse
         self.spec = spec
         self._stats = Stats(self._threads, spec.workers)
         self._planner = Planner(warehouse, spec)
+        self._shard = shard  # how to find the ranks; None if they stay as they are
         self._pinned: State | None = None
         self._registry: PassRegistry | None = None
         self._resumed: Mapping[int, State] = {}  # passes that had begun when the state of a resumed run was taken
@@ -82,8 +93,12 @@ class Stream(BatchStream[State]):
         return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._shard is not None and self._shard.is_local:
+            self._know_ranks()
+        shard = None if self._shard is None or self._shard.is_local else self._shard
         kept = ("warehouse", "spec", "_worker", "_state", "_pinned", "_registry", "_resumed")
-        return {**{name: self.__dict__[name] for name in kept}, "planner": self._planner.agreement()}
+        found = {name: self.__dict__[name] for name in kept}
+        return {**found, "_shard": shard, "planner": self._planner.agreement()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["warehouse"], state["spec"])  # type: ignore[misc]
@@ -91,8 +106,10 @@ class Stream(BatchStream[State]):
         self.__dict__.update(state)
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and self._registry is None:
-            self._share_passes()
+        if self._shard is not None:
+            self._find_ranks()
+            if self._planner.has_peers and self._registry is None:
+                self._share_passes()
 
     def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[State] | SampleError, None, None]:
         passes = self.spec.passes
@@ -227,29 +244,61 @@ class Stream(BatchStream[State]):
         """Fix the data of all passes from now on, for this stream and every copy of it in another process.
 
         So workers and ranks that share a pass agree on its order. Under torch.distributed all ranks take the data that
-        rank 0 sees. Call this on every rank.
+        the first of them sees. Call this on every rank; none waits for the others.
 
         Returns:
             The stream itself.
         """
+        self._know_ranks()
         if self._pinned is None and not self.spec.follow:
             self._pinned, self._registry = self._planner.agree_on_state(), None
             self._state = self._with_plan_digest(self._state)
         return self
 
+    def _find_ranks(self, divider: Divider | None = None) -> None:
+        """Find who shares this stream, now that an iteration begins in this process.
+
+        Args:
+            divider: What divides the stream among the ranks above it.
+
+        Raises:
+            QueryError: see `find_members`.
+        """
+        if self._shard is not None and self._planner.settle(find_members(self._shard, divider)):
+            self.spec, self._registry = self._planner.spec, None
+
+    def _know_ranks(self) -> None:
+        """Find who shares this stream, if that has not been found yet."""
+        if self._planner.members is None:
+            self._find_ranks()
+
+    def _number_ranks(self, rank: int, world_size: int) -> None:
+        """Say which rank this is, unless the user has said it."""
+        if self._shard is not None and self._shard.rank is None and self._shard.mesh is None:
+            self._shard = replace(self._shard, rank=rank, world_size=world_size)
+
+    def _keep_ranks(self) -> None:
+        """Never look for the ranks again: this copy is in a worker, which has those of its parent."""
+        self._shard = None
+
     def _share_passes(self) -> SharedPassRegistry | None:
         """Let the copies of this stream in other processes and ranks agree on the data of each pass.
 
-        If they cannot agree, because torch.distributed does not know the ranks or this user may not write, the stream
-        is pinned.
+        If they cannot agree, because nothing is known of the ranks but their number or this user may not write, the
+        stream is pinned.
 
         Returns:
             The registry; None if the stream is pinned, or follows.
         """
+        self._know_ranks()
         if self._pinned is not None or self.spec.follow:
             return None
         registry = self._planner.registry or self._planner.open_registry()
         if registry is None:
+            members = self._planner.members
+            alone = members is not None and members.peers and not (members.board and members.board.carries)
+            if members is not None and alone and self._state.ids is None:
+                log.warning(_ALONE, members.rank, members.world_size)
             self.pin()
             return None
         self._use_registry(registry.of_iteration(""))
@@ -264,7 +313,8 @@ class Stream(BatchStream[State]):
 
     def _begin_iteration(self) -> None:
         """Begin an iteration with one reader, in this process. Its passes are registered, for `advance`."""
-        if self.spec.world_size > 1:
+        self._find_ranks()
+        if self._planner.has_peers:
             self._share_passes()
         elif self._pinned is None and self._planner.registry is None and not self.spec.follow:
             self._use_registry(PassRegistry())
@@ -308,6 +358,7 @@ class Stream(BatchStream[State]):
                 "only the stream itself knows how far it has followed: iterate over it directly, and save its own"
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
+        self._know_ranks()
         spec = self.spec
         loaded = State.from_doc(state, spec)
         return self._advance(loaded, batches, spec.batch_size, spec.world_size, spec.end).to_doc(spec)
@@ -339,6 +390,7 @@ class Stream(BatchStream[State]):
 
         It does not communicate with other ranks, so worker processes can call it.
         """
+        self._know_ranks()
         part = Stream(self.warehouse, replace(self.spec, **place))
         part._planner.share_plan(self._planner)
         part._state, part._pinned = State.from_doc(state, part.spec), self._pinned
@@ -362,6 +414,7 @@ class Stream(BatchStream[State]):
         """
         if self.spec.follow and count > 1:
             raise QueryError(f"a stream that follows has one reader. Found: {count} workers; use num_workers=1 or 0")
+        self._know_ranks()
         part = Stream(self.warehouse, self.spec)
         part._planner.share_plan(self._planner)
         part._state, part._pinned, part._registry = self._state, self._pinned, self._registry

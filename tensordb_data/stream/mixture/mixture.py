@@ -28,6 +28,7 @@ from tensordb_data.stream.mixture.batch_builder import BatchRequest, MixBatchBui
 from tensordb_data.stream.mixture.component import Component, PositionRange
 from tensordb_data.stream.order.permutation import draw, pass_key
 from tensordb_data.stream.passes.registry import OpenedPasses
+from tensordb_data.stream.ranks import Divider
 from tensordb_data.stream.state import OnChange, State
 from tensordb_data.stream.stats import Clock, Stats
 
@@ -159,6 +160,7 @@ class Mix(BatchStream[MixState]):
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank; see `Stream.advance`."""
+        self._know_ranks()
         mix_state = self._read_state(state)
         total = mix_state.total + batches * self.spec.batch_size * self.spec.world_size
         counts = self._count_samples(mix_state.total, total).tolist()
@@ -194,6 +196,24 @@ class Mix(BatchStream[MixState]):
             stream.pin()
         self._state = self._with_plan_digests(self._state)
         return self
+
+    def _find_ranks(self, divider: Divider | None = None) -> None:
+        for stream in self.streams:
+            stream._find_ranks(divider)
+        _check([stream.spec for stream in self.streams])
+
+    def _know_ranks(self) -> None:
+        for stream in self.streams:
+            stream._know_ranks()
+        _check([stream.spec for stream in self.streams])
+
+    def _number_ranks(self, rank: int, world_size: int) -> None:
+        for stream in self.streams:
+            stream._number_ranks(rank, world_size)
+
+    def _keep_ranks(self) -> None:
+        for stream in self.streams:
+            stream._keep_ranks()
 
     def _share_passes(self) -> None:
         for stream in self.streams:
@@ -281,8 +301,10 @@ class Mix(BatchStream[MixState]):
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        if self.spec.world_size > 1 and any(stream._registry is None for stream in self.streams):
-            self._share_passes()
+        if any(stream._shard is not None for stream in self.streams):
+            self._find_ranks()
+            if any(stream._planner.has_peers and stream._registry is None for stream in self.streams):
+                self._share_passes()
         components = []
         for stream, component in zip(self.streams, self._state.components, strict=True):
             # A stream that was iterated on its own may have the state of a cursor.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 from pymongo.errors import OperationFailure
 
 from tensordb_data.blobs.stores.memory import MemoryStore
-from tensordb_data.common.process_group import Collective
-from tensordb_data.errors import BusyError, NotFoundError, QueryError, StateError
+from tensordb_data.common.boards import READ_ONLY
+from tensordb_data.errors import BusyError, NotAllowedError, NotFoundError, QueryError, StateError
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.stream.order.block_shuffle import choose_block_shuffle
 from tensordb_data.stream.order.weights import cumulative_weights
 from tensordb_data.stream.passes.registry import SharedPassRegistry, new_token
+from tensordb_data.stream.passes.stream_board import StreamBoard
 from tensordb_data.stream.plan.cache import PlanCache, plan_key
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.index_reader import bounded
@@ -29,6 +29,7 @@ from tensordb_data.stream.plan.index_snapshot import DataMoved, IndexSnapshot, l
 from tensordb_data.stream.plan.left_out import tell_left_out
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
+from tensordb_data.stream.ranks import Members
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
@@ -57,9 +58,12 @@ class Planner:
         """Plans that came with a checkpoint, by their digests."""
         self.registry: SharedPassRegistry | None = None
         """Where the readers of a shared stream register the data of its passes."""
-        self._separate_caches = False  # whether some readers share no cache with the others
+        self.members: Members | None = None
+        """Who shares the stream; None if that has not been found yet, or need not be, in a worker."""
+        self._board: StreamBoard | None = None
+        self._separate_caches = False  # whether some readers may share no cache with the others
         self._agreed_state: State | None = None
-        self._collective: Collective | None = None
+        self._sent: set[str] = set()  # the plans that were sent
 
     @property
     def bound_query(self) -> BoundQuery:
@@ -332,24 +336,53 @@ class Planner:
         self._plan, self._weights = other._plan, other._weights
         self.join(other.agreement())
 
+    def settle(self, members: Members) -> bool:
+        """Note who shares the stream. Returns whether that has changed; what they had agreed on is forgotten then."""
+        before = self.members or Members(self.spec.rank, self.spec.world_size)
+        changed = members != before
+        if changed:
+            self.spec = replace(self.spec, rank=members.rank, world_size=members.world_size)
+            self.registry, self._agreed_state, self._board = None, None, None
+            if members.peers and members.board is not None:
+                self._board = StreamBoard(members.board, self.warehouse, self.spec)
+        self.members = members
+        return changed
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether other processes go over the same passes."""
+        return self.members is not None and self.members.peers
+
     def open_registry(self) -> SharedPassRegistry | None:
         """Open a registry, by which the readers of this stream, in other processes and ranks, agree on its passes.
 
-        All ranks of torch.distributed must call it.
+        No rank waits for another one.
 
         Returns:
-            The registry; None if this user may not write to the database, or torch.distributed does not know the ranks.
+            The registry; None if this user may not write to the database, or nothing is known of the other ranks.
+
+        Raises:
+            NotAllowedError: This user may not write to the database, and that of another rank may.
         """
-        if self.spec.world_size > 1 and self._ranks() is None:
+        warehouse, spec = self.warehouse, self.spec
+        if not self.has_peers:
+            self._agreed_state = self.agree_on_state()
+            token = new_token() if SharedPassRegistry(warehouse, spec, "").is_writable() else ""
+        elif self._board is None:
             return None
-        self._agreed_state = self.agree_on_state()
-        ranks, warehouse, spec = self._ranks(), self.warehouse, self.spec
-        if ranks is None:
-            token: str | None = new_token() if SharedPassRegistry(warehouse, spec, "").is_writable() else None
         else:
-            writable = ranks.each(lambda: b"1" if SharedPassRegistry(warehouse, spec, "").is_writable() else b"")
-            token = ranks.first(lambda: new_token().encode()).decode() if all(writable) else None
-        self.registry = None if token is None else SharedPassRegistry(warehouse, spec, token)
+            self.state_now()  # what cannot be read is an error here, and the workers find the plan in the cache
+            self._separate_caches = not self._board.share_a_cache()
+            writable = SharedPassRegistry(warehouse, spec, "").is_writable()
+            token = self._board.agree("token", new_token() if writable else READ_ONLY)
+            if token == READ_ONLY:
+                return None
+            if not writable:
+                raise NotAllowedError(
+                    "this user may not write to the database, and the user of another rank may: give all ranks the same"
+                    " user. Ranks agree on the data of each pass through the database"
+                )
+        self.registry = SharedPassRegistry(warehouse, spec, token, ranks=self.has_peers) if token else None
         return self.registry
 
     def agreement(self) -> dict[str, Any]:
@@ -369,10 +402,11 @@ class Planner:
 
     def send_plan(self, data: State) -> None:
         """Send the plan of `data` to the readers that share no cache with this one."""
-        agreed = self._agreed_state
+        agreed, name = self._agreed_state, plan_name(data)
         known = agreed is not None and (agreed.ids, agreed.versions) == (data.ids, data.versions)
-        if self.registry is not None and self._separate_caches and not known:
-            self.registry.send_plan(plan_name(data), self.compressed(self.plan(data)))
+        if self.registry is not None and self._separate_caches and not known and name not in self._sent:
+            self.registry.send_plan(name, self.compressed(self.plan(data)))
+            self._sent.add(name)
 
     def _received(self, wanted: State | None) -> Plan | None:
         if wanted is None or wanted.ids is None or self.registry is None or not self._separate_caches:
@@ -382,46 +416,36 @@ class Planner:
         found = self.registry.receive_plan(plan_name(wanted))
         return None if found is None else self._unpacked(found, wanted.versions or {})
 
-    def _ranks(self) -> Collective | None:
-        """The process group, if its ranks are the ranks of this stream."""
-        distributed = sys.modules.get("torch.distributed")
-        if (
-            self.spec.world_size == 1
-            or distributed is None
-            or not distributed.is_available()
-            or not distributed.is_initialized()
-            or distributed.get_world_size() != self.spec.world_size
-        ):
-            return None
-        if self._collective is None:
-            self._collective = Collective()
-        return self._collective
-
     def agree_on_state(self) -> State:
-        """The state at the start of a pass over the data of now, the same on all ranks.
+        """The state at the start of a pass over the data of now, the same on all ranks that have a board.
 
-        Under torch.distributed, rank 0 makes the plan and tells the others which one it is. A rank that shares the
-        cache of rank 0 opens the plan there. The other ranks receive it.
+        The first rank that comes here decides. A rank that shares its cache opens the plan there. The others receive
+        it through the database; a user who may not write reads it anew.
 
         Raises:
-            TensorDBError: Rank 0 cannot make a plan, or another rank cannot open it. It is raised on every rank.
+            TensorDBError: A plan cannot be made or read.
         """
-        ranks = self._ranks()
-        if ranks is None:
+        if self._board is None:
             self._separate_caches = self.warehouse.cache_dir is None
-            state = self.state_now()
-            if self._separate_caches:  # otherwise it would be lost when the next plan is read
-                self.accept_plans({plan_name(state): self.compressed(self.plan(state))})
-            return state
-        first = ranks.first(lambda: json.dumps(self.state_now().to_doc(self.spec)).encode())
-        state = State.from_doc(json.loads(first), self.spec)
-        known = ranks.each(lambda: b"1" if self._is_at_hand(state) else b"")
-        self._separate_caches = not all(known)
-        if self._separate_caches:
-            sent = ranks.first(lambda: self.compressed(self.plan(state)).tobytes())
-            if not known[ranks.rank]:
-                self.accept_plans({plan_name(state): np.frombuffer(sent, np.uint8)})
-        ranks.each(lambda: self.plan(state).ids.encode())
+            return self._kept(self.state_now())
+        registry = self.registry or self.open_registry()
+        if registry is None and not self._board.carries:
+            return self._kept(self.state_now())
+        if registry is None:
+            first = self._board.agree("data", json.dumps(self.state_now().to_doc(self.spec)))
+            return self._kept(State.from_doc(json.loads(first), self.spec))
+        state = registry.for_good.get(0)
+        if state is None:
+            now = self.state_now()
+            self.send_plan(now)
+            state = registry.for_good.setdefault(0, now)
+        return self._kept(state)
+
+    def _kept(self, state: State) -> State:
+        """`state`, the plan of which stays known to this planner and to those that join it."""
+        plan = self.plan(state)
+        if self._separate_caches:  # otherwise it would be lost when the next plan is read
+            self.accept_plans({plan_name(state): self.compressed(plan)})
         return state
 
     def _is_at_hand(self, state: State) -> bool:

@@ -57,18 +57,28 @@ class SharedPassRegistry(PassRegistry):
         spec: The spec of the stream.
         token: The name that the readers of the stream share.
         iteration: The name that the readers of the iteration share.
+        ranks: Whether there are readers in several ranks.
     """
 
-    def __init__(self, warehouse: Warehouse, spec: StreamSpec, token: str, iteration: str = "") -> None:
+    def __init__(
+        self, warehouse: Warehouse, spec: StreamSpec, token: str, iteration: str = "", *, ranks: bool = False
+    ) -> None:
         super().__init__()
         self.warehouse, self.spec, self.token, self.iteration = warehouse, spec, token, iteration
+        self._ranks = ranks
 
     def of_iteration(self, name: str) -> SharedPassRegistry:
         """The registry of another iteration.
 
         Ranks have no common name for an iteration. So among ranks, what is registered holds in all iterations.
         """
-        return SharedPassRegistry(self.warehouse, self.spec, self.token, name if self.spec.world_size == 1 else "")
+        name = "" if self._ranks else name
+        return SharedPassRegistry(self.warehouse, self.spec, self.token, name, ranks=self._ranks)
+
+    @property
+    def for_good(self) -> SharedPassRegistry:
+        """Where the readers of a pinned stream register the data of all of its passes, as pass 0."""
+        return SharedPassRegistry(self.warehouse, self.spec, self.token, "pinned", ranks=self._ranks)
 
     def is_writable(self) -> bool:
         """Whether this user may write to the database. Without this right, nothing can be registered."""

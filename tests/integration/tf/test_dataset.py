@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -175,3 +176,23 @@ def test_keras_fits_on_it(sel: Selection[Any]) -> None:
     assert seen[:24] == labels(query_dataset(sel, batch_size=16, shuffle=True).take(24))
     finite = query_dataset(sel, batch_size=16, passes=1).map(pair)
     assert len(_model().fit(finite, epochs=2, verbose=0).history["loss"]) == 2
+
+
+def test_each_worker_of_a_cluster_gets_its_own_batches(sel: Selection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    off = tf.data.experimental.AutoShardPolicy.OFF
+    options: dict[str, Any] = {"batch_size": 16, "fields": ["label"], "shuffle": True, "passes": 1}
+    assert query_dataset(sel, **options).options().experimental_distribute.auto_shard_policy != off
+    given = query_dataset(sel, **options, rank=1, world_size=2).options()
+    assert given.experimental_distribute.auto_shard_policy == off
+    got = []
+    for task in ({"type": "chief", "index": 0}, {"type": "worker", "index": 0}, {"type": "worker", "index": 1}):
+        cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        dataset = query_dataset(sel, **options)
+        assert dataset.options().experimental_distribute.auto_shard_policy == off
+        got.append(labels(dataset))
+    assert len({len(batches) for batches in got}) == 1
+    assert sorted(itertools.chain(*itertools.chain(*got))) == list(range(N))
+    monkeypatch.setenv("TF_CONFIG", "worker 0")
+    with pytest.raises(QueryError, match=r"\$TF_CONFIG is not the JSON of a cluster and a task"):
+        query_dataset(sel, **options)
