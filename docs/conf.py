@@ -34,7 +34,7 @@ myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
 
 # The frameworks are not needed to read docstrings, and take half a minute to import.
-autodoc_mock_imports = ["keras", "lightning", "pytorch_lightning", "tensorflow", "torch", "transformers"]
+autodoc_mock_imports = ["accelerate", "keras", "lightning", "pytorch_lightning", "tensorflow", "torch", "transformers"]
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
