@@ -48,7 +48,7 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     - other callbacks;
     - the generators inside TensorFlow that have no seed in the model.
 
-    After SIGTERM or Ctrl-C the callback saves at the end of the step, and then the process ends.
+    After SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C the callback saves at the end of the step, and then the process ends.
 
     Args:
         db: The warehouse.

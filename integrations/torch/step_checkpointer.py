@@ -50,8 +50,8 @@ class StepCheckpointer(SaveControls):
     instant. The loop waits for this copy only. A save is due by `every` or by `on_best`. An error in the background is
     raised by the next `step()`, by `wait()` or by `close()`.
 
-    After SIGTERM or Ctrl-C the last complete step is saved, and then the signal ends the process as usual. A signal is
-    handled when a step ends or when the loop waits for data. If a step takes longer than 10 seconds
+    After SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C the last complete step is saved, and then the signal ends the process as
+    usual. A signal is handled when a step ends or when the loop waits for data. If a step takes longer than 10 seconds
     (`SaveOptions(grace=)`), the process ends with the saves that were taken before. A second signal ends the process at
     once.
 

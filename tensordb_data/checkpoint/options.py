@@ -81,8 +81,8 @@ class SaveOptions(OptionGroup):
     """What to do with a save that is due while all this memory is in use: `"wait"` until one save is stored, or
     `"skip"` it. `stats()` counts both."""
     signals: bool | Sequence[str] = True
-    """Which signals save the last complete step before they end the process: True for SIGTERM and Ctrl-C, False for
-    none, or their names, `("SIGTERM", "SIGHUP", "SIGUSR1")`."""
+    """Which signals save the last complete step before they end the process: True for SIGTERM, Ctrl-C, SIGHUP and
+    SIGUSR1, False for none, or their names, `("SIGTERM", "SIGUSR2")`. One that the program ignores stays ignored."""
     grace: float = 10.0
     """Seconds that a step may still take after a signal. Then the process ends with the saves taken before."""
     architecture: str | None = None

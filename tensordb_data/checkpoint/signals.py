@@ -25,7 +25,9 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A terminal that closes sends SIGHUP. Schedulers of clusters send SIGUSR1 some time before they end a job.
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+SIGNALS: tuple[int, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class SignalHandler:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what was trained is saved, and the process ends as it would have ended."""
+"""SIGTERM, SIGHUP, Ctrl-C and others: what was trained is saved, and the process ends as it would have ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import textwrap
 
 import pytest
+
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 
 HEAD = """
 import os, signal, sys, threading, time
@@ -67,7 +69,9 @@ LOOP = """
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT), (signal.SIGHUP, 129)]
+)
 def test_the_step_at_hand_is_finished_and_saved(db, mongo_uri, warehouse_dir, number, status):
     with child(mongo_uri, warehouse_dir, LOOP) as process:
         assert process.stdout.readline() == "ready\n"
@@ -133,16 +137,16 @@ def test_between_batch_and_step_nothing_is_saved_by_others(db, mongo_uri, wareho
 def test_other_signals_if_they_are_asked_for(db, mongo_uri, warehouse_dir):
     script = """
         source = Source(n=7)
-        ckpt = make(source, options=SaveOptions(signals=("SIGTERM", "SIGUSR1")))
+        ckpt = make(source, options=SaveOptions(signals=("SIGTERM", "SIGUSR2")))
         for step, _ in enumerate(source, 1):
             w += 1
             ckpt.end_step(step, {})
     """
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGUSR2)
         out, err = process.communicate(timeout=25)
-    assert process.returncode == 128 + signal.SIGUSR1 and "too late" not in out and "SIGUSR1: saving" in err
+    assert process.returncode == 128 + signal.SIGUSR2 and "too late" not in out and "SIGUSR2: saving" in err
     assert saved(db) == [7]
 
 
@@ -223,3 +227,16 @@ def test_a_process_that_forgets_to_close_stores_what_was_taken(db, mongo_uri, wa
     assert process.returncode == 0, err
     assert saved(db) == [1000, 2000, 3000]
     assert db.logs.find({"run": "r"}).count() == 3000
+
+
+def test_a_signal_that_the_program_ignores_stays_ignored(db, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        saver = Checkpointer(db.warehouse, "r", lambda step: {"model": {}, "training": {"step": step}}, every=1)
+        saver.end_step(1, {})
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGUSR1) not in (signal.SIG_IGN, signal.SIG_DFL)
+        saver.close()
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
