@@ -17,6 +17,7 @@ from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.query import Query
+from tensordb_data.warehouse.metric_order import ByMetric, metrics_of
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -108,10 +109,13 @@ class BoundQuery:
         """
         if projection is None:
             projection = self._projection()
-        cursor = self.collection.find(self.filter(), projection).sort(self.sort())
+        sort, limit = self.sort(), self.query.limit
+        if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
+            return ByMetric(self.collection, self.filter(), sort, limit, projection)
+        cursor = self.collection.find(self.filter(), projection).sort(sort)
         if self.warehouse.index.is_server:
             cursor = cursor.allow_disk_use(True)
-        return cursor if self.query.limit is None else cursor.limit(self.query.limit)
+        return cursor if limit is None else cursor.limit(limit)
 
     def ids(self) -> list[Any]:
         """The ids of the documents, in order."""

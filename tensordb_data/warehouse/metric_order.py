@@ -1,0 +1,70 @@
+"""The order of parameter sets by a metric: numbers first, then texts, and sets without one or with NaN last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_OWN = frozenset(("_id", "run", "step", "created", "tags"))
+_KEY = "_tdb_order"
+
+
+def metrics_of(sort: Sequence[tuple[str, int]] | None) -> list[str]:
+    """The metrics in a sort of parameter sets."""
+    return [name for name, _ in sort or () if name not in _OWN and not name.startswith("_tdb")]
+
+
+class ByMetric:
+    """The documents of parameter sets in the order of metrics. It is read as a cursor is, from the first one each time.
+
+    MongoDB puts missing values and NaN before all numbers. So the set with the lowest loss would be one without a loss.
+
+    Args:
+        collection: The pymongo collection.
+        filter: The documents.
+        sort: Names and directions, 1 or -1.
+        limit: How many; None for all.
+        projection: What to read of each; None for everything.
+    """
+
+    def __init__(
+        self,
+        collection: Any,
+        filter: Mapping[str, Any],
+        sort: Sequence[tuple[str, int]],
+        limit: int | None,
+        projection: Mapping[str, Any] | None,
+    ) -> None:
+        self._collection = collection
+        kinds = {f"{_KEY}.{number}": _kind(name) for number, name in enumerate(metrics_of(sort))}
+        order: dict[str, int] = {}
+        for name, direction in sort:
+            if name in metrics_of(sort):
+                order[f"{_KEY}.{metrics_of(sort).index(name)}"] = 1
+            order[name] = direction
+        self._stages = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
+        self._stages += [] if limit is None else [{"$limit": limit}]
+        self._stages += [{"$unset": _KEY} if projection is None else {"$project": dict(projection)}]
+        self._open: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        self.close()
+        self._open = self._collection.aggregate(self._stages, allowDiskUse=True)
+        return iter(self._open)
+
+    def clone(self) -> ByMetric:
+        """Itself, since each iteration begins anew."""
+        return self
+
+    def close(self) -> None:
+        """Let go of what is open on the server."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _kind(name: str) -> dict[str, Any]:
+    """0 for a number, 1 for a text and the like, 2 for NaN and for what is missing."""
+    value = f"${name}"
+    last = {"$or": [{"$eq": [value, float("nan")]}, {"$lte": [value, None]}]}
+    return {"$cond": [last, 2, {"$cond": [{"$isNumber": value}, 0, 1]}]}
