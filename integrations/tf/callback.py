@@ -175,13 +175,13 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count one or more steps, and save if a save is due."""
         self._batches += batch - self._begin + 1
-        self._core.end_step(int(_read(_optimizer(self.model).iterations)), _plain(logs))
+        self._core.end_step(int(_read(_optimizer(self.model).iterations)), dict(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Log the metrics of the epoch."""
         if logs:
-            self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **_plain(logs)})
-            self._core.evaluated(_plain(logs))
+            self._core.log(self._core.last_step, "epoch", {"epoch": epoch, **logs})
+            self._core.evaluated(dict(logs or {}))
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait until every save is durable."""
@@ -265,8 +265,3 @@ def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:
             f"{label} was saved with the optimizer {training.get('optimizer')}; this model has "
             f"{type(optimizer).__name__}."
         )
-
-
-def _plain(logs: Mapping[str, Any] | None) -> dict[str, Any]:
-    # names of outputs and metrics may have dots, and names of fields may not
-    return {name.replace(".", "_"): value for name, value in (logs or {}).items()}

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class StepCheckpoint(Callback):  # type: ignore[misc]
-    """Saves model, optimizer, schedulers, scaler, RNG states and data position, and continues the run in `fit`.
+    """Saves model, optimizers, schedulers, scaler, RNG states and data position, and continues the run in `fit`.
 
-    Steps are batches that were trained on. The metrics that `validation_step` logs become log rows of kind "valid", and
-    `on_best` uses them too. The module must have one optimizer. Of the trainer's own progress, the numbers of the
-    step (for `max_steps`) and of the epoch are restored. With an endless dataset, the default, there is one epoch, and
-    the resume is exact.
+    Steps are batches that were trained on. The metrics that `training_step` logs become log rows of kind "train", those
+    of `validation_step` rows of kind "valid", and `on_best` uses both. Of the trainer's own progress, the numbers of
+    the step (for `max_steps`) and of the epoch are restored. With an endless dataset, the default, there is one epoch,
+    and the resume is exact.
 
     Args:
         db: The warehouse.
@@ -49,6 +49,8 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         self._data = None if stream is None else TrainerData(stream)
         self._checkpointer: CallbackCheckpointer | None = None
         self._steps = 0
+        self._valid: set[str] = set()  # names of metrics of the validation
+        self._trained: set[str] = set()  # and of the training
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Set the data to its position, before the trainer fetches its first batch."""
@@ -59,7 +61,9 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         """Restore model and optimizer, which the trainer has made."""
         extra = {f"scheduler_{i}": one.scheduler for i, one in enumerate(trainer.lr_scheduler_configs)}
         extra |= {"progress": _Progress(trainer), **(self._save.get("extra") or {})}
-        stateful = {"optimizer": trainer.optimizers[0], "scaler": getattr(trainer.precision_plugin, "scaler", None)}
+        extra |= {f"optimizer_{i}": one for i, one in enumerate(trainer.optimizers) if i}
+        first = trainer.optimizers[0] if trainer.optimizers else None
+        stateful = {"optimizer": first, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
         save: SaverOptions = {**self._save, "extra": extra}
         self._checkpointer = CallbackCheckpointer(self.db, self.run, self._data, pl_module, stateful, **save)
         self._checkpointer.restore()
@@ -74,12 +78,17 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         """Count a batch, and a step if the optimizer has made one."""
         if self._checkpointer is not None:
             stepped, self._steps = trainer.global_step != self._steps, trainer.global_step
-            self._checkpointer.trained(stepped)
+            found = self._reported(trainer) if stepped else {}
+            metrics = {name: value for name, value in found.items() if name not in self._valid}
+            self._trained |= metrics.keys()
+            self._checkpointer.trained(stepped, metrics)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the metrics of the model as it is now."""
         if self._checkpointer is not None and not trainer.sanity_checking:
-            self._checkpointer.evaluated({name: float(value) for name, value in trainer.callback_metrics.items()})
+            metrics = self._reported(trainer)
+            self._valid |= metrics.keys() - self._trained
+            self._checkpointer.evaluated({name: metrics[name] for name in metrics if name in self._valid})
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Wait until every save is durable."""
@@ -88,6 +97,11 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Wait until every save that was taken before the error is durable."""
         self._end()
+
+    @staticmethod
+    def _reported(trainer: Any) -> dict[str, Any]:
+        """What the module has logged so far, of its training and its validation."""
+        return {name: value.detach().clone() for name, value in trainer.callback_metrics.items()}
 
     def _end(self) -> None:
         if self._checkpointer is not None:
@@ -106,7 +120,10 @@ class _Progress:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         loop = self._trainer.fit_loop
-        steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        if self._trainer.lightning_module.automatic_optimization:
+            steps = loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total
+        else:
+            steps = loop.epoch_loop.manual_optimization.optim_step_progress.total
         steps.ready = steps.completed = state["step"]
         loop.epoch_loop._batches_that_stepped = state["step"]
         loop.epoch_progress.current.processed = loop.epoch_progress.current.completed = state["epoch"]

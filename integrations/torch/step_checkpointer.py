@@ -199,7 +199,7 @@ class StepCheckpointer(SaveControls):
         self._core.start_at(self._start, document["_id"])
         return self._start
 
-    def step(self, **metrics: Any) -> None:
+    def step(self, /, **metrics: Any) -> None:
         """Call this when an optimizer step has ended. It saves if a save is due, and returns at once.
 
         Args:

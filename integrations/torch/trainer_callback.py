@@ -56,16 +56,17 @@ class CallbackCheckpointer(StepCheckpointer):
         self._data = data
         super().__init__(db, run, model, stream=None if data is None else data.stream, **stateful, **options)
 
-    def trained(self, stepped: bool) -> None:
+    def trained(self, stepped: bool, metrics: Mapping[str, Any] | None = None) -> None:
         """Call this when the trainer has trained on a batch.
 
         Args:
             stepped: Whether its optimizer has made a step. It has not if gradients are accumulated.
+            metrics: Those of this step.
         """
         if self._data is not None:
             self._data.counter.trained()
         if stepped:
-            self.step()
+            self.step(**(metrics or {}))
 
     def begin(self) -> None:
         """Call this when the trainer begins an iteration of its data."""
@@ -78,10 +79,15 @@ class CallbackCheckpointer(StepCheckpointer):
 
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """Call this when the trainer has evaluated the model as it is after the last step."""
-        plain = {name.replace(".", "_"): value for name, value in metrics.items()}
         if self.last_step:
-            self._core.log(self.last_step, "valid", plain)
-            self._core.evaluated(plain)
+            self._core.log(self.last_step, "valid", metrics)
+            self._core.evaluated(metrics)
+
+    def reported(self, metrics: Mapping[str, Any]) -> None:
+        """Call this when the trainer has reported metrics of the training up to the last step."""
+        if self.last_step:
+            self._core.log(self.last_step, "train", metrics)
+            self._core.evaluated(metrics)
 
     def _count(self, stream: Any) -> BatchCounter:
         assert self._data is not None

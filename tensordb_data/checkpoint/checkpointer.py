@@ -6,24 +6,25 @@ import math
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import BatchCounter
+from tensordb_data.checkpoint.metrics import StorableMetrics
 from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
 from tensordb_data.checkpoint.schedule import SaveSchedule
 from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import moved_options, renamed_to
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
-from tensordb_data.logs.writer import RESERVED, RunLog
+from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.lineage import of_position, surroundings
 from tensordb_data.params.load import load_parts, suggest_intact_set
 from tensordb_data.params.parameter_set import parent_id, set_fields
 from tensordb_data.params.retention import Keep
-from tensordb_data.warehouse.metrics import check_names
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -104,6 +105,9 @@ class Checkpointer:
         self._step = 0  # the last that has ended
         self._saved = 0  # the last that was saved, or restored
         self._batches = 0  # delivered when it ended
+        self._storable = StorableMetrics()
+        if self.schedule.metric is not None:
+            self.schedule.metric = self._storable.name(self.schedule.metric) or self.schedule.metric
         self._metrics: Mapping[str, Any] = {}
         self._best_known = self.schedule.metric is None  # whether the sets that exist have been asked for the best
         self._prepared = False
@@ -149,6 +153,7 @@ class Checkpointer:
         self._saver.check()
         if self._signal_handler is not None:
             self._signal_handler.install()
+        metrics = self._storable(metrics)
         self._know_best(metrics)
         due = self.schedule.due(step, self._step, self._saved, metrics, self._saver.busy)
         if self._peers is not None:
@@ -157,7 +162,7 @@ class Checkpointer:
         if self._batch_counter is not None:
             self._batches = self._batch_counter.count
         if metrics and self._writes:
-            self.log(step, "train", metrics)
+            self._write_row(step, "train", metrics)
         saved = due and self._save(wait=self._wait)
         if not due and not self._prepared:
             state = self._collect(step)
@@ -174,6 +179,7 @@ class Checkpointer:
         Returns:
             Whether it was saved.
         """
+        metrics = self._storable(metrics)
         self._know_best(metrics)
         if not self.schedule.improves(metrics):
             return False
@@ -224,10 +230,11 @@ class Checkpointer:
 
     def log(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         """Adds a row to the log of the run."""
+        self._write_row(step, kind, self._storable(metrics))
+
+    def _write_row(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._log is None:
             self._log = RunLog(self.warehouse, self.run, self.tags)
-        if "kind" in metrics:
-            check_names(metrics, RESERVED)
         self._log.write(step, kind, **metrics)
 
     def suspend(self) -> None:
@@ -262,6 +269,11 @@ class Checkpointer:
         Raises:
             CheckpointError: A save failed.
         """
+        if not self._closed and not self._best_known and self._step and self._writes:
+            warnings.warn(
+                f"on_best={self.schedule.metric!r}: no metric of this name was reported, so nothing was saved for it",
+                stacklevel=3,
+            )
         self._closed = True
         if self._signal_handler is not None:
             self._signal_handler.remove()

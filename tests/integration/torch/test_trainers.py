@@ -81,6 +81,55 @@ class TestLightning:
         assert losses == sorted(losses, reverse=True)
         assert db.logs.find({"run": "r", "kind": "valid"}).count() >= len(found)
 
+    def test_two_optimizers_in_manual_optimization(self, db, fit, tmp_path):
+        import lightning.pytorch as pl
+
+        from tensordb_data.torch.lightning import StepCheckpoint
+
+        class Pair(pl.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.automatic_optimization = False
+                self.one, self.two = net(), net()
+
+            def training_step(self, batch, index):
+                for model, optimizer in zip((self.one, self.two), self.optimizers(), strict=True):
+                    loss = torch.nn.functional.cross_entropy(model(batch["image"]), batch["label"])
+                    optimizer.zero_grad()
+                    self.manual_backward(loss)
+                    optimizer.step()
+                self.log_dict({"step": loss, "train.loss": loss})
+
+            def configure_optimizers(self):
+                return [torch.optim.Adam(self.one.parameters(), 0.01), torch.optim.AdamW(self.two.parameters(), 0.02)]
+
+        def run(name, batches):
+            torch.manual_seed(0)
+            dataset = QueryDataset(db.data.find({"dataset": "x"}), batch_size=16, shuffle=True, seed=0)
+            saver = StepCheckpoint(db, name, stream=dataset, every=3, on_best=("train.loss", "min"))
+            quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+            trainer = pl.Trainer(
+                max_steps=2 * batches,
+                callbacks=[saver],
+                default_root_dir=tmp_path,
+                logger=False,
+                accelerator="cpu",
+                **quiet,
+            )
+            module = Pair()
+            trainer.fit(module, DataLoader(dataset, batch_size=None))
+            return weights(module), trainer.global_step
+
+        with pytest.warns(UserWarning, match="'step' is stored as 'step_'"):
+            whole, _ = run("whole", 8)
+        run("cut", 5)
+        rest, steps = run("cut", 8)
+        assert same(rest, whole) and steps == 16
+        rows = {row["step"]: row["train_loss"] for row in db.logs.find({"run": "whole", "kind": "train"})}
+        assert list(rows) == list(range(1, 9))
+        best = db.params.find({"run": "whole"}, sort=[("train_loss", 1)]).first()
+        assert best["train_loss"] == min(rows.values()) == best["step_"]
+
 
 class TestTransformers:
     @pytest.fixture
