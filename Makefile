@@ -56,9 +56,9 @@ test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=..
 
 test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak and chaos
 	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
-	@$(BIN)/python tests/soak.py
-	@PYTHONPATH=. $(BIN)/python tests/soak_samples.py
-	@$(BIN)/python tests/chaos.py
+	@$(BIN)/python tests/long/soak.py
+	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
+	@$(BIN)/python tests/long/chaos.py
 
 shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
 	@$(BIN)/python tests/shake.py $(ROUNDS) $(FULL) $(TESTS)
@@ -86,8 +86,8 @@ peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
 
 soak: $(STAMP) ## saves, then all that is done to samples, killed at 200 random points each: nothing lost, nothing foreign touched
-	@$(BIN)/python tests/soak.py
-	@PYTHONPATH=. $(BIN)/python tests/soak_samples.py
+	@$(BIN)/python tests/long/soak.py
+	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
 
 soak-files: $(STAMP) ## 10,000 cut, flipped and made up inputs for each format that is read: a value or an error of ours
 	@$(BIN)/python -m tests.hostile
@@ -96,10 +96,10 @@ interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compa
 	@MATRICES=all $(PYTEST) $(FULL) tests/integration/housekeeping/test_interleavings.py
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
-	@$(BIN)/python tests/chaos.py
+	@$(BIN)/python tests/long/chaos.py
 
 upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
-	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/upgrade_mongod.py
+	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/long/upgrade_mongod.py
 
 docs: $(STAMP) ## write docs/cli.md from --help, and run every code block of README.md and docs/
 	@$(BIN)/python docs/generate_cli.py

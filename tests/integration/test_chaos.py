@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "chaos.py"
+SCRIPT = Path(__file__).parents[1] / "long" / "chaos.py"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from pymongo.write_concern import WriteConcern
 from tensordb_data import JobLimits, TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, load_deployed
 from tensordb_data.errors import ClaimLostError, NotFoundError
-from tests.chaos import changes, wrong
+from tests.long.chaos import changes, wrong
 from tests.integration.job_runner.test_worker import until
 from tests.mongod import Mongod, ReplicaSet, started
 

@@ -1,7 +1,7 @@
 """Chaos: processes are killed at random and the database is restarted under them; then everything is accounted for.
 
     make chaos                              # 8 workers, 2 evaluators, a deployer; 3 minutes, two restarts
-    .venv/bin/python tests/chaos.py --seconds 10 --workers 2 --restarts 1       # as the tests run it
+    .venv/bin/python tests/long/chaos.py --seconds 10 --workers 2 --restarts 1       # as the tests run it
 
 Each job holds a lock of its own on a file while it works, so that two live owners meet. What must hold at the end:
 every job is done with the result of its one completion, or dead or cancelled with a reason; none had two live owners.
@@ -29,7 +29,7 @@ from bson import Timestamp
 from tensordb_data import JobLimits, TensorDB
 from tensordb_data.embedded import control
 
-ROOT = str(Path(__file__).parents[1])
+ROOT = str(Path(__file__).parents[2])
 sys.path.insert(0, ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
@@ -83,11 +83,11 @@ def _runs(pid: str) -> bool:
 def starters(folder: Path, workers: int, evaluators: int) -> list[list[str]]:
     """The commands of all who may be killed."""
     address, lease = str(folder / "w"), str(LEASE)
-    worker = ["tensordb_data.cli.main", "worker", "--db", address, "--allow", "tests.chaos", "--lease", lease]
+    worker = ["tensordb_data.cli.main", "worker", "--db", address, "--allow", "tests.long.chaos", "--lease", lease]
     return [
         *([*worker, "--grace", "1", "--name", f"w{i}"] for i in range(workers)),
-        *(["tests.chaos_sets", "evaluator", str(folder), f"e{i}", lease] for i in range(evaluators)),
-        ["tests.chaos_sets", "deployer", str(folder)],
+        *(["tests.long.chaos_sets", "evaluator", str(folder), f"e{i}", lease] for i in range(evaluators)),
+        ["tests.long.chaos_sets", "deployer", str(folder)],
     ]
 
 
@@ -116,7 +116,7 @@ def run(folder: Path, seconds: float, workers: int, evaluators: int, restarts: i
                 args = {"folder": str(folder), "number": pushed, "seconds": dice.uniform(0, 2), "fault": fault}
                 after = [jobs[-1]] if jobs and dice.random() < 0.1 else []
                 limits = JobLimits(backoff=0.5)
-                jobs.append(db.jobs.push("t", entry="tests.chaos:work", args=args, limits=limits, after=after))
+                jobs.append(db.jobs.push("t", entry="tests.long.chaos:work", args=args, limits=limits, after=after))
                 pushed += 1
             while sets.open_sets(db) < 2 * evaluators:
                 sets.save(db, saved, dice)

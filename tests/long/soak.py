@@ -1,7 +1,7 @@
 """Soak: a program that saves, prunes and collects is killed at random points; then everything that is left is checked.
 
     make soak                                               # 200 kills
-    .venv/bin/python tests/soak.py --kills 10 --seed 7      # as the tests run it
+    .venv/bin/python tests/long/soak.py --kills 10 --seed 7      # as the tests run it
 
 Kills fall into snapshot, upload, commit, prune and gc, in turn: after a random one of these has begun, at any moment of
 the time that it took last. After each, the newest set is loaded, and every set that a query finds: each whole, its

@@ -1,9 +1,9 @@
 """Soak of samples: a program that does everything to a warehouse is killed at random points, beside files of others.
 
-    make soak                                                       # 200 kills, after those of tests/soak.py
-    .venv/bin/python tests/soak_samples.py --kills 14 --seed 7      # as the tests run it
+    make soak                                                       # 200 kills, after those of tests/long/soak.py
+    .venv/bin/python tests/long/soak_samples.py --kills 14 --seed 7      # as the tests run it
 
-Kills fall into the phases in turn, as in tests/soak.py: a writer, a live writer, a deletion, an update, a compaction, a
+Kills fall into the phases in turn, as in tests/long/soak.py: a writer, a live writer, a deletion, an update, a compaction, a
 rename, a gc, a save, and the upgrade of a warehouse of format 1. After each:
 
 - no sample is lost whose commit was acknowledged, and none is there twice or with other bytes; of a commit that was not
@@ -38,7 +38,7 @@ from tensordb_data.schema.schema import MARK
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.upgrade import STOP
 from tests.integration.housekeeping.test_canary import content, plant
-from tests.soak import MARGIN, Killed, end_leases, say, say_to
+from tests.long.soak import MARGIN, Killed, end_leases, say, say_to
 
 PHASES = ("write", "live", "delete", "update", "compact", "rename", "gc", "save", "upgrade")
 COUNT = 12

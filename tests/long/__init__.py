@@ -1,0 +1,1 @@
+"""Programs that run long: soaks, chaos, and upgrades of real servers."""
