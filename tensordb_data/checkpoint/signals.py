@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from tensordb_data.common.system.fork import at_fork
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -130,7 +132,10 @@ class SignalHandler:
         with self._deciding:  # else it might arrive when the handlers before ours are back, and end us otherwise
             if self.requested is not None and self._previous:
                 # to the main thread by number, so that a blocking call there is interrupted
-                signal.pthread_kill(threading.main_thread().ident or 0, number)
+                if hasattr(signal, "pthread_kill"):
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+                else:  # Windows, which has one handler for all threads
+                    signal.raise_signal(number)
 
 
 _handlers: weakref.WeakSet[SignalHandler] = weakref.WeakSet()
@@ -143,7 +148,7 @@ def _in_child() -> None:
         handler.remove()
 
 
-os.register_at_fork(after_in_child=_in_child)
+at_fork(after_in_child=_in_child)
 
 
 def _say(text: str) -> None:
