@@ -92,7 +92,7 @@ class JobCancelledError(TensorDBError):
 
 
 class UnsupportedError(TensorDBError, NotImplementedError):
-    """The connected server, for example mongomock, cannot do this."""
+    """The connected server (mongomock, for example) or the operating system cannot do this."""
 
 
 class MissingExtraError(TensorDBError, ImportError):

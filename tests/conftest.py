@@ -47,7 +47,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 @pytest.fixture
 def warehouse_dir() -> Iterator[Path]:
     """An empty folder with a short path, for a warehouse of its own. This user has opened `blobs` in it."""
-    from tensordb_data.common.file_locks import wait_released
+    from tensordb_data.common.system.file_locks import wait_released
     from tensordb_data.warehouse.user_config import roots_of_user, write_roots
 
     with tempfile.TemporaryDirectory(prefix="tdb") as folder:

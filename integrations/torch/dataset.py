@@ -14,7 +14,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.options import suggesting
-from tensordb_data.common.parent_process import exit_with
+from tensordb_data.common.system.fork import at_fork
+from tensordb_data.common.system.parent_process import exit_with
 from tensordb_data.errors import QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.options import Shard, StreamOptions
@@ -360,7 +361,7 @@ def _before_fork() -> None:
         dataset._before_workers(raising=False)
 
 
-os.register_at_fork(before=_before_fork)
+at_fork(before=_before_fork)
 
 
 def _twice(batch_size: int) -> str:

@@ -144,7 +144,7 @@ OLD_OPTIONS = Grouped(
 def _signals(names: Sequence[str], written: str) -> tuple[int, ...]:
     known = {one.name: one for one in signal.Signals}
     listed = [] if isinstance(names, str) or not isinstance(names, Sequence) else names
-    bad = [name for name in listed if known.get(name) in (None, signal.SIGKILL, signal.SIGSTOP)]
+    bad = [name for name in listed if name not in known or name in ("SIGKILL", "SIGSTOP")]
     if not listed or bad:
         found = bad[0] if bad else names
         raise CheckpointError(

@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from tensordb_data.common.system.fork import at_fork
+
 # A terminal that closes sends SIGHUP. Schedulers of clusters send SIGUSR1 some time before they end a job.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 SIGNALS: tuple[int, ...] = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -132,7 +134,10 @@ class SignalHandler:
         with self._deciding:  # else it might arrive when the handlers before ours are back, and end us otherwise
             if self.requested is not None and self._previous:
                 # to the main thread by number, so that a blocking call there is interrupted
-                signal.pthread_kill(threading.main_thread().ident or 0, number)
+                if hasattr(signal, "pthread_kill"):
+                    signal.pthread_kill(threading.main_thread().ident or 0, number)
+                else:  # Windows, which has one handler for all threads
+                    signal.raise_signal(number)
 
 
 _handlers: weakref.WeakSet[SignalHandler] = weakref.WeakSet()
@@ -145,7 +150,7 @@ def _in_child() -> None:
         handler.remove()
 
 
-os.register_at_fork(after_in_child=_in_child)
+at_fork(after_in_child=_in_child)
 
 
 def _say(text: str) -> None:

@@ -6,13 +6,14 @@ allocator of C gives large blocks back to the system between two batches, above 
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from tensordb_data.common.system.fork import at_fork
 
 WORTH = 1 << 20
 """Smaller buffers are not kept: numpy and the allocator handle them well."""
@@ -67,4 +68,4 @@ def _after_fork() -> None:
     _free.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)

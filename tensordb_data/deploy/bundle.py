@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 from bson import ObjectId, json_util
 
+from tensordb_data.common.system.files import sync_folder
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.tensors import safetensors
 from tensordb_data.tensors.leaf import Framework, build
@@ -62,7 +63,7 @@ def write(folder: Path, state: Any, about: Mapping[str, Any]) -> None:
     document = {"format": FORMAT, "set": about, "tree": snapshot.structure, "tensors": rows}
     text = json_util.dumps(document, json_options=json_util.RELAXED_JSON_OPTIONS, indent=1)
     put(folder / ABOUT, [text.encode()])
-    sync(folder)
+    sync_folder(folder)
 
 
 def read(folder: Path, framework: Framework = "auto") -> Bundle:
@@ -136,15 +137,6 @@ def load_deployed(folder: str | Path, *, framework: Framework = "auto") -> Bundl
             if version == before:  # not a version that was retired while it was read
                 raise NotFoundError(f"nothing is deployed in {folder}: {current} leads to no version") from None
             before = version
-
-
-def sync(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def put(path: Path, parts: list[Any]) -> None:

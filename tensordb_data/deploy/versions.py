@@ -14,13 +14,15 @@ by a deployer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
 from pathlib import Path
 
-from tensordb_data.deploy.bundle import ABOUT, TENSORS, is_bundle, put, sync
+from tensordb_data.common.system import file_locks
+from tensordb_data.common.system.file_locks import LOCK_EX, LOCK_NB
+from tensordb_data.common.system.files import OWN, read_at, sync_folder, write_at
+from tensordb_data.deploy.bundle import ABOUT, TENSORS, is_bundle, put
 from tensordb_data.errors import DeployError
 
 _CURRENT, _STAGED, _LINK, _LOCK = "current", ".staged", ".current", ".deployer"
@@ -50,25 +52,30 @@ class Versions:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             unmarked = self._unmarked()  # before anything is written: nothing is left where we are refused
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            flags = os.O_RDWR | os.O_CREAT | OWN
             self._lock = os.open(self.folder / _LOCK, flags, 0o644)
         except OSError as error:
             raise DeployError(
                 f"{self.folder} cannot hold versions: {error.strerror}; name a folder that can be written, or a new one"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it however the process ends
-        except OSError:
-            pid = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
+            file_locks.lock(self._lock, LOCK_EX | LOCK_NB)  # the kernel drops it however the process ends
+        except BlockingIOError:
+            pid = read_at(self._lock, 20, 0).decode(errors="replace").strip()
             os.close(self._lock)
             raise DeployError(
                 f"another deployer (pid {pid or 'unknown'}) holds {self.folder}; stop it first, or deploy elsewhere"
             ) from None
+        except OSError as error:
+            os.close(self._lock)
+            raise DeployError(
+                f"{self.folder} cannot be locked ({error.strerror}): deploy into a folder of a file system with locks"
+            ) from None
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        write_at(self._lock, f"{os.getpid()}\n".encode(), 0)
         for path in unmarked:
             put(path / _MARKER, [_MARK])
-            sync(path)
+            sync_folder(path)
         self.drop_staged()
 
     def _unmarked(self) -> list[Path]:
@@ -177,9 +184,9 @@ class Versions:
         with contextlib.suppress(FileNotFoundError):
             link.unlink()
         os.symlink(self.path(number).name, link)
-        sync(self.folder)  # the version, before what leads there
+        sync_folder(self.folder)  # the version, before what leads there
         os.replace(link, self.folder / _CURRENT)
-        sync(self.folder)
+        sync_folder(self.folder)
 
     def remove(self, number: int) -> None:
         """Remove a version. It is renamed first, so that no one takes a half-removed folder for a version.
@@ -198,7 +205,7 @@ class Versions:
         _ = self.current  # which raises an error if it is not ours
         with contextlib.suppress(FileNotFoundError):
             (self.folder / _CURRENT).unlink()
-        sync(self.folder)
+        sync_folder(self.folder)
 
     def retire(self) -> None:
         """Remove old versions, except for the current one and the `keep` versions before it."""

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded.paths import Layout, locate, read_json, socket_uri, write_json
 from tensordb_data.embedded.session import join
 from tensordb_data.embedded.start import credentials

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tensordb_data.common.private import make_folder
+from tensordb_data.common.system.modules import require_linux
+from tensordb_data.common.system.private import make_folder
 from tensordb_data.errors import EmbeddedServerError
 
 FORMAT = 1
@@ -154,7 +155,13 @@ class Layout:
 
 
 def locate(folder: str | os.PathLike[str]) -> Layout:
-    """The layout of `folder`, which need not exist."""
+    """The layout of `folder`, which need not exist.
+
+    Raises:
+        EmbeddedServerError: Nobody can serve a folder on this system.
+    """
+    connect = "connect to a server by its address (mongodb://…), which may run anywhere"
+    require_linux("the servers of warehouse folders", connect, EmbeddedServerError)
     return Layout(Path(os.path.realpath(os.path.expanduser(folder))))
 
 

@@ -7,13 +7,12 @@ folder has changed. Blobs are read where they are.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import stat
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.common.user_cache import user_cache
 from tensordb_data.embedded.paths import Layout, locate, private_directory, read_json, write_json
 from tensordb_data.embedded.session import Session, join
@@ -66,7 +65,7 @@ def _renew(layout: Layout, copy: Layout) -> None:
     """Copy the index. A state of the files that did not change meanwhile is one that mongod can start from."""
     if copy.server_lock.exists():
         try:
-            file_locks.close_fd(file_locks.acquire(copy.server_lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            file_locks.close_fd(file_locks.acquire(copy.server_lock, file_locks.LOCK_EX | file_locks.LOCK_NB))
         except BlockingIOError:
             raise EmbeddedServerError(
                 f"{layout.folder} has changed, and other processes of this user still read its copy of before: end them"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import threading
 from pathlib import Path
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded.paths import Layout, locate, socket_uri
 from tensordb_data.embedded.start import bring_up, credentials, wait_for_moved
 from tensordb_data.errors import EmbeddedServerError, TensorDBError
@@ -109,7 +108,7 @@ class Session:
                 self._client = -1
             if self._client < 0:
                 wait_for_moved(layout)
-                self._client = file_locks.acquire(layout.server_lock, fcntl.LOCK_SH)
+                self._client = file_locks.acquire(layout.server_lock, file_locks.LOCK_SH)
             while True:
                 state = bring_up(layout, self._mongod)
                 run = str(state["run"])

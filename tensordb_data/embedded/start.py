@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -16,7 +15,9 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, NotPrimaryError, OperationFailure
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
+from tensordb_data.common.system.machine import memory
+from tensordb_data.common.system.modules import optional
 from tensordb_data.embedded.binary import check_compatible, find_mongod, mongod_version, release
 from tensordb_data.embedded.paths import FORMAT, Layout, read_json, socket_uri, write_json
 from tensordb_data.errors import EmbeddedServerError
@@ -118,6 +119,7 @@ def spawn(layout: Layout, mongod: Path | None = None) -> None:
 
 def _check_open_files(layout: Layout) -> None:
     """Refuse a limit with which mongod would end, or hang, at some later file. The supervisor takes the hard limit."""
+    resource = optional("resource")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
         raise EmbeddedServerError(
@@ -152,7 +154,7 @@ def _run_supervisor(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[str]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gigabytes = (memory() or 0) / 2**30
     socket = os.path.join(run, "server.sock")
     command = [
         str(mongod),
@@ -163,7 +165,7 @@ def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[s
         *("--port", str(port or 27017)),  # without an address to bind to, no port is opened
         *("--nounixsocket", "--filePermissions", "0600"),
         *("--replSet", REPLICA_SET, "--oplogSize", "512"),
-        *("--wiredTigerCacheSizeGB", f"{min(2.0, max(0.25, memory / 8)):.2f}"),
+        *("--wiredTigerCacheSizeGB", f"{min(2.0, max(0.25, gigabytes / 8)):.2f}"),
         # Else each folder starts with 300 MB of empty journal.
         *("--wiredTigerEngineConfigString", "log=(file_max=16MB,prealloc=false)"),
         *("--noscripting", "--quiet"),

@@ -16,7 +16,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded.binary import RELEASES, found_mongods, release
 from tensordb_data.embedded.control import status
 from tensordb_data.embedded.paths import Layout, locate

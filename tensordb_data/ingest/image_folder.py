@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensordb_data.common.system.machine import cpus
 from tensordb_data.errors import MissingExtraError, SchemaError, TensorDBError
 from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, row_key
 from tensordb_data.schema import Field, Image, Scalar
@@ -62,7 +63,7 @@ class ImageFolder:
 
     def chunks(self, schema: Mapping[str, Field]) -> Iterator[Chunk]:
         labels = self._numbered()
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="tensordb-ingest") as pool:
+        with concurrent.futures.ThreadPoolExecutor(cpus(), thread_name_prefix="tensordb-ingest") as pool:
             for paths in self._groups():
                 columns: dict[str, list[object]] = {name: [] for name in self.schema(schema)}
                 keys = []

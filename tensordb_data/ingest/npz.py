@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensordb_data.common.system.machine import memory
 from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, row_key
 from tensordb_data.schema import Array, Bytes, Field, Scalar
@@ -70,10 +70,10 @@ class NpzFile:
 
 def _check_size(archive: zipfile.ZipFile) -> None:
     """Refuse arrays that do not fit into memory, or that are larger than the header of the archive says."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    here = memory()
     total = sum(member.file_size for member in archive.infolist())
-    if total > memory:
-        raise ValueError(f"its arrays expand to {total:,} bytes, and this machine has {memory:,} of memory")
+    if here is not None and total > here:
+        raise ValueError(f"its arrays expand to {total:,} bytes, and this machine has {here:,} of memory")
     for member in archive.infolist():
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)

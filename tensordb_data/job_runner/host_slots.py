@@ -7,7 +7,6 @@ the job had is free again. Only the workers of one user of the host share such f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.common.user_cache import user_cache
 
 GPU = "gpu"
@@ -62,7 +61,7 @@ class HostSlots:
         self.problem: str | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file_locks.close_fd(file_locks.acquire(self._folder / "guard", fcntl.LOCK_SH))
+            file_locks.close_fd(file_locks.acquire(self._folder / "guard", file_locks.LOCK_SH))
         except OSError as error:
             self.problem = f"{self._folder} cannot be used: {error.strerror}; set XDG_CACHE_HOME to a folder that can"
             self._folder = None
@@ -86,7 +85,7 @@ class HostSlots:
             if self._folder is None:
                 return Slot(devices)
             path = self._folder / f"{uuid.uuid4().hex}.job"
-            fd = file_locks.acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = file_locks.acquire(path, file_locks.LOCK_EX | file_locks.LOCK_NB)
             os.write(fd, json.dumps({"takes": wanted, "devices": devices}).encode())
             return Slot(devices, (fd, path))
 

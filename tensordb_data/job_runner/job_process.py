@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-import termios
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.api.job import Job
+from tensordb_data.common.system.modules import optional
 from tensordb_data.errors import StorageError
 from tensordb_data.job_runner.handoff import EXITED
+
+_fcntl, _termios = optional("fcntl"), optional("termios")
 
 MARK = "TENSORDB_JOB"
 _LINE = 8_000  # characters of a line; longer ones are split
@@ -124,7 +125,7 @@ class JobProcess:
         while True:
             ready, _, _ = select.select([output, self._ended], [], [])
             if self._ended in ready:
-                left = int.from_bytes(fcntl.ioctl(output, termios.FIONREAD, bytes(4)), sys.byteorder)
+                left = int.from_bytes(_fcntl.ioctl(output, _termios.FIONREAD, bytes(4)), sys.byteorder)
                 yield os.read(output, left) if left else b""
                 return
             if not (chunk := os.read(output, _CHUNK)):

@@ -18,6 +18,8 @@ from tensordb_data.api.job import Job
 from tensordb_data.api.jobs import within
 from tensordb_data.common.deprecation import Grouped, moved_options
 from tensordb_data.common.options import suggesting
+from tensordb_data.common.system.machine import cpus, memory
+from tensordb_data.common.system.modules import require_linux
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.host_slots import HostSlots, Slot, visible_devices
@@ -77,6 +79,7 @@ class Worker:
         may = Permissions() if may is None else may
         if not isinstance(may, Permissions):
             raise QueryError(f'may= is a Permissions(allow=["mypkg."]); found {may!r:.200}')
+        require_linux("workers", "run them on a Linux machine that reaches the same warehouse", UnsupportedError)
         if db.warehouse.address.client is not None:
             raise UnsupportedError("jobs run in processes of their own, which connect by themselves: a worker needs a"
                                    " TensorDB with an address, and not with client=")  # fmt: skip
@@ -333,8 +336,7 @@ def machine() -> dict[str, float]:
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if (visible := visible_devices()) is not None:
         gpus = min(gpus, len(visible))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"gpu": gpus, "memory_gb": round(memory, 1), "cpu": len(os.sched_getaffinity(0))}
+    return {"gpu": gpus, "memory_gb": round((memory() or 0) / 2**30, 1), "cpu": cpus()}
 
 
 def _time_limit(job: Job) -> float:

@@ -8,6 +8,8 @@ import time
 
 from bson import ObjectId
 
+from tensordb_data.common.system.fork import at_fork
+
 _COUNTS = 1 << 24
 
 
@@ -48,4 +50,4 @@ class Ids:
 
 IDS = Ids()
 """Those of all logs of this process: rows of one after the other come in that order."""
-os.register_at_fork(after_in_child=IDS._renew)
+at_fork(after_in_child=IDS._renew)

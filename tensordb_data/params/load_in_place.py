@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from tensordb_data.common.system.files import read_into
 from tensordb_data.params.load import LeafRow, describe, reading_structure, structure
 from tensordb_data.params.names import match_names
 from tensordb_data.tensors.read import THREADS, TensorLocation, corrupt, find_locations, open_local, pread
@@ -152,7 +153,7 @@ def _pieces(nbytes: int) -> Iterator[tuple[int, int]]:
 def _fill(file: int, location: TensorLocation, memory: Bytes, at: int, label: str) -> None:
     done = 0
     while done < len(memory):
-        got = os.preadv(file, [memory[done:].data], location.offset + at + done)
+        got = read_into(file, memory[done:].data, location.offset + at + done)
         if got == 0:
             raise corrupt(location, label, f"the object ends {location.nbytes - at - done} bytes too early")
         done += got

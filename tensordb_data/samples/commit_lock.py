@@ -11,7 +11,6 @@ on without it. So a process that was stopped while it held the lock blocks nobod
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import random
@@ -19,8 +18,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tensordb_data.common import file_locks
-from tensordb_data.common.private import make_folder
+from tensordb_data.common.system import file_locks
+from tensordb_data.common.system.file_locks import LOCK_EX, LOCK_NB
+from tensordb_data.common.system.files import read_at, write_at
+from tensordb_data.common.system.private import make_folder
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -67,12 +68,12 @@ def _wait(file: int) -> None:
     with contextlib.suppress(OSError):  # a file system without locks, or a full disk: go on without the lock
         while (now := time.monotonic()) - since < PATIENCE:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file_locks.lock(file, LOCK_EX | LOCK_NB)
             except BlockingIOError:
-                if (found := os.pread(file, _MARK, 0)) != mark:
+                if (found := read_at(file, _MARK, 0)) != mark:
                     mark, since = found, now
                 # A writer that has waited long tries more often, and so mostly gets the lock first.
                 time.sleep(random.uniform(0.5, 1) * max(_LOOK[0], _LOOK[1] * (1 - (now - begin) / _LONG)))
             else:
-                os.pwrite(file, os.urandom(_MARK), 0)
+                write_at(file, os.urandom(_MARK), 0)
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ class StreamSpec:
             if self.transform is None:
                 raise QueryError(f"`workers` run a transform, and there is none. Found: workers={self.workers}")
             import_path(self.transform)
+            if not hasattr(os, "fork"):
+                raise QueryError(
+                    f"`workers` are processes that a forkserver starts, and this system ({sys.platform}) has none: use"
+                    f" workers=0, which transforms in threads. Found: workers={self.workers}"
+                )
         if self.follow:
             self._check_follow()
         if self.query.collection != "data":

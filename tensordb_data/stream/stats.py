@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tensordb_data.common.system.machine import cpus
 from tensordb_data.stream.bottleneck import Seconds, Times, advice, bottleneck
 
 THREADS = ("index", "fetch", "decode", "transform", "batch")
@@ -138,7 +138,7 @@ class Stats:
         stages: dict[str, Seconds] = {stage: (work[stage], wait[stage]) for stage in work}
         times = Times(
             self.threads,
-            len(os.sched_getaffinity(0)),
+            cpus(),
             {stage: stages[stage] for stage in THREADS},
             seconds["wait"],
             seconds["loop"],

@@ -15,6 +15,8 @@ import zstandard
 from bson import Int64
 
 from tensordb_data.common.chunks import chunks, runs_by_size
+from tensordb_data.common.system.files import PLAIN, read_into
+from tensordb_data.common.system.machine import cpus
 from tensordb_data.common.zstd import largest_expanded
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.tensors.compression import decompress
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
 _ROUND = 256 << 20  # bytes asked of a remote store at once
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, cpus())
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def open_local(store: Store, key: str, label: str) -> int:
     path = store.local_path(key)
     assert path is not None
     try:
-        return os.open(path, os.O_RDONLY)
+        return os.open(path, os.O_RDONLY | PLAIN)
     except FileNotFoundError:
         raise StorageError(f"The object {key} that holds tensors of {label} is gone from {store.url}.") from None
 
@@ -195,7 +197,7 @@ def pread(file: int, location: TensorLocation, memory: np.ndarray[Any, Any], lab
     compressed = location.original_nbytes is not None
     target, hasher, done = np.empty(location.nbytes, np.uint8).data if compressed else memory.data, xxhash.xxh3_128(), 0
     while done < location.nbytes:
-        got = os.preadv(file, [target[done : done + _PIECE]], location.offset + done)
+        got = read_into(file, target[done : done + _PIECE], location.offset + done)
         if got == 0:
             raise corrupt(location, label, f"the object ends {location.nbytes - done} bytes too early")
         if not compressed:

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.common.folder_names import folder_fault, is_wrapped
+from tensordb_data.common.system.file_urls import file_path
 from tensordb_data.errors import ConnectError, NotFoundError, ReadOnlyError, StorageError
 from tensordb_data.mongo.errors import UNAUTHORIZED
 from tensordb_data.warehouse.upgrade import upgrade
@@ -146,7 +146,7 @@ def resolve_blobs(url: str | Path, folder: Path | None, option: str = "blobs=") 
             raise StorageError(f"{option}: {text!r} names no collection that MongoDB can have: no $, and no dots in a "
                                "row or at an end")  # fmt: skip
         return text.rstrip("/") if rest.strip("/") else f"{scheme}://"
-    path = Path(unquote(urlsplit(text).path)) if separator else Path(text).expanduser()
+    path = file_path(text) if separator else Path(text).expanduser()
     path = path.resolve()
     if folder is not None and path.is_relative_to(folder.resolve()):
         return f"./{path.relative_to(folder.resolve()).as_posix()}"

@@ -15,6 +15,7 @@ from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.folder_identity import FolderIdentity
+from tensordb_data.common.system.fork import at_fork
 from tensordb_data.errors import ConnectError, StorageError
 from tensordb_data.mongo.address import CONNECT_SECONDS, Address
 from tensordb_data.mongo.client import open_client
@@ -228,4 +229,4 @@ def _after_fork() -> None:
         connections._forked()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tensordb_data.blobs.stores.base import without_secrets
+from tensordb_data.common.system.file_urls import file_path
 from tensordb_data.errors import StorageError
 from tensordb_data.warehouse.catalog import resolve_blobs
 from tensordb_data.warehouse.user_config import roots_of_user
@@ -62,7 +63,7 @@ class OpenedRoots:
             StorageError: A folder does not exist.
         """
         for url in self.read:
-            if url.startswith("file://") and not (path := Path(unquote(urlsplit(url).path))).is_dir():
+            if url.startswith("file://") and not (path := file_path(url)).is_dir():
                 raise StorageError(
                     f"this machine has no folder {path}, which was named as a root of blobs (roots= or ${VARIABLE}): "
                     "mount it, or leave it out"

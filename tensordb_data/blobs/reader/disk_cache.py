@@ -14,9 +14,7 @@ that one fetches), which end with it. They save work; nothing relies on them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -34,8 +32,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, map_open_file
-from tensordb_data.common.private import ForeignFileError, file_mode, make_folder, open_own
+from tensordb_data.common.system.files import OWN, OWN_NO_WAIT, PLAIN, occupied, read_at, reserve, write_at
+from tensordb_data.common.system.fork import at_fork
+from tensordb_data.common.system.mmap import Bytes1D, UnmappedError, copied, map_open_file
+from tensordb_data.common.system.modules import optional
+from tensordb_data.common.system.private import ForeignFileError, file_mode, make_folder, open_own
 from tensordb_data.errors import CacheWarning
 
 log = logging.getLogger("tensordb_data.blobs")
@@ -60,10 +61,9 @@ _SLICE = 256 << 10
 """Bytes written at once. For larger writes the kernel looks for larger pages, which a machine that has been up for a
 while has to make first: there 800 MB then take 1.2 s of processor time instead of 0.1."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
+_fcntl = optional("fcntl")
 _FLOCK = struct.Struct("@hhqqi4x")
-_CAN_CLAIM = sys.platform == "linux" and sys.maxsize > 2**32 and hasattr(fcntl, "F_OFD_SETLK")
+_CAN_CLAIM = sys.platform == "linux" and sys.maxsize > 2**32 and hasattr(_fcntl, "F_OFD_SETLK")
 
 _claims: set[int] = set()
 """Descriptors that hold locks: a forked child closes its copies, or the locks would outlive their owner."""
@@ -76,7 +76,7 @@ def _close_claims() -> None:
     _claims.clear()
 
 
-os.register_at_fork(after_in_child=_close_claims)
+at_fork(after_in_child=_close_claims)
 
 
 class CachedFile:
@@ -126,9 +126,9 @@ class Claim:
         """Claim blobs first..last-1, unless another one has claimed some of them."""
         if not _CAN_CLAIM:
             return True
-        wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, last - first, 0)
+        wanted = _FLOCK.pack(_fcntl.F_WRLCK, os.SEEK_SET, first, last - first, 0)
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, wanted)
+            _fcntl.fcntl(self._fd, _fcntl.F_OFD_SETLK, wanted)
         except OSError as error:
             # A file system without locks is no reason not to cache on it.
             return error.errno not in (errno.EAGAIN, errno.EACCES)
@@ -137,7 +137,7 @@ class Claim:
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes of the segment."""
         if len(data) >= _LARGE:
-            _reserve(self._fd, self._file.begin + offset, len(data))
+            reserve(self._fd, self._file.begin + offset, len(data))
         _write(self._fd, self._file.begin + offset, data)
 
     def mark(self, first: int, last: int) -> None:
@@ -198,7 +198,7 @@ class SegmentCache:
                 begin = _begin(blobs)
                 if found.st_size != begin + nbytes:
                     raise ValueError(f"expected a file of {begin + nbytes} bytes, found {found.st_size}")
-                head, expected = os.pread(fd, _HEAD.size, 0), _head(nbytes, blobs)
+                head, expected = read_at(fd, _HEAD.size, 0), _head(nbytes, blobs)
                 if head != expected:
                     raise ValueError(f"expected one that begins with {expected!r}, found {head!r}")
                 memory = map_open_file(fd, begin + nbytes, path)
@@ -243,7 +243,7 @@ class SegmentCache:
         temporary = self.folder / f"new-{name[:32]}-{secrets.token_hex(6)}.tmp"
         try:
             make_folder(self.folder)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode() & ~0o022)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, file_mode() & ~0o022)
             try:
                 _write(fd, 0, memoryview(_head(nbytes, blobs)))
                 os.ftruncate(fd, begin + nbytes)
@@ -269,7 +269,7 @@ class SegmentCache:
         if self._resting():
             return None
         try:
-            fd = os.open(file.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(file.path, os.O_RDWR | OWN)
         except FileNotFoundError:
             self.dropped({file.path.name})
             return None
@@ -353,7 +353,7 @@ class SegmentCache:
             with contextlib.suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
                 if ours:
-                    found.append((status.st_mtime_ns, 512 * status.st_blocks, entry.name))
+                    found.append((status.st_mtime_ns, occupied(status), entry.name))
                 elif time.time() - status.st_mtime > _ABANDONED and _is_ours(Path(entry.path)):
                     os.unlink(entry.path)
         return found
@@ -391,7 +391,7 @@ def _head(nbytes: int, blobs: int) -> bytes:
 
 def _is_ours(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | OWN_NO_WAIT)
     except OSError:
         return False
     try:
@@ -402,19 +402,8 @@ def _is_ours(path: Path) -> bool:
         os.close(fd)
 
 
-def _reserve(fd: int, offset: int, nbytes: int) -> None:
-    """Take a place on disk in one piece: to write there costs half as much processor time as to a hole."""
-    with contextlib.suppress(AttributeError):  # not every system has the call
-        # Not os.posix_fallocate, which writes zeros where the file system cannot do it.
-        if _libc.fallocate(fd, 0, ctypes.c_long(offset), ctypes.c_long(nbytes)) == 0:
-            return
-        code = ctypes.get_errno()
-        if code == errno.ENOSPC or code == errno.EDQUOT:
-            raise OSError(code, os.strerror(code))
-
-
 def _write(fd: int, offset: int, data: memoryview) -> None:
     view = data.cast("B")
     while len(view):
-        written = os.pwrite(fd, view[:_SLICE], offset)
+        written = write_at(fd, view[:_SLICE], offset)
         view, offset = view[written:], offset + written

@@ -29,8 +29,8 @@ from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common import buffer_pool
 from tensordb_data.common.chunks import runs_by_size
-from tensordb_data.common.leases import Lease, lease_on
-from tensordb_data.common.mmap import Bytes1D, UnmappedError, copied, copy_runs, map_file
+from tensordb_data.common.system.leases import Lease, lease_on
+from tensordb_data.common.system.mmap import Bytes1D, UnmappedError, copied, copy_runs, map_file
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 Int64s = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ import zstandard
 
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.common import buffer_pool
-from tensordb_data.common.mmap import array_at
+from tensordb_data.common.system.mmap import array_at
 from tensordb_data.common.zstd import MAX_EXPANDED, decompressor, expanded_size
 from tensordb_data.errors import CorruptBlobError, StorageError
 

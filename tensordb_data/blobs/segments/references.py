@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from bson import ObjectId
 
 from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.common.system.fork import at_fork
 from tensordb_data.errors import StorageError
 
 MALFORMED = -2
@@ -29,7 +29,7 @@ def _new_lock() -> None:
 
 
 # A thread of the parent may have held it at the fork.
-os.register_at_fork(after_in_child=_new_lock)
+at_fork(after_in_child=_new_lock)
 
 
 class Verified:

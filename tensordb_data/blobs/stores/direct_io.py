@@ -8,7 +8,6 @@ memory. It wants memory, offset and length in multiples of a block; what does no
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 from collections.abc import Sequence
@@ -18,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.stores.base import Buffer
-from tensordb_data.common.private import file_mode
+from tensordb_data.common.system.modules import optional
+from tensordb_data.common.system.private import file_mode
+
+_fcntl = optional("fcntl")
 
 BLOCK = 4096
 """Bytes that offset, address and length are a multiple of; no disk wants more."""
@@ -88,6 +90,6 @@ def _write(fd: int, data: NDArray[np.uint8]) -> None:
 
 def _make_buffered(fd: int) -> bool:
     """Lets a file be written in the ordinary way from here on; False if it is."""
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    flags = _fcntl.fcntl(fd, _fcntl.F_GETFL)
+    _fcntl.fcntl(fd, _fcntl.F_SETFL, flags & ~os.O_DIRECT)
     return bool(flags & os.O_DIRECT)

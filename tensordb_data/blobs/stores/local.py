@@ -15,7 +15,8 @@ from tensordb_data.blobs.keys import FOLDERS, is_temporary
 from tensordb_data.blobs.stores.base import Buffer, check_key, check_range
 from tensordb_data.blobs.stores.direct_io import open_direct, write_direct
 from tensordb_data.common.folder_identity import FolderIdentity
-from tensordb_data.common.private import file_mode, make_folder
+from tensordb_data.common.system.files import PLAIN, read_at, sync_folder
+from tensordb_data.common.system.private import file_mode, make_folder
 from tensordb_data.errors import StorageError
 
 _TEMPORARY = ".put-"
@@ -46,7 +47,7 @@ class FileStore:
                 nbytes = sum(memoryview(part).nbytes for part in parts)
                 direct = open_direct(temporary, nbytes) if cold else None
                 if (fd := direct) is None:
-                    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode())
+                    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, file_mode())
                 with open(fd, "wb", 0) as file:
                     if direct is not None:
                         write_direct(direct, parts)
@@ -59,7 +60,7 @@ class FileStore:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
                 raise
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise self._error("write", path, error) from error
         self._check_place()
@@ -149,7 +150,7 @@ class FileStore:
             folder = folder.parent
         for made in reversed(missing):
             make_folder(made)
-            _sync_folder(made.parent)
+            sync_folder(made.parent)
 
     def _unfinished(self) -> Iterator[os.DirEntry[str]]:
         """Files of puts that have not ended, in the folders that are ours, and files that asked for the time."""
@@ -211,21 +212,9 @@ def _read(fd: int, key: str, size: int, offset: int, length: int) -> memoryview:
     check_range(key, size, offset, length)
     pieces = []
     while length:
-        piece = os.pread(fd, length, offset)
+        piece = read_at(fd, length, offset)
         if not piece:
             raise StorageError(f"{key}: expected {length} more bytes at {offset}, found the end: the file has shrunk")
         pieces.append(piece)
         offset, length = offset + len(piece), length - len(piece)
     return memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # Some network file systems cannot sync a folder.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)

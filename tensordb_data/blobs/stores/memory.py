@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tensordb_data.blobs.stores.base import Buffer, check_key, check_range
+from tensordb_data.common.system.fork import at_fork
 from tensordb_data.errors import StorageError
 
 
@@ -68,7 +68,7 @@ def _new_lock() -> None:
 
 
 # A thread of the parent may have held it at the fork.
-os.register_at_fork(after_in_child=_new_lock)
+at_fork(after_in_child=_new_lock)
 
 _stores: weakref.WeakValueDictionary[str, MemoryStore] = weakref.WeakValueDictionary()
 

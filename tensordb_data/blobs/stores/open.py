@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tensordb_data.blobs.stores.base import Store, without_secrets
+from tensordb_data.common.system.file_urls import file_path
 from tensordb_data.errors import StorageError
 
 if TYPE_CHECKING:
@@ -66,4 +67,4 @@ def _folder(url: str, base: Path | None) -> Path:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise StorageError(f"expected file:///absolute/path, found {url!r}")
-    return Path(unquote(parts.path))
+    return file_path(url)

@@ -21,7 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from tensordb_data.blobs.keys import is_key
 from tensordb_data.blobs.stores.base import Store, without_secrets
-from tensordb_data.common.private import make_folder
+from tensordb_data.common.system.private import make_folder
 from tensordb_data.errors import StorageError, UnsupportedError
 from tensordb_data.housekeeping.backup.documents import file_of, read_documents, write_documents
 from tensordb_data.housekeeping.backup.layout import (

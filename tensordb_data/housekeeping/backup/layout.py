@@ -18,14 +18,16 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tensordb_data.blobs.keys import is_key
-from tensordb_data.common.private import file_mode, make_folder
-from tensordb_data.errors import CorruptBlobError, StorageError
+from tensordb_data.common.system.files import FOLDER, OWN, OWN_NO_WAIT, PLAIN
+from tensordb_data.common.system.private import file_mode, make_folder
+from tensordb_data.errors import CorruptBlobError, StorageError, UnsupportedError
 
 FORMAT = 1
 MANIFEST, FILES = "manifest.json", "files.txt"
@@ -92,7 +94,7 @@ class Output:
         place = folder / path
         make_folder(place.parent)
         self.path, self.nbytes, self._hash = path, 0, hashlib.sha256()
-        self._fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode())
+        self._fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, file_mode())
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes; returns how many."""
@@ -263,13 +265,15 @@ def _open(folder: Path, path: str) -> tuple[int, int]:
     """Open a plain file below a folder, through no link; returns its descriptor and size."""
     *parents, name = path.split("/")
     at = -1
+    if os.open not in os.supports_dir_fd:
+        raise UnsupportedError(f"{folder}: backups are read on Linux and macOS only, and this is {sys.platform}")
     try:
-        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        at = os.open(folder, os.O_RDONLY | FOLDER)
         for parent in parents:
-            inner = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            inner = os.open(parent, os.O_RDONLY | FOLDER | OWN, dir_fd=at)
             os.close(at)
             at = inner
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        fd = os.open(name, os.O_RDONLY | OWN_NO_WAIT, dir_fd=at)
     except OSError as error:
         raise StorageError(f"cannot read {folder / path} of the backup: {error.strerror or error}") from None
     finally:

@@ -27,7 +27,7 @@ from tensordb_data.blobs.stores.base import Store, without_secrets
 from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.folder_identity import FolderIdentity
-from tensordb_data.common.private import make_folder
+from tensordb_data.common.system.private import make_folder
 from tensordb_data.embedded.paths import locate, write_json
 from tensordb_data.embedded.session import Session
 from tensordb_data.errors import ConnectError, CorruptBlobError, StorageError, UnsupportedError

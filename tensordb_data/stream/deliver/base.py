@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 import contextlib
 import inspect
-import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tensordb_data.common.system.machine import cpus
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
 from tensordb_data.stream.stats import Clock, Stats
@@ -38,7 +38,7 @@ class BatchStream(abc.ABC, Generic[S]):
 
     @property
     def _threads(self) -> int:
-        return max(1, min(8, len(os.sched_getaffinity(0))) // self._worker[1])
+        return max(1, min(8, cpus()) // self._worker[1])
 
     @abc.abstractmethod
     def _results(self, ended: Callable[[], bool]) -> Generator[BatchWithState[S] | SampleError, None, None]:

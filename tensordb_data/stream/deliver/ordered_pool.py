@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from tensordb_data.common.system.fork import at_fork
 
 T = TypeVar("T")
 
@@ -66,4 +67,4 @@ def _before_fork() -> None:
             thread.join(_PATIENCE)
 
 
-os.register_at_fork(before=_before_fork, after_in_child=_threads.clear)
+at_fork(before=_before_fork, after_in_child=_threads.clear)

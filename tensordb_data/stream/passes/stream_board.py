@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -52,5 +53,5 @@ class StreamBoard:
             return True
         folder.mkdir(parents=True, exist_ok=True)
         there = os.stat(folder)
-        name = xxhash.xxh3_64_hexdigest(f"{os.uname().nodename} {there.st_dev} {there.st_ino}".encode())
+        name = xxhash.xxh3_64_hexdigest(f"{platform.node()} {there.st_dev} {there.st_ino}".encode())
         return self._board.arrive(f"{self._key}/cache/{name}") == self._world

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tensordb_data.common.mmap import map_open_file
-from tensordb_data.common.private import ForeignFileError, make_folder, open_own
+from tensordb_data.common.system.mmap import map_open_file
+from tensordb_data.common.system.private import ForeignFileError, make_folder, open_own
 from tensordb_data.errors import CacheWarning
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan

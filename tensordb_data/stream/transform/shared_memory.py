@@ -17,6 +17,7 @@ import bson
 import numpy as np
 from numpy.typing import NDArray
 
+from tensordb_data.common.system.files import nameless_file, read_into, write_at
 from tensordb_data.schema.array import numpy_dtype
 
 _PLAIN = (type(None), bool, int, float, complex, str)
@@ -32,7 +33,7 @@ class SharedBuffer:
     @classmethod
     def new(cls) -> SharedBuffer:
         """Make an empty buffer."""
-        return cls(os.memfd_create("tensordb-stream", os.MFD_CLOEXEC))
+        return cls(nameless_file("tensordb-stream"))
 
     def send(self, connection: Connection, pid: int) -> None:
         """Share the buffer with the process at the other end, which calls `receive`."""
@@ -61,7 +62,7 @@ class SharedBuffer:
         offset = 0
         for part in parts:
             while part:
-                written = os.pwrite(self._fd, part, offset)
+                written = write_at(self._fd, part, offset)
                 part, offset = part[written:], offset + written
         return description
 
@@ -154,7 +155,7 @@ class _PartReader:
         if array.nbytes:
             view = array.reshape(-1).view(np.uint8).data
             while view:
-                read = os.preadv(self._fd, [view], self._offset)
+                read = read_into(self._fd, view, self._offset)
                 if not read:
                     raise EOFError("a shared buffer ends before the last part of its value")
                 view, self._offset = view[read:], self._offset + read

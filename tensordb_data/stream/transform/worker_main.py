@@ -12,7 +12,7 @@ from multiprocessing.util import register_after_fork
 from typing import Any
 
 from tensordb_data.common.import_paths import resolve
-from tensordb_data.common.parent_process import exit_with
+from tensordb_data.common.system.parent_process import exit_with
 from tensordb_data.errors import QueryError, SampleError
 from tensordb_data.stream.stats import Clock
 from tensordb_data.stream.transform.function import Transform

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 
 CLIENT = """
 import json, os, signal, sys

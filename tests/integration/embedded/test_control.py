@@ -18,7 +18,7 @@ from pymongo.errors import OperationFailure
 from typer.testing import CliRunner, Result
 
 from tensordb_data.cli.server import register
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import control, join
 from tensordb_data.embedded.binary import known_holes
 from tensordb_data.errors import EmbeddedServerError

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import join
 from tensordb_data.embedded.binary import find_mongod
 from tensordb_data.errors import EmbeddedServerError

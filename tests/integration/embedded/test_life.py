@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import join
 from tensordb_data.mongo.address import parse
 from tensordb_data.mongo.client import open_client

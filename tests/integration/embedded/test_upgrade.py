@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
-from tensordb_data.common.file_locks import wait_released
+from tensordb_data.common.system.file_locks import wait_released
 from tensordb_data.embedded import upgrade
 from tensordb_data.embedded.binary import far_ahead
 from tensordb_data.embedded.paths import locate

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import ConnectError, Keep, StorageError, TensorDB
 from tensordb_data.cli.main import app
-from tensordb_data.common.file_locks import wait_released
+from tensordb_data.common.system.file_locks import wait_released
 from tensordb_data.errors import CorruptBlobError, TensorDBError
 from tensordb_data.housekeeping import gc
 from tensordb_data.housekeeping.backup import create, layout, restore

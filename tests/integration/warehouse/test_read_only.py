@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import control
 from tensordb_data.errors import EmbeddedServerError, NotFoundError, ReadOnlyError
 from tensordb_data.torch import QueryDataset

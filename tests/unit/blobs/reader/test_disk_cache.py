@@ -205,8 +205,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_large_pieces_reserve_their_place_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(tmp_path, segments=1, blobs=60)
     reserved: list[tuple[int, int]] = []
-    real = cache._reserve
-    monkeypatch.setattr(cache, "_reserve", lambda fd, at, n: (reserved.append((at, n)), real(fd, at, n))[1])
+    real = cache.reserve
+    monkeypatch.setattr(cache, "reserve", lambda fd, at, n: (reserved.append((at, n)), real(fd, at, n))[1])
     few = library.plan.take(np.arange(5))
     reader = library.reader()
     reader.gather(BlobRefs(few.segments, few.segment, few.offset, few.length))

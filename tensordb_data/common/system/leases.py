@@ -7,15 +7,18 @@ seconds of `/proc/sys/fs/lease-break-time` (45). A lease is held for one short r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
 import weakref
 from pathlib import Path
 
+from tensordb_data.common.system.files import PLAIN, occupied
+from tensordb_data.common.system.fork import at_fork
+from tensordb_data.common.system.modules import optional
+
+_fcntl = optional("fcntl")
 _MOST = 128  # descriptors that leases may keep open
-_BLOCK = 512  # bytes in which the kernel counts what a file occupies
 _leases: weakref.WeakSet[Lease] = weakref.WeakSet()
 
 
@@ -43,11 +46,11 @@ class Lease:
             return False
         with self._lock:
             if self._holders:
-                free = fcntl.fcntl(self._fd, fcntl.F_GETLEASE) == fcntl.F_RDLCK  # else somebody waits for the others
+                free = _fcntl.fcntl(self._fd, _fcntl.F_GETLEASE) == _fcntl.F_RDLCK  # else somebody waits for the others
             else:
                 free = self._take()
             self._holders += free
-            return free
+            return bool(free)
 
     def let_go(self) -> None:
         """End one `hold` that was granted."""
@@ -58,7 +61,7 @@ class Lease:
 
     def _take(self) -> bool:
         try:
-            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            _fcntl.fcntl(self._fd, _fcntl.F_SETLEASE, _fcntl.F_RDLCK)
         except OSError:  # somebody writes to it, or its file system has no leases
             return False
         if os.lseek(self._fd, 0, os.SEEK_END) >= self._nbytes:
@@ -68,7 +71,7 @@ class Lease:
 
     def _give_back(self) -> None:
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self._fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            _fcntl.fcntl(self._fd, _fcntl.F_SETLEASE, _fcntl.F_UNLCK)
 
     def _open_again(self) -> bool:
         """Open the file anew in a forked process: with its parent's, each would give back the lease of the other."""
@@ -83,23 +86,23 @@ class Lease:
 
 def lease_on(path: Path, nbytes: int) -> Lease | None:
     """A lease on a file of `nbytes` bytes; None if there is none for it, or if this process has as many as it may."""
-    if not hasattr(fcntl, "F_SETLEASE") or len(_leases) >= _MOST:
+    if not hasattr(_fcntl, "F_SETLEASE") or len(_leases) >= _MOST:
         return None
     try:
         fd = _open(path)
     except OSError:
         return None
     # Bytes that a sparse file does not have yet would need room on a disk that may be full.
-    if os.fstat(fd).st_blocks * _BLOCK >= nbytes:
+    if occupied(os.fstat(fd)) >= nbytes:
         return Lease(fd, nbytes)
     os.close(fd)
     return None
 
 
 def _open(path: Path | str) -> int:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | PLAIN)
     # What says that somebody waits for a lease would end the process by default. This signal is ignored.
-    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+    _fcntl.fcntl(fd, _fcntl.F_SETSIG, signal.SIGURG)
     return fd
 
 
@@ -108,4 +111,4 @@ def _in_child() -> None:
         lease._inherited, lease._lock = True, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_in_child)
+at_fork(after_in_child=_in_child)

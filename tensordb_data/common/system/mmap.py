@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import mmap
 import os
 import weakref
 from pathlib import Path
@@ -11,18 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tensordb_data.common.system.files import PLAIN
+from tensordb_data.common.system.modules import libc
+
 Bytes1D = npt.NDArray[np.uint8]
 
 _PROT_READ = 1
 _MAP_SHARED = 1
 _FAILED = ctypes.c_void_p(-1).value
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-_munmap = _libc.munmap
-_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+if libc is not None:
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def map_file(path: Path, nbytes: int) -> Bytes1D:
@@ -31,7 +34,7 @@ def map_file(path: Path, nbytes: int) -> Bytes1D:
     Raises:
         OSError: the file cannot be opened or mapped.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | PLAIN)
     try:
         return map_open_file(fd, nbytes, path)
     finally:
@@ -42,18 +45,23 @@ def map_open_file(fd: int, nbytes: int, path: Path) -> Bytes1D:
     """The first `nbytes` (> 0) of an open file as read-only memory, unmapped when the last array over it goes.
 
     Python's own mmap keeps a descriptor for each mapping, so a warehouse of 1,000 segments would use up the
-    descriptors of a process.
+    descriptors of a process. It serves on Windows, which has no such limit, and lets nobody cut a mapped file short.
 
     Raises:
         OSError: the file cannot be mapped.
     """
-    address = _mmap(None, nbytes, _PROT_READ, _MAP_SHARED, fd, 0)
+    if libc is None:
+        try:
+            return np.frombuffer(mmap.mmap(fd, nbytes, access=mmap.ACCESS_READ), np.uint8)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error), str(path)) from error
+    address = libc.mmap(None, nbytes, _PROT_READ, _MAP_SHARED, fd, 0)
     if address is None or address == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(path))
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
     # Not at exit: a daemon thread may still be reading, and the system unmaps anyway.
-    weakref.finalize(memory, _munmap, address, nbytes).atexit = False
+    weakref.finalize(memory, libc.munmap, address, nbytes).atexit = False
     array: Bytes1D = np.ctypeslib.as_array(memory)
     array.flags.writeable = False
     return array
@@ -125,7 +133,7 @@ def _copy_here(pid: int, target: int, one: int, runs: int, count: int, flags: in
 
 
 def _find_readv() -> Any:
-    call = getattr(_libc, "process_vm_readv", None)
+    call = getattr(libc, "process_vm_readv", None)
     if call is not None:
         call.restype = ctypes.c_ssize_t
         call.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]

@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from tensordb_data.common.system.files import OWN_NO_WAIT
+
 SHARED = "TENSORDB_SHARED"
 """The environment variable which, as 1, lets the umask decide who can read new folders and files."""
 
@@ -30,8 +32,10 @@ def open_own(path: Path) -> int:
         ForeignFileError: It is another user's, or others may write to it.
         OSError: It cannot be opened.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | OWN_NO_WAIT)
     found = os.fstat(fd)
+    if not hasattr(os, "geteuid"):  # Windows: the rights of a file are those of its folder, and its mode says nothing
+        return fd
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022:
         return fd
     os.close(fd)

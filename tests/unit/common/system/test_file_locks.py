@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.common import file_locks
+from tensordb_data.common.system import file_locks
 
 
 def test_shares_and_exclusive(tmp_path: Path) -> None:
@@ -56,3 +56,35 @@ def test_no_descriptor_is_left_when_the_lock_is_refused(tmp_path: Path) -> None:
         for _ in range(3):
             assert file_locks.is_held(path)
         assert os.listdir("/proc/self/fd") == before
+
+
+class Msvcrt:
+    """The locks of Windows, on a byte of a file, by its number."""
+
+    LK_NBLCK = 2
+
+    def __init__(self) -> None:
+        self.held: set[tuple[int, int]] = set()
+
+    def locking(self, fd: int, mode: int, nbytes: int) -> None:
+        assert (mode, nbytes) == (self.LK_NBLCK, 1)
+        byte = os.fstat(fd).st_ino, os.lseek(fd, 0, os.SEEK_CUR)
+        if byte in self.held:
+            raise PermissionError(13, "Permission denied")
+        self.held.add(byte)
+
+
+def test_locks_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_locks, "_fcntl", None)
+    both = file_locks.LOCK_EX | file_locks.LOCK_NB
+    with pytest.raises(OSError, match="not supported"):
+        file_locks.acquire(tmp_path / "lock", both)
+    monkeypatch.setattr(file_locks, "_msvcrt", windows := Msvcrt())
+    fd = file_locks.acquire(tmp_path / "lock", both)
+    (byte,) = windows.held
+    assert byte[1] > 1 << 20 and os.lseek(fd, 0, os.SEEK_CUR) == 0
+    with pytest.raises(BlockingIOError):
+        file_locks.acquire(tmp_path / "lock", both)
+    with pytest.raises(OSError, match="not supported"):
+        file_locks.acquire(tmp_path / "lock", file_locks.LOCK_SH)
+    file_locks.close_fd(fd)

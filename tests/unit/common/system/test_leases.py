@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tensordb_data.common.leases import Lease, lease_on
+from tensordb_data.common.system.leases import Lease, lease_on
 
 N = 100_000
 
