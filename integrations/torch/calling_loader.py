@@ -17,7 +17,7 @@ internals change, a test fails.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ _FRAMES = 4
 """The iterator of the loader is among so many callers of `iter(dataset)`."""
 _DEPTH = 4
 """A dataset is within so many wrappers."""
+_PARTS = 1000
+"""A collection of more is no collection of datasets."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,15 @@ def starting_workers() -> _BaseDataLoaderIter | None:
 
 
 def is_within(dataset: Dataset[Any], wrapper: Any, depth: int = _DEPTH) -> bool:
-    """Whether `wrapper` is a dataset, or keeps it in an attribute, or in one of a wrapper that it keeps."""
+    """Whether `wrapper` is a dataset, or keeps it in an attribute, also in a collection or in another wrapper."""
     if wrapper is dataset:
         return True
-    if depth == 0 or not isinstance(wrapper, (Dataset, list, tuple)):
+    if depth == 0 or not isinstance(wrapper, (Dataset, list, tuple, dict)):
         return False
-    inner = wrapper if isinstance(wrapper, (list, tuple)) else vars(wrapper).values()
-    return any(is_within(dataset, one, depth - 1) for one in inner)
+    if isinstance(wrapper, Dataset):
+        wrapper = vars(wrapper)
+    inner: Collection[Any] = wrapper.values() if isinstance(wrapper, dict) else wrapper
+    return len(inner) <= _PARTS and any(is_within(dataset, one, depth - 1) for one in inner)
 
 
 def _callers() -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from tensordb_data import Array, TensorDB
 from tensordb_data.api.selection import Selection
@@ -106,12 +106,14 @@ def test_an_empty_selection_ends_at_once(sel: Selection[Any]) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_breaking_off_loses_and_doubles_nothing(sel: Selection[Any], mode: str, workers: int) -> None:
+def test_a_pass_that_was_broken_off_is_followed_by_the_next_one(sel: Selection[Any], mode: str, workers: int) -> None:
     loader = make(sel, mode, workers, shuffle=True, passes=1)
     first = labels(itertools.islice(loader, 3))
     again = labels(loader)
-    assert again[:3] == first
+    assert again[:3] != first
     assert sorted(itertools.chain(*again)) == list(range(N))
+    loader.dataset.set_epoch(0)  # type: ignore[attr-defined]
+    assert labels(itertools.islice(loader, 3)) == first
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -338,3 +340,57 @@ def test_each_batch_that_is_delivered_is_padded(db: TensorDB, workers: int) -> N
         assert batch["image"].shape == (len(expected), max(expected), 2)
         assert batch["image_lengths"].tolist() == [[size, 2] for size in expected]
     assert number == 33
+
+
+class Within(IterableDataset[Any]):
+    """A dataset within another one."""
+
+    def __init__(self, dataset: QueryDataset) -> None:
+        self.parts = {"train": [dataset]}
+
+    def __iter__(self) -> Any:
+        return iter(self.parts["train"][0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("workers", "options"),
+    [(0, {}), (2, {}), (2, {"multiprocessing_context": "forkserver"}), (2, {"persistent_workers": True})],
+)
+def test_iterating_again_goes_on_with_the_next_pass(
+    sel: Selection[Any], mode: str, workers: int, options: dict[str, Any]
+) -> None:
+    loader = make(sel, mode, workers, shuffle=True, passes=1, **options)
+    dataset: Any = loader.dataset
+    epochs = [labels(loader) for _ in range(3)]
+    assert all(sorted(itertools.chain(*epoch)) == list(range(N)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    if mode == "batch":
+        assert list(itertools.chain(*epochs)) == labels(sel.stream(16, shuffle=True, passes=3))
+    dataset.set_epoch(1)
+    assert labels(loader) == epochs[1] and labels(loader) == epochs[2]
+    state = dataset.advance(dataset.state_dict(), 4, loader)
+    again = make(sel, mode, workers, shuffle=True, passes=1, **options)
+    dataset = again.dataset
+    dataset.load_state_dict(state)
+    dataset.set_epoch(2)
+    assert labels(again) == epochs[2][4:] and labels(again) not in epochs
+    dataset.set_epoch(0)
+    assert labels(again) == epochs[0] and labels(again) == epochs[1]
+    del loader, again
+
+
+def test_two_iterations_at_once_are_two_passes(sel: Selection[Any]) -> None:
+    loader = make(sel, "batch", 2, shuffle=True, passes=1)
+    both = iter(loader), iter(loader)
+    whole = labels(sel.stream(16, shuffle=True, passes=2))
+    assert labels(both[0]) + labels(both[1]) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_within_another_goes_on_too(sel: Selection[Any], workers: int) -> None:
+    within = Within(QueryDataset(sel, 16, shuffle=True, passes=1))
+    loader: DataLoader[Any] = DataLoader(within, batch_size=None, num_workers=workers)
+    other = make(sel, "batch", workers, shuffle=True, passes=1)
+    got = labels(loader) + labels(other)[:0] + labels(loader)
+    assert got == labels(sel.stream(16, shuffle=True, passes=2))
