@@ -17,11 +17,12 @@ internals change, a test fails.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.errors import QueryError
@@ -68,6 +69,15 @@ class Division:
                 " the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader), which needs no division"
             )
 
+    def warn(self) -> None:
+        """Say that this is slower than a dataset that divides itself."""
+        who = "each rank" if self.divider.everywhere else "rank 0"
+        warnings.warn(
+            f"{self.divider.name} divides the samples among the ranks: {who} reads all of them. To let each rank read"
+            " its own, make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader)",
+            stacklevel=3,
+        )
+
 
 def calling_loader() -> CallingLoader:
     """Find the loader that has called `__iter__` of a dataset. Only this `__iter__` may call it."""
@@ -107,6 +117,12 @@ def starting_workers() -> _BaseDataLoaderIter | None:
         if isinstance(one, _BaseDataLoaderIter) and one._num_workers > 0:
             return one
     return None
+
+
+def measured_loader(dataset: Dataset[Any]) -> DataLoader[Any] | None:
+    """Find the loader over `dataset` whose length is asked for. Only `__len__` of the dataset may call it."""
+    loaders = (one for one in _callers() if isinstance(one, DataLoader))
+    return next((one for one in loaders if is_within(dataset, one.dataset)), None)
 
 
 def is_within(dataset: Dataset[Any], wrapper: Any, depth: int = _DEPTH) -> bool:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.parent_process import exit_with
-from tensordb_data.errors import QueryError, StateError
+from tensordb_data.errors import LengthError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.options import Shard, StreamOptions
 from tensordb_data.stream.ranks import find_members
 from tensordb_data.torch.calling_loader import Division, calling_loader, division, is_within, starting_workers
 from tensordb_data.torch.convert import to_pinned, to_tensors
-from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
+from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun, length
 from tensordb_data.torch.shared_state import SharedState
 from tensordb_data.torch.worker_stats import WorkerIteration, WorkerStats
 
@@ -105,6 +104,41 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def __repr__(self) -> str:
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def __len__(self) -> Callable[[], int]:
+        """The number of batches, or sample-wise of samples, that an iteration delivers to this rank from its start on.
+
+        It is of the data of now, and counts bad samples too. `len(loader)` is the number of batches of the loader.
+
+        Raises:
+            LengthError: There is no end, or it is not known yet who shares the stream.
+        """
+        if self._stream.spec.passes is None:
+            raise LengthError(
+                "a QueryDataset without `passes` has no end, and no length. With passes=1 it ends after each pass; or"
+                " give the loop, or the trainer, a number of steps. For samples by their numbers (random_split,"
+                " samplers), there is tensordb_data.torch.MapDataset"
+            )
+        return self._length
+
+    def _length(self) -> int:
+        try:
+            if get_worker_info() is None:
+                self._find_ranks()
+        except QueryError as error:
+            raise LengthError(f"the length is not known yet: {error}") from error
+        assert isinstance(self._stream, Stream)  # a mix has no end
+        return length(self, self._stream, self._division, by_sample=self._by_sample)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise UnsupportedError(
+            "the samples of a QueryDataset come in its own order (shuffle=True), and have no numbers: for random_split,"
+            " Subset and samplers, use tensordb_data.torch.MapDataset(selection)"
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counts and times; see `Stream.stats`. With workers, the sums over all workers.
@@ -259,13 +293,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._stream._share_passes()
         self._known = True
         if self._division is not None and not self._warned and find_members(Shard()).world_size > 1:
-            self._warned, divider = True, self._division.divider
-            who = "each rank" if divider.everywhere else "rank 0"
-            warnings.warn(
-                f"{divider.name} divides the samples among the ranks: {who} reads all of them. To let each rank read"
-                " its own, make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader)",
-                stacklevel=2,
-            )
+            self._warned = True
+            self._division.warn()
 
     def _check_world(self) -> None:
         if self._run is not None:

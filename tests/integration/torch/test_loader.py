@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, random_split
 
 from tensordb_data import Array, TensorDB
 from tensordb_data.api.selection import Selection
-from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.errors import LengthError, QueryError, SampleError, StateError, UnsupportedError
 from tensordb_data.torch import QueryDataset
 from tensordb_data.torch.convert import to_tensors
 from tests.leaks import raised_from_workers
@@ -394,3 +394,31 @@ def test_a_dataset_within_another_goes_on_too(sel: Selection[Any], workers: int)
     other = make(sel, "batch", workers, shuffle=True, passes=1)
     got = labels(loader) + labels(other)[:0] + labels(loader)
     assert got == labels(sel.stream(16, shuffle=True, passes=2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_length_is_the_number_of_batches(sel: Selection[Any], mode: str) -> None:
+    for options in ({}, {"rank": 1, "world_size": 3}, {"rank": 0, "world_size": 2, "end": "drop"}, {"drop_last": True}):
+        if mode == "batch" and "drop_last" in options:
+            continue
+        for workers, passes in ((0, 1), (3, 2)):
+            loader = make(sel, mode, workers, passes=passes, shuffle=True, fields=["label"], **options)
+            assert len(loader) == len(labels(loader)), (options, workers)
+    dataset = make(sel, mode, passes=1).dataset
+    assert len(dataset) == len(list(dataset)) and dataset
+
+
+def test_without_end_there_is_no_length(sel: Selection[Any]) -> None:
+    for mode in MODES:
+        loader = make(sel, mode)
+        assert loader.dataset and not hasattr(loader.dataset, "__len__")
+        with pytest.raises(TypeError, match=r"no end, and no length\. With passes=1"):
+            len(loader)
+
+
+def test_parts_of_a_dataset_are_for_those_with_numbers(sel: Selection[Any]) -> None:
+    part, _ = random_split(QueryDataset(sel, passes=1), [0.8, 0.2])
+    with pytest.raises(UnsupportedError, match=r"use tensordb_data\.torch\.MapDataset"):
+        part[0]
+    with pytest.raises(LengthError, match=r"there is tensordb_data\.torch\.MapDataset"):
+        random_split(QueryDataset(sel), [0.8, 0.2])
