@@ -25,6 +25,13 @@ class QueryError(TensorDBError, ValueError):
     """A filter, sort, limit, field list or update is malformed or not allowed."""
 
 
+class LengthError(TensorDBError, TypeError, AttributeError):
+    """The length of something is asked for that has no end, or whose length is not known yet.
+
+    As a TypeError and an AttributeError, it tells other libraries that there is no length.
+    """
+
+
 class SchemaError(TensorDBError, ValueError):
     """A value does not fit the schema of its dataset."""
 

@@ -17,11 +17,12 @@ internals change, a test fails.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.errors import QueryError
@@ -31,6 +32,8 @@ _FRAMES = 4
 """The iterator of the loader is among so many callers of `iter(dataset)`."""
 _DEPTH = 4
 """A dataset is within so many wrappers."""
+_PARTS = 1000
+"""A collection of more is no collection of datasets."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Division:
                 " dispatch_batches=False out, or give batch_size to the DataLoader and not to the QueryDataset, or make"
                 " the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader), which needs no division"
             )
+
+    def warn(self) -> None:
+        """Say that this is slower than a dataset that divides itself."""
+        who = "each rank" if self.divider.everywhere else "rank 0"
+        warnings.warn(
+            f"{self.divider.name} divides the samples among the ranks: {who} reads all of them. To let each rank read"
+            " its own, make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader)",
+            stacklevel=3,
+        )
 
 
 def calling_loader() -> CallingLoader:
@@ -107,14 +119,22 @@ def starting_workers() -> _BaseDataLoaderIter | None:
     return None
 
 
+def measured_loader(dataset: Dataset[Any]) -> DataLoader[Any] | None:
+    """Find the loader over `dataset` whose length is asked for. Only `__len__` of the dataset may call it."""
+    loaders = (one for one in _callers() if isinstance(one, DataLoader))
+    return next((one for one in loaders if is_within(dataset, one.dataset)), None)
+
+
 def is_within(dataset: Dataset[Any], wrapper: Any, depth: int = _DEPTH) -> bool:
-    """Whether `wrapper` is a dataset, or keeps it in an attribute, or in one of a wrapper that it keeps."""
+    """Whether `wrapper` is a dataset, or keeps it in an attribute, also in a collection or in another wrapper."""
     if wrapper is dataset:
         return True
-    if depth == 0 or not isinstance(wrapper, (Dataset, list, tuple)):
+    if depth == 0 or not isinstance(wrapper, (Dataset, list, tuple, dict)):
         return False
-    inner = wrapper if isinstance(wrapper, (list, tuple)) else vars(wrapper).values()
-    return any(is_within(dataset, one, depth - 1) for one in inner)
+    if isinstance(wrapper, Dataset):
+        wrapper = vars(wrapper)
+    inner: Collection[Any] = wrapper.values() if isinstance(wrapper, dict) else wrapper
+    return len(inner) <= _PARTS and any(is_within(dataset, one, depth - 1) for one in inner)
 
 
 def _callers() -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
-from tensordb_data.checkpoint.batch_counter import BatchCounter
+from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
 from tensordb_data.errors import CheckpointError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
@@ -92,7 +92,7 @@ class _StreamPosition:
 
 
 class DatasetPosition:
-    """The position of a QueryDataset: its start state, and the number of batches since.
+    """The position of a QueryDataset: the start of its newest iteration, and the number of batches since.
 
     Workers may have fetched more batches than the loop has received.
     """
@@ -104,18 +104,23 @@ class DatasetPosition:
         self._first = dataset.state_dict()
         self._passes = dataset._stream.spec.passes
         self._counts_epochs = hasattr(loader, "iteration")
-        self._resumed: dict[str, Any] | None = None
+        self._told = isinstance(batch_counter, ManualBatchCounter)
+        self._loaded: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None  # the same, as the dataset has it
+        self._next: dict[str, Any] | None = None  # where the newest iteration began
         batch_counter.before_iterate = self._next_iteration
         batch_counter.renew = self._begin_again
 
     def state(self) -> dict[str, Any]:
-        # Where the user counts epochs, an iteration begins where he says. Loaders of Accelerate count them themselves.
-        return self._first if self.at_end() and not self._counts_epochs else self._reached()
+        if self._next is not None and not self._batch_counter.in_iteration:
+            return self._next  # workers that have not begun yet do not say where
+        return self._reached()
 
     def at_end(self) -> bool:
         # In sample-wise mode, only the loader knows that it is the end; see _begin_again.
         reached = self._reached() if self._passes else {}
-        return "pass" in reached and reached["pass"] - self._dataset.state_dict()["pass"] >= self._passes
+        start = self._dataset.state_dict()
+        return "pass" in reached and reached["pass"] // self._passes > start["pass"] // self._passes
 
     def world_size(self) -> int | None:
         return self._dataset._stream.spec.world_size
@@ -127,28 +132,30 @@ class DatasetPosition:
         return self._dataset.plans(state)
 
     def load(self, state: Mapping[str, Any], plans: Mapping[str, Any]) -> None:
+        if self._told and self._loaded == state and self._dataset.state_dict() == self._resumed:
+            return  # set before the trainer made its iterator, which has begun there
         self._dataset.load_state_dict(state, plans=plans)
-        self._resumed = self._dataset.state_dict()
-        self._batch_counter.in_iteration = 0
+        self._loaded, self._resumed = dict(state), self._dataset.state_dict()
+        self._batch_counter.in_iteration, self._next = 0, None
         if self._passes and self._counts_epochs:  # it goes on from here
             stream = self._resumed.get("stream", self._resumed)
             self._loader.iteration = stream["pass"] // self._passes
 
     def _next_iteration(self) -> None:
-        # Each iteration begins at the start state. But the resumed position is for the first iteration only. The later
-        # ones begin where they would have begun without the interruption, unless set_epoch was called.
-        if self._resumed is None:
+        # A trainer may have made its first iterator before it tells.
+        first = self._told and not self._batch_counter.iterations
+        self._next = self._dataset.state_dict() if first else self._dataset._next_state()
+        # Without end, each iteration begins at the start state. But the resumed position is for the first iteration
+        # only. The later ones begin where they would have begun without the interruption, unless set_epoch was called.
+        if self._resumed is None or self._passes:
             return
         if self._batch_counter.iterations > 0 and self._dataset.state_dict() == self._resumed:
-            self._reset()
+            self._dataset.load_state_dict(self._first)
+            self._resumed, self._next = None, self._first
 
     def _begin_again(self) -> bool:
-        # Called when no batch was left after the resumed position.
+        # Called when no batch was left after the resumed position. With several passes, it is the last iteration's end.
         if self._resumed is None or self._dataset.state_dict() != self._resumed or not self._passes:
             return False
-        self._reset()
+        self._resumed, self._next = None, self._dataset._next_state()
         return True
-
-    def _reset(self) -> None:
-        self._dataset.load_state_dict(self._first)
-        self._resumed = None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -16,47 +15,18 @@ from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.system.fork import at_fork
 from tensordb_data.common.system.parent_process import exit_with
-from tensordb_data.errors import QueryError, StateError
+from tensordb_data.errors import LengthError, QueryError, StateError, UnsupportedError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.options import Shard, StreamOptions
 from tensordb_data.stream.ranks import find_members
 from tensordb_data.torch.calling_loader import Division, calling_loader, division, is_within, starting_workers
 from tensordb_data.torch.convert import to_pinned, to_tensors
-from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun
+from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun, length
 from tensordb_data.torch.shared_state import SharedState
-from tensordb_data.torch.worker_stats import WorkerStats
+from tensordb_data.torch.worker_stats import WorkerIteration, WorkerStats
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-
-class WorkerIteration(Iterator[dict[str, Any]]):
-    """One iteration in one worker. It counts what it has yielded, and can be resumed from this count.
-
-    Loaders that ask their workers for a state use it, such as the StatefulDataLoader of torchdata.
-    """
-
-    def __init__(self, items: Callable[[int], Items]) -> None:
-        self._make = items
-        self._items, self._yielded = items(0), 0
-
-    def __next__(self) -> dict[str, Any]:
-        item = next(self._items)
-        self._yielded += 1
-        return item
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of items that this iteration has yielded."""
-        return {"yielded": self._yielded}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on after the items that another iteration has yielded. It must have had the same start state."""
-        self._items.close()
-        self._items, self._yielded = self._make(state["yielded"]), state["yielded"]
-
-    def close(self) -> None:
-        """End the iteration and its threads."""
-        self._items.close()
 
 
 class QueryDataset(IterableDataset[dict[str, Any]]):
@@ -69,9 +39,11 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     **Sample-wise** is the drop-in mode: `DataLoader(QueryDataset(sel), batch_size=256)`. The dataset yields samples, as
     dicts, and the loader collates them. Each worker has its own part of every pass, and its own short last batch.
 
-    All workers and ranks together deliver each sample once per pass (an epoch over the selection). Each `iter(loader)`
-    begins at the start state of the dataset, no matter what an earlier iteration has delivered. The start state is the
-    start of pass 0, or the position that `load_state_dict` or `set_epoch` has set.
+    All workers and ranks together deliver each sample once per pass (an epoch over the selection). The first iteration
+    begins at the start state: the start of pass 0, or the position that `load_state_dict` or `set_epoch` has set. With
+    finite `passes`, each later one goes on with the passes that come next, so that a loop over epochs needs no
+    `set_epoch`. An iteration that was broken off counts as one that has ended, since workers have prefetched some of
+    its rest. Without end, each iteration begins at the start state again.
 
     Rank and world size are found when an iteration begins: those of `torch.distributed`, if it is running then. So the
     dataset can be made before `init_process_group()`, `Accelerator()` or `fit`. If Accelerate or the Trainer of Hugging
@@ -84,7 +56,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     The next pass sees data that has changed. Workers and ranks agree on the data of a pass when its first batch is
     made; the loader prefetches, so this is ahead of the loop. With one rank, each iteration sees new data. If several
-    ranks go over a pass again, without `set_epoch`, its data is the same as before. A stream that was pinned
+    ranks go over a pass again, its data is the same as before. A stream that was pinned
     (`Stream.pin`) stays pinned. If the user may not write to the database, the stream is pinned.
 
     Args:
@@ -113,6 +85,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._read = 0  # the version of the shared state that was read last
         self._restarted = False  # in a worker: whether it has iterated before
         self._iterations = 0  # iterations that began in this process
+        self._next: int | None = None  # in a worker: the pass with which its next iteration begins; None: as _run says
+        self._moved = False  # in a worker: whether its start state was set there
         self._sent_by = self._received_by = 0  # the processes that pickled and unpickled this copy
         self._known = False  # whether it is known who shares the stream
         self._division: Division | None = None  # what divides this dataset among the ranks, above it
@@ -132,6 +106,41 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     def __repr__(self) -> str:
         return f"QueryDataset({self._stream!r}, {'sample' if self._by_sample else 'batch'}-wise)"
 
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def __len__(self) -> Callable[[], int]:
+        """The number of batches, or sample-wise of samples, that an iteration delivers to this rank from its start on.
+
+        It is of the data of now, and counts bad samples too. `len(loader)` is the number of batches of the loader.
+
+        Raises:
+            LengthError: There is no end, or it is not known yet who shares the stream.
+        """
+        if self._stream.spec.passes is None:
+            raise LengthError(
+                "a QueryDataset without `passes` has no end, and no length. With passes=1 it ends after each pass; or"
+                " give the loop, or the trainer, a number of steps. For samples by their numbers (random_split,"
+                " samplers), there is tensordb_data.torch.MapDataset"
+            )
+        return self._length
+
+    def _length(self) -> int:
+        try:
+            if get_worker_info() is None:
+                self._find_ranks()
+        except QueryError as error:
+            raise LengthError(f"the length is not known yet: {error}") from error
+        assert isinstance(self._stream, Stream)  # a mix has no end
+        return length(self, self._stream, self._division, by_sample=self._by_sample)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise UnsupportedError(
+            "the samples of a QueryDataset come in its own order (shuffle=True), and have no numbers: for random_split,"
+            " Subset and samplers, use tensordb_data.torch.MapDataset(selection)"
+        )
+
     def stats(self) -> dict[str, Any]:
         """Counts and times; see `Stream.stats`. With workers, the sums over all workers.
 
@@ -143,10 +152,34 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     # --- start state ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The start state, which can be written as JSON. In batch-wise mode it is the state of the stream."""
-        if not self._by_sample:
-            return self._stream.state_dict()
-        return SampleRun.fresh(self._stream) if self._run is None else dict(self._run)
+        """The state from which the newest iteration began, or else the start state. It can be written as JSON.
+
+        In batch-wise mode it is the state of a stream.
+        """
+        return self._start_at(self._shared_state.current)
+
+    def _next_state(self) -> dict[str, Any]:
+        """The state from which the next iteration begins."""
+        return self._start_at(self._shared_state.next)
+
+    def _start_at(self, number: int | None) -> dict[str, Any]:
+        """The state at the start of a pass; None for the start state."""
+        if number is None:
+            stream = self._stream.state_dict()
+            if not self._by_sample:
+                return stream
+            return SampleRun.fresh(self._stream) if self._run is None else dict(self._run)
+        assert isinstance(self._stream, Stream)  # a mix has no end
+        stream = self._stream._start_of(number)
+        return {**SampleRun.fresh(self._stream), "stream": stream} if self._by_sample else stream
+
+    def _after(self, number: int | None) -> int | None:
+        """The pass with which the iteration begins that follows one from pass `number`; None if that has no end."""
+        passes = self._stream.spec.passes
+        if passes is None:
+            return None
+        at: int = self._stream.state_dict()["pass"] if number is None else number
+        return (at // passes + 1) * passes
 
     def plans(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The plans that a state refers to, to be stored beside it; see `Stream.plans`."""
@@ -165,7 +198,10 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         self._load(state, plans)
         self._resumed = True
-        self._post()
+        if get_worker_info() is None:
+            self._post()
+        else:  # of a loader that restores its workers, each from a state of its own
+            self._next, self._moved = None, True
 
     def advance(self, state: Mapping[str, Any], batches: int, loader: Any) -> dict[str, Any]:
         """The state after a loop received `batches` more batches from `loader`. Changes nothing.
@@ -199,8 +235,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """Start the next iteration with epoch `epoch` (0, 1, …).
 
         With finite `passes`, an epoch has that many passes, each in its own order. Without end, an epoch begins with
-        the pass of its number and has all passes after it. A start state within this epoch is kept, so that a resumed
-        run can call `set_epoch` as the first run did.
+        the pass of its number and has all passes after it. A start state within this epoch is kept until an iteration
+        has begun there, so that a resumed run can call `set_epoch` as the first run did.
 
         Raises:
             QueryError: the caller would divide batches as if they were samples.
@@ -208,10 +244,10 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if (above := division()) is not None:
             above.check(self._by_sample)
         passes = self._stream.spec.passes
-        state = self.state_dict()
-        stream = state["stream"] if self._by_sample else state
+        stream = self._stream.state_dict()
         at, length = stream["pass"], passes or 1
-        if at // length == epoch or (passes is None and self._resumed and at > epoch):
+        kept = at // length == epoch and self._shared_state.next is None
+        if kept or (passes is None and self._resumed and at > epoch):
             return
         self._run, self._resumed = None, False
         self._stream.load_state_dict({**stream, "pass": epoch * length, "position": 0, "after": None})
@@ -239,7 +275,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             self._stream.load_state_dict(stream, plans=plans)
 
     def _post(self) -> None:
-        self._shared_state.post(self.state_dict())
+        self._shared_state.post(self._start_at(None))
         self._read = self._shared_state.version
 
     # --- ranks ------------------------------------------------------------------------------------------------------
@@ -258,31 +294,35 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._stream._share_passes()
         self._known = True
         if self._division is not None and not self._warned and find_members(Shard()).world_size > 1:
-            self._warned, divider = True, self._division.divider
-            who = "each rank" if divider.everywhere else "rank 0"
-            warnings.warn(
-                f"{divider.name} divides the samples among the ranks: {who} reads all of them. To let each rank read"
-                " its own, make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader)",
-                stacklevel=2,
-            )
+            self._warned = True
+            self._division.warn()
 
     def _check_world(self) -> None:
         if self._run is not None:
             SampleRun(self._stream, self._run).check_world()
 
     def _before_workers(self, *, raising: bool) -> None:
-        """Find the ranks, if a loader is about to start workers with this dataset: they cannot."""
+        """Find the ranks and the next pass, if a loader is about to start workers with this dataset: they cannot.
+
+        Args:
+            raising: Whether the dataset is being pickled, and an error reaches the loop.
+        """
         if get_worker_info() is not None or (iterator := starting_workers()) is None or self._started() is iterator:
             return
-        if self._known and not raising and not is_within(self, iterator._dataset):
-            return  # another dataset has its workers started
         self._started, self._refusal = weakref.ref(iterator), None
+        self._next = self._shared_state.next
+        mine = raising or is_within(self, iterator._dataset)
+        if self._known and not mine:
+            return  # another dataset has its workers started
         try:
             self._find_ranks()
         except Exception as error:
             if raising:
                 raise
             self._refusal = error  # Python would only print it here
+        else:
+            if mine:
+                self._shared_state.go_on(self._next, self._after(self._next))
 
     # --- iteration --------------------------------------------------------------------------------------------------
 
@@ -294,6 +334,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             raise QueryError(_twice(self._stream.spec.batch_size))
         if info is None:
             self._find_ranks()
+            self._next = self._shared_state.next
         else:
             if self._refusal is not None:
                 raise self._refusal
@@ -304,19 +345,26 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             if self._restarted and self._shared_state.version > self._read:
                 self._read = self._shared_state.version
                 self._load(self._shared_state.read())
+                self._next = None
             self._restarted = True
         pins = info is None and loader.pins  # in a worker process, the parent pins
         self._iterations += 1
         self._shared_state.begin(info.seed - info.id if info is not None else 0, self._iterations)
         self._stream._join_iteration(self._shared_state.iteration)
+        number, self._next = self._next, self._after(self._next)
+        self._shared_state.go_on(number, self._next, back=self._moved)
+        self._moved = False
         if self._by_sample:
-            return WorkerIteration(partial(self._samples, worker, workers))
-        return WorkerIteration(partial(self._batches, worker, workers, pins=pins))
+            return WorkerIteration(partial(self._samples, worker, workers, number))
+        return WorkerIteration(partial(self._batches, worker, workers, number, pins=pins))
 
-    def _batches(self, worker: int, workers: int, done: int, *, pins: bool) -> Items:
-        """Yield the batches of one worker, after the first `done` of them. If `pins`, they are in pinned memory."""
-        start = self._stream.state_dict()
-        stream = self._stream
+    def _batches(self, worker: int, workers: int, number: int | None, done: int, *, pins: bool) -> Items:
+        """Yield the batches of one worker, from pass `number` on and after the first `done` of them.
+
+        If `pins`, they are in pinned memory.
+        """
+        start = self._start_at(number)
+        stream = self._stream if number is None else self._stream.at(start)
         if done:
             state = stream.advance(start, done * workers)
             if self._over(start, state):
@@ -329,9 +377,9 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             for batch in batches:
                 yield to_tensors(batch)
 
-    def _samples(self, worker: int, workers: int, done: int) -> Items:
-        """Yield the samples of one worker, after the first `done` of them."""
-        return SampleRun(self._stream, self.state_dict()).of(worker, workers, done, self._counted)
+    def _samples(self, worker: int, workers: int, number: int | None, done: int) -> Items:
+        """Yield the samples of one worker, from pass `number` on and after the first `done` of them."""
+        return SampleRun(self._stream, self._start_at(number)).of(worker, workers, done, self._counted)
 
     def _counted(self, stream: Stream) -> Items:
         """Yield the batches of a stream. A worker writes its counts and times where the parent can read them."""

@@ -7,9 +7,13 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.state import Position, State
+from tensordb_data.torch.calling_loader import Division, measured_loader
 from tensordb_data.torch.convert import to_samples, to_tensors, unpadded
 from tensordb_data.torch.sample_sharding import ShardProgress
 
@@ -145,6 +149,29 @@ class SampleRun:
             return n
 
         return length
+
+
+def length(dataset: Dataset[Any], stream: Stream, above: Division | None, *, by_sample: bool) -> int:
+    """The number of batches or samples that one rank receives in a whole iteration of `dataset`.
+
+    A DataLoader divides it by its batch size. So if one asks, each short batch of a worker counts as a full one.
+
+    Args:
+        dataset: The dataset that is asked for its length.
+        stream: What it reads. It has an end.
+        above: What divides the dataset among the ranks.
+        by_sample: Whether it yields samples.
+    """
+    spec, n, loader = stream.spec, stream._samples_now(), measured_loader(dataset)
+    assert spec.passes is not None
+    if not by_sample:
+        return PassSharding(n, 0, spec.batch_size, spec.world_size, spec.end).rounds * spec.passes
+    workers, size, drop_last = 0, 1, False
+    if loader is not None:
+        workers, size, drop_last = loader.num_workers, loader.batch_size or 1, loader.drop_last
+    size = (above.batch_size if above is not None else None) or size
+    run = ShardProgress.fresh(n, BLOCK, spec.end, workers, spec.world_size, size, 0, spec.passes)
+    return run.length(n, spec.rank, drop_last=drop_last)
 
 
 def _runs(docs: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:

@@ -84,6 +84,20 @@ class ShardProgress:
         sharding = SampleSharding(block, roles * world, end)
         return cls(sharding, workers, roles, batch_size, first, until, 0, (0,) * sharding.parts)
 
+    def length(self, n: int, rank: int, *, drop_last: bool) -> int:
+        """The samples in all batches of a rank, if each pass has `n`. A short batch counts as a full one.
+
+        Args:
+            n: The number of samples in a pass.
+            rank: Whose batches.
+            drop_last: Whether short batches are left out.
+        """
+        assert self.until is not None
+        world = self.sharding.parts // self.roles
+        samples = (self.until - self.first) * self.sharding.given(n)[rank::world]
+        batches = samples // self.batch_size if drop_last else -(-samples // self.batch_size)
+        return int(batches.sum()) * self.batch_size
+
     def role(self, worker: int) -> int | None:
         """The role of a worker; `None` if it has nothing to do."""
         return (worker + self.batches) % self.roles if worker < self.roles else None

@@ -1,14 +1,45 @@
-"""WorkerStats: the counts and times of the workers of a DataLoader, where their parent can read them."""
+"""What workers of a DataLoader count: their items (WorkerIteration), and times for their parent (WorkerStats)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from tensordb_data.stream.stats import SIZE, Stats
+from tensordb_data.torch.sample_mode import Items
 
 _WORKERS = 256
+
+
+class WorkerIteration(Iterator[dict[str, Any]]):
+    """One iteration in one worker. It counts what it has yielded, and can be resumed from this count.
+
+    Loaders that ask their workers for a state use it, such as the StatefulDataLoader of torchdata.
+    """
+
+    def __init__(self, items: Callable[[int], Items]) -> None:
+        self._make = items
+        self._items, self._yielded = items(0), 0
+
+    def __next__(self) -> dict[str, Any]:
+        item = next(self._items)
+        self._yielded += 1
+        return item
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of items that this iteration has yielded."""
+        return {"yielded": self._yielded}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on after the items that another iteration has yielded. It must have had the same start state."""
+        self._items.close()
+        self._items, self._yielded = self._make(state["yielded"]), state["yielded"]
+
+    def close(self) -> None:
+        """End the iteration and its threads."""
+        self._items.close()
 
 
 class WorkerStats:

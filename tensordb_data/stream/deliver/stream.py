@@ -334,6 +334,17 @@ class Stream(BatchStream[State]):
             known, at=replace(state.at, after=None), block_shuffle=state.block_shuffle or known.block_shuffle
         )
 
+    def _samples_now(self) -> int:
+        """The number of samples in a pass over the data of now, or over the data to which the stream is pinned."""
+        n = (self._pinned or self._planner.state_now()).n
+        assert n is not None
+        return n
+
+    def _start_of(self, number: int) -> dict[str, Any]:
+        """The state at the start of a pass."""
+        start = State(Position(number), block_shuffle=self._state.block_shuffle)
+        return self._with_plan_digest(start).to_doc(self.spec)
+
     def _state_of_plan(self, state: State) -> State:
         """A state in mid-pass, with the digest and length of its pass."""
         plan = self._planner.plan(state)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, random_split
 
 from tensordb_data import Array, TensorDB
 from tensordb_data.api.selection import Selection
-from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.errors import LengthError, QueryError, SampleError, StateError, UnsupportedError
 from tensordb_data.torch import QueryDataset
 from tensordb_data.torch.convert import to_tensors
 from tests.leaks import raised_from_workers
@@ -106,12 +106,14 @@ def test_an_empty_selection_ends_at_once(sel: Selection[Any]) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_breaking_off_loses_and_doubles_nothing(sel: Selection[Any], mode: str, workers: int) -> None:
+def test_a_pass_that_was_broken_off_is_followed_by_the_next_one(sel: Selection[Any], mode: str, workers: int) -> None:
     loader = make(sel, mode, workers, shuffle=True, passes=1)
     first = labels(itertools.islice(loader, 3))
     again = labels(loader)
-    assert again[:3] == first
+    assert again[:3] != first
     assert sorted(itertools.chain(*again)) == list(range(N))
+    loader.dataset.set_epoch(0)  # type: ignore[attr-defined]
+    assert labels(itertools.islice(loader, 3)) == first
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -338,3 +340,85 @@ def test_each_batch_that_is_delivered_is_padded(db: TensorDB, workers: int) -> N
         assert batch["image"].shape == (len(expected), max(expected), 2)
         assert batch["image_lengths"].tolist() == [[size, 2] for size in expected]
     assert number == 33
+
+
+class Within(IterableDataset[Any]):
+    """A dataset within another one."""
+
+    def __init__(self, dataset: QueryDataset) -> None:
+        self.parts = {"train": [dataset]}
+
+    def __iter__(self) -> Any:
+        return iter(self.parts["train"][0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("workers", "options"),
+    [(0, {}), (2, {}), (2, {"multiprocessing_context": "forkserver"}), (2, {"persistent_workers": True})],
+)
+def test_iterating_again_goes_on_with_the_next_pass(
+    sel: Selection[Any], mode: str, workers: int, options: dict[str, Any]
+) -> None:
+    loader = make(sel, mode, workers, shuffle=True, passes=1, **options)
+    dataset: Any = loader.dataset
+    epochs = [labels(loader) for _ in range(3)]
+    assert all(sorted(itertools.chain(*epoch)) == list(range(N)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    if mode == "batch":
+        assert list(itertools.chain(*epochs)) == labels(sel.stream(16, shuffle=True, passes=3))
+    dataset.set_epoch(1)
+    assert labels(loader) == epochs[1] and labels(loader) == epochs[2]
+    state = dataset.advance(dataset.state_dict(), 4, loader)
+    again = make(sel, mode, workers, shuffle=True, passes=1, **options)
+    dataset = again.dataset
+    dataset.load_state_dict(state)
+    dataset.set_epoch(2)
+    assert labels(again) == epochs[2][4:] and labels(again) not in epochs
+    dataset.set_epoch(0)
+    assert labels(again) == epochs[0] and labels(again) == epochs[1]
+    del loader, again
+
+
+def test_two_iterations_at_once_are_two_passes(sel: Selection[Any]) -> None:
+    loader = make(sel, "batch", 2, shuffle=True, passes=1)
+    both = iter(loader), iter(loader)
+    whole = labels(sel.stream(16, shuffle=True, passes=2))
+    assert labels(both[0]) + labels(both[1]) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_within_another_goes_on_too(sel: Selection[Any], workers: int) -> None:
+    within = Within(QueryDataset(sel, 16, shuffle=True, passes=1))
+    loader: DataLoader[Any] = DataLoader(within, batch_size=None, num_workers=workers)
+    other = make(sel, "batch", workers, shuffle=True, passes=1)
+    got = labels(loader) + labels(other)[:0] + labels(loader)
+    assert got == labels(sel.stream(16, shuffle=True, passes=2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_length_is_the_number_of_batches(sel: Selection[Any], mode: str) -> None:
+    for options in ({}, {"rank": 1, "world_size": 3}, {"rank": 0, "world_size": 2, "end": "drop"}, {"drop_last": True}):
+        if mode == "batch" and "drop_last" in options:
+            continue
+        for workers, passes in ((0, 1), (3, 2)):
+            loader = make(sel, mode, workers, passes=passes, shuffle=True, fields=["label"], **options)
+            assert len(loader) == len(labels(loader)), (options, workers)
+    dataset = make(sel, mode, passes=1).dataset
+    assert len(dataset) == len(list(dataset)) and dataset
+
+
+def test_without_end_there_is_no_length(sel: Selection[Any]) -> None:
+    for mode in MODES:
+        loader = make(sel, mode)
+        assert loader.dataset and not hasattr(loader.dataset, "__len__")
+        with pytest.raises(TypeError, match=r"no end, and no length\. With passes=1"):
+            len(loader)
+
+
+def test_parts_of_a_dataset_are_for_those_with_numbers(sel: Selection[Any]) -> None:
+    part, _ = random_split(QueryDataset(sel, passes=1), [0.8, 0.2])
+    with pytest.raises(UnsupportedError, match=r"use tensordb_data\.torch\.MapDataset"):
+        part[0]
+    with pytest.raises(LengthError, match=r"there is tensordb_data\.torch\.MapDataset"):
+        random_split(QueryDataset(sel), [0.8, 0.2])

@@ -21,15 +21,23 @@ def test_it_resumes_by_its_own_state(sel: Selection[Any], mode: str, workers: in
             return StatefulDataLoader(dataset, batch_size=None, num_workers=workers)
         return StatefulDataLoader(QueryDataset(sel, shuffle=True, passes=2), batch_size=16, num_workers=workers)
 
+    def labels(batches: Any) -> list[list[int]]:
+        return [batch["label"].tolist() for batch in batches]
+
+    whole = make()
+    epochs = [labels(whole) for _ in range(3)]
     first = make()
-    whole = [batch["label"].tolist() for batch in first]
+    assert labels(first) == epochs[0] != epochs[1]
+    ended = first.state_dict()
     iterator = iter(first)
-    assert [batch["label"].tolist() for batch in itertools.islice(iterator, 7)] == whole[:7]
+    assert labels(itertools.islice(iterator, 7)) == epochs[1][:7]
     state = first.state_dict()
     del iterator
     second = make()
     second.load_state_dict(state)
-    assert [batch["label"].tolist() for batch in second] == whole[7:]
+    assert labels(second) == epochs[1][7:] and labels(second) == epochs[2]
+    second.load_state_dict(ended)
+    assert labels(second) == epochs[1]
 
 
 def test_our_state_counts_what_it_delivers(sel: Selection[Any]) -> None:
