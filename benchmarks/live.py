@@ -167,7 +167,7 @@ def writers(
 
 def agent(db: Any, dataset: str, pace: float | None, each: int, number: int, barrier: Any, reports: Any) -> None:
     """One writer: adds samples one at a time, and notes the time of each and of its commit."""
-    from tensordb_data.samples import writer as module
+    from tensordb_data.samples import write_buffer as module
 
     commit, commits = module.commit, []
 

@@ -20,9 +20,14 @@ _actor = threading.local()
 
 
 class Stage(monitoring.CommandListener):
-    """Give it to the client as an event listener, and let the store call `point`."""
+    """Give it to the client as an event listener, and let the store call `point`.
 
-    def __init__(self) -> None:
+    Args:
+        helpers: The actors for which threads of some names work.
+    """
+
+    def __init__(self, helpers: Mapping[str, str] | None = None) -> None:
+        self._helpers = helpers or {}
         self._changed = threading.Condition()
         self._turn: str | None = None
         self._state: dict[str, str] = {}
@@ -39,8 +44,8 @@ class Stage(monitoring.CommandListener):
 
     def point(self, what: str) -> None:
         """A step of the calling actor ends; the next one begins when it is its turn."""
-        name = getattr(_actor, "name", None)
-        if name is None:
+        name = getattr(_actor, "name", None) or self._helpers.get(threading.current_thread().name)
+        if name is None or self._state.get(name, "done") == "done":
             return
         with self._changed:
             self._state[name] = "ready"
@@ -105,8 +110,8 @@ class Stage(monitoring.CommandListener):
         return all(state == "done" for state in self._state.values())
 
 
-def length(stage: Stage, act: Callable[[], Any]) -> int:
+def length(stage: Stage, name: str, act: Callable[[], Any]) -> int:
     """How many steps an actor has when it is alone."""
-    raised = stage.run({"alone": act}, ())
+    raised = stage.run({name: act}, ())
     assert not raised, raised
     return len(stage.played)

@@ -80,9 +80,8 @@ class Selection(Generic[R]):
         """How many entities match, at most the limit."""
         selection = self.bound
         warn_of_scan(selection)
-        limit = {} if self.query.limit is None else {"limit": self.query.limit}
         with reported(self.query):
-            return int(selection.collection.count_documents(selection.filter(), **limit))
+            return selection.count()
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field among the matching entities. Where the field holds lists, their items."""
@@ -224,15 +223,15 @@ class Selection(Generic[R]):
             SchemaError: A value does not fit the dataset's schema.
         """
         self._guard("update", all)
-        return self._verbs.update_selected(self.bound, update)
+        return self._verbs.update_selected(self._writable, update)
 
     def tag(self, *tags: str) -> int:
         """Add tags to every matching entity; returns how many were modified."""
-        return self._verbs.write_selected(self.bound, {"$addToSet": {"tags": {"$each": clean_tags(tags)}}})
+        return self._verbs.write_selected(self._writable, {"$addToSet": {"tags": {"$each": clean_tags(tags)}}})
 
     def untag(self, *tags: str) -> int:
         """Remove tags from every matching entity; returns how many were modified."""
-        return self._verbs.write_selected(self.bound, {"$pull": {"tags": {"$in": clean_tags(tags)}}})
+        return self._verbs.write_selected(self._writable, {"$pull": {"tags": {"$in": clean_tags(tags)}}})
 
     def delete(self, *, all: bool = False) -> int:
         """Delete the matching entities, and no others; returns how many were deleted.
@@ -241,7 +240,7 @@ class Selection(Generic[R]):
             all: Needed when the Selection has neither filter nor limit.
         """
         self._guard("delete", all)
-        return self._verbs.write_selected(self.bound, None)
+        return self._verbs.write_selected(self._writable, None)
 
     # Combining
 
@@ -280,6 +279,12 @@ class Selection(Generic[R]):
     def bound(self) -> BoundQuery:
         """The query, bound to its warehouse."""
         return BoundQuery(self.db.warehouse, self.query)
+
+    @property
+    def _writable(self) -> BoundQuery:
+        selection = self.bound
+        selection.check_writable()
+        return selection
 
     @property
     def _verbs(self) -> Verbs:

@@ -41,6 +41,7 @@ class Watch(Iterator[R], Generic[R]):
             )
         if not selection.warehouse.index.is_server:
             raise UnsupportedError("mongomock has no change streams; watch needs a real server")
+        selection.filter()  # refuses one that would be sent in several parts
         self._selection, self._entities = selection, entities
         self._fields = names(query.filter)
         self._found: deque[R] = deque()

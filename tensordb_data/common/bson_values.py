@@ -94,7 +94,10 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
     if isinstance(value, Mapping):
         return _mapping(value, fail, filter, path, depth)
     if isinstance(value, (list, tuple)):
-        return [_plain(item, fail, filter, f"{path}.{i}", depth + 1) for i, item in enumerate(value)]
+        return [
+            item if type(item) is ObjectId else _plain(item, fail, filter, f"{path}.{i}", depth + 1)
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, (set, frozenset)):
         raise fail(f"{_at(path)}a set has no order; pass a list")
     if isinstance(value, dt.datetime):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import bson
 import numpy as np
 from bson import json_util
 
-from tensordb_data.common.bson_values import COLLECTIONS, JSON, MAX_DOCUMENT, plain
+from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.query.ids import with_ids
+from tensordb_data.query.large_in import Split, is_large, size_of, split
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,7 +23,6 @@ Filter = Mapping[str, Any]
 Sort = str | Mapping[str, int] | Sequence[str | tuple[str, int]]
 
 _INTERNAL = "_tdb"
-_SLACK = 64 * 1024  # what is added to the filter of a user
 
 
 class QueryChanges(TypedDict, total=False):
@@ -45,6 +43,8 @@ class Query:
     Args:
         collection: `"data"`, `"architectures"`, `"params"`, `"jobs"` or `"logs"`.
         filter: MongoDB's query language. Operators that run code on the server are refused. Ids may be written as text.
+            An `$in` that makes it larger than 16 MB is sent in several parts, if the query has no sort. To update, tag
+            or delete, it has to be one on `_id`.
         sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
         limit: The most entities to return, at least 1; None for all.
         fields: Names of the fields to read; None for all. `_id` and `tags` are always read.
@@ -53,7 +53,7 @@ class Query:
         QueryError: An argument is malformed or refused. The message says where, and what to write instead.
     """
 
-    __slots__ = ("_collection", "_fields", "_filter", "_json", "_limit", "_sort")
+    __slots__ = ("_collection", "_fields", "_filter", "_limit", "_sort", "_split", "_text")
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class Query:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
         self._collection = collection
         self._filter = with_ids(collection, clean_filter(filter))
-        _check_size(self._filter)
         self._sort = _clean_sort(sort)
         self._limit = _clean_limit(limit)
         self._fields = _clean_fields(fields)
-        self._json = self._canonical()
+        self._split = _split(self._filter, self._sort)
+        self._text: str | None = None
 
     @property
     def collection(self) -> str:
@@ -82,7 +82,12 @@ class Query:
     @property
     def filter(self) -> dict[str, Any]:
         """The filter, a copy."""
-        return copy.deepcopy(self._filter)
+        return dict(_copied(self._filter))
+
+    @property
+    def split(self) -> Split | None:
+        """How the filter is sent, if it has so large an `$in` that the server does not take it at once."""
+        return self._split
 
     @property
     def sort(self) -> tuple[tuple[str, int], ...] | None:
@@ -98,6 +103,12 @@ class Query:
     def fields(self) -> tuple[str, ...] | None:
         """The fields to read, or None for all."""
         return self._fields
+
+    @property
+    def _json(self) -> str:
+        if self._text is None:
+            self._text = self._canonical()
+        return self._text
 
     @property
     def fingerprint(self) -> str:
@@ -133,6 +144,8 @@ class Query:
     @suggesting(QueryChanges)
     def replace(self, **changes: Unpack[QueryChanges]) -> Query:
         """A copy with some of filter, sort, limit and fields changed."""
+        if "filter" not in changes and all(getattr(self, name) == value for name, value in changes.items()):
+            return self
         parts: dict[str, Any] = {
             "collection": self._collection, "filter": self._filter, "sort": self._sort, "limit": self._limit,
             "fields": self._fields,
@@ -197,13 +210,31 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
     return out
 
 
-def _check_size(filter: Mapping[str, Any]) -> None:
-    size = len(bson.encode(filter))
-    if size > MAX_DOCUMENT - _SLACK:
-        raise QueryError(
-            f"the filter has {size / 2**20:.0f} MB, and MongoDB takes 16 MB: ask in several parts, or select by a field"
-            " or a tag that the entities have in common"
-        )
+def _split(filter: dict[str, Any], sort: Any) -> Split | None:
+    if not is_large(filter):
+        return None
+    found = None if sort else split(filter)
+    if found is None:
+        raise too_large(filter)
+    return found
+
+
+def too_large(filter: Mapping[str, Any]) -> QueryError:
+    """The error for a filter that the server does not take, where it cannot be split."""
+    return QueryError(
+        f"the filter has {size_of(filter) / 2**20:.0f} MB, and MongoDB takes 16 MB: ask in several parts, or select by"
+        " a field or a tag that the entities have in common. Only a large $in is split, of a query without a sort: on"
+        " any field in find, count, distinct and streams, on _id also in update, tag and delete"
+    )
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a clean filter; its values are immutable."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copied(item) if isinstance(item, (dict, list)) else item for item in value]
+    return value
 
 
 def names(filter: Mapping[str, Any]) -> set[str] | None:

@@ -20,7 +20,7 @@ def delete_samples(selection: BoundQuery) -> int:
     Raises:
         StorageError: See `delete`.
     """
-    warehouse, filter = selection.warehouse, selection.filter()
+    warehouse = selection.warehouse
     if not warehouse.index.is_server:
         with Mutation(warehouse, "delete", selected_datasets(selection.query.filter), alone=False):
             return delete(selection)
@@ -33,8 +33,7 @@ def delete_samples(selection: BoundQuery) -> int:
     names = sorted(few) if len(first) == 1 else selected_datasets(selection.query.filter)
 
     def change(ids: Sequence[ObjectId], session: Any) -> int:
-        where = {"$and": [filter, {"_id": {"$in": ids}}]}
-        return int(data.delete_many(where, session=session).deleted_count)
+        return int(data.delete_many(selection.of_ids(ids), session=session).deleted_count)
 
     count = 0
     with Mutation(warehouse, "delete", names, alone=names is not None and len(names) == len(first) == 1) as mutation:

@@ -307,7 +307,7 @@ def update_samples(selection: BoundQuery, update: Mapping[str, Any]) -> int:
 
     def change(some: Sequence[bytes], session: Any) -> int:
         check_not_renamed(selection.warehouse, sorted(names), fields, session)
-        where = selection.filter({"_id": {"$in": [ObjectId(id) for id in some]}})
+        where = selection.of_ids([ObjectId(id) for id in some])
         return int(data.update_many(where, update, session=session).modified_count)
 
     with Mutation(selection.warehouse, "update", names, alone=len(ids) <= LIMIT) as mutation:
@@ -320,7 +320,7 @@ def _found(selection: BoundQuery) -> tuple[NDArray[Any], set[str]]:
     Each `_id` is there once. A cursor may give a document twice if it moves in an index meanwhile.
     """
     wanted = {"_id": 1, "dataset": 1}
-    if selection.query.limit is None:
+    if selection.query.limit is None and selection.query.split is None:
         cursor = selection.collection.find(selection.filter(), wanted, batch_size=LIMIT)
     else:
         cursor = selection.cursor(wanted)

@@ -24,7 +24,7 @@ SEGMENT_BYTES = 32 * 2**20
 BATCH_SAMPLES = 50_000
 DOCUMENT_BYTES = 32 * 2**20
 LIVE_SAMPLES = 400
-"""Samples in a batch of a live writer: enough to make a transaction pay, and few enough to be quick."""
+"""Samples at which a live writer commits: enough to make a transaction pay, and few enough to be quick."""
 
 _SLACK = 64 * 1024  # what the sequence and later tags may add to a document
 _PLAIN_DOCUMENT = 300
@@ -39,7 +39,7 @@ class WriteBatch:
         dataset: Their dataset.
         schema: Its schema.
         level: The zstd level for arrays, bytes and text; None for no compression.
-        live: Whether small blobs go into the documents, and the batch is full at `LIVE_SAMPLES`.
+        live: Whether small blobs go into the documents, and the batch is due at `LIVE_SAMPLES`.
         most: The number of samples at which the batch is full in any case.
     """
 
@@ -62,7 +62,8 @@ class WriteBatch:
         self.builder = SegmentBuilder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0
-        self._live, self._limit = live, min(LIVE_SAMPLES if live else BATCH_SAMPLES, most)
+        self._live, self._limit = live, min(BATCH_SAMPLES, most)
+        self._due = min(LIVE_SAMPLES if live else BATCH_SAMPLES, most)
         self._in_segment = False
         self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
 
@@ -75,8 +76,13 @@ class WriteBatch:
         return self._in_segment
 
     @property
-    def full(self) -> bool:
+    def due(self) -> bool:
         """Whether it is time to commit."""
+        return len(self.docs) >= self._due or self.full
+
+    @property
+    def full(self) -> bool:
+        """Whether it has no room for more."""
         return (
             len(self.docs) >= self._limit
             or self.builder.nbytes >= SEGMENT_BYTES
@@ -162,10 +168,10 @@ class WriteBatch:
         self.docs += docs
 
     def room(self, columns: Mapping[str, Column]) -> int:
-        """How many rows of these columns still fit."""
+        """How many rows of these columns still fit, at most as many as one commit should have."""
         fields = [column.field for column in columns.values() if isinstance(column.field, BlobField)]
         sizes = [field.fixed_nbytes for field in fields]
-        rows = self._limit - len(self.docs)
+        rows = min(self._due, self._limit - len(self.docs))
         if any(size is None for size in sizes):
             return min(rows, 256)
         each = sum(size for size in sizes if size is not None)

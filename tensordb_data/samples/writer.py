@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
-import threading
-import time
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
-from tensordb_data.common.interruptible import InterruptibleCondition
-from tensordb_data.errors import DuplicateError, QueryError, SchemaError, TensorDBError
+from tensordb_data.errors import QueryError, TensorDBError
 from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
-from tensordb_data.samples.commit import TooLarge, commit, merge_schema, register, was_committed
-from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.commit import merge_schema, register
 from tensordb_data.samples.inference import WaitingFields
-from tensordb_data.samples.write_batch import BATCH_SAMPLES, WriteBatch
+from tensordb_data.samples.write_buffer import WriteBuffer, note
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.record import new_id
 
@@ -32,8 +26,6 @@ if TYPE_CHECKING:
 
 FLUSH, LIVE_FLUSH = 10.0, 0.05
 """Seconds after which pending samples are committed, by default."""
-
-_NOW = -1.0
 
 _log = logging.getLogger("tensordb_data")
 
@@ -46,10 +38,14 @@ class Writer:
     the `with` block. A commit takes place whole or not at all. If the cache of the server is too small for so many
     samples, the writer splits the commit into several, each of which takes place whole, and makes later ones smaller.
     After an exception in the block, or Ctrl-C, committed samples stay and pending samples are dropped. A note on the
-    exception says how many.
+    exception says how many. Ctrl-C does not wait for a commit that takes long: the note says that it goes on.
 
-    A live writer is for low latency. It commits in a thread of its own, 50 ms after a sample was added or when 400 are
-    pending. It puts blobs of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact`
+    A thread of the writer commits. Others may add samples meanwhile. A call waits for a commit if it is `flush()`,
+    `close()`, or an `add` that fills the buffer.
+
+    A live writer is for low latency. It commits 50 ms after a sample was added or when 400 are pending, and `add` does
+    not wait for it. If the server is slow or away, `add` waits only when 32 MB or 50,000 samples are pending. A live
+    writer puts blobs of at most 4 KiB into the documents, which saves a segment for each commit. `db.data.compact`
     moves them into segments later.
 
     Threads may share a writer. Processes may write to one dataset at the same time, each with its own writer.
@@ -67,28 +63,20 @@ class Writer:
     ) -> None:
         dataset = member_value(dataset)
         check_dataset_name(dataset)
-        self._warehouse, self._dataset = warehouse, dataset
-        self._level = compression_level(compression)
+        self._dataset = dataset
+        level = compression_level(compression)
         if isinstance(flush_every, EllipsisType):
             flush_every = LIVE_FLUSH if live else FLUSH
         number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
         if flush_every is not None and not (number and flush_every > 0):
             raise QueryError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
-        self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
         self._pid = os.getpid()
-        self._changed = InterruptibleCondition()
-        self._closed = False
-        self._written = 0
-        self._batch: WriteBatch | None = None
-        self._since = 0.0
-        self._due = False
-        self._failure: BaseException | None = None
-        self._timer: threading.Thread | None = None
         register(warehouse, dataset)
         stored = warehouse.datasets.schemas([dataset]).get(dataset)
         given = None if schema is None else Schema.declared(dataset, schema)
         self._fields = WaitingFields(dataset)
-        self._schema = stored if given is None else merge_schema(warehouse, dataset, stored, given)
+        merged = stored if given is None else merge_schema(warehouse, dataset, stored, given)
+        self._buffer = WriteBuffer(warehouse, dataset, merged, level, flush_every=flush_every, live=live)
 
     @property
     def dataset(self) -> str:
@@ -98,18 +86,17 @@ class Writer:
     @property
     def schema(self) -> Schema | None:
         """The dataset's schema; None for a new dataset without a first sample."""
-        return self._schema
+        return self._buffer.schema
 
     @property
     def written(self) -> int:
         """Samples committed by this writer."""
-        return self._written
+        return self._buffer.written
 
     @property
     def pending(self) -> int:
         """Samples added and not yet committed."""
-        batch = self._batch
-        return 0 if batch is None else len(batch)
+        return self._buffer.pending
 
     def add(self, /, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
         """Add one sample.
@@ -130,13 +117,14 @@ class Writer:
         """
         self._own()
         id, tags = new_id(_id), sample_tags(tags)
-        with self._changed:
-            self._ready()
-            schema = self._fields.of_sample(self._schema, fields)
-            batch = self._room(schema)
+        buffer = self._buffer
+        with buffer.changed:
+            buffer.ready()
+            schema = self._fields.of_sample(buffer.schema, fields)
+            batch = buffer.room(schema)
             batch.add(id, tags, fields)
-            self._schema = schema
-            self._added(batch)
+            buffer.schema = schema
+            buffer.added(batch)
         return id
 
     def add_many(
@@ -168,44 +156,47 @@ class Writer:
         each = tags_of_samples(tags, n)
         if n == 0:
             return ids
-        with self._changed:
-            self._ready()
-            schema = self._fields.of_columns(self._schema, columns)
+        buffer = self._buffer
+        with buffer.changed:
+            buffer.ready()
+            schema = self._fields.of_columns(buffer.schema, columns)
             encoded = encode_columns(self._dataset, schema, n, columns)
             start = 0
             while start < n:
-                batch = self._room(schema)
+                if start and buffer.schema is not None:  # another thread may have grown it meanwhile
+                    schema = Schema({**buffer.schema, **schema})
+                batch = buffer.room(schema)
                 rows = slice(start, min(n, start + batch.room(encoded)))
                 run = {name: column[rows] for name, column in encoded.items()}
                 batch.add_columns(ids[rows], itertools.islice(each, rows.stop - rows.start), run)
-                self._schema = schema
-                self._added(batch)
+                buffer.schema = schema
+                buffer.added(batch)
                 start = rows.stop
         return ids
 
     def flush(self) -> None:
         """Commit all pending samples. On return they are durable and visible to readers."""
         self._own()
-        with self._commit_lock() as holds_lock, self._changed:
-            self._ready()
-            self._commit(holds_lock)
+        with self._buffer.changed:
+            self._buffer.ready()
+            self._buffer.flush()
 
     def close(self) -> None:
         """Commit all pending samples and end the writer. A second call does nothing."""
         self._own()
-        with self._commit_lock() as holds_lock, self._changed:
-            if self._closed:
+        buffer = self._buffer
+        with buffer.changed:
+            if buffer.closed:
                 return
             try:
-                self._ready()
-                self._commit(holds_lock)
+                buffer.ready()
+                buffer.flush()
             except BaseException as error:
-                if self.pending:
-                    _note(error, f"{self._named}: {self.pending} pending samples were dropped")
+                if buffer.waiting:
+                    note(error, f"{buffer.named}: {buffer.waiting} pending samples were dropped")
                 raise
             finally:
-                self._batch = None
-                self._end()
+                buffer.end()
 
     def __enter__(self) -> Writer:
         return self
@@ -218,181 +209,28 @@ class Writer:
             return
         if os.getpid() != self._pid:
             return
-        self._changed.recover()
-        with self._changed:
-            dropped = self.pending
-            self._batch = None
-            self._end()
-        _note(
-            error,
-            f"{self._named}: {self._written} samples were committed and stay, {dropped} pending ones were dropped",
-        )
-        if self._failure is not None:
-            _note(error, f"{self._named}: an earlier flush had failed: {self._failure}")
+        buffer = self._buffer
+        buffer.changed.recover()
+        with buffer.changed:
+            dropped = buffer.waiting
+            buffer.end()
+            outcome = buffer.outcome(error)
+        note(error, f"{buffer.named}: {outcome} and stay, {dropped} pending ones were dropped")
+        if buffer.failure is not None:
+            note(error, f"{buffer.named}: an earlier flush had failed: {buffer.failure}")
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self.pending} pending"
-        return f"<Writer of dataset {self._dataset!r}: {self._written} written, {state}>"
+        state = "closed" if self._buffer.closed else f"{self.pending} pending"
+        return f"<Writer of dataset {self._dataset!r}: {self.written} written, {state}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_batch", None) is not None and not self._closed and self.pending and os.getpid() == self._pid:
+        buffer: WriteBuffer | None = getattr(self, "_buffer", None)
+        if buffer is not None and not buffer.closed and buffer.pending and os.getpid() == self._pid:
             _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
-                         self._dataset, self.pending)  # fmt: skip
-
-    @property
-    def _named(self) -> str:
-        return f"writer of dataset {self._dataset!r}"
+                         self._dataset, buffer.pending)  # fmt: skip
 
     def _own(self) -> None:
         """Refuse a forked process, and recover from an interrupt. This comes before the lock."""
         if os.getpid() != self._pid:
             raise TensorDBError("a writer cannot be used in a forked process; open one there")
-        self._changed.recover()
-
-    @contextlib.contextmanager
-    def _commit_lock(self) -> Iterator[bool]:
-        """Waits for the commit lock of a live writer before its own lock, so that samples are added meanwhile."""
-        batch = self._batch
-        if self._behind and batch is not None and len(batch) and not batch.has_segment:  # which is put before the lock
-            with commit_lock(self._warehouse, self._dataset):
-                yield True
-        else:
-            yield False
-
-    @property
-    def _behind(self) -> bool:
-        """Whether the thread commits, and not the caller of `add`."""
-        return self._live and self._flush_every is not None
-
-    def _commit_behind(self) -> None:
-        with self._commit_lock() as holds_lock, self._changed:
-            try:
-                self._commit(holds_lock)
-            except BaseException as error:
-                self._failure = error  # for the next call
-            self._changed.notify_all()
-
-    # The caller of these methods holds the lock
-
-    def _ready(self) -> None:
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
-        if self._closed:
-            raise TensorDBError(f"this writer of dataset {self._dataset!r} is closed; open a new one")
-
-    def _room(self, schema: Schema) -> WriteBatch:
-        if self._batch is None:
-            project = self._warehouse.project
-            self._batch = WriteBatch(project, self._dataset, schema, self._level, self._live, self._most)
-        self._batch.grow(schema)
-        return self._batch
-
-    def _added(self, batch: WriteBatch) -> None:
-        now = time.monotonic()
-        if self._since == 0.0:
-            self._since = now
-            if self._flush_every is not None:
-                self._start_timer()
-        late = self._flush_every is not None and now - self._since >= self._flush_every
-        if not (batch.full or late):
-            return
-        if not self._behind:
-            self._commit()
-            return
-        self._due = True
-        self._changed.notify_all()
-        while batch.full and self._batch is batch and not self._closed:
-            self._changed.wait()
-        if self._failure is not None:
-            self._ready()
-
-    def _commit(self, holds_lock: bool = False) -> None:
-        self._due = False
-        batch, self._batch, self._since = self._batch, None, 0.0
-        if batch is None or not len(batch) or self._schema is None:
-            return
-        parts = [batch]
-        while parts:
-            part = parts.pop()
-            try:
-                self._schema = commit(self._warehouse, self._dataset, self._schema, part, holds_lock=holds_lock)
-            except TooLarge:
-                parts += reversed(part.halves())
-                self._most = max(1, len(part) // 2)
-                continue
-            except BaseException as error:
-                self._failed(error, part, sum(map(len, parts)))
-                raise
-            self._written += len(part)
-
-    def _failed(self, error: BaseException, batch: WriteBatch, behind: int) -> None:
-        """Note on an error whether its batch was committed, and how many samples behind it were dropped."""
-        done = False if isinstance(error, (SchemaError, DuplicateError)) else was_committed(self._warehouse, batch)
-        before = self._written
-        self._written += len(batch) if done else 0
-        outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
-        rest = f", and {behind} behind it were dropped" if behind else ""
-        _note(
-            error, f"{self._named}: {before} samples were committed before; this flush of {len(batch)} {outcome}{rest}"
-        )
-
-    def _end(self) -> None:
-        self._closed = True
-        self._changed.notify_all()
-
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = threading.Thread(
-                target=_flush_in_time, args=(weakref.ref(self), self._changed), name="tensordb-writer", daemon=True
-            )
-            self._timer.start()
-        else:
-            self._changed.notify_all()
-
-    def _flush_if_late(self) -> float | None:
-        """Commit if it is time.
-
-        Returns:
-            Seconds until it may be time; None if nothing is pending; `_NOW` if it is time, and the caller has to
-            release the lock and call `_commit_behind`.
-        """
-        if self._closed or self._flush_every is None or os.getpid() != self._pid:
-            return 0.0
-        if not self._since:
-            return None
-        wait = self._since + self._flush_every - time.monotonic()
-        if wait > 0 and not self._due:
-            return wait
-        if self._behind:
-            return _NOW
-        try:
-            self._commit()
-        except BaseException as error:
-            self._failure = error  # for the next call
-        return None
-
-
-def _flush_in_time(writer: weakref.ref[Writer], changed: threading.Condition) -> None:
-    while True:
-        with changed:
-            alive = writer()
-            wait = 0.0 if alive is None else alive._flush_if_late()
-            if wait == 0.0:
-                return
-            if wait != _NOW:
-                del alive
-                # Bounded, so that the thread of a writer that was dropped ends too.
-                changed.wait(60.0 if wait is None else min(wait, 60.0))
-                continue
-        if alive is not None:
-            alive._commit_behind()
-        del alive
-
-
-def _note(error: BaseException, text: str) -> None:
-    add = getattr(error, "add_note", None)
-    if add is not None:
-        add(text)
-    else:  # Python 3.10
-        _log.warning("%s", text)
+        self._buffer.changed.recover()

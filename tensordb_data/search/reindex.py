@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,11 @@ def _groups(selection: BoundQuery) -> dict[Group, Any]:
 
 def selected_groups(selection: BoundQuery) -> dict[Group, Any]:
     """The groups of the selected samples or rows, `(name, tags)`, each with the `_id` of one entity in it."""
-    stages: list[dict[str, Any]] = [{"$match": selection.filter()}]
-    if selection.query.limit is not None:
-        stages += [{"$sort": dict(selection.sort())}, {"$limit": selection.query.limit}]
     group = {"_id": {"n": f"${GROUPED[selection.query.collection]}", "t": "$tags"}, "one": {"$first": "$_id"}}
-    found = selection.collection.aggregate([*stages, {"$group": group}], allowDiskUse=True)
+    found = itertools.chain.from_iterable(
+        selection.collection.aggregate([{"$match": filter}, {"$group": group}], allowDiskUse=True)
+        for filter in selection.within_limit()
+    )
     named = ((doc["_id"], doc["one"]) for doc in found)
     return {(of["n"], tuple(of.get("t") or ())): one for of, one in named if of.get("n") is not None}
 

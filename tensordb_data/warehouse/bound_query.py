@@ -16,8 +16,9 @@ from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_IN
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.query.query import Query
-from tensordb_data.warehouse.metric_order import ByMetric, metrics_of
+from tensordb_data.query.merged_cursor import MergedCursor, Order
+from tensordb_data.query.metric_order import ByMetric, metrics_of
+from tensordb_data.query.query import Query, too_large
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -59,8 +60,46 @@ class BoundQuery:
         return self.warehouse.index[self.query.collection]
 
     def filter(self, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The filter to send: the project's entities, those of the user's filter, and `extra`."""
-        parts = [part for part in (self.translated, extra) if part]
+        """The filter to send: the project's entities, those of the user's filter, and `extra`.
+
+        Raises:
+            QueryError: The server does not take it, and the caller cannot ask in several parts.
+        """
+        if self.query.split is not None:
+            raise too_large(self.query.filter)
+        return self._scoped(self.translated, extra)
+
+    def filters(self, extra: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The filters to send; more than one if the `$in` of the query is split.
+
+        An entity may match several of them, unless they are split over `_id`.
+        """
+        split = self.query.split
+        parts = [self.translated] if split is None else map(self._translate, split.parts)
+        return [self._scoped(part, extra) for part in parts]
+
+    def of_ids(self, ids: Sequence[Any]) -> dict[str, Any]:
+        """The filter to send for those of some ids, which this query has found, that still match.
+
+        Raises:
+            QueryError: See `check_writable`.
+        """
+        if self.query.split is None:
+            return self.filter({"_id": {"$in": ids}})
+        self.check_writable()
+        return self._scoped(self._translate(self.query.split.with_values(ids)), None)
+
+    def check_writable(self) -> None:
+        """Refuse to change what is found in several parts that overlap: each part finds what another has changed.
+
+        Raises:
+            QueryError: The filter is split over another field than `_id`.
+        """
+        if self.query.split is not None and self.query.split.field != "_id":
+            raise too_large(self.query.filter)
+
+    def _scoped(self, *filters: Mapping[str, Any] | None) -> dict[str, Any]:
+        parts = [part for part in filters if part]
         project = {"_tdb.p": self.warehouse.project}
         return {"$and": [project, *parts]} if parts else project
 
@@ -71,11 +110,18 @@ class BoundQuery:
         Raises:
             QueryError: It asks for more of a blob than whether a sample has it.
         """
+        return self._translate(self.query.filter)
+
+    def _translate(self, filter: dict[str, Any]) -> dict[str, Any]:
+        blobs, named = self._mentioned_blobs
+        return with_presence(filter, blobs, named) if blobs else filter
+
+    @functools.cached_property
+    def _mentioned_blobs(self) -> tuple[dict[str, frozenset[str]], list[str] | None]:
+        """The blobs among the fields of the filter, each with its datasets; and the datasets that the filter names."""
         filter = self.query.filter
         fields = mentioned(filter) if self.query.collection == "data" else None
-        if not fields:
-            return filter
-        return with_presence(filter, self._blobs(fields), selected_datasets(filter))
+        return (self._blobs(fields), selected_datasets(filter)) if fields else ({}, None)
 
     def _blobs(self, fields: Iterable[str]) -> dict[str, frozenset[str]]:
         return self.warehouse.datasets.blob_datasets(fields, selected_datasets(self.query.filter))
@@ -101,21 +147,41 @@ class BoundQuery:
         ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
         return [*self.query.sort, *ties]
 
-    def cursor(self, projection: Mapping[str, Any] | None = None) -> Any:
+    def cursor(self, projection: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None) -> Any:
         """A cursor over the documents, in order.
 
         Args:
             projection: What to read of each; None for the fields of the query.
+            extra: A further filter.
         """
         if projection is None:
             projection = self._projection()
-        sort, limit = self.sort(), self.query.limit
-        if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
-            return ByMetric(self.collection, self.filter(), sort, limit, projection)
-        cursor = self.collection.find(self.filter(), projection).sort(sort)
+        order, limit = self.sort(), self.query.limit
+        if self.query.split is None:
+            if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
+                return ByMetric(self.collection, self.filter(extra), order, limit, projection)
+            return self._find(self.filter(extra), projection, order)
+        if projection is not None:
+            projection = {**projection, **dict.fromkeys([name for name, _ in order], 1)}
+        return MergedCursor(
+            lambda: [self._find(filter, projection, order) for filter in self.filters(extra)], order, limit
+        )
+
+    def _find(self, filter: Mapping[str, Any], projection: Any, order: Order) -> Any:
+        cursor = self.collection.find(filter, projection).sort(list(order))
         if self.warehouse.index.is_server:
             cursor = cursor.allow_disk_use(True)
-        return cursor if limit is None else cursor.limit(limit)
+        return cursor if self.query.limit is None else cursor.limit(self.query.limit)
+
+    def count(self, extra: Mapping[str, Any] | None = None) -> int:
+        """How many entities match, and `extra`, at most the limit."""
+        split = self.query.split
+        if split is None:
+            limit = {} if self.query.limit is None else {"limit": self.query.limit}
+            return int(self.collection.count_documents(self.filter(extra), **limit))
+        if self.query.limit is None and split.field == "_id":
+            return sum(int(self.collection.count_documents(filter)) for filter in self.filters(extra))
+        return sum(1 for _ in self.cursor({"_id": 1}, extra))
 
     def ids(self) -> list[Any]:
         """The ids of the documents, in order."""
@@ -125,10 +191,10 @@ class BoundQuery:
         """The different values of a field; the items, where it holds lists."""
         self._refuse_blobs([field], "distinct")
         with reported(self.query):
-            if self.query.limit is None:
+            if self.query.limit is None and self.query.split is None:
                 return self._distinct(field, self.filter())
             found: list[Any] = []
-            for filter in self._chunks():
+            for filter in self.within_limit():
                 found += self._distinct(field, filter)
             unique: dict[str, Any] = {f"{type(value).__name__} {value!r}": value for value in found}
             return list(unique.values())
@@ -148,7 +214,7 @@ class BoundQuery:
         """
         index = self.warehouse.index
         with reported(self.query):
-            if not index.is_server and self.query.limit is None:
+            if not index.is_server and self.query.limit is None and self.query.split is None:
                 return change(self.filter(), None)
             return sum(index.transaction(functools.partial(change, filter)) for filter in self._chunks())
 
@@ -160,12 +226,18 @@ class BoundQuery:
         if self.query.limit is not None:
             yield from chunks(read_all(self.cursor(projection)), size)
             return
+        for filter in self.filters():
+            yield from self._to_delete(filter, projection, size)
+
+    def _to_delete(
+        self, filter: Mapping[str, Any], projection: Mapping[str, Any], size: int
+    ) -> Iterator[Sequence[Any]]:
         with contextlib.ExitStack() as open_:
             cursors: list[Any] = []
 
             def read() -> list[Any]:
                 if not cursors:
-                    cursors.append(self.collection.find(self.filter(), projection, batch_size=size))
+                    cursors.append(self.collection.find(filter, projection, batch_size=size))
                     open_.callback(cursors[0].close)
                 try:
                     return list(itertools.islice(cursors[0], size))
@@ -176,8 +248,12 @@ class BoundQuery:
             while some := retry_while_unavailable(read, reads=True):
                 yield some
 
+    def within_limit(self) -> Iterable[dict[str, Any]]:
+        """The filters to send, one after the other, to match no more than the limit."""
+        return self.filters() if self.query.limit is None else self._chunks()
+
     def _chunks(self) -> Iterator[dict[str, Any]]:
-        return (self.filter({"_id": {"$in": some}}) for some in chunks(self.ids(), _IDS))
+        return (self.of_ids(some) for some in chunks(self.ids(), _IDS))
 
     def _projection(self) -> dict[str, Any] | None:
         fields, collection = self.query.fields, self.query.collection

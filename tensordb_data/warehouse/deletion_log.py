@@ -73,13 +73,13 @@ def delete(selection: BoundQuery) -> int:
     Raises:
         StorageError: The blob store failed; entities without a tombstone were not deleted.
     """
-    warehouse, collection, filter = selection.warehouse, selection.query.collection, selection.filter()
+    warehouse, collection = selection.warehouse, selection.query.collection
     if not warehouse.index.is_server:
         return selection.modify(lambda filter, session: selection.collection.delete_many(filter).deleted_count)
     entities = selection.collection
 
     def delete_ids(ids: Sequence[ObjectId]) -> int:
-        where = {"$and": [filter, {"_id": {"$in": ids}}]}
+        where = selection.of_ids(ids)
         return warehouse.index.transaction(
             lambda session: int(entities.delete_many(where, session=session).deleted_count)
         )

@@ -47,6 +47,8 @@ def explain(selection: BoundQuery) -> dict[str, Any]:
 def warn_of_scan(selection: BoundQuery) -> None:
     """Say once for each shape of query that it scans a large collection, and which index would help."""
     query = selection.query
+    if query.split is not None:
+        return
     asked = names(query.filter)
     if not selection.warehouse.index.is_server or not asked or not asked - {"dataset", "_id"} or "_id" in asked:
         return

@@ -27,8 +27,8 @@ from pymongo.write_concern import WriteConcern
 from tensordb_data import JobLimits, TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, load_deployed
 from tensordb_data.errors import ClaimLostError, NotFoundError
-from tests.long.chaos import changes, wrong
 from tests.integration.job_runner.test_worker import until
+from tests.long.chaos import changes, wrong
 from tests.mongod import Mongod, ReplicaSet, started
 
 LEASE = 1.5

@@ -3,8 +3,8 @@
     make soak                                                       # 200 kills, after those of tests/long/soak.py
     .venv/bin/python tests/long/soak_samples.py --kills 14 --seed 7      # as the tests run it
 
-Kills fall into the phases in turn, as in tests/long/soak.py: a writer, a live writer, a deletion, an update, a compaction, a
-rename, a gc, a save, and the upgrade of a warehouse of format 1. After each:
+Kills fall into the phases in turn, as in tests/long/soak.py: a writer, a live writer, a deletion, an update,
+a compaction, a rename, a gc, a save, and the upgrade of a warehouse of format 1. After each:
 
 - no sample is lost whose commit was acknowledged, and none is there twice or with other bytes; of a commit that was not
   acknowledged, all samples are there or none;

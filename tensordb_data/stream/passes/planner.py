@@ -100,7 +100,11 @@ class Planner:
         if named is None and len(versions) > 1:
             bound_query = self.bound_query
             with reported(bound_query.query):
-                matched = set(bound_query.collection.distinct("dataset", bound_query.filter(), session=session))
+                matched = {
+                    name
+                    for filter in bound_query.filters()
+                    for name in bound_query.collection.distinct("dataset", filter, session=session)
+                }
             return {name: pair for name, pair in versions.items() if name in matched} or versions
         return versions
 
@@ -163,9 +167,7 @@ class Planner:
         """Count the samples up to the last one that the cursor of `state` has read. Deleted samples do not count."""
         dataset, sequence = state.at.after or ("", 0)
         until = [{"dataset": dataset, "_tdb.s": {"$lte": sequence}}, {"dataset": {"$lt": dataset}}]
-        data = self.warehouse.index["data"]
-        found = self.bound_query.filter({"$and": [bounded(state.versions or {}), {"$or": until}]})
-        return int(data.count_documents(found))
+        return self.bound_query.count({"$and": [bounded(state.versions or {}), {"$or": until}]})
 
     def block_shuffle(self, plan: Plan) -> tuple[int, int]:
         """How a stream that begins now shuffles: the values of a `BlockShuffle`."""

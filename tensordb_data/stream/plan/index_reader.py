@@ -13,6 +13,7 @@ from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
 from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.mongo.errors import is_cursor_lost
+from tensordb_data.query.merged_cursor import MergedCursor
 from tensordb_data.stream.plan.bson_columns import table_from_bson
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable, table_from_docs
 from tensordb_data.stream.state import After, Versions
@@ -69,7 +70,7 @@ class IndexReader:
         self._first = None if bound_query.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
         self._session = session
-        self._cursor: Cursor[dict[str, Any]] | None = None
+        self._cursor: Cursor[dict[str, Any]] | MergedCursor | None = None
         self._ahead: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], bool]]:
@@ -85,14 +86,14 @@ class IndexReader:
 
     def tables(self) -> Iterator[SampleTable]:
         """Yield all the rest as tables, without the bytes of inline blobs. This is the fast way to read everything."""
-        if not self._bound_query.warehouse.index.is_server:
+        if not self._bound_query.warehouse.index.is_server or self._bound_query.query.split is not None:
             yield from (table_from_docs(self._layout, docs) for docs, _ in self)
             return
         failures = 0
         with reported(self._bound_query.query):
             while True:
                 try:
-                    for reply in self._open(raw=True):
+                    for reply in cast(Iterator[bytes], self._open(raw=True)):
                         if reply:
                             yield self._table(reply)
                             failures = 0
@@ -157,12 +158,12 @@ class IndexReader:
 
     def _index(self, filter_: Mapping[str, Any]) -> str | None:
         """The index by which the rest should be read, if the server would not choose it."""
-        if self._bound_query.query.sort or len(self._versions) != 1:
+        if self._bound_query.query.sort or self._bound_query.query.split is not None or len(self._versions) != 1:
             return None
         ((sequence, _),) = self._versions.values()
         return narrowing_index(self._bound_query, filter_, sequence - (self._after[1] if self._after else 0))
 
-    def _open(self, raw: bool = False) -> Cursor[Any]:
+    def _open(self, raw: bool = False) -> Cursor[Any] | MergedCursor:
         query = self._bound_query.query
         extra: list[dict[str, Any]] = [bounded(self._versions)]
         if not query.sort and self._after is not None:
@@ -170,7 +171,14 @@ class IndexReader:
             later = {"_tdb.s": {"$gt": sequence}}
             behind: dict[str, Any] = {"$or": [{"dataset": dataset, **later}, {"dataset": {"$gt": dataset}}]}
             extra.append(later if len(self._versions) == 1 else behind)
-        filter_ = self._bound_query.filter({"$and": extra})
+        filters = self._bound_query.filters({"$and": extra})
+        if len(filters) == 1:
+            return self._find(filters[0], raw)
+        limit = None if self._limit is None else self._limit - self._read
+        return MergedCursor(lambda: [self._find(filter_, raw=False) for filter_ in filters], self._order, limit)
+
+    def _find(self, filter_: Mapping[str, Any], raw: bool) -> Cursor[Any]:
+        query = self._bound_query.query
         collection = self._bound_query.warehouse.index["data"]
         find = collection.find_raw_batches if raw else collection.find
         found = find(

@@ -152,7 +152,7 @@ def check_samples(db: TensorDB) -> set[int]:
 
 @pytest.fixture
 def world(mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    stage = Stage()
+    stage = Stage({"tensordb-writer": "writer"})
     # A mark takes effect in the millisecond that it notes: actors stop before a request, never within it.
     monkeypatch.setattr(module, "_MARGIN", dt.timedelta(milliseconds=1))
     for name in ("put", "delete", "get_ranges"):
@@ -190,7 +190,10 @@ def test_one_within_the_other(world: World, stopped: str, whole: str) -> None:
 
 def at_every_step(world: World, stopped: str, whole: str) -> None:
     world.set_up()
-    steps = {name: length(world.stage, lambda name=name: world.actors[name](world.db)) for name in (stopped, whole)}  # type: ignore[misc]
+    steps = {
+        name: length(world.stage, name, lambda name=name: world.actors[name](world.db))  # type: ignore[misc]
+        for name in (stopped, whole)
+    }
     world.check({stopped, whole})
     for before in range(1, steps[stopped] + 1, 1 if ALL else -(-steps[stopped] // STOPS)):
         world.play([stopped, whole], [stopped] * before + [whole] * (steps[whole] + 10))

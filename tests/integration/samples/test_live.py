@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,13 @@ import mongomock
 import numpy as np
 import pytest
 
-from tensordb_data import Array, Bytes, TensorDB, Text
+from tensordb_data import Array, Bytes, TensorDB, Text, Writer
 from tensordb_data.api.samples import Data
 from tensordb_data.blobs.segments.inline import INLINE, MAX_INLINE
 from tensordb_data.errors import CorruptBlobError, SampleError
+from tensordb_data.samples.write_batch import LIVE_SAMPLES
+from tensordb_data.warehouse.index import Index
+from tests.mongod import running
 
 SCHEMA = {"image": Array("uint8", (4, 4)), "note": Text(optional=True), "raw": Bytes(), "label": int}
 RNG = np.random.default_rng(0)
@@ -133,8 +140,8 @@ def test_damage_is_noticed(db: TensorDB) -> None:
 def test_commits_are_small_and_frequent(db: TensorDB) -> None:
     with db.data.writer("d", live=True) as writer:
         writer.add_many(x=np.zeros((1000, 3), np.uint8))
-        assert writer.written >= 800  # without a flush
-        writer.flush()
+        while writer.written < 1000:  # without a flush
+            time.sleep(0.01)
         watch = db.data.find({"dataset": "d"}).watch()
         writer.add(x=np.ones(3, np.uint8))
         assert next(watch)["x"].tolist() == [1, 1, 1]  # in time, without a flush
@@ -142,6 +149,72 @@ def test_commits_are_small_and_frequent(db: TensorDB) -> None:
     assert list(db.database["segments"].find()) == []
     versions = db.warehouse.datasets.versions(["d"])
     assert versions["d"][0] == 1001
+
+
+def test_a_server_that_pauses(tmp_path: Path) -> None:
+    """It does not hold up the caller of a live writer, nor one who interrupts a commit."""
+    n = 5 * LIVE_SAMPLES
+    with running(tmp_path) as mongod, TensorDB(mongod.uri, blobs="memory://") as db:
+        with db.data.writer("d", live=True) as live, db.data.writer("e") as writer:
+            live.add(n=0)
+            live.flush()
+            writer.add(n=0)
+            writer.flush()
+            mongod.send(signal.SIGSTOP)
+            try:
+                for i in range(1, 2 * LIVE_SAMPLES):
+                    live.add(n=i)
+                live.add_many(n=range(2 * LIVE_SAMPLES, n))
+                assert (live.written, live.pending) == (1, n - 1)
+                writer.add(n=1)
+                interrupter = threading.Thread(target=interrupt_once_it_commits, args=(writer,))
+                interrupter.start()
+                with pytest.raises(KeyboardInterrupt) as caught:
+                    writer.flush()
+                interrupter.join()
+                writer.add(n=2)
+            finally:
+                mongod.send(signal.SIGCONT)
+        assert (live.written, writer.written) == (n, 3)
+        if sys.version_info >= (3, 11):
+            assert "1 samples were committed, 1 are in a commit that goes on" in caught.value.__notes__[0]
+        for dataset, count in (("d", n), ("e", 3)):
+            docs = db.database["data"].find({"dataset": dataset}).sort("_tdb.s", 1)
+            assert [(doc["n"], doc["_tdb"]["s"]) for doc in docs] == [(i, i + 1) for i in range(count)]
+
+
+def interrupt_once_it_commits(writer: Writer) -> None:
+    while writer._buffer._taken == writer.written:
+        time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_what_one_commit_learns_of_the_schema_the_next_samples_use(db: TensorDB) -> None:
+    """Integers that were added while a commit was under way are floats, if the dataset has been widened meanwhile."""
+    go, reached = threading.Event(), threading.Event()
+    with db.data.writer("d", schema={"x": int}, live=True) as writer:
+        writer.add(x=0)
+        writer.flush()
+        with pytest.MonkeyPatch.context() as patch:
+            real = Index.transaction
+
+            def slow(self: Index, body: Any) -> Any:
+                reached.set()
+                go.wait()
+                return real(self, body)
+
+            patch.setattr(Index, "transaction", slow)
+            writer.add(x=1)
+            reached.wait()
+            writer.add(x=2)
+        schema = db.data.schema("d")
+        assert schema is not None
+        schema.evolve(x=float)
+        go.set()
+        writer.flush()
+        writer.add(x=2.5)
+    found = [sample["x"] for sample in db.data.find()]
+    assert found == [0.0, 1.0, 2.0, 2.5] and {type(x) for x in found} == {float}
 
 
 def test_many_fields_do_not_make_a_document_large(db: TensorDB) -> None:
