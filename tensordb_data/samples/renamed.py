@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.mongo.retry import read_all
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -25,8 +26,8 @@ def check_not_renamed(
     Raises:
         SchemaError: A field had such a name, and has another one now.
     """
-    docs = warehouse.index["datasets"].find(warehouse.datasets.filter(datasets), {"renamed": 1}, session=session)
-    for doc in docs:
+    found = warehouse.index["datasets"].find(warehouse.datasets.filter(datasets), {"renamed": 1}, session=session)
+    for doc in read_all(found) if session is None else found:  # a transaction begins again as a whole
         for name in doc.get("renamed", {}).keys() & set(fields):
             raise renamed_error(doc["_id"]["d"], name, doc["renamed"][name])
 
