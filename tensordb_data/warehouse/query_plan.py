@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
 
 from tensordb_data.errors import ScanWarning, UnsupportedError
 from tensordb_data.query.datasets import selected_datasets
@@ -46,6 +49,11 @@ def explain(selection: BoundQuery) -> dict[str, Any]:
 
 def warn_of_scan(selection: BoundQuery) -> None:
     """Say once for each shape of query that it scans a large collection, and which index would help."""
+    with contextlib.suppress(PyMongoError):  # this is advice: the read that follows says what is wrong
+        _warn_of_scan(selection)
+
+
+def _warn_of_scan(selection: BoundQuery) -> None:
     query = selection.query
     if query.split is not None:
         return
@@ -73,7 +81,7 @@ def warn_of_scan(selection: BoundQuery) -> None:
         f"{query.brief} reads about {size:,} documents of {query.collection!r} to find fewer than {bound:,}: no index "
         f"has {' or '.join(map(repr, wanted))}; db.{query.collection}.create_index({fields!r}) would help",
         ScanWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -63,7 +63,7 @@ CHANGES: dict[str, Callable[[TensorDB], object]] = {
     "tag": lambda db: db.data.find({"dataset": "d"}).tag("t"),
     "delete": lambda db: db.data.find(LATER).delete(),
     "delete of a limit": lambda db: db.data.find(LATER, limit=2).delete(),
-    "annotate": lambda db: len(db.data.annotate({s.id: {"a": 1} for s in db.data.find(LATER)}, source="m").unknown),
+    "annotate": lambda db: len(db.data.annotate({id: {"a": 1} for id in db.data.find(LATER).bound.ids()}, source="m").unknown),
     "rename": lambda db: db.data.rename("d", "e"),
     "drop": lambda db: db.data.drop("d"),
     "update of sets": lambda db: db.params.find({"run": "r"}).update({"$inc": {"acc": 1.0}}),
