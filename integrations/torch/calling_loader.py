@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tensordb_data.errors import QueryError
@@ -38,12 +38,14 @@ _PARTS = 1000
 
 @dataclass(frozen=True)
 class CallingLoader:
-    """The options of the loader; both are False if no loader is found."""
+    """The options of the loader; all are False if no loader is found."""
 
     collates: bool
     """Whether it collates items to batches."""
     pins: bool
     """Whether it copies its items to pinned memory."""
+    plainly: bool
+    """Whether it collates by PyTorch's own function."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,15 @@ def calling_loader() -> CallingLoader:
     """Find the loader that has called `__iter__` of a dataset. Only this `__iter__` may call it."""
     frame = sys._getframe(2)  # the fetcher, which has called `iter(dataset)`
     collates = frame.f_locals.get("auto_collation") is True
+    plainly = collates and frame.f_locals.get("collate_fn") is default_collate
     caller = frame
     for _ in range(_FRAMES):
         if isinstance(iterator := caller.f_locals.get("self"), _BaseDataLoaderIter):
-            return CallingLoader(collates, bool(getattr(iterator, "_pin_memory", False)))
+            return CallingLoader(collates, bool(getattr(iterator, "_pin_memory", False)), plainly)
         if caller.f_back is None:
             break
         caller = caller.f_back
-    return CallingLoader(collates, False)
+    return CallingLoader(collates, False, plainly)
 
 
 def division(loader: Any = None) -> Division | None:

@@ -355,7 +355,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self._shared_state.go_on(number, self._next, back=self._moved)
         self._moved = False
         if self._by_sample:
-            return WorkerIteration(partial(self._samples, worker, workers, number))
+            return WorkerIteration(partial(self._samples, worker, workers, number, plainly=loader.plainly))
         return WorkerIteration(partial(self._batches, worker, workers, number, pins=pins))
 
     def _batches(self, worker: int, workers: int, number: int | None, done: int, *, pins: bool) -> Items:
@@ -377,9 +377,13 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             for batch in batches:
                 yield to_tensors(batch)
 
-    def _samples(self, worker: int, workers: int, number: int | None, done: int) -> Items:
-        """Yield the samples of one worker, from pass `number` on and after the first `done` of them."""
-        return SampleRun(self._stream, self._start_at(number)).of(worker, workers, done, self._counted)
+    def _samples(self, worker: int, workers: int, number: int | None, done: int, *, plainly: bool) -> Items:
+        """Yield the samples of one worker, from pass `number` on and after the first `done` of them.
+
+        If `plainly`, PyTorch's own function makes batches of them, which takes no None.
+        """
+        run = SampleRun(self._stream, self._start_at(number))
+        return run.of(worker, workers, done, self._counted, optional=not plainly)
 
     def _counted(self, stream: Stream) -> Items:
         """Yield the batches of a stream. A worker writes its counts and times where the parent can read them."""

@@ -90,9 +90,27 @@ class SampleRun:
         world = {"world_size": self._spec.world_size}
         return {**self._state, "stream": stream, **world, **progress.to_doc(), "begun": _runs(begun)}
 
-    def of(self, worker: int, workers: int, done: int, count: Callable[[Stream], Items]) -> Items:
-        """Yield the samples of one worker, after the first `done` of them. `count` iterates over a stream."""
+    def of(
+        self, worker: int, workers: int, done: int, count: Callable[[Stream], Items], *, optional: bool = True
+    ) -> Items:
+        """Yield the samples of one worker, after the first `done` of them.
+
+        Args:
+            worker: Of the loader.
+            workers: How many there are.
+            done: The samples to leave out.
+            count: Iterates over a stream.
+            optional: Whether a field may be None.
+
+        Raises:
+            QueryError: A field is None in some samples, and may not be. It is known before the first sample, unless
+                there is a transform or a budget of failures.
+        """
         self._check_same(num_workers=workers)
+        if not optional and self._spec.transform is None and not self._spec.max_failures:
+            table = self._stream._planner.plan(self._data(self._first)).table
+            for name in table.layout.fields:
+                _refuse_missing(name, table.missing(name))
         progress = self._progress(workers, self._state["batch_size"] or 1)
         length, sharding = self._length(progress), progress.sharding
         role = progress.role(worker)
@@ -108,6 +126,9 @@ class SampleRun:
         stream._resumed = self._known
         with closing(count(stream)) as batches:
             for batch in batches:
+                for name, column in batch.items():
+                    if not optional and isinstance(column, list):
+                        _refuse_missing(name, sum(value is None for value in column))
                 samples = list(to_samples(to_tensors(batch)))
                 if self._spec.ragged == "pad":
                     samples = list(unpadded(iter(samples)))
@@ -172,6 +193,15 @@ def length(dataset: Dataset[Any], stream: Stream, above: Division | None, *, by_
     size = (above.batch_size if above is not None else None) or size
     run = ShardProgress.fresh(n, BLOCK, spec.end, workers, spec.world_size, size, 0, spec.passes)
     return run.length(n, spec.rank, drop_last=drop_last)
+
+
+def _refuse_missing(name: str, samples: int) -> None:
+    if samples:
+        raise QueryError(
+            f"field {name!r} is None in {samples} samples, and the DataLoader's own collate_fn makes no batch of them:"
+            f" select those that have it ({{{name!r}: {{'$exists': True}}}}), fill it in a transform, leave it out of"
+            " fields=, or give the DataLoader a collate_fn"
+        )
 
 
 def _runs(docs: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:

@@ -130,6 +130,13 @@ class SampleTable:
             rows if self.rows is None else self.rows[rows],
         )
 
+    def missing(self, name: str) -> int:
+        """The number of samples in which a field is None. A blob never is: without it, a sample is a bad one."""
+        column = self.values.get(name)
+        if column is None or column.dtype != object or self.layout.is_required(name):
+            return 0
+        return sum(value is None for value in column)
+
     def id(self, row: int) -> ObjectId:
         """The `_id` of the sample in `row`."""
         return ObjectId(self.all_ids[row if self.rows is None else self.rows[row]].tobytes())

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, random_split
 
-from tensordb_data import Array, TensorDB
+from tensordb_data import Array, Scalar, TensorDB
 from tensordb_data.api.selection import Selection
 from tensordb_data.errors import LengthError, QueryError, SampleError, StateError, UnsupportedError
 from tensordb_data.torch import QueryDataset
@@ -422,3 +422,23 @@ def test_parts_of_a_dataset_are_for_those_with_numbers(sel: Selection[Any]) -> N
         part[0]
     with pytest.raises(LengthError, match=r"there is tensordb_data\.torch\.MapDataset"):
         random_split(QueryDataset(sel), [0.8, 0.2])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_field_that_samples_lack_is_named_at_the_start(db: TensorDB, workers: int) -> None:
+    schema = {"label": int, "weight": Scalar("float", optional=True), "note": Scalar("str", optional=True)}
+    with db.data.writer("parts", schema=schema) as writer:
+        for row in range(100):
+            some: dict[str, Any] = {"weight": 1.0 if row < 99 else None, "note": "x" if row < 98 else None}
+            writer.add(label=row, **some)
+    sel = db.data.find({"dataset": "parts"})
+    assert sorted(flat(make(sel, "sample", workers, passes=1))) == list(range(100))
+    for name, count in (("weight", 1), ("note", 2)):
+        options: dict[str, Any] = {"fields": ["label", name], "passes": 1}
+        with raised_from_workers(QueryError, f"field '{name}' is None in {count} samples"):
+            next(iter(make(sel, "sample", workers, **options)))
+        assert len(flat(make(sel & {name: {"$exists": True}}, "sample", workers, **options))) == 100 - count
+    with raised_from_workers(QueryError, "field 'note' is None in 2 samples"):
+        flat(make(sel, "sample", workers, transform=lambda sample: sample, **options))
+    ours = DataLoader(QueryDataset(sel, **options), batch_size=50, num_workers=workers, collate_fn=list)
+    assert sum(map(len, ours)) == 100
