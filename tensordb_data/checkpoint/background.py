@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -64,6 +65,8 @@ class Saver(BackgroundWorker):
         self._free: deque[StagingBuffer] = deque()
         self._buffers = 0
         self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
+        self._taking: dict[int, StagingBuffer] = {}  # by thread, the buffer that it fills
+        self._stored: StagingBuffer | None = None  # what the background thread works with
         self._busy = False
         self._storing = False  # busy with a save, not with making memory ready
         self._error: BaseException | None = None
@@ -84,10 +87,10 @@ class Saver(BackgroundWorker):
             while self._buffers < min(_READY, self._capacity(flat)):
                 self._free.append(StagingBuffer())
                 self._buffers += 1
+            self._wake()
             self._preparing += len(self._free)
             self._jobs.extend((buffer, None, flat) for buffer in self._free)
             self._free.clear()
-            self._wake()
 
     def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
         """Copy the state. The background thread stores it.
@@ -111,6 +114,7 @@ class Saver(BackgroundWorker):
         with self._changed:
             if self._closed:
                 raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
+            self._give_back()
             if not self._free and self._buffers < self._capacity(flat):
                 self._free.append(StagingBuffer())
                 self._buffers += 1
@@ -122,19 +126,30 @@ class Saver(BackgroundWorker):
                 self._changed.wait_for(lambda: bool(self._free) or self._error is not None)
                 self._waited += time.perf_counter() - began
             self.check()
-            buffer = self._free.popleft()
+            buffer = self._taking[threading.get_ident()] = self._free[0]
+            self._free.popleft()
         try:
             snapshot = buffer.take(flat)
         except BaseException:
             with self._changed:
-                self._free.append(buffer)
+                self._give_back()
             raise
         with self._changed:
-            self._jobs.append((buffer, snapshot, dict(fields)))
-            self._counts["saves"] += 1
             self._wake()
+            self._counts["saves"] += 1
+            self._jobs.append((buffer, snapshot, dict(fields)))
+            del self._taking[threading.get_ident()]
         self._stalls.append(time.perf_counter() - began)
         return True
+
+    def _give_back(self) -> None:
+        """Free the buffer that an error or interrupt has left with this thread. The caller holds the lock."""
+        left = self._taking.get(threading.get_ident())
+        elsewhere = [*self._free, *(buffer for buffer, _, _ in self._jobs), self._stored]
+        if left is not None and all(left is not other for other in elsewhere):
+            self._free.append(left)
+            self._changed.notify_all()
+        self._taking.pop(threading.get_ident(), None)
 
     @property
     def busy(self) -> bool:
@@ -212,6 +227,7 @@ class Saver(BackgroundWorker):
                 if not self._jobs:
                     return
                 buffer, snapshot, about = self._jobs.popleft()
+                self._stored = buffer
                 self._busy, self._storing = True, snapshot is not None
             error: BaseException | None = None
             report: SaveReport | None = None
@@ -232,6 +248,7 @@ class Saver(BackgroundWorker):
             with self._changed:
                 self._busy = self._storing = False
                 self._free.append(buffer)
+                self._stored = None
                 self._preparing -= preparing
                 if error is not None:
                     self._counts["failed"] += 1

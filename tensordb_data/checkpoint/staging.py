@@ -27,7 +27,7 @@ class StagingBuffer:
     def __init__(self) -> None:
         self._memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
         self._pinned: Any = None
-        self._signatures: list[Any] = []
+        self._signatures: list[Any] | None = None  # what the memory is laid out for
         self._views: list[Any] = []
         self._offsets: list[int] = []
         self._copies: list[tuple[DeviceCopy, list[int]]] = []  # of each device, and the numbers of its leaves
@@ -65,6 +65,7 @@ class StagingBuffer:
         if signatures == self._signatures:
             return
         self.wait()
+        self._signatures = None  # until all is laid out, whatever interrupts it
         torch = sys.modules.get("torch")
         # What is made in torch's inference mode cannot be written to outside of it.
         with contextlib.nullcontext() if torch is None else torch.inference_mode(False):
@@ -102,7 +103,7 @@ class StagingBuffer:
         return DeviceCopy(device, self._pinned[span], view)
 
     def _allocate(self, nbytes: int, pin: bool) -> None:
-        self._views, self._copies, self._signatures = [], [], []  # let go of the old memory before asking for more
+        self._views, self._copies = [], []  # let go of the old memory before asking for more
         self._memory, self._pinned = np.empty(0, np.uint8), None
         if pin:
             self._pinned = sys.modules["torch"].empty(nbytes, dtype=sys.modules["torch"].uint8, pin_memory=True)

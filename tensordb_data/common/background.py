@@ -23,6 +23,7 @@ class BackgroundWorker(abc.ABC):
 
     def __init__(self) -> None:
         self._changed = InterruptibleCondition()
+        self._alone = threading.Lock()
         self._closed = False
         self._thread: threading.Thread | None = None
         self._at_exit: Callable[[], None] | None = None
@@ -48,18 +49,27 @@ class BackgroundWorker(abc.ABC):
         return os.getpid() != self._pid
 
     def _wake(self) -> None:
-        """Start the thread, or wake it. The caller holds the lock."""
-        if self._thread is None:
+        """Start the thread, or wake it. The caller holds the lock, and adds the work after this.
+
+        An interrupt may come between making a thread and its start, so one that does not live is replaced. And it may
+        come just as the thread begins: then there are two, and one works after the other.
+        """
+        if self._at_exit is None:
             self._at_exit = _close_at_exit(self)
-            self._thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run_alone, name=self._thread_name, daemon=True)
             self._thread.start()
         self._changed.notify_all()
+
+    def _run_alone(self) -> None:
+        with self._alone:
+            self._run()
 
     def _end(self) -> None:
         """Retire, and wait for the thread."""
         self._changed.recover()
         self.retire()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)

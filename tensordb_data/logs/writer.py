@@ -197,9 +197,9 @@ class _Writer(BackgroundWorker):
                 first = self.dropped == 1
             else:
                 first = False
-                self._rows.append(row)
-                if self._thread is None or len(self._rows) in (1, _full()):
+                if self._thread is None or len(self._rows) in (0, _full() - 1):
                     self._wake()
+                self._rows.append(row)
         if first:
             warnings.warn(
                 f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4
@@ -210,10 +210,10 @@ class _Writer(BackgroundWorker):
             return
         self._changed.recover()
         with self._changed:
-            if self._thread is None:
+            if self._empty():
                 return
             self._hurry = True
-            self._changed.notify_all()
+            self._wake()
             attempts = self._attempts
             self._changed.wait_for(
                 lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
@@ -229,7 +229,7 @@ class _Writer(BackgroundWorker):
             return
         self._changed.recover()
         with self._changed:
-            if self._rows and self._thread is None:  # an interrupt came between the first row and its thread
+            if not self._empty():  # an interrupt may have come as the thread was started
                 self._wake()
         self._end()
         lost, self.dropped = self.dropped, 0
