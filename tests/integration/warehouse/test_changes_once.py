@@ -58,8 +58,8 @@ def digest(db: TensorDB) -> list[list[Any]]:
 LATER = {"dataset": "d", "number": {"$gte": 100}}
 
 
-def later(db: TensorDB) -> list[Any]:
-    return db.data.find(LATER).bound.ids()
+def later(db: TensorDB) -> dict[Any, Any]:
+    return {id: {"a": 1} for id in db.data.find(LATER).bound.ids()}
 
 
 CHANGES: dict[str, Callable[[TensorDB], object]] = {
@@ -69,7 +69,7 @@ CHANGES: dict[str, Callable[[TensorDB], object]] = {
     "tag": lambda db: db.data.find({"dataset": "d"}).tag("t"),
     "delete": lambda db: db.data.find(LATER).delete(),
     "delete of a limit": lambda db: db.data.find(LATER, limit=2).delete(),
-    "annotate": lambda db: len(db.data.annotate(dict.fromkeys(later(db), {"a": 1}), source="m").unknown),
+    "annotate": lambda db: len(db.data.annotate(later(db), source="m").unknown),
     "rename": lambda db: db.data.rename("d", "e"),
     "drop": lambda db: db.data.drop("d"),
     "update of sets": lambda db: db.params.find({"run": "r"}).update({"$inc": {"acc": 1.0}}),
