@@ -38,6 +38,10 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 # What this user has opened for himself does not count, nor is it changed.
 os.environ["XDG_CONFIG_HOME"] = _cache.name
 os.environ.pop("TENSORDB_ROOTS", None)
+# A suite that was started in the background has Ctrl-C or a hang-up ignored, and so would have all that it starts.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 # Tests import their helpers as `tests.…`, in this process and in those that they start.
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
