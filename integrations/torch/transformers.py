@@ -94,11 +94,13 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         if self._checkpointer is not None:
             self._checkpointer.evaluated(kwargs.get("metrics") or {})
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         """Log what the trainer reports of its training: loss, learning rate and the like."""
-        logs = {name: value for name, value in (kwargs.get("logs") or {}).items() if not name.startswith("eval_")}
-        if self._checkpointer is not None and logs:
-            self._checkpointer.reported(logs)
+        reported = {name: value for name, value in (logs or {}).items() if not name.startswith("eval_")}
+        if self._checkpointer is not None and reported:
+            self._checkpointer.reported(reported)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Wait until every save is durable."""

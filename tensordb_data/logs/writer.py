@@ -175,6 +175,7 @@ class _Writer(BackgroundWorker):
         super().__init__()
         self._rows: deque[tuple[float, dict[str, Any]]] = deque()
         self._sent: list[dict[str, Any]] = []  # taken from the buffer, not acknowledged yet
+        self._busy = False  # whether rows are taken that may not be in `_sent` yet
         self._hurry = False
         self._failure: Exception | None = None  # of the newest attempt
         self._reason: Exception | None = None  # of the newest that failed
@@ -243,7 +244,7 @@ class _Writer(BackgroundWorker):
             sys.stderr.write(f"tensordb: {error}\n")
 
     def _empty(self) -> bool:
-        return not self._rows and not self._sent
+        return not self._rows and not self._sent and not self._busy
 
     def _what(self) -> str:
         return f"the log of run {self._common['run']!r}"
@@ -261,7 +262,7 @@ class _Writer(BackgroundWorker):
                     )
                 popleft = self._rows.popleft
                 taken = [popleft() for _ in range(min(len(self._rows), _BATCH - len(self._sent)))]
-                last = self._closed
+                last, self._busy = self._closed, True
                 self._changed.notify_all()
             failure: Exception | None = None
             try:
@@ -274,7 +275,7 @@ class _Writer(BackgroundWorker):
             self._name(refused)
             with self._changed:
                 self.dropped += len(refused)
-                self._failure = failure
+                self._failure, self._busy = failure, False
                 self._reason = failure or self._reason
                 self._attempts += 1
                 if failure is None:

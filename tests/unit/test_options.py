@@ -42,7 +42,7 @@ FREE = {"metrics", "fields", "columns", "values", "lineage", "condition"}
 OUTSIDE = {
     **{f"integrations/torch/transformers.py:{name}": "kwargs" for name in (
         "on_train_begin", "on_epoch_begin", "on_step_begin", "on_substep_end", "on_step_end", "on_evaluate",
-        "on_train_end",
+        "on_train_end", "on_log",
     )},
     "tensordb_data/embedded/client.py:__init__": "options",
     **{f"tensordb_data/warehouse/read_only.py:{name}": "kwargs" for name in (
@@ -159,7 +159,7 @@ def test_a_number_of_steps_is_short_for_every() -> None:
 
 
 def test_signals_have_numbers() -> None:
-    assert SaveOptions().numbers == (15, 2) and SaveOptions(signals=False).numbers == ()
+    assert SaveOptions().numbers == (15, 2, 1, 10) and SaveOptions(signals=False).numbers == ()
     assert SaveOptions(signals=["SIGTERM", "SIGUSR1"]).numbers == (15, 10)
 
 

@@ -92,6 +92,7 @@ def test_odd_values_are_refused(db, values, says):
 
 def test_a_row_that_is_refused_is_left_out_alone_and_named_at_once(db):
     """By the driver, for its size, and by the server, for a validator that somebody has set."""
+    db.warehouse.index.make("logs")
     db.database.command("collMod", "logs", validator={"secret": {"$exists": False}})
     log = db.logs.run("r")
     with pytest.warns(UserWarning, match="is left out") as said:
@@ -147,7 +148,7 @@ class Away:
 def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
     monkeypatch.setattr(logs, "CAPACITY", 50)
     server = Away(db.database)
-    monkeypatch.setattr(Index, "database", property(lambda index: server))
+    monkeypatch.setattr(Index, "__getitem__", lambda index, name: server[name])
     log = db.logs.run("r")
     with pytest.warns(UserWarning, match="further ones are dropped"):
         for step in range(60 + logs._BATCH):
@@ -166,7 +167,7 @@ def test_an_outage_is_survived_and_loss_is_loud(db, monkeypatch):
 
 def test_close_without_a_server_says_what_is_lost(db, monkeypatch):
     server = Away(db.database)
-    monkeypatch.setattr(Index, "database", property(lambda index: server))
+    monkeypatch.setattr(Index, "__getitem__", lambda index, name: server[name])
     log = db.logs.run("r")
     for step in range(10):
         log.write(step, loss=1.0)
