@@ -33,7 +33,7 @@ ROOT = str(Path(__file__).parents[2])
 sys.path.insert(0, ROOT)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
-from tests import chaos_sets as sets  # noqa: E402 - started as a script too
+from tests.long import chaos_sets as sets  # noqa: E402 - started as a script too
 
 LEASE = 5.0
 _SETTLE = 120.0  # seconds that may pass after the last fault until all jobs have ended
