@@ -45,5 +45,5 @@ def refuse(model: Any, label: str, difference: Difference, strict: bool = True) 
     """
     nothing = not difference.matched and bool(difference.missing or difference.shapes)
     if difference and (strict or nothing):
-        how = "has nothing that fits" if nothing else "does not fit"
-        raise StateError(f"{label} {how} this {type(model).__name__}. {difference}.")
+        why = ": nothing in it does" if nothing else ""
+        raise StateError(f"{label} does not fit this {type(model).__name__}{why}. {difference}.")

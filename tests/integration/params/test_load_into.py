@@ -84,7 +84,7 @@ def test_a_part_below_a_prefix_with_other_names(db):
 
 def test_nothing_that_fits_is_an_error_even_if_not_strict(db):
     found = saved(db, net().state_dict())
-    with pytest.raises(StateError, match="has nothing that fits this Linear"):
+    with pytest.raises(StateError, match="does not fit this Linear: nothing in it does"):
         found.load_into(nn.Linear(9, 9), strict=False)
 
 
