@@ -23,6 +23,7 @@ from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CheckpointError, StorageError
 from tensordb_data.housekeeping import gc as module
 from tensordb_data.tensors import lease
+from tensordb_data.warehouse.collection_indexes import INDEXES
 from tests.stage import Stage, length
 
 ALL = os.environ.get("MATRICES") == "all"
@@ -51,7 +52,9 @@ class World:
         }
 
     def open(self) -> TensorDB:
-        return TensorDB(client=self._client, blobs=self._blobs)
+        db = TensorDB(client=self._client, blobs=self._blobs)
+        db.warehouse.index.make(*INDEXES)  # now, and not at some step of a schedule
+        return db
 
     def close(self) -> None:
         self.db.close()
