@@ -178,6 +178,14 @@ class WriteBuffer:
         self.closed = True
         self.changed.notify_all()
 
+    def abandon(self) -> None:
+        """Let the thread end, now that nobody adds samples. It does by itself later, if the lock is held just now."""
+        if self.changed.acquire(blocking=False):
+            try:
+                self.end()
+            finally:
+                self.changed.release()
+
     def _wake(self) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(

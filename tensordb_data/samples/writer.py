@@ -228,6 +228,8 @@ class Writer:
         if buffer is not None and not buffer.closed and buffer.pending and os.getpid() == self._pid:
             _log.warning("a writer of dataset %r was dropped with %d samples pending; use it in a with block",
                          self._dataset, buffer.pending)  # fmt: skip
+        if buffer is not None and os.getpid() == self._pid:
+            buffer.abandon()
 
     def _own(self) -> None:
         """Refuse a forked process, and recover from an interrupt. This comes before the lock."""
