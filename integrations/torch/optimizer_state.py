@@ -13,6 +13,22 @@ from tensordb_data.params.names import match_names, plain
 _Names = list[list[str | None]]
 
 
+class ParameterNames:
+    """The names of the parameters of optimizers. They are looked up again when an optimizer has others."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._found: dict[int, tuple[list[list[int]], _Names]] = {}
+
+    def of(self, optimizer: Any) -> _Names:
+        """See `parameter_names`."""
+        ids = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
+        known = self._found.get(id(optimizer))
+        if known is None or known[0] != ids:
+            known = self._found[id(optimizer)] = ids, parameter_names(self._model, optimizer)
+        return known[1]
+
+
 def parameter_names(model: torch.nn.Module, optimizer: Any) -> _Names:
     """The name of each parameter of each group of an optimizer; None for one that the model does not have."""
     names = {id(parameter): plain(name) for name, parameter in model.named_parameters()}

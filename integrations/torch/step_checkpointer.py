@@ -22,7 +22,7 @@ from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import Position, position_of
-from tensordb_data.torch.optimizer_state import in_order_of, parameter_names
+from tensordb_data.torch.optimizer_state import ParameterNames, in_order_of
 from tensordb_data.torch.ranks import ranks
 from tensordb_data.torch.restore import all_or_none, check_kinds, kind_of
 from tensordb_data.torch.sharded_model import (
@@ -114,6 +114,7 @@ class StepCheckpointer(SaveControls):
     ) -> None:
         self.run = run
         self._model = model
+        self._names = ParameterNames(model)
         named = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, **(extra or {})}
         self._stateful = {name: value for name, value in named.items() if value is not None}
         for name, value in self._stateful.items():
@@ -262,7 +263,7 @@ class StepCheckpointer(SaveControls):
         state["training"] = {
             "step": step, "framework": "torch", "torch": torch.version.__version__,
             "kinds": {name: kind_of(value) for name, value in self._stateful.items()},
-            "parameters": {name: parameter_names(self._model, value) for name, value in self._optimizers.items()},
+            "parameters": {name: self._names.of(value) for name, value in self._optimizers.items()},
         }  # fmt: skip
         if self._position is not None:
             state["stream"] = self._position.state()
@@ -305,7 +306,7 @@ class StepCheckpointer(SaveControls):
         check_kinds(there, kinds, label)
         names = training.get("parameters", {})
         return {**parts, **{
-            name: in_order_of(one, parameter_names(self._model, one), parts[name], names.get(name), label)
+            name: in_order_of(one, self._names.of(one), parts[name], names.get(name), label)
             for name, one in self._optimizers.items()
             if name in parts and not is_by_name(parts[name])
         }}  # fmt: skip

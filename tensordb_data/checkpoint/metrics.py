@@ -24,19 +24,20 @@ class StorableMetrics:
     """
 
     def __init__(self) -> None:
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str | None] = {}  # under which each is stored; None if it cannot be
         self._told: set[str] = set()
 
     def __call__(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics that can be stored, by the names under which they are."""
-        if not metrics:
-            return {}
+        if new := [given for given in metrics if given not in self._names]:
+            for given in sorted(new, key=_fits, reverse=True):  # who has a good name keeps it
+                self.name(given)
         found: dict[str, Any] = {}
-        for given in sorted(metrics, key=_fits, reverse=True):  # who has a good name keeps it
-            name = self._names.get(given) or self.name(given)
-            why = None if name is not None else "no field can have this name"
-            if name is not None and (why := _fault(name, metrics[given])) is None:
-                found[name] = metrics[given]
+        for given, value in metrics.items():
+            name = self._names[given]
+            why = "no field can have this name" if name is None else _fault(name, value)
+            if name is not None and why is None:
+                found[name] = value
             elif given not in self._told:
                 self._told.add(given)
                 warnings.warn(f"the metric {given!r} is left out: {why}", stacklevel=4)
@@ -44,17 +45,14 @@ class StorableMetrics:
 
     def name(self, given: str) -> str | None:
         """The name under which a metric is stored; None if it cannot be."""
-        if given in self._names:
-            return self._names[given]
-        name = str(given).replace(".", "_")
-        while name in _TAKEN or name in self._names.values():
-            name += "_"
-        if not _fits(name):
-            return None
-        self._names[given] = name
-        if name != given.replace(".", "_"):
-            warnings.warn(f"the metric {given!r} is stored as {name!r}: its own name is taken", stacklevel=5)
-        return name
+        if given not in self._names:
+            plain = name = given.replace(".", "_")
+            while name in _TAKEN or name in self._names.values():
+                name += "_"
+            self._names[given] = name if _fits(name) else None
+            if name != plain:
+                warnings.warn(f"the metric {given!r} is stored as {name!r}: its own name is taken", stacklevel=5)
+        return self._names[given]
 
 
 def _fits(name: str) -> bool:

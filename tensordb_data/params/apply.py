@@ -28,7 +28,7 @@ def apply_to(
     if prefix or rename:
         if not isinstance(state, Mapping):
             raise StateError(f"prefix= and rename= need names, and {label} is a {type(state).__name__} without")
-        state = Renamed({new: state[old] for new, old in choose(state, prefix, rename, label).items()})
+        state = {new: state[old] for new, old in choose(state, prefix, rename, label).items()}
     # a Keras model is a torch module too where Keras runs on torch
     if keras is not None and isinstance(model, keras.Model):
         return into_keras(model, state, label, strict)
@@ -38,10 +38,6 @@ def apply_to(
         f"expected a torch.nn.Module or a keras.Model to load into, found a {type(model).__name__}; "
         "load() gives the arrays themselves"
     )
-
-
-class Renamed(dict[str, Any]):
-    """Saved values under other names than those that they were saved with."""
 
 
 def compare_torch(model: Any, state: Any, label: str) -> tuple[Difference, dict[str, Any]]:

@@ -21,10 +21,10 @@ def into_keras(model: Any, state: Any, label: str, strict: bool = True) -> Diffe
     By the names of `variable_names`, if the state has such names. By order and shape, if it is a list, or has the
     names that Keras numbers anew in each process.
     """
-    variables = model.weights
-    values = paired(variables, variable_names(model), state, label)
+    variables, names = model.weights, variable_names(model)
+    values = paired(variables, names, state, label)
     if isinstance(values, Mapping):
-        return _assign_named(model, dict(zip(variable_names(model), variables, strict=True)), values, label, strict)
+        return _assign_named(model, dict(zip(names, variables, strict=True)), values, label, strict)
     return assign(model, variables, values, label, strict)
 
 

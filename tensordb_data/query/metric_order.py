@@ -36,11 +36,11 @@ class ByMetric:
         projection: Mapping[str, Any] | None,
     ) -> None:
         self._collection = collection
-        kinds = {f"{_KEY}.{number}": _kind(name) for number, name in enumerate(metrics_of(sort))}
+        keys = {name: f"{_KEY}.{number}" for number, name in enumerate(metrics_of(sort))}
+        kinds = {key: _kind(name) for name, key in keys.items()}
         order: dict[str, int] = {}
         for name, direction in sort:
-            if name in metrics_of(sort):
-                order[f"{_KEY}.{metrics_of(sort).index(name)}"] = 1
+            order |= {keys[name]: 1} if name in keys else {}
             order[name] = direction
         self._stages = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
         self._stages += [] if limit is None else [{"$limit": limit}]

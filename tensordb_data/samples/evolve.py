@@ -102,9 +102,10 @@ class _Body:
         schema = Schema({**stored, **{name: self._field(stored, name, session) for name in self._given}})
         if schema != stored:
             self._check_free(doc, schema.keys() - stored.keys(), session)
-            renamed = {old: new for old, new in doc.get("renamed", {}).items() if old not in schema}
-            changes = {"$set": {"schema": stored_doc(schema), "renamed": renamed}, "$inc": {"mut": 1}}
-            datasets.update_one({"_id": id}, changes, session=session)
+            changed: dict[str, Any] = {"schema": stored_doc(schema)}
+            if "renamed" in doc:
+                changed["renamed"] = {old: new for old, new in doc["renamed"].items() if old not in schema}
+            datasets.update_one({"_id": id}, {"$set": changed, "$inc": {"mut": 1}}, session=session)
         return schema
 
     def _check_free(self, doc: Mapping[str, Any], added: Set[str], session: Any) -> None:

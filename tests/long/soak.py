@@ -205,7 +205,7 @@ def left(db: TensorDB) -> list[str]:
     return [*documents, *(key for key, _ in db.warehouse.blobs.store().list())]
 
 
-def soak(folder: Path, kills: int, seed: int) -> Counter[str]:
+def soak(folder: Path, kills: int, seed: int, until: float) -> Counter[str]:
     """Returns how many kills fell into each phase."""
     dice, took, done = random.Random(seed), dict[str, float](), Counter[str]()
     blobs = (folder / "blobs").as_uri()
@@ -214,6 +214,8 @@ def soak(folder: Path, kills: int, seed: int) -> Counter[str]:
         newest = 0
         with TensorDB(uri, blobs=blobs) as db:
             for number in range(kills):
+                if time.time() > until:
+                    break
                 phase = PHASES[number % len(PHASES)]
                 killed = Killed(train, uri, blobs)
                 try:
@@ -230,10 +232,12 @@ def soak(folder: Path, kills: int, seed: int) -> Counter[str]:
     return done
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(about: str, soak: Callable[[Path, int, int, float], Counter[str]], found: str) -> None:
+    """Run a soak in a folder of its own: with the kills, the seed and until the time that the command line says."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--seconds", type=float, default=1e9, help="end after so long, with fewer kills")
     asked = parser.parse_args()
     gc._MARGIN = MARGIN
     seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
@@ -241,13 +245,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="tdbk"))
     began = time.monotonic()
     try:
-        done = soak(folder, asked.kills, seed)
+        done = soak(folder, asked.kills, seed, time.time() + asked.seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(
-        f"{done.total()} kills in {time.monotonic() - began:.0f} s: {dict(done)}; every state whole, nothing left over"
-    )
+    print(f"{done.total()} kills in {time.monotonic() - began:.0f} s: {dict(done)}; {found}")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, soak, "every state whole, nothing left over")

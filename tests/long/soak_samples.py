@@ -16,11 +16,8 @@ a compaction, a rename, a gc, a save, and the upgrade of a warehouse of format 1
 
 from __future__ import annotations
 
-import argparse
 import datetime as dt
 import random
-import shutil
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -38,7 +35,7 @@ from tensordb_data.schema.schema import MARK
 from tensordb_data.warehouse import catalog
 from tensordb_data.warehouse.upgrade import STOP
 from tests.integration.housekeeping.test_canary import content, plant
-from tests.long.soak import MARGIN, Killed, end_leases, say, say_to
+from tests.long.soak import MARGIN, Killed, end_leases, main, say, say_to
 
 PHASES = ("write", "live", "delete", "update", "compact", "rename", "gc", "save", "upgrade")
 COUNT = 12
@@ -218,25 +215,5 @@ def soak(folder: Path, kills: int, seed: int, until: float) -> Counter[str]:
     return done
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--seconds", type=float, default=1e9, help="end after so long, with fewer kills")
-    asked = parser.parse_args()
-    gc._MARGIN = MARGIN
-    seed = random.SystemRandom().randrange(10**6) if asked.seed is None else asked.seed
-    print(f"seed {seed}")
-    folder = Path(tempfile.mkdtemp(prefix="tdbk"))
-    began = time.monotonic()
-    try:
-        done = soak(folder, asked.kills, seed, time.time() + asked.seconds)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(
-        f"{done.total()} kills in {time.monotonic() - began:.0f} s: {dict(done)}; nothing lost, nothing foreign touched"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, soak, "nothing lost, nothing foreign touched")

@@ -11,7 +11,6 @@ no link is followed, and a size is compared with that of the file before anythin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.blobs.keys import is_key
-from tensordb_data.common.system.files import FOLDER, OWN, OWN_NO_WAIT, PLAIN
+from tensordb_data.common.system.files import FOLDER, OWN, OWN_NO_WAIT, PLAIN, sync_folder
 from tensordb_data.common.system.private import file_mode, make_folder
 from tensordb_data.errors import CorruptBlobError, StorageError, UnsupportedError
 
@@ -124,16 +123,6 @@ class Output:
 def line(entry: Entry) -> bytes:
     """The line of a file in files.txt."""
     return f"{entry.sha256}  {entry.nbytes}  {entry.path}\n".encode()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some file systems of a network cannot
-            os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -27,6 +27,7 @@ from tensordb_data.blobs.stores.base import Store, without_secrets
 from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.folder_identity import FolderIdentity
+from tensordb_data.common.system.files import sync_folder
 from tensordb_data.common.system.private import make_folder
 from tensordb_data.embedded.paths import locate, write_json
 from tensordb_data.embedded.session import Session
@@ -39,7 +40,6 @@ from tensordb_data.housekeeping.backup.layout import (
     pieces,
     read_files,
     read_manifest,
-    sync_folder,
 )
 from tensordb_data.mongo.address import Address
 from tensordb_data.mongo.client import open_client
@@ -172,7 +172,7 @@ class _Restore:
         return self._report
 
     def _mark(self, url: str, store: Store) -> None:
-        """Mark the database, and remove what a restore has left there that was killed."""
+        """Mark the database, and empty it of what a restore has left there that was killed."""
         names = self._mongo.list_collection_names()
         mark = {"_id": "warehouse", "format": RESTORING, "blobs": url}
         found = self._mongo["warehouse"].find_one({"_id": "warehouse"}) if "warehouse" in names else None
@@ -181,9 +181,13 @@ class _Restore:
         before = found or {}
         places = [before.get("blobs"), *(root["url"] for root in before.get("roots", ())[:1])]
         again = url in places  # a folder that is marked may have its own warehouse document already
-        if not again and any(is_key(key) for folder in FOLDERS for key, _ in store.list(f"{folder}/")):
+        # The mark is in the database, where others can write. So nothing is removed for its sake: what a killed restore
+        # has left has the keys of the backup, and is written once more.
+        own = {entry.key for entry in read_files(self._folder, self._manifest)} if again else set()
+        if any(is_key(key) and key not in own for folder in FOLDERS for key, _ in store.list(f"{folder}/")):
             raise StorageError(
-                f"{without_secrets(url)} holds blobs already: name an empty place for those of the backup"
+                f"{without_secrets(url)} holds blobs that are not of this backup: name an empty place for those of the"
+                " backup, or remove what a restore of another one has left there"
             )
         if found is None:
             try:
@@ -194,9 +198,6 @@ class _Restore:
             self._mongo["warehouse"].replace_one({"_id": "warehouse"}, mark)
         for name in COLLECTIONS:
             self._mongo[name].drop()
-        if again:
-            for key in [key for folder in FOLDERS for key, _ in store.list(f"{folder}/") if is_key(key)]:
-                store.delete(key)
 
     def _object(self, store: Store, entry: Entry) -> None:
         # Only bytes that are there are held: the file has the size that is named, which was looked at.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from tensordb_data.common.boards import Board
+from tensordb_data.common.system.private import make_folder
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import State
 
@@ -51,7 +52,7 @@ class StreamBoard:
             return False
         if os.environ.get("LOCAL_WORLD_SIZE") == str(self._world):
             return True
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         there = os.stat(folder)
         name = xxhash.xxh3_64_hexdigest(f"{platform.node()} {there.st_dev} {there.st_ino}".encode())
         return self._board.arrive(f"{self._key}/cache/{name}") == self._world

@@ -6,7 +6,6 @@ Each test interrupts at some instructions of our modules, and of `threading` bel
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -71,8 +70,8 @@ def test_a_writer_ends(db: TensorDB, live: bool) -> None:
         with pytest.raises(KeyboardInterrupt), db.data.writer("d", live=live) as writer:
             writer.add(x=x)
             interrupter.run(work, at)
-        while writer.pending:  # a commit that goes on
-            time.sleep(0.01)
+        with writer._buffer.changed:  # a commit that goes on
+            writer._buffer.changed.wait_for(lambda: not writer._buffer.pending)
         after = db.data.find({"dataset": "d"}).count()
         assert before <= before + writer.written <= after <= before + 2, at
     with db.data.writer("d", live=live) as writer:

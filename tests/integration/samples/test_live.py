@@ -6,7 +6,6 @@ import copy
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import mongomock
 import numpy as np
 import pytest
 
-from tensordb_data import Array, Bytes, TensorDB, Text, Writer
+from tensordb_data import Array, Bytes, TensorDB, Text
 from tensordb_data.api.samples import Data
 from tensordb_data.blobs.segments.inline import INLINE, MAX_INLINE
 from tensordb_data.errors import CorruptBlobError, SampleError
+from tensordb_data.samples import write_buffer
 from tensordb_data.samples.write_batch import LIVE_SAMPLES
 from tensordb_data.warehouse.index import Index
 from tests.mongod import running
@@ -140,8 +140,8 @@ def test_damage_is_noticed(db: TensorDB) -> None:
 def test_commits_are_small_and_frequent(db: TensorDB) -> None:
     with db.data.writer("d", live=True) as writer:
         writer.add_many(x=np.zeros((1000, 3), np.uint8))
-        while writer.written < 1000:  # without a flush
-            time.sleep(0.01)
+        with writer._buffer.changed:  # without a flush
+            writer._buffer.changed.wait_for(lambda: writer._buffer.written >= 1000)
         watch = db.data.find({"dataset": "d"}).watch()
         writer.add(x=np.ones(3, np.uint8))
         assert next(watch)["x"].tolist() == [1, 1, 1]  # in time, without a flush
@@ -151,15 +151,23 @@ def test_commits_are_small_and_frequent(db: TensorDB) -> None:
     assert versions["d"][0] == 1001
 
 
-def test_a_server_that_pauses(tmp_path: Path) -> None:
+def test_a_server_that_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not hold up the caller of a live writer, nor one who interrupts a commit."""
-    n = 5 * LIVE_SAMPLES
+    n, begun = 5 * LIVE_SAMPLES, threading.Event()
+    real = write_buffer.commit
+
+    def commit(warehouse: Any, dataset: str, *args: Any, **options: Any) -> Any:
+        if dataset == "e":
+            begun.set()
+        return real(warehouse, dataset, *args, **options)
+
     with running(tmp_path) as mongod, TensorDB(mongod.uri, blobs="memory://") as db:
         with db.data.writer("d", live=True) as live, db.data.writer("e") as writer:
             live.add(n=0)
             live.flush()
             writer.add(n=0)
             writer.flush()
+            monkeypatch.setattr(write_buffer, "commit", commit)
             mongod.send(signal.SIGSTOP)
             try:
                 for i in range(1, 2 * LIVE_SAMPLES):
@@ -167,7 +175,7 @@ def test_a_server_that_pauses(tmp_path: Path) -> None:
                 live.add_many(n=range(2 * LIVE_SAMPLES, n))
                 assert (live.written, live.pending) == (1, n - 1)
                 writer.add(n=1)
-                interrupter = threading.Thread(target=interrupt_once_it_commits, args=(writer,))
+                interrupter = threading.Thread(target=interrupt_main_after, args=(begun,))
                 interrupter.start()
                 with pytest.raises(KeyboardInterrupt) as caught:
                     writer.flush()
@@ -183,9 +191,8 @@ def test_a_server_that_pauses(tmp_path: Path) -> None:
             assert [(doc["n"], doc["_tdb"]["s"]) for doc in docs] == [(i, i + 1) for i in range(count)]
 
 
-def interrupt_once_it_commits(writer: Writer) -> None:
-    while writer._buffer._taken == writer.written:
-        time.sleep(0.01)
+def interrupt_main_after(begun: threading.Event) -> None:
+    begun.wait()
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
