@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bson import ObjectId
 from typer.testing import CliRunner
 
 from tensordb_data import ConnectError, Keep, StorageError, TensorDB
@@ -118,8 +119,23 @@ def test_a_server(db: TensorDB, mongo_uri: str, warehouse_dir: Path, tmp_path: P
                 TensorDB.restore(tmp_path / "backup", target)
         finally:
             db.database.client.drop_database(target.rsplit("/", 1)[1].split("?")[0])
-    with pytest.raises(StorageError, match="holds blobs already"):
-        TensorDB.restore(tmp_path / "backup", f"{server}q?{options}", blobs=f"file://{warehouse_dir}/again")
+    target, blobs = f"{server}q?{options}", f"file://{warehouse_dir}/again"
+    with pytest.raises(StorageError, match="holds blobs that are not of this backup"):
+        TensorDB.restore(tmp_path / "backup", target, blobs=blobs)
+    # Nor does a mark that others have put into the database say that these blobs may go.
+    anothers = warehouse_dir / "again" / "segments" / str(ObjectId())
+    anothers.write_bytes(b"of another warehouse")
+    there = sorted((warehouse_dir / "again").rglob("*"))
+    marked = db.database.client[target.rsplit("/", 1)[1].split("?")[0]]
+    try:
+        marked["warehouse"].insert_one({"_id": "warehouse", "format": restore.RESTORING, "blobs": blobs})
+        with pytest.raises(StorageError, match="holds blobs that are not of this backup"):
+            TensorDB.restore(tmp_path / "backup", target, blobs=blobs)
+        assert sorted((warehouse_dir / "again").rglob("*")) == there
+        anothers.unlink()
+        assert TensorDB.restore(tmp_path / "backup", target, blobs=blobs).objects == 7
+    finally:
+        db.database.client.drop_database(marked.name)
 
 
 def test_beside_writers_and_gc(
