@@ -5,7 +5,6 @@ An entry may outlive the entity that it names. So a search checks that the entit
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -19,6 +18,7 @@ from pymongo import UpdateOne
 from pymongo.errors import OperationFailure
 
 from tensordb_data.common.chunks import batched, chunks
+from tensordb_data.mongo.errors import UNAUTHORIZED
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.search.tokenize import index_words, limit_words, scoped, words
@@ -67,8 +67,11 @@ def renew(warehouse: Warehouse) -> None:
 
     This reads no entities. It is done by the first search, once for a warehouse.
     """
-    with contextlib.suppress(OperationFailure):  # a user who may only read searches the entries as they are
+    try:
         _renew(warehouse)
+    except OperationFailure as error:
+        if error.code != UNAUTHORIZED:  # a user who may only read searches the entries as they are
+            raise
 
 
 def _renew(warehouse: Warehouse) -> None:
