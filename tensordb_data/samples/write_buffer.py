@@ -277,7 +277,7 @@ class WriteBuffer:
         )
 
 
-def _commit_in_time(buffer: weakref.ref[WriteBuffer], changed: threading.Condition) -> None:
+def _commit_in_time(buffer: weakref.ref[WriteBuffer], changed: InterruptibleCondition) -> None:
     """The thread of a writer."""
     while True:
         with changed:
@@ -287,8 +287,7 @@ def _commit_in_time(buffer: weakref.ref[WriteBuffer], changed: threading.Conditi
                 return
             if wait != _NOW:
                 del alive
-                # Bounded, so that the thread of a writer that was dropped ends too.
-                changed.wait(60.0 if wait is None else min(wait, 60.0))
+                changed.wait(wait)  # for a second at most, so that the thread of a writer that was dropped ends too
                 continue
         if alive is not None:
             alive._commit_due()
