@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import warm
+
 # Helpers of multiprocessing, started once and kept until the interpreter ends.
 _KEPT = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 # Thread pools, event loops and runtimes that libraries start on first use hold a few descriptors for good.
@@ -44,6 +46,8 @@ class Census:
         mapped = {line.split(maxsplit=5)[-1] for line in maps if temporary in line}
         children: Counter[str] = Counter()
         for child in psutil.Process().children(recursive=True):
+            if child.pid in warm.kept():
+                continue
             with contextlib.suppress(psutil.Error):
                 command = " ".join(child.cmdline())
                 if command and not any(kept in command for kept in _KEPT):

@@ -14,6 +14,7 @@ blocks and exit handlers run. A second signal ends the process at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -96,6 +97,7 @@ class SignalHandler:
             self.remove()
             self.requested = None
             previous = signal.getsignal(number)
+        _hush_deaths()
         if callable(previous):
             previous(number, None)
         else:
@@ -151,6 +153,20 @@ def _in_child() -> None:
 
 
 at_fork(after_in_child=_in_child)
+
+
+def _hush_deaths() -> None:
+    """Loader workers die of the same signal. PyTorch's handler of that would raise in place of what ends us."""
+    number = getattr(signal, "SIGCHLD", None)
+    handler = None if number is None else signal.getsignal(number)
+    if number is None or not callable(handler) or threading.current_thread() is not threading.main_thread():
+        return
+
+    def quiet(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception):
+            handler(number, frame)
+
+    signal.signal(number, quiet)
 
 
 def _say(text: str) -> None:

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from tensordb_data import TensorDB
 from tensordb_data.torch import QueryDataset
+from tests import warm
 
 N, BATCH, SIZE, PARTS = 64, 8, 4096, 4
 PASS = N // BATCH
@@ -92,7 +93,7 @@ class Runs:
     def started(self, state: Any, log: Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
         defaults = {"workers": 2, "seed": 0, "rank": 0, "ranks": 1, "breaks": True, "log": str(log)}
         command = [sys.executable, str(self.folder / "train.py"), json.dumps({**self.options, **defaults, **options})]
-        with subprocess.Popen(
+        with warm.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         ) as run:  # fmt: skip

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,7 +67,7 @@ def test_code_runs(page: Path, warehouse_dir: Path) -> None:
 def ran(script: Path) -> list[str]:
     """What a script printed, which has to end well."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, str(script)],
         cwd=script.parent, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=280,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 import signal
-import subprocess
 import sys
 import threading
 
@@ -17,6 +16,7 @@ from tensordb_data import SaveOptions
 from tensordb_data.errors import CheckpointError
 from tensordb_data.tensors import write as write_module
 from tensordb_data.torch import StepCheckpointer
+from tests import warm
 
 
 class Ema:
@@ -221,7 +221,7 @@ db.params.save({str(i): np.random.default_rng(i).random(10_000, "f4") for i in r
 
 
 def test_what_was_sent_before_a_kill_is_not_sent_again(db, mongo_uri, warehouse_dir, monkeypatch):
-    done = subprocess.run([sys.executable, "-c", KILLED, mongo_uri, f"file://{warehouse_dir}/blobs"])
+    done = warm.run([sys.executable, "-c", KILLED, mongo_uri, f"file://{warehouse_dir}/blobs"])
     assert done.returncode == -signal.SIGKILL
     assert db.params.find().count() == 0  # no half set
     monkeypatch.setattr(write_module, "OBJECT", 100_000)

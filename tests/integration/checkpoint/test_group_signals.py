@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from tests import warm
 from tests.integration.checkpoint import loops
 
 LOOP = """
@@ -56,7 +57,7 @@ def test_the_smaller_matrix_meets_every_pair():
 def test_workers_that_are_gone_keep_no_step_from_being_saved(db, mongo_uri, warehouse_dir, number, mode, accumulate):
     loops.fill(db)
     command = [sys.executable, "-c", LOOP, mongo_uri, f"file://{warehouse_dir}/blobs", mode, str(accumulate)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, number)

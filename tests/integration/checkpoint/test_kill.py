@@ -10,6 +10,7 @@ import time
 
 from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.params.load import load_parts, verify
+from tests import warm
 
 SCRIPT = """
 import sys
@@ -40,7 +41,7 @@ def test_twenty_rounds(db, mongo_uri, warehouse_dir):
     acknowledged = 0
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), mongo_uri, f"file://{warehouse_dir}/blobs"]
     for _ in range(20):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = warm.Popen(command, stdout=subprocess.PIPE, text=True)
         began = int(process.stdout.readline())
         assert began >= acknowledged
         time.sleep(dice.uniform(0, 0.15))

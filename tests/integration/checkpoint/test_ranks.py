@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tensordb_data.torch import StepCheckpointer
+from tests import warm
 from tests.integration.checkpoint.loops import fill
 
 SCRIPT = Path(__file__).with_name("rank.py")
@@ -26,7 +27,7 @@ def launch(db, mongo_uri, warehouse_dir, tmp_path):
         store = str(tmp_path / uuid.uuid4().hex)
         arguments = [store, kind, *(str(word) for each in runs for word in each)]
         ranks = [
-            subprocess.Popen(
+            warm.Popen(
                 [sys.executable, str(SCRIPT), mongo_uri, f"file://{warehouse_dir}/blobs", str(rank), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from tensordb_data.checkpoint.checkpointer import Checkpointer
+from tests import warm
 
 HEAD = """
 import os, signal, sys, threading, time
@@ -40,7 +41,7 @@ def make(source=None, **options):
 @contextlib.contextmanager
 def child(mongo_uri, folder, script):
     command = [sys.executable, "-c", HEAD + textwrap.dedent(script), mongo_uri, f"file://{folder}/blobs"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tensordb_data import TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, Trainer
+from tests import warm
 
 PATIENCE = 60.0  # seconds until something that must happen is given up
 
@@ -31,7 +32,7 @@ class Program:
 
     def __init__(self, function: Callable[..., None], *arguments: object) -> None:
         command = [sys.executable, "-m", __name__, function.__name__, *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = warm.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def hear(self, **expected: Any) -> dict[str, Any]:
         """The next message, or the next one with these values."""

@@ -26,6 +26,7 @@ from tensordb_data.errors import CorruptBlobError, TensorDBError
 from tensordb_data.housekeeping import gc
 from tensordb_data.housekeeping.backup import create, layout, restore
 from tensordb_data.housekeeping.backup.layout import Entry, read_files, read_manifest
+from tests import warm
 from tests.helpers import at_most, bomb
 
 
@@ -257,7 +258,7 @@ def test_killed(warehouse_dir: Path, tmp_path: Path) -> None:
         fill(db)
         db.backup(backup)
     for step in ("mark", "blob", "index", "end"):
-        done = subprocess.run([sys.executable, "-c", RESTORE, backup, target, step], timeout=100)
+        done = warm.run([sys.executable, "-c", RESTORE, backup, target, step], timeout=100)
         assert done.returncode == -signal.SIGKILL
         if step != "end":
             with pytest.raises(ConnectError, match="a backup is being restored into"):

@@ -18,6 +18,7 @@ from tensordb_data import Array, DuplicateError, Image, Scalar, SchemaError, Ten
 from tensordb_data.ingest import image_folder as images_module
 from tensordb_data.ingest import ingest
 from tensordb_data.samples.writer import Writer
+from tests import warm
 
 
 def picture(folder: Path, name: str, shape: tuple[int, ...], seed: int, dtype: Any = np.uint8) -> None:
@@ -279,7 +280,7 @@ def progress(done, total, report):
     print(report.added, flush=True)
 ingest(TensorDB({mongo_uri!r}), {str(tmp_path / "t.npz")!r}, "t", progress=progress)
 """
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = warm.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert int(child.stdout.readline()) > 0
     child.kill()

@@ -9,6 +9,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.mongo import transactions
+from tests import warm
 
 WRITER = """
 import os, signal, sys
@@ -37,7 +38,7 @@ def paused(db: TensorDB, mongo_uri: str, warehouse_dir, monkeypatch: pytest.Monk
     original = transactions.end_stale_transactions
     monkeypatch.setattr(transactions, "end_stale_transactions", lambda client: ended.append(original(client)))
     command = [sys.executable, "-c", WRITER, mongo_uri, f"file://{warehouse_dir}/blobs"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = warm.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout.readline() == "in a transaction\n"
         yield process, ended

@@ -18,6 +18,7 @@ from tensordb_data import Array, Bytes, NotFoundError, TensorDB, Text
 from tensordb_data.samples import compact as compact_module
 from tensordb_data.samples import write_batch as batch_module
 from tensordb_data.warehouse.index import Index
+from tests import warm
 
 SCHEMA = {"image": Array("uint8", (2, 2)), "raw": Bytes(), "note": Text(optional=True), "label": int}
 
@@ -269,7 +270,7 @@ with TensorDB({mongo_uri!r}) as db:
         fill(db, range(500 * number + 200, 500 * number + 300), live=False)
         db.data.find({"label": {"$gte": 500 * number + 220}}).delete()
         before = seen(db)
-        child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = warm.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert child.stdin is not None and child.stdout is not None
         child.stdout.readline()
         child.stdin.write(b"\n")
@@ -313,7 +314,7 @@ def test_the_command(db: TensorDB, mongo_uri: str) -> None:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tensordb_data.cli.main", "compact", *arguments, "--db", mongo_uri]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return warm.run(command, capture_output=True, text=True, timeout=60)
 
     done = run("d", "--json")
     assert done.returncode == 0, done.stderr

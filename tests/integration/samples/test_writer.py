@@ -30,6 +30,7 @@ from tensordb_data import (
 from tensordb_data.samples import commit as commit_module
 from tensordb_data.samples import write_batch as batch_module
 from tensordb_data.warehouse.index import Index
+from tests import warm
 
 
 def sequences(db: TensorDB, dataset: str) -> list[int]:
@@ -349,7 +350,7 @@ while True:
 """
     for _ in range(3):
         before = db.data.find().count()
-        child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        child = warm.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         acknowledged = [child.stdout.readline() for _ in range(5)]
         child.send_signal(signal.SIGKILL)

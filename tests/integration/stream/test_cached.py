@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
+from tests import warm
 from tests.delayed_store import DelayedStore
 
 SAMPLES, BYTES = 600, 20_000
@@ -147,7 +148,7 @@ def test_two_trainers_on_one_cache(db: TensorDB, mongo_uri: str, tmp_path: Path)
     trainers = []
     for seed in (3, 3):
         command = [sys.executable, "-c", TRAINER, mongo_uri, str(tmp_path / "shared"), str(seed)]
-        process = subprocess.Popen(
+        process = warm.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
         )
         trainers.append(process)

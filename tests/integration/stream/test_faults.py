@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
 import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
@@ -19,6 +18,7 @@ from tensordb_data.errors import SampleError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.plan.index_reader import IndexReader
+from tests import warm
 
 N = 3000
 
@@ -214,7 +214,7 @@ def test_a_thread_that_iterates_as_python_ends(
     numbered: TensorDB, mongo_uri: str, warehouse_dir: Path, kind: str
 ) -> None:
     (warehouse_dir / "open.py").write_text(OPEN_AT_THE_END)
-    run = subprocess.run(
+    run = warm.run(
         [sys.executable, str(warehouse_dir / "open.py"), mongo_uri, f"file://{warehouse_dir}/blobs", kind],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip

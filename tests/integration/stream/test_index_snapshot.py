@@ -28,6 +28,7 @@ from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.state import State
 from tensordb_data.warehouse.context import Warehouse
+from tests import warm
 
 N, STEP = 400, 100
 OLD, NEW = list(range(N)), list(range(1000, 1000 + N))
@@ -389,7 +390,7 @@ with TensorDB(sys.argv[1], blobs=sys.argv[2]) as db:
 @contextmanager
 def stopped(uri: str, folder: Path, limit: int, where: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", CHANGER, uri, f"file://{folder}/blobs", str(limit), where]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with warm.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "stopped\n"

@@ -22,7 +22,7 @@ from tensordb_data import Array, Bytes, TensorDB, mix
 from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.torch import QueryDataset
-from tests import pipelines, transforms
+from tests import pipelines, transforms, warm
 from tests.leaks import raised_from_workers
 
 N = 60
@@ -216,7 +216,7 @@ def test_no_process_outlives_a_script_that_is_stopped(
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), mongo_uri, f"file://{warehouse_dir}/blobs"]
-    with subprocess.Popen(
+    with warm.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         assert child.stdout is not None and child.stderr is not None
@@ -278,7 +278,7 @@ def test_ctrl_c_while_workers_start_is_told_once_and_leaves_none(
         os.mkfifo(tmp_path / name)
     command = [sys.executable, str(script), mongo_uri, f"file://{warehouse_dir}/blobs"]
     search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
-    with subprocess.Popen(
+    with warm.Popen(
         command, env=search, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         (tmp_path / "inside").read_bytes()  # the forkserver imports
@@ -318,7 +318,7 @@ def test_processes_of_the_program_itself_hear_ctrl_c_as_ever(
     script = tmp_path / "train.py"
     script.write_text(BESIDE)
     command = [sys.executable, str(script), mongo_uri, f"file://{warehouse_dir}/blobs"]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split() == ["True", "False"]
+    assert warm.run(command, capture_output=True, text=True, timeout=60).stdout.split() == ["True", "False"]
 
 
 def test_a_script_ends_though_it_left_a_stream_open_and_a_worker_stuck(
@@ -335,7 +335,7 @@ def test_a_script_ends_though_it_left_a_stream_open_and_a_worker_stuck(
         "    batches = iter(things.stream(batch_size=4, transform=transforms.stuck_at_17, workers=2))\n"
         "    next(batches)\n"
     )
-    assert subprocess.run([sys.executable, str(script)], timeout=60).returncode == 0
+    assert warm.run([sys.executable, str(script)], timeout=60).returncode == 0
 
 
 def test_a_script_without_a_guard_is_told(
@@ -349,7 +349,7 @@ def test_a_script_without_a_guard_is_told(
         f"db = TensorDB({mongo_uri!r}, blobs='file://{warehouse_dir}/blobs')\n"
         "next(iter(db.data.find().stream(batch_size=4, transform=transforms.plain, workers=1)))\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=90)
+    done = warm.run([sys.executable, str(script)], capture_output=True, text=True, timeout=90)
     assert done.returncode and 'if __name__ == "__main__"' in done.stderr.splitlines()[-1], done.stderr
 
 

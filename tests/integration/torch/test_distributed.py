@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tensordb_data import TensorDB
+from tests import warm
 
 SCRIPT = """
 import itertools, json, multiprocessing, sys
@@ -49,7 +50,7 @@ def run(program: str, folder: Path, uri: str, *arguments: str) -> list[list[str]
     script = folder / "rank.py"
     script.write_text(program)
     ranks = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, str(script), uri, str(rank), str(folder / "store"), *arguments],
             stdout=subprocess.PIPE,
             text=True,

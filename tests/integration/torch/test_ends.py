@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tensordb_data import TensorDB
+from tests import warm
 
 SCRIPT = """
 import sys
@@ -38,7 +39,7 @@ def test_no_worker_outlives_its_script(mongo_uri: str, tmp_path: Path, context: 
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), mongo_uri, blobs, context]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as train:
+    with warm.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as train:
         assert train.stdout is not None and train.stdout.readline() == "going\n"
         workers = psutil.Process(train.pid).children(recursive=True)
         assert len(workers) >= 2

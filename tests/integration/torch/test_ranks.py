@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
+from tests import warm
 from tests.integration.torch import rank_cells
 from tests.integration.torch.rank_cells import N
 
@@ -57,7 +58,7 @@ def run(uri: str, folder: Path, cells: list[str]) -> dict[str, list[Any]]:
         writer.add_many(label=np.arange(N))
     command = [sys.executable, rank_cells.__file__, uri, blobs]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(folder / "store"), *cells], stdout=subprocess.PIPE, text=True)
+        warm.Popen([*command, str(rank), str(folder / "store"), *cells], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     try:

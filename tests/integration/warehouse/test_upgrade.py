@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from tensordb_data import ConnectError, TensorDB
 from tensordb_data.schema.schema import MARK
 from tensordb_data.warehouse.upgrade import STOP
+from tests import warm
 from tests.format1.make import unpack
 
 EXPECTED: dict[str, Any] = {}
@@ -182,7 +182,7 @@ def test_killed_at_each_step(old: str) -> None:
     """Before and after each write of the upgrade, and after its end."""
     before = documents(old)
     for at in range(1, 6):
-        done = subprocess.run([sys.executable, "-c", KILLED, old, str(at)], timeout=100)
+        done = warm.run([sys.executable, "-c", KILLED, old, str(at)], timeout=100)
         assert done.returncode == -signal.SIGKILL
         end_transactions(old)
         if at < 5:
