@@ -12,7 +12,7 @@ from tensordb_data import TensorDB
 from tensordb_data.housekeeping import fsck, gc, segment_usage
 from tests.conftest import ROOT
 
-FEW, MANY = 300, 3_000
+FEW, MANY = 150, 1_500
 BATCH = 50
 
 
