@@ -13,7 +13,7 @@ from tensordb_data.housekeeping import gc, segment_usage
 from tensordb_data.housekeeping.fsck import params, walk
 from tests.conftest import ROOT
 
-FEW, MANY = 300, 3_000
+FEW, MANY = 150, 1_500
 BATCH = 50
 
 
