@@ -66,11 +66,17 @@ def warehouse_dir() -> Iterator[Path]:
             wait_released(lock)
 
 
+def _in_memory() -> str | None:
+    """A folder in memory with room for a server, which then waits for no disk; None for the usual one."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30 else None
+
+
 @pytest.fixture(scope="session")
 def _server_uri() -> Iterator[str]:
     from tensordb_data.embedded import join
 
-    folder = tempfile.mkdtemp(prefix="tdbs")
+    folder = tempfile.mkdtemp(prefix="tdbs", dir=_in_memory())
     try:
         with join(folder) as session:
             yield session.uri
