@@ -12,7 +12,8 @@ import numpy.typing as npt
 import xxhash
 from bson import ObjectId
 
-from tensordb_data.blobs.reader.disk_cache import CachedFile, SegmentCache
+from tensordb_data.blobs.reader.cached_file import CachedFile
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.segments.format import (
     ENTRY_BYTES,
     MAGIC,
