@@ -1,12 +1,18 @@
-"""Runs tasks on a few threads, and yields their results in order. After the iteration, no task begins."""
+"""Runs tasks on a few threads, and yields their results in order. After the iteration, no task begins.
+
+The pools of the standard library take locks in Python code, where an interrupt of the loop can leave one locked for
+good; their threads then wait for it, and so does the end of the program. Here the loop waits in C alone.
+"""
 
 from __future__ import annotations
 
+import _thread
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from tensordb_data.common.system.fork import at_fork
 
@@ -14,7 +20,83 @@ T = TypeVar("T")
 
 
 _PATIENCE = 10.0
-"""Seconds that a fork waits for threads that are about to end."""
+"""Seconds that a fork, and the end of Python, wait for threads that are about to end."""
+
+_LOOK = 1.0
+"""Seconds after which the loop looks for a signal that came just before it waited."""
+
+
+class _Task(Generic[T]):
+    """A call, and what becomes of it."""
+
+    __slots__ = ("_call", "_done", "_error", "_value")
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call: Callable[[], T] | None = call
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def run(self) -> None:
+        call, self._call = self._call, None
+        assert call is not None
+        try:
+            self._value = call()
+        except BaseException as error:
+            self._error = error
+        del call
+        self._done.release()
+
+    def result(self) -> T:
+        while not self._done.acquire(timeout=_LOOK):
+            pass
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # it holds this frame
+        value, self._value = self._value, None
+        return value  # type: ignore[return-value]
+
+
+class _Pool:
+    """Threads that run tasks until the pool is over."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._tasks: SimpleQueue[_Task[Any] | None] = SimpleQueue()
+        self._started = 0
+        self.over = False
+
+    def submit(self, task: _Task[T]) -> _Task[T]:
+        self._tasks.put(task)
+        if self._started < self._count:
+            self._started += 1
+            thread = threading.Thread(target=self._run, name="tensordb-stream", daemon=True)
+            _threads[thread] = self
+            # Not here: `start` waits in Python code until the thread has begun.
+            _thread.start_new_thread(self._start, (thread,))
+        return task
+
+    def end(self) -> None:
+        self.over = True
+        for _ in range(self._started):
+            self._tasks.put(None)
+        for thread in list(_threads):
+            if thread.ident is not None and not thread.is_alive():
+                _threads.pop(thread, None)
+
+    def _start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except RuntimeError:  # there are as many as there may be: this one takes its place
+            self._run()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None and not self.over:
+            task.run()
+            del task
 
 
 def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -> Generator[T, None, None]:
@@ -29,42 +111,44 @@ def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -
         threads: The number of threads.
         ahead: How many tasks may have begun beyond the one whose result is yielded.
     """
-    over = threading.Event()
-    pool = ThreadPoolExecutor(
-        threads,
-        thread_name_prefix="tensordb-stream",
-        initializer=lambda: _threads.update({threading.current_thread(): over}),
-    )
-    waiting: deque[Future[T]] = deque()
+    pool = _Pool(threads)
+    waiting: deque[_Task[T]] = deque()
     source: Iterator[Callable[[], T] | None] = iter(tasks)
     try:
-        for task in source:
-            if task is not None:
-                waiting.append(pool.submit(task))
-            while len(waiting) > (ahead if task is not None else 0):
+        for call in source:
+            if call is not None:
+                waiting.append(pool.submit(_Task(call)))
+            while len(waiting) > (ahead if call is not None else 0):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        over.set()
-        for thread in list(_threads):
-            if not thread.is_alive():
-                _threads.pop(thread, None)
+        pool.end()
         close = getattr(source, "close", None)
         if close is not None:
             close()
 
 
-_threads: dict[threading.Thread, threading.Event] = {}
-"""The threads of all pools. The event says that the iteration is over."""
+_threads: dict[threading.Thread, _Pool] = {}
+"""The threads of all pools."""
 
 
 def _before_fork() -> None:
     # A thread that is about to end may hold a lock. In the child, nobody would ever release it.
-    for thread, over in list(_threads.items()):
-        if over.is_set() and thread is not threading.current_thread():
+    for thread, pool in list(_threads.items()):
+        if pool.over and thread.is_alive() and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
 
+def _as_python_ends() -> None:
+    for pool in set(_threads.values()):
+        pool.end()
+    deadline = time.monotonic() + _PATIENCE
+    for thread in list(_threads):
+        if thread.is_alive():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
 at_fork(before=_before_fork, after_in_child=_threads.clear)
+# Called before what is registered with `atexit`, which may close what the threads read from. It has no public name.
+threading._register_atexit(_as_python_ends)  # type: ignore[attr-defined]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 (must register before this module, see below)
 import contextlib
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from tensordb_data.common.interruptible import InterruptibleCondition
 from tensordb_data.errors import QueryError, SampleError, WorkerError
 from tensordb_data.stream.fetch.decode import Column, Values
 from tensordb_data.stream.stats import Clock
@@ -154,7 +154,7 @@ class WorkerPool:
                 " workers=0, or the DataLoader with num_workers=0"
             )
         self.pid = os.getpid()
-        self._changed = threading.Condition()
+        self._changed = InterruptibleCondition()
         self._types = FieldTypes()
         self._closed, self._why = False, "the worker processes of this stream were ended"
         self._all: list[_WorkerHandle] = []
@@ -223,6 +223,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the processes. What they are working on is lost."""
+        self._changed.recover()
         with self._changed:
             self._closed = True
             for worker in self._all:
