@@ -44,12 +44,11 @@ def read_safetensors(
         with _opened(path) as fd:
             places, metadata = read_header(fd)
             there = {place.name for place in places}
-            if absent := set(there if wanted is None else wanted) - there:
+            names = there if wanted is None else set(wanted)
+            if absent := names - there:
                 raise CheckpointError(f"{path}: the index promises {min(absent)!r}, which is not in this file")
-            chosen = places if wanted is None else [place for place in places if place.name in set(wanted)]
-            left_out.update(
-                (f"{path.name}: {name}", "not in the index") for name in sorted(there - {one.name for one in chosen})
-            )
+            chosen = [place for place in places if place.name in names]
+            left_out.update((f"{path.name}: {name}", "not in the index") for name in sorted(there - names))
             for place in chosen:
                 numbers[place.name] = len(leaves)
                 leaves.append(Leaf(f"model/{place.name}", "torch", place.dtype, place.shape, place.nbytes, None))
