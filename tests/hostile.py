@@ -9,6 +9,8 @@ Each input ends as a value or as one of our errors, and asks for little memory a
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import logging
 import random
 import tempfile
@@ -22,6 +24,7 @@ from unittest import mock
 import bson
 import cv2
 import numpy as np
+import torch
 import xxhash
 import zstandard
 from bson import ObjectId
@@ -33,6 +36,7 @@ from tensordb_data.blobs.segments.inline import inline_reference, read_inline
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import TensorDBError
+from tensordb_data.params.exchange.reading import read_source
 from tensordb_data.schema import Array, Image, Scalar, Text
 from tensordb_data.schema.schema import Schema
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
@@ -144,6 +148,30 @@ def tensor(data: bytes) -> None:
         pass  # the one who asks names the tensor
 
 
+def imported(folder: Path) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        (folder / "model").write_bytes(data)
+        read_source(folder / "model")
+
+    return read
+
+
+def parameter_files() -> dict[str, list[bytes]]:
+    """Files of parameters: of safetensors, of `torch.save` today, and as it was until 1.6."""
+    header = {"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
+    header |= {"b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]}, "__metadata__": {"t": "w"}}
+    text = json.dumps(header).encode()
+    state = {"w": torch.zeros(3, 2), "nested": [{"t": (1, None, "x")}], "n": 2**70}
+    files = [io.BytesIO(), io.BytesIO()]
+    for file, zipped in zip(files, (True, False), strict=True):
+        torch.save(state, file, _use_new_zipfile_serialization=zipped)
+    deep = b"[" * 100_000
+    return {
+        "safetensors": [len(text).to_bytes(8, "little") + text + bytes(32), len(deep).to_bytes(8, "little") + deep],
+        "torch": [file.getvalue() for file in files],
+    }
+
+
 def formats(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """For each format: what reads it, and whole ones to spoil."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
@@ -171,6 +199,7 @@ def formats(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]
         "tombstone": (tombstone, [zstandard.compress(stones), bomb(2**31), zstandard.compress(bson.encode(nested))]),
         "reference": (references, [*map(bson.encode, docs)]),
         "cache": (cached(folder), made),
+        **{name: (imported(folder), files) for name, files in parameter_files().items()},
         "tensor": (tensor, [zstandard.compress(bytes(1000)), bomb(1000, 2**50), bomb(2**31)]),
     }
 

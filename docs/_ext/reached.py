@@ -32,6 +32,7 @@ def load() -> None:
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch")]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
+    found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]
     module = sys.modules["reached"] = types.ModuleType("reached")
     for cls in found:
         setattr(module, cls.__name__, cls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -13,6 +14,8 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import SchemaError
 from tensordb_data.mongo.retry import read_all
+from tensordb_data.params.exchange.importing import import_set
+from tensordb_data.params.exchange.source import Imported
 from tensordb_data.params.lineage import surroundings
 from tensordb_data.params.parameter_set import RESERVED, ParameterSet, parent_id, set_fields
 from tensordb_data.params.prune import Pruned, prune
@@ -70,6 +73,53 @@ class Params(Collection[ParameterSet]):
         """
         fields = {**set_fields(run, step, tags, metrics), "lineage": surroundings()}
         return save_parameters(self._warehouse, view({"model": state}), fields, parent_id(parent)).id
+
+    def import_file(
+        self,
+        path: str | Path,
+        *,
+        run: str | None = None,
+        step: int | None = None,
+        tags: Sequence[str] = (),
+        parent: ParameterSet | ObjectId | None = None,
+        key: str | None = None,
+        **metrics: Any,
+    ) -> Imported:
+        """Saves the parameters of a file, or of a folder of Hugging Face, as a checkpoint.
+
+        What a file is, its content tells: a safetensors file, a file of `torch.save` (a state dict, or a tree with
+        tensors), or a checkpoint of Lightning. From that come the parameters, the optimizers and schedulers as parts of
+        their own, and the step. A folder has `model.safetensors` or `pytorch_model.bin`, or the index of several; its
+        `config.json` becomes the part `"config"`. Tied tensors stay tied, and dtypes are kept.
+
+        Code that is pickled in a file never runs: torch reads it with `weights_only=True`. The tensors of a file are
+        in memory once.
+
+        Args:
+            path: The file or folder.
+            run: Name of the run.
+            step: Step of the run; by default that of the file, if it names one.
+            tags: Tags of the checkpoint.
+            parent: The checkpoint that this one was made from, of this run or another.
+            key: Of a file of `torch.save` that holds more, the entry that has the parameters: `"model_state_dict"`.
+            metrics: Numbers and short texts that a query can use: `val_acc=0.91`.
+
+        Returns:
+            The `_id` of the checkpoint, and what in the files was left out.
+
+        Raises:
+            NotFoundError: There is no such file.
+            CheckpointError: It is none of these, or damaged, or holds more than tensors and plain values.
+            MissingExtraError: It needs torch.
+            SchemaError: A metric, the run, the step or a tag is not of the right kind.
+            StorageError: The file cannot be read, or the blob store failed; nothing was saved.
+        """
+
+        def fields(found: int | None) -> dict[str, Any]:
+            return set_fields(run, found if step is None else step, tags, metrics)
+
+        fields(None)  # what is wrong is said before a large file is read
+        return import_set(self._warehouse, path, key, fields, parent_id(parent))
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
         """Adds metrics to checkpoints, for example those of an evaluator. All values are checked before one is set.

@@ -40,15 +40,26 @@ def load_parts(
     wanted = list(trees) if names is None else list(names)
     for name in wanted:
         if name not in trees:
-            raise CheckpointError(f"{label} has no part {name!r}; it has {', '.join(sorted(trees))}.")
+            raise no_part(label, name, trees)
     with reading_structure(label):
         rows = {number: table[number] for name in wanted for number in leaf_numbers(trees[name])}
-    memory = {n: np.frombuffer(bytearray(row.inline), np.uint8) for n, row in rows.items() if row.content is None}
-    stored = {n: (row.name, row.content) for n, row in rows.items() if row.content is not None}
-    memory.update(read_leaves(warehouse, stored, label, {n: row.nbytes for n, row in rows.items()}))
+    memory = read_rows(warehouse, rows, label)
     with reading_structure(label):
         leaves = {n: build(row.kind, row.dtype, row.shape, memory[n], framework, row.name) for n, row in rows.items()}
         return {name: unflatten(trees[name], leaves) for name in wanted}
+
+
+def no_part(label: str, name: str, there: Iterable[str]) -> CheckpointError:
+    """The error to raise for a part that a set does not have."""
+    return CheckpointError(f"{label} has no part {name!r}; it has {', '.join(sorted(there))}.")
+
+
+def read_rows(warehouse: Warehouse, rows: Mapping[int, LeafRow], label: str) -> dict[int, np.ndarray[Any, Any]]:
+    """The bytes of some leaves, uint8 [n], by their numbers. Errors are those of `read_leaves`."""
+    memory = {n: np.frombuffer(bytearray(row.inline), np.uint8) for n, row in rows.items() if row.content is None}
+    stored = {n: (row.name, row.content) for n, row in rows.items() if row.content is not None}
+    memory.update(read_leaves(warehouse, stored, label, {n: row.nbytes for n, row in rows.items()}))
+    return memory
 
 
 class LeafRow(NamedTuple):
@@ -124,10 +135,10 @@ def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:
 
 def suggest_intact_set(warehouse: Warehouse, damaged: Mapping[str, Any]) -> str:
     """A sentence for the error about a damaged set, which names the newest set of its run that is intact."""
-    run, training = damaged.get("run"), damaged["_tdb"]["parts"] != ["model"]
+    run, training = damaged.get("run"), "training" in damaged["_tdb"]["parts"]
     scope = {"_tdb.p": warehouse.project, "run": run, "_id": {"$ne": damaged["_id"]}}
     for document in warehouse.index["params"].find(scope, sort=[("_tdb.s", -1), ("_id", -1)]):
-        if (document["_tdb"]["parts"] != ["model"]) == training and verify(warehouse, document):
+        if ("training" in document["_tdb"]["parts"]) == training and verify(warehouse, document):
             how = f"restore(step={document['step']}) continues from there"
             return (
                 f"The newest intact one is {describe(document)}: "

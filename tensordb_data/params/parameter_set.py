@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
@@ -11,6 +12,7 @@ from bson import ObjectId
 from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.params.apply import apply_to
 from tensordb_data.params.difference import Difference
+from tensordb_data.params.exchange.exporting import Exported, export_set
 from tensordb_data.params.load import describe, load_parts, suggest_intact_set
 from tensordb_data.params.load_in_place import load_in_place
 from tensordb_data.params.names import Renames
@@ -118,6 +120,33 @@ class ParameterSet(Record):
                 if loaded is not None:
                     return Difference(matched=loaded)
         return apply_to(model, self.load(), describe(self._doc), strict, prefix=prefix, rename=rename)
+
+    def export(self, path: str | Path, *, part: str = "model", overwrite: bool = False) -> Exported:
+        """Writes parameters into a file for other programs. The file is there whole or not at all.
+
+        A `.safetensors` file is written tensor by tensor, without torch. What is nested gets dotted names,
+        `"layers.0.weight"`; a tensor that is tied to another one is in it once. A `.pt` file (or `.pth`, `.bin`) keeps
+        the structure and needs torch; `torch.load` reads it with `weights_only=True`.
+
+        Args:
+            path: The file. Its suffix says which format.
+            part: One of `parts`.
+            overwrite: Whether to replace a file of this name.
+
+        Returns:
+            What was written: the number of tensors, which are tied, which names are new, and what was left out since
+            it is no tensor. What is left out is also a warning.
+
+        Raises:
+            DuplicateError: The file is there already.
+            CheckpointError: There is no such part; it has no tensors; two tensors would have one name; or the format
+                has no name for a dtype.
+            MissingExtraError: A `.pt` file needs torch.
+            CorruptBlobError: Stored bytes do not match their checksum; names the tensor.
+            StorageError: The file cannot be written, or the blob store failed.
+        """
+        with self._offered():
+            return export_set(self._warehouse, self._doc, path, part, overwrite)
 
     @contextlib.contextmanager
     def _offered(self) -> Iterator[None]:

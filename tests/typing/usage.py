@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ query_dataset(samples, batch_size=8, shuffle="full", ragged="pad")
 StepCheckpoint(db, run="k", every=10, stream=stream)
 StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
+assert_type(db.params.import_file("model.pt", run="r", val_acc=0.9).left_out, Mapping[str, str])
+assert_type(db.params.find().first().export("model.safetensors", overwrite=True).tensors, int)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)
 assert_type(db.jobs.push(JobSpec(kind="train", entry="mypkg.jobs:train", limits=JobLimits(backoff=1))), Job)
 assert_type(db.jobs.push_script("train", "result = 3", args={"lr": 0.1}, limits=JobLimits(max_attempts=1)), Job)

@@ -1,0 +1,1 @@
+"""Parameters in the files of others: imported as sets, and exported."""
