@@ -283,7 +283,7 @@ def test_weights_are_of_the_same_state(numbers: TensorDB, monkeypatch: pytest.Mo
     monkeypatch.setattr(plan_reader, "read_plan", read)
     drawn = new_planner(numbers, replacement=True, weights="weight")
     plan = drawn.plan()
-    sums = drawn.cumulative_weights(plan)
+    sums = drawn.beside.cumulative_weights(plan)
     assert labels(plan) == OLD and sums is not None and sums[-1] / sums[0] == pytest.approx(N)
 
 
