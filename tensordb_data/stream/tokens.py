@@ -14,6 +14,8 @@ Long = Literal["error", "drop", "cut", "split"]
 
 WINDOW, PACK_WINDOW = 8192, 10_000
 """How many samples are sorted, or packed, together."""
+_PACK_BITS = 24
+"""Packing keeps a set of the rooms that are left, with a bit for each size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +42,16 @@ class Tokens(OptionGroup):
     """How many samples are sorted (8,192), or packed (10,000), together. Then come the next ones."""
 
     def _check(self, written: Written) -> None:
-        for name, least in (("n", 1), ("pack", 1), ("window", 1)):
+        for name, bits in (("n", 31), ("pack", _PACK_BITS), ("window", 31)):
             value = getattr(self, name)
             if isinstance(value, np.integer):
                 value = int(value)
                 object.__setattr__(self, name, value)
             if value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**bits:
                 raise QueryError(
-                    f"{written(name)} must be a whole number of at least {least} (and below 2**31). Found: {value!r}"
+                    f"{written(name)} must be a whole number of at least 1 (and below 2**{bits}). Found: {value!r}"
                 )
         if (self.n is None) == (self.pack is None):
             found = "neither" if self.n is None else "both"

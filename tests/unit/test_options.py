@@ -130,6 +130,7 @@ def test_a_group_is_a_frozen_value_of_named_options(group: type[OptionGroup]) ->
         (lambda: Tokens(n=8, pack=8), QueryError, r"give one of them. Found: both"),
         (lambda: Tokens(n=0), QueryError, r"Tokens\(n=\) must be a whole number of at least 1"),
         (lambda: Tokens(pack=True), QueryError, r"Tokens\(pack=\)"),
+        (lambda: Tokens(pack=2**24), QueryError, r"Tokens\(pack=\) .* below 2\*\*24"),
         (lambda: Tokens(pack=8, window=0), QueryError, r"Tokens\(window=\)"),
         (lambda: Tokens(n=8, length=3), QueryError, r"Tokens\(length=\) is the name of a field"),
         (lambda: Tokens(n=8, long="keep"), QueryError, r"Tokens\(long=\) must be one of error, drop, cut, split"),
