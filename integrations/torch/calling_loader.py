@@ -28,6 +28,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from tensordb_data.errors import LengthError, QueryError, UnsupportedError
 from tensordb_data.stream.ranks import Divider
 from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.tokens import Tokens
 
 _FRAMES = 4
 """The iterator of the loader is among so many callers of `iter(dataset)`."""
@@ -59,12 +60,23 @@ class Division:
     batch_size: int | None = None
     """How many items of the dataset become one batch on each rank, if items are divided; 0 if that is not known."""
 
-    def check(self, by_sample: bool) -> None:
+    def check(self, by_sample: bool, tokens: Tokens | None) -> None:
         """Raise if the items of the dataset cannot be divided.
 
+        Args:
+            by_sample: Whether the dataset yields samples.
+            tokens: How it makes batches of sequences, if it does.
+
         Raises:
-            QueryError: They are batches, or samples that nobody would batch.
+            QueryError: They are batches, or samples that nobody would batch; or batches whose fields differ in length.
         """
+        if tokens is not None:
+            option = "batch_tokens" if tokens.pack is None else "pack"
+            raise QueryError(
+                f"{self.divider.name} joins batches and cuts all of their fields alike, and those of `{option}` differ"
+                " in length: make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader), in which"
+                " each rank reads its own batches"
+            )
         if self.batch_size is not None and not (by_sample and self.batch_size):
             raise QueryError(
                 f"{self.divider.name} divides single samples, and makes batches of them: leave"

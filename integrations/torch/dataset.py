@@ -249,7 +249,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             QueryError: the caller would divide batches as if they were samples.
         """
         if (above := division()) is not None:
-            above.check(self._by_sample)
+            above.check(self._by_sample, self._stream.spec.tokens)
         passes = self._stream.spec.passes
         stream = self._stream.state_dict()
         at, length = stream["pass"], passes or 1
@@ -291,7 +291,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         self._division = division(loader)
         if self._division is not None:
-            self._division.check(self._by_sample)
+            self._division.check(self._by_sample, self._stream.spec.tokens)
         self._stream._find_ranks(None if self._division is None else self._division.divider)
         self._check_world()
         self._stream._share_passes()

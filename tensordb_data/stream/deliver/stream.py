@@ -159,8 +159,8 @@ class Stream(BatchStream[State]):
     def state_dict(self) -> dict[str, Any]:
         """The position after the last delivered batch: a small dict that can be written as JSON.
 
-        Give it to `load_state_dict` of a stream with the same query, shuffle and seed. Batch size, fields, transform,
-        rank and world size may differ.
+        Give it to `load_state_dict` of a stream with the same query, shuffle, seed and `tokens`. Batch size, fields,
+        transform, rank and world size may differ.
         """
         return self._state.to_doc(self.spec)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tensordb_data import Array, Selection, TensorDB, mix
 from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.params.lineage import of_data
 
 LENGTHS = (np.random.default_rng(0).lognormal(2, 1, 150).astype(int) % 60).tolist()
 N = len(LENGTHS)
@@ -72,6 +73,7 @@ def test_a_pack_has_whole_documents_and_what_belongs_to_each(texts: Selection[An
     assert sorted(numbers(batches)) == list(range(N))
     spec = texts.stream(**PACK).element_spec()
     assert spec["tokens"] == ("int32", (64,)) and spec["tokens_segments"] == ("int32", (64,))
+    assert of_data(texts.stream(**PACK))[0]["tokens"]["pack"] == 64 and "tokens" not in of_data(texts.stream(4))[0]
 
 
 @pytest.mark.parametrize("options", [TOKENS, PACK])
@@ -85,11 +87,11 @@ def test_a_resume_at_each_batch_and_the_count_of_a_loop_agree(texts: Selection[A
     for done, state in enumerate(states, 1):
         found = stream.advance(start, done)
         assert (found["pass"], found["position"]) == (state["pass"], state["position"])
-    for done in range(0, len(states), 5):
+    assert states[-1]["pass"] == 1
+    for done, state in enumerate(states[:-1], 1):
         again = texts.stream(**options, length="tokens")
-        again.load_state_dict(states[done])
-        got = [batch["number"].tolist() for batch in again]
-        assert got == batches[done + 1 :] or (done == len(states) - 1 and states[done]["pass"] == 1)
+        again.load_state_dict(state)
+        assert [batch["number"].tolist() for batch in again] == batches[done:]
     for other in ({"length": "n_tokens"}, {"length": None}):
         with pytest.raises(StateError, match="`tokens`"):
             texts.stream(**{**options, **other}).load_state_dict(states[0])

@@ -31,5 +31,11 @@ def test_a_loader_delivers_what_a_stream_does(db: TensorDB, options: dict[str, A
         got = epochs[0] + epochs[1]
         assert all(torch.is_tensor(batch) for batch in got) and len(got) == len(whole)
         assert all(np.array_equal(one.numpy(), other) for one, other in zip(got, whole, strict=True))
+    accelerate = pytest.importorskip("accelerate", reason="it is not installed: pip install accelerate")
+    by_itself = accelerate.Accelerator(cpu=True).prepare(
+        DataLoader(QueryDataset(texts, **options, passes=1), batch_size=None)
+    )
+    with pytest.raises(QueryError, match=r"`(batch_tokens|pack)` differ in length: make the loader with"):
+        next(iter(by_itself))
     with pytest.raises(QueryError, match=r"batched twice: the dataset makes batches of (64 tokens|2 rows) already"):
         next(iter(DataLoader(QueryDataset(texts, **options), batch_size=4)))
