@@ -49,6 +49,7 @@ from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix, mix
 from tensordb_data.stream.options import Shard
+from tensordb_data.stream.tokens import Tokens
 
 __all__ = [
     "Architecture",
@@ -98,6 +99,7 @@ __all__ = [
     "TensorDB",
     "TensorDBError",
     "Text",
+    "Tokens",
     "UnsupportedError",
     "Watch",
     "WorkerError",

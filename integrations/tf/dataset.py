@@ -37,7 +37,7 @@ def query_dataset(
 
     Its `element_spec` is static. The dtype and shape of each field come from the schema; dimensions in which samples
     differ are unknown. With a transform, they come from a first batch. Text and bytes are `tf.string`. The batch
-    dimension is known when `end` is "drop" or "pad".
+    dimension is known when `end` is "drop" or "pad", unless batches are made of sequences (`batch_tokens`, `pack`).
 
     Each iteration begins at the position of the stream, and does not move it. With `passes=None`, the default, the
     dataset is infinite: `model.fit(dataset, steps_per_epoch=..., epochs=...)` goes on through all epochs. After the
@@ -53,7 +53,7 @@ def query_dataset(
 
     Args:
         source: a stream; or a Selection, which needs `batch_size`.
-        batch_size: samples in a batch. Not with a stream.
+        batch_size: samples in a batch. Not with a stream, nor with `batch_tokens`.
         options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes`, `transform`, … .
 
     Raises:
@@ -87,7 +87,7 @@ def query_dataset(
 
 def _signature(stream: Stream) -> dict[str, tf.TensorSpec]:
     spec = stream.spec
-    rows = None if spec.end == "short" else spec.batch_size
+    rows = None if spec.end == "short" or spec.tokens is not None else spec.batch_size
     elements = stream.element_spec()
     unknown = any(dtype is None for dtype, _ in elements.values())
     first = _first(stream) if unknown else {}

@@ -25,8 +25,10 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from tensordb_data.errors import QueryError
+from tensordb_data.errors import LengthError, QueryError, UnsupportedError
 from tensordb_data.stream.ranks import Divider
+from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.tokens import Tokens
 
 _FRAMES = 4
 """The iterator of the loader is among so many callers of `iter(dataset)`."""
@@ -58,12 +60,23 @@ class Division:
     batch_size: int | None = None
     """How many items of the dataset become one batch on each rank, if items are divided; 0 if that is not known."""
 
-    def check(self, by_sample: bool) -> None:
+    def check(self, by_sample: bool, tokens: Tokens | None) -> None:
         """Raise if the items of the dataset cannot be divided.
 
+        Args:
+            by_sample: Whether the dataset yields samples.
+            tokens: How it makes batches of sequences, if it does.
+
         Raises:
-            QueryError: They are batches, or samples that nobody would batch.
+            QueryError: They are batches, or samples that nobody would batch; or batches whose fields differ in length.
         """
+        if tokens is not None:
+            option = "batch_tokens" if tokens.pack is None else "pack"
+            raise QueryError(
+                f"{self.divider.name} joins batches and cuts all of their fields alike, and those of `{option}` differ"
+                " in length: make the loader with tensordb_data.torch.accelerate.prepare(accelerator, loader), in which"
+                " each rank reads its own batches"
+            )
         if self.batch_size is not None and not (by_sample and self.batch_size):
             raise QueryError(
                 f"{self.divider.name} divides single samples, and makes batches of them: leave"
@@ -152,3 +165,31 @@ def _callers() -> Iterator[Any]:
 def _names(one: Any) -> set[str]:
     """The names of the classes of an object. Accelerate's loaders deny their own."""
     return {kind.__name__ for kind in type(one).__mro__}
+
+
+def no_end() -> LengthError:
+    """There is no length."""
+    return LengthError(
+        "a QueryDataset without `passes` has no end, and no length. With passes=1 it ends after each pass; or give the"
+        " loop, or the trainer, a number of steps. For samples by their numbers (random_split, samplers), there is"
+        " tensordb_data.torch.MapDataset"
+    )
+
+
+def no_numbers() -> UnsupportedError:
+    """A sample is asked for by its number."""
+    return UnsupportedError(
+        "the samples of a QueryDataset come in its own order (shuffle=True), and have no numbers: for random_split,"
+        " Subset and samplers, use tensordb_data.torch.MapDataset(selection)"
+    )
+
+
+def twice(spec: StreamSpec) -> str:
+    """Why a DataLoader must not make batches of batches."""
+    made = f"of {spec.batch_size}" if spec.tokens is None or spec.tokens.n is None else f"of {spec.tokens.n} tokens"
+    if spec.tokens is not None and spec.tokens.pack is not None:
+        made = f"of {spec.batch_size} rows"
+    return (
+        f"these samples would be batched twice: the dataset makes batches {made} already. Give the DataLoader"
+        " batch_size=None, or make the QueryDataset without batch_size"
+    )

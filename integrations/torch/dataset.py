@@ -15,13 +15,22 @@ from tensordb_data.api.selection import Selection, streamed
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.system.fork import at_fork
 from tensordb_data.common.system.parent_process import exit_with
-from tensordb_data.errors import LengthError, QueryError, StateError, UnsupportedError
+from tensordb_data.errors import LengthError, QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.options import Shard, StreamOptions
+from tensordb_data.stream.options import Shard, StreamOptions, tokens_of
 from tensordb_data.stream.ranks import find_members
-from tensordb_data.torch.calling_loader import Division, calling_loader, division, is_within, starting_workers
+from tensordb_data.torch.calling_loader import (
+    Division,
+    calling_loader,
+    division,
+    is_within,
+    no_end,
+    no_numbers,
+    starting_workers,
+    twice,
+)
 from tensordb_data.torch.convert import to_pinned, to_tensors
-from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun, length
+from tensordb_data.torch.sample_mode import BLOCK, Items, SampleRun, follows_by_sample, length, other_mode
 from tensordb_data.torch.shared_state import SharedState
 from tensordb_data.torch.worker_stats import WorkerIteration, WorkerStats
 
@@ -61,7 +70,8 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     Args:
         source: a Selection, or a Stream. The position of the stream is the start state.
-        batch_size: samples in a batch that the engine makes; `None` for sample-wise mode. Not with a stream.
+        batch_size: samples in a batch that the engine makes; `None` for sample-wise mode. Not with a stream, nor with
+            `batch_tokens`, by which the engine makes batches as well.
         options: of `Selection.stream`: `fields`, `shuffle`, `seed`, `passes` (default: no end), `transform`, … .
 
     Raises:
@@ -74,9 +84,9 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         self, source: Selection[Any] | Stream, batch_size: int | None = None, **options: Unpack[StreamOptions]
     ) -> None:
         super().__init__()
-        self._by_sample = isinstance(source, Selection) and batch_size is None
+        self._by_sample = isinstance(source, Selection) and batch_size is None and tokens_of(options) is None
         if self._by_sample and options.get("follow"):
-            raise QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")
+            raise follows_by_sample()
         self._stream = streamed(source, BLOCK if self._by_sample else batch_size, options)
         self._run: dict[str, Any] | None = None  # the state of a resumed run, in sample-wise mode
         self._resumed = False
@@ -113,17 +123,15 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
     def __len__(self) -> Callable[[], int]:
         """The number of batches, or sample-wise of samples, that an iteration delivers to this rank from its start on.
 
-        It is of the data of now, and counts bad samples too. `len(loader)` is the number of batches of the loader.
+        It is of the data of now, and counts bad samples too. With `batch_tokens` or `pack`, passes differ in their
+        number of batches, and it is that of the iteration that comes next. `len(loader)` is the number of batches of
+        the loader.
 
         Raises:
             LengthError: There is no end, or it is not known yet who shares the stream.
         """
         if self._stream.spec.passes is None:
-            raise LengthError(
-                "a QueryDataset without `passes` has no end, and no length. With passes=1 it ends after each pass; or"
-                " give the loop, or the trainer, a number of steps. For samples by their numbers (random_split,"
-                " samplers), there is tensordb_data.torch.MapDataset"
-            )
+            raise no_end()
         return self._length
 
     def _length(self) -> int:
@@ -133,13 +141,12 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         except QueryError as error:
             raise LengthError(f"the length is not known yet: {error}") from error
         assert isinstance(self._stream, Stream)  # a mix has no end
-        return length(self, self._stream, self._division, by_sample=self._by_sample)
+        if not self._by_sample:
+            return self._stream._batches_now(self._next_state()["pass"])
+        return length(self, self._stream, self._division)
 
     def __getitem__(self, index: Any) -> NoReturn:
-        raise UnsupportedError(
-            "the samples of a QueryDataset come in its own order (shuffle=True), and have no numbers: for random_split,"
-            " Subset and samplers, use tensordb_data.torch.MapDataset(selection)"
-        )
+        raise no_numbers()
 
     def stats(self) -> dict[str, Any]:
         """Counts and times; see `Stream.stats`. With workers, the sums over all workers.
@@ -226,7 +233,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             batches *= above.batches
         if not self._by_sample:
             if loader.batch_size is not None:
-                raise StateError(_twice(self._stream.spec.batch_size))
+                raise StateError(twice(self._stream.spec))
             return self._stream.advance(state, batches)
         batch_size = (above.batch_size if above is not None else None) or loader.batch_size or 1
         return SampleRun(self._stream, state).after(batches, max(1, loader.num_workers), batch_size)
@@ -242,7 +249,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
             QueryError: the caller would divide batches as if they were samples.
         """
         if (above := division()) is not None:
-            above.check(self._by_sample)
+            above.check(self._by_sample, self._stream.spec.tokens)
         passes = self._stream.spec.passes
         stream = self._stream.state_dict()
         at, length = stream["pass"], passes or 1
@@ -255,11 +262,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def _load(self, state: Mapping[str, Any], plans: Mapping[str, Any] | None = None) -> None:
         if self._by_sample != ("stream" in state):
-            made, this = ("batch", "sample") if self._by_sample else ("sample", "batch")
-            raise StateError(
-                f"the state was taken {made}-wise, and this dataset is {this}-wise: give QueryDataset a `batch_size`"
-                " for batch-wise mode, none for sample-wise"
-            )
+            raise other_mode(self._by_sample)
         stream = state
         if self._by_sample:
             if "begun" not in state:
@@ -288,7 +291,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         """
         self._division = division(loader)
         if self._division is not None:
-            self._division.check(self._by_sample)
+            self._division.check(self._by_sample, self._stream.spec.tokens)
         self._stream._find_ranks(None if self._division is None else self._division.divider)
         self._check_world()
         self._stream._share_passes()
@@ -331,7 +334,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         loader = calling_loader()
         if not self._by_sample and loader.collates:
-            raise QueryError(_twice(self._stream.spec.batch_size))
+            raise QueryError(twice(self._stream.spec))
         if info is None:
             self._find_ranks()
             self._next = self._shared_state.next
@@ -414,10 +417,3 @@ def _before_fork() -> None:
 
 
 at_fork(before=_before_fork)
-
-
-def _twice(batch_size: int) -> str:
-    return (
-        f"these samples would be batched twice: the dataset makes batches of {batch_size} already. Give the DataLoader"
-        " batch_size=None, or make the QueryDataset without batch_size"
-    )

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from tensordb_data.errors import NotFoundError, QueryError, StateError
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.state import Position, State
 from tensordb_data.torch.calling_loader import Division, measured_loader
 from tensordb_data.torch.convert import to_samples, to_tensors, unpadded
@@ -172,8 +171,8 @@ class SampleRun:
         return length
 
 
-def length(dataset: Dataset[Any], stream: Stream, above: Division | None, *, by_sample: bool) -> int:
-    """The number of batches or samples that one rank receives in a whole iteration of `dataset`.
+def length(dataset: Dataset[Any], stream: Stream, above: Division | None) -> int:
+    """The number of samples that one rank receives in a whole iteration of `dataset`, sample by sample.
 
     A DataLoader divides it by its batch size. So if one asks, each short batch of a worker counts as a full one.
 
@@ -181,12 +180,9 @@ def length(dataset: Dataset[Any], stream: Stream, above: Division | None, *, by_
         dataset: The dataset that is asked for its length.
         stream: What it reads. It has an end.
         above: What divides the dataset among the ranks.
-        by_sample: Whether it yields samples.
     """
     spec, n, loader = stream.spec, stream._samples_now(), measured_loader(dataset)
     assert spec.passes is not None
-    if not by_sample:
-        return PassSharding(n, 0, spec.batch_size, spec.world_size, spec.end).rounds * spec.passes
     workers, size, drop_last = 0, 1, False
     if loader is not None:
         workers, size, drop_last = loader.num_workers, loader.batch_size or 1, loader.drop_last
@@ -221,3 +217,17 @@ def _inexact(name: str, then: Any, now: Any) -> StateError:
         f" {name}={then}, or batch-wise mode (batch_size in QueryDataset, batch_size=None in the DataLoader), which"
         " resumes with any number of workers"
     )
+
+
+def other_mode(by_sample: bool) -> StateError:
+    """A state is of the other mode than that of the dataset."""
+    made, this = ("batch", "sample") if by_sample else ("sample", "batch")
+    return StateError(
+        f"the state was taken {made}-wise, and this dataset is {this}-wise: give QueryDataset a `batch_size` for"
+        " batch-wise mode, none for sample-wise"
+    )
+
+
+def follows_by_sample() -> QueryError:
+    """A stream that follows is read sample by sample."""
+    return QueryError("a stream that follows is read batch by batch: give QueryDataset a `batch_size`")

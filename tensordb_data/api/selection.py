@@ -16,7 +16,7 @@ from tensordb_data.query.tags import clean_tags
 from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
-from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
+from tensordb_data.stream.options import BatchOptions, StreamOptions, shard_of, tokens_of, units_of
 from tensordb_data.stream.spec import Ragged, Shuffle, StreamSpec, Weights, field_names
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import explain, warn_of_scan
@@ -109,10 +109,10 @@ class Selection(Generic[R]):
         """
         return Watch(self.bound, self._verbs.entities)
 
-    @suggesting(ShardOptions)
+    @suggesting(BatchOptions)
     def stream(
         self,
-        batch_size: int,
+        batch_size: int | None = None,
         fields: Sequence[str] | None = None,
         *,
         shuffle: Shuffle = False,
@@ -125,12 +125,12 @@ class Selection(Generic[R]):
         workers: int = 0,
         ragged: Ragged = "list",
         max_failures: int | float = 0,
-        **sharing: Unpack[ShardOptions],
+        **batches: Unpack[BatchOptions],
     ) -> Stream:
         """An endless stream of batches of these samples; only for `db.data`.
 
         Args:
-            batch_size: Samples a batch.
+            batch_size: Samples a batch; with `pack=`, rows a batch. It is needed, unless there is `batch_tokens=`.
             fields: Fields in a batch; None for the query's own, or all.
             shuffle: True for a new order in each pass, which depends on `seed` and the pass only. If the samples are
                 larger than the cache, blocks of samples are shuffled, and samples within windows of blocks that fit
@@ -152,11 +152,16 @@ class Selection(Generic[R]):
                 pads with zeros and adds the true shapes as the field `<name>_lengths`.
             max_failures: How many samples that cannot be read, decoded or transformed may be skipped: a number, or a
                 rate below 1. Each skipped sample is logged with its `_id`.
-            sharing: Which part of the stream this process delivers: `shard=Shard(rank=, world_size=, tail=)`, or the
+            batches: Which part of the stream this process delivers: `shard=Shard(rank=, world_size=, tail=)`, or the
                 same by `rank=`, `world_size=` and `end=`. Without, ranks are read from torch.distributed or
                 jax.distributed, when an iteration begins. The tail of a pass, which does not fill a batch on every
                 rank, is `"short"` batches, or `"drop"` leaves it out, or `"pad"` fills it up with samples from the
                 start of the pass.
+
+                And how batches are made of sequences, by their lengths: `tokens=Tokens(n=, length=, long=, window=)`,
+                short `batch_tokens=32_768, length="n_tokens"`, puts samples of like length together, at most so many
+                tokens a batch, padding included. `tokens=Tokens(pack=4096, ...)`, short `pack=4096`, packs them into
+                rows of 4,096, and adds `<name>_segments`, `<name>_positions` and `cu_seqlens`. See `Tokens`.
 
         Returns:
             A Stream. Iterating it gives batches: dicts of field to array, of shape (batch_size, ...).
@@ -169,12 +174,13 @@ class Selection(Generic[R]):
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: db.data.find(...); this is db.{self.query.collection}")
         replacement = weights is not None if replacement is None else replacement
-        shard = shard_of(sharing)
+        shard, tokens = shard_of(batches), tokens_of(batches)
+        names = field_names(fields if fields is not None else self.query.fields)
         spec = StreamSpec(
-            self.query, batch_size, field_names(fields if fields is not None else self.query.fields), shuffle=shuffle,
-            replacement=replacement, weights=weights, seed=seed, passes=passes, follow=follow, transform=transform,
-            workers=workers, ragged=ragged, max_failures=max_failures, rank=shard.rank or 0,
-            world_size=shard.world_size or 1, end=shard.tail,
+            self.query, units_of(batch_size, tokens), names, shuffle=shuffle, replacement=replacement, weights=weights,
+            seed=seed, passes=passes, follow=follow, transform=transform, workers=workers, ragged=ragged,
+            max_failures=max_failures, tokens=tokens, rank=shard.rank or 0, world_size=shard.world_size or 1,
+            end=shard.tail,
         )  # fmt: skip
         stream = Stream(self.db.warehouse, spec, shard)
         stream.check_transform()
@@ -304,7 +310,7 @@ def streamed(source: object, batch_size: int | None, options: StreamOptions) -> 
         QueryError: It is neither, or a stream with options, of which it has its own.
     """
     if isinstance(source, Selection):
-        if batch_size is None:
+        if batch_size is None and tokens_of(options) is None:
             raise QueryError("a Selection needs a `batch_size` here: query_dataset(sel, batch_size=256)")
         return source.stream(batch_size=batch_size, **options)
     if not isinstance(source, (Stream, Mix)):

@@ -93,6 +93,23 @@ class Array(BlobField):
     def stored_alike(self, other: BlobField) -> bool:
         return self == other and isinstance(other, Array) and self.was == other.was
 
+    def lengths(self, nbytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        rest = None if self.shape is None else self.shape[1:]
+        if not self.shape or rest is None or None in rest:
+            return None
+        if self.shape[0] is not None:
+            return np.full(len(nbytes), self.shape[0], np.int64)
+        each = math.prod(n for n in rest if n is not None) * numpy_dtype(self.dtype).itemsize
+        if each == 0:
+            return None
+        body = nbytes - (1 + 8 * len(self.shape))
+        if (
+            self.was is not None
+        ):  # values of the shape that was fixed have no head, and one head is longer; see `encode`
+            body = np.where(nbytes == self._bare_nbytes, nbytes, body)
+            body = np.where((nbytes == self._bare_nbytes + 1) & (body % each != 0), body - 1, body)
+        return np.where((body < 0) | (body % each != 0), -1, body // each)
+
     def encode_rows(self, values: Any) -> Rows | None:
         shape, size = self.fixed_shape, self.fixed_nbytes
         if shape is None or size is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.schema.field import BlobField, Buffer, describe
 
@@ -21,6 +24,9 @@ class Bytes(BlobField):
     def _check(self, value: Any) -> None:
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise SchemaError(f"expected bytes, found {describe(value)}")
+
+    def lengths(self, nbytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return nbytes
 
     def encode(self, value: Any) -> Buffer:
         self._check(value)
@@ -41,6 +47,9 @@ class Text(BlobField):
 
     def _check(self, value: Any) -> None:
         self.encode(value)
+
+    def lengths(self, nbytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return nbytes
 
     def encode(self, value: Any) -> Buffer:
         if not isinstance(value, str):

@@ -101,6 +101,13 @@ class BlobField(Field):
         """Whether the values of another field are decoded in the same way."""
         return self == other
 
+    def lengths(self, nbytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """How long values are, by the bytes that they are stored with: int64[m]. None if the bytes do not say.
+
+        A length is that of the first dimension, or the number of bytes. If no value has so many bytes, it is negative.
+        """
+        return None
+
     def encode_rows(self, values: Any) -> Rows | None:
         """The encoded form of n values, uint8[n, size], or None where sizes may differ."""
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.spec import End, Ragged, Shuffle, Weights
+from tensordb_data.stream.tokens import Long, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,26 @@ class Place(TypedDict, total=False):
     end: End
 
 
-class StreamOptions(ShardOptions, total=False):
+class TokenOptions(TypedDict, total=False):
+    """How batches are made of sequences: `tokens=Tokens(...)`, or its fields by themselves."""
+
+    tokens: Tokens | None
+    """How batches are made of sequences."""
+    batch_tokens: int | None
+    """Shorthand of `Tokens(n=)`."""
+    pack: int | None
+    """Shorthand of `Tokens(pack=)`."""
+    length: str | None
+    """Shorthand of `Tokens(length=)`."""
+    long: Long
+    """Shorthand of `Tokens(long=)`."""
+
+
+class BatchOptions(ShardOptions, TokenOptions, total=False):
+    """What is in a batch, and whose it is."""
+
+
+class StreamOptions(BatchOptions, total=False):
     """The options of `Selection.stream` besides `batch_size`. They are described there."""
 
     fields: Sequence[str] | None
@@ -126,6 +146,7 @@ class StreamOptions(ShardOptions, total=False):
 
 
 _SHORTHANDS = {"rank": "rank", "world_size": "world_size", "end": "tail"}
+_OF_TOKENS = {"batch_tokens": "n", "pack": "pack", "length": "length", "long": "long"}
 
 
 def shard_of(options: ShardOptions) -> Shard:
@@ -144,6 +165,45 @@ def shard_of(options: ShardOptions) -> Shard:
     for name in given:
         raise QueryError(f"shard= and {name}= are both given: give shard=Shard({_SHORTHANDS[name]}=) alone")
     return shard
+
+
+def tokens_of(options: TokenOptions) -> Tokens | None:
+    """How batches are made of sequences, as options say; None if they say nothing of it.
+
+    Raises:
+        QueryError: `tokens` is given together with one of its shorthands, or is none; or a value is wrong.
+    """
+    given = {name: value for name, value in options.items() if name in _OF_TOKENS and value is not None}
+    tokens = options.get("tokens")
+    if tokens is not None and not isinstance(tokens, Tokens):
+        raise QueryError(f"tokens= is a Tokens(n=32_768) or a Tokens(pack=4096). Found: {tokens!r}")
+    if tokens is not None:
+        for name in given:
+            raise QueryError(f"tokens= and {name}= are both given: give tokens=Tokens({_OF_TOKENS[name]}=) alone")
+        return tokens
+    if not given:
+        return None
+    values = {_OF_TOKENS[name]: value for name, value in given.items()}
+    return Tokens.spelled(values, {field: f"{name}=" for name, field in _OF_TOKENS.items()})
+
+
+def units_of(batch_size: int | None, tokens: Tokens | None) -> int:
+    """The batch size of a spec.
+
+    Raises:
+        QueryError: `batch_size` is missing, or `Tokens(n=)` is given as well.
+    """
+    if tokens is not None and tokens.n is not None:
+        if batch_size is not None:
+            raise QueryError(
+                f"batch_tokens= takes the place of batch_size=: give one of them. Found: batch_size={batch_size!r} and"
+                f" batch_tokens={tokens.n}"
+            )
+        return 1
+    if batch_size is None:
+        what = "the rows of a batch" if tokens is not None else "the samples of a batch, or batch_tokens="
+        raise QueryError(f"a stream needs a batch_size=, {what}")
+    return batch_size
 
 
 def _whole(name: str, value: int | None, least: int) -> None:

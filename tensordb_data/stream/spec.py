@@ -13,6 +13,7 @@ import numpy as np
 from tensordb_data.common.import_paths import import_path, resolve
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Query
+from tensordb_data.stream.tokens import Tokens
 
 End = Literal["short", "drop", "pad"]
 Weights = str | Callable[[Mapping[str, Any]], float]
@@ -31,7 +32,8 @@ class StreamSpec:
     query: Query
     """The samples."""
     batch_size: int
-    """The number of samples in a batch, at least 1."""
+    """The number of samples in a batch, at least 1; with `tokens.pack`, of rows. With `tokens.n` it is 1: the tokens
+    say where a batch ends."""
     fields: tuple[str, ...] | None = None
     """The fields to deliver; `None` means every required field of the datasets."""
     shuffle: Shuffle = False
@@ -57,6 +59,8 @@ class StreamSpec:
     raises. With `pad`, arrays are always padded with zeros, and a field `<name>_lengths` has the true shapes."""
     max_failures: int | float = 0
     """How many samples that cannot be read, decoded or transformed may be skipped: a number, or a rate below 1."""
+    tokens: Tokens | None = None
+    """How batches are made of sequences; None if each batch has `batch_size` samples in the order of the pass."""
     rank: int = 0
     """The rank of this stream: it delivers this one of the `world_size` batches of each round."""
     world_size: int = 1
@@ -116,6 +120,8 @@ class StreamSpec:
                 )
         if self.follow:
             self._check_follow()
+        if self.tokens is not None:
+            self._check_tokens(self.tokens)
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: a query on `data`. Found one on `{self.query.collection}`")
 
@@ -128,6 +134,24 @@ class StreamSpec:
         for option in ("transform", "weights"):
             _check_sendable(option, getattr(self, option))
         return self.__dict__
+
+    def _check_tokens(self, tokens: Tokens) -> None:
+        option = "batch_tokens" if tokens.pack is None else "pack"
+        if self.follow:
+            raise QueryError(
+                f"`{option}` puts samples together that lie far apart in a pass, and a stream that follows has no pass:"
+                " leave out `follow`, or give it a `batch_size` alone"
+            )
+        if self.replacement:
+            raise QueryError(
+                f"`{option}` delivers each sample once a pass, and `weights` and `replacement` draw at random: leave"
+                " them out, or select the samples that are to come more often in a stream of their own"
+            )
+        if tokens.pack is not None and self.batch_size * tokens.pack >= 2**31:
+            raise QueryError(
+                f"a batch of {self.batch_size} rows of {tokens.pack} is too large: `batch_size` * `pack` must be below"
+                " 2**31"
+            )
 
     def _check_follow(self) -> None:
         taken = {

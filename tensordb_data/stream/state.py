@@ -110,4 +110,5 @@ def _order(spec: StreamSpec) -> dict[str, Any]:
         "weights": weights,
         "seed": spec.seed,
         "follow": spec.follow,
+        "tokens": None if spec.tokens is None else spec.tokens.to_doc(),
     }

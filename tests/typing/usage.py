@@ -26,6 +26,7 @@ from tensordb_data import (
     Shard,
     Stream,
     TensorDB,
+    Tokens,
 )
 from tensordb_data.continuous import Evaluator, Trainer
 from tensordb_data.job_runner.worker import Worker
@@ -51,6 +52,9 @@ assert_type(stream, Stream)
 assert_type(stream.shard(0, 2), Stream)
 assert_type(samples.stream(32, shard=Shard(rank=0, world_size=2, tail="pad")), Stream)
 assert_type(samples.stream(32, rank=1, world_size=4, end="drop", weights="weight"), Stream)
+assert_type(samples.stream(batch_tokens=32_768, length="n_tokens"), Stream)
+assert_type(samples.stream(8, tokens=Tokens(pack=4096, long="split")), Stream)
+samples.stream(8, pack=4096, long="keep")  # type: ignore[arg-type]
 samples.stream(32, suffle=True)  # type: ignore[call-arg]
 samples.stream(32, end="keep")  # type: ignore[arg-type]
 QueryDataset(samples, shuffle=True, passes=2, shard=Shard())

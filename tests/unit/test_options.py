@@ -27,9 +27,10 @@ from tensordb_data import (
     Selection,
     Shard,
     TensorDBError,
+    Tokens,
 )
 from tensordb_data.common.options import OptionGroup
-from tensordb_data.stream.options import ShardOptions, StreamOptions, shard_of
+from tensordb_data.stream.options import BatchOptions, StreamOptions, shard_of, tokens_of, units_of
 
 ROOT = Path(__file__).parents[2]
 MOST = 13
@@ -80,13 +81,14 @@ def test_no_public_function_hides_options() -> None:
     assert hidden == {}
 
 
-GROUPS = [Shard, Every, SaveOptions, JobLimits, JobSpec, Built, Permissions]
+GROUPS = [Shard, Tokens, Every, SaveOptions, JobLimits, JobSpec, Built, Permissions]
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_is_a_frozen_value_of_named_options(group: type[OptionGroup]) -> None:
     least: dict[type[OptionGroup], dict[str, Any]] = {
-        Every: {"steps": 3}, JobSpec: {"kind": "k", "entry": "m:f"}, Permissions: {"scripts": True},
+        Every: {"steps": 3}, Tokens: {"pack": 8}, JobSpec: {"kind": "k", "entry": "m:f"},
+        Permissions: {"scripts": True},
     }  # fmt: skip
     made = group(**least.get(group, {}))
     assert made == group(**least.get(group, {}))
@@ -124,6 +126,15 @@ def test_a_group_is_a_frozen_value_of_named_options(group: type[OptionGroup]) ->
         (lambda: Shard(group=object()), QueryError, r"Shard\(group=\) is a process group of torch, or a text"),
         (lambda: Shard(group=""), QueryError, r"Shard\(group=\) is a text that the processes share"),
         (lambda: Shard(data_dims=("dp",)), QueryError, r"Shard\(data_dims=\) names dimensions of Shard\(mesh=\)"),
+        (lambda: Tokens(), QueryError, r"Tokens\(n=\) or packed by Tokens\(pack=\): give one of them. Found: neither"),
+        (lambda: Tokens(n=8, pack=8), QueryError, r"give one of them. Found: both"),
+        (lambda: Tokens(n=0), QueryError, r"Tokens\(n=\) must be a whole number of at least 1"),
+        (lambda: Tokens(pack=True), QueryError, r"Tokens\(pack=\)"),
+        (lambda: Tokens(pack=2**24), QueryError, r"Tokens\(pack=\) .* below 2\*\*24"),
+        (lambda: Tokens(pack=8, window=0), QueryError, r"Tokens\(window=\)"),
+        (lambda: Tokens(n=8, length=3), QueryError, r"Tokens\(length=\) is the name of a field"),
+        (lambda: Tokens(n=8, long="keep"), QueryError, r"Tokens\(long=\) must be one of error, drop, cut, split"),
+        (lambda: Tokens(n=8, long="cut"), QueryError, r'Tokens\(long=\) must be "error" or "drop" with Tokens\(n=\)'),
         (lambda: JobLimits(max_attempts=0), QueryError, r"JobLimits\(max_attempts=\)"),
         (lambda: JobLimits(backoff=-1), QueryError, r"JobLimits\(backoff=\)"),
         (lambda: JobLimits(time_limit=0), QueryError, r"JobLimits\(time_limit=\)"),
@@ -179,7 +190,23 @@ def test_the_shorthands_of_a_shard_give_the_same() -> None:
             shard_of({"shard": Shard(), **short})  # type: ignore[typeddict-item]
 
 
+def test_the_shorthands_of_tokens_give_the_same() -> None:
+    given = tokens_of({"batch_tokens": np.int64(64), "length": "n", "long": "drop"})  # type: ignore[typeddict-item]
+    assert given == Tokens(n=64, length="n", long="drop", window=8192) and type(given.n) is int
+    assert tokens_of({"pack": 16}) == Tokens(pack=16, window=10_000) and tokens_of({}) is None
+    with pytest.raises(QueryError, match=r"^sequences are batched by batch_tokens= or packed by pack="):
+        tokens_of({"length": "n"})
+    with pytest.raises(QueryError, match=r"tokens= is a Tokens"):
+        tokens_of({"tokens": 64})  # type: ignore[typeddict-item]
+    with pytest.raises(QueryError, match=r"tokens= and pack= are both given: give tokens=Tokens\(pack=\)"):
+        tokens_of({"tokens": Tokens(n=8), "pack": 8})
+    assert units_of(None, Tokens(n=8)) == 1 and units_of(4, Tokens(pack=8)) == units_of(4, None) == 4
+    for size, tokens in ((4, Tokens(n=8)), (None, Tokens(pack=8)), (None, None)):
+        with pytest.raises(QueryError, match="batch_size="):
+            units_of(size, tokens)
+
+
 def test_those_that_hand_on_options_of_a_stream_have_all_of_them() -> None:
     own = inspect.signature(Selection.stream).parameters
     named = {name for name, one in own.items() if one.kind is not one.VAR_KEYWORD} - {"self", "batch_size"}
-    assert named | set(ShardOptions.__annotations__) == set(StreamOptions.__annotations__)
+    assert named | set(BatchOptions.__annotations__) == set(StreamOptions.__annotations__)

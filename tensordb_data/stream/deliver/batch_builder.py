@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import SampleError
+from tensordb_data.stream.deliver.sequences import Sequences
 from tensordb_data.stream.order.sharding import BatchRange
 from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.plan import Plan
@@ -58,6 +59,8 @@ class Task:
     """The plan that the table was taken from; None if it was read from a cursor."""
     opened_passes: OpenedPasses = ()
     """To be handed on with the first batch."""
+    sequences: Sequences | None = None
+    """How batches are made of sequences, if they are."""
 
 
 class BatchBuilder:
@@ -106,23 +109,33 @@ class BatchBuilder:
     ) -> BatchWithState[State]:
         at = range_.position_after
         state_after = task.data.at_position(at) if at.position else State(at, block_shuffle=task.data.block_shuffle)
+        substituted = False
         if not len(rows):
             if task.plan is None:
                 return BatchWithState({}, 0, state_after, opened_passes)
-            rows = self._substitute(task.plan, range_, task.clock)
+            rows = self._substitute(task, task.plan, range_)
+            substituted = True
         with task.clock("batch"):
-            batch = slice_batch(rows.columns, 0, len(rows), self._spec.ragged, rows.name)
+            sequences = task.sequences
+            if sequences is not None and sequences.packing is not None:
+                documents = sequences.documents(range_, None if substituted else rows.kept)
+                batch = sequences.packing.batch(rows.columns, documents, rows.name)
+            else:
+                batch = slice_batch(rows.columns, 0, len(rows), self._spec.ragged, rows.name)
             if self._finish is not None:
                 batch = self._finish(batch)
         return BatchWithState(batch, len(rows), state_after, opened_passes)
 
-    def _substitute(self, plan: Plan, range_: BatchRange, clock: Clock) -> Rows:
+    def _substitute(self, task: Task, plan: Plan, range_: BatchRange) -> Rows:
         """Other samples for a batch that has lost all of its own.
 
         Raises:
             SampleError: No sample of the plan is left.
         """
-        rows = self._loader.load_substitutes(plan, range_.high - range_.low, range_.number, range_.low, clock)
+        count = range_.high - range_.low
+        if task.sequences is not None:
+            plan, count = task.sequences.substitutes(plan), 1  # of which any batch can hold one
+        rows = self._loader.load_substitutes(plan, count, range_.number, range_.low, task.clock)
         if rows is not None:
             return rows
         if self._loader.all_deleted(plan):

@@ -16,11 +16,14 @@ from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.stream.deliver.batch_builder import BatchBuilder, BatchWithState, Results, Task
 from tensordb_data.stream.deliver.ordered_pool import ordered
 from tensordb_data.stream.deliver.row_loader import RowLoader
+from tensordb_data.stream.deliver.sequences import Sequences
 from tensordb_data.stream.deliver.tail import Followed, follow
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.fetch.prefetch import PrefetchTask, prefetching
 from tensordb_data.stream.order.block_shuffle import BlockShuffle, rows_at
-from tensordb_data.stream.order.sharding import BatchRange, PassSharding, batch_ranges
+from tensordb_data.stream.order.sequence_order import SequenceOrder
+from tensordb_data.stream.order.sequence_sharding import sharding_of
+from tensordb_data.stream.order.sharding import BatchRange, Rounds, batch_ranges
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.index_reader import IndexReader
@@ -111,11 +114,12 @@ class StreamIteration:
                 if at.number > self._start.at.number:
                     opened_passes.append((at.number, _data(plan, chosen)))
                 spec = self._spec
-                sharding = PassSharding(len(plan), at.position, spec.batch_size, spec.world_size, spec.end)
-                if len(plan) and sharding.rounds == 0 and at.position == 0:
+                order = self._planner.beside.sequence_order(plan, at.number, chosen)
+                sharding = sharding_of(spec, len(plan), order, at.position)
+                if len(plan) and at.position == 0 and not sharding.has(0):
                     raise self._all_dropped(len(plan))
                 opened, shuffle = tuple(opened_passes), BlockShuffle(*chosen)
-                for task in self._by_plan(plan, shuffle, sharding, at.number, first, opened):
+                for task in self._by_plan(plan, shuffle, order, sharding, at.number, first, opened):
                     yield task
                     opened_passes.clear()
                 first += sharding.rounds
@@ -128,7 +132,7 @@ class StreamIteration:
         spec = self._spec
         alone = spec.world_size == 1 and self._worker == (0, 1) and self._resolve_pass is None
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
-        return alone and in_order and (at.position == 0 or at.after is not None)
+        return alone and in_order and spec.tokens is None and (at.position == 0 or at.after is not None)
 
     def _by_pages(self, at: Position) -> Generator[Call | None, None, bool]:
         """Yield tasks over the pages of a cursor. Returns whether no sample matches in the whole pass."""
@@ -164,6 +168,13 @@ class StreamIteration:
             return next(read, None)
 
     def _all_dropped(self, n: int) -> QueryError:
+        tokens = self._spec.tokens
+        if tokens is not None and (self._spec.end != "drop" or tokens.n is not None):
+            what = 'long="drop"' if self._spec.end != "drop" else f'long={tokens.long!r} and end="drop"'
+            return QueryError(
+                f"nothing is left of {n} samples: {what} leaves out all that are longer than {tokens.most}, and batches"
+                f" that do not make a round of {self._spec.world_size} ranks; make it larger, or use another end="
+            )
         return QueryError(
             f'end="drop" drops everything: a pass has {n} samples, and a round {self._spec.batch_size} x'
             f" {self._spec.world_size} ranks; use smaller batches or another end="
@@ -225,28 +236,30 @@ class StreamIteration:
         self,
         plan: Plan,
         block_shuffle: BlockShuffle,
-        sharding: PassSharding,
+        order: SequenceOrder | None,
+        sharding: Rounds,
         number: int,
         first: int,
         opened_passes: OpenedPasses,
     ) -> Iterator[Call]:
         size = self._batches_a_task(plan.table.layout, _TASK_BYTES)
-        weights = self._planner.cumulative_weights(plan)
+        weights = self._planner.beside.cumulative_weights(plan)
         group: list[BatchRange] = []
         for range_ in batch_ranges(sharding, number, self._spec.rank, *self._worker, first):
             group.append(range_)
             if len(group) == size:
-                prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+                prepare = partial(self._planned, plan, block_shuffle, order, weights, group, opened_passes)
                 yield PrefetchTask(prepare, self._build)
                 group, opened_passes = [], ()
         if group:
-            prepare = partial(self._planned, plan, block_shuffle, weights, group, opened_passes)
+            prepare = partial(self._planned, plan, block_shuffle, order, weights, group, opened_passes)
             yield PrefetchTask(prepare, self._build)
 
     def _planned(
         self,
         plan: Plan,
         block_shuffle: BlockShuffle,
+        order: SequenceOrder | None,
         weights: NDArray[np.float64] | None,
         ranges: list[BatchRange],
         opened_passes: OpenedPasses,
@@ -255,10 +268,14 @@ class StreamIteration:
         clock = Clock()
         with clock("index"):
             positions = np.concatenate([np.arange(range_.low, range_.high) for range_ in ranges])
-            rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
+            sequences = None if order is None else Sequences.of(order, plan.table.layout, self._spec, positions)
+            if sequences is None:
+                rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
+            else:
+                rows = sequences.items.rows
             table = plan.table.take(rows)
         data = _data(plan, (block_shuffle.block, block_shuffle.window))
-        return Task(table, ranges, positions, data, clock, plan, opened_passes)
+        return Task(table, ranges, positions, data, clock, plan, opened_passes, sequences)
 
     def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
         """The number of batches in a task, of about `nbytes`.
@@ -267,6 +284,8 @@ class StreamIteration:
         its own, to be decoded or transformed. A page of a cursor is smaller than a task of a plan, because the first
         batch waits until all of the page is read.
         """
+        if self._spec.tokens is not None:
+            return 1
         fields = [s[name] for s in layout.schemas.values() for name in layout.fields if name in s]
         sizes = [field.fixed_nbytes for field in fields if field.is_blob]
         if self._spec.transform is not None or None in sizes:

@@ -141,7 +141,8 @@ class RowLoader:
             table, keys = table.take(rows), [keys[row] for row in rows.tolist()] if keys else []
         if not len(rows):
             return Rows({}, rows, table)
-        stack = self._spec.ragged != "pad"
+        packed = self._spec.tokens is not None and self._spec.tokens.pack is not None
+        stack = self._spec.ragged != "pad" and not packed
         return Rows(load_transformed(table, self._reader, self._transform, keys, stack, clock), rows, table)
 
     def _split(self, rows: Rows, sizes: Sequence[int]) -> list[Rows | SampleError]:

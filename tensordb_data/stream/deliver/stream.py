@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import NotFoundError, QueryError, SampleError, StateError
+from tensordb_data.stream.deliver.advance import Division, advanced, batches_of
 from tensordb_data.stream.deliver.base import BatchStream, flatten
 from tensordb_data.stream.deliver.batch_builder import BatchWithState
+from tensordb_data.stream.deliver.elements import Element, elements_of
 from tensordb_data.stream.deliver.iteration import StreamIteration
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.options import Place, Shard
-from tensordb_data.stream.order.sharding import PassSharding
 from tensordb_data.stream.passes.planner import Planner, plan_name
 from tensordb_data.stream.passes.registry import PassRegistry, SharedPassRegistry
 from tensordb_data.stream.passes.resolver import PassResolver
 from tensordb_data.stream.ranks import Divider, find_members
-from tensordb_data.stream.spec import End, StreamSpec
+from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import OnChange, Position, State
 from tensordb_data.stream.stats import Stats
 from tensordb_data.stream.transform.apply import library_in
-from tensordb_data.stream.transform.collate import Batch, lengths_field
+from tensordb_data.stream.transform.collate import Batch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,9 +42,6 @@ _ALONE = (
     " committed while the ranks start, samples come twice or not at all. Give all of them Shard(group=), a text that"
     " names the run, and a user who may write to the database"
 )
-
-Element = tuple[str | None, tuple[int | None, ...]]
-"""Dtype and shape of one sample's field."""
 
 
 class Stream(BatchStream[State]):
@@ -90,7 +88,8 @@ class Stream(BatchStream[State]):
     def __repr__(self) -> str:
         at = self._state.at
         spec = self.spec
-        return f"Stream({spec.query!r}, batch_size={spec.batch_size}, pass={at.number}, position={at.position})"
+        tokens = "" if spec.tokens is None else f", {spec.tokens!r}"
+        return f"Stream({spec.query!r}, batch_size={spec.batch_size}{tokens}, pass={at.number}, position={at.position})"
 
     def __getstate__(self) -> dict[str, Any]:
         if self._shard is not None and self._shard.is_local:
@@ -160,8 +159,8 @@ class Stream(BatchStream[State]):
     def state_dict(self) -> dict[str, Any]:
         """The position after the last delivered batch: a small dict that can be written as JSON.
 
-        Give it to `load_state_dict` of a stream with the same query, shuffle and seed. Batch size, fields, transform,
-        rank and world size may differ.
+        Give it to `load_state_dict` of a stream with the same query, shuffle, seed and `tokens`. Batch size, fields,
+        transform, rank and world size may differ.
         """
         return self._state.to_doc(self.spec)
 
@@ -370,31 +369,20 @@ class Stream(BatchStream[State]):
                 " `state_dict()` (a checkpointer takes it as stream=stream)"
             )
         self._know_ranks()
-        spec = self.spec
-        loaded = State.from_doc(state, spec)
-        return self._advance(loaded, batches, spec.batch_size, spec.world_size, spec.end).to_doc(spec)
+        return self._advance(State.from_doc(state, self.spec), batches).to_doc(self.spec)
 
-    def _advance(self, state: State, batches: int, batch_size: int, world_size: int, end: End) -> State:
-        """`state` after so many more batches of this size were delivered to each of `world_size` ranks."""
-        known = state if state.n is not None else self._pinned
-        at, shuffle = state.at, state.block_shuffle
-        while batches > 0:
-            if known is None:
-                known = self._resolver().resolve(at.number, shuffle or self._state.block_shuffle)
-            if known is None or known.n is None:
-                raise StateError("the length of a pass is not known yet: call `pin()` before the stream is shared")
-            shuffle = shuffle or known.block_shuffle
-            sharding = PassSharding(known.n, at.position, batch_size, world_size, end)
-            if batches < sharding.rounds:
-                at = Position(at.number, sharding.position(batches))
-                break
-            if sharding.rounds == 0 and at.position == 0:
-                raise StateError(f"a pass of {known.n} samples delivers no batch of {batch_size}")
-            at, batches = Position(at.number + 1), batches - sharding.rounds
-            known = self._pinned or (known if self._registry is None else None)
-        if known is None:  # a pass that begins later may go over other data
-            known = State() if self._registry is not None and not at.position else state
-        return replace(known, at=at, block_shuffle=shuffle or known.block_shuffle)
+    def _advance(self, state: State, batches: int, division: Division | None = None) -> State:
+        """`state` after so many more batches were delivered to each rank."""
+        return advanced(self._resolver(), state, batches, division or self._division, self._state.block_shuffle)
+
+    @property
+    def _division(self) -> Division:
+        return Division(self.spec.batch_size, self.spec.world_size, self.spec.end)
+
+    def _batches_now(self, first: int) -> int:
+        """The number of batches that an iteration from pass `first` on delivers, over the data of `_samples_now`."""
+        data = self._pinned or self._planner.state_now()
+        return batches_of(self._planner, data, range(first, first + (self.spec.passes or 0)), self._division)
 
     def at(self, state: Mapping[str, Any], **place: Unpack[Place]) -> Stream:
         """A stream at `state` that shares the data of this one, as that of another rank if `place` says so.
@@ -452,14 +440,7 @@ class Stream(BatchStream[State]):
             return self._observed()
         versions = self._pinned.versions if self._pinned is not None else None
         layout = self._planner.layout(versions if versions is not None else self._planner.versions())
-        spec: dict[str, Element] = {}
-        for name in layout.fields:
-            elements = {s[name].element for s in layout.schemas.values() if name in s}
-            dtype, shape = elements.pop() if len(elements) == 1 else (None, None)
-            spec[name] = (None, ()) if shape is None else (dtype, shape)
-            if self.spec.ragged == "pad" and shape is not None and None in shape:
-                spec[lengths_field(name)] = ("int64", () if len(shape) == 1 else (len(shape),))
-        return spec
+        return elements_of(layout, self.spec)
 
     def _observed(self) -> dict[str, Element]:
         probe = Stream(self.warehouse, replace(self.spec, passes=1, rank=0, world_size=1, end="short", workers=0))

@@ -119,7 +119,9 @@ class Component:
         if number > self._start:
             self._opened.append((number, data))
         self.newest = plan
-        found = self._passes[number] = Pass(data, plan, BlockShuffle(*block_shuffle), planner.cumulative_weights(plan))
+        found = self._passes[number] = Pass(
+            data, plan, BlockShuffle(*block_shuffle), planner.beside.cumulative_weights(plan)
+        )
         return found
 
 

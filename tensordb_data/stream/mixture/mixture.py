@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.deprecation import renamed_to
 from tensordb_data.errors import QueryError, SampleError, StateError
+from tensordb_data.stream.deliver.advance import Division
 from tensordb_data.stream.deliver.base import BatchStream, flatten
 from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
+from tensordb_data.stream.deliver.elements import Element
 from tensordb_data.stream.deliver.ordered_pool import ordered
-from tensordb_data.stream.deliver.stream import Element, Stream
+from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.mixture.batch_builder import BatchRequest, MixBatchBuilder
 from tensordb_data.stream.mixture.component import Component, PositionRange
@@ -166,7 +168,7 @@ class Mix(BatchStream[MixState]):
         counts = self._count_samples(mix_state.total, total).tolist()
         parts = zip(self.streams, mix_state.components, counts, strict=True)
         # A mix takes its samples one by one: a component is not cut into batches.
-        states = [stream._advance(component, count, 1, 1, "short") for stream, component, count in parts]
+        states = [stream._advance(component, count, Division(1, 1, "short")) for stream, component, count in parts]
         return self._to_doc(MixState(total, tuple(states)))
 
     def _count_samples(self, low: int, high: int) -> NDArray[np.int64]:
@@ -395,5 +397,10 @@ def _check(specs: list[StreamSpec]) -> None:
                 f"the streams of a mix must have one `{name}`. Found: {', '.join(map(repr, sorted(values)))}"
             )
     for spec in specs:
+        if spec.tokens is not None:
+            raise QueryError(
+                "a mix takes its samples one by one, and `batch_tokens` and `pack` need those of a window at once: mix"
+                " streams without them, or iterate over several streams in turn"
+            )
         if spec.passes is not None or spec.follow:
             raise QueryError("the streams of a mix have no end: make them without `passes` and without `follow`")

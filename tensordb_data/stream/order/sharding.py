@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from tensordb_data.stream.spec import End
 from tensordb_data.stream.state import Position
+
+
+class Rounds(Protocol):
+    """The rounds of the rest of a pass."""
+
+    @property
+    def rounds(self) -> int:
+        """The number of batches that each rank receives until the end of the pass."""
+
+    def has(self, round_: int) -> bool:
+        """Whether there is a round of this number, from 0 on. It may be known before `rounds` is."""
+
+    def batch(self, round_: int, rank: int) -> tuple[int, int]:
+        """The positions `low` to `high` - 1 of a batch. Positions behind the end stand for those from 0 on."""
+
+    def position(self, rounds: int) -> int:
+        """The number of samples of the pass that are delivered after `rounds` of these rounds."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,10 @@ class PassSharding:
         if tail == 0 or self.end == "drop":
             return full
         return full + 1
+
+    def has(self, round_: int) -> bool:
+        """Whether there is a round of this number, from 0 on."""
+        return round_ < self.rounds
 
     def batch(self, round_: int, rank: int) -> tuple[int, int]:
         """The positions `low` to `high` - 1 of a batch. Positions from `n` on stand for those from 0 on (padding)."""
@@ -81,7 +104,7 @@ class BatchRange:
 
 
 def batch_ranges(
-    sharding: PassSharding, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0
+    sharding: Rounds, number: int, rank: int, worker: int = 0, workers: int = 1, first: int = 0
 ) -> Iterator[BatchRange]:
     """Yield the batches of one worker of one rank in the rest of a pass.
 
@@ -93,10 +116,11 @@ def batch_ranges(
         workers: number of workers that share the rank's batches.
         first: the number of rounds that this rank received before this pass, since the workers were started.
     """
-    total = sharding.rounds
-    for round_ in range((worker - first) % workers, total, workers):
+    for round_ in itertools.count((worker - first) % workers, workers):
+        if not sharding.has(round_):
+            return
         low, high = sharding.batch(round_, rank)
         position_after = (
-            Position(number, sharding.position(round_ + 1)) if round_ + 1 < total else Position(number + 1, 0)
+            Position(number, sharding.position(round_ + 1)) if sharding.has(round_ + 1) else Position(number + 1, 0)
         )
         yield BatchRange(number, low, high, position_after)

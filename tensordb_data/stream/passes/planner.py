@@ -4,46 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pymongo.errors import OperationFailure
 
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.common.boards import READ_ONLY
-from tensordb_data.errors import BusyError, NotAllowedError, NotFoundError, QueryError, StateError
-from tensordb_data.query.datasets import selected_datasets
+from tensordb_data.errors import BusyError, NotAllowedError, StateError
 from tensordb_data.stream.order.block_shuffle import choose_block_shuffle
-from tensordb_data.stream.order.weights import cumulative_weights
+from tensordb_data.stream.passes.beside import Beside
+from tensordb_data.stream.passes.plan_reader import PlanReader
 from tensordb_data.stream.passes.registry import SharedPassRegistry, new_token
 from tensordb_data.stream.passes.stream_board import StreamBoard
-from tensordb_data.stream.plan.cache import PlanCache, plan_key
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.index_reader import bounded
-from tensordb_data.stream.plan.index_snapshot import DataMoved, IndexSnapshot, lacks_snapshot, open_snapshot
-from tensordb_data.stream.plan.left_out import tell_left_out
-from tensordb_data.stream.plan.plan import Plan, read_plan
+from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.ranks import Members
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.state import Position, State, Versions
-from tensordb_data.warehouse.bound_query import BoundQuery, reported
+from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
-    from pymongo.client_session import ClientSession
-
-    from tensordb_data.schema.schema import Schema
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")
-
-_ATTEMPTS, _SNAPSHOTS = 6, 3
-"""Attempts to read a plan of one state of the data, and how many of them are made under a snapshot."""
 
 
 class Planner:
@@ -51,8 +40,12 @@ class Planner:
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         self.warehouse, self.spec = warehouse, spec
+        self._reader = PlanReader(warehouse, spec)
+        self.beside = Beside(spec, self._reader)
+        """What the order of the samples needs to know of them."""
+        self.totals: dict[Hashable, int] = {}
+        """How many rounds passes have, where that takes long to find."""
         self._plan: Plan | None = None
-        self._weights: tuple[Plan, NDArray[np.float64]] | None = None
         self._compressed: tuple[Plan, NDArray[np.uint8]] | None = None
         self.given_plans: Mapping[str, NDArray[np.uint8]] = {}
         """Plans that came with a checkpoint, by their digests."""
@@ -68,64 +61,15 @@ class Planner:
     @property
     def bound_query(self) -> BoundQuery:
         """The query of the stream."""
-        return BoundQuery(self.warehouse, self.spec.query)
-
-    @property
-    def _ordered(self) -> BoundQuery:
-        """The query, in the order in which its plan is read.
-
-        If the stream is shuffled, this is the order of commits. In that order, the blobs of neighbours lie together.
-        """
-        query = self.spec.query
-        by_commit = self.spec.shuffle and query.limit is None and query.sort
-        return BoundQuery(self.warehouse, query.replace(sort=None) if by_commit else query)
+        return self._reader.bound_query
 
     def versions(self) -> Versions:
-        """The versions of the datasets that the query can match, as they are now.
-
-        Raises:
-            NotFoundError: The query names no dataset that exists.
-        """
-        named = selected_datasets(self.spec.query.filter)
-        return self._matched(self.warehouse.datasets.versions(named), named)
-
-    def _matched(
-        self, versions: Versions, named: Sequence[str] | None, session: ClientSession | None = None
-    ) -> Versions:
-        """The versions of those datasets that the query can match."""
-        if not versions:
-            known = ", ".join(sorted(self.warehouse.datasets.versions(None))) or "none yet"
-            what = "no dataset " + ", ".join(map(repr, named)) if named else "no dataset at all"
-            raise NotFoundError(f"there is {what} in project {self.warehouse.project!r}; datasets here: {known}")
-        if named is None and len(versions) > 1:
-            bound_query = self.bound_query
-            with reported(bound_query.query):
-                matched = {
-                    name
-                    for filter in bound_query.filters()
-                    for name in bound_query.collection.distinct("dataset", filter, session=session)
-                }
-            return {name: pair for name, pair in versions.items() if name in matched} or versions
-        return versions
+        """See `PlanReader.versions`."""
+        return self._reader.versions()
 
     def layout(self, versions: Versions) -> FieldLayout:
-        """How the fields of the stream are stored in the datasets of `versions`.
-
-        Raises:
-            QueryError: There is nothing to deliver, or see `FieldLayout.choose`.
-        """
-        return self._layout(self.warehouse.datasets.schemas(sorted(versions)))
-
-    def _layout(self, schemas: Mapping[str, Schema]) -> FieldLayout:
-        layout = FieldLayout.choose(self.spec.fields, schemas)
-        if self.spec.fields is None:
-            tell_left_out(layout)
-        if schemas and not layout.fields:
-            raise QueryError(
-                f"there is no field that all samples of {', '.join(map(repr, sorted(schemas)))} have: give `fields`, or"
-                " narrow the query to one dataset"
-            )
-        return layout
+        """See `PlanReader.layout`."""
+        return self._reader.layout(versions)
 
     def plan(self, wanted: State | None = None) -> Plan:
         """The plan of the data that `wanted` refers to; by default of the data now.
@@ -141,7 +85,7 @@ class Planner:
         if versions is None:
             plan = self._given(wanted) or self._received(wanted) or self._newest()
         elif plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
-            plan = self._given(wanted) or self._received(wanted) or self._plan_at(versions)
+            plan = self._given(wanted) or self._received(wanted) or self._reader.at(versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
                 f"the data has changed in mid-pass: the pass began with {wanted.n} samples, and {len(plan)} of that"
@@ -179,93 +123,28 @@ class Planner:
         chosen = choose_block_shuffle(plan, None if near else self.warehouse.blobs.reader.cache_bytes)
         return (chosen.block, chosen.window)
 
-    # --- plans that are read ----------------------------------------------------------------------------------------
-
     def _newest(self, lasting: bool = True) -> Plan:
         """The plan of the data now.
 
         If a long change of the data is going on, it is a plan of the data before this change. If that cannot be read
         and no plan of it is cached, it is the last plan of this stream, but only if `lasting`.
         """
-        named = selected_datasets(self.spec.query.filter)
         try:
-            return self._read_snapshot(named, None, partial(self._now, named))
+            return self._reader.newest(self._plan, self.beside.of_new)
         except BusyError as error:
-            plan = self._cached_before(error, named) or (self._plan if lasting else None)
+            plan = self._reader.cached_before(error) or (self._plan if lasting else None)
             if plan is None:
                 raise
             log.warning("%s; a pass begins on data of before", error)
             return plan
 
-    def _cached_before(self, error: BusyError, named: Sequence[str] | None) -> Plan | None:
-        if not error.before:
-            return None
-        versions = self._matched(error.before, named)
-        return self._cached(self.layout(versions), versions)
-
-    def _now(self, named: Sequence[str] | None, now: IndexSnapshot) -> Plan:
-        versions = self._matched(now.versions, named, now.session)
-        if now.stale:
-            log.warning("%s; a pass begins on the data before that", now.stale)
-        if self._plan is not None and self._plan.versions == versions:
-            return self._plan
-        plan = self._read(self._layout(now.schemas(sorted(versions))), versions, now)
-        if self.spec.weights is not None:
-            self.cumulative_weights(plan, now)
-        return plan
-
-    def _plan_at(self, versions: Versions, layout: FieldLayout | None = None) -> Plan:
-        """The plan of the data at `versions`. If it is not cached, it is read from what is still there of this data."""
-        layout = layout or self.layout(versions)
-        kept = self._cached(layout, versions)
-        if kept is not None:
-            return kept
-        return self._read_snapshot(sorted(versions), versions, lambda now: self._read(layout, versions, now))
-
-    def _read_snapshot(
-        self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[IndexSnapshot], Plan]
-    ) -> Plan:
-        for attempt in range(_ATTEMPTS):
-            snapshot = attempt < _SNAPSHOTS
-            try:
-                with open_snapshot(self.warehouse, named, wanted, snapshot) as now:
-                    return read(now)
-            except DataMoved:
-                continue
-            except (QueryError, OperationFailure) as error:
-                if not (snapshot and lacks_snapshot(error)):
-                    raise
-        raise BusyError(
-            f"the samples of {self.spec.query.brief} changed each of the {_ATTEMPTS - _SNAPSHOTS} times that they were"
-            " read, and the server keeps no snapshot for so long: stop the updates for a while, or have it keep one"
-            " for longer (its parameter minSnapshotHistoryWindowInSeconds)"
-        )
-
-    def _read(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot) -> Plan:
-        """Read the plan of a snapshot. It is cached if the snapshot is of `versions`."""
-        bound_query = self._ordered
-        kept = self._cached(layout, versions, now)
-        if kept is not None:
-            return kept
-        plan = read_plan(bound_query, layout, versions, now.session)
-        now.check()
-        if (folder := self.warehouse.cache_dir) is not None and now.is_of(versions):
-            PlanCache(folder / "plans").store(plan_key(bound_query, layout, versions, now.born(list(versions))), plan)
-        return plan
-
-    def _cached(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot | None = None) -> Plan | None:
-        if (folder := self.warehouse.cache_dir) is None:
-            return None
-        born = None if now is None else now.born(list(versions))
-        return PlanCache(folder / "plans").open(plan_key(self._ordered, layout, versions, born), layout)
-
     # --- plans that travel ------------------------------------------------------------------------------------------
 
     def compressed(self, plan: Plan) -> NDArray[np.uint8]:
-        """A plan, with the weights of its samples, as compressed bytes: uint8 [m]."""
+        """A plan, with the weights and lengths of its samples, as compressed bytes: uint8 [m]."""
         if self._compressed is None or self._compressed[0] is not plan:
-            weighted = replace(plan, cumulative_weights=self.cumulative_weights(plan))
-            self._compressed = plan, np.frombuffer(b"".join(pack_plan(weighted, small=True)), np.uint8)
+            whole = self.beside.added_to(plan)
+            self._compressed = plan, np.frombuffer(b"".join(pack_plan(whole, small=True)), np.uint8)
         return self._compressed[1]
 
     def accept_plans(self, plans: Mapping[str, Any]) -> None:
@@ -295,47 +174,19 @@ class Planner:
             return None
         if plan.versions != versions:
             return None
-        if plan.cumulative_weights is not None:
-            self._weights = (plan, plan.cumulative_weights)
-        if (folder := self.warehouse.cache_dir) is not None:  # workers that run already find it there
-            key = plan_key(self._ordered, plan.table.layout, versions)
-            PlanCache(folder / "plans").store(key, replace(plan, cumulative_weights=None))
+        self.beside.take_from(plan)
+        self._reader.keep(replace(plan, cumulative_weights=None, lengths={}))  # workers that run already find it there
         return plan
-
-    def cumulative_weights(self, plan: Plan, now: IndexSnapshot | None = None) -> NDArray[np.float64] | None:
-        """Running sums of the weights of a plan's samples; None if the stream has no weights.
-
-        Args:
-            plan: The plan.
-            now: The snapshot from which the plan was read, if it was just read.
-
-        Raises:
-            StateError: Samples were deleted while the plan was read.
-            SampleError, QueryError: See `weights.cumulative_weights`.
-        """
-        weights = self.spec.weights
-        if weights is None or len(plan) == 0:
-            return None
-        if self._weights is None or self._weights[0] is not plan:
-            layout = plan.table.layout
-            named = (
-                FieldLayout.choose((weights,), layout.schemas) if isinstance(weights, str) else layout.index_fields()
-            )
-            if isinstance(weights, str) and named.is_blob(weights):
-                raise QueryError(f"`weights` must be a field of the index, and {weights!r} is stored as a blob")
-            values = self._plan_at(plan.versions, named) if now is None else self._read(named, plan.versions, now)
-            if values.ids != plan.ids:
-                raise StateError("samples were deleted or edited while the stream began; begin again")
-            self._weights = (plan, cumulative_weights(values.table, weights, self.spec.fields or ()))
-        return self._weights[1]
 
     def drop(self) -> None:
         """Forget the plan, to free its memory."""
-        self._plan = self._weights = self._compressed = None
+        self._plan = self._compressed = None
+        self.beside.drop()
 
     def share_plan(self, other: Planner) -> None:
         """Use the plan and the registry of another planner, which has the same query and fields."""
-        self._plan, self._weights = other._plan, other._weights
+        self._plan = other._plan
+        self.beside.take_over(other.beside)
         self.join(other.agreement())
 
     def settle(self, members: Members) -> bool:
@@ -454,11 +305,10 @@ class Planner:
         """Whether the plan of a state can be had without reading the index."""
         if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
             return True
-        folder, versions = self.warehouse.cache_dir, state.versions or {}
-        if folder is None:
+        if self.warehouse.cache_dir is None:
             return False
-        layout = self.layout(versions)
-        plan = PlanCache(folder / "plans").open(plan_key(self._ordered, layout, versions), layout)
+        versions = state.versions or {}
+        plan = self._reader.cached(self.layout(versions), versions)
         if plan is not None and plan.ids == state.ids:
             self._plan = plan
         return plan is not None and plan.ids == state.ids

@@ -35,6 +35,7 @@ _LEVEL = 1
 _DTYPES = {
     "ids": ("|u1",), "dataset": ("<u2",), "segment": ("<u4",), "offset": ("<i8", "<u4"), "length": ("<i8",),
     "compressed": ("|b1",), "value": ("<i8", "<f8", "|b1", "|O"), "chances": ("<f8",),
+    "lengths": ("<i8",),
 }  # fmt: skip
 """What the columns may be, by the first word of their names."""
 
@@ -115,7 +116,9 @@ def unpack_plan(content: NDArray[np.uint8], layout: FieldLayout) -> Plan:
     inline = {name: InlineBlobs() for name, found in refs.items() if INLINE in found.segments}
     table = SampleTable(layout, ids, datasets, dataset, refs, values, inline)
     versions = {name: (int(pair[0]), int(pair[1])) for name, pair in directory["versions"].items()}
-    return Plan(table, versions, directory["ids"], column("chances", [n]) if "chances" in columns else None)
+    chances = column("chances", [n]) if "chances" in columns else None
+    lengths = {name[8:]: column(name, [n]) for name in columns if name.startswith("lengths ")}
+    return Plan(table, versions, directory["ids"], chances, lengths)
 
 
 def _columns(plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -133,6 +136,8 @@ def _columns(plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
         yield f"value {name}", column
     if plan.cumulative_weights is not None:
         yield "chances", plan.cumulative_weights
+    for name, lengths in plan.lengths.items():
+        yield f"lengths {name}", lengths
 
 
 def _bytes(column: NDArray[Any], small: bool) -> memoryview:

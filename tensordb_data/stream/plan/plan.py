@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ class Plan:
     ids: str
     cumulative_weights: NDArray[np.float64] | None = None
     """float64 [n]: running sums of the weights, if the plan was stored with them."""
+    lengths: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    """int64 [n]: the lengths of the samples by the field that says so, if the plan was stored with them."""
 
     def __len__(self) -> int:
         return len(self.table)

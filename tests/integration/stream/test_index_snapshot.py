@@ -21,7 +21,7 @@ from tensordb_data import BusyError, TensorDB
 from tensordb_data.samples import annotate, mutations
 from tensordb_data.samples import delete as deletion
 from tensordb_data.samples.mutations import Mutation
-from tensordb_data.stream.passes import planner
+from tensordb_data.stream.passes import plan_reader
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.plan import index_snapshot
 from tensordb_data.stream.plan.index_reader import IndexReader
@@ -213,8 +213,8 @@ def test_changes_that_never_pause_let_plans_through(
 def test_without_snapshots_a_plan_is_read_again_when_it_was_of_two_states(
     numbers: TensorDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "_SNAPSHOTS", 0)
-    original, changes = planner.read_plan, [1]
+    monkeypatch.setattr(plan_reader, "_SNAPSHOTS", 0)
+    original, changes = plan_reader.read_plan, [1]
 
     def read(*args: Any) -> Plan:
         plan = original(*args)
@@ -223,7 +223,7 @@ def test_without_snapshots_a_plan_is_read_again_when_it_was_of_two_states(
             add_1000(numbers)
         return plan
 
-    monkeypatch.setattr(planner, "read_plan", read)
+    monkeypatch.setattr(plan_reader, "read_plan", read)
     assert labels(new_planner(numbers).plan()) == NEW
     everything(numbers).update({"$inc": {"label": 1}})
     changes += [1] * 10
@@ -235,7 +235,7 @@ def test_a_plan_that_outlasts_its_snapshot_is_read_again(numbers: TensorDB, monk
     server = numbers.database.client.admin
     window = "minSnapshotHistoryWindowInSeconds"
     kept = server.command({"getParameter": 1, window: 1})[window]
-    original, sessions = planner.read_plan, []
+    original, sessions = plan_reader.read_plan, []
 
     def read(selection: Any, layout: Any, versions: Any, session: Any) -> Plan:
         sessions.append(session)
@@ -248,14 +248,14 @@ def test_a_plan_that_outlasts_its_snapshot_is_read_again(numbers: TensorDB, monk
                 break
         return original(selection, layout, versions, session)
 
-    monkeypatch.setattr(planner, "read_plan", read)
+    monkeypatch.setattr(plan_reader, "read_plan", read)
     server.command({"setParameter": 1, window: 0})
     try:
         plan = new_planner(numbers).plan()
     finally:
         server.command({"setParameter": 1, window: kept})
     assert labels(plan) == [about(numbers)["mut"] // 2 + label for label in OLD]
-    assert sessions[-1] is None and len(sessions) == planner._SNAPSHOTS + 1
+    assert sessions[-1] is None and len(sessions) == plan_reader._SNAPSHOTS + 1
 
 
 def test_a_snapshot_outlives_its_cursors(numbers: TensorDB) -> None:
@@ -274,17 +274,17 @@ def test_a_snapshot_outlives_its_cursors(numbers: TensorDB) -> None:
 
 
 def test_weights_are_of_the_same_state(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = planner.read_plan
+    original = plan_reader.read_plan
 
     def read(*args: Any) -> Plan:
         plan = original(*args)
         everything(numbers).update({"$inc": {"weight": 1, "label": 1000}})
         return plan
 
-    monkeypatch.setattr(planner, "read_plan", read)
+    monkeypatch.setattr(plan_reader, "read_plan", read)
     drawn = new_planner(numbers, replacement=True, weights="weight")
     plan = drawn.plan()
-    sums = drawn.cumulative_weights(plan)
+    sums = drawn.beside.cumulative_weights(plan)
     assert labels(plan) == OLD and sums is not None and sums[-1] / sums[0] == pytest.approx(N)
 
 
@@ -310,7 +310,7 @@ def test_a_plan_of_before_that_is_kept_is_used(numbers: TensorDB, monkeypatch: p
     monkeypatch.setattr(mutations, "cluster_time", lambda db: None)
     assert labels(new_planner(numbers).plan()) == OLD
     with paused(lambda: add_1000(numbers)):
-        monkeypatch.setattr(planner, "read_plan", None)
+        monkeypatch.setattr(plan_reader, "read_plan", None)
         assert labels(new_planner(numbers).plan()) == OLD
 
 

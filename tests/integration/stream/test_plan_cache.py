@@ -12,7 +12,7 @@ import pytest
 
 from tensordb_data import Array, Scalar, TensorDB
 from tensordb_data.errors import CacheWarning
-from tensordb_data.stream.passes import planner
+from tensordb_data.stream.passes import plan_reader
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.plan import cache as plan_cache
 from tensordb_data.stream.plan.plan import Plan, read_plan
@@ -29,7 +29,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return read_plan(*args)
 
-    monkeypatch.setattr(planner, "read_plan", counted)
+    monkeypatch.setattr(plan_reader, "read_plan", counted)
     return found
 
 

@@ -196,3 +196,18 @@ def test_each_worker_of_a_cluster_gets_its_own_batches(sel: Selection[Any], monk
     monkeypatch.setenv("TF_CONFIG", "worker 0")
     with pytest.raises(QueryError, match=r"\$TF_CONFIG is not the JSON of a cluster and a task"):
         query_dataset(sel, **options)
+
+
+@pytest.mark.parametrize("options", [{"batch_tokens": 64, "ragged": "pad"}, {"batch_size": 2, "pack": 32}])
+def test_batches_of_sequences_are_those_of_the_stream(db: TensorDB, options: dict[str, Any]) -> None:
+    with db.data.writer("texts", schema={"tokens": Array("int32", (None,)), "number": int}) as writer:
+        for number in range(40):
+            writer.add(tokens=np.full(1 + number * 7 % 30, number, np.int32), number=number)
+    stream = db.data.find({"dataset": "texts"}).stream(**options, shuffle=True, passes=1, end="pad")
+    dataset = query_dataset(stream)
+    found, expected = list(dataset), list(stream)
+    assert len(found) == len(expected) > 5
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys() == dataset.element_spec.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert dataset.element_spec["tokens"].shape.as_list() == [None, options.get("pack")]
