@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tensordb_data.common.system.machine import cpus
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
+from tensordb_data.stream.deliver.ordered_pool import PythonEndedError
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.collate import Batch
 
@@ -138,8 +139,9 @@ def _until_python_ends() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not str(error).startswith("cannot schedule new futures"):
+    except (PythonEndedError, RuntimeError) as error:
+        # The latter from threads that download.
+        if isinstance(error, RuntimeError) and not str(error).startswith("cannot schedule new futures"):
             raise
         if threading.current_thread().daemon:
             raise SystemExit from None  # in a thread, this prints nothing

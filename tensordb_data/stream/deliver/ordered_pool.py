@@ -9,9 +9,11 @@ from __future__ import annotations
 import _thread
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from tensordb_data.common.system.fork import at_fork
@@ -24,6 +26,10 @@ _PATIENCE = 10.0
 
 _LOOK = 1.0
 """Seconds after which the loop looks for a signal that came just before it waited."""
+
+
+class PythonEndedError(Exception):
+    """The main thread has ended, and no task begins any more."""
 
 
 class _Task(Generic[T]):
@@ -48,9 +54,14 @@ class _Task(Generic[T]):
         del call
         self._done.release()
 
-    def result(self) -> T:
+    def drop(self) -> None:
+        self._call, self._error = None, PythonEndedError()
+        self._done.release()
+
+    def result(self, pool: _Pool) -> T:
         while not self._done.acquire(timeout=_LOOK):
-            pass
+            if pool.over and self._call is not None:  # it was put behind what ends the threads
+                raise PythonEndedError
         if self._error is not None:
             try:
                 raise self._error
@@ -70,13 +81,16 @@ class _Pool:
         self.over = False
 
     def submit(self, task: _Task[T]) -> _Task[T]:
+        if self.over:
+            raise PythonEndedError
         self._tasks.put(task)
         if self._started < self._count:
             self._started += 1
-            thread = threading.Thread(target=self._run, name="tensordb-stream", daemon=True)
-            _threads[thread] = self
+            work = partial(_work, weakref.ref(self), self._tasks)
+            thread = threading.Thread(target=work, name="tensordb-stream", daemon=True)
+            _threads[thread] = weakref.ref(self)
             # Not here: `start` waits in Python code until the thread has begun.
-            _thread.start_new_thread(self._start, (thread,))
+            _thread.start_new_thread(_start, (thread, work))
         return task
 
     def end(self) -> None:
@@ -87,16 +101,35 @@ class _Pool:
             if thread.ident is not None and not thread.is_alive():
                 _threads.pop(thread, None)
 
-    def _start(self, thread: threading.Thread) -> None:
-        try:
-            thread.start()
-        except RuntimeError:  # there are as many as there may be: this one takes its place
-            self._run()
 
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None and not self.over:
+def _start(thread: threading.Thread, work: Callable[[], None]) -> None:
+    try:
+        thread.start()
+    except RuntimeError:  # there are as many as there may be: this one takes its place
+        work()
+
+
+def _work(pool: weakref.ref[_Pool], tasks: SimpleQueue[_Task[Any] | None]) -> None:
+    """Run tasks until the pool is over, or is gone: an interrupt may have come as it was told that it is over."""
+    while True:
+        try:
+            task = tasks.get(timeout=_LOOK)
+        except Empty:
+            if _is_over(pool):
+                return
+            continue
+        if task is None:
+            return
+        if _is_over(pool):
+            task.drop()
+        else:
             task.run()
-            del task
+        del task
+
+
+def _is_over(pool: weakref.ref[_Pool]) -> bool:
+    found = pool()
+    return found is None or found.over
 
 
 def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -> Generator[T, None, None]:
@@ -119,9 +152,9 @@ def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -
             if call is not None:
                 waiting.append(pool.submit(_Task(call)))
             while len(waiting) > (ahead if call is not None else 0):
-                yield waiting.popleft().result()
+                yield waiting.popleft().result(pool)
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft().result(pool)
     finally:
         pool.end()
         close = getattr(source, "close", None)
@@ -129,20 +162,21 @@ def ordered(tasks: Iterable[Callable[[], T] | None], threads: int, ahead: int) -
             close()
 
 
-_threads: dict[threading.Thread, _Pool] = {}
+_threads: dict[threading.Thread, weakref.ref[_Pool]] = {}
 """The threads of all pools."""
 
 
 def _before_fork() -> None:
     # A thread that is about to end may hold a lock. In the child, nobody would ever release it.
     for thread, pool in list(_threads.items()):
-        if pool.over and thread.is_alive() and thread is not threading.current_thread():
+        if _is_over(pool) and thread.is_alive() and thread is not threading.current_thread():
             thread.join(_PATIENCE)
 
 
 def _as_python_ends() -> None:
-    for pool in set(_threads.values()):
-        pool.end()
+    for pool in [reference() for reference in _threads.values()]:
+        if pool is not None:
+            pool.end()
     deadline = time.monotonic() + _PATIENCE
     for thread in list(_threads):
         if thread.is_alive():
