@@ -35,12 +35,17 @@ class Keep:
     """Keep the first checkpoint at or after each multiple of this many steps."""
     tagged: str | Sequence[str] = ()
     """Keep checkpoints with one of these tags."""
+    attempts: bool = True
+    """Keep the newest checkpoint of each earlier attempt, where the run began anew since. False to let the other rules
+    decide, so that a run that begins anew replaces what was saved before."""
 
     def __post_init__(self) -> None:
         if not _is_count(self.last, 0):
             raise CheckpointError(f"Keep(last=) is a number of sets, 0 or more. Found: {self.last!r}")
         if self.every is not None and not _is_count(self.every, 1):
             raise CheckpointError(f"Keep(every=) is a number of steps, at least 1. Found: {self.every!r}")
+        if not isinstance(self.attempts, bool):
+            raise CheckpointError(f"Keep(attempts=) is True or False. Found: {self.attempts!r}")
         tags = self.tags
         if not all(isinstance(tag, str) and tag for tag in tags):
             raise CheckpointError(f"Keep(tagged=) is a tag or a list of tags. Found: {self.tagged!r}")
@@ -61,11 +66,12 @@ class Keep:
         """Which checkpoints stay, and by which rules.
 
         Args:
-            sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`
-                and the metric.
+            sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`,
+                `_tdb.line` and the metric.
 
         Returns:
-            The rules by `_id` of each set that stays: some of `"newest"`, `"last"`, `"best"`, `"every"`, `"tagged"`.
+            The rules by `_id` of each set that stays: some of `"newest"`, `"last"`, `"best"`, `"every"`, `"tagged"`,
+            `"attempt"`.
         """
         order = sorted(sets, key=_age)
         chosen: dict[ObjectId, list[str]] = {}
@@ -80,6 +86,9 @@ class Keep:
         choose("best", self._best_of(order))
         choose("every", self._every_of(order))
         choose("tagged", [document for document in order if set(self.tags) & set(document.get("tags") or ())])
+        if self.attempts:
+            ends = {document["_tdb"].get("line"): document for document in states}
+            choose("attempt", [document for document in ends.values() if document is not states[-1]])
         return chosen
 
     def _best_of(self, order: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
