@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,7 @@ from typing import Any
 from bson import ObjectId
 
 from tensordb_data.errors import CheckpointError
-
-_LESS_IS_BETTER = re.compile(
-    r"(^|_)(loss|losses|err|error|errors|nll|perplexity|ppl|mse|rmse|mae|wer|cer|fid)(_|$)", re.I
-)
+from tensordb_data.warehouse.metrics import less_is_better
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class Keep:
                 'Keep(best=) is a metric and a number of sets, ("val_acc", 2), or with a direction, ("val_loss", 2, '
                 f'"min"). Found: {best!r}'
             )
-        if len(best) == 2 and _LESS_IS_BETTER.search(best[0]):  # type: ignore[arg-type,index]
+        if len(best) == 2 and less_is_better(best[0]):  # type: ignore[arg-type,index]
             raise CheckpointError(
                 f"Keep(best={best!r}): more would be taken as better. Write {(*best, 'min')!r}, or "  # type: ignore[misc]
                 f"{(*best, 'max')!r} if more is better."  # type: ignore[misc]

@@ -26,7 +26,7 @@ def named(warehouse: Warehouse, run: str) -> dict[str, Any]:
     return {"_tdb.p": warehouse.project, "name": run}
 
 
-def make(warehouse: Warehouse, run: str, config: Mapping[str, Any] | None = None, tags: Sequence[str] = ()) -> None:
+def make_run(warehouse: Warehouse, run: str, config: Mapping[str, Any] | None = None, tags: Sequence[str] = ()) -> None:
     """Make the document of a run, if it is not there, and note the configuration and tags of the run."""
     change: dict[str, Any] = {
         "$setOnInsert": {"attempts": [], **({} if tags else {"tags": []})},
@@ -53,7 +53,7 @@ def open_attempt(warehouse: Warehouse, run: str) -> Mapping[str, Any] | None:
     try:
         found = warehouse.index["runs"].find_one(named(warehouse, run), {"attempts": {"$slice": -1}})
         if found is None:
-            make(warehouse, run)
+            make_run(warehouse, run)
     except ReadOnlyError:
         return None
     except OperationFailure as error:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,10 +27,10 @@ from tensordb_data.common.system.process_identity import has_ended, process_iden
 from tensordb_data.errors import ClaimLostError, ConnectError, NotFoundError, ReadOnlyError, RunHeldError
 from tensordb_data.mongo.claims import Claim, claim
 from tensordb_data.mongo.errors import UNAUTHORIZED
-from tensordb_data.mongo.heartbeat import Heartbeat
+from tensordb_data.mongo.heartbeat import Heartbeat, keep_renewing
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.runs.attempts import with_changes
-from tensordb_data.runs.documents import LEASE, make, named
+from tensordb_data.runs.documents import LEASE, make_run, named
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -126,7 +126,7 @@ class RunLease:
             ReadOnlyError: The warehouse was opened with `read_only=True`.
             OperationFailure: The user of the server may not write runs.
         """
-        make(warehouse, run, config, tags)
+        make_run(warehouse, run, config, tags)
         began = {"id": ObjectId(), "code": dict(code or {})}
         return take_claim(warehouse, run, _begins(began), lambda claimed: cls(warehouse, run, claimed))
 
@@ -296,6 +296,23 @@ def take_claim(warehouse: Warehouse, run: str, stages: Sequence[Mapping[str, Any
         if (found.claim["token"], found.claim["until"]) != (seen.claim["token"], seen.claim["until"]):
             raise found.refusal(run)
         time.sleep(min(_LOOKS, found.left))
+
+
+@contextlib.contextmanager
+def delete_document(warehouse: Warehouse, run: str) -> Iterator[None]:
+    """Hold a run, for the block in which all that it has is deleted; its document is deleted last.
+
+    Raises:
+        RunHeldError: It is being saved.
+    """
+    if not warehouse.index["runs"].count_documents(named(warehouse, run), limit=1):
+        yield  # of version 0.1, or deleted by another
+        return
+    claimed = take_claim(warehouse, run, (), lambda claimed: claimed)
+    with keep_renewing(claimed, SECONDS):
+        yield
+    mine = {"_id": claimed.id, f"{LEASE}.token": claimed.token}
+    retry_while_unavailable(lambda: warehouse.index["runs"].delete_one(mine))
 
 
 def _is_free(found: Holder) -> bool | None:

@@ -19,6 +19,7 @@ from tensordb_data import (
     ParameterSet,
     Permissions,
     Query,
+    Run,
     Sample,
     SaveOptions,
     Selection,
@@ -68,6 +69,7 @@ query_dataset(samples, batch_size=8, shuffle="full", ragged="pad")
 StepCheckpoint(db, run="k", every=10, stream=stream)
 StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
+assert_type(db.runs({"config.lr": 0.1}, sort=[("best.acc", -1)]).first(), Run)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)
 assert_type(db.jobs.push(JobSpec(kind="train", entry="mypkg.jobs:train", limits=JobLimits(backoff=1))), Job)
 assert_type(db.jobs.push_script("train", "result = 3", args={"lr": 0.1}, limits=JobLimits(max_attempts=1)), Job)
