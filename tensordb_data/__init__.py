@@ -7,6 +7,7 @@ from tensordb_data.api.architectures import Architecture, Built
 from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.api.logs import LogRow, LogSelection
+from tensordb_data.api.runs import Run, RunSelection
 from tensordb_data.api.search import Hit
 from tensordb_data.api.selection import Selection
 from tensordb_data.api.watch import Watch
@@ -26,6 +27,7 @@ from tensordb_data.errors import (
     NotAllowedError,
     NotFoundError,
     QueryError,
+    RunHeldError,
     SampleError,
     ScanWarning,
     SchemaError,
@@ -84,7 +86,10 @@ __all__ = [
     "Permissions",
     "Query",
     "QueryError",
+    "Run",
+    "RunHeldError",
     "RunLog",
+    "RunSelection",
     "Sample",
     "SampleError",
     "SaveOptions",

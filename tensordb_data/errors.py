@@ -78,6 +78,10 @@ class CheckpointError(TensorDBError):
     """A checkpoint could not be saved or loaded, or is not complete."""
 
 
+class RunHeldError(CheckpointError):
+    """A run is being saved by somebody else. It has one saver at a time."""
+
+
 class DeployError(TensorDBError):
     """A checkpoint was not deployed, or the target cannot be used."""
 

@@ -53,6 +53,9 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore model, optimizer and scheduler, which the trainer has made."""
+        if self._checkpointer is not None:  # of a training that an error has ended
+            checkpointer, self._checkpointer = self._checkpointer, None
+            checkpointer.close()
         data = None
         if self._stream is not None:
             if not isinstance(self._stream, QueryDataset):

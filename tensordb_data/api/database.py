@@ -12,13 +12,14 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.api.jobs import Jobs
 from tensordb_data.api.logs import Logs
 from tensordb_data.api.params import Params
+from tensordb_data.api.runs import RunSelection
 from tensordb_data.api.samples import Data
 from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.address import HostOptions, parse
-from tensordb_data.query.query import Query
+from tensordb_data.query.query import Filter, Query, Sort
 from tensordb_data.search.index import search_index
 from tensordb_data.search.reindex import selected_groups
 from tensordb_data.warehouse.bound_query import BoundQuery
@@ -190,6 +191,16 @@ class TensorDB:
     def logs(self) -> Logs:
         """Logs of runs."""
         return self.collection("logs")  # type: ignore[return-value]
+
+    def runs(self, filter: Filter | None = None, *, sort: Sort | None = None, limit: int | None = None) -> RunSelection:
+        """Select runs; see `Run` for their fields. `last` and `best` are read from the rows each time.
+
+        Args:
+            filter: `{"config.lr": {"$lt": 0.1}, "status": "ended"}`; None for all runs. One on `name` saves time.
+            sort: `[("best.val_acc", -1)]`; None for the order of names. What is missing or NaN comes last.
+            limit: The most runs to select; None for no limit.
+        """
+        return RunSelection(self, filter, sort, limit)
 
     @property
     def database(self) -> Database[Any]:

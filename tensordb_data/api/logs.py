@@ -12,6 +12,8 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError, StorageError
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.query.query import Filter, Query, Sort
+from tensordb_data.query.tags import clean_tags
+from tensordb_data.runs.documents import make_run
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
@@ -141,7 +143,14 @@ class Logs(Collection[LogRow]):
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[LogRow]:
         return [LogRow(self.db, doc) for doc in docs]
 
-    def run(self, name: str, *, tags: Sequence[str] = (), system: float | None = None) -> RunLog:
+    def run(
+        self,
+        name: str,
+        *,
+        tags: Sequence[str] = (),
+        system: float | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> RunLog:
         """Open the log of a run, for writing.
 
         Args:
@@ -150,11 +159,16 @@ class Logs(Collection[LogRow]):
             system: Add a row of kind `"system"` every so many seconds, with the load and memory of the process, the
                 machine and its GPUs. This needs psutil.
 
+            config: The configuration of the run, `{"lr": 0.01}`, which is noted with the run, see `db.runs`.
+
         Raises:
             SchemaError: An argument is malformed.
             MissingExtraError: psutil is not installed.
         """
-        return RunLog(self._warehouse, name, tags, system)
+        log = RunLog(self._warehouse, name, tags, system)
+        if config is not None:
+            make_run(self._warehouse, name, config, clean_tags(tags) if tags else ())
+        return log
 
     def plot(
         self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS

@@ -26,6 +26,7 @@ from tensordb_data.tensors.tree import Flat, flatten
 if TYPE_CHECKING:
     from bson import ObjectId
 
+    from tensordb_data.runs.lease import RunLease
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.checkpoint")
@@ -62,6 +63,7 @@ class Saver(BackgroundWorker):
         self._keep = keep
         self._memory = _size(memory)
         self.parent = parent  # of the next set to be written
+        self.lease: RunLease | None = None  # of the run
         self._free: deque[StagingBuffer] = deque()
         self._buffers = 0
         self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
@@ -199,6 +201,18 @@ class Saver(BackgroundWorker):
         self._buffers = 0
         self.check()
 
+    def leave(self) -> None:
+        """Accept no more saves, and give the lease of the run back when those so far are durable. Does not wait."""
+        self.retire()
+        if self.lease is not None:
+            self.lease.retire(self._done_within)
+
+    def _done_within(self, seconds: float) -> bool:
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+        return thread is None or not thread.is_alive()
+
     def stats(self) -> dict[str, Any]:
         """Counts and times since the start; see `Checkpointer.stats`."""
         with self._changed:
@@ -239,7 +253,7 @@ class Saver(BackgroundWorker):
                     compressor = TensorCompressor(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
                     buffer.wait()
-                    report = save_parameters(self._warehouse, snapshot, about, self.parent, compressor)
+                    report = save_parameters(self._warehouse, snapshot, about, self.parent, compressor, self.lease)
                     self.parent = report.id
                     self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it

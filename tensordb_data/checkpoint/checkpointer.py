@@ -15,6 +15,7 @@ from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.checkpoint.metrics import StorableMetrics
 from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
+from tensordb_data.checkpoint.run_saver import RunSaver
 from tensordb_data.checkpoint.schedule import SaveSchedule
 from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import moved_options, renamed_to
@@ -60,6 +61,10 @@ class Checkpointer:
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
         batch_counter: Counts the batches of the loop; lets a signal be served while the loop waits for data.
         options: How to save; see `SaveOptions`.
+
+    Raises:
+        CheckpointError: An option is malformed.
+        RunHeldError: Another saver has the run.
     """
 
     @moved_options(OLD_EVERY, OLD_OPTIONS)
@@ -95,7 +100,9 @@ class Checkpointer:
         if keep is not None and not isinstance(keep, Keep):
             raise CheckpointError(f"keep= is a policy, Keep(last=3) say; found a {type(keep).__name__}")
         self._saver = Saver(warehouse, how.memory, parent_id(how.parent), keep)
-        self._release = weakref.finalize(self, self._saver.retire)
+        code = self._lineage["code"]
+        self._run = RunSaver(warehouse, run, code, how.config, self.tags) if warehouse.index.is_server else None
+        self._release = weakref.finalize(self, self._saver.leave)
         self._release.atexit = False  # the saver waits for its saves at exit by itself
         self._signal_handler: SignalHandler | None = None
         if how.signals:
@@ -115,6 +122,7 @@ class Checkpointer:
         if batch_counter is not None:
             batch_counter.on_ask = _weakly(self, "_serve_signal")
             batch_counter.on_failure = _weakly(self, "_serve_signal_after_failure")
+        self._hold_if_allowed()
 
     @property
     def last_step(self) -> int:
@@ -122,9 +130,19 @@ class Checkpointer:
         return self._step
 
     def start_at(self, step: int, parent: ObjectId | None = None) -> None:
-        """Continues the count after a restore."""
+        """Continues the count after a restore, and the run in an attempt of its own: what was behind is superseded.
+
+        Args:
+            step: The step of the set that was restored.
+            parent: The set.
+        """
         self._step = self._saved = step
         self._saver.parent = parent
+        if self._run is not None and self._run.lease is not None:
+            if self._run.is_settled:
+                self._end_log()
+            self._run.go_on_after(step, parent)
+            self._saver.lease = self._run.lease
 
     def made_from(self, **lineage: Any) -> None:
         """Add to the lineage what was not known before."""
@@ -151,6 +169,7 @@ class Checkpointer:
         if self._closed:
             raise CheckpointError(f"The checkpointer of run {self.run!r} is closed. Make a new one to go on saving.")
         self._saver.check()
+        self._hold()
         if self._signal_handler is not None:
             self._signal_handler.install()
         metrics = self._storable(metrics)
@@ -192,6 +211,7 @@ class Checkpointer:
 
     def _save(self, wait: bool) -> bool:
         began = time.perf_counter()
+        self._hold()
         state = self._collect(self._step)  # all processes take part, if there are several
         taken = True
         if self._writes:
@@ -202,6 +222,28 @@ class Checkpointer:
             self._saved = self._step
             self.schedule.saved(time.perf_counter() - began)
         return taken
+
+    def _hold(self) -> None:
+        """Take the lease of the run, if this is the process that stores, or find out whether it still stands.
+
+        Raises:
+            RunHeldError: Another has it.
+        """
+        if self._run is not None and self._writes:
+            if self._run.lease is not None and self._run.is_settled and self._run.lease.begun:
+                self._run.lease.check()
+                return
+            self._saver.lease = self._run.begin(self._step)
+
+    def _hold_if_allowed(self) -> None:
+        """The same before a step; a client that only reads may restore, too."""
+        if self._run is not None and self._writes:
+            self._saver.lease = self._run.hold_if_allowed()
+
+    def _end_log(self) -> None:
+        if self._log is not None:
+            log, self._log = self._log, None
+            log.close()
 
     @property
     def _writes(self) -> bool:
@@ -234,21 +276,29 @@ class Checkpointer:
 
     def _write_row(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
         if self._log is None:
-            self._log = RunLog(self.warehouse, self.run, self.tags)
+            lease = None if self._run is None else self._run.lease
+            self._log = RunLog(self.warehouse, self.run, self.tags, attempt=None if lease is None else lease.attempt)
         self._log.write(step, kind, **metrics)
 
     def suspend(self) -> None:
-        """Wait until everything is durable, and do not handle signals until the next step.
+        """Wait until everything is durable, give the run back, and do not handle signals until the next step.
 
         Raises:
             CheckpointError: A save failed.
         """
         if self._signal_handler is not None:
             self._signal_handler.remove()
-        self._saver.wait()
-        if self._log is not None:
-            self._log.flush()
+        try:
+            self._saver.wait()
+            self._end_log()
+        finally:
+            self._end_run()
         self._leave_if_asked()
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.end()
+            self._saver.lease = None
 
     def wait(self) -> None:
         """Waits until all saves so far are durable.
@@ -282,8 +332,11 @@ class Checkpointer:
         try:
             self._saver.close()
         finally:
-            if self._log is not None:
-                self._log.close()
+            try:
+                if self._log is not None:
+                    self._log.close()
+            finally:
+                self._end_run()
         self._leave_if_asked()
 
     def stats(self) -> dict[str, Any]:
@@ -306,9 +359,11 @@ class Checkpointer:
             None if `step` is None and the run has no set.
 
         Raises:
+            RunHeldError: Another saves the run.
             NotFoundError: There is none of that step.
             CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
         """
+        self._hold_if_allowed()
         document = newest_set(self.warehouse, self.run, step)
         if document is None:
             if step is None:

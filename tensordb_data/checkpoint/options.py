@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tensordb_data.checkpoint.signals import SIGNALS
 from tensordb_data.common.deprecation import Grouped
 from tensordb_data.common.options import OptionGroup, Written, is_number
 from tensordb_data.common.sizes import parse_size
-from tensordb_data.errors import CheckpointError, QueryError
+from tensordb_data.errors import CheckpointError, QueryError, SchemaError
 from tensordb_data.params.parameter_set import parent_id
+from tensordb_data.runs.documents import clean_config
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -89,6 +90,9 @@ class SaveOptions(OptionGroup):
     """Name of the architecture in `db.architectures`. It is noted with every checkpoint."""
     parent: ParameterSet | ObjectId | None = None
     """The checkpoint of another run from which this run starts. It is noted with the first checkpoint."""
+    config: Mapping[str, Any] | None = None
+    """The configuration of the run, `{"lr": 0.01, "model": {"width": 64}}`. It is noted with the run, and `db.runs`
+    finds the run by it."""
 
     def _check(self, written: Written) -> None:
         if self.memory is not None:
@@ -106,6 +110,11 @@ class SaveOptions(OptionGroup):
         if self.architecture is not None and not (isinstance(self.architecture, str) and self.architecture):
             raise CheckpointError(f"{written('architecture')} is the name of one. Found: {self.architecture!r}")
         parent_id(self.parent, written("parent"))
+        if self.config is not None:
+            try:
+                object.__setattr__(self, "config", clean_config(self.config))
+            except SchemaError as error:
+                raise CheckpointError(f"{written('config')}: {error}") from None
 
     @property
     def numbers(self) -> tuple[int, ...]:

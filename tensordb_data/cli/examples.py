@@ -23,6 +23,7 @@ EXAMPLES = {
     "roots list": "tensordb roots list --json",
     "roots remove": "tensordb roots remove lab",
     "params prune": "tensordb params prune --run cnn-1 --last 3 --best val_acc:2 --dry-run",
+    "runs": "tensordb runs '{\"status\": \"lost\"}' --sort=-best.val_acc",
     "logs tail": "tensordb logs tail cnn-1 --follow",
     "logs plot": 'tensordb logs plot loss --filter \'{"tags": "cnn"}\' --out loss.png',
     "logs export": 'tensordb logs export cnn.csv --filter \'{"run": "cnn-1"}\'',

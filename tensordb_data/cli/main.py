@@ -15,6 +15,7 @@ from tensordb_data.cli import (
     logs,
     params,
     roots,
+    runs,
     search,
     server,
     stream,
@@ -33,8 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, find, search, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup, upgrade,
-    roots,
+    server, ingest, find, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup,
+    upgrade, roots,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

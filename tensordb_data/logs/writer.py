@@ -22,6 +22,7 @@ from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.system import SystemMetrics
 from tensordb_data.mongo.errors import DOCUMENT_REFUSED, DUPLICATE_KEY, first_line, write_errors
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.metrics import check_names, is_text, scalar
 from tensordb_data.warehouse.record import Record
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from tensordb_data.warehouse.context import Warehouse
 
-RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time"))
+RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time", "superseded"))
 CAPACITY = 200_000  # rows in memory
 _BATCH = 2_000  # rows an insert
 _INTERVAL = 1.0  # seconds that a row waits for company
@@ -51,9 +52,19 @@ class RunLog:
     While the server is away, `write` does not wait: the first 200,000 rows are kept, and further rows are dropped. A
     row that cannot be stored, of more than 16 MB say, is left out alone. A warning says so at once, `dropped` counts
     these rows, and `close()` raises.
+
+    Anybody may write rows of a run. They belong to the attempt that a saver of the run has under way, if one has.
     """
 
-    def __init__(self, warehouse: Warehouse, name: str, tags: Sequence[str] = (), system: float | None = None) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        name: str,
+        tags: Sequence[str] = (),
+        system: float | None = None,
+        *,
+        attempt: Mapping[str, Any] | None = None,
+    ) -> None:
         if not isinstance(name, str) or not name or not is_text(name):
             raise SchemaError(f"a run is named by a non-empty string; found {name!r:.200}")
         if isinstance(tags, str):
@@ -61,7 +72,7 @@ class RunLog:
         self.name = name
         self._names: set[str] = set()
         self._kinds: set[str] = set()
-        self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []})
+        self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []}, attempt)
         weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
         self.last_step = 0
         """The step that was written last."""
@@ -166,9 +177,12 @@ class _Writer(BackgroundWorker):
 
     _thread_name = "tensordb-log"
 
-    def __init__(self, warehouse: Warehouse, common: Mapping[str, Any]) -> None:
+    def __init__(
+        self, warehouse: Warehouse, common: Mapping[str, Any], attempt: Mapping[str, Any] | None = None
+    ) -> None:
         self._warehouse = warehouse
         self._common = common
+        self._attempt = attempt  # of the saver that writes these rows; None to ask which one is under way
         self._reset()
 
     def _reset(self) -> None:
@@ -302,7 +316,7 @@ class _Writer(BackgroundWorker):
                 sys.stderr.write(f"tensordb: {line}\n")
 
     def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
-        common, internal, ids = self._common, {"p": self._warehouse.project}, IDS.take(len(rows))
+        common, ids = self._common, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
         documents = []
         for id, (when, row) in zip(ids, rows, strict=True):
@@ -315,12 +329,16 @@ class _Writer(BackgroundWorker):
             except Exception as error:  # of the device, or a value that is no number: the other rows are not to blame
                 self._refused.append((row["step"], str(error)))
                 continue
-            documents.append({"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": internal})
+            documents.append({"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": {}})
         return documents
 
     def _insert(self) -> None:
         """Insert the rows. One that can never be stored is left out."""
         common = self._common
+        attempt = self._attempt or open_attempt(self._warehouse, common["run"])
+        internal = {"p": self._warehouse.project, **marks(attempt)}
+        for row in self._sent:
+            row["_tdb"] = internal
         group = (common["run"], tuple(common["tags"]))
         search_index(self._warehouse, "logs").add_groups({group: self._sent[0]["_id"]}, self._texts)
         self._texts.clear()

@@ -44,31 +44,40 @@ class Claim:
         """The entity's `_id`."""
         return self.document["_id"]
 
-    def renew(self, lease: float) -> Document:
+    def renew(self, lease: float, *, session: Any = None) -> Document:
         """Prolongs the claim to `lease` seconds from now; returns the entity.
+
+        Args:
+            lease: The seconds.
+            session: Of a transaction, which then takes place only while the claim stands.
 
         Raises:
             ClaimLostError: Another has claimed the entity since, or it was deleted.
         """
-        return self.write([{"$set": {f"{self.path}.until": _in(lease)}}])
+        return self.write([{"$set": {f"{self.path}.until": _in(lease)}}], session=session)
 
-    def write(self, stages: Stages, **condition: Any) -> Document:
+    def write(self, stages: Stages, *, session: Any = None, patience: float = 60.0, **condition: Any) -> Document:
         """Changes the entity, only if the claim still stands; returns it.
 
         Args:
             stages: An update as aggregation stages, `[{"$set": {"acc": 0.9}}]`, that does no harm when it is done
                 twice. A string that is not a path of the entity needs `{"$literal": ...}`.
+            session: Of a transaction, which is repeated as a whole.
+            patience: Seconds for which the server may be unavailable.
             condition: Further conditions on the entity, as a filter.
 
         Raises:
             ClaimLostError: Another has claimed the entity since, it was deleted, or a condition does not hold.
+            ConnectError: The server did not come back.
         """
         held = {"_id": self.id, f"{self.path}.token": self.token, **condition}
 
         def update() -> Any:
-            return self.mongo.find_one_and_update(held, list(stages), return_document=ReturnDocument.AFTER)
+            return self.mongo.find_one_and_update(
+                held, list(stages), return_document=ReturnDocument.AFTER, session=session
+            )
 
-        found = retry_while_unavailable(update)
+        found = update() if session is not None else retry_while_unavailable(update, patience)
         if found is None:
             raise ClaimLostError(
                 f"{self.mongo.name} {self.id}: the claim of {self._owner!r} has run out, and another has taken it over"
@@ -76,13 +85,14 @@ class Claim:
             )
         return found  # type: ignore[no-any-return]
 
-    def release(self, stages: Stages = ()) -> Document:
+    def release(self, stages: Stages = (), *, patience: float = 60.0) -> Document:
         """Ends the claim, with a last change in the same step; returns the entity. Others may claim it from now on.
 
         Raises:
             ClaimLostError: As for `write`; nothing was changed.
+            ConnectError: As for `write`.
         """
-        return self.write([*stages, {"$set": {f"{self.path}.until": "$$NOW"}}])
+        return self.write([*stages, {"$set": {f"{self.path}.until": "$$NOW"}}], patience=patience)
 
     @property
     def _owner(self) -> str:

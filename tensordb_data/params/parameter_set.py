@@ -46,6 +46,12 @@ class ParameterSet(Record):
         return found
 
     @property
+    def attempt(self) -> ObjectId | None:
+        """The attempt of the run that saved it, of `Run.attempts`; None if none was under way, or of version 0.1."""
+        found: ObjectId | None = self._doc["_tdb"].get("a")
+        return found
+
+    @property
     def query(self) -> Query:
         """The query that names exactly this checkpoint: plain data, to store in a job or a configuration."""
         return Query("params", {"_id": self.id})

@@ -45,7 +45,8 @@ def prune(warehouse: Warehouse, run: str, keep: Keep, *, dry_run: bool = False, 
     """
     if not isinstance(keep, Keep):
         raise CheckpointError(f"expected a policy, Keep(last=3) say; found a {type(keep).__name__}")
-    fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1, "_tdb.structure": 1}
+    fields = {"step": 1, "tags": 1, "_tdb.s": 1, "_tdb.parts": 1, "_tdb.bytes": 1, "_tdb.structure": 1,
+              "_tdb.line": 1}  # fmt: skip
     if keep.metric is not None:
         fields[keep.metric] = 1
     scope: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,7 @@ from typing import Any
 from bson import ObjectId
 
 from tensordb_data.errors import CheckpointError
-
-_LESS_IS_BETTER = re.compile(
-    r"(^|_)(loss|losses|err|error|errors|nll|perplexity|ppl|mse|rmse|mae|wer|cer|fid)(_|$)", re.I
-)
+from tensordb_data.warehouse.metrics import less_is_better
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,17 @@ class Keep:
     """Keep the first checkpoint at or after each multiple of this many steps."""
     tagged: str | Sequence[str] = ()
     """Keep checkpoints with one of these tags."""
+    attempts: bool = True
+    """Keep the newest checkpoint of each earlier attempt, where the run began anew since. False to let the other rules
+    decide, so that a run that begins anew replaces what was saved before."""
 
     def __post_init__(self) -> None:
         if not _is_count(self.last, 0):
             raise CheckpointError(f"Keep(last=) is a number of sets, 0 or more. Found: {self.last!r}")
         if self.every is not None and not _is_count(self.every, 1):
             raise CheckpointError(f"Keep(every=) is a number of steps, at least 1. Found: {self.every!r}")
+        if not isinstance(self.attempts, bool):
+            raise CheckpointError(f"Keep(attempts=) is True or False. Found: {self.attempts!r}")
         tags = self.tags
         if not all(isinstance(tag, str) and tag for tag in tags):
             raise CheckpointError(f"Keep(tagged=) is a tag or a list of tags. Found: {self.tagged!r}")
@@ -61,11 +62,12 @@ class Keep:
         """Which checkpoints stay, and by which rules.
 
         Args:
-            sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`
-                and the metric.
+            sets: The documents of the sets of one run; of each at least `_id`, `step`, `tags`, `_tdb.s`, `_tdb.parts`,
+                `_tdb.line` and the metric.
 
         Returns:
-            The rules by `_id` of each set that stays: some of `"newest"`, `"last"`, `"best"`, `"every"`, `"tagged"`.
+            The rules by `_id` of each set that stays: some of `"newest"`, `"last"`, `"best"`, `"every"`, `"tagged"`,
+            `"attempt"`.
         """
         order = sorted(sets, key=_age)
         chosen: dict[ObjectId, list[str]] = {}
@@ -80,6 +82,9 @@ class Keep:
         choose("best", self._best_of(order))
         choose("every", self._every_of(order))
         choose("tagged", [document for document in order if set(self.tags) & set(document.get("tags") or ())])
+        if self.attempts:
+            ends = {document["_tdb"].get("line"): document for document in states}
+            choose("attempt", [document for document in ends.values() if document is not states[-1]])
         return chosen
 
     def _best_of(self, order: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -110,7 +115,7 @@ class Keep:
                 'Keep(best=) is a metric and a number of sets, ("val_acc", 2), or with a direction, ("val_loss", 2, '
                 f'"min"). Found: {best!r}'
             )
-        if len(best) == 2 and _LESS_IS_BETTER.search(best[0]):  # type: ignore[arg-type,index]
+        if len(best) == 2 and less_is_better(best[0]):  # type: ignore[arg-type,index]
             raise CheckpointError(
                 f"Keep(best={best!r}): more would be taken as better. Write {(*best, 'min')!r}, or "  # type: ignore[misc]
                 f"{(*best, 'max')!r} if more is better."  # type: ignore[misc]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId, json_util
 
+from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.leaf import Leaf
@@ -26,6 +27,7 @@ from tensordb_data.tensors.write import digest, store_tensors
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
+    from tensordb_data.runs.lease import RunLease
     from tensordb_data.warehouse.context import Warehouse
 
 FORMAT = 1
@@ -57,6 +59,7 @@ def save_parameters(
     fields: Mapping[str, Any],
     parent: ObjectId | None = None,
     compressor: TensorCompressor | None = None,
+    lease: RunLease | None = None,
 ) -> SaveReport:
     """Store the tensors of a snapshot, and commit the document of the parameter set.
 
@@ -66,10 +69,12 @@ def save_parameters(
         fields: The fields of the document that a query finds, `lineage` among them; checked already.
         parent: The set from which it was made.
         compressor: Compresses tensors; by default without a limit on its time.
+        lease: That of the run, if its saver saves the set. Without, the set belongs to the attempt that is under way.
 
     Raises:
         StorageError: The blob store refused or failed.
         CheckpointError: The set could not be committed.
+        RunHeldError: The lease is another's.
     """
     began = time.perf_counter()
     id = ObjectId()
@@ -99,9 +104,10 @@ def save_parameters(
         "structure": about_digest,
         "tensors": references,
         "bytes": snapshot.nbytes,
+        **marks(_attempt(warehouse, fields.get("run"), lease)),
     }
     search_index(warehouse, "params").add_entities([document])
-    insert = _commit(warehouse, document)
+    insert = _commit(warehouse, document, lease)
     stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, fields.get("run"))
     return SaveReport(id, snapshot.nbytes, stored, time.perf_counter() - began)
 
@@ -144,9 +150,19 @@ def _content(leaf: Leaf, data: memoryview) -> bytes:
     return known[1]
 
 
-def _commit(warehouse: Warehouse, document: dict[str, Any]) -> Callable[[ClientSession | None], None]:
+def _attempt(warehouse: Warehouse, run: str | None, lease: RunLease | None) -> Mapping[str, Any] | None:
+    if lease is not None:
+        return lease.attempt
+    return None if run is None else open_attempt(warehouse, run)
+
+
+def _commit(
+    warehouse: Warehouse, document: dict[str, Any], lease: RunLease | None
+) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
         index = warehouse.index
+        if lease is not None:
+            lease.confirm(session)
         scope = {"_tdb.p": warehouse.project, "run": document.get("run")}
         last = index["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)

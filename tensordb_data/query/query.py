@@ -68,8 +68,8 @@ class Query:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
         self._collection = collection
         self._filter = with_ids(collection, clean_filter(filter))
-        self._sort = _clean_sort(sort)
-        self._limit = _clean_limit(limit)
+        self._sort = clean_sort(sort)
+        self._limit = clean_limit(limit)
         self._fields = _clean_fields(fields)
         self._split = _split(self._filter, self._sort)
         self._text: str | None = None
@@ -281,7 +281,12 @@ def _refuse_internal(value: Any, expression: bool) -> None:
         raise QueryError(f"{value!r} is internal to TensorDB and not part of the query language")
 
 
-def _clean_sort(sort: Any) -> tuple[tuple[str, int], ...] | None:
+def clean_sort(sort: Any) -> tuple[tuple[str, int], ...] | None:
+    """A checked sort, as pairs of field and direction.
+
+    Raises:
+        QueryError: It is malformed.
+    """
     if sort is None:
         return None
     pairs: list[Any]
@@ -314,7 +319,12 @@ def _pair(pair: Any) -> tuple[Any, Any]:
     raise QueryError(f'sort is a list of pairs such as ("label", 1); found {pair!r}')
 
 
-def _clean_limit(limit: Any) -> int | None:
+def clean_limit(limit: Any) -> int | None:
+    """A checked limit.
+
+    Raises:
+        QueryError: It is malformed.
+    """
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)):

@@ -18,7 +18,7 @@ from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.merged_cursor import MergedCursor, Order
 from tensordb_data.query.metric_order import ByMetric, metrics_of
-from tensordb_data.query.query import Query, too_large
+from tensordb_data.query.query import Query, names, too_large
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -99,9 +99,23 @@ class BoundQuery:
             raise too_large(self.query.filter)
 
     def _scoped(self, *filters: Mapping[str, Any] | None) -> dict[str, Any]:
-        parts = [part for part in filters if part]
+        parts = [part for part in (*filters, self._hidden) if part]
         project = {"_tdb.p": self.warehouse.project}
         return {"$and": [project, *parts]} if parts else project
+
+    @functools.cached_property
+    def _hidden(self) -> dict[str, Any]:
+        """The filter that leaves out the rows of runs that a later attempt has superseded, unless the user's has one.
+
+        Only runs that have such rows have this mark. So the others are counted in the index alone, as before.
+        """
+        if self.query.collection != "logs" or "superseded" in (names(self.query.filter) or ()):
+            return {}
+        named = self.query.filter.get("run")
+        exact = {"name": named} if isinstance(named, str) else {}
+        marked = {"_tdb.p": self.warehouse.project, "_tdb.hides": True, **exact}
+        hides = retry_while_unavailable(lambda: self.warehouse.index["runs"].find_one(marked, {"_id": 1}), reads=True)
+        return {} if hides is None else {"superseded": None}
 
     @functools.cached_property
     def translated(self) -> dict[str, Any]:

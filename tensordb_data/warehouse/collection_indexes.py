@@ -24,6 +24,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
     "leases": [IndexModel([("state", _UP), ("began", _UP)])],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
+    "runs": [IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True)],
     "architectures": [
         IndexModel([("_tdb.tensors", _UP)]),
         IndexModel([("_tdb.p", _UP), ("name", _UP), ("version", _DOWN)], unique=True),

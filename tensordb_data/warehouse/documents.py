@@ -22,6 +22,10 @@ JobStatus = Literal["waiting", "ready", "running", "done", "dead", "cancelled"]
 """Of a job. See `jobs.transitions`."""
 
 
+RunState = Literal["running", "ended", "failed", "lost"]
+"""Of an attempt. Of one that runs, and whose lease has run out, nobody has noted yet that it is lost."""
+
+
 class BlobReferenceDocument(TypedDict, total=False):
     """Where one blob of a sample is: in a segment (`k`, `o`), or in this document (`d`, `x`)."""
 
@@ -203,6 +207,10 @@ class ParameterSetInternals(TypedDict):
     """The content addresses of its tensors, the structure included."""
     bytes: int
     """Bytes of its tensors."""
+    a: NotRequired[ObjectId]
+    """The attempt of its run; missing if none was under way."""
+    line: NotRequired[ObjectId]
+    """The first attempt of the line to which its attempt belongs, see `runs.attempts`."""
     claims: NotRequired[dict[str, Any]]
     """Claims of evaluators, and their attempts, by `mongo.claims.claim_path`."""
 
@@ -227,6 +235,10 @@ class LogInternals(TypedDict):
 
     p: str
     """The project."""
+    a: NotRequired[ObjectId]
+    """The attempt of its run; missing if none was under way."""
+    line: NotRequired[ObjectId]
+    """As for a parameter set."""
 
 
 class LogDocument(TypedDict):
@@ -239,6 +251,8 @@ class LogDocument(TypedDict):
     step: int
     time: dt.datetime
     tags: list[str]
+    superseded: NotRequired[bool]
+    """A later attempt has gone on from before this step, and readers leave the row out; missing if not."""
     _tdb: LogInternals
 
 
@@ -250,6 +264,63 @@ class ClaimDocument(TypedDict):
     since: dt.datetime
     until: dt.datetime
     """When the lease runs out."""
+
+
+class SaverDocument(ClaimDocument):
+    """The claim of the saver of a run. See `runs.lease`."""
+
+    host: str
+    pid: int
+    process: str | None
+    """See `common.system.process_identity`."""
+
+
+class RunInternals(TypedDict):
+    """`_tdb` of a run."""
+
+    p: str
+    """The project."""
+    saver: NotRequired[SaverDocument]
+    """Who saves the run, or has saved it last."""
+    hides: NotRequired[bool]
+    """Whether rows of the run are, or were, superseded."""
+
+
+class AfterDocument(TypedDict):
+    """What an attempt goes on after."""
+
+    attempt: ObjectId | None
+    step: int
+    set: ObjectId | None
+    """The parameter set that was restored; None if the saver went on with what it had."""
+
+
+class AttemptDocument(TypedDict):
+    """One attempt of a run. See `runs.attempts`."""
+
+    id: ObjectId
+    began: dt.datetime
+    ended: dt.datetime | None
+    state: RunState
+    host: str
+    pid: int
+    code: dict[str, Any]
+    """Script, commit, and whether files differ from it."""
+    after: NotRequired[AfterDocument | None]
+    line: NotRequired[ObjectId]
+    """The first attempt of its line; missing if that is one of version 0.1."""
+
+
+class RunDocument(TypedDict):
+    """`runs`: one run."""
+
+    _id: ObjectId
+    name: str
+    tags: list[str]
+    config: NotRequired[dict[str, Any]]
+    attempts: list[AttemptDocument]
+    """The newest last; none of a run that only has rows, or sets that were saved by hand."""
+    _tdb: RunInternals
 
 
 class JobInternals(TypedDict):
@@ -527,6 +598,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
     "tensors": TensorDocument,
     "params": ParameterSetDocument,
     "logs": LogDocument,
+    "runs": RunDocument,
     "jobs": JobDocument,
     "architectures": ArchitectureDocument,
     "search": EntryDocument,

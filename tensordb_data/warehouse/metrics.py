@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from tensordb_data.common.bson_values import plain, single
 from tensordb_data.errors import SchemaError
 
+_LESS_IS_BETTER = re.compile(
+    r"(^|_)(loss|losses|err|error|errors|nll|perplexity|ppl|mse|rmse|mae|wer|cer|fid)(_|$)", re.I
+)
 _PLAIN = frozenset((float, bool, type(None)))
+
+
+def less_is_better(name: str) -> bool:
+    """Whether a metric of this name is better the less it is, as far as a name tells: a loss or an error."""
+    return _LESS_IS_BETTER.search(name) is not None
 
 
 def scalar(name: str, value: Any) -> Any:

@@ -20,6 +20,7 @@ from tensordb_data import (
     ParameterSet,
     Permissions,
     Query,
+    Run,
     Sample,
     SaveOptions,
     Selection,
@@ -75,6 +76,7 @@ StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
 assert_type(db.params.import_file("model.pt", run="r", val_acc=0.9).left_out, Mapping[str, str])
 assert_type(db.params.find().first().export("model.safetensors", overwrite=True).tensors, int)
+assert_type(db.runs({"config.lr": 0.1}, sort=[("best.acc", -1)]).first(), Run)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)
 assert_type(db.jobs.push(JobSpec(kind="train", entry="mypkg.jobs:train", limits=JobLimits(backoff=1))), Job)
 assert_type(db.jobs.push_script("train", "result = 3", args={"lr": 0.1}, limits=JobLimits(max_attempts=1)), Job)

@@ -56,6 +56,13 @@ def test_logs(tensordb, tmp_path, db, mongo_uri):
     assert tensordb("logs", "export", "x", "--format", "pickle").returncode == 2
 
 
+def test_runs(tensordb, db):
+    db.params.save({"w": np.ones(2)}, run="cnn-2", step=3, acc=0.5)
+    (row,) = map(json.loads, tensordb("runs", "--sort", "-best.acc", "--limit", "1", "--json").stdout.splitlines())
+    assert row["name"] == "cnn-2" and row["best"] == {"acc": 0.5} and row["sets"] == 1
+    assert "cnn-1" in tensordb("runs").stdout and "no runs" in tensordb("runs", '{"sets": 7}').stdout
+
+
 def test_logs_as_they_are_written(tensordb, db, mongo_uri):
     command = [sys.executable, "-m", "tensordb_data.cli.main", "logs", "tail", "cnn-1", "-f", "-n", "1", "--json"]
     with subprocess.Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
