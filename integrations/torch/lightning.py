@@ -9,6 +9,7 @@ from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS
 from tensordb_data.common.deprecation import moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import MissingExtraError
+from tensordb_data.torch.loggers.lightning import RunLogger
 from tensordb_data.torch.trainer_callback import CallbackCheckpointer, SaverOptions, TrainerData
 
 try:
@@ -18,6 +19,8 @@ except ImportError:
         from pytorch_lightning import Callback
     except ImportError as error:
         raise MissingExtraError("tensordb_data.torch.lightning needs Lightning: pip install lightning") from error
+
+__all__ = ["RunLogger", "StepCheckpoint"]
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

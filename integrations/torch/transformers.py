@@ -11,6 +11,7 @@ from tensordb_data.common.deprecation import moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, MissingExtraError
 from tensordb_data.torch.dataset import QueryDataset
+from tensordb_data.torch.loggers.transformers import RunLogger
 from tensordb_data.torch.trainer_callback import CallbackCheckpointer, SaverOptions, TrainerData
 
 try:
@@ -19,6 +20,8 @@ except ImportError as error:
     raise MissingExtraError(
         "tensordb_data.torch.transformers needs Transformers: pip install transformers accelerate"
     ) from error
+
+__all__ = ["RunLogger", "StepCheckpoint"]
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -94,9 +97,7 @@ class StepCheckpoint(TrainerCallback):  # type: ignore[misc]
         if self._checkpointer is not None:
             self._checkpointer.evaluated(kwargs.get("metrics") or {})
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Log what the trainer reports of its training: loss, learning rate and the like."""
         reported = {name: value for name, value in (logs or {}).items() if not name.startswith("eval_")}
         if self._checkpointer is not None and reported:
