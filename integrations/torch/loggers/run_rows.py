@@ -9,7 +9,7 @@ from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.checkpoint.metrics import StorableMetrics
-from tensordb_data.errors import SchemaError, StorageError
+from tensordb_data.errors import SchemaError
 from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.parameter_set import set_fields
 from tensordb_data.warehouse.metrics import scalar
@@ -57,16 +57,16 @@ class RunRows:
     def write(self, step: Any, kind: str, metrics: Mapping[Any, Any]) -> None:
         """Adds a row of what can be stored of the metrics; says once what cannot.
 
-        A step that is no integer is rounded down; one that is none at all is that of the row before.
+        A step that is no integer is rounded down; where there is none, or no number, it is that of the row before.
         """
         try:
             row = self._storable({str(name): value for name, value in metrics.items()})
             for name in [name for name, value in row.items() if not self._fits(name, value)]:
                 del row[name]
             if row:
-                self.log.write(self.log.last_step if step is None else math.floor(step), kind, **row)
+                self.log.write(self._step(step), kind, **row)
         except Exception as error:
-            self._warn(f"a row of {self.run!r} is left out: {error}")
+            self._warn(f"a row of {self.run!r} is left out: {error}", f"row {type(error).__name__}")
 
     def write_config(self, values: Any) -> None:
         """Adds a row with hyperparameters, as numbers and texts. Names of nested ones are joined by a slash."""
@@ -81,8 +81,15 @@ class RunRows:
         try:
             if log is not None:
                 log.close()
-        except StorageError as error:
+        except Exception as error:
             self._warn(str(error))
+
+    def _step(self, step: Any) -> int:
+        try:
+            found: int = math.floor(step)
+        except (TypeError, ValueError, OverflowError):
+            return self.log.last_step
+        return found
 
     def _fits(self, name: str, value: Any) -> bool:
         """Whether the log takes a value. One on a device is fetched later, by another thread."""
