@@ -27,6 +27,9 @@ _failed = pytest.StashKey[bool]()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Tests run side by side. Threads of a library for numbers that wait for each other would spin, and slow all down.
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_pool, "1")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -63,11 +66,17 @@ def warehouse_dir() -> Iterator[Path]:
             wait_released(lock)
 
 
+def _in_memory() -> str | None:
+    """A folder in memory with room for a server, which then waits for no disk; None for the usual one."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30 else None
+
+
 @pytest.fixture(scope="session")
 def _server_uri() -> Iterator[str]:
     from tensordb_data.embedded import join
 
-    folder = tempfile.mkdtemp(prefix="tdbs")
+    folder = tempfile.mkdtemp(prefix="tdbs", dir=_in_memory())
     try:
         with join(folder) as session:
             yield session.uri

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tensordb_data.housekeeping.backup.create import BackedUp
     from tensordb_data.housekeeping.backup.restore import Restored
-    from tensordb_data.housekeeping.fsck import Checked
+    from tensordb_data.housekeeping.fsck.report import Checked
     from tensordb_data.housekeeping.gc import Collected
     from tensordb_data.housekeeping.rebuild_report import Rebuilt
     from tensordb_data.housekeeping.repair import Repair
@@ -292,7 +292,7 @@ class TensorDB:
         Returns:
             What was checked, and the findings. There are none if everything is intact.
         """
-        from tensordb_data.housekeeping.fsck import check
+        from tensordb_data.housekeeping.fsck.check import check
 
         return check(self._warehouse, progress)
 

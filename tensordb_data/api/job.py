@@ -131,13 +131,19 @@ class Job(LinkedRecord):
 
         Args:
             result: Plain data, such as `{"acc": 0.93}`, at most 4 MB. Scalars of NumPy, torch and TensorFlow become
-                numbers, arrays lists, keys texts, and entities references. What cannot be stored is left out; the field
-                `left_out` of the job names it.
+                numbers, arrays lists, keys texts, and entities references. Large arrays are stored in one checkpoint of
+                the run `job.run`; in their place is `{"collection": "params", "id": ..., "name": ...}`. What cannot
+                be stored is left out; the field `left_out` of the job names it.
 
         Raises:
             ClaimLostError: Another worker has the job, or it was deleted. The result is dropped.
         """
-        self._end(transitions.done(*storable(result)))
+        self._end(transitions.done(*storable(result, self._keep)))
+
+    def _keep(self, arrays: dict[str, Any]) -> ObjectId:
+        """Arrays of the result as a checkpoint."""
+        id: ObjectId = self.db.params.save(arrays, run=self.run, tags=["result"])
+        return id
 
     def fail(self, error: BaseException | str, *, retry: bool = True) -> None:
         """Ends this attempt as failed. The job is ready again after a while, or dead if it has no attempts left.

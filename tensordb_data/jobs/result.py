@@ -13,6 +13,7 @@ from tensordb_data.warehouse.record import Record
 
 _ROOM = 4_000_000  # bytes
 _LARGE = 10_000  # bytes of a value that is looked at when all smaller ones have their place
+_APART = 100_000  # bytes of an array as a list, from which it is stored as a blob
 _ENTRY = 9  # bytes of an entry of a list, besides its value
 _NAMED = 20  # parts that are left out and named
 _NO_ROOM = (
@@ -20,19 +21,35 @@ _NO_ROOM = (
 )
 
 
-def storable(result: Any) -> tuple[Any, list[str]]:
+Keep = Callable[[dict[str, Any]], Any]
+"""Stores arrays by their path in the result as a checkpoint, and returns its `_id`."""
+
+
+def storable(result: Any, keep: Keep | None = None) -> tuple[Any, list[str]]:
     """The part of a result that can be stored.
 
     Arrays become lists, and scalars of NumPy, torch and TensorFlow numbers. Keys become text. An entity becomes its
-    reference, `{"collection": ..., "id": ...}`.
+    reference, `{"collection": ..., "id": ...}`. So does an array that is large, with its `name` in a checkpoint.
+
+    Args:
+        result: The result.
+        keep: Stores the large arrays. Without it, or if it fails, they become lists too, as far as there is room.
 
     Returns:
         Plain data, and a line for each part that is left out. In a list, None is in the place of such a part.
     """
-    parts = _Parts()
+    parts = _Parts(apart=keep is not None)
     into: dict[str, Any] = {}
     parts.put(into, "", result, "", ())
     parts.put_large()
+    if keep is not None and parts.arrays:
+        try:
+            id = keep({name: array for name, (array, _) in parts.arrays.items()})
+        except Exception as error:
+            stored, left_out = storable(result)
+            return stored, [*left_out, f"large arrays could not be stored as blobs: {error}"]
+        for _, place in parts.arrays.values():
+            place["id"] = id
     return into.get(""), parts.left_out()
 
 
@@ -41,7 +58,10 @@ class _Full(Exception):
 
 
 class _Parts:
-    def __init__(self) -> None:
+    def __init__(self, apart: bool) -> None:
+        self.arrays: dict[str, tuple[Any, dict[str, Any]]] = {}
+        """The large arrays by their path, each with the reference that is in its place."""
+        self._apart = apart
         self._room = _ROOM
         self._large: list[tuple[int, Callable[[], None]]] = []
         self._left_out: list[str] = []
@@ -52,7 +72,7 @@ class _Parts:
 
     def put(self, into: dict[str, Any], name: str, value: Any, path: str, above: tuple[int, ...]) -> None:
         """Store a value under a name, or leave it out."""
-        size = _size(value)
+        size = 0 if self._is_apart(value) else _size(value)
         if size > _LARGE:
             into[name] = None  # its place among the others
             self._large.append((size, lambda: self._put(into, name, value, path, above)))
@@ -68,7 +88,7 @@ class _Parts:
     def _put(self, into: dict[str, Any], name: str, value: Any, path: str, above: tuple[int, ...]) -> None:
         before = self._room
         try:
-            if _size(value) > self._room:
+            if _size(value) > self._room and not self._is_apart(value):
                 raise _Full
             into[name] = self._stored(value, path, above)
             self._take(len(name.encode()) + 2)
@@ -92,9 +112,21 @@ class _Parts:
             self._take(5)
             inner = (*above, id(value))
             return self._mapping(value, path, inner) if isinstance(value, Mapping) else self._list(value, path, inner)
+        if self._is_apart(value):
+            name = path or "result"
+            place: dict[str, Any] = {"collection": "params", "id": None, "name": name}
+            self._take(len(name.encode()) + 100)
+            self.arrays[name] = (value if hasattr(value, "detach") else np.asarray(value), place)
+            return place
         if _is_array(value):
             return self._array(value)
         return self._leaf(value)
+
+    def _is_apart(self, value: Any) -> bool:
+        """Whether a value is an array of numbers that is large enough for a blob."""
+        if not self._apart or not _is_array(value) or _size(value) <= _APART:
+            return False
+        return hasattr(value, "detach") or getattr(getattr(value, "dtype", None), "kind", "") in tuple("biufc")
 
     def _mapping(self, value: Mapping[Any, Any], path: str, above: tuple[int, ...]) -> dict[str, Any]:
         out: dict[str, Any] = {}

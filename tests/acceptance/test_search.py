@@ -25,7 +25,7 @@ def example(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("points", [4, None] if os.environ.get("MATRICES") == "all" else [4])
+@pytest.mark.parametrize("points", [4, None] if os.environ.get("MATRICES") == "all" else [2])
 def test_variants_and_a_ranking(warehouse_dir: Path, points: int | None) -> None:
     """Points drawn at random; the grid of twelve, each in a process that imports torch, with MATRICES=all."""
     lines = example(warehouse_dir, *([] if points is None else ["--random", str(points)]))

@@ -14,28 +14,21 @@ that one fetches), which end with it. They save work; nothing relies on them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
 import re
 import secrets
 import shutil
-import struct
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from tensordb_data.common.system.files import OWN, OWN_NO_WAIT, PLAIN, occupied, read_at, reserve, write_at
-from tensordb_data.common.system.fork import at_fork
-from tensordb_data.common.system.mmap import Bytes1D, UnmappedError, copied, map_open_file
-from tensordb_data.common.system.modules import optional
+from tensordb_data.blobs.reader.cached_file import HEAD, PAGE, CachedFile, Claim, begins, head_of, is_ours, write_all
+from tensordb_data.common.system.files import OWN, PLAIN, occupied, read_at
+from tensordb_data.common.system.mmap import map_open_file
 from tensordb_data.common.system.private import ForeignFileError, file_mode, make_folder, open_own
 from tensordb_data.errors import CacheWarning
 
@@ -45,104 +38,11 @@ DEFAULT_CAP = 50 * 10**9
 DEFAULT_SHARE = 10
 """The default cap is the smaller of `DEFAULT_CAP` and one part in this many of the disk's free space."""
 
-_MAGIC = b"TDBcache"
-_VERSION = 1
-_HEAD = struct.Struct("<8sIQQQ")  # magic, version, bytes of the segment, its blobs, where it begins in the file
-_PAGE = 4096
 _NAME = re.compile(r"[0-9a-f]{32}\.seg")
 _TEMPORARY = re.compile(r"new-[0-9a-f]{32}-[0-9a-f]{12}\.tmp")
 _ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody
 _PAUSE = 30.0  # seconds without a write to a disk that refused one
 _GRANT = 64 << 20  # bytes that a process writes at most before it looks again how full the cache is
-
-_LARGE = 1 << 20  # bytes for which it pays to reserve their place on disk first
-
-_SLICE = 256 << 10
-"""Bytes written at once. For larger writes the kernel looks for larger pages, which a machine that has been up for a
-while has to make first: there 800 MB then take 1.2 s of processor time instead of 0.1."""
-
-_fcntl = optional("fcntl")
-_FLOCK = struct.Struct("@hhqqi4x")
-_CAN_CLAIM = sys.platform == "linux" and sys.maxsize > 2**32 and hasattr(_fcntl, "F_OFD_SETLK")
-
-_claims: set[int] = set()
-"""Descriptors that hold locks: a forked child closes its copies, or the locks would outlive their owner."""
-
-
-def _close_claims() -> None:
-    for fd in list(_claims):
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _claims.clear()
-
-
-at_fork(after_in_child=_close_claims)
-
-
-class CachedFile:
-    """One segment's file, mapped."""
-
-    def __init__(self, path: Path, memory: Bytes1D, identity: tuple[int, int], begin: int, blobs: int) -> None:
-        self.path = path
-        self.identity = identity
-        self.begin = begin
-        self.data = memory[begin:]
-        """The segment. What is not there reads as zeros."""
-        self.marks = memory[_PAGE : _PAGE + blobs]
-        """1 for each blob that is said to be there; changes as any process writes."""
-
-    def marked(self, first: int, last: int) -> npt.NDArray[np.bool_]:
-        """Which of the blobs first..last-1 are said to be there; none where the file was cut short."""
-        try:
-            return np.frombuffer(copied(self.marks[first:last]), np.bool_)
-        except UnmappedError:
-            return np.zeros(last - first, np.bool_)
-
-    def is_current(self) -> bool:
-        """Whether the path still leads to this file."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self.identity
-
-
-class Claim:
-    """A cached file, open for writing. Ranges of blobs claimed through it are this claim's until it is closed."""
-
-    def __init__(self, file: CachedFile, fd: int) -> None:
-        self._file, self._fd = file, fd
-        self.name = file.path.name
-        _claims.add(fd)
-
-    def __enter__(self) -> Claim:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _claims.discard(self._fd)
-        os.close(self._fd)
-
-    def take(self, first: int, last: int) -> bool:
-        """Claim blobs first..last-1, unless another one has claimed some of them."""
-        if not _CAN_CLAIM:
-            return True
-        wanted = _FLOCK.pack(_fcntl.F_WRLCK, os.SEEK_SET, first, last - first, 0)
-        try:
-            _fcntl.fcntl(self._fd, _fcntl.F_OFD_SETLK, wanted)
-        except OSError as error:
-            # A file system without locks is no reason not to cache on it.
-            return error.errno not in (errno.EAGAIN, errno.EACCES)
-        return True
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes of the segment."""
-        if len(data) >= _LARGE:
-            reserve(self._fd, self._file.begin + offset, len(data))
-        _write(self._fd, self._file.begin + offset, data)
-
-    def mark(self, first: int, last: int) -> None:
-        """Say that blobs first..last-1 are there."""
-        _write(self._fd, _PAGE + first, memoryview(b"\1" * (last - first)))
 
 
 class SegmentCache:
@@ -195,10 +95,10 @@ class SegmentCache:
             fd = open_own(path)
             try:
                 found = os.fstat(fd)
-                begin = _begin(blobs)
+                begin = begins(blobs)
                 if found.st_size != begin + nbytes:
                     raise ValueError(f"expected a file of {begin + nbytes} bytes, found {found.st_size}")
-                head, expected = read_at(fd, _HEAD.size, 0), _head(nbytes, blobs)
+                head, expected = read_at(fd, HEAD.size, 0), head_of(nbytes, blobs)
                 if head != expected:
                     raise ValueError(f"expected one that begins with {expected!r}, found {head!r}")
                 memory = map_open_file(fd, begin + nbytes, path)
@@ -225,7 +125,7 @@ class SegmentCache:
         Returns:
             The file, or another process's if that was first; None where it cannot be kept.
         """
-        begin = _begin(blobs)
+        begin = begins(blobs)
         if begin + nbytes > self.cap:
             self._warn(
                 "cap", f"a segment of {nbytes:,} bytes is more than cache_bytes={self.cap:,} allows: it is not cached"
@@ -239,16 +139,16 @@ class SegmentCache:
         return self.open(name, nbytes, blobs)
 
     def _make(self, name: str, nbytes: int, blobs: int, parts: Sequence[tuple[int, memoryview]]) -> bool:
-        begin, path = _begin(blobs), self.folder / name
+        begin, path = begins(blobs), self.folder / name
         temporary = self.folder / f"new-{name[:32]}-{secrets.token_hex(6)}.tmp"
         try:
             make_folder(self.folder)
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | PLAIN, file_mode() & ~0o022)
             try:
-                _write(fd, 0, memoryview(_head(nbytes, blobs)))
+                write_all(fd, 0, memoryview(head_of(nbytes, blobs)))
                 os.ftruncate(fd, begin + nbytes)
                 for offset, part in parts:
-                    _write(fd, begin + offset, part)
+                    write_all(fd, begin + offset, part)
                 try:
                     os.link(temporary, path)
                 except FileExistsError:
@@ -286,7 +186,7 @@ class SegmentCache:
     @contextlib.contextmanager
     def admitted(self, nbytes: int, name: str) -> Iterator[bool]:
         """Whether so many bytes may now be written to the file of that name, once older files have made room."""
-        nbytes += 2 * _PAGE  # what they take in whole blocks
+        nbytes += 2 * PAGE  # what they take in whole blocks
         evicted: set[str] = set()
         with self._lock:
             self._room -= nbytes
@@ -320,7 +220,7 @@ class SegmentCache:
     def discard(self, name: str) -> None:
         """Remove one file, if it is one of ours."""
         with contextlib.suppress(OSError):
-            if _NAME.fullmatch(name) and _is_ours(self.folder / name):
+            if _NAME.fullmatch(name) and is_ours(self.folder / name):
                 (self.folder / name).unlink()
 
     def pause(self, error: OSError) -> None:
@@ -354,7 +254,7 @@ class SegmentCache:
                 status = entry.stat(follow_symlinks=False)
                 if ours:
                     found.append((status.st_mtime_ns, occupied(status), entry.name))
-                elif time.time() - status.st_mtime > _ABANDONED and _is_ours(Path(entry.path)):
+                elif time.time() - status.st_mtime > _ABANDONED and is_ours(Path(entry.path)):
                     os.unlink(entry.path)
         return found
 
@@ -366,7 +266,7 @@ class SegmentCache:
         for _, size, name in files:
             if used + nbytes + grant <= self.cap:
                 break
-            if name == keep or not _is_ours(self.folder / name):
+            if name == keep or not is_ours(self.folder / name):
                 continue
             try:
                 (self.folder / name).unlink()
@@ -378,32 +278,3 @@ class SegmentCache:
             used -= size
         self._room = min(self.cap - used - nbytes, grant)
         return self._room >= 0, evicted
-
-
-def _begin(blobs: int) -> int:
-    """Where the segment begins in the file: a page boundary after the marks."""
-    return _PAGE + -(-blobs // _PAGE) * _PAGE
-
-
-def _head(nbytes: int, blobs: int) -> bytes:
-    return _HEAD.pack(_MAGIC, _VERSION, nbytes, blobs, _begin(blobs))
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | OWN_NO_WAIT)
-    except OSError:
-        return False
-    try:
-        return os.read(fd, len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _write(fd: int, offset: int, data: memoryview) -> None:
-    view = data.cast("B")
-    while len(view):
-        written = write_at(fd, view[:_SLICE], offset)
-        view, offset = view[written:], offset + written

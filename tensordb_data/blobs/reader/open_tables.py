@@ -14,7 +14,8 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
-from tensordb_data.blobs.reader.open_segment import OpenSegment, Table
+from tensordb_data.blobs.reader.open_segment import OpenSegment
+from tensordb_data.blobs.reader.segment_table import Table
 from tensordb_data.blobs.segments.format import ENTRY_BYTES, SegmentPlace
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store

@@ -15,9 +15,10 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
-from tensordb_data.blobs.reader.open_segment import Bools, CutShortError, Int64s, OpenSegment, Table, groups
+from tensordb_data.blobs.reader.open_segment import Bools, CutShortError, Int64s, OpenSegment
 from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
 from tensordb_data.blobs.reader.remote import GAP, WASTE, Arrival, Remote
+from tensordb_data.blobs.reader.segment_table import Table, groups
 from tensordb_data.blobs.segments.compression import Batch, Blob, Frames
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs, at_row

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from tensordb_data.blobs.reader.disk_cache import Claim, SegmentCache
+from tensordb_data.blobs.reader.cached_file import Claim
+from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
 from tensordb_data.blobs.reader.open_segment import Bools, Int64s, OpenSegment
 from tensordb_data.errors import CorruptBlobError

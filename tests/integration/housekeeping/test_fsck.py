@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
 from tensordb_data.errors import TensorDBError
-from tensordb_data.housekeeping import fsck
+from tensordb_data.housekeeping.fsck import report as module
 from tensordb_data.tensors import write as write_module
 
 
@@ -143,7 +143,7 @@ def test_the_command(full, mongo_uri):
 def test_many_findings_are_counted(full, mongo_uri, monkeypatch):
     path(full, "segments").unlink()
     total = len(full.fsck().findings)
-    monkeypatch.setattr(fsck, "LISTED", 3)
+    monkeypatch.setattr(module, "LISTED", 3)
     report = full.fsck()
     assert len(report.findings) == 3 and report.more == total - 3
     shown = CliRunner().invoke(app, ["fsck"], env={"TENSORDB": mongo_uri})

@@ -27,7 +27,7 @@ from tensordb_data.warehouse.collection_indexes import INDEXES
 from tests.stage import Stage, length
 
 ALL = os.environ.get("MATRICES") == "all"
-STOPS = 4  # of a pair, if not all
+STOPS = 2  # of a pair, if not all
 WRITTEN = 50  # numbers from there on are of samples that a writer adds
 
 

@@ -9,10 +9,11 @@ import tracemalloc
 import pytest
 
 from tensordb_data import TensorDB
-from tensordb_data.housekeeping import fsck, gc, segment_usage
+from tensordb_data.housekeeping import gc, segment_usage
+from tensordb_data.housekeeping.fsck import params, walk
 from tests.conftest import ROOT
 
-FEW, MANY = 300, 3_000
+FEW, MANY = 150, 1_500
 BATCH = 50
 
 
@@ -32,9 +33,9 @@ def test_ten_times_as_many_documents(mongo_uri, monkeypatch, way):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     benchmark = importlib.import_module("housekeeping")
     monkeypatch.setattr(benchmark, "PER_SET", BATCH)
-    for module, names in ((gc, ("BATCH",)), (segment_usage, ("BATCH", "_ANSWER")), (fsck, ("_BATCH",))):
-        for name in names:
-            monkeypatch.setattr(module, name, BATCH)
+    for module in (gc, segment_usage, walk, params):
+        monkeypatch.setattr(module, "BATCH", BATCH)
+    monkeypatch.setattr(segment_usage, "_ANSWER", BATCH)
     found = []
     for count in (FEW, MANY):
         with TensorDB(mongo_uri, blobs="memory://") as db:

@@ -417,7 +417,12 @@ def test_results_that_are_odd(db):
     mine.done({
         "acc": math.nan, "f1": "n/a $x", "loss": torch.tensor(0.25), "n": np.int64(3), "l": [np.float64(1)],
         "job": other, 1: np.zeros(3), "q": object(), "large": b"0" * 17_000_000,
+        "scores": np.arange(10**6), "layers": [torch.ones(300, 300)],
     })  # fmt: skip
+    places = job.refresh()["result"]["scores"], job["result"]["layers"][0]
+    scores, layer = (db.params.find({"_id": at["id"]}).one().load()[at["name"]] for at in places)
+    assert (np.asarray(scores) == np.arange(10**6)).all() and torch.equal(layer, torch.ones(300, 300))
+    assert db.params.find({"run": job.run, "tags": "result"}).count() == 1
     assert job.refresh()["result"]["1"] == [0.0] * 3 and job["result"]["job"] == {"collection": "jobs", "id": other.id}
     assert [line.split(":")[0] for line in job["left_out"]] == ["q", "large"] and "left out" in job.explain()
     found = db.jobs.find({"tags": "日本 ☃"}).first()

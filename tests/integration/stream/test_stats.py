@@ -109,7 +109,7 @@ def test_waiting_for_commits_is_no_work(photos: TensorDB) -> None:
 def test_a_loader_tells_what_its_workers_did(photos: TensorDB, workers: int, by_sample: bool) -> None:
     selection = photos.data.find({"dataset": "photos"}, fields=["raw", "label"])
     dataset = QueryDataset(selection, batch_size=None if by_sample else 4, passes=1)
-    context = "spawn" if workers else None
+    context = "forkserver" if workers else None
     size = 4 if by_sample else None
     loader = DataLoader(dataset, batch_size=size, num_workers=workers, multiprocessing_context=context)
     for passes in (1, 2):

@@ -51,6 +51,29 @@ def test_what_is_stored_whole(result: Any, stored: Any) -> None:
     assert storable(result) == (stored, [])
 
 
+def test_large_arrays_are_kept_apart_and_named_where_they_were() -> None:
+    scores, layer, kept = np.arange(50_000), torch.ones(200, 200, dtype=torch.bfloat16), {}
+    result = {"acc": 0.9, "scores": scores, "layers": [layer, np.zeros(2)], "words": np.array(["a"] * 20_000)}
+
+    def keep(arrays: dict[str, Any]) -> int:
+        kept.update(arrays)
+        return 7
+
+    stored, left_out = storable(result, keep)
+    assert left_out == [] and kept == {"scores": scores, "layers.0": layer}
+    assert stored["scores"] == {"collection": "params", "id": 7, "name": "scores"}
+    assert stored["layers"] == [{"collection": "params", "id": 7, "name": "layers.0"}, [0.0, 0.0]]
+    assert stored["words"] == ["a"] * 20_000 and stored["acc"] == 0.9
+
+    def fail(arrays: dict[str, Any]) -> int:
+        raise OSError("the disk is full")
+
+    stored, left_out = storable(result, fail)
+    assert stored["scores"] == scores.tolist() and left_out == [
+        "large arrays could not be stored as blobs: the disk is full"
+    ]
+
+
 @pytest.mark.parametrize(
     ("result", "stored", "says"),
     [

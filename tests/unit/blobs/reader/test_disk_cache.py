@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tensordb_data.blobs.reader import disk_cache as cache
+from tensordb_data.blobs.reader import cached_file
 from tensordb_data.blobs.reader.disk_cache import DEFAULT_CAP, SegmentCache
 from tensordb_data.blobs.reader.reader import BlobReader
 from tensordb_data.blobs.segments.references import BlobRefs
@@ -205,14 +205,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_large_pieces_reserve_their_place_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(tmp_path, segments=1, blobs=60)
     reserved: list[tuple[int, int]] = []
-    real = cache.reserve
-    monkeypatch.setattr(cache, "reserve", lambda fd, at, n: (reserved.append((at, n)), real(fd, at, n))[1])
+    real = cached_file.reserve
+    monkeypatch.setattr(cached_file, "reserve", lambda fd, at, n: (reserved.append((at, n)), real(fd, at, n))[1])
     few = library.plan.take(np.arange(5))
     reader = library.reader()
     reader.gather(BlobRefs(few.segments, few.segment, few.offset, few.length))
     assert not reserved
     library.check(reader)
-    begin = int(library.plan.offset[5]) + cache._begin(60)
+    begin = int(library.plan.offset[5]) + cached_file.begins(60)
     assert reserved == [(begin, 55 * BYTES)]
     assert library.on_disk() <= library.rows.nbytes + 5 * 4096
     reader.close()

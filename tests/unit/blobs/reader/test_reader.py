@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
-from tensordb_data.blobs.reader.open_segment import Table
 from tensordb_data.blobs.reader.reader import BlobReader
+from tensordb_data.blobs.reader.segment_table import Table
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.blobs.stores.local import FileStore
 from tensordb_data.blobs.stores.memory import MemoryStore
