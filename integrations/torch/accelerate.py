@@ -8,12 +8,15 @@ from torch.utils.data import DataLoader
 
 from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.torch.dataset import QueryDataset
+from tensordb_data.torch.loggers.accelerate import RunTracker
 
 try:
     from accelerate import Accelerator
     from accelerate.data_loader import DataLoaderShard
 except ImportError as error:
     raise MissingExtraError("tensordb_data.torch.accelerate needs Accelerate: pip install accelerate") from error
+
+__all__ = ["RunTracker", "prepare"]
 
 _KEPT = (
     "batch_size", "collate_fn", "drop_last", "generator", "in_order", "multiprocessing_context", "num_workers",

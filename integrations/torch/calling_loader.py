@@ -1,9 +1,11 @@
 """Who has called a dataset, and what will become of its items.
 
-A plain DataLoader hides its options from its dataset, and so do the libraries that wrap one. Three things matter here:
+A plain DataLoader hides its options from its dataset, and so do the libraries that wrap one. Four things matter here:
 
 - Whether the loader collates. Batches that the dataset has made would be batched twice, and the loop would see it late.
 - Whether the loader pins. It copies each batch in the thread of the loop, while the threads of the stream could do it.
+- Which Trainer of Hugging Face calls a callback, and whether it goes on from a checkpoint of its own. It hands its
+  state to callbacks, and neither itself nor what it was told.
 - Whether Accelerate, or the Trainer of Hugging Face, divides the items among the ranks. They take them for those of all
   ranks. A dataset that has divided them already would lose half of its samples, without a word.
 
@@ -125,6 +127,30 @@ def division(loader: Any = None) -> Division | None:
                 name = f"IterableDatasetShard of {whose} (dispatch_batches=False)"
                 return Division(Divider(name, True), batch_size=each * (shard.batch_size or 0))
     return None
+
+
+@dataclass(frozen=True)
+class CallingTrainer:
+    """A Trainer of Hugging Face that begins to train."""
+
+    trainer: Any
+    """None if none is found."""
+    resumes: bool
+    """Whether it was told to go on from a checkpoint of its own."""
+    skips: int
+    """How many batches of its data it skips, since that checkpoint has seen them."""
+
+
+def calling_trainer() -> CallingTrainer:
+    """Find the Trainer that has called `on_train_begin` of a callback."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        names = frame.f_locals
+        if "steps_trained_in_current_epoch" in names and hasattr(names.get("self"), "callback_handler"):
+            resumes = bool(names.get("resume_from_checkpoint"))
+            return CallingTrainer(names["self"], resumes, names["steps_trained_in_current_epoch"] if resumes else 0)
+        frame = frame.f_back
+    return CallingTrainer(None, False, 0)
 
 
 def starting_workers() -> _BaseDataLoaderIter | None:

@@ -9,6 +9,7 @@ from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS
 from tensordb_data.common.deprecation import moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import MissingExtraError
+from tensordb_data.torch.loggers.lightning import RunLogger
 from tensordb_data.torch.trainer_callback import CallbackCheckpointer, SaverOptions, TrainerData
 
 try:
@@ -18,6 +19,8 @@ except ImportError:
         from pytorch_lightning import Callback
     except ImportError as error:
         raise MissingExtraError("tensordb_data.torch.lightning needs Lightning: pip install lightning") from error
+
+__all__ = ["RunLogger", "StepCheckpoint"]
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,7 +34,8 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
     Steps are batches that were trained on. The metrics that `training_step` logs become log rows of kind "train", those
     of `validation_step` rows of kind "valid", and `on_best` uses both. Of the trainer's own progress, the numbers of
     the step (for `max_steps`) and of the epoch are restored. With an endless dataset, the default, there is one epoch,
-    and the resume is exact.
+    and the resume is exact. If `fit(ckpt_path=...)` names a checkpoint of Lightning, the trainer goes on from that, and
+    nothing is restored here: the data begins where the trainer begins it.
 
     Args:
         db: The warehouse.
@@ -54,7 +58,7 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Set the data to its position, before the trainer fetches its first batch."""
-        if self._data is not None:
+        if self._data is not None and not trainer.ckpt_path:
             self._data.resume(self.db, self.run)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -66,7 +70,12 @@ class StepCheckpoint(Callback):  # type: ignore[misc]
         stateful = {"optimizer": first, "scaler": getattr(trainer.precision_plugin, "scaler", None)}
         save: SaverOptions = {**self._save, "extra": extra}
         self._checkpointer = CallbackCheckpointer(self.db, self.run, self._data, pl_module, stateful, **save)
-        self._checkpointer.restore()
+        if not trainer.ckpt_path:
+            self._checkpointer.restore()
+        elif self._data is None:
+            self._checkpointer.start_at(trainer.global_step)
+        else:
+            self._checkpointer.start_at(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
         self._steps = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

@@ -68,6 +68,22 @@ class CallbackCheckpointer(StepCheckpointer):
         if stepped:
             self.step(**(metrics or {}))
 
+    def start_at(self, step: int, skips: int = 0) -> None:
+        """Call this in place of `restore()` when the trainer has restored a checkpoint of its own.
+
+        Args:
+            step: The last step of that checkpoint.
+            skips: How many batches of its data the trainer will skip, and report by `skipped`.
+        """
+        self._start = step - skips
+        self._core.begin_at(step)
+
+    def skipped(self, batches: int) -> None:
+        """Call this when the trainer has skipped batches of its data, and before it trains on the next one."""
+        if self._data is not None:
+            for _ in range(batches):
+                self._data.counter.trained()
+
     def begin(self) -> None:
         """Call this when the trainer begins an iteration of its data."""
         if self._data is not None:

@@ -90,6 +90,7 @@ def _safetensors(
     file.write(front)
     for number, data in _streamed(warehouse, document, table, list(first)):
         file.write(_little_endian(table[number], data).data)
+        del data  # before the next ones are read
     return Exported(path, len(first), file.tell(), tied, names.renamed, names.left_out)
 
 

@@ -42,7 +42,7 @@ class TestLightning:
                 scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 9])
                 return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
-        def run(name, steps, accumulate=1, workers=0, valid=None, **options):
+        def run(name, steps, accumulate=1, workers=0, valid=None, ckpt_path=None, keep_at=None, **options):
             torch.manual_seed(0)
             dataset = QueryDataset(db.data.find({"dataset": "x"}), batch_size=16, shuffle=True, seed=0)
             module = Module()
@@ -60,7 +60,10 @@ class TestLightning:
             )
             loader = DataLoader(dataset, batch_size=None, num_workers=workers)
             held_out = QueryDataset(db.data.find({"dataset": "x"}), batch_size=50, passes=1)
-            trainer.fit(module, loader, None if valid is None else DataLoader(held_out, batch_size=None))
+            held_out = None if valid is None else DataLoader(held_out, batch_size=None)
+            trainer.fit(module, loader, held_out, ckpt_path=ckpt_path)
+            if keep_at is not None:
+                trainer.save_checkpoint(keep_at)
             return weights(module), trainer.global_step
 
         return run
@@ -72,6 +75,16 @@ class TestLightning:
         rest, steps = fit("cut", 14, workers=2)
         assert same(rest, whole) and steps == 14
         assert db.params.find({"run": "cut"}).distinct("step") == [4, 8, 12]
+
+    def test_an_explicit_checkpoint_wins(self, db, fit, tmp_path):
+        fit("r", 6, keep_at=tmp_path / "6.ckpt")
+        fit("r", 8)
+        _, steps = fit("r", 8, ckpt_path=tmp_path / "6.ckpt")
+        assert steps == 8
+        assert [one.step for one in db.params.find({"run": "r"}, sort=[("_id", 1)])] == [4, 8, 8]
+        imported = db.params.import_file(tmp_path / "6.ckpt", run="in")
+        assert imported.parts == ("model", "optimizer", "scheduler")
+        assert db.params.find({"run": "in"}).first().step == 6
 
     def test_accumulated_and_on_the_best(self, db, fit):
         fit("r", 4, accumulate=2, valid=2, every=None, on_best=("val_loss", "min"))
@@ -150,18 +163,20 @@ class TestTransformers:
                 logits = self.net(image)
                 return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
-        def run(name, steps, accumulate=1, **options):
+        def run(name, steps, accumulate=1, resume=None, more=None, **options):
             torch.manual_seed(0)
             dataset = QueryDataset(db.data.find({"dataset": "x"}), shuffle=True, seed=0)
             model = Model()
+            saving = {"save_strategy": "no"} if more is None else more
             arguments = transformers.TrainingArguments(
                 output_dir=str(tmp_path),
                 max_steps=steps,
+                logging_steps=1,
+                **saving,
                 lr_scheduler_type="constant_with_warmup",
                 warmup_steps=6,
                 per_device_train_batch_size=16,
                 gradient_accumulation_steps=accumulate,
-                save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
                 use_cpu=True,
@@ -172,7 +187,7 @@ class TestTransformers:
             trainer = transformers.Trainer(
                 model=model, args=arguments, train_dataset=dataset, data_collator=collate, callbacks=[callback]
             )
-            trainer.train()
+            trainer.train(resume_from_checkpoint=resume)
             return weights(model), trainer.state.global_step
 
         def collate(samples):
@@ -189,6 +204,25 @@ class TestTransformers:
         assert db.params.find({"run": "cut"}).distinct("step") == [4, 8]
         rest, steps = fit("cut", 14)
         assert same(rest, whole) and steps == 14
+        assert losses(db, "cut") == {step: {loss} for step, (loss,) in losses(db, "whole").items()}
+        (trained,) = db.logs.find({"run": "cut", "step": 14, "train_loss": {"$exists": True}}).all()
+        assert trained["train_loss"] == pytest.approx(sum(loss for (loss,) in list(losses(db, "cut").values())[8:]) / 6)
+
+    def test_a_finished_run_does_nothing(self, db, fit):
+        first, _ = fit("r", 8)
+        sets, rows = db.params.find({"run": "r"}).count(), db.logs.find({"run": "r"}).count()
+        again, steps = fit("r", 8)
+        assert same(again, first) and steps == 8
+        assert (db.params.find({"run": "r"}).count(), db.logs.find({"run": "r"}).count()) == (sets, rows)
+
+    def test_an_explicit_checkpoint_wins(self, db, fit, tmp_path):
+        whole, _ = fit("whole", 14)
+        fit("r", 10, more={"save_strategy": "steps", "save_steps": 4})
+        rest, _ = fit("r", 10, resume=str(tmp_path / "checkpoint-4"))
+        assert [one.step for one in db.params.find({"run": "r"}, sort=[("_id", 1)])] == [4, 8, 8]
+        assert losses(db, "r") == {step: losses(db, "whole")[step] for step in range(1, 11)}
+        rest, steps = fit("r", 14)  # from what was saved after that
+        assert same(rest, whole) and steps == 14
 
     def test_accumulated(self, db, fit):
         whole, _ = fit("whole", 6, accumulate=2)
@@ -196,3 +230,11 @@ class TestTransformers:
         assert db.params.find({"run": "cut"}).distinct("step") == [4, 8]
         rest, steps = fit("cut", 6, accumulate=2)
         assert same(rest, whole) and steps == 6
+
+
+def losses(db, run):
+    """The losses that were logged at each step: several where it was made more than once."""
+    found: dict[int, set[float]] = {}
+    for row in db.logs.find({"run": run, "kind": "train", "loss": {"$exists": True}}):
+        found.setdefault(row["step"], set()).add(row["loss"])
+    return found
