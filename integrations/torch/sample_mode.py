@@ -112,7 +112,7 @@ class SampleRun:
                 _refuse_missing(name, table.missing(name))
         progress = self._progress(workers, self._state["batch_size"] or 1)
         length, sharding = self._length(progress), progress.sharding
-        role = progress.role(worker)
+        role = progress.role(worker, self._spec.rank, length)
         if role is None:
             return
         part = role * self._spec.world_size + self._spec.rank

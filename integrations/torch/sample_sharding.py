@@ -98,24 +98,50 @@ class ShardProgress:
         batches = samples // self.batch_size if drop_last else -(-samples // self.batch_size)
         return int(batches.sum()) * self.batch_size
 
-    def role(self, worker: int) -> int | None:
-        """The role of a worker; `None` if it has nothing to do."""
-        return (worker + self.batches) % self.roles if worker < self.roles else None
+    def role(self, worker: int, rank: int, length: Length) -> int | None:
+        """The role of a worker of a rank; `None` if it has nothing to do."""
+        return (worker + self._received(length)[1][rank]) % self.roles if worker < self.roles else None
 
-    @property
-    def left(self) -> NDArray[np.int64]:
+    def left(self, length: Length) -> NDArray[np.int64]:
         """For each share, how many samples the loop has received of the passes from `first` on: int64 [parts].
 
         If the last batch of the last pass was short, the number is too large.
         """
-        full, more = divmod(self.batches, self.roles)
-        counts = (full + (np.arange(self.roles) < more)) * self.batch_size
-        return np.asarray(np.repeat(counts, self.sharding.parts // self.roles) - np.array(self.passed, np.int64))
+        return self._received(length)[0] * self.batch_size - np.array(self.passed, np.int64)
+
+    def _received(self, length: Length) -> tuple[NDArray[np.int64], list[int]]:
+        """The number of batches that the loop has received of each share, and for each rank the role that is due.
+
+        A loader asks its workers in turns. Towards the end of the run, it leaves out those whose share is through.
+        """
+        world = self.sharding.parts // self.roles
+        full, due = divmod(self.batches, self.roles)
+        counts = np.repeat(np.asarray(full + (np.arange(self.roles) < due), np.int64), world)
+        dues = [due] * world
+        ends = self._ends(counts, length)
+        if ends is None:
+            return counts, dues
+        for rank in range(world):
+            own = ends[rank::world]
+            if (counts[rank::world] > own).any():
+                counts[rank::world], dues[rank] = _in_turns(self.batches, own)
+        return counts, dues
+
+    def _ends(self, counts: NDArray[np.int64], length: Length) -> NDArray[np.int64] | None:
+        """How many batches each share has in all: int64 [parts]. `None` if none can be through after so many."""
+        if self.until is None:
+            return None
+        samples, number = np.array(self.passed, np.int64), self.first
+        while number < self.until:
+            if (counts * self.batch_size <= samples).all():
+                return None
+            samples, number = samples + self.sharding.given(length(number)), number + 1
+        return -(-samples // self.batch_size)
 
     def after(self, batches: int, length: Length) -> ShardProgress:
         """The progress after so many more batches."""
         turns = replace(self, batches=self.batches + batches)
-        left, first, passed = turns.left, turns.first, np.array(turns.passed, np.int64)
+        left, first, passed = turns.left(length), turns.first, np.array(turns.passed, np.int64)
         while left.all() and (self.until is None or first + 1 < self.until):
             given = self.sharding.given(length(first))
             if (left < given).any():
@@ -125,7 +151,7 @@ class ShardProgress:
 
     def begun(self, length: Length) -> list[int]:
         """The passes that have begun for one share, and have not ended for all."""
-        left, number = self.left, self.first
+        left, number = self.left(length), self.first
         while left.max() > 0 and (self.until is None or number < self.until):
             left, number = left - self.sharding.given(length(number)), number + 1
         return list(range(self.first, number))
@@ -136,7 +162,7 @@ class ShardProgress:
         Returns:
             The pass, the position of the stream, and how many samples to drop from there on. `None` if it has ended.
         """
-        left, number = int(self.left[part]) + more, self.first
+        left, number = int(self.left(length)[part]) + more, self.first
         while left and (self.until is None or number < self.until):
             given = int(self.sharding.given(length(number))[part])
             if left < given:
@@ -161,6 +187,19 @@ class ShardProgress:
         return cls(
             sharding, doc["num_workers"], doc["roles"], doc["batch_size"], first, until, doc["batches"], passed
         )  # fmt: skip
+
+
+def _in_turns(batches: int, ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Take batches from shares in turns, as long as each has some: how many of each, and whose turn it is then."""
+    rounds = 0
+    while (active := np.flatnonzero(ends > rounds)).size:
+        more = min(int(ends[active].min()) - rounds, batches // active.size)
+        if more == 0:
+            break
+        rounds, batches = rounds + more, batches - more * active.size
+    counts = np.minimum(ends, rounds)
+    counts[active[:batches]] += 1
+    return counts, int(active[batches]) if batches < active.size else 0
 
 
 def _runs(values: tuple[int, ...]) -> list[list[int]]:

@@ -53,7 +53,7 @@ def loader(progress: ShardProgress, lengths: list[int], rank: int) -> Received:
     world = progress.sharding.parts // progress.roles
     sequences = []
     for worker in range(progress.workers):
-        role = progress.role(worker)
+        role = progress.role(worker, rank, lengths.__getitem__)
         samples = [] if role is None else share(progress, lengths, role * world + rank)
         sequences.append([samples[i : i + progress.batch_size] for i in range(0, len(samples), progress.batch_size)])
     longest = max(map(len, sequences), default=0)
@@ -80,6 +80,15 @@ def test_ranks_differ_by_one_sample_a_pass_at_most(lengths: list[int], workers: 
     progress = begin(lengths, workers, world)
     counts = [sum(map(len, loader(progress, lengths, rank))) for rank in range(world)]
     assert max(counts) - min(counts) <= len(lengths)
+
+
+def test_a_share_that_is_through_is_asked_no_more() -> None:
+    """Its batches were not received, so that those of others were: with three workers, in another order too."""
+    for lengths, workers, world, rank in (([7, 31], 2, 3, 0), ([4, 9, 4, 4], 3, 1, 0), ([13] * 4, 4, 1, 0)):
+        progress = begin(lengths, workers, world, batch_size=1)
+        whole = loader(progress, lengths, rank)
+        for step in range(len(whole) + 1):
+            assert loader(progress.after(step, lengths.__getitem__), lengths, rank) == whole[step:], (lengths, step)
 
 
 @given(lengths=lengths, workers=few, world=few, batch_size=st.integers(1, 9), end=ends, data=st.data())
@@ -120,13 +129,13 @@ def test_what_a_state_says_has_begun(
 
 def test_a_worker_too_many_does_nothing() -> None:
     progress = begin([2], workers=3, world=1)
-    assert [progress.role(worker) for worker in range(3)] == [0, 1, None]
+    assert [progress.role(worker, 0, [2].__getitem__) for worker in range(3)] == [0, 1, None]
 
 
 def test_a_run_counts_from_its_first_role_again() -> None:
     progress = begin([100], workers=3, world=1, batch_size=10).after(4, [100].__getitem__)
-    assert [progress.role(worker) for worker in range(3)] == [1, 2, 0]
-    assert progress.left.tolist() == [20, 10, 10]
+    assert [progress.role(worker, 0, [100].__getitem__) for worker in range(3)] == [1, 2, 0]
+    assert progress.left([100].__getitem__).tolist() == [20, 10, 10]
 
 
 def test_what_is_over_is_counted_and_no_more_looked_at() -> None:
