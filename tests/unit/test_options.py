@@ -38,13 +38,18 @@ MOST = 13
 FOLDERS = [folder for folder in (ROOT / "tensordb_data").iterdir() if folder.is_dir() and folder.name != "cli"]
 FOLDERS += [ROOT / "integrations/torch", ROOT / "integrations/tf"]
 # Names of fields and metrics, which are free.
-FREE = {"metrics", "fields", "columns", "values", "lineage", "condition"}
+FREE = {"metrics", "fields", "columns", "values", "lineage", "condition", "changes"}
 # What another library calls, or is called with.
 OUTSIDE = {
     **{f"integrations/torch/transformers.py:{name}": "kwargs" for name in (
         "on_train_begin", "on_epoch_begin", "on_step_begin", "on_substep_end", "on_step_end", "on_evaluate",
-        "on_train_end", "on_log",
+        "on_epoch_end", "on_train_end", "on_log",
     )},
+    **{f"integrations/torch/loggers/transformers.py:{name}": "kwargs" for name in (
+        "on_train_begin", "on_log", "on_train_end",
+    )},
+    "integrations/torch/loggers/accelerate.py:log": "kwargs",
+    "integrations/torch/loggers/lightning.py:log_hyperparams": "kwargs",
     "tensordb_data/embedded/client.py:__init__": "options",
     **{f"tensordb_data/warehouse/read_only.py:{name}": "kwargs" for name in (
         "aggregate", "command", "get_collection", "with_options",
