@@ -7,10 +7,10 @@ STAMP  := $(VENV)/.installed
 DEMO   := $(VENV)/.installed-demo
 PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check install -c constraints.txt
 TYPES  := build/types
-# Narrow a test run: make test TESTS=tests/unit. Four at a time on two cores: much of the time servers start and stop.
+# Narrow a test run: make test TESTS=tests/unit. Five at a time on two cores: much of the time servers start and stop.
 TESTS  ?= tests
 PYTEST := $(BIN)/python -m pytest -q
-FULL   := -n 4 --dist worksteal
+FULL   := -n 5 --dist worksteal
 ROUNDS ?= 5
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
