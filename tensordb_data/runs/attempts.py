@@ -47,6 +47,19 @@ def segments(attempts: Sequence[Attempt], id: ObjectId | None) -> list[Segment]:
     return [*found, (None, last)] if id is None else found
 
 
+def sets_in_line(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """The filter of the sets of a run that lie on its newest line, and of those that belong to no attempt before it.
+
+    It is empty if all of them do. An attempt that has neither restored nor made a step has changed nothing yet.
+    """
+    settled = [each for each in attempts if "after" in each]
+    if not settled or (len(settled) == 1 and settled[0]["after"] is None):
+        return {}
+    line = segments(attempts, settled[-1]["id"])
+    known = [{"_tdb.a": id, **({} if last is None else {"step": {"$not": {"$gt": last}}})} for id, last in line]
+    return {"$or": known if line[-1][0] is None else [*known, {"_tdb.a": None}]}
+
+
 def supersede(warehouse: Warehouse, run: str, attempts: Sequence[Attempt], after: Mapping[str, Any] | None) -> None:
     """Mark the rows of a run that the last of its attempts replaces, and no others.
 

@@ -114,7 +114,7 @@ def _described(name: str, document: Mapping[str, Any], sets: Mapping[str, Any]) 
 
 
 def _with_metrics(warehouse: Warehouse, runs: Sequence[Doc]) -> list[Doc]:
-    found = read_metrics(warehouse, [each["name"] for each in runs]) if runs else {}
+    found = read_metrics(warehouse, {each["name"]: each["attempts"] for each in runs}) if runs else {}
     known = [found.get(each["name"], Metrics()) for each in runs]
     return [{**each, "last": one.last, "best": one.best} for each, one in zip(runs, known, strict=True)]
 

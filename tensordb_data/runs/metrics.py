@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.runs.attempts import Attempt, sets_in_line
 from tensordb_data.warehouse.metrics import less_is_better
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+
+_RUNS = 100  # whose lines are in one filter, which the server compares with each of their sets
 
 
 @dataclass
@@ -25,11 +29,14 @@ class Metrics:
     at: dict[str, Any] = field(default_factory=dict)
     """The step of `last`."""
 
-    def add(self, name: str, step: int | None, last: float, low: float | None, high: float | None) -> None:
-        """Take in what was found of a metric in one collection."""
+    def add_last(self, name: str, step: int | None, value: float) -> None:
+        """Take in the value of the highest step that was found in one collection."""
         order = -1 if step is None else step
         if order > self.at.get(name, -2):
-            self.at[name], self.last[name] = order, last
+            self.at[name], self.last[name] = order, value
+
+    def add_best(self, name: str, low: float | None, high: float | None) -> None:
+        """Take in the lowest and the highest finite value that were found in one collection."""
         less = less_is_better(name)
         value = low if less else high
         if value is not None:
@@ -37,20 +44,35 @@ class Metrics:
             self.best[name] = min(known, value) if less else max(known, value)
 
 
-def read_metrics(warehouse: Warehouse, runs: Sequence[str]) -> dict[str, Metrics]:
-    """The metrics of some runs, by their names. The server reads all rows of these runs that are not superseded.
+def read_metrics(warehouse: Warehouse, runs: Mapping[str, Sequence[Attempt]]) -> dict[str, Metrics]:
+    """The metrics of some runs, by their names. The server reads their sets, and their rows that are not superseded.
 
-    Rows of kind `"system"` do not count.
+    Rows of kind `"system"` do not count. A set of a superseded step can still be loaded, so it may be the best, and not
+    the last.
+
+    Args:
+        warehouse: The warehouse.
+        runs: The attempts of each run, by its name.
     """
     found: dict[str, Metrics] = {}
-    scope = {"_tdb.p": warehouse.project, "run": {"$in": list(runs)}}
-    rows = {**scope, "superseded": None, "kind": {"$ne": "system"}}
-    for collection, filter in (("logs", rows), ("params", scope)):
+    rows = {**_of(warehouse, runs), "superseded": None, "kind": {"$ne": "system"}}
+    lines = {run: line for run, attempts in runs.items() if (line := sets_in_line(attempts))}
+    parts = [("logs", rows, True), ("params", _of(warehouse, runs.keys() - lines.keys()), True)]
+    for some in chunks(list(lines), _RUNS):
+        scope, others = _of(warehouse, some), [{"run": run, "$nor": [lines[run]]} for run in some]
+        parts += [("params", {**scope, "$nor": others}, True), ("params", {**scope, "$or": others}, False)]
+    for collection, filter, current in parts:
         for each in _grouped(warehouse, collection, filter):
             run, name = each["_id"]["run"], each["_id"]["name"]
-            last = each["last"]
-            found.setdefault(run, Metrics()).add(name, last["step"], last["value"], each["low"], each["high"])
+            metrics = found.setdefault(run, Metrics())
+            if current:
+                metrics.add_last(name, each["last"]["step"], each["last"]["value"])
+            metrics.add_best(name, each["low"], each["high"])
     return found
+
+
+def _of(warehouse: Warehouse, runs: Iterable[str]) -> dict[str, Any]:
+    return {"_tdb.p": warehouse.project, "run": {"$in": list(runs)}}
 
 
 def _grouped(warehouse: Warehouse, collection: str, filter: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -96,6 +96,28 @@ def test_superseded_rows_do_not_count(db):
     assert run.best == run.last == {"acc": 0.3} and [each["state"] for each in run.attempts] == ["ended", "ended"]
 
 
+def test_a_checkpoint_of_a_superseded_step_may_be_the_best_and_is_not_the_last(db):
+    train(db, "anew", acc=[0.5, 0.9])
+    train(db, "anew", acc=[0.1])
+    train(db, "back", acc=[0.3, 0.5, 0.9])
+    with contextlib.closing(saver(db, "back")) as one:
+        document, _ = one.load(1)  # type: ignore[misc]
+        one.start_at(1, document["_id"])
+        db.params.save({"w": np.ones(2)}, run="back", by_hand=7)
+        assert db.runs({"name": "back"}).one().last == {"acc": 0.3, "by_hand": 7}
+        one.end_step(2, {"acc": 0.2})
+    train(db, "other", acc=[0.6])
+    found = {run.name: (run.last, run.best, run["sets"]) for run in db.runs()}
+    assert found == {
+        "anew": ({"acc": 0.1}, {"acc": 0.9}, 3),
+        "back": ({"acc": 0.2, "by_hand": 7}, {"acc": 0.9, "by_hand": 7}, 5),
+        "other": ({"acc": 0.6}, {"acc": 0.6}, 1),
+    }
+    for run, metrics in (("anew", {"acc": 0.1}), ("back", {"acc": 0.2, "by_hand": 7})):
+        with contextlib.closing(saver(db, run)):  # which has neither restored nor made a step
+            assert db.runs({"name": run}).one().last == metrics
+
+
 def test_what_runs_now_and_what_nobody_has_ended(db):
     with contextlib.closing(saver(db, "a")) as one:
         one.end_step(1, {})
