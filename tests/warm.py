@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_ENVIRONMENT = dict(os.environ)  # before a test has changed it
 ZYGOTE = Path(__file__).with_name("zygote.py")
 
 
@@ -27,7 +28,9 @@ class _Zygote:
         with theirs:
             command = [sys.executable, str(ZYGOTE), str(theirs.fileno())]
             # In a session of its own: a Ctrl-C on the terminal is for the tests.
-            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            self.process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], env=_ENVIRONMENT, start_new_session=True
+            )
 
 
 _zygote: _Zygote | None = None

@@ -29,7 +29,6 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
-from tests import warm
 
 ROUNDS = 20 if os.environ.get("MATRICES") == "all" else 7  # each victim of VICTIMS once
 EVERY = 20  # steps between two saves
@@ -137,7 +136,7 @@ class Program:
     def __init__(self, kind: str, number: int, folder: Path, inbox: queue.Queue[Any]) -> None:
         self.kind, self.number, self.messages, self.started = kind, number, 0, time.monotonic()
         self.unanswered = 0
-        self.process = warm.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, __file__, kind, str(folder), str(number)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
