@@ -39,9 +39,10 @@ class SamplesOut:
         """
         bound = self.bound
         check_data(bound, "encoded bytes")
-        fields = fields_of(bound)
+        fields = fields_of(bound, [name])
         if name not in blob_names(fields):
-            raise QueryError(f"there is no blob {name!r}; the blobs are {', '.join(blob_names(fields)) or 'none'}")
+            found = repr(fields[name]) if name in fields else "none"
+            raise QueryError(f"field {name!r}: expected an image, bytes or text, found {found}")
         if isinstance(fields[name], Array):
             raise QueryError(f"field {name!r} is {fields[name]!r}, which has no encoded form; read its values")
         rows = (row for run in read_rows(bound, [name]) for row in run)

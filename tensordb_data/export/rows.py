@@ -10,13 +10,14 @@ from tensordb_data.common.chunks import batched, runs_by_size
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.samples.sample import Sample, make_samples, read_stored
-from tensordb_data.schema import BlobField, Field, Scalar
+from tensordb_data.schema import BlobField, Field, Image, Scalar
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Buffer
 
 _CHUNK = 256
+_STANDARD = ("_id", "dataset", "tags")
 RUN_BYTES = 16 << 20
 """Bytes of blobs that are in memory at a time; a larger blob is alone."""
 
@@ -38,32 +39,46 @@ def check_data(bound: BoundQuery, what: str) -> None:
         raise QueryError(f"only samples have {what}: db.data.find(...); this is db.{bound.query.collection}")
 
 
-def fields_of(bound: BoundQuery) -> dict[str, Field]:
-    """The fields of the selected datasets, or those of them that the query names.
+def fields_of(bound: BoundQuery, names: Sequence[str] | None = None) -> dict[str, Field]:
+    """The fields of the selected datasets.
+
+    Args:
+        bound: The query.
+        names: Only these; None for those that the query names, or else all.
 
     Raises:
-        QueryError: The query names a field that there is not.
+        QueryError: There is no such field.
         SchemaError: Two datasets have a field of one name and different kinds.
     """
-    names = selected_datasets(bound.query.filter)
-    warehouse = bound.warehouse
-    known = sorted(warehouse.datasets.versions(names)) if names is None else sorted(set(names))
+    wanted = bound.query.fields if names is None else names
+    restricted = selected_datasets(bound.query.filter)
+    datasets = bound.warehouse.datasets
+    known = sorted(datasets.versions() if restricted is None else set(restricted))
     found: dict[str, Field] = {}
-    for dataset, schema in sorted(warehouse.datasets.schemas(known).items()):
+    others: set[str] = set()
+    for dataset, schema in sorted(datasets.schemas(known).items()):
         for name, field in schema.items():
-            other = found.setdefault(name, field)
-            if other.to_doc() | {"optional": True} != field.to_doc() | {"optional": True}:
+            if wanted is not None and name not in wanted:
+                others.add(name)
+                continue
+            first = found.setdefault(name, field)
+            if not _alike(first, field):
                 raise SchemaError(
-                    f"field {name!r}: expected one kind in all datasets, found {other!r} and, in {dataset!r}, "
+                    f"field {name!r}: expected one kind in all datasets, found {first!r} and, in {dataset!r}, "
                     f"{field!r}; narrow the query to one dataset, or name other fields"
                 )
-    wanted = bound.query.fields
     if wanted is None:
         return found
-    standard = ("_id", "dataset", "tags")
-    if missing := [name for name in wanted if name not in found and name not in standard]:
-        raise QueryError(f"there is no field {missing[0]!r}; the fields are {', '.join(found)}")
+    if missing := [name for name in wanted if name not in found and name not in _STANDARD]:
+        raise QueryError(f"there is no field {missing[0]!r}; the fields are {', '.join(sorted(others | found.keys()))}")
     return {name: found[name] for name in wanted if name in found}
+
+
+def _alike(first: Field, second: Field) -> bool:
+    """Whether the values of both fit into one column. An image is its file, however it is decoded."""
+    if isinstance(first, Image) and isinstance(second, Image):
+        return True
+    return first.to_doc() | {"optional": True} == second.to_doc() | {"optional": True}
 
 
 def read_rows(bound: BoundQuery, blobs: Sequence[str], skip: int = 0) -> Iterator[list[Row]]:
