@@ -63,7 +63,7 @@ class LogRow(LinkedRecord):
 class LogSelection(Selection[LogRow]):
     """Rows of logs: a Selection that can be converted to tables, series, and files of other tools."""
 
-    def to_arrow(self) -> Any:
+    def to_arrow(self) -> Any:  # type: ignore[override]  # rows have no blobs
         """The rows as a `pyarrow.Table`, with a column for every field that occurs.
 
         A column with integers and floats becomes a column of floats. A column with numbers and texts becomes a column
@@ -73,7 +73,7 @@ class LogSelection(Selection[LogRow]):
 
         return arrow(self._flat())
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> Any:  # type: ignore[override]  # rows have no blobs
         """The rows as a `pandas.DataFrame`, with a column for every field that occurs."""
         from tensordb_data.logs.tables import pandas
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.blobs.segments.inline import is_inline, read_inline
 from tensordb_data.blobs.segments.references import BlobRefs, is_reference, references_of
-from tensordb_data.errors import CorruptBlobError, SampleError, StorageError
-from tensordb_data.schema import BlobField, Field
+from tensordb_data.errors import CorruptBlobError, NotFoundError, SampleError, SchemaError, StorageError
+from tensordb_data.schema import Array, BlobField, Field
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
@@ -58,6 +58,31 @@ class Sample(Record):
         """The fields of this sample that are blobs, by name. This reads nothing."""
         return {name: self._schema[name] for name in self._references if name in self._schema}
 
+    def stored_bytes(self, name: str) -> int:
+        """How many bytes a blob of this sample has in its store; 0 if there is none."""
+        reference = self._references.get(name)
+        return int(reference["n"]) if is_reference(reference) and reference is not None else 0
+
+    def encoded(self, name: str) -> bytes:
+        """The bytes of a blob as they were given, before anything is decoded: of an image, those of its file.
+
+        The compression that a writer has added (`compression="zstd"`) is removed. Text is UTF-8.
+
+        Raises:
+            NotFoundError: The sample has no such blob.
+            SchemaError: The field is an array, which has no encoded form: `sample[name]` is its value.
+            CorruptBlobError: The blob is damaged.
+        """
+        if name not in self.blobs:
+            known = ", ".join(self.blobs) or "none"
+            raise NotFoundError(f"sample {self.id} of {self.dataset!r} has no blob {name!r}; its blobs: {known}")
+        if isinstance(self._schema[name], Array):
+            raise SchemaError(
+                f"sample {self.id} of {self.dataset!r}, field {name!r}: expected an image, bytes or text, found"
+                f" {self._schema[name]!r}, which has no encoded form; read its value, sample[{name!r}]"
+            )
+        return bytes(read_stored([self], name)[0] or b"")
+
     def __getitem__(self, key: str) -> Any:
         if key in self._blobs:
             return self._blobs[key]
@@ -91,6 +116,50 @@ def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> lis
         samples.append(Sample(warehouse, doc, schema, neighbours))
     neighbours += map(weakref.ref, samples)
     return samples
+
+
+def read_stored(samples: Sequence[Sample], name: str) -> list[Buffer | None]:
+    """The stored bytes of one blob field of some samples, decompressed; None for each sample that lacks it.
+
+    Raises:
+        CorruptBlobError: A blob is damaged, or a reference is none; the message names the sample.
+        StorageError: The blob store failed.
+    """
+    found: list[Buffer | None] = [None] * len(samples)
+    rows: list[int] = []
+    for row, sample in enumerate(samples):
+        reference = sample._references.get(name)
+        if reference is None:
+            continue
+        if not is_reference(reference):
+            raise CorruptBlobError(f"{_place(sample, name)}: expected a reference to a blob, found something else, as "
+                                   "another tool has written it")  # fmt: skip
+        if not is_inline(reference):
+            rows.append(row)
+            continue
+        try:
+            found[row] = read_inline(reference, getattr(sample._schema.get(name), "fixed_nbytes", None))
+        except CorruptBlobError as error:
+            raise CorruptBlobError(f"{_place(sample, name)}: {error}") from error
+    if rows:
+        refs = BlobRefs.from_docs([samples[row]._references[name] for row in rows])
+        try:
+            buffers = samples[0]._warehouse.blobs.reader.read(refs)
+        except StorageError as error:
+            at = getattr(error, "row", None)
+            where = f"field {name!r}" if at is None else _place(samples[rows[at]], name)
+            raise type(error)(f"{where}: {error}") from error
+        for row, buffer in zip(rows, buffers, strict=True):
+            found[row] = buffer
+    for sample, stored in zip(samples, found, strict=True):
+        size = getattr(sample._schema.get(name), "fixed_nbytes", None)
+        if stored is not None and size is not None and len(stored) != size:
+            raise CorruptBlobError(f"{_place(sample, name)}: expected {size} bytes, found {len(stored)}")
+    return found
+
+
+def _place(sample: Sample, name: str) -> str:
+    return f"sample {sample.id} of {sample.dataset!r}, field {name!r}"
 
 
 def _load(sample: Sample, name: str) -> None:
