@@ -97,7 +97,9 @@ class RunSaver:
         self._settle(lease, after, known.get("line"))
 
     def begin(self, step: int) -> RunLease:
-        """The loop ends a step: without a restore, the attempt begins anew, or goes on after what was ended here.
+        """The loop ends a step: without a restore, the attempt begins anew.
+
+        If steps had ended before, it goes on: after what was ended here, or after what another library has restored.
 
         Args:
             step: The last step that had ended before.
@@ -107,7 +109,8 @@ class RunSaver:
         """
         lease = self.hold()
         if not self.is_settled:
-            before = self._before if step else None
+            earlier = lease.document["attempts"][-2:-1]
+            before = (self._before or (earlier[0] if earlier else None)) if step else None
             after = None if before is None else {"attempt": before["id"], "step": step, "set": None}
             self._settle(lease, after, lease.attempt["id"] if before is None else before.get("line"))
         lease.begun = True
