@@ -91,8 +91,7 @@ class SaveOptions(OptionGroup):
     parent: ParameterSet | ObjectId | None = None
     """The checkpoint of another run from which this run starts. It is noted with the first checkpoint."""
     config: Mapping[str, Any] | None = None
-    """The configuration of the run, `{"lr": 0.01, "model": {"width": 64}}`. It is noted with the run, and `db.runs`
-    finds the run by it."""
+    """The configuration of the run, such as `vars(args)`. It is noted with the run; `db.runs` finds the run by it."""
 
     def _check(self, written: Written) -> None:
         if self.memory is not None:
