@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.checkpoint.batch_counter import set_class
 from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS
 from tensordb_data.common.deprecation import moved_options
 from tensordb_data.common.options import suggesting
@@ -147,15 +148,10 @@ class _Emptied:
 
     def __init__(self, loader: Any) -> None:
         self._loader, self._kind = loader, type(loader)
-        self._become(type(self._kind.__name__, (self._kind,), {"__iter__": lambda _: iter(())}))
+        set_class(loader, type(self._kind.__name__, (self._kind,), {"__iter__": lambda _: iter(())}))
 
     def fill(self) -> None:
-        self._become(self._kind)
-
-    def _become(self, kind: type[Any]) -> None:
-        # the loaders of Accelerate have a `__class__` of their own, which denies theirs and cannot be set
-        set_class: Any = object.__dict__["__class__"]
-        set_class.__set__(self._loader, kind)
+        set_class(self._loader, self._kind)
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,9 @@ class RunSelection:
 
 def as_row(run: Mapping[str, Any]) -> dict[str, Any]:
     """A run as the row of a table."""
-    times = {name: None if run[name] is None else f"{run[name]:%Y-%m-%d %H:%M:%S}" for name in ("began", "ended")}
+    times = {
+        name: f"{run[name]:%Y-%m-%d %H:%M:%S}" if isinstance(run[name], dt.datetime) else None
+        for name in ("began", "ended")
+    }
     shown = {"name": run["name"], "status": run["status"], **times, "attempts": len(run["attempts"])}
     return {**shown, **{name: run[name] for name in ("sets", "config", "last", "best", "tags")}}

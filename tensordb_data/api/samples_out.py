@@ -1,7 +1,8 @@
-"""What a Selection of samples gives out: encoded bytes, tables, and files."""
+"""What a Selection of samples gives out: encoded bytes, and tables."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.bound_query import BoundQuery
 
 
-class SamplesOut:
+class SamplesOut(abc.ABC):
     """The methods of a `Selection` that give samples out."""
 
     @property
+    @abc.abstractmethod
     def bound(self) -> BoundQuery:
         """The query, bound to its warehouse."""
-        raise NotImplementedError
 
     def encoded(self, name: str) -> Iterator[bytes | None]:
         """The bytes of one blob field as they were given, of each sample in the order of the Selection.

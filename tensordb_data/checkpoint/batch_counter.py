@@ -53,7 +53,7 @@ class BatchCounter:
         self.before_iterate = self.on_iterate = self.on_ask = self.on_failure = _nothing
         self.renew = _no
         if self._source is not None:
-            _set_class(self._source, self._restore)
+            set_class(self._source, self._restore)
             self._source = None
 
 
@@ -144,18 +144,18 @@ def _adopt(source: Any, counter: BatchCounter) -> None:
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # the copy in another process is an ordinary one
-        _set_class(self, own)
+        set_class(self, own)
         try:
             reduced = self.__reduce_ex__(protocol)
         finally:
-            _set_class(self, counted)
+            set_class(self, counted)
         # pickle insists that this very function is given the class of the object at hand
         return (_new, *reduced[1:]) if isinstance(reduced, tuple) and reduced[0] is copyreg.__newobj__ else reduced  # type: ignore[attr-defined]
 
     names = {"__iter__": __iter__, "__reduce_ex__": __reduce_ex__, "__module__": own.__module__, "_tdb_counted": True}
     counted: Any = type(own.__name__, (own,), {**names, "__doc__": own.__doc__, "__qualname__": own.__qualname__})
     try:
-        _set_class(source, counted)
+        set_class(source, counted)
     except TypeError:
         raise CheckpointError(
             f"Cannot count what a {own.__module__}.{own.__qualname__} delivers. Pass the DataLoader "
@@ -163,7 +163,7 @@ def _adopt(source: Any, counter: BatchCounter) -> None:
         ) from None
 
 
-def _set_class(source: Any, kind: type) -> None:
+def set_class(source: Any, kind: type) -> None:
     """Replace the class of an object. Loaders of Accelerate have a property of this name, which says another class."""
     object.__dict__["__class__"].__set__(source, kind)
 

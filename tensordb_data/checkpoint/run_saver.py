@@ -109,7 +109,7 @@ class RunSaver:
         """
         lease = self.hold()
         if not self.is_settled:
-            earlier = lease.document["attempts"][-2:-1]
+            earlier = lease.attempts[-2:-1]
             before = (self._before or (earlier[0] if earlier else None)) if step else None
             after = None if before is None else {"attempt": before["id"], "step": step, "set": None}
             self._settle(lease, after, lease.attempt["id"] if before is None else before.get("line"))
@@ -124,5 +124,5 @@ class RunSaver:
             self.lease = None
 
     def _settle(self, lease: RunLease, after: Mapping[str, Any] | None, line: ObjectId | None) -> None:
-        supersede(self._warehouse, self._run, lease.document["attempts"], after)
+        supersede(self._warehouse, self._run, lease.attempts, after)
         lease.note(after=after, **({} if line is None else {"line": line}))

@@ -1,1 +1,1 @@
-"""Samples out: as tables in memory, and as files in a folder."""
+"""Samples out: encoded bytes, and tables in memory."""

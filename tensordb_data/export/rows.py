@@ -81,19 +81,16 @@ def _alike(first: Field, second: Field) -> bool:
     return first.to_doc() | {"optional": True} == second.to_doc() | {"optional": True}
 
 
-def read_rows(bound: BoundQuery, blobs: Sequence[str], skip: int = 0) -> Iterator[list[Row]]:
+def read_rows(bound: BoundQuery, blobs: Sequence[str]) -> Iterator[list[Row]]:
     """The samples in the order of the query, in runs whose blobs fit into `RUN_BYTES`.
 
     Args:
         bound: The query.
         blobs: The blob fields to read.
-        skip: Leave out this many samples at the start.
     """
     with reported(bound.query), contextlib.closing(bound.cursor()) as cursor:
         for docs in batched(cursor, _CHUNK):
-            dropped = min(skip, len(docs))
-            skip -= dropped
-            samples = make_samples(bound.warehouse, docs[dropped:])
+            samples = make_samples(bound.warehouse, docs)
             for low, high in runs_by_size((_nbytes(sample, blobs) for sample in samples), RUN_BYTES):
                 some = samples[low:high]
                 columns = {name: read_stored(some, name) for name in blobs}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.runs.documents import ATTEMPTS
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -29,7 +30,7 @@ _VISIBLE = {"superseded": None}
 def with_changes(condition: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The stage that changes the attempts of a run for which a condition on `$$this` holds."""
     changed = {"$cond": [condition, {"$mergeObjects": ["$$this", dict(changes)]}, "$$this"]}
-    return {"$set": {"attempts": {"$map": {"input": {"$ifNull": ["$attempts", []]}, "as": "this", "in": changed}}}}
+    return {"$set": {"attempts": {"$map": {"input": ATTEMPTS, "as": "this", "in": changed}}}}
 
 
 def segments(attempts: Sequence[Attempt], id: ObjectId | None) -> list[Segment]:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 LEASE = "_tdb.saver"
 """Where in the document the claim of the saver stands."""
+_UNTIL = f"${LEASE}.until"
+LEFT = {"$cond": [{"$eq": [{"$type": _UNTIL}, "date"]}, {"$subtract": [_UNTIL, "$$NOW"]}, None]}
+"""Milliseconds until the lease of a run runs out, for an aggregation; None without one."""
+ATTEMPTS = {"$cond": [{"$isArray": "$attempts"}, "$attempts", []]}
+"""The attempts of a run, for an aggregation, whatever another tool has made of them."""
 
 
 def named(warehouse: Warehouse, run: str) -> dict[str, Any]:
@@ -60,8 +65,21 @@ def open_attempt(warehouse: Warehouse, run: str) -> Mapping[str, Any] | None:
         if error.code != UNAUTHORIZED:
             raise
         return None
-    last = (found or {}).get("attempts") or [None]
-    return last[0] if isinstance(last[0], Mapping) and last[0].get("state") == "running" else None
+    last = attempts_of(found or {})
+    return last[-1] if last and last[-1].get("state") == "running" else None
+
+
+def attempts_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The attempts of a run, without what another tool has put there that is none."""
+    found = document.get("attempts")
+    return [each for each in found if _is_attempt(each)] if isinstance(found, list) else []
+
+
+def _is_attempt(found: Any) -> bool:
+    if not isinstance(found, Mapping) or not isinstance(found.get("id"), ObjectId):
+        return False
+    after = found.get("after")
+    return after is None or (isinstance(after, Mapping) and "attempt" in after and type(after.get("step")) is int)
 
 
 def marks(attempt: Mapping[str, Any] | None) -> dict[str, ObjectId]:

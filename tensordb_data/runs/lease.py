@@ -30,7 +30,7 @@ from tensordb_data.mongo.errors import UNAUTHORIZED
 from tensordb_data.mongo.heartbeat import Heartbeat, keep_renewing
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.runs.attempts import with_changes
-from tensordb_data.runs.documents import LEASE, make_run, named
+from tensordb_data.runs.documents import ATTEMPTS, LEASE, LEFT, attempts_of, make_run, named
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -134,6 +134,11 @@ class RunLease:
     def gone(self) -> bool:
         """Whether it was given back, or passed on within this process."""
         return self._ended
+
+    @property
+    def attempts(self) -> list[Mapping[str, Any]]:
+        """The attempts of the run, the newest last."""
+        return attempts_of(self.document)
 
     @property
     def attempt(self) -> Mapping[str, Any]:
@@ -242,8 +247,7 @@ class RunLease:
 
 def holder(warehouse: Warehouse, run: str) -> Holder | None:
     """Who has the lease of a run, or had it last; None if nobody had, or there is no such run."""
-    left = {"$subtract": ["$_tdb.saver.until", "$$NOW"]}
-    stages = [{"$match": named(warehouse, run)}, {"$set": {"left": left}}]
+    stages = [{"$match": named(warehouse, run)}, {"$set": {"left": LEFT}}]
     found = retry_while_unavailable(lambda: list(warehouse.index["runs"].aggregate(stages)), reads=True)
     if not found or found[0].get("left") is None:
         return None
@@ -344,7 +348,7 @@ def _begins(attempt: Mapping[str, Any]) -> list[dict[str, Any]]:
         "began": "$$NOW", "ended": None, "state": "running", "host": {"$literal": socket.gethostname()},
         "pid": os.getpid(),
     }  # fmt: skip
-    return [{"$set": {"attempts": {"$concatArrays": [{"$ifNull": ["$attempts", []]}, [new]]}}}]
+    return [{"$set": {"attempts": {"$concatArrays": [ATTEMPTS, [new]]}}}]
 
 
 def may_not_write(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from tensordb_data.common.system.process_identity import has_ended
 from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.mongo.errors import first_line
 from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.runs.documents import LEFT, attempts_of
 from tensordb_data.runs.metrics import Metrics, read_metrics
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def _known(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Doc]:
     scope = {"_tdb.p": warehouse.project}
     runs, logs, params = (warehouse.index[each] for each in ("runs", "logs", "params"))
     stages: list[Doc] = [
-        {"$match": {**scope, **({"name": {"$in": named}} if exact else {})}},
-        {"$set": {"left": {"$subtract": ["$_tdb.saver.until", "$$NOW"]}}},
+        {"$match": {**scope, "name": {"$in": named} if exact else {"$type": "string"}}},
+        {"$set": {"left": LEFT}},
     ]
     of = {**scope, "run": {"$in": named} if exact else {"$type": "string"}}
     sets: list[Doc] = [
@@ -98,19 +99,25 @@ def _known(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Doc]:
 
 
 def _described(name: str, document: Mapping[str, Any], sets: Mapping[str, Any]) -> Doc:
-    attempts = [dict(each) for each in document.get("attempts", ())]
+    attempts = [dict(each) for each in attempts_of(document)]
     if attempts and attempts[-1].get("state") == "running":
-        claim = document.get("_tdb", {}).get("saver", {})
-        if (document.get("left") or 0) <= 0 or has_ended(claim.get("process")):
+        claim = document["_tdb"].get("saver")
+        if (document.get("left") or 0) <= 0 or has_ended(claim.get("process") if isinstance(claim, dict) else None):
             attempts[-1]["state"] = "lost"
     newest = attempts[-1] if attempts else {}
     return {
-        "_id": document.get("_id"), "name": name, "tags": list(document.get("tags", ())),
+        "_id": document.get("_id"), "name": name, "tags": _kept(document, "tags", list),
         "status": newest.get("state"), "began": attempts[0].get("began") if attempts else None,
         "ended": newest.get("ended"), "host": newest.get("host"), "pid": newest.get("pid"),
-        "config": document.get("config", {}), "sets": sets.get("sets", 0), "attempts": attempts,
+        "config": _kept(document, "config", dict), "sets": sets.get("sets", 0), "attempts": attempts,
         "lineage": (sets.get("newest") or {}).get("lineage") or {}, "last": {}, "best": {},
     }  # fmt: skip
+
+
+def _kept(document: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
+    """A field, or an empty one where another tool has written something else."""
+    found = document.get(name)
+    return found if isinstance(found, kind) else kind()
 
 
 def _with_metrics(warehouse: Warehouse, runs: Sequence[Doc]) -> list[Doc]:

@@ -128,12 +128,9 @@ def read_stored(samples: Sequence[Sample], name: str) -> list[Buffer | None]:
     found: list[Buffer | None] = [None] * len(samples)
     rows: list[int] = []
     for row, sample in enumerate(samples):
-        reference = sample._references.get(name)
-        if reference is None:
+        if sample._references.get(name) is None:
             continue
-        if not is_reference(reference):
-            raise CorruptBlobError(f"{_place(sample, name)}: expected a reference to a blob, found something else, as "
-                                   "another tool has written it")  # fmt: skip
+        reference = _reference(sample, name)
         if not is_inline(reference):
             rows.append(row)
             continue
@@ -162,16 +159,23 @@ def _place(sample: Sample, name: str) -> str:
     return f"sample {sample.id} of {sample.dataset!r}, field {name!r}"
 
 
+def _reference(sample: Sample, name: str) -> Any:
+    found = sample._references[name]
+    if not is_reference(found):
+        raise CorruptBlobError(
+            f"{_place(sample, name)}: expected a reference to a blob, found something else, as another tool has"
+            " written it"
+        )
+    return found
+
+
 def _load(sample: Sample, name: str) -> None:
     """Read one blob of a sample, and the same blob of its neighbours, up to `_AHEAD` bytes.
 
     Raises:
         CorruptBlobError: The blob is damaged, or the sample has no reference to one.
     """
-    if not is_reference(sample._references[name]):
-        raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: expected a reference to a "
-                               "blob, found something else, as another tool has written it")  # fmt: skip
-    if is_inline(sample._references[name]):
+    if is_inline(_reference(sample, name)):
         _decode(sample, name, None)
         return
     nbytes = getattr(sample._schema.get(name), "fixed_nbytes", None)
@@ -213,4 +217,4 @@ def _decode(sample: Sample, name: str, buffer: Buffer | None) -> None:
             buffer = read_inline(sample._references[name], field.fixed_nbytes)
         sample._blobs[name] = field.decode(buffer)
     except CorruptBlobError as error:
-        raise CorruptBlobError(f"sample {sample.id} of {sample.dataset!r}, field {name!r}: {error}") from error
+        raise CorruptBlobError(f"{_place(sample, name)}: {error}") from error

@@ -22,9 +22,9 @@ class RunTracker(GeneralTracker):  # type: ignore[misc]
     """A tracker of Accelerate that writes to `db.logs`: `Accelerator(log_with=RunTracker(db, "cnn-1"))`.
 
     `accelerator.log` adds a row of kind "train", or of the kind that
-    `log_kwargs={"tensordb": {"kind": "valid"}}` names. The configuration that `init_trackers` gets becomes a row of
-    kind "config". The main process writes. A value of any name or kind never ends a training; what cannot be stored is
-    left out, and said once.
+    `log_kwargs={"tensordb": {"kind": "valid"}}` names. The configuration that `init_trackers` gets is noted with the
+    run, see `db.runs`. The main process writes. A value of any name or kind never ends a training; what cannot be
+    stored is left out, and said once.
 
     Args:
         db: The warehouse.
@@ -51,7 +51,7 @@ class RunTracker(GeneralTracker):  # type: ignore[misc]
 
     @on_main_process  # type: ignore[untyped-decorator]
     def store_init_configuration(self, values: Mapping[str, Any]) -> None:
-        """Adds a row of kind "config"."""
+        """Notes the configuration of the run."""
         self._rows.write_config(values)
 
     @on_main_process  # type: ignore[untyped-decorator]

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 class RunLogger(Logger):  # type: ignore[misc]
     """A logger of Lightning's `Trainer` that writes to `db.logs`: `Trainer(logger=RunLogger(db, "cnn-1"))`.
 
-    What the trainer logs becomes rows of the run, under the names that the module gives. Hyperparameters become a row
-    of kind "config". Rank 0 writes. A metric of any name or value never ends a training; what cannot be stored is left
-    out, and said once. A `StepCheckpoint` of the same run logs metrics already.
+    What the trainer logs becomes rows of the run, under the names that the module gives. Hyperparameters are noted
+    with the run, see `db.runs`. Rank 0 writes. A metric of any name or value never ends a training; what cannot be
+    stored is left out, and said once. A `StepCheckpoint` of the same run logs metrics already.
 
     Args:
         db: The warehouse.
@@ -72,7 +72,7 @@ class RunLogger(Logger):  # type: ignore[misc]
 
     @rank_zero_only  # type: ignore[untyped-decorator]
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Adds a row of kind "config"."""
+        """Notes the configuration of the run."""
         self._rows.write_config(params)
 
     def save(self) -> None:

@@ -12,13 +12,12 @@ from tensordb_data.checkpoint.metrics import StorableMetrics
 from tensordb_data.errors import SchemaError
 from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.parameter_set import set_fields
+from tensordb_data.runs.documents import make_run
 from tensordb_data.warehouse.metrics import scalar
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
 
-CONFIG = "config"
-"""The kind of the row that has the hyperparameters."""
 _LEVELS = 20  # of nested hyperparameters
 
 
@@ -60,18 +59,16 @@ class RunRows:
         A step that is no integer is rounded down; where there is none, or no number, it is that of the row before.
         """
         try:
-            row = self._storable({str(name): value for name, value in metrics.items()})
-            for name in [name for name, value in row.items() if not self._fits(name, value)]:
-                del row[name]
-            if row:
+            if row := self._stored(metrics):
                 self.log.write(self._step(step), kind, **row)
         except Exception as error:
             self._warn(f"a row of {self.run!r} is left out: {error}", f"row {type(error).__name__}")
 
     def write_config(self, values: Any) -> None:
-        """Adds a row with hyperparameters, as numbers and texts. Names of nested ones are joined by a slash."""
+        """Notes hyperparameters as the configuration of the run. Names of nested ones are joined by a slash."""
         try:
-            self.write(0, CONFIG, dict(_flat(values, (), {})))
+            if config := self._stored(_flat(values, (), {})):
+                make_run(self.db.warehouse, self.run, config)
         except Exception as error:
             self._warn(f"the hyperparameters of {self.run!r} are left out: {error}")
 
@@ -83,6 +80,11 @@ class RunRows:
                 log.close()
         except Exception as error:
             self._warn(str(error))
+
+    def _stored(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """What the index can hold of some values; says once what it cannot."""
+        found = self._storable({str(name): value for name, value in values.items()})
+        return {name: value for name, value in found.items() if self._fits(name, value)}
 
     def _step(self, step: Any) -> int:
         try:
@@ -116,11 +118,11 @@ def _flat(value: Any, path: tuple[str, ...], found: dict[str, Any]) -> dict[str,
         for key, item in value.items():
             _flat(item, (*path, str(key)), found)
     elif path and value is not None:
-        found["/".join(path)] = _stored(value)
+        found["/".join(path)] = _plain(value)
     return found
 
 
-def _stored(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     size = math.prod(getattr(value, "shape", ()) or (1,))
     if isinstance(value, (bool, int, float, str)) or (hasattr(value, "item") and size == 1):
         return value

@@ -27,8 +27,8 @@ class RunLogger(TrainerCallback):  # type: ignore[misc]
 
     It does what `report_to` does for other tools. What is reported of the training becomes rows of kind "train", and of
     evaluations rows of kind "valid", under the names that the trainer gives (`eval_loss`). The training arguments
-    become a row of kind "config". Process 0 writes. A metric of any name or value never ends a training; what cannot be
-    stored is left out, and said once. A `StepCheckpoint` of the same run logs these metrics already.
+    are noted with the run, see `db.runs`. Process 0 writes. A metric of any name or value never ends a training; what
+    cannot be stored is left out, and said once. A `StepCheckpoint` of the same run logs these metrics already.
 
     Args:
         db: The warehouse.
@@ -43,7 +43,7 @@ class RunLogger(TrainerCallback):  # type: ignore[misc]
         self._rows = RunRows(db, run, tags)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the training arguments, in which the trainer hides tokens."""
+        """Note the training arguments, in which the trainer hides tokens."""
         if state.is_world_process_zero:
             self._rows.write_config(args.to_dict())
 

@@ -246,9 +246,9 @@ def _close_at_exit() -> None:
             workers.close()
 
 
-# When the interpreter ends, it first waits for the threads of all executors, and calls the functions of `atexit` after
-# that. But a thread may wait for a worker that is stuck. The functions of this list are called before, the last one
-# first. The list has no public name.
+# When the interpreter ends, it first waits for the threads of streams and executors, and calls the functions of
+# `atexit` after that. But such a thread may wait for a worker that is stuck. The functions of this list are called the
+# last one first: this one before those that wait, of modules that were imported earlier. The list has no public name.
 threading._register_atexit(_close_at_exit)  # type: ignore[attr-defined]
 
 

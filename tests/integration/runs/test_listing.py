@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bson import ObjectId
 
 from tensordb_data import NotFoundError, QueryError, RunHeldError, SchemaError, TensorDB
+from tensordb_data.api.runs import as_row
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.options import SaveOptions
+from tensordb_data.runs.lease import RunLease
 
 
 def train(db: TensorDB, run: str, config: Any = None, **metrics: Any) -> None:
@@ -166,3 +169,25 @@ def test_a_run_belongs_to_its_project(db):
     train(other, "a", acc=[0.7])
     assert db.runs().one().best == {"acc": 0.5} and other.runs({"name": "a"}).delete() == 1
     assert db.runs().count() == 1 and db.params.find().count() == 1
+
+
+@pytest.mark.parametrize("field, value", [
+    ("attempts", 3), ("attempts", [3, {}, {"id": 1}, {"id": ObjectId(), "began": "x", "after": {"step": "y"}}]),
+    ("attempts", [{"id": ObjectId(), "began": "soon", "ended": 3, "state": "running"}]), ("tags", 5), ("config", "x"),
+    ("name", 7), ("_tdb.saver", 3), ("_tdb.saver", {"until": "x", "token": 1}),
+])  # fmt: skip
+def test_what_another_tool_has_written_ends_no_listing_and_no_saver(db: TensorDB, field: str, value: Any) -> None:
+    with db.logs.run("r", config={"lr": 0.1}) as log:
+        log.write(1, loss=0.5)
+    document = {"_tdb": {"p": db.project}, "name": "odd", "tags": [], "attempts": []}
+    db.database["runs"].insert_one(document)
+    db.database["runs"].update_one({"_id": document["_id"]}, {"$set": {field: value}})
+    found = {run.name: run for run in db.runs()}
+    assert found["r"].config == {"lr": 0.1} and found["r"].last == {"loss": 0.5}
+    assert [as_row(run)["name"] for run in db.runs({"config.lr": 0.1})] == ["r"]
+    if field != "name":
+        assert as_row(found["odd"])["began"] is None
+        lease = RunLease.take(db.warehouse, "odd")
+        assert lease.attempts[-1]["state"] == "running"
+        lease.end()
+        assert db.runs({"name": "odd"}).first().status == "ended"
