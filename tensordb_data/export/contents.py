@@ -20,6 +20,7 @@ from tensordb_data.export.rows import Row, blob_names, scalar
 from tensordb_data.schema import Array, BlobField, Bytes, Field, Scalar, Text
 from tensordb_data.schema.array import numpy_dtype
 
+_ENDS = ("\x85", "\u2028", "\u2029")
 STANDARD = ("_id", "dataset", "tags")
 """What every sample has beside its fields."""
 NAMED = ("file_name", "path")
@@ -183,8 +184,12 @@ def npy(value: Any) -> bytes:
 
 
 def line(doc: Mapping[str, Any]) -> bytes:
-    """A document as a line of JSON."""
-    return json.dumps(doc, ensure_ascii=False).encode() + b"\n"
+    """A document as a line of JSON, for readers that end lines at other characters too."""
+    text = json.dumps(doc, ensure_ascii=False)
+    for char in _ENDS:
+        if char in text:
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode() + b"\n"
 
 
 def blob_field(fields: Mapping[str, Field], name: str) -> BlobField:
