@@ -135,7 +135,7 @@ def mask_of(rle: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
     if sum(runs) != height * width or any(run < 0 for run in runs):
         raise CorruptBlobError(f"expected runs of {height * width:,} pixels in all, found {sum(runs):,}")
     values = np.arange(len(runs), dtype=np.uint8) & 1
-    return np.repeat(values, runs).reshape(width, height).T
+    return np.asarray(np.repeat(values, runs).reshape(width, height).T, np.uint8)
 
 
 def _counts(text: str | bytes) -> Iterator[int]:

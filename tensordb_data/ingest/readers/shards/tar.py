@@ -95,8 +95,8 @@ class TarIndex:
         links: list[tarfile.TarInfo] = []
         try:
             with self._tar() as tar:
-                for info in tar:
-                    tar.members = []  # they are kept here, in less memory
+                while (info := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # they are kept here, in less memory
                     name = info.name.removeprefix("./")
                     if is_litter(name):
                         self.ignored.append(name)
