@@ -112,7 +112,7 @@ def _object(parts: list[str], width: int, height: int, config: YoloConfig) -> di
         return {**out, "bbox": _box(values, width, height)}
     points = config.keypoints
     if points is not None and len(values) == 4 + points[0] * points[1]:
-        return {**out, "bbox": _box(values, width, height), **_keypoints(values[4:], points[1], width, height)}
+        return {**out, "bbox": _box(values[:4], width, height), **_keypoints(values[4:], points[1], width, height)}
     if points is None and len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = [x * width for x in values[::2]], [y * height for y in values[1::2]]
         box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
