@@ -57,6 +57,12 @@ BUILT_IN: dict[str, Reader] = {
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
     "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
     "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq")),
+    "webdataset": Reader(_OURS + "shards.webdataset:open_webdataset", (".tar", ".tar.gz", ".tgz")),
+    "mds": Reader(_OURS + "shards.mds_files:open_mds", (".mds", ".mds.zstd", ".mds.gz", ".mds.bz2")),
+    "tfrecord": Reader(_OURS + "shards.tfrecord_files:open_tfrecord", (".tfrecord", ".tfrecords", ".tfrec")),
+    "coco": Reader(_OURS + "boxes.coco_files:open_coco"),
+    "voc": Reader(_OURS + "boxes.voc_files:open_voc"),
+    "yolo": Reader(_OURS + "boxes.yolo_files:open_yolo", marks=("data.yaml",)),
 }
 """The readers of this library. The first that fits is taken."""
 _registered: dict[str, Reader] = {}

@@ -86,6 +86,13 @@ class TarIndex:
             raise CorruptBlobError(f"{member.name}: expected {member.size:,} bytes, found {len(data):,}")
         return data
 
+    def head(self, member: Member, nbytes: int) -> bytes:
+        """The first bytes of a member, at most so many; none of a sparse one."""
+        if member.sparse is not None:
+            return b""
+        self._file.seek(member.offset)
+        return self._file.read(min(nbytes, member.size))
+
     def _tar(self) -> tarfile.TarFile:
         self._file.seek(0)
         return tarfile.open(fileobj=self._file, mode="r:")
@@ -109,10 +116,19 @@ class TarIndex:
                             yield member
                     elif not info.isdir():
                         note(name, "is no plain file")
+                self._check_end(tar.offset)  # type: ignore[attr-defined]
         except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+            if isinstance(error, CorruptBlobError):
+                raise
             raise CorruptBlobError(f"expected a tar file, found a damaged one: {error}") from None
         for info in links:
             yield from _linked(info, found, {link.name.removeprefix("./"): link for link in links}, note)
+
+    def _check_end(self, at: int) -> None:
+        """Refuse a file that goes on with something else than members, as the library would end there in silence."""
+        self._file.seek(at)
+        if self._file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise CorruptBlobError(f"expected a member at byte {at:,}, found a damaged header")
 
     def _member(self, info: tarfile.TarInfo, name: str, note: Note) -> Member | None:
         if info.issparse():

@@ -26,6 +26,11 @@ _GZIP = b"\x1f\x8b"
 Values = list[bytes] | list[float] | list[int]
 
 
+def is_record(head: bytes) -> bool:
+    """Whether bytes begin with a record, by the checksum of its length."""
+    return len(head) >= 12 and _masked(crc32c(head[:8])) == int.from_bytes(head[8:12], "little")
+
+
 def records(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The data of each record of a file, also of one that gzip has compressed.
 
