@@ -217,7 +217,7 @@ def _stat(path: str, name: str, unreadable: Unreadable) -> FileInfo | None:
         name.encode()
         found = os.stat(path)
     except UnicodeEncodeError:
-        unreadable(name.encode(errors="backslashreplace").decode(), "its name is no valid Unicode: rename it")
+        unreadable(os.fsencode(name).decode(errors="backslashreplace"), "its name is no valid Unicode: rename it")
         return None
     except OSError as error:
         unreadable(name, error.strerror or str(error))
