@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.api.collection import Collection
 from tensordb_data.common.options import suggesting
 from tensordb_data.ingest.options import IngestOptions
-from tensordb_data.ingest.progress import Progress as IngestProgress
-from tensordb_data.ingest.run import run_ingest
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tensordb_data.api.protocol import Facade
+    from tensordb_data.ingest.progress import Progress as IngestProgress
     from tensordb_data.ingest.report import Report
     from tensordb_data.schema import Field
 
@@ -103,6 +102,8 @@ class Data(Collection[Sample]):
             SchemaError: The source is of an unknown kind, or does not fit the dataset or the options.
             IngestError: More failed than `on_error` allows.
         """
+        from tensordb_data.ingest.run import run_ingest
+
         return run_ingest(self._warehouse, source, dataset, progress, dry_run, options)
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:

@@ -26,7 +26,7 @@ def open_source(given: Given) -> Source:
     if given.reading.format is not None:
         return reader_named(given.reading.format).open(given)
     if not given.is_place:
-        raise SchemaError(f"expected a path, found {type(given.source).__name__}")
+        return _in_memory(given)
     files = given.files.files
     if not files:
         raise SchemaError(f"{given.source}: expected files, found none that can be read")
@@ -45,6 +45,13 @@ def open_source(given: Given) -> Source:
         f"{given.source}: expected a folder of images, or a file or folder of one of the formats {', '.join(BUILT_IN)},"
         f" found {suffixes}; name the reader with format= if the suffix does not tell{notes}"
     )
+
+
+def _in_memory(given: Given) -> Source:
+    from tensordb_data.ingest.readers.frames import is_table, open_frame
+    from tensordb_data.ingest.readers.iterables import open_rows
+
+    return open_frame(given) if is_table(given.source) else open_rows(given)
 
 
 def _by_names(files: list[FileInfo]) -> str | None:

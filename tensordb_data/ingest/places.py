@@ -10,12 +10,15 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-from tensordb_data.blobs.stores.remote_files import SCHEMES, RemoteFiles
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.ingest.source import FileInfo
 
+if TYPE_CHECKING:
+    from tensordb_data.blobs.stores.remote_files import RemoteFiles
+
+_SCHEMES = ("s3", "gs", "az", "http", "https")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
@@ -52,7 +55,7 @@ class Files:
         """
         folder = self.folder
         if folder is None:
-            return RemoteFiles(self.root).open(file.name)
+            return _remote_files(self.root).open(file.name)
         try:
             return open(folder / file.name, "rb")
         except OSError as error:
@@ -80,7 +83,7 @@ Unreadable = Callable[[str, str], None]
 
 def is_url(text: str) -> bool:
     """Whether a text is the URL of a file or folder that is not on this machine."""
-    return text.partition("://")[0] in SCHEMES and "://" in text
+    return text.partition("://")[0] in _SCHEMES and "://" in text
 
 
 def find_files(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], unreadable: Unreadable) -> Files:
@@ -214,7 +217,7 @@ def _stat(path: str, name: str, unreadable: Unreadable) -> FileInfo | None:
         name.encode()
         found = os.stat(path)
     except UnicodeEncodeError:
-        unreadable(name.encode(errors="backslashreplace").decode(), "its name is no valid Unicode: rename it")
+        unreadable(os.fsencode(name).decode(errors="backslashreplace"), "its name is no valid Unicode: rename it")
         return None
     except OSError as error:
         unreadable(name, error.strerror or str(error))
@@ -223,6 +226,12 @@ def _stat(path: str, name: str, unreadable: Unreadable) -> FileInfo | None:
         unreadable(name, "is no regular file")
         return None
     return FileInfo(name, found.st_size, str(found.st_mtime_ns))
+
+
+def _remote_files(root: str) -> RemoteFiles:
+    from tensordb_data.blobs.stores.remote_files import RemoteFiles
+
+    return RemoteFiles(root)
 
 
 def _remote(url: str) -> Files:
@@ -256,7 +265,7 @@ def _remotes(urls: Sequence[str], id: str | None = None) -> Files:
     root = "/".join(parts[0] for parts in same)
     if root.count("/") < 2 or not re.match(r"\w+://[^/]+", root):
         raise SchemaError(f"expected URLs of one bucket or host, found {urls[0]} and {urls[-1]}")
-    opened = RemoteFiles(root)
+    opened = _remote_files(root)
     files = []
     for url in urls:
         found = opened.head(url[len(root) + 1 :])
@@ -265,14 +274,14 @@ def _remotes(urls: Sequence[str], id: str | None = None) -> Files:
 
 
 def _list(root: str) -> Iterator[FileInfo]:
-    for found in sorted(RemoteFiles(root).list()):
+    for found in sorted(_remote_files(root).list()):
         parts = found.key.split("/")
         if found.size and not any(part.startswith(".") or part in _OF_SYSTEMS for part in parts):
             yield FileInfo(found.key, found.size, found.stamp or None)
 
 
 def _head(root: str, name: str) -> FileInfo:
-    found = RemoteFiles(root).head(name)
+    found = _remote_files(root).head(name)
     return FileInfo(name, found.size, found.stamp or None)
 
 

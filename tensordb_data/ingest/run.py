@@ -133,6 +133,8 @@ class _Ingest:
                 raise QueryError("prune=True needs source_id= here: samples of which source are to be deleted?")
             self._log = FileLog(self._warehouse, self._dataset, self._source_id, self._fingerprint())
             self._missing = Missing(self._warehouse, self._dataset, self._source_id, self._seen, dry_run=self._dry)
+            name = identity_name(self._warehouse, self._dataset)
+            self._identities = Identities(self._warehouse.project, name)
             self._read(source, show)
             self._end(source)
         finally:
@@ -230,20 +232,19 @@ class _Ingest:
             if self.report.failures > before:
                 self._broken.add(chunk.file)
         files = self._ended(chunk, rows)
-        enter = self._enter(files) if files else None
+        enter = self._enter(files) if files and not self._dry else None
         changed = [file.name for file in files if chunk.file is not None and self._log.was_in(file.name)]
         if rows is not None and ids:
             there = self._applier.apply(rows, ids, self._numbers(chunk, rows), None if changed else enter)
             self._seen.add([id.binary for id in there])
-        if enter is None or (ids and not changed):
-            return
         # The rows of a file that are not in it any more are marked before the file is noted as read.
         self._missing.of_files([file_number(name) for name in changed])
-        self._applier.enter(enter)
+        if enter is not None and (changed or not ids):
+            self._applier.enter(enter)
 
     def _ended(self, chunk: Chunk, rows: Prepared | None) -> list[FileInfo]:
         """The files that end with a chunk, and of which nothing has failed."""
-        if self._dry or not self._source_id:
+        if not self._source_id:
             return []
         done = [file for file in chunk.done if file.stamp is not None]
         if chunk.file is not None:

@@ -13,8 +13,6 @@ from tensordb_data.blobs.stores.base import without_secrets
 from tensordb_data.blobs.stores.object_store import _CLIENT, _RETRY, _environment_options, _reason
 from tensordb_data.errors import StorageError
 
-SCHEMES = ("s3", "gs", "az", "http", "https")
-
 
 class RemoteFile(NamedTuple):
     """One remote file."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bson import Binary, ObjectId
+from bson import ObjectId
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.ingest.source import FileInfo
@@ -50,7 +50,7 @@ class FileLog:
         self._warehouse = warehouse
         self._scope = {"p": warehouse.project, "dataset": dataset, "s": source}
         about: DatasetDocument | None = warehouse.index["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
-        self._about: dict[str, Any] = {"o": Binary(options), "born": about and about["created"]}
+        self._about: dict[str, Any] = {"o": options, "born": about and about["created"]}
         self._deletions = 0 if about is None else about.get("del", 0)
         self._entries: dict[str, _Entry] = {}
         for page in read_all(warehouse.index["sources"].find(self._scope).sort("_id", 1)):

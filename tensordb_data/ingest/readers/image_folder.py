@@ -12,6 +12,7 @@ from tensordb_data.ingest.readers.layout import Layout, find_layout
 from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import is_deep, is_gray, is_image
+from tensordb_data.schema.image_header import read_header
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
@@ -111,7 +112,12 @@ class ImageFolder:
         if file.name.lower().endswith(IMAGES):
             return True
         suffix = file.name.rpartition("/")[2].rpartition(".")
-        if not suffix[0] and file.size and self._given.files.folder is not None and is_image(self._head(file, 16)):
+        if (
+            not suffix[0]
+            and file.size
+            and self._given.files.folder is not None
+            and _begins_an_image(self._head(file, 64))
+        ):
             return True
         self._given.report.ignore(file.name)
         return False
@@ -165,3 +171,7 @@ class ImageFolder:
                 group, nbytes = [], 0
         if group:
             yield group
+
+
+def _begins_an_image(head: bytes) -> bool:
+    return is_image(head) or read_header(head) is not None
