@@ -38,7 +38,7 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
-from tensordb_data.export.run import ExportReport
+from tensordb_data.export.report import ExportReport
 from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import JobLimits, JobSpec
 from tensordb_data.logs.writer import RunLog

@@ -11,8 +11,10 @@ from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.export.arrow import pyarrow, to_arrow
 from tensordb_data.export.hf import to_hf
 from tensordb_data.export.plan import DEFAULT_SPLIT
+from tensordb_data.export.progress import Progress
+from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import blob_names, check_data, fields_of, read_rows
-from tensordb_data.export.run import ExportOptions, ExportReport, Progress, export
+from tensordb_data.export.run import ExportOptions, export
 from tensordb_data.schema import Array
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ class SamplesOut(abc.ABC):
         split: str | None = DEFAULT_SPLIT,
         overwrite: bool = False,
         nan: bool = False,
-        progress: Progress | None = None,
+        progress: bool | Progress | None = None,
     ) -> ExportReport:
         """Write the samples into a new folder, in a format that other libraries read.
 
@@ -83,7 +85,8 @@ class SamplesOut(abc.ABC):
                 `split` is no error.
             overwrite: Replace an earlier export of that name.
             nan: Write NaN and infinities as JSON, which does not have them.
-            progress: Called now and then with the samples that are written, those in all, and the report so far.
+            progress: True shows a bar. A function is called now and then with the samples that are written, those in
+                all, and the report so far.
 
         Raises:
             QueryError: There is no such field or format, or the format cannot hold a field.

@@ -12,7 +12,7 @@ import typer
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.export.plan import DEFAULT_SPLIT
-from tensordb_data.export.run import FORMATS, ExportReport
+from tensordb_data.export.run import FORMATS
 from tensordb_data.query.query import Query
 
 
@@ -47,34 +47,23 @@ def export(
 
     If it is interrupted, the same command goes on.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with warehouse(db, project) as opened:
         asked = parsed_filter(filter)
         if dataset is not None:
             asked = {"$and": [{"dataset": dataset}, asked]} if asked else {"dataset": dataset}
         selection = opened.select(Query("data", asked, sort=parsed_sort(sort), limit=limit))
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("samples", total=None)
-
-            def progress(done: int, total: int, report: ExportReport) -> None:
-                bar.update(task, completed=done, total=total)
-
-            try:
-                report = selection.export(
-                    path,
-                    format,
-                    fields=None if fields is None else [name.strip() for name in fields.split(",") if name.strip()],
-                    shard_bytes=int(shard_bytes) if shard_bytes and shard_bytes.isdecimal() else shard_bytes,
-                    split=split or None,
-                    overwrite=overwrite,
-                    nan=nan,
-                    progress=progress,
-                )
-            except KeyboardInterrupt:
-                say("tensordb: interrupted; what is complete is kept, and the same command goes on", err=True)
-                raise
+        try:
+            report = selection.export(
+                path,
+                format,
+                fields=None if fields is None else [name.strip() for name in fields.split(",") if name.strip()],
+                shard_bytes=int(shard_bytes) if shard_bytes and shard_bytes.isdecimal() else shard_bytes,
+                split=split or None,
+                overwrite=overwrite,
+                nan=nan,
+                progress=True,
+            )
+        except KeyboardInterrupt:
+            say("tensordb: interrupted; what is complete is kept, and the same command goes on", err=True)
+            raise
         say(json.dumps(dataclasses.asdict(report)) if as_json else str(report))

@@ -21,7 +21,7 @@ _PARTS = 16
 _SUFFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"II*\0", "tif"),
     (b"MM\0*", "tif"), (b"\0\0\0\x0cjP  ", "jp2"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3"),
-    (b"\xff\xfb", "mp3"), (b"\x1aE\xdf\xa3", "mkv"),
+    (b"P4", "pbm"), (b"P5", "pgm"), (b"P6", "ppm"), (b"\xff\xfb", "mp3"), (b"\x1aE\xdf\xa3", "mkv"),
 )  # fmt: skip
 _SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "webm": "mkv", "m4v": "mp4", "oga": "ogg"}
 

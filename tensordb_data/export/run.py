@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from tensordb_data.errors import QueryError, StorageError, TensorDBError
 from tensordb_data.export.formats.base import Format, ShardWriter, too_large
 from tensordb_data.export.output import Entry, make_durable, write_file
 from tensordb_data.export.plan import DEFAULT_SPLIT, Plan, contents_of, read_plan
+from tensordb_data.export.progress import Progress, showing
+from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import check_data
 from tensordb_data.export.work import FORMAT, MANIFEST, WorkFolder, check_target, read_manifest
 from tensordb_data.warehouse.bound_query import BoundQuery
@@ -41,38 +43,6 @@ _VERSION = 1
 _TELL = 64
 """Samples after which progress is told."""
 
-Progress = Callable[[int, int, "ExportReport"], None]
-
-
-@dataclasses.dataclass
-class ExportReport:
-    """What an export did."""
-
-    path: str
-    """The folder."""
-    format: str
-    count: int = 0
-    """Samples in it."""
-    splits: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Samples by split, if a field divides them."""
-    files: int = 0
-    """Files, without the manifest."""
-    bytes: int = 0
-    """Bytes of these files."""
-    resumed: int = 0
-    """Samples that an earlier call had written, which was interrupted."""
-    restarted: str | None = None
-    """Why what an earlier call had written was thrown away."""
-    seconds: float = 0.0
-    """How long this call took."""
-
-    def __str__(self) -> str:
-        text = (f"{self.count:,} samples · {self.files:,} files of {self.bytes:,} bytes · {self.format} · {self.path}"
-                f" · {self.seconds:.1f} s")  # fmt: skip
-        text += f" · {self.resumed:,} samples of an earlier call" if self.resumed else ""
-        return text + (f" · began anew: {self.restarted}" if self.restarted else "")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """The options of `Selection.export`."""
@@ -83,7 +53,7 @@ class ExportOptions:
     split: str | None = DEFAULT_SPLIT
     overwrite: bool = False
     nan: bool = False
-    progress: Progress | None = None
+    progress: bool | Progress | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -111,9 +81,13 @@ def export(bound: BoundQuery, path: str | os.PathLike[str], options: ExportOptio
     kind = getattr(importlib.import_module(f"tensordb_data.export.formats.{module}"), name)
     format: Format = kind(contents, options.limit)
     report = ExportReport(str(target), options.format)
-    with _reported(target), contextlib.closing(WorkFolder(target)) as work:
+    with (
+        showing(options.progress) as show,
+        _reported(target),
+        contextlib.closing(WorkFolder(target)) as work,
+    ):
         try:
-            _Export(bound, format, options, work, report).run()
+            _Export(bound, format, options, work, report, show).run()
         except BaseException:
             if work.is_mine and not work.shards:  # nothing that a later call could go on with
                 with contextlib.suppress(OSError):
@@ -140,10 +114,16 @@ class _Export:
     """One call."""
 
     def __init__(
-        self, bound: BoundQuery, format: Format, options: ExportOptions, work: WorkFolder, report: ExportReport
+        self,
+        bound: BoundQuery,
+        format: Format,
+        options: ExportOptions,
+        work: WorkFolder,
+        report: ExportReport,
+        show: Progress,
     ) -> None:
         self._bound, self._format, self._options = bound, format, options
-        self._work, self._report = work, report
+        self._work, self._report, self._show = work, report, show
 
     def run(self) -> None:
         """Write what is not written yet, and publish it."""
@@ -263,9 +243,8 @@ class _Export:
         self._tell(0)
 
     def _tell(self, rows: int) -> None:
-        if self._options.progress is not None:
-            done = sum(shard.rows for shard in self._work.shards) + rows
-            self._options.progress(done, self._report.count, self._report)
+        done = sum(shard.rows for shard in self._work.shards) + rows
+        self._show(done, self._report.count, self._report)
 
     def _complete(self, plan: Plan, entries: Sequence[Entry]) -> None:
         """Write the manifest, after everything else."""

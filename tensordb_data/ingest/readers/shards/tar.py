@@ -116,7 +116,7 @@ class TarIndex:
                             yield member
                     elif not info.isdir():
                         note(name, "is no plain file")
-                self._check_end(tar.offset)  # type: ignore[attr-defined]
+                self._check_end(tar.offset)
         except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
             if isinstance(error, CorruptBlobError):
                 raise
