@@ -23,6 +23,7 @@ from tensordb_data.schema.array import numpy_dtype
 _ENDS = ("\x85", "\u2028", "\u2029")
 STANDARD = ("_id", "dataset", "tags")
 """What every sample has beside its fields."""
+_MOST_UNNAMED = 10_000
 NAMED = ("file_name", "path")
 """Fields that say what the file of a sample is called, the first that is there."""
 
@@ -136,19 +137,32 @@ class Labels:
     def __init__(self, scalars: Mapping[str, Scalar]) -> None:
         label, name = scalars.get("label"), scalars.get("class")
         self._fields = (label, name) if label and name and (label.kind, name.kind) == ("int", "str") else None
-        self.pairs: dict[int, str] | None = {} if self._fields else None
-        """The class of each label; None where a label has several, or a class several labels."""
+        self._pairs: dict[int, str] | None = {} if self._fields else None
         self._labels: dict[str, int] = {}
+        self._unnamed: set[int] = set()
+
+    @property
+    def pairs(self) -> dict[int, str] | None:
+        """The class of each label; None where a label has several, or a class several labels.
+
+        A label that stands without a class has its number as a name, but for those below 0, which mean no class.
+        """
+        if not self._pairs:
+            return None
+        return {**{label: str(label) for label in self._unnamed if label >= 0}, **self._pairs}
 
     def observe(self, row: Row) -> None:
         """Look at a sample."""
-        if self.pairs is None or self._fields is None:
+        if self._pairs is None or self._fields is None:
             return
         label, name = scalar(row, "label", self._fields[0]), scalar(row, "class", self._fields[1])
-        if label is None or name is None:
+        if label is None:
             return
-        if self.pairs.setdefault(label, name) != name or self._labels.setdefault(name, label) != label:
-            self.pairs = None
+        if name is None:
+            if len(self._unnamed) <= _MOST_UNNAMED:
+                self._unnamed.add(label)
+        elif self._pairs.setdefault(label, name) != name or self._labels.setdefault(name, label) != label:
+            self._pairs = None
 
 
 def iso(value: dt.datetime) -> str:

@@ -24,6 +24,7 @@ _SUFFIXES: tuple[tuple[bytes, str], ...] = (
     (b"P4", "pbm"), (b"P5", "pgm"), (b"P6", "ppm"), (b"\xff\xfb", "mp3"), (b"\x1aE\xdf\xa3", "mkv"),
 )  # fmt: skip
 _SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "webm": "mkv", "m4v": "mp4", "oga": "ogg"}
+_KNOWN = {*_SAME, *(suffix for _, suffix in _SUFFIXES), "webp", "wav", "avif", "heic", "mp4", "bin"}
 
 
 def safe_part(text: str, instead: str = "_") -> str:
@@ -62,11 +63,7 @@ def with_suffix(path: str, suffix: str) -> str:
     found = PurePosixPath(path).suffix[1:].lower()
     if found and _SAME.get(found, found) == suffix:
         return path
-    return f"{path[: -len(found) - 1]}.{suffix}" if found in _known() else f"{path}.{suffix}"
-
-
-def _known() -> set[str]:
-    return {*_SAME, *_SAME.values(), *(suffix for _, suffix in _SUFFIXES), "webp", "wav", "avif", "heic", "mp4", "bin"}
+    return f"{path[: -len(found) - 1]}.{suffix}" if found in _KNOWN else f"{path}.{suffix}"
 
 
 def suffix_of(data: Any) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 import xxhash
 
-from tensordb_data.common.system.files import OWN
+from tensordb_data.common.system.files import FOLDER, OWN
+from tensordb_data.common.system.modules import libc
 
 _PIECE = 4 << 20
 _MANY = 64
-"""Files above which the system is asked to write everything out, rather than each file by itself."""
+"""Files above which the whole file system is written out, rather than each file by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +87,25 @@ def append_file(output: Output, source: Path) -> None:
             output.write(piece)
 
 
+def _sync_disk(folder: Path) -> bool:
+    """Write out the whole file system of a folder, if the system has such a call."""
+    call = getattr(libc, "syncfs", None)
+    if call is None:
+        return False
+    fd = os.open(folder, os.O_RDONLY | FOLDER)
+    try:
+        return bool(call(fd) == 0)
+    finally:
+        os.close(fd)
+
+
 def make_durable(folder: Path, paths: Sequence[str]) -> None:
     """Return when some files are on the disk.
 
     Raises:
         OSError: They are not, and will not be.
     """
-    if len(paths) > _MANY and hasattr(os, "sync"):
-        os.sync()
+    if len(paths) > _MANY and _sync_disk(folder):
         return
     for path in paths:
         fd = os.open(folder / path, os.O_RDWR | OWN)

@@ -151,11 +151,15 @@ class _Export:
         self._summarize(plan.count, {split.name: split.count for split in plan.splits} if plan.divided else {}, entries)
 
     def _was_published(self) -> bool:
-        """Whether an earlier call was killed after it had published, so that only its work folder is left."""
+        """Whether an earlier call of this kind was killed after it had published, so that only its work folder is left.
+
+        If it was a call of another kind, the folder is emptied.
+        """
         state, found = self._work.state() or {}, read_manifest(self._work.target)
-        if found is None or state.get("call") != self._call or state.get("id") != found.get("id"):
+        if found is None or state.get("id") is None or state["id"] != found.get("id"):
             return False
-        if "id" not in found:
+        if state.get("call") != self._call:
+            self._work.empty()
             return False
         self._work.discard()
         files = [Entry(**entry) for entry in found["files"]]

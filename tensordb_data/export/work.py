@@ -30,7 +30,8 @@ from tensordb_data.export.output import Entry, make_durable
 MANIFEST = "manifest.json"
 FORMAT = "tensordb-export"
 _SUFFIX = ".partial"
-_OURS = {"lock", "state.json", "state.new", "done.jsonl", "plan", "parts", "files", "replaced"}
+_REPLACED = "replaced"
+_OURS = {"lock", "state.json", "state.new", "done.jsonl", "plan", "parts", "files", _REPLACED}
 _AT_FDCWD, _EXCHANGE = -100, 2
 
 
@@ -60,6 +61,8 @@ class WorkFolder:
         self.folder = target.with_name(target.name + _SUFFIX)
         self.files, self.parts, self.plan = (self.folder / name for name in ("files", "parts", "plan"))
         self._lock = self._acquired()
+        if (self.folder / _REPLACED).exists() and not os.path.lexists(target):  # half of an exchange was made
+            os.rename(self.folder / _REPLACED, target)
         self.shards: list[Shard] = []
         self.is_mine = self.state() is None
         """Whether nothing of another call is here."""
@@ -68,10 +71,10 @@ class WorkFolder:
         path = self.folder / "lock"
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.folder.is_symlink() or not {found.name for found in self.folder.iterdir()} <= _OURS:
-                raise StorageError(f"{self.folder} is needed for what is not finished yet, and is not of an export: "
-                                   "rename it, or choose another target")  # fmt: skip
             try:
+                if self.folder.is_symlink() or not {found.name for found in self.folder.iterdir()} <= _OURS:
+                    raise StorageError(f"{self.folder} is needed for what is not finished yet, and is not of an export:"
+                                       " rename it, or choose another target")  # fmt: skip
                 fd = acquire(path, LOCK_EX | LOCK_NB)
             except FileNotFoundError:  # another one has just finished
                 continue
@@ -111,6 +114,11 @@ class WorkFolder:
         make_durable(self.folder, ["state.new"])
         os.replace(new, self.folder / "state.json")
         sync_folder(self.folder)
+
+    def empty(self) -> None:
+        """Throw away everything."""
+        self._clear("lock")
+        self.shards, self.is_mine = [], True
 
     def _clear(self, *kept: str) -> None:
         for path in self.folder.iterdir():
@@ -161,8 +169,8 @@ class WorkFolder:
         Raises:
             StorageError: There is something of that name, and it was not to be replaced.
         """
-        for folder in {self.files, *(path.parent for path in self.files.rglob("*"))}:
-            sync_folder(folder)
+        for folder, _, _ in os.walk(self.files):
+            sync_folder(Path(folder))
         if replace and self.target.exists():
             _exchange(self.files, self.target)
         else:
@@ -215,7 +223,7 @@ def _exchange(first: Path, second: Path) -> None:
         paths = (ctypes.c_char_p(os.fsencode(first)), ctypes.c_char_p(os.fsencode(second)))
         if call(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], ctypes.c_uint(_EXCHANGE)) == 0:
             return
-    aside = first.with_name("replaced")
+    aside = first.with_name(_REPLACED)
     os.rename(second, aside)
     os.rename(first, second)
 
