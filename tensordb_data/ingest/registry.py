@@ -53,10 +53,15 @@ class Reader:
 
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
+    "huggingface": Reader(_OURS + "arrow:open_saved", (), ("dataset_dict.json", "state.json")),
     "images": Reader(_OURS + "image_folder:open_images"),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
+    "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
     "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
-    "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq")),
+    "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq"), (), lambda head: head[:4] == b"PAR1"),
+    "arrow": Reader(
+        _OURS + "arrow:open_arrow", (".arrow", ".feather", ".ipc", ".arrows"), (), lambda head: head[:6] == b"ARROW1"
+    ),
 }
 """The readers of this library. The first that fits is taken."""
 _registered: dict[str, Reader] = {}
