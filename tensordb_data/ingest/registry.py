@@ -51,15 +51,28 @@ class Reader:
         return opener(given)
 
 
+def _is_record(head: bytes) -> bool:
+    from tensordb_data.ingest.readers.shards.tfrecord import is_record
+
+    return is_record(head)
+
+
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
+    "huggingface": Reader(_OURS + "arrow:open_saved", (), ("dataset_dict.json", "state.json")),
     "images": Reader(_OURS + "image_folder:open_images"),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
+    "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
     "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
-    "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq")),
+    "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq"), (), lambda head: head[:4] == b"PAR1"),
+    "arrow": Reader(
+        _OURS + "arrow:open_arrow", (".arrow", ".feather", ".ipc", ".arrows"), (), lambda head: head[:6] == b"ARROW1"
+    ),
     "webdataset": Reader(_OURS + "shards.webdataset:open_webdataset", (".tar", ".tar.gz", ".tgz")),
     "mds": Reader(_OURS + "shards.mds_files:open_mds", (".mds", ".mds.zstd", ".mds.gz", ".mds.bz2")),
-    "tfrecord": Reader(_OURS + "shards.tfrecord_files:open_tfrecord", (".tfrecord", ".tfrecords", ".tfrec")),
+    "tfrecord": Reader(
+        _OURS + "shards.tfrecord_files:open_tfrecord", (".tfrecord", ".tfrecords", ".tfrec"), (), _is_record
+    ),
     "coco": Reader(_OURS + "boxes.coco_files:open_coco"),
     "voc": Reader(_OURS + "boxes.voc_files:open_voc"),
     "yolo": Reader(_OURS + "boxes.yolo_files:open_yolo", marks=("data.yaml",)),

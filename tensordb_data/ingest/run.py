@@ -321,9 +321,12 @@ class _Ingest:
 
     def _end(self, source: Source) -> None:
         """Count, mark or delete samples whose rows are gone."""
-        if not self._source_id or not self._log:
+        # What is read each time has no entry in the log, and its rows were all seen just now.
+        always = [file.name for file in source.files if file.stamp is None and file.name not in self._broken]
+        if not self._source_id or not (self._log or always):
             return
         report, missing = self.report, self._missing
+        missing.of_files([file_number(name) for name in always])
         gone = self._log.gone(source.files)
         if gone:
             missing.of_files([file_number(name) for name in gone])

@@ -192,6 +192,10 @@ def values_of(name: str, column: Any, field: Field, first: int = 0) -> Any:
         return [None if value is None else np.asarray(value, dtype) for value in map(_numpy, column)]
     if isinstance(field, Scalar) and column.null_count == 0 and (types.is_integer(kind) or types.is_floating(kind)):
         return np.concatenate([np.asarray(chunk) for chunk in _chunks(column)] or [np.empty(0)])
+    if _kind(field) == "str" and not types.is_nested(kind) and not _is_binary(kind) and not types.is_decimal(kind):
+        return column.cast(pa.string()).to_pylist()  # as the user has asked for
+    if _kind(field) == "int" and types.is_timestamp(kind):
+        return column.cast(pa.int64()).to_pylist()
     if types.is_timestamp(kind) and kind.unit in ("us", "ns") and _kind(field) == "datetime":
         return _milliseconds(name, column, kind, first)
     if types.is_decimal(kind):

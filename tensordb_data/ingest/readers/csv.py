@@ -29,7 +29,7 @@ _INT = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 _FLOAT = re.compile(
     r"-?(?:(?P<digits>0|[1-9]\d*)|(?:(?:0|[1-9]\d*)\.\d*|\.\d+)(?:[eE][+-]?\d+)?|(?:0|[1-9]\d*)[eE][+-]?\d+)", re.ASCII
 )
-_EXACT = 2.0**53  # integers up to there are exact as floats
+_EXACT = 2**53  # integers up to there are exact as floats
 _NO_NUMBERS = ("nan", "inf", "-inf", "infinity", "-infinity")
 _KINDS = ("bool", "int", "float", "str")
 _BOOLS = {"true": True, "false": False}
@@ -158,14 +158,14 @@ def _fits(cell: str, kind: int) -> bool:
         if match is None:
             return cell.lower() in _NO_NUMBERS
         number = float(cell)
-        return not math.isinf(number) and (match["digits"] is None or abs(number) <= _EXACT)
+        return not math.isinf(number) and (match["digits"] is None or int(match["digits"]) <= _EXACT)
     return True
 
 
 def _reader(field: Field) -> Callable[[str], Any]:
     kind = field.kind if isinstance(field, Scalar) else "str"
     readers: dict[str, Callable[[str], Any]] = {
-        "bool": _boolean, "int": int, "float": float, "json": json.loads, "datetime": _datetime,
+        "bool": _boolean, "int": int, "float": float, "json": json.loads, "datetime": text_as_datetime,
     }  # fmt: skip
     return readers.get(kind, str)
 
@@ -174,5 +174,10 @@ def _boolean(cell: str) -> bool:
     return _BOOLS[cell.lower()]
 
 
-def _datetime(cell: str) -> dt.datetime:
+def text_as_datetime(cell: str) -> dt.datetime:
+    """The time that a text in ISO 8601 says.
+
+    Raises:
+        ValueError: It says none.
+    """
     return dt.datetime.fromisoformat(cell[:-1] + "+00:00" if cell.endswith("Z") else cell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,10 @@ class Frame:
 
     id = ""
     root = ""
-    files = (FileInfo(""),)
 
     def __init__(self, given: Given, tables: Mapping[str | None, tuple[Any, Batches]]) -> None:
         self._given = given
+        self.files = [FileInfo(name or "") for name in tables]
         self._tables = {name: ArrowTable("table", schema, batches) for name, (schema, batches) in tables.items()}
         self._fields: dict[str, Field] = {}
 
@@ -71,6 +72,8 @@ class Frame:
             first = 0
             for part in table.parts(self._fields):
                 columns = dict(part.columns)
+                for mixed in self._given.memo.get("json", ()):
+                    columns[mixed] = [value and json.loads(value) for value in columns[mixed]]
                 if name is not None and "split" not in self._fields:
                     columns["split"] = [name] * part.count
                 yield Chunk(columns, file=name or "", first=first, nbytes=part.nbytes)
@@ -128,8 +131,6 @@ def _pandas(given: Given, frame: Any) -> tuple[Any, Batches]:
 
 def _mixed(given: Given, name: str, column: Any, error: Exception) -> Any:
     """A column that Arrow does not take: mixed values, as JSON texts if the user has said so."""
-    import json
-
     import pyarrow as pa
 
     wanted = (given.columns.types or {}).get(name)

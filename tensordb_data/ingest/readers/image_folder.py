@@ -9,6 +9,7 @@ from tensordb_data.errors import SchemaError, TensorDBError
 from tensordb_data.ingest.engine.format1 import old_key
 from tensordb_data.ingest.open import IMAGES
 from tensordb_data.ingest.readers.layout import Layout, find_layout
+from tensordb_data.ingest.readers.metadata import Metadata
 from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import is_deep, is_gray, is_image
@@ -39,16 +40,19 @@ class ImageFolder:
         self._given = given
         files = given.files
         self.id, self.root = files.id, files.root
-        found = {file.name: file for file in files.files if self._is_image(file)}
+        self._about = Metadata(given, files.files)
+        tables = {file.name for file in self._about.files}
+        found = {file.name: file for file in files.files if file.name not in tables and self._is_image(file)}
         if not found:
             raise SchemaError(
                 f"{files.root}: expected images in a folder a class, found none; ignored: "
                 + (", ".join(f"{n} {suffix}" for suffix, n in given.report.ignored.items()) or "nothing")
             )
-        wants_split = given.reading.split == "auto"
-        self._layout: Layout = find_layout(list(found), given.report.fail, split=wants_split, label=True)
         self._by_name = found
-        self.files = [self._with_mask(found[name], place.mask) for name, place in self._layout.places.items()]
+        names = self._described(found) if self._about else list(found)
+        split = given.reading.split == "auto" and "split" not in self._about.fields
+        self._layout: Layout = find_layout(names, given.report.fail, split=split, label=not self._about)
+        self.files = [self._with_more(found[name], place.mask) for name, place in self._layout.places.items()]
 
     def schema(self, wanted: Mapping[str, Field], files: Sequence[FileInfo]) -> Mapping[str, Field]:
         layout, text = self._layout, Scalar("str")
@@ -60,6 +64,10 @@ class ImageFolder:
             fields |= {"label": wanted.get("label") or Scalar("int"), "class": wanted.get("class") or text}
         if layout.has_split:
             fields["split"] = wanted.get("split") or text
+        for column, name in self._about.linked.items():
+            lacking = any(self._about.row(path).get(column) is None for path in layout.places)
+            fields[name] = wanted.get(name) or Image("unchanged", optional=lacking)
+        fields.update({name: wanted.get(name) or field for name, field in self._about.fields.items()})
         return {**fields, "path": wanted.get("path") or text}
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
@@ -68,27 +76,26 @@ class ImageFolder:
             yield self._chunk(group, labels)
 
     def _chunk(self, files: Sequence[FileInfo], labels: Mapping[str, int]) -> Chunk:
-        layout, names = self._layout, [file.name for file in files]
-        masks = [layout.places[name].mask for name in names]
-        read = list(self._given.map(self._read, [*files, *(self._by_name[mask] for mask in masks if mask is not None)]))
-        of_masks = iter(read[len(files) :])
+        layout = self._layout
         columns: dict[str, list[Any]] = {"image": [], "path": []}
         columns |= {name: [] for name in ("label", "class") if layout.classes}
         columns |= {"split": []} if layout.has_split else {}
         columns |= {"mask": []} if layout.has_masks else {}
+        columns |= {name: [] for name in (*self._about.linked.values(), *self._about.fields)}
         good: list[FileInfo] = []
-        for file, image, mask_name in zip(files, read[: len(files)], masks, strict=True):
-            mask = None if mask_name is None else next(of_masks)
-            for name, data in ((file.name, image), (mask_name, mask)):
-                if isinstance(data, TensorDBError):
-                    self._given.report.fail(str(name), str(data))
-            if isinstance(image, TensorDBError) or isinstance(mask, TensorDBError):
+        for file, read in zip(files, self._given.map(self._read_all, files), strict=True):
+            broken = [(name, data) for name, data in read.values() if isinstance(data, TensorDBError)]
+            for name, data in broken:
+                self._given.report.fail(name, str(data))
+            if broken:
                 continue
             place = layout.places[file.name]
-            row = {"image": image, "path": file.name, "mask": mask, "split": place.split, "class": place.label,
-                   "label": labels.get(place.label or "")}  # fmt: skip
+            row: dict[str, Any] = {"path": file.name, "split": place.split, "class": place.label,
+                                   "label": labels.get(place.label or "")}  # fmt: skip
+            row.update(self._about.row(file.name) if self._about else {})
+            row.update({name: data for name, (_, data) in read.items()})
             for name, column in columns.items():
-                column.append(row[name])
+                column.append(row.get(name))
             good.append(file)
         return Chunk(
             columns,
@@ -99,13 +106,49 @@ class ImageFolder:
             old_keys=lambda: [old_key(f.name, 0, data) for f, data in zip(good, columns["image"], strict=True)],
         )
 
-    def _with_mask(self, file: FileInfo, mask: str | None) -> FileInfo:
-        """An image with its mask, which changes when one of them does."""
-        if mask is None:
+    def _read_all(self, file: FileInfo) -> dict[str, tuple[str, bytes | TensorDBError]]:
+        """The image, its mask and what else is linked: by field, the name of the file, and its bytes or the error."""
+        names = {"image": file.name}
+        if (mask := self._layout.places[file.name].mask) is not None:
+            names["mask"] = mask
+        for column, name in self._about.linked.items():
+            if isinstance(linked := self._about.row(file.name).get(column), str):
+                names[name] = linked
+        return {name: (path, self._read(path)) for name, path in names.items()}
+
+    def _described(self, found: Mapping[str, FileInfo]) -> list[str]:
+        """The images of which a table says something. The others are named."""
+        about, fail = self._about, self._given.report.fail
+        about.read(self._given.columns.types or {})  # type: ignore[arg-type]
+        paths, others = about.paths, about.others
+        for path in sorted(paths - set(found)):
+            fail(path, f"is named in {about.table_of(path)}, and is no image that is there")
+        names = []
+        for name in found:
+            if name in paths:
+                names.append(name)
+            elif name not in others:
+                table = about.table_of(name)
+                fail(
+                    name,
+                    "has no table of metadata above it, as others do" if table is None else f"has no row in {table}",
+                )
+        return names
+
+    def _with_more(self, file: FileInfo, mask: str | None) -> FileInfo:
+        """An image with what belongs to it, which changes when any of it does."""
+        more: list[Any] = [] if mask is None else [self._by_name[mask]]
+        said = ""
+        if self._about:
+            linked = (self._about.row(file.name).get(column) for column in self._about.linked)
+            more += [self._by_name[name] for name in linked if name in self._by_name]
+            said = self._about.stamp(file.name)
+        if not more and not said:
             return file
-        other = self._by_name[mask]
-        stamp = None if file.stamp is None or other.stamp is None else f"{file.stamp} {other.size} {other.stamp}"
-        return FileInfo(file.name, file.size + other.size, stamp)
+        stamps = [file.stamp, *(f"{other.size} {other.stamp}" for other in more if other.stamp is not None), said]
+        known = file.stamp is not None and all(other.stamp is not None for other in more)
+        size = file.size + sum(other.size for other in more)
+        return FileInfo(file.name, size, " ".join(map(str, stamps)) if known else None)
 
     def _is_image(self, file: FileInfo) -> bool:
         """Whether a file is an image, by its suffix; by its first bytes if the suffix does not tell."""
@@ -128,8 +171,11 @@ class ImageFolder:
             numbered.setdefault(name, max(numbered.values(), default=-1) + 1)
         return numbered
 
-    def _read(self, file: FileInfo) -> bytes | TensorDBError:
+    def _read(self, name: str) -> bytes | TensorDBError:
+        file = self._by_name.get(name)
         try:
+            if file is None:
+                raise SchemaError("there is no such image")
             return self._given.files.read(file)
         except TensorDBError as error:
             return error

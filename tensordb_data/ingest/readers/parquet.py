@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 def open_parquet(given: Given) -> Tables:
     """Parquet files: numbers, strings, times, lists and structs become index fields, binaries and tensors blobs."""
     pyarrow()
-    return Tables(given, given.choose((".parquet", ".pq")), lambda file: _table(given, file))
+    return Tables(given, given.choose((".parquet", ".pq")), lambda file: parquet_table(given, file))
 
 
-def _table(given: Given, file: FileInfo) -> ArrowTable:
+def parquet_table(given: Given, file: FileInfo) -> ArrowTable:
+    """One Parquet file."""
     import pyarrow as pa
     import pyarrow.compute
     import pyarrow.parquet as pq

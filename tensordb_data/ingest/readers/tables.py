@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from tensordb_data.errors import SchemaError, TensorDBError
+from tensordb_data.ingest.readers.layout import SPLITS
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Field, Scalar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_WORDS = re.compile(r"[a-z]+")
 _INT = re.compile(r"0|-?[1-9]\d{0,17}")
 
 
@@ -54,16 +56,30 @@ class Tables:
         given: What the user gave.
         files: The files.
         open_table: Opens one of them.
+        splits: The split of each file, by its name; None finds it in the names, if all of several files name one.
     """
 
-    def __init__(self, given: Given, files: Sequence[FileInfo], open_table: Callable[[FileInfo], Table]) -> None:
+    def __init__(
+        self,
+        given: Given,
+        files: Sequence[FileInfo],
+        open_table: Callable[[FileInfo], Table],
+        splits: Mapping[str, str | None] | None = None,
+    ) -> None:
         self._given, self._open = given, open_table
         self.id, self.root, self.files = given.files.id, given.files.root, list(files)
         folder = given.files.folder
         given.base = folder if folder is not None else Path(".")
         self._hive = {file.name: _hive(file.name) for file in self.files}
+        if given.reading.split == "auto":
+            found = splits if splits is not None else _splits([file.name for file in self.files])
+            for name, split in found.items():
+                if split is not None:
+                    self._hive[name].setdefault("split", split)
         self._left: set[str] = set()
         self._fields: dict[str, Field] = {}
+        self._partitioned: set[str] = set()
+        """The fields that the names of folders and files give."""
 
     def schema(self, wanted: Mapping[str, Field], files: Sequence[FileInfo]) -> Mapping[str, Field]:
         found: dict[str, tuple[Field, str]] = {}
@@ -82,12 +98,18 @@ class Tables:
             for name, field in fields.items():
                 counts[name] = counts.get(name, 0) + 1
                 known = found.get(name)
-                found[name] = (field, file.name) if known is None else (_both(name, known, field, file.name), known[1])
+                found[name] = (
+                    (field, file.name) if known is None else (both_fields(name, known, field, file.name), known[1])
+                )
         self._fields = {
             name: dataclasses.replace(field, optional=field.optional or counts[name] < read)
             for name, (field, _) in found.items()
         }
-        self._fields.update(self._partitions(wanted, files))
+        partitions = self._partitions(wanted, files)
+        if "split" in self._fields:  # the table says so itself
+            partitions.pop("split", None)
+        self._fields.update(partitions)
+        self._partitioned = set(partitions)
         return self._fields
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
@@ -103,7 +125,9 @@ class Tables:
                     yield held
                 columns = {name: part.columns.get(name, [None] * part.count) for name in self._fields}
                 hive = self._hive[file.name]
-                columns.update({name: [self._value(name, value)] * part.count for name, value in hive.items()})
+                columns.update(
+                    {n: [self._value(n, value)] * part.count for n, value in hive.items() if n in self._partitioned}
+                )
                 held = Chunk(columns, file=file.name, first=first, nbytes=part.nbytes, old_keys=part.old_keys)
                 first += part.count
         except TensorDBError as error:
@@ -147,7 +171,13 @@ def _hive(name: str) -> dict[str, str | None]:
     return out
 
 
-def _both(name: str, known: tuple[Field, str], field: Field, file: str) -> Field:
+def _splits(names: Sequence[str]) -> dict[str, str | None]:
+    """The splits that the names of files say, if all of several files say one: `train-00000-of-00002.parquet`."""
+    found = {name: next((w for w in reversed(_WORDS.findall(name.lower())) if w in SPLITS), None) for name in names}
+    return found if len(names) > 1 and None not in found.values() else {}
+
+
+def both_fields(name: str, known: tuple[Field, str], field: Field, file: str) -> Field:
     """The field that takes the values of a column of two files."""
     one, where = known
     optional = one.optional or field.optional

@@ -81,11 +81,11 @@ def test_masks_are_paired_by_stem(db: TensorDB, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "jfif", "png", "webp", "bmp", "tiff", "gif", "jp2", "ppm", "avif"])
 def test_formats(db: TensorDB, tmp_path: Path, suffix: str) -> None:
     encoded = "jpg" if suffix == "jfif" else suffix
-    path = picture(tmp_path / f"x.{encoded}", 3, (16, 16, 3)).rename(tmp_path / f"a.{suffix.upper()}")
+    path = picture(tmp_path / f"x.{encoded}", 3, (64, 64, 3)).rename(tmp_path / f"a.{suffix.upper()}")
     report = db.data.ingest(tmp_path, "d")
     assert (report.added, report.failed) == (1, [])
     sample = db.data.find().first()
-    assert sample.encoded("image") == path.read_bytes() and sample["image"].shape == (16, 16, 3)
+    assert sample.encoded("image") == path.read_bytes() and sample["image"].shape == (64, 64, 3)
 
 
 def test_16_bits(db: TensorDB, tmp_path: Path) -> None:

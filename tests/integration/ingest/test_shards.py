@@ -170,7 +170,7 @@ def test_tfrecord(db: TensorDB, tmp_path: Path) -> None:
     for n in range(2):
         (tmp_path / f"r/pets-train.tfrecord-{n:05d}-of-00002").write_bytes(file_of(*map(example, rows)))
     (tmp_path / "r/features.json").write_text("{}")
-    report = db.data.ingest(tmp_path / "r", "x", format="tfrecord")
+    report = db.data.ingest(tmp_path / "r", "x")
     assert (report.added, report.failed, report.ignored) == (6, [], {".json": 1})
     assert dict(db.data.schema("x") or {}) == {
         "box": Array("float32", (4,)), "ids": Array("int64", (None,), optional=True), "image/encoded": Image(),
@@ -180,12 +180,14 @@ def test_tfrecord(db: TensorDB, tmp_path: Path) -> None:
     row = db.data.find({"label": 1}).first()
     assert row["box"].tolist() == [0.5, 0.25, 1, 2] and row["ids"].tolist() == [0, 1] and row["raw"] == b"\xff\x02"
     assert row["words"] == ["a", "b", "a", "b"] and row.encoded("image/encoded") == picture(2)
-    assert db.data.ingest(tmp_path / "r", "x", format="tfrecord").unchanged == 6
+    assert db.data.ingest(tmp_path / "r", "x").unchanged == 6
     data = (tmp_path / "r/pets-train.tfrecord-00001-of-00002").read_bytes()
     one = tmp_path / "one.tfrecord"
     one.write_bytes(data[:-9] + b"?" + data[-8:])
     report = db.data.ingest(one, "y")
     assert report.added == 2 and "checksum" in report.failed[0].why
+    (tmp_path / "nameless").write_bytes(data)
+    assert db.data.ingest(tmp_path / "nameless", "w").added == 3
     one.write_bytes(b"no record at all")
     with pytest.raises(SchemaError, match="record 0"):
         db.data.ingest(one, "z")

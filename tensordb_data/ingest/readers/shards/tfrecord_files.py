@@ -11,7 +11,7 @@ import numpy as np
 
 from tensordb_data.errors import SchemaError, TensorDBError
 from tensordb_data.ingest.readers.shards.columns import Pending, splits_of
-from tensordb_data.ingest.readers.shards.tfrecord import Values, is_record, parse_example, records
+from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example, records
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, Text
 from tensordb_data.schema.image import is_deep, is_image
@@ -147,11 +147,6 @@ class TfRecords:
         with self._given.open(file) as opened:
             for data in records(opened, file.size):
                 yield len(data) + 16, parse_example(data)
-
-
-def sniff(head: bytes) -> bool:
-    """Whether a file begins with a record."""
-    return is_record(head)
 
 
 def _value(values: Values, field: Field) -> Any:
