@@ -250,3 +250,18 @@ def test_an_export_of_everything_is_taken_with_its_reserved_names_left_out(db: T
         db.data.ingest(tmp_path / "out", "y")
     report = db.data.ingest(tmp_path / "out", "y", skip=["dataset", "tags"], rename={"_id": "was"})
     assert report.added == 8 and db.data.find({"dataset": "y", "was": {"$exists": True}}).count() == 8
+
+
+def test_exports_of_lines_and_tables_come_back(db: TensorDB, tmp_path: Path) -> None:
+    rows = fill(db)
+    fields = ["image", "label", "class", "score", "ok"]
+    for format, options in (
+        ("jsonl", {"files": {"image": Image("rgb")}, "base": tmp_path / "jsonl"}), ("parquet", {}),
+    ):  # fmt: skip
+        db.data.find({"dataset": "pets"}).export(tmp_path / format, format, fields=fields, split=None)
+        report = db.data.ingest(tmp_path / format / "data", format, split=None, **options)
+        assert report.added == 8 and report.failed == []
+        found = db.data.find({"dataset": format}).all()
+        assert [row.encoded("image") for row in found] == [row["image"] for row in rows]
+        for name in fields[1:]:
+            assert [row.get(name) for row in found] == [row[name] for row in rows]
