@@ -198,7 +198,8 @@ class _Export:
         if before is None or before.get("call") == self._call:
             return before
         if not self._options.overwrite:
-            call = before.get("call") or {}
+            found = before.get("call")
+            call: dict[str, Any] = found if isinstance(found, dict) else {}
             raise StorageError(
                 f"{self._work.folder} holds what another call has not finished, format {call.get('format')!r} of "
                 f"{call.get('query', '')!s:.200}: make that call again, or remove the folder, or say overwrite=True"

@@ -61,11 +61,15 @@ class WorkFolder:
         self.folder = target.with_name(target.name + _SUFFIX)
         self.files, self.parts, self.plan = (self.folder / name for name in ("files", "parts", "plan"))
         self._lock = self._acquired()
-        if (self.folder / _REPLACED).exists() and not os.path.lexists(target):  # half of an exchange was made
-            os.rename(self.folder / _REPLACED, target)
         self.shards: list[Shard] = []
         self.is_mine = self.state() is None
         """Whether nothing of another call is here."""
+        if (self.folder / _REPLACED).exists() and not os.path.lexists(target):  # half of an exchange was made
+            try:
+                os.rename(self.folder / _REPLACED, target)
+            except BaseException:
+                self.close()
+                raise
 
     def _acquired(self) -> int:
         path = self.folder / "lock"

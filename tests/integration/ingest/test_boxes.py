@@ -184,6 +184,13 @@ def test_yolo_from_its_file_that_was_written_elsewhere(db: TensorDB, tmp_path: P
         "image": Image("rgb"), "width": Scalar("int"), "height": Scalar("int"), "annotations": Scalar("json"),
         "path": Scalar("str"), "split": Scalar("str"),
     }  # fmt: skip
+    # A file does not lead out of its folder, unless the user says so.
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z/data.yaml").write_text("path: ../y\ntrain: images/train\nnames: [cat, dog]\n")
+    with pytest.raises(SchemaError, match=r"names the folder .*/y, which is not below .*/z"):
+        db.data.ingest(tmp_path / "z/data.yaml", "w", format="yolo")
+    report = db.data.ingest(tmp_path / "z/data.yaml", "w", format="yolo", images=tmp_path / "y")
+    assert report.added == 3
     (tmp_path / "y/data.yaml").write_text("names: 3")
     with pytest.raises(Exception, match=r"expected the data\.yaml of YOLO"):
         db.data.ingest(tmp_path / "y/data.yaml", "z", format="yolo")

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,9 +91,34 @@ def test_images_of_several_suffixes_are_one_field_if_each_sample_has_one(db: Ten
     assert [row["image"].shape for row in db.data.find()] == [(4, 5, 3)] * 2
     assert [row.get("txt") for row in db.data.find()] == [None, "two"]
     assert db.data.find().distinct("split") == ["train"]
+    # A later file that has images of one suffix goes on with it.
+    tar(tmp_path / "more/more.tar", ("3.jpg", picture(3, ".jpg")))
+    assert db.data.ingest(tmp_path / "more", "x", split=None, set={"split": "val"}).failed == []
+    assert db.data.find({"dataset": "x", "image": {"$exists": True}}).count() == 3
     tar(tmp_path / "y/y.tar", ("1.png", picture(1)), ("1.jpg", picture(2, ".jpg")))
     db.data.ingest(tmp_path / "y", "y")
     assert {"png", "jpg"} <= set(db.data.schema("y") or ())
+
+
+def test_a_colour_after_many_gray_images_is_not_lost(db: TensorDB, tmp_path: Path) -> None:
+    gray = bytes(cv2.imencode(".png", np.zeros((4, 5), np.uint8))[1])
+    members = [(f"{n:03d}.png", gray) for n in range(100)]
+    tar(tmp_path / "a/a.tar", *members)
+    tar(tmp_path / "b/b.tar", *members, ("200.png", picture(0)))
+    for name, mode in (("a", "gray"), ("b", "rgb")):
+        assert db.data.ingest(tmp_path / name, name).added >= 100
+        assert (db.data.schema(name) or {})["png"] == Image(mode)
+
+
+def test_arrays_that_claim_too_much_fail(db: TensorDB, tmp_path: Path) -> None:
+    good = npy(np.arange(6, dtype=">i2").reshape(2, 3, order="F"))
+    huge = good.replace(b"(2, 3)", b"(9999999999, 9999999999)")
+    objects = io.BytesIO()
+    np.save(objects, np.array([None]), allow_pickle=True)
+    tar(tmp_path / "x.tar", ("1.a.npy", good), ("2.a.npy", huge), ("3.a.npy", objects.getvalue()), ("4.a.npy", b"?"))
+    report = db.data.ingest(tmp_path / "x.tar", "x")
+    assert report.added == 1 and len(report.failed) == 3
+    assert db.data.find().first()["a"].tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_comes_in(db: TensorDB, tmp_path: Path) -> None:

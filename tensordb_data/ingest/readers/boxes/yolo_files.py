@@ -41,15 +41,30 @@ class YoloFolder:
         folder = local_folder(given, "annotations of YOLO")
         config = self._config_file(given.files)
         self._config = read_config(given.files.read(config))
-        place = Path(os.path.normpath(folder / Path(config.name).parent / self._config.path))
-        if not place.is_dir() and self._config.path != ".":  # written for another machine
-            place = Path(os.path.normpath(folder / Path(config.name).parent))
+        place = self._place(folder, config)
         self._files = given.files if place == folder and len(given.files.files) > 1 else find_files(
             str(place), given.report.fail)  # fmt: skip
         self._images = Images(place)
         self._names = {file.name: file for file in self._files.files}
         self._split_of: dict[str, str] = {}
         self.files = list(self._found())
+
+    def _place(self, folder: Path, config: FileInfo) -> Path:
+        """The folder of the images.
+
+        Raises:
+            SchemaError: `data.yaml` names one outside of the source, and nobody else does.
+        """
+        if self._given.reading.images is not None:
+            return Path(os.path.abspath(self._given.reading.images))
+        here = Path(os.path.normpath(folder / Path(config.name).parent))
+        named = Path(os.path.normpath(here / self._config.path))
+        if not named.is_dir():  # written for another machine
+            return here
+        if not named.is_relative_to(folder):
+            raise SchemaError(f"{config.name} names the folder {named}, which is not below {folder}: if it is meant, "
+                              f"say images={str(named)!r}")  # fmt: skip
+        return named
 
     def _config_file(self, files: Files) -> FileInfo:
         found = [file for file in files.files if file.name.rpartition("/")[2] in _CONFIGS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ _TEXT = ("txt", "text", "transcript", "caption")
 _NUMBERS = ("cls", "cls2", "class", "count", "index", "inx", "id")
 _PICKLES = ("pyd", "pickle", "pkl", "pth", "pt", "ckpt")
 _LOOKED = 64
-"""Images of a shard whose headers are looked at."""
+"""Images of a suffix whose headers are looked at; more, as long as all are gray."""
 _HEADER = 64 << 10
 
 
@@ -48,6 +49,11 @@ class _Suffix:
     dtype: str | None = None
     shape: tuple[int | None, ...] | None = None
     is_array: bool = True
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the next image can still tell something: one with colours, that not all are gray."""
+        return self.looked < _LOOKED or self.looked in (self.gray, self.deep)
 
 
 class TarFiles:
@@ -82,7 +88,7 @@ class TarFiles:
                 for sample in index.samples:
                     together = together or len(self._images(sample)) > 1
                     self._look(index, sample, found, kinds)
-        self._names = self._named(found, together)
+        self._names = self._named(found, together, wanted)
         fields: dict[str, Field] = {KEY: wanted.get(KEY) or Scalar("str")}
         counts: dict[str, int] = {}
         for suffix, name in self._names.items():
@@ -112,7 +118,7 @@ class TarFiles:
                 for sample in index.samples:
                     try:
                         row, nbytes = self._row(index, sample)
-                    except (TensorDBError, ValueError, RecursionError) as error:
+                    except (TensorDBError, ValueError, LookupError, EOFError, RecursionError) as error:
                         self._given.report.fail(f"{file.name}, {sample.key}", str(error))
                         continue
                     pending.add(sample.key, {**row, "split": self._splits.get(file.name), **row}, nbytes)
@@ -148,7 +154,7 @@ class TarFiles:
                     kind.look(_part(doc, name))
             elif last == "npy":
                 _look_at_array(index.head(member, _HEADER), about)
-            elif f".{last}" in IMAGES and about.looked < _LOOKED:
+            elif f".{last}" in IMAGES and about.is_unsure:
                 head = index.head(member, _HEADER)
                 about.looked += 1
                 about.images += is_image(head)
@@ -158,11 +164,12 @@ class TarFiles:
     def _images(self, sample: TarSample) -> list[str]:
         return [suffix for suffix in sample.members if f".{suffix}" in IMAGES]
 
-    def _named(self, found: Mapping[str, _Suffix], together: bool) -> dict[str, str]:
+    def _named(self, found: Mapping[str, _Suffix], together: bool, wanted: Mapping[str, Field]) -> dict[str, str]:
         """The name of the column of each suffix."""
         images = [suffix for suffix in found if f".{suffix}" in IMAGES and suffix not in self._asked]
-        one = len(images) > 1 and not together and "image" not in found
-        if one:
+        was_one = "image" in wanted and not wanted.keys() & set(images)
+        one = bool(images) and (len(images) > 1 or was_one) and not together and "image" not in found
+        if one and len(images) > 1:
             self._given.report.note(f"{', '.join(sorted(images))}: one field, image")
         names = {}
         for suffix in sorted(found):
@@ -215,8 +222,29 @@ def _decoded(suffix: str, data: bytes, field: Field) -> Any:
         decode: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": _bool}
         return decode.get(field.kind, str)(text.strip())
     if isinstance(field, Array):
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return _array(data)
     return data.decode() if field.to_doc()["kind"] == "text" else data
+
+
+def _array(data: bytes) -> Any:
+    """The array in a file of NumPy, which has as many bytes as its header says.
+
+    Raises:
+        ValueError: It has not, or it holds objects.
+    """
+    file = io.BytesIO(data)
+    shape, fortran, dtype = _npy_header(file)
+    count = math.prod(shape)
+    if dtype.hasobject or count * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"expected an array of numbers, found one that claims the shape {shape} of {dtype}")
+    return np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order="F" if fortran else "C")
+
+
+def _npy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, Any]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype
 
 
 def _bool(text: str) -> bool:
@@ -232,10 +260,7 @@ def _part(doc: Any, name: str) -> Any:
 
 def _look_at_array(head: bytes, about: _Suffix) -> None:
     try:
-        file = io.BytesIO(head)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, _, dtype = _npy_header(io.BytesIO(head))
         name = dtype_name(dtype)
     except (ValueError, EOFError, SchemaError, SyntaxError, TypeError):
         return  # the row fails when it is read
