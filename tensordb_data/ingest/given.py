@@ -28,7 +28,8 @@ class Given:
         columns: Options about columns. The engine applies them; a reader may use `names` and `types`.
         reading: Options about reading.
         report: Gets what cannot be read.
-        stored: For each class of the dataset that has a label, this label; None for a field that is no such pair.
+        labels: Gives the labels that classes of the dataset have already, by class.
+        memo: What a reader keeps from one pass over its files to the next.
         base: The folder below which files are that a column names, unless the user has said so. A reader may set it.
     """
 
@@ -43,10 +44,8 @@ class Given:
     ) -> None:
         self.source, self.columns, self.reading, self.report = source, columns, reading, report
         self.labels = labels
-        """The labels that classes of the dataset have already, by class."""
         self.base: Path | None = None
         self.memo: dict[str, Any] = {}
-        """What a reader keeps from one pass over its files to the next."""
         self._pool = pool
         self._files: Files | None = None
 

@@ -34,7 +34,7 @@ class Columns(OptionGroup):
     fields: Sequence[str] | None = None
     """The columns to take, by their names in the source; None for all."""
     skip: Sequence[str] = ()
-    """The columns to leave out. A column without a name is `""`."""
+    """The columns to leave out. A column without a name is called by the empty text."""
     rename: Mapping[str, str] | None = None
     """New names, by the names in the source."""
     types: Mapping[str, Field | type | str] | None = None
@@ -42,7 +42,7 @@ class Columns(OptionGroup):
     names: Sequence[str] | None = None
     """The names of the parts, where rows are tuples."""
     set: Mapping[str, Any] | None = None
-    """Fields with one value for all rows, such as `{"split": "train"}`."""
+    """Fields that have one value in all rows, such as a split."""
 
     def _check(self, written: Written) -> None:
         for name in ("fields", "skip", "names"):

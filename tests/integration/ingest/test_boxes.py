@@ -31,17 +31,17 @@ def coco(folder: Path, split: str = "train2017", **changes: Any) -> Path:
 
 def test_coco(db: TensorDB, tmp_path: Path) -> None:
     path = coco(tmp_path / "c")
-    report = db.data.ingest(path, "x", format="coco")
+    report = db.data.ingest(path, "x", format="coco", set={"split": "train"})
     assert (report.added, report.failed) == (2, []) and "1 annotations are of images" in report.notes[0]
     first, second = db.data.find(sort=[("image_id", -1)])
     assert (first["image_id"], first["file_name"], first["license"], first["split"]) == (9, "9.jpg", 2, "train")
     assert first.encoded("image") == picture(0, ".jpg") and second["annotations"] == [] and "license" not in second
     assert [each["label"] for each in first["annotations"]] == [1, 0]
     assert first["annotations"][1]["segmentation"] == {"size": [3, 4], "counts": [0, 2, 10]}
-    assert db.data.ingest(path, "x", format="coco").unchanged == 2
+    assert db.data.ingest(path, "x", format="coco", set={"split": "train"}).unchanged == 2
     # An image is known by its id: other annotations change it.
     coco(tmp_path / "c", annotations=COCO["annotations"][:1])
-    report = db.data.ingest(path, "x", format="coco")
+    report = db.data.ingest(path, "x", format="coco", set={"split": "train"})
     assert (report.updated, report.unchanged) == (1, 1)
     assert len(db.data.find({"image_id": 9}).first()["annotations"]) == 1
 
@@ -92,19 +92,23 @@ def test_panoptic_segmentations(db: TensorDB, tmp_path: Path) -> None:
 
 
 def test_coco_goes_out_and_comes_in_as_it_was(db: TensorDB, tmp_path: Path) -> None:
-    db.data.ingest(coco(tmp_path / "c"), "x", format="coco")
+    coco(tmp_path / "c")
+    coco(tmp_path / "c", "val2017", images=[{**COCO["images"][1], **SIZE, "id": 8}], annotations=[])
+    assert db.data.ingest(tmp_path / "c/annotations", "x", format="coco").added == 3
+    assert db.data.find().distinct("split") == ["train", "val"]
     db.data.find({"dataset": "x"}).export(tmp_path / "out", "coco")
     out = tmp_path / "out/annotations"
     report = db.data.ingest(out, "y", format="coco")
-    assert report.added == 2 and report.failed == [] and any("_id, dataset, tags" in note for note in report.notes)
-    for old, new in zip(db.data.find({"dataset": "x"}), db.data.find({"dataset": "y"}), strict=True):
+    assert report.added == 3 and report.failed == [] and any("_id, dataset, tags" in note for note in report.notes)
+    pairs = (db.data.find({"dataset": name}, sort="image_id") for name in ("x", "y"))
+    for old, new in zip(*pairs, strict=True):
         assert old.encoded("image") == new.encoded("image")
         for name in ("image_id", "file_name", "width", "height", "annotations", "split"):
             assert new[name] == old[name]
     # What was written is what the annotations were.
     written = json.loads((out / "instances_train.json").read_text())
     assert written["annotations"] == COCO["annotations"][:2]
-    assert db.data.ingest(out, "y", format="coco").unchanged == 2
+    assert db.data.ingest(out, "y", format="coco").unchanged == 3
 
 
 def voc(folder: Path) -> None:

@@ -90,10 +90,9 @@ def test_images_of_several_suffixes_are_one_field_if_each_sample_has_one(db: Ten
     assert "jpg, png: one field, image" in report.notes
     assert [row["image"].shape for row in db.data.find()] == [(4, 5, 3)] * 2
     assert [row.get("txt") for row in db.data.find()] == [None, "two"]
-    assert db.data.find().distinct("split") == ["train"]
     # A later file that has images of one suffix goes on with it.
     tar(tmp_path / "more/more.tar", ("3.jpg", picture(3, ".jpg")))
-    assert db.data.ingest(tmp_path / "more", "x", split=None, set={"split": "val"}).failed == []
+    assert db.data.ingest(tmp_path / "more", "x").failed == []
     assert db.data.find({"dataset": "x", "image": {"$exists": True}}).count() == 3
     tar(tmp_path / "y/y.tar", ("1.png", picture(1)), ("1.jpg", picture(2, ".jpg")))
     db.data.ingest(tmp_path / "y", "y")

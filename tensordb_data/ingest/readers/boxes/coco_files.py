@@ -11,7 +11,7 @@ from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
 from tensordb_data.ingest.readers.boxes.coco import CocoFile, CocoImage, read_coco
 from tensordb_data.ingest.readers.boxes.images import Images, annotation_fields, first_folder, local_folder
 from tensordb_data.ingest.readers.layout import SPLITS
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending
+from tensordb_data.ingest.readers.shards.columns import Kind, Pending, splits_of
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.schema import RESERVED
@@ -47,9 +47,7 @@ class CocoFiles:
         self._refuse_doubles()
         self._read: dict[str, CocoFile] = {}
         self._fields: dict[str, Field] = {}
-        splits = {file.name: _split(file.name) for file in self.files}
-        is_split = given.reading.split == "auto" and all(splits.values())
-        self._splits = splits if is_split else {}
+        self._splits = splits_of(given, self.files, _split)
 
     def _refuse_doubles(self) -> None:
         ends: dict[str, str] = {}

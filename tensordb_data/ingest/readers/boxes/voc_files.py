@@ -48,7 +48,8 @@ class VocFolder:
         self._of: dict[str, tuple[str, str]] = {}
         """The XML file of each row, and the path of its image, by the name of the row."""
         self.files = list(self._found())
-        self._split_of = self._splits() if given.reading.split == "auto" else {}
+        is_free = given.reading.split == "auto" and "split" not in (given.columns.set or {})
+        self._split_of = self._splits() if is_free else {}
 
     def _found(self) -> Iterator[FileInfo]:
         """The images, each with its XML file: it changes when one of them does."""

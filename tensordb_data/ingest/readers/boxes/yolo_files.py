@@ -126,7 +126,8 @@ class YoloFolder:
 
     def schema(self, wanted: Mapping[str, Field], files: Sequence[FileInfo]) -> Mapping[str, Field]:
         fields = annotation_fields(wanted, path=Scalar("str"))
-        if self._split_of and self._given.reading.split == "auto":
+        is_free = self._given.reading.split == "auto" and "split" not in (self._given.columns.set or {})
+        if self._split_of and is_free:
             fields["split"] = wanted.get("split") or Scalar("str")
         self._fields = fields
         return fields

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.ingest.readers.layout import SPLITS
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, FileInfo
 from tensordb_data.schema import Field, Scalar
+
+if TYPE_CHECKING:
+    from tensordb_data.ingest.given import Given
 
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (dt.datetime, "datetime"),
@@ -49,9 +52,17 @@ def split_of(name: str) -> str | None:
     return next((word for word in words if word.lower() in SPLITS), None)
 
 
-def splits_of(files: Sequence[FileInfo]) -> dict[str, str]:
-    """The split of each file, by its name, if all files tell one; nothing if one of them does not."""
-    found = {file.name: split for file in files if (split := split_of(file.name)) is not None}
+def splits_of(given: Given, files: Sequence[FileInfo], tell: Callable[[str], str | None] = split_of) -> dict[str, str]:
+    """The split of each file, by its name, if all of several files tell one, and the user has not said otherwise.
+
+    Args:
+        given: What the user gave.
+        files: The files.
+        tell: Tells the split of a file by its path.
+    """
+    if given.reading.split != "auto" or "split" in (given.columns.set or {}) or len(files) < 2:
+        return {}
+    found = {file.name: split for file in files if (split := tell(file.name)) is not None}
     return found if len(found) == len(files) else {}
 
 

@@ -55,7 +55,7 @@ class MdsFolders:
         for file in given.files.files:
             if file.name not in known and not self._is_unpacked_twin(file.name):
                 given.report.ignore(file.name)
-        self._splits = splits_of(self.files) if given.reading.split == "auto" else {}
+        self._splits = splits_of(given, self.files)
         self._fields: dict[str, Field] = {}
 
     def _is_unpacked_twin(self, name: str) -> bool:

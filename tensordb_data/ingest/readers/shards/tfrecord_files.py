@@ -97,7 +97,7 @@ class TfRecords:
         for file in files:
             if file.name not in there:
                 given.report.ignore(file.name)
-        self._splits = splits_of(self.files) if given.reading.split == "auto" else {}
+        self._splits = splits_of(given, self.files)
         self._fields: dict[str, Field] = {}
 
     def schema(self, wanted: Mapping[str, Field], files: Sequence[FileInfo]) -> Mapping[str, Field]:

@@ -71,7 +71,7 @@ class TarFiles:
         columns = given.columns
         self._asked = {*(columns.fields or ()), *columns.skip, *(columns.rename or {}), *(columns.types or {})}
         self._parts = sorted(name for name in self._asked if name.startswith("json."))
-        self._splits = splits_of(self.files) if given.reading.split == "auto" else {}
+        self._splits = splits_of(given, self.files)
         self._names: dict[str, str] = {}
         self._fields: dict[str, Field] = {}
 
