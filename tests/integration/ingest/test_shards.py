@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import obstore.store
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -290,3 +291,13 @@ def test_exports_of_lines_and_tables_come_back(db: TensorDB, tmp_path: Path) -> 
         assert [row.encoded("image") for row in found] == [row["image"] for row in rows]
         for name in fields[1:]:
             assert [row.get(name) for row in found] == [row[name] for row in rows]
+
+
+def test_shards_in_a_bucket(db: TensorDB, s3: str, shards: Path) -> None:
+    store = obstore.store.from_url(f"{s3}/data", client_options={"allow_http": True})
+    for path in shards.iterdir():
+        obstore.put(store, path.name, path.read_bytes())
+    report = db.data.ingest(f"{s3}/data/shard-{{000..001}}.tar", "web")
+    assert report.added == 6 and report.failed == []
+    assert db.data.find({"__key__": "a/12"}).first().encoded("jpg") == picture(5, ".jpg")
+    assert db.data.ingest(f"{s3}/data/shard-{{000..001}}.tar", "web").unchanged == 6
