@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensordb_data.export.contents import line
 from tensordb_data.export.formats.base import Format, ShardWriter, numbered, shard_name
-from tensordb_data.export.names import safe_part
+from tensordb_data.export.names import Names, safe_part
 from tensordb_data.export.output import Entry, Output, write_file
 from tensordb_data.export.plan import Split
 from tensordb_data.export.rows import Row
@@ -20,6 +20,9 @@ class Jsonl(Format):
 
     def check_fields(self) -> None:
         self.contents.check_arrays("a file of NumPy")
+        names = Names()
+        self.parts = {name: names.unique(safe_part(name)) for name in self.contents.blobs}
+        """What the files of a field are called after."""
 
     def check(self, row: Row) -> None:
         self.contents.document(row)
@@ -52,7 +55,7 @@ class _Writer(ShardWriter):
                 doc[name] = None
                 continue
             data, suffix = found
-            path = f"{self._folder}/{self.rows:08d}.{safe_part(name)}.{suffix}"
+            path = f"{self._folder}/{self.rows:08d}.{self._format.parts[name]}.{suffix}"
             self._files.append(write_file(self._work.files, path, data))
             doc[name] = path
         text = line(doc)
