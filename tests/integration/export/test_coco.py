@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tensordb_data import Array, Image, QueryError, Scalar, SchemaError, TensorDB
 from tests.integration.export.samples import manifest, picture
@@ -117,3 +120,40 @@ def test_what_coco_has_no_place_for_is_refused(db: TensorDB, tmp_path: Path) -> 
         writer.add(image=picture(0), mask=np.zeros((2, 2), np.uint8), annotations=[])
     with pytest.raises(QueryError, match=r"field 'mask'.*COCO has no such values"):
         db.data.find({"dataset": "y"}).export(tmp_path / "out", "coco")
+
+
+ANNOTATION = st.fixed_dictionaries(
+    {"category_id": st.integers(0, 3), "iscrowd": st.integers(0, 1),
+     "bbox": st.lists(st.floats(0, 1e6) | st.integers(0, 99), min_size=4, max_size=4)},
+    optional={
+        "segmentation": st.sampled_from([RLE, PACKED]) | st.lists(st.lists(st.floats(0, 99), max_size=6), max_size=2),
+        "keypoints": st.lists(st.integers(0, 9), max_size=6), "area": st.floats(0, 1e9), "note": st.text(max_size=5),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(rows=st.lists(st.lists(ANNOTATION, max_size=3), min_size=1, max_size=4), shard_bytes=st.sampled_from([1, None]))
+def test_what_goes_in_comes_out_and_in_again(
+    db: TensorDB, tmp_path: Path, rows: list[list[dict[str, Any]]], shard_bytes: int | None
+) -> None:
+    for name in ("x", "y"):
+        if db.data.schema(name) is not None:
+            db.data.drop(name)
+    schema = {"image": Image("rgb"), "image_id": Scalar("int"), "annotations": Scalar("json")}
+    ids = iter(range(1000, 0, -1))
+    with db.data.writer("x", schema=schema) as writer:
+        for n, some in enumerate(rows):
+            named = [{**each, "id": next(ids), "class": f"c{each['category_id']}"} for each in some]
+            writer.add(image=picture(n), image_id=500 - n, annotations=named)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    db.data.find({"dataset": "x"}).export(tmp_path / "out", "coco", shard_bytes=shard_bytes)
+    report = db.data.ingest(tmp_path / "out/annotations/instances.json", "y", format="coco")
+    assert report.added == len(rows) and report.failed == []
+    pairs = (db.data.find({"dataset": name}, sort="image_id") for name in ("x", "y"))
+    for old, new in zip(*pairs, strict=True):
+        assert new.encoded("image") == old.encoded("image")
+        labels = [{name: value for name, value in each.items() if name != "label"} for each in new["annotations"]]
+        assert [sorted(each.items(), key=str) for each in labels] == [
+            sorted(each.items(), key=str) for each in old["annotations"]
+        ]

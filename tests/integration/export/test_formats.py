@@ -111,6 +111,19 @@ def test_a_data_set_of_hugging_face_in_memory(db: TensorDB) -> None:
     assert len(db.data.find({"label": 9}).to_hf()) == 0
 
 
+def test_a_saved_data_set_of_hugging_face_comes_back(db: TensorDB, tmp_path: Path) -> None:
+    hugging_face()
+    rows = fill(db)
+    db.data.find().to_hf(fields=["image", "grid", "label", "class", "score", "at"]).save_to_disk(tmp_path / "saved")
+    report = db.data.ingest(tmp_path / "saved", "again")
+    assert report.added == 8 and report.failed == []
+    found = db.data.find({"dataset": "again"}).all()
+    assert [row.encoded("image") for row in found] == [row["image"] for row in rows]
+    assert [row["class"] for row in found] == [row["class"] for row in rows]
+    assert [row.get("score") for row in found] == [row["score"] for row in rows]
+    assert db.data.ingest(tmp_path / "saved", "again").unchanged == 8
+
+
 def test_hugging_face_reads_the_folder(db: TensorDB, tmp_path: Path) -> None:
     datasets = hugging_face()
     rows = fill(db)
