@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,11 @@ def test_from_the_command_line(warehouse_dir: Path, tmp_path: Path) -> None:
     done = tensordb(*table, "--skip", "", "--type", "zip=str", "--json")
     assert done.returncode == 0 and list(json.loads(done.stdout)["schema"]) == ["vin", "label", "zip"]
     assert tensordb(*table, "--on-change", "no").returncode == 1
+    environment = {**os.environ, "TENSORDB": str(warehouse_dir), "TENSORDB_PROJECT": "other"}
+    environment["TENSORDB_CACHE"] = str(tmp_path / "cache")
+    command = [sys.executable, "-m", "tensordb_data.cli.main", "find", "data", "--count"]
+    counted = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert (counted.stdout, counted.stderr) == ("0\n", "")
     assert tensordb(*table, "--rename", "x").returncode == 2
 
 

@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 from tensordb_data import (
     Built,
     Every,
+    Image,
     Job,
     JobLimits,
     JobSpec,
@@ -30,6 +31,7 @@ from tensordb_data import (
     Tokens,
 )
 from tensordb_data.continuous import Evaluator, Trainer
+from tensordb_data.ingest import Columns, Report, Rows
 from tensordb_data.job_runner.worker import Worker
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tensordb_data.torch import QueryDataset, StepCheckpointer
@@ -98,3 +100,9 @@ def learn(learner: Any) -> None:
 assert_type(db.logs.find({"run": "r"}), LogSelection)
 assert_type(db.jobs.claim(worker="w", resources={"gpu": 1}), Job | None)
 assert_type(db.database, Database[Any])
+
+assert_type(db.data.ingest("photos/", "photos"), Report)
+assert_type(db.data.ingest(["a.csv"], "t", key="id", types={"zip": str}, files={"img": Image()}, on_error=3), Report)
+assert_type(db.data.ingest([{"a": 1}], "t", columns=Columns(skip=[""]), rows=Rows(prune=True)), Report)
+db.data.ingest("t.csv", "t", on_change="no")  # type: ignore[arg-type]
+db.data.ingest("t.csv", "t", keys="id")  # type: ignore[call-arg]

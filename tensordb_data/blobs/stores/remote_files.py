@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import obstore
@@ -12,6 +13,9 @@ from obstore.store import from_url
 from tensordb_data.blobs.stores.base import without_secrets
 from tensordb_data.blobs.stores.object_store import _CLIENT, _RETRY, _environment_options, _reason
 from tensordb_data.errors import StorageError
+
+_IN_MEMORY = 64 << 20
+"""Bytes of a download that are kept in memory; a larger one is a file."""
 
 
 class RemoteFile(NamedTuple):
@@ -68,9 +72,25 @@ class RemoteFiles:
     def open(self, key: str) -> BinaryIO:
         """Open a file to be read, at any place in it."""
         try:
-            return cast(BinaryIO, io.BufferedReader(_Reader(obstore.open_reader(self._store, key)), 1 << 20))
+            if self.url.startswith("http"):  # a server may not give parts of a file
+                return self._downloaded(key)
+            reader = _Reader(obstore.open_reader(self._store, key), lambda error: self._error("read", key, error))
+            return cast(BinaryIO, io.BufferedReader(reader, 1 << 20))
+        except StorageError:
+            raise
         except Exception as error:
             raise self._error("read", key, error) from None
+
+    def _downloaded(self, key: str) -> BinaryIO:
+        file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        try:
+            for part in obstore.get(self._store, key).stream(min_chunk_size=1 << 20):
+                file.write(part)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return cast(BinaryIO, file)
 
     def _error(self, action: str, key: str, error: Exception) -> StorageError:
         place = f"{self.url}/{key}".rstrip("/")
@@ -81,8 +101,8 @@ class RemoteFiles:
 class _Reader(io.RawIOBase):
     """What obstore reads, as a file of Python."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, reader: Any, wrapped: Callable[[Exception], StorageError]) -> None:
+        self._reader, self._wrapped = reader, wrapped
 
     def readable(self) -> bool:
         return True
@@ -91,7 +111,10 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._reader.read(len(buffer))
+        try:
+            data = self._reader.read(len(buffer))
+        except Exception as error:
+            raise self._wrapped(error) from None
         buffer[: len(data)] = data
         return len(data)
 
