@@ -68,8 +68,6 @@ class Plan:
     """Whether there is a field that divides the samples."""
     splits: list[Split] = field(default_factory=list)
     count: int = 0
-    nbytes: int = 0
-    """Bytes of the blobs, as they are stored."""
     missing: dict[str, int] = field(default_factory=dict)
     """How many samples lack a field."""
     pairs: dict[int, str] | None = None
@@ -103,16 +101,15 @@ class Plan:
     def _relocated(self, docs: Sequence[Doc]) -> list[Doc] | None:
         """The documents with the places where a compaction has put their blobs; None if nothing has moved."""
         found = self.warehouse.index["data"].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_tdb": 1})
-        now = {doc["_id"]: doc["_tdb"].get("b") or {} for doc in found}
+        now: dict[Any, Doc] = {doc["_id"]: doc["_tdb"] for doc in found}
         for doc in docs:
             if doc["_id"] not in now:
                 raise StorageError(
                     f"sample {doc['_id']} of {doc['dataset']!r} was deleted while it was exported, and its blobs are "
                     "gone: make the same call again, which begins anew"
                 )
-        if all(now[doc["_id"]] == (doc["_tdb"].get("b") or {}) for doc in docs):
-            return None
-        return [_moved(doc, now[doc["_id"]]) for doc in docs]
+        moved = [_moved(doc, now[doc["_id"]]) for doc in docs]
+        return moved if moved != list(docs) else None
 
 
 def contents_of(bound: BoundQuery, fields: Sequence[str] | None, nan: bool) -> Contents:
@@ -185,19 +182,19 @@ def _divider(bound: BoundQuery, split: str) -> Scalar | None:
     return found
 
 
-def _moved(doc: Doc, now: Mapping[str, Any]) -> Doc:
-    """A document with the references that it has now.
+def _moved(doc: Doc, now: Doc) -> Doc:
+    """A document with the references that its `_tdb` has now.
 
     Raises:
         StorageError: One is to another value.
     """
-    blobs = {}
-    for name, part in (doc["_tdb"].get("b") or {}).items():
-        blobs[name] = found = now.get(name, part)
-        if found.get("n") != part.get("n"):
+    before = doc["_tdb"].get("b") or {}
+    blobs = {name: (now.get("b") or {}).get(name, part) for name, part in before.items()}
+    for name, part in before.items():
+        if blobs[name].get("n") != part.get("n") or now.get("src") != doc["_tdb"].get("src"):
             raise StorageError(f"sample {doc['_id']} of {doc['dataset']!r}, field {name!r}, was changed while it was "
                                "exported: make the same call again, which begins anew")  # fmt: skip
-    return {**doc, "_tdb": {**doc["_tdb"], "b": blobs}}
+    return {**doc, "_tdb": {**doc["_tdb"], "b": blobs}} if before else doc
 
 
 class _Reader:
@@ -260,7 +257,6 @@ class _Reader:
         for name, each in self._contents.fields.items():
             value = scalar(row, name, each) if isinstance(each, Scalar) else references.get(name)
             plan.missing[name] += value is None
-        plan.nbytes += sum(row.sample.stored_bytes(name) for name in self._contents.blobs)
         self._labels.observe(row)
         self._check(row)
         own = doc["_tdb"]
