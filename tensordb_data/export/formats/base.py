@@ -203,6 +203,13 @@ def shard_name(split: Split, number: int, suffix: str) -> str:
     return f"data/{split.name}-{number:05d}.{suffix}"
 
 
+def renamed(doc: dict[str, Any], path: str) -> dict[str, Any]:
+    """A document with the path of its file. What the sample has called it is kept, if that is something else."""
+    given = doc.get("file_name")
+    kept = {} if given is None or given == path else {"original_file_name": given}
+    return {**doc, "file_name": path, **kept}
+
+
 def place(row: Row) -> str:
     """Which sample this is, for messages."""
     return f"sample {row.sample.id} of {row.sample.dataset!r}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.export.contents import line
-from tensordb_data.export.formats.base import FolderShard, Format, ShardWriter, lines_of, place
+from tensordb_data.export.formats.base import FolderShard, Format, ShardWriter, lines_of, place, renamed
 from tensordb_data.export.names import Names, safe_path, suffix_of
 from tensordb_data.export.output import Entry, Output
 from tensordb_data.export.plan import Plan, Split
@@ -130,8 +130,8 @@ class Coco(Format):
             raise SchemaError(f"{place(row)}: its size is not known, which COCO needs; add fields width and height")
         doc.pop(_IMAGE_ID, None)
         doc |= {"id": max(self._images, default=-1) + 1 + number if given_id is None else given_id,
-                "file_name": path, "width": width, "height": height}  # fmt: skip
-        return doc if given is None or given == path else {**doc, "original_file_name": given}
+                "width": width, "height": height}  # fmt: skip
+        return renamed(doc, path)
 
     def annotations(self, row: Row, image: int) -> list[dict[str, Any]]:
         """The entries of the annotations of an image; those without an id get one at the end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.export.contents import line
-from tensordb_data.export.formats.base import FolderShard, Format, ShardWriter, lines_of, parts_of, place
+from tensordb_data.export.formats.base import FolderShard, Format, ShardWriter, lines_of, parts_of, place, renamed
 from tensordb_data.export.names import Names, safe_part, safe_path, suffix_of, with_suffix
 from tensordb_data.export.output import Entry, Output, append_file
 from tensordb_data.export.plan import Plan, Split
@@ -67,8 +67,8 @@ class Folder(Format):
         """The folder of a split, with `/` at its end."""
         return f"{split.name}/" if self.plan.divided else ""
 
-    def place_of(self, row: Row, split: Split, number: int) -> tuple[str, str | None]:
-        """Where the file of a sample is, below its split; and what the sample calls it, if this is something else."""
+    def place_of(self, row: Row, split: Split, number: int) -> str:
+        """Where the file of a sample is, below its split."""
         given = self.contents.name_of(row)
         path = (safe_path(given) if given else None) or f"{number:08d}"
         named = self.contents.scalars.get("class")
@@ -80,8 +80,7 @@ class Folder(Format):
             path = path if path.startswith(f"{folder}/") else f"{folder}/{path}"
         suffix = suffix_of(row.blobs[self.main])
         path = path if suffix == "bin" else with_suffix(path, suffix)
-        found = self._names[split.name].unique(path)
-        return found, given if given is not None and given != found else None
+        return self._names[split.name].unique(path)
 
     def other(self, path: str, split: Split) -> str:
         """The path, or another one that is free, of a further file."""
@@ -111,11 +110,9 @@ class _Writer(FolderShard):
         if self.is_full(row):
             return False
         format, split = self._format, self._split
-        path, given = format.place_of(row, split, self._first + self.rows)
+        path = format.place_of(row, split, self._first + self.rows)
         self.write(format.root(split) + path, row.blobs[format.main])
-        doc = {**format.contents.document(row), "file_name": path}
-        if given is not None:
-            doc["original_file_name"] = given
+        doc = renamed(format.contents.document(row), path)
         for name in format.others:
             found = format.contents.file(row, name)
             if found is None:

@@ -207,10 +207,10 @@ HOSTILE = [
 @pytest.mark.parametrize("format", ["folder", "coco"])
 def test_hostile_names_stay_in_the_folder(db: TensorDB, tmp_path: Path, format: str) -> None:
     given = [name.replace("\0", "\x01") for name in HOSTILE]
-    fields = {"image": Image(), "path": Scalar("str"), "class": Scalar("str"), "annotations": Scalar("json")}
+    fields = {"image": Image(), "file_name": Scalar("str"), "class": Scalar("str"), "annotations": Scalar("json")}
     with db.data.writer("x", schema=fields) as writer:
         for n, name in enumerate(given):
-            writer.add(image=picture(n), path=name, annotations=[], **{"class": name or "../.."})
+            writer.add(image=picture(n), file_name=name, annotations=[], **{"class": name or "../.."})
     out = tmp_path / "deep/out"
     db.data.find().export(out, format)
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
@@ -223,12 +223,12 @@ def test_hostile_names_stay_in_the_folder(db: TensorDB, tmp_path: Path, format: 
     if format == "folder":
         rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text().splitlines()]
         images = [(out / row["file_name"]).read_bytes() for row in rows]
-        # What a name was is not lost.
-        assert [row["path"] for row in rows] == given
     else:
         rows = json.loads((out / "annotations/instances.json").read_text())["images"]
         images = [(out / "images" / row["file_name"]).read_bytes() for row in rows]
     assert images == [picture(n) for n in range(len(given))]
+    # What a name was is not lost.
+    assert [row.get("original_file_name", row["file_name"]) for row in rows] == given
 
 
 def test_hostile_splits_stay_in_the_folder(db: TensorDB, tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tensordb_data import Array, Bytes, Image, QueryError, Scalar, SchemaError, TensorDB, Text
+from tensordb_data import (
+    Array,
+    Bytes,
+    Image,
+    MissingExtraError,
+    QueryError,
+    Scalar,
+    SchemaError,
+    TensorDB,
+    Text,
+)
 from tests.integration.export.samples import LOSSLESS, NOON, SCHEMA, contents, fill, manifest, picture
 
 FORMATS = ("parquet", "jsonl", "folder", "webdataset", "mds")
@@ -248,6 +258,21 @@ def test_nan_is_refused_unless_it_is_asked_for(db: TensorDB, tmp_path: Path) -> 
         first, second = contents(out, format)
         assert first["j"] == {"a": [{"$date": "2026-11-30T12:00:00Z"}]} and second["j"] == [float("-inf")]
         assert first["f"] == 1.5 and second["f"] != second["f"]
+
+
+def test_a_library_that_is_not_there_is_named(
+    db: TensorDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(db, 1)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match="pip install datasets"):
+        db.data.find().to_hf()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"tensordb-data\[tables\]"):
+        db.data.find().export(tmp_path / "out")
+    with pytest.raises(QueryError, match="progress is True, or a function"):
+        db.data.find().export(tmp_path / "out", "jsonl", progress="yes")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_manifest_says_what_it_is(db: TensorDB, tmp_path: Path) -> None:
