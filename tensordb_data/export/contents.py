@@ -88,7 +88,7 @@ class Contents:
         if "dataset" in self.standard:
             doc["dataset"] = row.sample.dataset
         if "tags" in self.standard:
-            doc["tags"] = row.sample.tags
+            doc["tags"] = tags_of(row)
         for name, field in self.fields.items():
             if isinstance(field, Scalar):
                 doc[name] = self.value(row, name, field)
@@ -125,6 +125,19 @@ class Contents:
         if isinstance(field, Text):
             return stored, "txt"
         return stored, "bin" if isinstance(field, Bytes) else suffix_of(stored)
+
+
+def tags_of(row: Row) -> list[str]:
+    """The tags of a sample.
+
+    Raises:
+        SchemaError: Another tool has written something else.
+    """
+    found = row.sample.get("tags") or []
+    if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found):
+        raise SchemaError(f"sample {row.sample.id} of {row.sample.dataset!r}: expected a list of text as tags, found "
+                          f"{found!r:.80}; leave them out with fields=")  # fmt: skip
+    return found
 
 
 class Labels:

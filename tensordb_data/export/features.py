@@ -10,7 +10,7 @@ import numpy as np
 
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.export.arrow import MARK, json_text, pyarrow
-from tensordb_data.export.contents import Contents, blob_field
+from tensordb_data.export.contents import Contents, blob_field, tags_of
 from tensordb_data.export.names import safe_path
 from tensordb_data.export.rows import Row, scalar
 from tensordb_data.schema import Array, Bytes, Field, Scalar, Text
@@ -62,7 +62,7 @@ class Columns:
         columns = []
         for name in self._contents.standard:
             values: list[Any] = [
-                row.sample.tags if name == "tags" else row.sample.dataset if name == "dataset" else str(row.sample.id)
+                tags_of(row) if name == "tags" else row.sample.dataset if name == "dataset" else str(row.sample.id)
                 for row in rows
             ]
             columns.append(self._pa.array(values, self.schema.field(name).type))

@@ -23,7 +23,7 @@ from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.zstd import decompressor
 from tensordb_data.errors import BusyError, QueryError, SchemaError, StorageError, TensorDBError
-from tensordb_data.export.contents import STANDARD, Contents, Labels
+from tensordb_data.export.contents import STANDARD, Contents, Labels, tags_of
 from tensordb_data.export.names import Names, safe_part
 from tensordb_data.export.rows import Row, fields_of, scalar, stored_rows
 from tensordb_data.query.datasets import selected_datasets
@@ -258,6 +258,8 @@ class _Reader:
             value = scalar(row, name, each) if isinstance(each, Scalar) else references.get(name)
             plan.missing[name] += value is None
         self._labels.observe(row)
+        if "tags" in self._contents.standard:
+            tags_of(row)
         self._check(row)
         own = doc["_tdb"]
         blobs = {name: [part.get("n"), part.get("z")] for name, part in sorted(references.items())}

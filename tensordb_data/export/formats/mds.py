@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensordb_data.errors import QueryError, SchemaError
-from tensordb_data.export.contents import iso
+from tensordb_data.export.contents import iso, tags_of
 from tensordb_data.export.formats.base import Format, ShardWriter, place, too_large
 from tensordb_data.export.names import suffix_of
 from tensordb_data.export.output import Entry, Output, append_file, write_file
@@ -102,7 +102,7 @@ class Mds(Format):
         field = self.contents.fields.get(name)
         if field is None:
             own = {"_id": str(row.sample.id), "dataset": row.sample.dataset}
-            return json.dumps(row.sample.tags).encode() if name == "tags" else own[name].encode()
+            return json.dumps(tags_of(row)).encode() if name == "tags" else own[name].encode()
         if isinstance(field, Scalar):
             if encoding == "json":
                 return json.dumps(self.contents.value(row, name, field), ensure_ascii=False).encode()

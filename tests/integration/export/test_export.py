@@ -263,6 +263,10 @@ def test_wrong_values_of_another_tool_are_named_before_anything_is_written(db: T
     db.database["data"].update_one({"n": 11}, {"$set": {"n": "eleven"}})
     with pytest.raises(SchemaError, match=r"sample [0-9a-f]{24} of 'x', field 'n': expected int, found str 'eleven'"):
         db.data.find().export(tmp_path / "out", "jsonl", shard_bytes=1)
+    db.database["data"].update_one({"n": "eleven"}, {"$set": {"n": 11, "tags": ["a", 3]}})
+    for format in FORMATS:
+        with pytest.raises(SchemaError, match=r"sample [0-9a-f]{24} of 'x': expected a list of text as tags"):
+            db.data.find().export(tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
 
 
