@@ -127,6 +127,7 @@ class _Ingest:
         """Do it."""
         try:
             source = open_source(self._given)
+            self._unlisted = self.report.failures > 0
             self._source_id = self._rows.source_id or source.id
             self._root = getattr(source, "root", "").encode(errors="surrogateescape")
             if self._rows.prune and not self._source_id:
@@ -143,7 +144,8 @@ class _Ingest:
         return self.report
 
     def _fingerprint(self) -> bytes:
-        return fingerprint(self._columns, self._rows.key, self._rows.on_change, self._checks.verify, self._reading)
+        reading = dataclasses.replace(self._reading, workers=None)
+        return fingerprint(self._columns, self._rows.key, self._rows.on_change, self._checks.verify, reading)
 
     def _read(self, source: Source, show: Progress) -> None:
         """Write the rows of the files that are not in."""
@@ -334,7 +336,9 @@ class _Ingest:
             if not self._dry:
                 self._log.remove(gone)
         report.missing = missing.count()
-        if report.missing and self._rows.prune and not self._dry:
+        if report.missing and self._rows.prune and self._unlisted:
+            report.note("prune: nothing was deleted, because not all of the source could be looked at; see what failed")
+        elif report.missing and self._rows.prune and not self._dry:
             report.pruned = missing.delete()
             report.missing -= report.pruned
             self._log.after_deletion()

@@ -81,6 +81,8 @@ def drop(warehouse: Warehouse, name: str) -> int:
     while _one(warehouse.index["data"], there) is not None:
         count += delete_samples(BoundQuery(warehouse, Query("data", {"dataset": name})))
     retry_while_unavailable(lambda: datasets.delete_one({"_id": id, "leaving": {"to": None}}))
+    of = {"p": warehouse.project, "dataset": name}
+    retry_while_unavailable(lambda: warehouse.index["sources"].delete_many(of))
     was = {"_id.p": warehouse.project, "was": name}  # that was another one
     retry_while_unavailable(lambda: datasets.update_many(was, {"$unset": {"was": ""}}))
     return count

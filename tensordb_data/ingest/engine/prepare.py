@@ -81,6 +81,7 @@ class Preparer:
         self._base = Path("." if reading.base is None else reading.base)
         self._schema = Schema({})
         self._names: dict[str, str] = {}
+        self._key: list[str] = []
         self._set: dict[str, Any] = {}
 
     def wanted(self, stored: Mapping[str, Field]) -> dict[str, Field]:
@@ -110,7 +111,9 @@ class Preparer:
         _check_known("skip", columns.skip, source)
         _check_known("rename", rename, source)
         _check_known("types", columns.types or {}, source)
-        _check_known("key", self._rows.key or (), source)
+        back = {new: old for old, new in rename.items()}
+        self._key = [name if name in source else back.get(name, name) for name in self._rows.key or ()]
+        _check_known("key", self._key, source)
         _check_known("files", self._reading.files or {}, source)
         skip = set(columns.skip)
         if "" in source and "" not in rename and "" not in skip:
@@ -232,7 +235,7 @@ class Preparer:
     def _keys(self, chunk: Chunk, bad: dict[int, str]) -> Sequence[bytes] | None:
         if self._rows.key is None:
             return chunk.keys
-        columns = [as_column(chunk.columns[name]) for name in self._rows.key]
+        columns = [as_column(chunk.columns[name]) for name in self._key]
         keys: list[bytes] = []
         for row in range(chunk.count):
             try:

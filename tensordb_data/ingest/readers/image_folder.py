@@ -18,6 +18,8 @@ from tensordb_data.schema.image_header import read_header
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
 
+_UNREAD = (".heic", ".heif", ".ico", ".pcx", ".psd", ".tga")
+_TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
 _CHUNK_FILES = 1024
 _HEADER = 64 << 10  # bytes that hold the header of nearly every image
 _FEW = 16
@@ -153,6 +155,8 @@ class ImageFolder:
     def _is_image(self, file: FileInfo) -> bool:
         """Whether a file is an image, by its suffix; by its first bytes if the suffix does not tell."""
         if file.name.lower().endswith(IMAGES):
+            if file.name.lower().endswith(".gif"):
+                self._given.report.note("of images with several frames, the first is read")
             return True
         suffix = file.name.rpartition("/")[2].rpartition(".")
         if (
@@ -162,7 +166,16 @@ class ImageFolder:
             and _begins_an_image(self._head(file, 64))
         ):
             return True
-        self._given.report.ignore(file.name)
+        name, report = file.name.lower(), self._given.report
+        if name.endswith(_UNREAD):
+            report.fail(file.name, f".{name.rpartition('.')[2]} is not read: convert it to JPEG or PNG")
+            return False
+        if name.endswith(_TABLES):
+            report.note(
+                f"{file.name} was not read: call it metadata.{name.rpartition('.')[2]} if it is about these images, or"
+                " ingest it by itself with files="
+            )
+        report.ignore(file.name)
         return False
 
     def _labels(self) -> dict[str, int]:

@@ -152,8 +152,18 @@ def test_what_is_in_a_folder_is_taken_or_named(db: TensorDB, tmp_path: Path) -> 
     names = {"0.png", "wrong.jpg", "none", "A.png", "a.png", "\u00e9.png", "e\u0301.png"}
     assert table(db, "d", "path") == {*((f"ape/{name}",) for name in names), ("cat/1.png",)}
     assert table(db, "d", "class", "label") == {("ape", 0), ("cat", 1)}
-    assert sorted(where for where, _ in report.failed) == ["ape/\\xff.png", "ape/empty.png", "ape/loop", "pipe"]
-    assert report.ignored == {".txt": 1, ".csv": 1, "others": 1, ".heic": 1}
+    assert sorted(where for where, _ in report.failed) == [
+        "ape/\\xff.png",
+        "ape/empty.png",
+        "ape/loop",
+        "pipe",
+        "x.heic",
+    ]
+    assert report.ignored == {".txt": 1, ".csv": 1, "others": 1}
+    assert "labels.csv was not read: call it metadata.csv" in report.notes[0]
+    (folder / "ape/0.png").unlink()
+    pruned = db.data.ingest(folder, "d", prune=True)  # what could not be looked at may be there
+    assert (pruned.missing, pruned.pruned) == (1, 0) and "prune: nothing was deleted" in pruned.notes[-1]
     (tmp_path / "none").mkdir()
     with pytest.raises(SchemaError, match="found none"):
         db.data.ingest(tmp_path / "none", "d")
