@@ -301,3 +301,14 @@ def test_shards_in_a_bucket(db: TensorDB, s3: str, shards: Path) -> None:
     assert report.added == 6 and report.failed == []
     assert db.data.find({"__key__": "a/12"}).first().encoded("jpg") == picture(5, ".jpg")
     assert db.data.ingest(f"{s3}/data/shard-{{000..001}}.tar", "web").unchanged == 6
+
+
+def test_a_damaged_shard_prunes_nothing(db: TensorDB, tmp_path: Path, shards: Path) -> None:
+    db.data.ingest(shards, "web")
+    whole = (shards / "shard-001.tar").read_bytes()
+    (shards / "shard-001.tar").write_bytes(whole[:3000])
+    report = db.data.ingest(shards, "web", prune=True)
+    assert len(report.failed) == 1 and report.pruned == 0 and db.data.find().count() == 6
+    (shards / "shard-001.tar").unlink()
+    report = db.data.ingest(shards, "web", prune=True)
+    assert report.pruned == 3 and db.data.find().count() == 3

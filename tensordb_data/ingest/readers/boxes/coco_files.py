@@ -11,7 +11,7 @@ from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
 from tensordb_data.ingest.readers.boxes.coco import CocoFile, CocoImage, read_coco
 from tensordb_data.ingest.readers.boxes.images import Images, annotation_fields, first_folder, local_folder
 from tensordb_data.ingest.readers.layout import SPLITS
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending, splits_of
+from tensordb_data.ingest.readers.shards.columns import Kind, Pending, required, splits_of
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.schema import RESERVED
@@ -81,6 +81,8 @@ class CocoFiles:
             self._given.report.note(f"keys of images that are names of the warehouse are left out: {', '.join(left)}")
         fields |= {name: wanted.get(name) or kind.field(rows) for name, kind in extra.items()
                    if name not in fields and name not in left}  # fmt: skip
+        if not rows:
+            fields |= required(wanted)
         if self._splits and "split" not in fields:
             fields["split"] = wanted.get("split") or Scalar("str")
         self._fields = fields

@@ -66,6 +66,11 @@ def splits_of(given: Given, files: Sequence[FileInfo], tell: Callable[[str], str
     return found if len(found) == len(files) else {}
 
 
+def required(wanted: Mapping[str, Field]) -> dict[str, Field]:
+    """The columns of files of which none can be read, so that each is named, and not what their rows would lack."""
+    return {name: field for name, field in wanted.items() if not field.optional}
+
+
 class Pending:
     """Rows that become a chunk.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import SchemaError, TensorDBError
-from tensordb_data.ingest.readers.shards.columns import Pending, splits_of
+from tensordb_data.ingest.readers.shards.columns import Pending, required, splits_of
 from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example, records
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, Text
@@ -117,6 +117,8 @@ class TfRecords:
         skip = set(self._given.columns.skip)
         fields = {name: wanted.get(name) or (Bytes() if name in skip else feature.field(name, rows))
                   for name, feature in sorted(features.items())}  # fmt: skip
+        if not rows:
+            fields |= required(wanted)
         if self._splits and "split" not in fields:
             fields["split"] = wanted.get("split") or Scalar("str")
         self._fields = fields

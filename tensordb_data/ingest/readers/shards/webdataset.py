@@ -13,7 +13,7 @@ import numpy as np
 
 from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
 from tensordb_data.ingest.open import IMAGES
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending, splits_of
+from tensordb_data.ingest.readers.shards.columns import Kind, Pending, required, splits_of
 from tensordb_data.ingest.readers.shards.tar import TarIndex, TarSample
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar
@@ -102,6 +102,8 @@ class TarFiles:
                   for name, field in fields.items()}  # fmt: skip
         if self._parts and "json" not in self._asked:
             fields.pop("json", None)
+        if not rows:
+            fields |= required(wanted)
         fields |= {name: wanted.get(name) or kind.field(rows) for name, kind in kinds.items()}
         if self._splits and "split" not in fields:
             fields["split"] = wanted.get("split") or Scalar("str")
