@@ -37,4 +37,4 @@ def as_gray(data: bytes | bytearray | memoryview) -> bytes:
 
 def levels(bits: int) -> int:
     """By what a gray value of so many bits was multiplied."""
-    return 255 // (2**bits - 1)
+    return 255 // ((1 << bits) - 1)

@@ -99,6 +99,9 @@ def test_what_happens_on_a_change(db: TensorDB, tmp_path: Path) -> None:
     report = db.data.ingest(file, "t", key="id", on_change="error")
     assert report.unchanged == 1 and report.failed[0].where == "t.csv, row 0" and "differs" in report.failed[0].why
     assert len(db.data.ingest(file, "t", key="id", on_change="error").failed) == 1  # said again
+    other = write(tmp_path / "new.csv", "1,other,0", *(f"{i},n,0" for i in range(10, 5000)))
+    for _ in range(2):  # the first rows of a file that has more
+        assert len(db.data.ingest(other, "t", key="id", on_change="error").failed) == 1
     assert counts(db.data.ingest(file, "t", key="id")) == (0, 1, 1, 0)
 
 
