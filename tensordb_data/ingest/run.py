@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import xxhash
 from bson import ObjectId
 
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.system.machine import cpus
 from tensordb_data.errors import QueryError, SchemaError
-from tensordb_data.ingest.engine.apply import Applier, some_rows
+from tensordb_data.ingest.engine.apply import Applier
 from tensordb_data.ingest.engine.file_log import FileLog
 from tensordb_data.ingest.engine.format1 import may_have_old, old_ids
+from tensordb_data.ingest.engine.identify import Identifier, file_number
 from tensordb_data.ingest.engine.missing import Missing
 from tensordb_data.ingest.engine.prepare import Prepared, Preparer
 from tensordb_data.ingest.engine.seen import Seen
@@ -115,9 +114,7 @@ class _Ingest:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tensordb-ingest")
         self._given = Given(source, self._columns, self._reading, self.report, self._pool, self._labels)
         self._stored: Mapping[str, Field] = warehouse.datasets.schemas([dataset]).get(dataset) or {}
-        self._seen, self._known = Seen(), Seen()
-        self._next: dict[bytes, int] = {}
-        """For contents that were seen more than once, the number of the next such row."""
+        self._seen = Seen()
         self._counts: dict[str, int] = {}
         """How many rows of a file are in, by its name."""
         self._broken: set[str] = set()
@@ -129,13 +126,14 @@ class _Ingest:
             source = open_source(self._given)
             self._unlisted = self.report.failures > 0
             self._source_id = self._rows.source_id or source.id
-            self._root = getattr(source, "root", "").encode(errors="surrogateescape")
             if self._rows.prune and not self._source_id:
                 raise QueryError("prune=True needs source_id= here: samples of which source are to be deleted?")
             self._log = FileLog(self._warehouse, self._dataset, self._source_id, self._fingerprint())
             self._missing = Missing(self._warehouse, self._dataset, self._source_id, self._seen, dry_run=self._dry)
-            name = identity_name(self._warehouse, self._dataset)
-            self._identities = Identities(self._warehouse.project, name)
+            self._identifier = Identifier(
+                Identities(self._warehouse.project, identity_name(self._warehouse, self._dataset)),
+                self._rows, self._source_id, getattr(source, "root", ""), self.report,
+            )  # fmt: skip
             self._read(source, show)
             self._end(source)
         finally:
@@ -153,7 +151,7 @@ class _Ingest:
         todo = [file for file in source.files if not self._log.is_in(file)]
         there = {file.name for file in todo}
         kept = [file for file in source.files if file.name not in there]
-        self._kept = {file_number(file.name) for file in kept}
+        self._identifier.kept = {file_number(file.name) for file in kept}
         report.unchanged += sum(map(self._log.rows_of, kept))
         report.schema = dict(self._stored)
         if not todo:
@@ -201,8 +199,8 @@ class _Ingest:
         if not self._dry:
             register(warehouse, self._dataset)
             self._log.begin()
-        name = identity_name(warehouse, self._dataset)
-        self._identities = Identities(warehouse.project, name)
+        name = identity_name(warehouse, self._dataset)  # a new dataset may have got another one just now
+        self._identifier.identities = Identities(warehouse.project, name)
         self._applier = Applier(
             warehouse, self._dataset, schema, self._source_id, self._rows.on_change, report, dry_run=self._dry
         )
@@ -228,7 +226,7 @@ class _Ingest:
         rows = preparer.prepare(chunk)
         ids: list[ObjectId] = []
         if rows is not None:
-            rows, ids = self._identified(rows)
+            rows, ids = self._identifier.identify(rows, self._applier.stored)
         if chunk.file is not None:
             self._counts[chunk.file] = self._counts.get(chunk.file, 0) + len(ids)
             if self.report.failures > before:
@@ -243,6 +241,8 @@ class _Ingest:
         self._missing.of_files([file_number(name) for name in changed])
         if enter is not None and (changed or not ids):
             self._applier.enter(enter)
+        if chunk.file is not None and self.report.failures > before:
+            self._broken.add(chunk.file)
 
     def _ended(self, chunk: Chunk, rows: Prepared | None) -> list[FileInfo]:
         """The files that end with a chunk, and of which nothing has failed."""
@@ -272,53 +272,6 @@ class _Ingest:
             return None
         return [file_number(place.decode()) for place in rows.places]
 
-    def _identified(self, rows: Prepared) -> tuple[Prepared, list[ObjectId]]:
-        """The identities of some rows. Rows with the key of an earlier one are noted, and left out."""
-        if rows.keys is None:
-            return rows, self._by_content(rows)
-        if self._rows.key is not None:
-            ids = [self._identities.of_key(key, self._rows.source_id or "") for key in rows.keys]
-        else:
-            ids = [self._place(key) for key in rows.keys]
-        again = self._known.add([id.binary for id in ids])
-        if not again.any():
-            return rows, ids
-        for row in np.flatnonzero(again).tolist():
-            what = f"key {', '.join(self._rows.key)}" if self._rows.key else "place"
-            self.report.fail(rows.where[row], f"another row of this source has the same {what}, and came first")
-        good = np.flatnonzero(~again).tolist()
-        return some_rows(rows, good), [ids[row] for row in good]
-
-    def _place(self, key: bytes) -> ObjectId:
-        if self._rows.source_id is not None:
-            return self._identities.of_place(self._rows.source_id, key)
-        return self._identities.of_place("", self._root + b"/" + key)
-
-    def _by_content(self, rows: Prepared) -> list[ObjectId]:
-        """Number equal rows. The numbers of those in files that are not read this time are taken."""
-        again = self._known.add(rows.hashes).tolist()
-        numbers: list[int] = []
-        for digest, was_there in zip(rows.hashes, again, strict=True):
-            number = self._next.get(digest, 1) if was_there else 0
-            if was_there:
-                self._next[digest] = number + 1
-            numbers.append(number)
-        ids = [self._identities.of_content(*pair) for pair in zip(rows.hashes, numbers, strict=True)]
-        rest = list(range(len(ids))) if self._kept else []
-        while rest:
-            stored = self._applier.stored([ids[row] for row in rest])
-            rest = [row for row in rest if self._is_kept(stored.get(ids[row]))]
-            for row in rest:
-                digest = rows.hashes[row]
-                numbers[row] = max(numbers[row] + 1, self._next.get(digest, 1))
-                self._next[digest] = numbers[row] + 1
-                ids[row] = self._identities.of_content(digest, numbers[row])
-        return ids
-
-    def _is_kept(self, doc: Mapping[str, Any] | None) -> bool:
-        origin = {} if doc is None else doc["_tdb"].get("src", {})
-        return origin.get("s") == self._source_id and origin.get("f") in self._kept
-
     # The end
 
     def _end(self, source: Source) -> None:
@@ -332,7 +285,7 @@ class _Ingest:
         gone = self._log.gone(source.files)
         if gone:
             missing.of_files([file_number(name) for name in gone])
-            missing.of_ids([self._place(name.encode()) for name in gone])
+            missing.of_ids([self._identifier.of_place(name.encode()) for name in gone])
             if not self._dry:
                 self._log.remove(gone)
         report.missing = missing.count()
@@ -343,16 +296,11 @@ class _Ingest:
             report.missing -= report.pruned
             self._log.after_deletion()
         rows = report.added + report.unchanged
-        if self._rows.key is None and missing.found > _HINT * rows < report.added and self._next is not None:
+        if self._rows.key is None and missing.found > _HINT * rows < report.added:
             report.note(
                 f"{report.added:,} rows are new and {missing.found:,} samples have lost theirs: if rows were changed,"
                 " key= names the column by which a row is known, and they are updates"
             )
-
-
-def file_number(name: str) -> int:
-    """The number of a file in `_tdb.src.f`; never that of a missing one."""
-    return (xxhash.xxh3_64_intdigest(name.encode(errors="surrogateescape")) - 2**63) or 1
 
 
 def _shown(source: Any) -> str:

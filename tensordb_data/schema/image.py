@@ -13,11 +13,12 @@ import numpy.typing as npt
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema.field import BlobField, Buffer, Element, describe
 from tensordb_data.schema.image_header import is_heic, read_header
+from tensordb_data.schema.palette import as_gray, levels, palette_bits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GRAY_PNG = (0, 4)  # colour types, the second with transparency
-_MODES = ("unchanged", "rgb", "gray")
+_MODES = ("unchanged", "rgb", "gray", "index")
 
 MAX_PIXELS = 100_000_000
 """Pixels of an image that is decoded, unless `TENSORDB_MAX_PIXELS` says otherwise: 300 MB in RGB."""
@@ -37,7 +38,8 @@ class Image(BlobField):
     the environment variable `TENSORDB_MAX_PIXELS` to allow more, wherever it is written or read.
 
     Args:
-        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those.
+        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those, "index" for the
+            indices of palette PNGs, which are the classes of a mask; of gray images it gives their values.
         dtype: "uint8", or "uint16" for PNGs with 16 bits a channel.
         optional: whether samples may leave the field out.
     """
@@ -58,7 +60,7 @@ class Image(BlobField):
 
     @property
     def element(self) -> Element:
-        shape = {"rgb": (None, None, 3), "gray": (None, None)}.get(self.mode)
+        shape = {"rgb": (None, None, 3), "gray": (None, None), "index": (None, None)}.get(self.mode)
         return self.dtype, shape
 
     def _check(self, value: Any) -> None:
@@ -71,6 +73,9 @@ class Image(BlobField):
             raise SchemaError(why)
         if not is_image(data) and not (height and width):
             raise SchemaError("expected an image whose header says its size, found one that does not: is it damaged?")
+        if self.mode == "index" and not palette_bits(data) and not is_gray(data):
+            raise SchemaError("expected an image with a palette or gray values, found one with colours, which has no "
+                              "indices")  # fmt: skip
         found = "uint16" if is_deep(data) else "uint8"
         if found != self.dtype:
             raise SchemaError(
@@ -86,10 +91,14 @@ class Image(BlobField):
         if (why := _too_large(*_size(buf))) is not None:
             raise CorruptBlobError(why)
         channels = _check_whole(buf)
+        bits = palette_bits(buf) if self.mode == "index" else 0
+        if bits:
+            buf = as_gray(buf)
         flags = {
             "unchanged": cv2.IMREAD_UNCHANGED,
             "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
             "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+            "index": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
         }[self.mode]
         # A JPEG comes as RGB at once, which saves a pass over its pixels.
         at_once = channels > 0 and (self.mode == "rgb" or (self.mode == "unchanged" and channels > 1))
@@ -103,6 +112,8 @@ class Image(BlobField):
             ) from None
         if pixels is None:
             raise CorruptBlobError(f"expected an image, found {len(buf)} damaged bytes")
+        if bits and bits < 8:
+            pixels //= levels(bits)
         if pixels.ndim == 2:
             return pixels
         if pixels.shape[2] == 1:

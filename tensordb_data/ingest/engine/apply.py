@@ -111,7 +111,8 @@ class Applier:
                 self._count(rows, found)
                 return [id for row, id in enumerate(ids) if row not in found.refused]
             try:
-                self._write(rows, ids, files, found, also)
+                # Files with rows that are refused are not noted as read: the next ingest says so again.
+                self._write(rows, ids, files, found, None if found.refused else also)
             except (DuplicateError, _Moved):
                 continue  # another process was faster: look again
             except TooLarge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import is_deep, is_gray, is_image
 from tensordb_data.schema.image_header import read_header
+from tensordb_data.schema.palette import palette_bits
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
@@ -22,7 +24,6 @@ _UNREAD = (".heic", ".heif", ".ico", ".pcx", ".psd", ".tga")
 _TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
 _CHUNK_FILES = 1024
 _HEADER = 64 << 10  # bytes that hold the header of nearly every image
-_FEW = 16
 
 
 def open_images(given: Given) -> ImageFolder:
@@ -61,7 +62,7 @@ class ImageFolder:
         fields: dict[str, Field] = {"image": wanted.get("image") or self._image_field(files)}
         if layout.has_masks:
             lacking = any(place.mask is None for place in layout.places.values())
-            fields["mask"] = wanted.get("mask") or Image("unchanged", self._mask_dtype(files), optional=lacking)
+            fields["mask"] = wanted.get("mask") or dataclasses.replace(self._mask_field(files), optional=lacking)
         if layout.classes:
             fields |= {"label": wanted.get("label") or Scalar("int"), "class": wanted.get("class") or text}
         if layout.has_split:
@@ -199,10 +200,15 @@ class ImageFolder:
         deep = bool(kinds) and all(deep for _, deep in kinds)
         return Image("gray" if gray else "rgb", "uint16" if deep else "uint8")
 
-    def _mask_dtype(self, files: Sequence[FileInfo]) -> str:
-        masks = [mask for file in files[:_FEW] if (mask := self._layout.places[file.name].mask) is not None]
-        kinds = [self._kind(self._by_name[mask]) for mask in masks]
-        return "uint16" if any(kind is not None and kind[1] for kind in kinds) else "uint8"
+    def _mask_field(self, files: Sequence[FileInfo]) -> Image:
+        """That of masks: the indices of palettes, if all masks have indices or gray values, and one has a palette."""
+        named = (self._layout.places[file.name].mask for file in files)
+        masks = [self._by_name[name] for name in named if name is not None]
+        heads = list(self._given.map(lambda file: self._head(file, _HEADER), masks))
+        gray = [is_gray(head) for head in heads]
+        if any(map(palette_bits, heads)) and all(palette_bits(h) or g for h, g in zip(heads, gray, strict=True)):
+            return Image("index")
+        return Image("unchanged", "uint16" if heads and all(map(is_deep, heads)) else "uint8")
 
     def _kind(self, file: FileInfo) -> tuple[bool, bool] | None:
         """Whether an image is gray, and whether it has 16 bits a channel; None if its header cannot be read."""

@@ -54,6 +54,13 @@ def test_a_row_of_a_table_is_known_by_its_content(db: TensorDB, tmp_path: Path) 
     assert counts(report) == (1, 0, 100, 1)
 
 
+def test_many_edited_rows_without_a_key_are_told(db: TensorDB, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", *(f"{i},n{i},0" for i in range(10)))
+    assert db.data.ingest(file, "t").notes == []
+    report = db.data.ingest(write(file, *(f"{i},n{i},{i % 2}" for i in range(10))), "t")
+    assert counts(report) == (5, 0, 5, 5) and "key= names the column" in report.notes[0]
+
+
 def test_equal_rows_of_two_files_are_both_in(db: TensorDB, tmp_path: Path) -> None:
     for name in ("a/part-0.csv", "b/part-0.csv"):
         write(tmp_path / name, "1,x,0", "1,x,0", "2,y,0")
@@ -92,6 +99,9 @@ def test_what_happens_on_a_change(db: TensorDB, tmp_path: Path) -> None:
     report = db.data.ingest(file, "t", key="id", on_change="error")
     assert report.unchanged == 1 and report.failed[0].where == "t.csv, row 0" and "differs" in report.failed[0].why
     assert len(db.data.ingest(file, "t", key="id", on_change="error").failed) == 1  # said again
+    other = write(tmp_path / "new.csv", "1,other,0", *(f"{i},n,0" for i in range(10, 5000)))
+    for _ in range(2):  # the first rows of a file that has more
+        assert len(db.data.ingest(other, "t", key="id", on_change="error").failed) == 1
     assert counts(db.data.ingest(file, "t", key="id")) == (0, 1, 1, 0)
 
 

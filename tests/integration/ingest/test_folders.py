@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from tensordb_data import Image, Scalar, SchemaError, TensorDB
@@ -78,14 +79,33 @@ def test_masks_are_paired_by_stem(db: TensorDB, tmp_path: Path) -> None:
     assert "expected one image and one mask" in db.data.ingest(tmp_path / "q", "q").failed[0].why
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jfif", "png", "webp", "bmp", "tiff", "gif", "jp2", "ppm", "avif"])
-def test_formats(db: TensorDB, tmp_path: Path, suffix: str) -> None:
-    encoded = "jpg" if suffix == "jfif" else suffix
-    path = picture(tmp_path / f"x.{encoded}", 3, (64, 64, 3)).rename(tmp_path / f"a.{suffix.upper()}")
-    report = db.data.ingest(tmp_path, "d")
-    assert (report.added, report.failed) == (1, [])
-    sample = db.data.find().first()
-    assert sample.encoded("image") == path.read_bytes() and sample["image"].shape == (64, 64, 3)
+def test_masks_with_a_palette_are_indices(db: TensorDB, tmp_path: Path) -> None:
+    indices = np.arange(64, dtype=np.uint8).reshape(8, 8) % 4
+    for i in range(2):
+        picture(tmp_path / f"p/images/{i}.png", i)
+    (tmp_path / "p/masks").mkdir()
+    mask = PIL.Image.fromarray(indices).convert("P")
+    mask.putdata(indices.ravel().tolist())
+    mask.putpalette([value for i in range(256) for value in (i * 7 % 256, 255 - i, i)])
+    mask.save(tmp_path / "p/masks/0.png")
+    mask.save(tmp_path / "p/masks/1.png", bits=2, optimize=True)
+    db.data.ingest(tmp_path / "p", "d")
+    assert db.data.schema("d")["mask"] == Image("index")  # type: ignore[index]
+    for sample in db.data.find():
+        np.testing.assert_array_equal(sample["mask"], indices)
+
+
+def test_formats(db: TensorDB, tmp_path: Path) -> None:
+    for suffix in ("jpg", "jfif", "png", "webp", "bmp", "tiff", "gif", "jp2", "ppm", "avif"):
+        path = picture(tmp_path / f"x.{'jpg' if suffix == 'jfif' else suffix}", 3, (64, 64, 3))
+        (tmp_path / "p").mkdir(exist_ok=True)
+        path.rename(tmp_path / f"p/{suffix}.{suffix.upper()}")
+    report = db.data.ingest(tmp_path / "p", "d")
+    assert (report.added, report.failed) == (10, [])
+    assert report.notes == ["of images with several frames, the first is read"]
+    for sample in db.data.find():
+        assert sample.encoded("image") == (tmp_path / "p" / sample["path"]).read_bytes()
+        assert sample["image"].shape == (64, 64, 3)
 
 
 def test_16_bits(db: TensorDB, tmp_path: Path) -> None:
