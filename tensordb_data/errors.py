@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class TensorDBError(Exception):
@@ -64,6 +65,18 @@ class CorruptBlobError(StorageError):
 
 class SampleError(TensorDBError):
     """One sample could not be read, decoded, transformed or put into a batch."""
+
+
+class IngestError(TensorDBError, ValueError):
+    """Something of a source did not come in. What was added before stays."""
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
+        """The report of the ingest so far."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return IngestError, (str(self), self.report)
 
 
 class WorkerError(TensorDBError, RuntimeError):

@@ -7,6 +7,8 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.common.options import suggesting
+from tensordb_data.ingest.options import IngestOptions
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
@@ -22,8 +24,11 @@ from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
     from bson import ObjectId
+    from typing_extensions import Unpack
 
     from tensordb_data.api.protocol import Facade
+    from tensordb_data.ingest.progress import Progress as IngestProgress
+    from tensordb_data.ingest.report import Report
     from tensordb_data.schema import Field
 
 
@@ -61,6 +66,45 @@ class Data(Collection[Sample]):
         return Writer(
             self._warehouse, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
         )
+
+    @suggesting(IngestOptions)
+    def ingest(
+        self,
+        source: Any,
+        dataset: str,
+        *,
+        progress: bool | IngestProgress | None = None,
+        dry_run: bool = False,
+        **options: Unpack[IngestOptions],
+    ) -> Report:
+        """Add the rows of a source to a dataset: folders of images, tables in files and in memory, and other formats.
+
+        Twice adds nothing: a row is known by its `key`; without one, a row of a table by its content, and a file by its
+        path below the source. A row that has changed is an update. A call that was killed is taken up by the same call,
+        and files that are in are not opened again.
+
+        Args:
+            source: A path, a glob, a list of such, or a URL, with `{000..099}` for many; a DataFrame or another table
+                in memory; a dataset of Hugging Face or PyTorch; or any iterable of dicts.
+            dataset: The name of the dataset. It is made if it does not exist.
+            progress: True shows a bar. A function is called now and then with the bytes done, the bytes in all, and the
+                report so far.
+            dry_run: Whether to write nothing, and only report what would be done, and the schema.
+            **options: `Columns(fields, skip, rename, types, names, set)`, which columns become which fields;
+                `Rows(key, source_id, on_change, prune)`, what identifies a row; `Checks(on_error, on_damage, verify)`,
+                what happens to what is damaged; `Reading(format, files, base, split, …)`, how the source is read. Give
+                them as the groups `columns=`, `rows=`, `checks=` and `reading=`, or each option by itself.
+
+        Returns:
+            What was added, updated, unchanged and missing, what failed and why, and what was ignored.
+
+        Raises:
+            SchemaError: The source is of an unknown kind, or does not fit the dataset or the options.
+            IngestError: More failed than `on_error` allows.
+        """
+        from tensordb_data.ingest.run import run_ingest
+
+        return run_ingest(self._warehouse, source, dataset, progress, dry_run, options)
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
         """Set values that a machine has found, and note who set each of them, and when.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -23,18 +24,38 @@ Db = Annotated[
         "--db", envvar="TENSORDB", metavar="WAREHOUSE", help="Folder or address of the warehouse.", show_envvar=True
     ),
 ]
-Project = Annotated[str | None, typer.Option("--project", help="The project; default: default.")]
+Project = Annotated[
+    str | None,
+    typer.Option("--project", envvar="TENSORDB_PROJECT", help="The project; default: default.", show_envvar=True),
+]
+Blobs = Annotated[
+    str | None,
+    typer.Option("--blobs", envvar="TENSORDB_BLOBS", help="Where blobs are: a folder or URL.", show_envvar=True),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", envvar="TENSORDB_CACHE", help="A folder on a local disk for blobs.", show_envvar=True),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one a line.")]
 
 
 @contextlib.contextmanager
-def warehouse(db: str | None, project: str | None = None, *, new: bool = False) -> Iterator[TensorDB]:
+def warehouse(
+    db: str | None,
+    project: str | None = None,
+    *,
+    new: bool = False,
+    blobs: str | None = None,
+    cache: str | None = None,
+) -> Iterator[TensorDB]:
     """The warehouse that the options name; errors are those of `reported_errors`.
 
     Args:
         db: The folder or address.
         project: The project.
         new: Whether the command has a use for a folder that does not hold a warehouse yet.
+        blobs: Where blobs are; by default as `$TENSORDB_BLOBS` says.
+        cache: The folder for blobs on a local disk; by default as `$TENSORDB_CACHE` says.
     """
     if not db:
         raise typer.BadParameter(
@@ -46,7 +67,9 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         if not new and folder is not None and not there:
             raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
         read_only = there and folder is not None and not is_writable(Layout(folder))
-        with TensorDB(db, project=project, read_only=read_only) as opened:
+        blobs = blobs or os.environ.get("TENSORDB_BLOBS") or None
+        cache = cache or os.environ.get("TENSORDB_CACHE") or None
+        with TensorDB(db, project=project, read_only=read_only, blobs=blobs, cache=cache) as opened:
             yield opened
 
 

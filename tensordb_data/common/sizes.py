@@ -1,4 +1,4 @@
-"""Read numbers of bytes as people write them."""
+"""Numbers of bytes as people write them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ def parse_size(size: int | str, name: str) -> int:
     if found < 1:
         raise QueryError(f'{name} is a positive number of bytes, or a size such as "200GB" or "50GiB"; found {size!r}')
     return found
+
+
+def show_size(nbytes: int) -> str:
+    """A number of bytes, such as `"19.3 GB"`."""
+    size, units = float(nbytes), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 999.95 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{nbytes:,} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -189,6 +189,9 @@ class _Collection:
         for unused, used in partition_by_use(self._warehouse, ready):
             self._revive("segments", [doc for doc in used if doc["state"] == "dying"])
             gone = self._ours([*unused, *(doc for doc in used if doc["state"] == "gone")], "segments/{}")
+            held = [doc for doc in gone if doc["state"] == "dying" and self._is_planned(doc)]
+            self._wait(len(held), sum(doc["bytes"] for doc in held))
+            gone = [doc for doc in gone if doc not in held]
             if is_backed_up(self._warehouse):
                 self._wait(len(gone), sum(doc["bytes"] for doc in gone))
                 continue
@@ -201,6 +204,18 @@ class _Collection:
                 segments.delete_many({"_id": {"$in": [doc["_id"] for doc in gone]}, "state": "gone"})
             for doc in gone:
                 self._removed(doc, "bytes", _dataset(doc))
+
+    def _is_planned(self, segment: SegmentDocument) -> bool:
+        """Whether a plan that is stored with a parameter set is older than an update that has replaced a blob in it.
+
+        Sets of earlier versions do not say how old their plans are.
+        """
+        if (replaced := segment.get("replaced")) is None:
+            return False
+        older = {"$elemMatch": {"d": segment["dataset"], "m": {"$lt": replaced}}}
+        plans = {"$or": [{"_tdb.plans": older}, {"_tdb.plans": {"$exists": False}}]}
+        stored = {"_tdb.p": segment["p"], "_tdb.parts": "plans", **plans}
+        return self._mongo["params"].find_one(stored, {"_id": 1}) is not None
 
     # Both
 

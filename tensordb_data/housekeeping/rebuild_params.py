@@ -23,6 +23,7 @@ from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.common.zstd import expanded_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
+from tensordb_data.params.plan_versions import plan_versions
 from tensordb_data.params.save import STRUCTURE, fields_of
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import decompress
@@ -182,6 +183,8 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
         "p": warehouse.project, "s": 1 + (last["_tdb"]["s"] if last else 0), "parts": sorted(parts(structure["tree"])),
         "structure": found.content, "tensors": [*contents, found.content], "bytes": inline + stored,
     }  # fmt: skip
+    if (plans := plan_versions(structure["tree"])) is not None:
+        fields["_tdb"]["plans"] = plans
     search_index(warehouse, "params").add_entities([fields])
     params.replace_one({"_id": found.id}, fields, upsert=True)
     if fields["run"] is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId, json_util
 
+from tensordb_data.params.plan_versions import plan_versions
 from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import TensorCompressor
@@ -106,6 +107,8 @@ def save_parameters(
         "bytes": snapshot.nbytes,
         **marks(_attempt(warehouse, fields.get("run"), lease)),
     }
+    if (plans := plan_versions(snapshot.structure)) is not None:
+        document["_tdb"]["plans"] = plans
     search_index(warehouse, "params").add_entities([document])
     insert = _commit(warehouse, document, lease)
     stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, fields.get("run"))

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -94,7 +94,13 @@ def merge_schema(
 
 
 def commit(
-    warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch, *, holds_lock: bool = False
+    warehouse: Warehouse,
+    dataset: str,
+    schema: Schema,
+    batch: WriteBatch,
+    *,
+    holds_lock: bool = False,
+    also: Callable[[Any, int], None] | None = None,
 ) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
@@ -104,6 +110,8 @@ def commit(
         schema: Its schema, as the writer knows it.
         batch: The samples.
         holds_lock: Whether the caller holds the commit lock.
+        also: What else takes place in the transaction, called with the session and the mutation counter. The counter is
+            raised if the batch replaces values of samples. It may be called several times.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -117,13 +125,14 @@ def commit(
     segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
     warehouse.index.make("data")
-    search_index(warehouse, "data").add_documents(batch.docs)
+    samples = [*batch.docs, *batch.replaced]
+    search_index(warehouse, "data").add_documents(samples)
     if segment is not None and not batch.stored:
-        put_segment(warehouse, dataset, segment, batch.builder, batch.docs)
+        put_segment(warehouse, dataset, segment, batch.builder, samples)
         batch.stored = True
     try:
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch))
+            return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch, also))
     except (DuplicateError, SchemaError):
         done = was_committed(warehouse, batch)
         if done:  # by an earlier attempt, whose answer was lost
@@ -136,7 +145,7 @@ def commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        if not is_too_large(error) or len(batch) == 1:
+        if not is_too_large(error) or len(samples) == 1:
             raise
         raise TooLarge from error
 
@@ -144,6 +153,8 @@ def commit(
 def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
     ids = [doc["_id"] for doc in batch.docs]
+    if not ids:
+        return False
     try:
         found = {doc["_id"]: doc["_tdb"] for doc in warehouse.index["data"].find({"_id": {"$in": ids}}, {"_tdb": 1})}
     except (PyMongoError, TensorDBError):
@@ -164,9 +175,16 @@ def back_off(attempts: int) -> None:
 class _Body:
     """The body of the transaction. It may run several times."""
 
-    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, batch: WriteBatch) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        dataset: str,
+        schema: Schema,
+        batch: WriteBatch,
+        also: Callable[[Any, int], None] | None,
+    ) -> None:
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
-        self._attempts = 0
+        self._also, self._attempts = also, 0
 
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
@@ -175,7 +193,7 @@ class _Body:
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter: DatasetDocument | None = index["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
-            {"$inc": {"seq": len(docs)}},
+            {"$inc": {"seq": len(docs), "mut": 1} if self._batch.replaced else {"seq": len(docs)}},
             return_document=ReturnDocument.AFTER,
             session=session,
         )
@@ -185,7 +203,8 @@ class _Body:
         for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
             doc["_tdb"]["s"] = sequence
         try:
-            index["data"].insert_many(docs, session=session)
+            if docs:
+                index["data"].insert_many(docs, session=session)
         except BulkWriteError as error:
             if is_too_large(error):
                 raise
@@ -199,6 +218,8 @@ class _Body:
                     f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
                     " it was committed: write these samples again"
                 )
+        if self._also is not None:
+            self._also(session, int(counter["mut"]))
         return schema
 
     def _fit(self, schema: Schema) -> None:
@@ -207,7 +228,7 @@ class _Body:
             before = self._schema.get(name)
             if not (isinstance(field, Scalar) and isinstance(before, Scalar)) or before.kind == field.kind:
                 continue
-            for doc in self._batch.docs:
+            for doc in (*self._batch.docs, *self._batch.replaced):
                 try:
                     doc.update({name: field.read(doc[name])} if name in doc else {})
                 except SchemaError as error:

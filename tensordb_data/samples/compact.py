@@ -253,8 +253,9 @@ class _Body:
 
 def _copied(builder: SegmentBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
     compressed = bool(part.get("z"))
-    reference = {"k": segment, "o": builder.copy(stored, compressed), "n": len(stored)}
-    return {**reference, "z": True} if compressed else reference
+    reference: Doc = {"k": segment, "o": builder.copy(stored, compressed), "n": len(stored)}
+    kept: Doc = {key: part[key] for key in ("m", "was") if key in part}  # of an update that has replaced the blob
+    return {**reference, **kept, **({"z": True} if compressed else {})}
 
 
 def _update(id: ObjectId, old: Mapping[str, Doc], new: Mapping[str, Doc]) -> Update:

@@ -58,7 +58,7 @@ def rename(warehouse: Warehouse, old: str, new: str) -> int:
         while docs := read_all(data.find(here, {"_tdb.b": 0}).limit(LIMIT)):
             search_index(warehouse, "data").add_documents([{**doc, "dataset": new} for doc in docs])
             moved += mutation.step([doc["_id"] for doc in docs], change)
-        for name in ("segments", "tombstones"):
+        for name in ("segments", "tombstones", "sources"):
             of = {"p": warehouse.project, "dataset": old}
             retry_while_unavailable(partial(warehouse.index[name].update_many, of, {"$set": {"dataset": new}}))
     retry_while_unavailable(lambda: datasets.delete_one({"_id": warehouse.datasets.id(old), "leaving.to": new}))
@@ -81,6 +81,8 @@ def drop(warehouse: Warehouse, name: str) -> int:
     while _one(warehouse.index["data"], there) is not None:
         count += delete_samples(BoundQuery(warehouse, Query("data", {"dataset": name})))
     retry_while_unavailable(lambda: datasets.delete_one({"_id": id, "leaving": {"to": None}}))
+    of = {"p": warehouse.project, "dataset": name}
+    retry_while_unavailable(lambda: warehouse.index["sources"].delete_many(of))
     was = {"_id.p": warehouse.project, "was": name}  # that was another one
     retry_while_unavailable(lambda: datasets.update_many(was, {"$unset": {"was": ""}}))
     return count
@@ -109,7 +111,9 @@ def _begin(warehouse: Warehouse, old: str, new: str, session: Any) -> None:
     ):
         raise DuplicateError(f"there is a dataset {new!r} already: rename or drop it first, or choose another name")
     fields = {name: value for name, value in source.items() if name not in _OWN}
-    datasets.insert_one({"_id": warehouse.datasets.id(new), **fields, "was": old}, session=session)
+    identity = source.get("ids", old)  # see `warehouse.identity`
+    about = {"_id": warehouse.datasets.id(new), **fields, "was": old, "ids": identity}
+    datasets.insert_one(about, session=session)
     datasets.update_one({"_id": source["_id"]}, {"$set": {"leaving": {"to": new}}}, session=session)
 
 

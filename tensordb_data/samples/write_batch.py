@@ -59,6 +59,8 @@ class WriteBatch:
     ) -> None:
         self.segment_id = ObjectId()
         self.docs: list[dict[str, Any]] = []
+        self.replaced: list[dict[str, Any]] = []
+        """Samples that exist and get other values in the same commit, as they are then. The segment has their blobs."""
         self.builder = SegmentBuilder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0

@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema.field import BlobField, Buffer, Element, describe
+from tensordb_data.schema.image_header import is_heic, read_header
+from tensordb_data.schema.palette import as_gray, levels, palette_bits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _GRAY_PNG = (0, 4)  # colour types, the second with transparency
-_MODES = ("unchanged", "rgb", "gray")
+_MODES = ("unchanged", "rgb", "gray", "index")
 
 MAX_PIXELS = 100_000_000
 """Pixels of an image that is decoded, unless `TENSORDB_MAX_PIXELS` says otherwise: 300 MB in RGB."""
@@ -25,7 +27,9 @@ _VARIABLE = "TENSORDB_MAX_PIXELS"
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Image(BlobField):
-    """A JPEG or PNG image, given as its bytes or as a `pathlib.Path`. It is stored byte for byte.
+    """An encoded image, given as its bytes or as a `pathlib.Path`. It is stored byte for byte.
+
+    JPEG and PNG, and what OpenCV reads besides: WebP, TIFF, GIF (its first frame), BMP, AVIF, JPEG 2000 and PNM.
 
     It is read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
     orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
@@ -34,7 +38,8 @@ class Image(BlobField):
     the environment variable `TENSORDB_MAX_PIXELS` to allow more, wherever it is written or read.
 
     Args:
-        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those.
+        mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those, "index" for the
+            indices of palette PNGs, which are the classes of a mask; of gray images it gives their values.
         dtype: "uint8", or "uint16" for PNGs with 16 bits a channel.
         optional: whether samples may leave the field out.
     """
@@ -55,7 +60,7 @@ class Image(BlobField):
 
     @property
     def element(self) -> Element:
-        shape = {"rgb": (None, None, 3), "gray": (None, None)}.get(self.mode)
+        shape = {"rgb": (None, None, 3), "gray": (None, None), "index": (None, None)}.get(self.mode)
         return self.dtype, shape
 
     def _check(self, value: Any) -> None:
@@ -63,8 +68,14 @@ class Image(BlobField):
 
     def encode(self, value: Any) -> Buffer:
         data = image_bytes(value)
-        if (why := _too_large(*_size(data))) is not None:
+        height, width = _size(data)
+        if (why := _too_large(height, width)) is not None:
             raise SchemaError(why)
+        if not is_image(data) and not (height and width):
+            raise SchemaError("expected an image whose header says its size, found one that does not: is it damaged?")
+        if self.mode == "index" and not palette_bits(data) and not is_gray(data):
+            raise SchemaError("expected an image with a palette or gray values, found one with colours, which has no "
+                              "indices")  # fmt: skip
         found = "uint16" if is_deep(data) else "uint8"
         if found != self.dtype:
             raise SchemaError(
@@ -80,10 +91,14 @@ class Image(BlobField):
         if (why := _too_large(*_size(buf))) is not None:
             raise CorruptBlobError(why)
         channels = _check_whole(buf)
+        bits = palette_bits(buf) if self.mode == "index" else 0
+        if bits:
+            buf = as_gray(buf)
         flags = {
             "unchanged": cv2.IMREAD_UNCHANGED,
             "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
             "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
+            "index": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
         }[self.mode]
         # A JPEG comes as RGB at once, which saves a pass over its pixels.
         at_once = channels > 0 and (self.mode == "rgb" or (self.mode == "unchanged" and channels > 1))
@@ -93,10 +108,12 @@ class Image(BlobField):
             pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
         except cv2.error as error:
             raise CorruptBlobError(
-                f"expected a JPEG or PNG, found {len(buf)} bytes opencv cannot read: {error}"
+                f"expected an image, found {len(buf)} bytes opencv cannot read: {error}"
             ) from None
         if pixels is None:
-            raise CorruptBlobError(f"expected a JPEG or PNG, found {len(buf)} damaged bytes")
+            raise CorruptBlobError(f"expected an image, found {len(buf)} damaged bytes")
+        if bits and bits < 8:
+            pixels //= levels(bits)
         if pixels.ndim == 2:
             return pixels
         if pixels.shape[2] == 1:
@@ -114,24 +131,36 @@ def is_image(data: Buffer) -> bool:
 
 
 def is_deep(data: Buffer) -> bool:
-    """Whether the bytes are a PNG with 16 bits a channel."""
-    return bytes(data[:8]) == _PNG and len(data) > 24 and data[24] == 16
+    """Whether the bytes are an image with more than 8 bits a channel."""
+    if bytes(data[:8]) == _PNG:
+        return len(data) > 24 and data[24] == 16
+    header = None if bytes(data[:3]) == _JPEG else read_header(data)
+    return header is not None and header.bits > 8
 
 
 def is_gray(data: Buffer) -> bool | None:
-    """Whether an encoded image has no colours, by its header; None if it is no JPEG or PNG, or has no whole header."""
+    """Whether an encoded image has no colours, by its header; None if it is no image, or has no whole header."""
     head = bytes(data[:26])
     if head.startswith(_PNG):
         return head[25] in _GRAY_PNG if len(head) == 26 else None
-    channels = _scan(memoryview(data)).channels if head.startswith(_JPEG) else 0
-    return channels == 1 if channels else None
+    if head.startswith(_JPEG):
+        channels = _scan(memoryview(data)).channels
+    else:
+        header = read_header(data)
+        channels = 0 if header is None else header.channels
+    return channels in (1, 2) if channels else None
+
+
+def image_size(data: Buffer) -> tuple[int, int]:
+    """Height and width that the header of an encoded image claims; 0 what it does not say."""
+    return _size(data)
 
 
 def image_bytes(value: Any) -> Buffer:
     """The encoded image in `value`, bytes or a `pathlib.Path`.
 
     Raises:
-        SchemaError: it is not a JPEG or PNG, or the file cannot be read.
+        SchemaError: it is no image that can be read, or the file cannot be read.
     """
     source = ""
     data = value
@@ -143,9 +172,11 @@ def image_bytes(value: Any) -> Buffer:
             raise SchemaError(f"expected an image file, found {value}: {error.strerror}") from None
     if isinstance(data, memoryview):
         data = bytes(data)
-    if not isinstance(data, (bytes, bytearray)) or not is_image(data):
+    if not isinstance(data, (bytes, bytearray)) or not (is_image(data) or read_header(data) is not None):
+        advice = "; HEIC is not read: convert it" if isinstance(data, (bytes, bytearray)) and is_heic(data) else ""
         raise SchemaError(
-            f"expected the bytes of a JPEG or PNG, or a pathlib.Path to one, found {describe(data)}{source}"
+            "expected the bytes of a JPEG or PNG, or of another image that OpenCV reads, or a pathlib.Path to one,"
+            f" found {describe(data)}{source}{advice}"
         )
     return data
 
@@ -154,7 +185,7 @@ def _check_whole(buf: Buffer) -> int:
     """Refuse a file that was cut off: the decoders would fill its missing part with grey, without an error.
 
     Returns:
-        The channels of a JPEG; 0 for a PNG.
+        The channels of a JPEG; 0 for others.
     """
     data, channels = memoryview(buf), 0
     if bytes(data[:8]) == _PNG:
@@ -164,8 +195,10 @@ def _check_whole(buf: Buffer) -> int:
         # The mark is nearly always at the very end. Other data of any length may follow it.
         end = max(scan, len(data) - 64)
         whole = b"\xff\xd9" in bytes(data[end:]) or b"\xff\xd9" in bytes(data[scan:])
+    elif read_header(data) is not None:
+        return 0
     else:
-        raise CorruptBlobError(f"expected a JPEG or PNG, found {describe(bytes(data))}")
+        raise CorruptBlobError(f"expected an image, found {describe(bytes(data))}")
     if not whole:
         raise CorruptBlobError(f"expected a whole image, found {len(data)} bytes with no end-of-image mark: truncated")
     return channels
@@ -185,7 +218,10 @@ def _size(data: Buffer) -> tuple[int, int]:
     head = bytes(data[:24])
     if head.startswith(_PNG):
         return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
-    scan = _scan(memoryview(data)) if head.startswith(_JPEG) else _Scan(0)
+    if not head.startswith(_JPEG):
+        header = read_header(data)
+        return (0, 0) if header is None else (header.height, header.width)
+    scan = _scan(memoryview(data))
     return scan.height, scan.width
 
 

@@ -15,7 +15,17 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], unique=True),
         IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("label", _UP), ("_tdb.s", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
+        # Samples of a file of a source, and those whose `_id` an earlier version has made. See ingest/.
+        IndexModel(
+            [("_tdb.p", _UP), ("dataset", _UP), ("_tdb.src.f", _UP)],
+            partialFilterExpression={"_tdb.src.f": {"$exists": True}},
+        ),
+        IndexModel(
+            [("_tdb.p", _UP), ("_tdb.src.a", _UP)], partialFilterExpression={"_tdb.src.a": {"$exists": True}}
+        ),
     ],
+    # The files of sources that are in, see ingest/file_log.py.
+    "sources": [IndexModel([("p", _UP), ("dataset", _UP), ("s", _UP)])],
     "params": [
         IndexModel([("_tdb.tensors", _UP)]),
         IndexModel([("_tdb.p", _UP), ("run", _UP), ("step", _DOWN), ("_id", _UP)]),

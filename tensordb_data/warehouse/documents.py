@@ -41,6 +41,27 @@ class BlobReferenceDocument(TypedDict, total=False):
     """The stored bytes themselves, of a live writer's small blob."""
     x: int
     """The checksum of `d`."""
+    m: int
+    """The mutation by which it was put in the place of another blob; missing if it is the first."""
+    was: dict[str, Any]
+    """The reference before that mutation. It may be of a segment that is gone."""
+
+
+class OriginDocument(TypedDict):
+    """Where a sample comes from. See `ingest`."""
+
+    s: str
+    """The source; "" for one that has no name."""
+    h: bytes
+    """A digest of what its row gives: 16 bytes."""
+    k: NotRequired[bytes]
+    """The key of the row, or its place; missing if it is known by its content."""
+    c: NotRequired[bytes]
+    """A digest of the names of its fields, then one of each of them, 8 bytes each."""
+    f: NotRequired[int]
+    """The file that it is from; 0 if its row is not in the source any more."""
+    a: NotRequired[ObjectId]
+    """The `_id` that it would have, of a sample that version 0.1 has ingested."""
 
 
 class SampleInternals(TypedDict):
@@ -52,6 +73,10 @@ class SampleInternals(TypedDict):
     """The sequence number within the dataset. Commits are in this order."""
     b: NotRequired[dict[str, BlobReferenceDocument]]
     """The references of its blobs, by field; missing if it has none."""
+    src: NotRequired[OriginDocument]
+    """Where an ingest has it from; missing if no ingest has written it."""
+    damaged: NotRequired[str]
+    """Why a blob of it is damaged, which was taken all the same."""
 
 
 class SampleDocument(TypedDict):
@@ -132,6 +157,42 @@ class DatasetDocument(_Deletions):
     """The names of fields by those that they had before, see `samples.rename_field`."""
     renaming: NotRequired[dict[str, str]]
     """`from` and `to` of a field whose values are being copied to another name."""
+    ids: NotRequired[str]
+    """Its name within the `_id`s of its samples, see `warehouse.identity`; missing if that is its name."""
+    ingests: NotRequired[int]
+    """2: no sample of it is of an ingest of version 0.1, but those that were taken over."""
+
+
+class SourceFile(TypedDict):
+    """A file of a source that is in."""
+
+    f: str
+    """Its name below the source."""
+    z: int
+    """Its bytes."""
+    t: str
+    """Its time, or its ETag."""
+    n: int
+    """How many rows of it are in."""
+
+
+_SourceDeletions = TypedDict("_SourceDeletions", {"del": int})
+
+
+class SourceDocument(_SourceDeletions):
+    """`sources`: some files of a source that are in. See `ingest.engine.file_log`."""
+
+    _id: ObjectId
+    p: str
+    """The project."""
+    dataset: str
+    s: str
+    """The source."""
+    o: bytes
+    """A digest of the options that decide which rows it gives."""
+    born: dt.datetime
+    """`created` of the dataset."""
+    files: list[SourceFile]
 
 
 class SegmentDocument(TypedDict):
@@ -161,6 +222,8 @@ class SegmentDocument(TypedDict):
     """When a gc has marked it."""
     v: NotRequired[int]
     """Raised by each compaction that refers to it anew."""
+    replaced: NotRequired[int]
+    """The last mutation that has replaced a blob in it. A gc keeps it for stored plans that are older."""
 
 
 class TensorId(TypedDict):
@@ -213,6 +276,8 @@ class ParameterSetInternals(TypedDict):
     """The attempt of its run; missing if none was under way."""
     line: NotRequired[ObjectId]
     """The first attempt of the line to which its attempt belongs, see `runs.attempts`."""
+    plans: NotRequired[list[dict[str, Any]]]
+    """Of a set with plans: the datasets `d`, and their mutation counters `m` in the oldest of them."""
     claims: NotRequired[dict[str, Any]]
     """Claims of evaluators, and their attempts, by `mongo.claims.claim_path`."""
 

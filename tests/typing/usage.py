@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 from tensordb_data import (
     Built,
     Every,
+    Image,
     Job,
     JobLimits,
     JobSpec,
@@ -30,6 +31,7 @@ from tensordb_data import (
     Tokens,
 )
 from tensordb_data.continuous import Evaluator, Trainer
+from tensordb_data.ingest import Columns, Report, Rows
 from tensordb_data.job_runner.worker import Worker
 from tensordb_data.tf import StepCheckpoint, query_dataset
 from tensordb_data.torch import QueryDataset, StepCheckpointer
@@ -76,6 +78,7 @@ StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
 assert_type(db.params.import_file("model.pt", run="r", val_acc=0.9).left_out, Mapping[str, str])
 assert_type(db.params.find().first().export("model.safetensors", overwrite=True).tensors, int)
+assert_type(samples.export("out", "webdataset", shard_bytes="500MB").count, int)
 assert_type(db.runs({"config.lr": 0.1}, sort=[("best.acc", -1)]).first(), Run)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)
 assert_type(db.jobs.push(JobSpec(kind="train", entry="mypkg.jobs:train", limits=JobLimits(backoff=1))), Job)
@@ -97,3 +100,9 @@ def learn(learner: Any) -> None:
 assert_type(db.logs.find({"run": "r"}), LogSelection)
 assert_type(db.jobs.claim(worker="w", resources={"gpu": 1}), Job | None)
 assert_type(db.database, Database[Any])
+
+assert_type(db.data.ingest("photos/", "photos"), Report)
+assert_type(db.data.ingest(["a.csv"], "t", key="id", types={"zip": str}, files={"img": Image()}, on_error=3), Report)
+assert_type(db.data.ingest([{"a": 1}], "t", columns=Columns(skip=[""]), rows=Rows(prune=True)), Report)
+db.data.ingest("t.csv", "t", on_change="no")  # type: ignore[arg-type]
+db.data.ingest("t.csv", "t", keys="id")  # type: ignore[call-arg]

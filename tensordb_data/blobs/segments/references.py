@@ -17,6 +17,8 @@ from tensordb_data.common.system.fork import at_fork
 from tensordb_data.errors import StorageError
 
 MALFORMED = -2
+REPLACED = -3
+"""The length of a reference to a blob that was replaced, and of which the earlier bytes are gone."""
 """The length of a reference that is none: another tool has written it."""
 
 _INLINE: dict[str, Any] = {"k": INLINE, "o": 0}
@@ -170,6 +172,20 @@ class BlobRefs:
         return cls(
             tuple(numbers), np.array(segment, np.uint32), offset, length, compressed if compressed.any() else None
         )
+
+
+def earlier(part: Mapping[str, Any], mutation: int) -> Mapping[str, Any] | None:
+    """A reference as it was at a mutation of its dataset; None if the blob was replaced since, and nothing tells where
+    the earlier one is.
+
+    A reference that an update has put in the place of another says which mutation it came with, `m`, and what was there
+    before, `was`.
+    """
+    since = part.get("m", 0)
+    if not isinstance(since, int) or since <= mutation:
+        return part
+    was: Any = part.get("was")
+    return earlier(was, mutation) if is_reference(was) and "k" in was else None
 
 
 def is_reference(found: object) -> bool:

@@ -112,7 +112,7 @@ class RowLoader:
             loaded = self._split(self._load(table, keys, rows, clock), sizes)
         except SampleError:
             if versions is not None:
-                table, existing = self._relocator.relocate(table)
+                table, existing = self._relocator.relocate(table, versions)
                 rows = np.flatnonzero(existing)
             loaded = self._load_parts(table, keys, rows, sizes, clock)
         self._relocator.count_deleted(len(table) - len(rows))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.reader.reader import BlobReader
-from tensordb_data.blobs.segments.references import MALFORMED
+from tensordb_data.blobs.segments.references import MALFORMED, REPLACED
 from tensordb_data.common.buffer_pool import empty
 from tensordb_data.errors import CorruptBlobError, SampleError, SchemaError, StorageError, TensorDBError
 from tensordb_data.schema import BlobField, Scalar
@@ -95,6 +95,11 @@ def _values(table: SampleTable, name: str) -> Column:
 
 def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> Values:
     absent = np.flatnonzero(table.refs[name].length < 0)
+    if absent.size and table.refs[name].length[absent[0]] == REPLACED:
+        raise SampleError(
+            f"{table.name(int(absent[0]))}, field {name!r}: its blob was replaced after this pass began, and the"
+            " earlier one is gone; begin a new pass, or narrow the query"
+        )
     if absent.size and table.refs[name].length[absent[0]] == MALFORMED:
         raise SampleError(
             f"{table.name(int(absent[0]))}, field {name!r}: expected a reference to a blob, found something else, as"

@@ -35,6 +35,11 @@ def load_inline(table: SampleTable, reader: BlobReader) -> SampleTable:
             part = found.get(table.id(row), {}).get(name)
             if part is None:
                 raise SampleError(f"{table.name(row)} was deleted after this pass began; its {name!r} went with it")
+            if "m" in part:  # an update puts no blob into a document
+                raise SampleError(
+                    f"{table.name(row)}, field {name!r}: its blob was replaced after this pass began, and the"
+                    " earlier one is gone; begin a new pass, or narrow the query"
+                )
             parts.append(part)
         refs[name], columns[name] = replace_references(table.refs[name], mine, parts)
     return replace(table, refs=refs, inline=columns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.blobs.segments.references import MALFORMED
+from tensordb_data.blobs.segments.references import MALFORMED, REPLACED, earlier
 from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.stream.plan.plan import Plan
@@ -76,25 +76,34 @@ class Relocator:
         found = self._ids(table)
         return np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
 
-    def relocate(self, table: SampleTable) -> tuple[SampleTable, Mask]:
+    def relocate(self, table: SampleTable, versions: Versions) -> tuple[SampleTable, Mask]:
         """Replace the references of a table by those to where the blobs are now.
+
+        A blob that an update has replaced since is the earlier one still, where its bytes are kept.
+
+        Args:
+            table: Samples of a plan.
+            versions: The versions of the plan.
 
         Returns:
             The new table, and which of its samples exist: bool [m].
         """
         names = list(table.refs)
         if not names:
-            found = self._ids(table)
-            return table, np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
+            there = self._ids(table)
+            return table, np.fromiter((id_.tobytes() in there for id_ in table.ids), np.bool_, len(table))
         ids = [table.id(row) for row in range(len(table))]
-        parts = self.warehouse.blobs.reader.references(ids, names)
-        alive = np.array([id_ in parts for id_ in ids], np.bool_)
+        found = self.warehouse.blobs.reader.references(ids, names)
+        alive = np.array([id_ in found for id_ in ids], np.bool_)
+        parts, replaced = self._as_of(table, found, versions)
         refs, inline = dict(table.refs), dict(table.inline)
         for name in names:
-            present = np.array([bool(parts.get(id_, {}).get(name)) for id_ in ids], np.bool_)
+            present = np.array([bool(parts[id_].get(name)) for id_ in ids], np.bool_)
             lost = alive & ~present & (table.refs[name].length >= 0)
             if lost.any():  # another tool has removed the reference, or written something else there
-                refs[name] = replace(refs[name], length=np.where(lost, MALFORMED, refs[name].length))
+                lengths = np.where(lost, MALFORMED, refs[name].length)
+                lengths[replaced.get(name, [])] = REPLACED
+                refs[name] = replace(refs[name], length=lengths)
             rows = np.flatnonzero(present)
             if not len(rows):
                 continue
@@ -105,11 +114,38 @@ class Relocator:
                 inline.pop(name, None)
         return replace(table, refs=refs, inline=inline), alive
 
+    def _as_of(
+        self, table: SampleTable, found: Mapping[ObjectId, Mapping[str, Any]], versions: Versions
+    ) -> tuple[dict[ObjectId, dict[str, Any]], dict[str, list[int]]]:
+        """References as they were when a plan was made.
+
+        Returns:
+            The references by `_id` and field; and for each field the rows whose blob is gone.
+        """
+        mutations = [versions.get(name, (0, 0))[1] for name in table.datasets]
+        parts: dict[ObjectId, dict[str, Any]] = {}
+        old: set[ObjectId] = set()
+        for row in range(len(table)):
+            id_, mutation = table.id(row), mutations[table.dataset[row]]
+            parts[id_] = {}
+            for name, part in found.get(id_, {}).items():
+                then = parts[id_][name] = earlier(part, mutation)
+                if then is not None and then is not part:
+                    old.add(then["k"])
+        there = {doc["_id"] for doc in self.warehouse.index["segments"].find({"_id": {"$in": list(old)}}, {"_id": 1})}
+        replaced: dict[str, list[int]] = {}
+        for row in range(len(table)):
+            of = parts[table.id(row)]
+            for name in [name for name, then in of.items() if then is None or then.get("k") in old - there]:
+                replaced.setdefault(name, []).append(row)
+                of[name] = None
+        return {id_: {n: then for n, then in of.items() if then is not None} for id_, of in parts.items()}, replaced
+
     def substitutes(self, plan: Plan, count: int) -> Iterator[SampleTable]:
         """Yield the samples of a plan that exist, from its start, at most `count` at a time."""
         for low in range(0, len(plan), _IDS):
             table = plan.table.take(np.arange(low, min(low + _IDS, len(plan))))
-            table, alive = self.relocate(table)
+            table, alive = self.relocate(table, plan.versions)
             rows = np.flatnonzero(alive)
             for first in range(0, len(rows), count):
                 yield table.take(rows[first : first + count])

@@ -218,3 +218,24 @@ def test_a_header_tells_whether_an_image_is_gray() -> None:
     data = cv2.imencode(".jpg", gray)[1].tobytes()
     assert is_gray(data[:2] + thumbnail + data[2:]) is True
     assert is_gray(b"") is None and is_gray(b"GIF89a") is None
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 40), st.integers(1, 9), st.booleans(), st.integers(0, 2**32 - 1))
+def test_indices_of_palettes(bits: int, width: int, height: int, adaptive: bool, seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    indices = numbers.integers(0, 2**bits, (height, width), np.uint8)
+    image = PIL.Image.fromarray(indices).convert("P")
+    image.putdata(indices.ravel().tolist())
+    image.putpalette(numbers.integers(0, 256, 3 * 2**bits, np.uint8).tolist())
+    file = io.BytesIO()
+    image.save(file, "PNG", bits=bits, **({"transparency": 0} if adaptive else {}))
+    field = Image("index")
+    assert field.encode(file.getvalue()) == file.getvalue()
+    np.testing.assert_array_equal(field.decode(file.getvalue()), indices)
+
+
+def test_indices_of_what_has_none() -> None:
+    gray = bytes(cv2.imencode(".png", np.full((2, 2), 7, np.uint8))[1])
+    np.testing.assert_array_equal(Image("index").decode(gray), np.full((2, 2), 7))
+    with pytest.raises(SchemaError, match="found one with colours, which has no indices"):
+        Image("index").encode(bytes(cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1]))
