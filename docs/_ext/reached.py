@@ -30,7 +30,7 @@ def load() -> None:
     found += [cls for collection in found for cls in _generic(collection)]
     found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild")]
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact")]
-    found += [_returned(getattr(selection, name)) for name in ("stream", "watch")]
+    found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
     found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]
     module = sys.modules["reached"] = types.ModuleType("reached")

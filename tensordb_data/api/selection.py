@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tensordb_data.api.protocol import Facade, Verbs
 from tensordb_data.api.samples_out import SamplesOut
+from tensordb_data.api.selection_table import SelectionTable
 from tensordb_data.api.watch import Watch
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.options import suggesting
@@ -31,7 +32,7 @@ R = TypeVar("R", bound=Record)
 _CHUNK = 256
 
 
-class Selection(SamplesOut, Generic[R]):
+class Selection(SamplesOut, SelectionTable[R], Generic[R]):
     """The entities that a query matches. It is lazy: it reads nothing until you iterate, count, update or stream it.
 
     `db.data.find(...)`, the `find` of the other collections and `db.select(query)` make Selections.

@@ -36,15 +36,8 @@ class ByMetric:
         projection: Mapping[str, Any] | None,
     ) -> None:
         self._collection = collection
-        keys = {name: f"{_KEY}.{number}" for number, name in enumerate(metrics_of(sort))}
-        kinds = {key: _kind(name) for name, key in keys.items()}
-        order: dict[str, int] = {}
-        for name, direction in sort:
-            order |= {keys[name]: 1} if name in keys else {}
-            order[name] = direction
-        self._stages = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
-        self._stages += [] if limit is None else [{"$limit": limit}]
-        self._stages += [{"$unset": _KEY} if projection is None else {"$project": dict(projection)}]
+        self._stages = ordered(filter, sort, limit)
+        self._stages += [] if projection is None else [{"$project": dict(projection)}]
         self._open: Any = None
 
     def __iter__(self) -> Iterator[Any]:
@@ -61,6 +54,25 @@ class ByMetric:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def ordered(filter: Mapping[str, Any], sort: Sequence[tuple[str, int]], limit: int | None) -> list[dict[str, Any]]:
+    """The stages of a pipeline that give documents of parameter sets in the order of metrics.
+
+    Args:
+        filter: The documents.
+        sort: Names and directions, 1 or -1.
+        limit: How many; None for all.
+    """
+    keys = {name: f"{_KEY}.{number}" for number, name in enumerate(metrics_of(sort))}
+    kinds = {key: _kind(name) for name, key in keys.items()}
+    order: dict[str, int] = {}
+    for name, direction in sort:
+        order |= {keys[name]: 1} if name in keys else {}
+        order[name] = direction
+    stages: list[dict[str, Any]] = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
+    stages += [] if limit is None else [{"$limit": limit}]
+    return [*stages, {"$unset": _KEY}]
 
 
 def _kind(name: str) -> dict[str, Any]:

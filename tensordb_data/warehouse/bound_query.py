@@ -140,8 +140,12 @@ class BoundQuery:
     def _blobs(self, fields: Iterable[str]) -> dict[str, frozenset[str]]:
         return self.warehouse.datasets.blob_datasets(fields, selected_datasets(self.query.filter))
 
-    def _refuse_blobs(self, names: Iterable[str], what: str) -> None:
-        """Refuse to order or to list the values of fields that are blobs, which the index does not see."""
+    def refuse_blobs(self, names: Iterable[str], what: str) -> None:
+        """Refuse to order or to list the values of fields that are blobs, which the index does not see.
+
+        Raises:
+            QueryError: One of the fields is a blob in a dataset that the query may match.
+        """
         fields = {name.split(".")[0] for name in names} - {"_id", "dataset", "tags"}
         if self.query.collection == "data" and (found := self._blobs(fields)):
             name, datasets = next(iter(found.items()))
@@ -157,7 +161,7 @@ class BoundQuery:
         """A total order: equal entities keep one order in every run."""
         if self.query.sort is None:
             return default_order(self.query.collection)
-        self._refuse_blobs([name for name, _ in self.query.sort], "a sort")
+        self.refuse_blobs([name for name, _ in self.query.sort], "a sort")
         ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
         return [*self.query.sort, *ties]
 
@@ -169,7 +173,7 @@ class BoundQuery:
             extra: A further filter.
         """
         if projection is None:
-            projection = self._projection()
+            projection = self.projection()
         order, limit = self.sort(), self.query.limit
         if self.query.split is None:
             if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
@@ -203,7 +207,7 @@ class BoundQuery:
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field; the items, where it holds lists."""
-        self._refuse_blobs([field], "distinct")
+        self.refuse_blobs([field], "distinct")
         with reported(self.query):
             if self.query.limit is None and self.query.split is None:
                 return self._distinct(field, self.filter())
@@ -269,7 +273,7 @@ class BoundQuery:
     def _chunks(self) -> Iterator[dict[str, Any]]:
         return (self.of_ids(some) for some in chunks(self.ids(), _IDS))
 
-    def _projection(self) -> dict[str, Any] | None:
+    def projection(self) -> dict[str, Any] | None:
         fields, collection = self.query.fields, self.query.collection
         if fields is None:
             return None
