@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from tensordb_data.table.counts import value_counts
 from tensordb_data.table.describe import Description, describe
 from tensordb_data.table.draw import draw
+from tensordb_data.table.estimate import Estimate, estimate
+from tensordb_data.table.facets import Facet, facets
+from tensordb_data.table.page import Page, page
 from tensordb_data.table.pipeline import aggregate
 from tensordb_data.table.split import SplitReport, split
 from tensordb_data.warehouse.record import Record
@@ -82,6 +85,70 @@ class SelectionTable(abc.ABC, Generic[R]):
             QueryError: A stage or an operator is refused or malformed, or looks at a field that is a blob.
         """
         return aggregate(self.bound, pipeline)
+
+    def page(
+        self, n: int = 100, after: str | None = None, *, fields: Sequence[str] | None = None, seconds: float = 2.0
+    ) -> Page[R]:
+        """The next `n` entities, in the order of the Selection, in bounded time.
+
+        `sel.page(100, after=page.next)` goes on where a page has ended, also in another process, and whatever was
+        added or deleted meanwhile. In the default order of samples, a page that takes too long has fewer entities, or
+        none, and the next one goes on from there; `looked` says how much was looked through.
+
+        Args:
+            n: At most so many, up to 10,000.
+            after: `next` of the page before; None for the first page.
+            fields: The fields to read; None for those of the query.
+            seconds: How long it may take, about.
+
+        Raises:
+            QueryError: An argument is malformed, or `after` is of another query.
+            TimeLimitError: In another order than the default one, the page takes longer; the message says which index
+                would help.
+        """
+        docs, more, looked = page(self.bound, n, after, fields, seconds)
+        return Page(self._verbs.entities(docs), more, looked)
+
+    def estimate(self, *, sample: int = 5_000, seed: int = 0) -> Estimate:
+        """About how many entities match, in bounded time.
+
+        Up to 10,000 are counted, where this is fast. Of more samples, the rate of those that match is found from some
+        that are drawn at random; of entities of another kind, those that are counted within two seconds.
+
+        Args:
+            sample: How many to draw.
+            seed: Which ones: a function of the seed.
+        """
+        return estimate(self.bound, sample, seed)
+
+    def facets(
+        self,
+        fields: Sequence[str] | None = None,
+        *,
+        top: int = 10,
+        bins: int = 24,
+        sample: int = 5_000,
+        seconds: float = 2.0,
+        seed: int = 0,
+    ) -> dict[str, Facet]:
+        """How often the values of some fields occur, or a histogram of numbers and times, in bounded time.
+
+        Up to 10,000 entities are read. Of more, some are drawn at random, and the numbers are estimates: `exact` is
+        False. Values that are drawn fewer than 30 times are left out then.
+
+        Args:
+            fields: Names, also dotted ones; None for the fields of the schema that are values in the index, and tags.
+            top: How many values of a field. One that has more is shown as a histogram, if it holds numbers or times.
+            bins: How many bins.
+            sample: How many to draw.
+            seconds: How long the server may take for each read.
+            seed: Which are drawn.
+
+        Raises:
+            QueryError: An argument is malformed, or a field is a blob or does not exist.
+            TimeLimitError: It takes longer.
+        """
+        return facets(self.bound, fields, top, bins, sample, seconds, seed)
 
     def split(
         self,

@@ -25,6 +25,7 @@ class ByMetric:
         sort: Names and directions, 1 or -1.
         limit: How many; None for all.
         projection: What to read of each; None for everything.
+        options: Further options of pymongo's `aggregate`.
     """
 
     def __init__(
@@ -34,15 +35,16 @@ class ByMetric:
         sort: Sequence[tuple[str, int]],
         limit: int | None,
         projection: Mapping[str, Any] | None,
+        **options: Any,
     ) -> None:
-        self._collection = collection
+        self._collection, self._options = collection, options
         self._stages = ordered(filter, sort, limit)
         self._stages += [] if projection is None else [{"$project": dict(projection)}]
         self._open: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         self.close()
-        self._open = self._collection.aggregate(self._stages, allowDiskUse=True)
+        self._open = self._collection.aggregate(self._stages, allowDiskUse=True, **self._options)
         return iter(self._open)
 
     def clone(self) -> ByMetric:

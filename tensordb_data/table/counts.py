@@ -60,7 +60,9 @@ def _counts(bound: BoundQuery, field: str, fields: Fields | None) -> Counts:
         stages += [{"$unwind": {"path": "$v", "preserveNullAndEmptyArrays": True}}]
     group = {"$group": {"_id": "$v" if stages else f"${field}", "n": {"$sum": 1}}}
     for filter in bound.within_limit():
-        for row in bound.collection.aggregate([{"$match": filter}, *stages, group], allowDiskUse=True):
+        for row in bound.collection.aggregate(
+            [{"$match": filter}, *stages, group], allowDiskUse=True, **bound.time_limit
+        ):
             _add(counts, field, row["_id"], row["n"])
     return counts
 

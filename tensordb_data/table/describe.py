@@ -100,7 +100,7 @@ def describe(bound: BoundQuery) -> Description:
     """See `Selection.describe`."""
     query = bound.query
     if query.limit is None and query.split is None and query.sort is not None:
-        bound = BoundQuery(bound.warehouse, query.replace(sort=None))  # the order means nothing here
+        bound = bound.replaced(query.replace(sort=None))  # the order means nothing here
     fields = schema_fields(bound) if query.collection == "data" else None
     if fields is not None and query.fields is not None:
         roots = {name.split(".")[0] for name in query.fields}

@@ -58,7 +58,9 @@ def aggregate(bound: BoundQuery, pipeline: object) -> list[dict[str, Any]]:
         bound.refuse_blobs(_fields(stages), "aggregate")
     with reported(bound.query):
         whole = [*_selected(bound), *stages]
-        return retry_while_unavailable(lambda: list(bound.collection.aggregate(whole, allowDiskUse=True)), reads=True)
+        return retry_while_unavailable(
+            lambda: list(bound.collection.aggregate(whole, allowDiskUse=True, **bound.time_limit)), reads=True
+        )
 
 
 def clean_pipeline(pipeline: object) -> list[dict[str, Any]]:

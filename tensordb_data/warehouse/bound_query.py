@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from tensordb_data.common.chunks import chunks
-from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
-from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_INDEX, UNAUTHORIZED, first_line
+from tensordb_data.errors import ConnectError, QueryError, TimeLimitError, UnsupportedError
+from tensordb_data.mongo.errors import (
+    AUTHENTICATION_FAILED,
+    INTERRUPTED,
+    NO_INDEX,
+    TIME_IS_UP,
+    UNAUTHORIZED,
+    first_line,
+)
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
@@ -49,10 +56,11 @@ class BoundQuery:
     Args:
         warehouse: The warehouse; its project scopes the query.
         query: The query.
+        seconds: The most time that the server may take for one read; None for no limit.
     """
 
-    def __init__(self, warehouse: Warehouse, query: Query) -> None:
-        self.warehouse, self.query = warehouse, query
+    def __init__(self, warehouse: Warehouse, query: Query, seconds: float | None = None) -> None:
+        self.warehouse, self.query, self.seconds = warehouse, query, seconds
 
     @property
     def collection(self) -> Any:
@@ -155,7 +163,22 @@ class BoundQuery:
     def narrowed(self, extra: Mapping[str, Any]) -> BoundQuery:
         """This query with a further filter; of one without a limit."""
         parts = [part for part in (self.query.filter, extra) if part]
-        return BoundQuery(self.warehouse, self.query.replace(filter={"$and": parts}))
+        return self.replaced(self.query.replace(filter={"$and": parts}))
+
+    def replaced(self, query: Query) -> BoundQuery:
+        """Another query, of the same warehouse and within the same time."""
+        return BoundQuery(self.warehouse, query, self.seconds)
+
+    def within(self, seconds: float | None) -> BoundQuery:
+        """The same query, within another time."""
+        return BoundQuery(self.warehouse, self.query, seconds)
+
+    @property
+    def time_limit(self) -> dict[str, int]:
+        """The option of pymongo's methods that limits their time, if there is a limit."""
+        if self.seconds is None or not self.warehouse.index.is_server:
+            return {}
+        return {"maxTimeMS": max(1, round(self.seconds * 1000))}
 
     def sort(self) -> list[tuple[str, int]]:
         """A total order: equal entities keep one order in every run."""
@@ -177,7 +200,7 @@ class BoundQuery:
         order, limit = self.sort(), self.query.limit
         if self.query.split is None:
             if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
-                return ByMetric(self.collection, self.filter(extra), order, limit, projection)
+                return ByMetric(self.collection, self.filter(extra), order, limit, projection, **self.time_limit)
             return self._find(self.filter(extra), projection, order)
         if projection is not None:
             projection = {**projection, **dict.fromkeys([name for name, _ in order], 1)}
@@ -188,7 +211,7 @@ class BoundQuery:
     def _find(self, filter: Mapping[str, Any], projection: Any, order: Order) -> Any:
         cursor = self.collection.find(filter, projection).sort(list(order))
         if self.warehouse.index.is_server:
-            cursor = cursor.allow_disk_use(True)
+            cursor = cursor.allow_disk_use(True).max_time_ms(self.time_limit.get("maxTimeMS"))
         return cursor if self.query.limit is None else cursor.limit(self.query.limit)
 
     def count(self, extra: Mapping[str, Any] | None = None) -> int:
@@ -196,9 +219,11 @@ class BoundQuery:
         split = self.query.split
         if split is None:
             limit = {} if self.query.limit is None else {"limit": self.query.limit}
-            return int(self.collection.count_documents(self.filter(extra), **limit))
+            return int(self.collection.count_documents(self.filter(extra), **limit, **self.time_limit))
         if self.query.limit is None and split.field == "_id":
-            return sum(int(self.collection.count_documents(filter)) for filter in self.filters(extra))
+            return sum(
+                int(self.collection.count_documents(filter, **self.time_limit)) for filter in self.filters(extra)
+            )
         return sum(1 for _ in self.cursor({"_id": 1}, extra))
 
     def ids(self) -> list[Any]:
@@ -218,7 +243,9 @@ class BoundQuery:
             return list(unique.values())
 
     def _distinct(self, field: str, filter: Mapping[str, Any]) -> list[Any]:
-        return retry_while_unavailable(lambda: list(self.collection.distinct(field, filter)), reads=True)
+        return retry_while_unavailable(
+            lambda: list(self.collection.distinct(field, filter, **self.time_limit)), reads=True
+        )
 
     def modify(self, change: Callable[[dict[str, Any], Any], int]) -> int:
         """Change the selected documents, each of them once, whatever the server does meanwhile.
@@ -291,6 +318,8 @@ def reported(query: Query) -> Iterator[None]:
     except OperationFailure as error:
         if error.has_error_label("TransientTransactionError") or error.code in _LEFT_AS_THEY_ARE:
             raise
+        if error.code == TIME_IS_UP:
+            raise TimeLimitError(f"the time for {query.brief} was over: {first_line(error)}") from error
         missing = _NEEDS_AN_INDEX if error.code in NO_INDEX else ""
         raise QueryError(f"the server refused {query.brief}: {first_line(error)}{missing}") from error
     except PyMongoError:
