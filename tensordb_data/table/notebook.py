@@ -12,6 +12,8 @@ from pymongo.errors import PyMongoError
 
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.common.html import Html, paragraph, table
+from tensordb_data.errors import ConnectError, TimeLimitError
+from tensordb_data.mongo.errors import first_line
 from tensordb_data.query.query import Query
 from tensordb_data.runs.listing import RunQuery, list_runs
 from tensordb_data.samples.sample import Sample
@@ -36,8 +38,14 @@ _LATER = ("tags", "lineage", "events", "provenance", "config", "args")
 @contextlib.contextmanager
 def soon() -> Iterator[None]:
     """Within this block all reads together take at most a second. `Shown` does not wait for a server that is away."""
-    with pymongo.timeout(_SECONDS):
-        yield
+    try:
+        with pymongo.timeout(_SECONDS):
+            yield
+    except (PyMongoError, ConnectError) as error:
+        cause = error if isinstance(error, PyMongoError) else error.__cause__
+        if not isinstance(cause, PyMongoError) or not cause.timeout:
+            raise
+        raise TimeLimitError(f"no answer within {_SECONDS:g} s: {first_line(cause)}") from error
 
 
 def selection_html(bound: BoundQuery, entities: Sequence[Record]) -> Html:
