@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pymongo.errors import ExecutionTimeout
 
 from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError
@@ -62,8 +63,14 @@ class Drawn:
 
 def few(bound: BoundQuery, seconds: float = _TRY) -> int | None:
     """How many entities match, if these are few enough to read, and are counted in time."""
-    found = count_within(bound, EXACT, None if not bound.warehouse.index.is_server else seconds)
-    return None if isinstance(found, AtLeast) else found
+    limit = min(bound.query.limit or EXACT + 1, EXACT + 1)
+    wanted = bound.within(seconds).replaced(bound.query.replace(limit=limit))
+    with reported(bound.query):
+        try:
+            found = wanted.count()
+        except ExecutionTimeout:
+            return None
+    return found if found <= EXACT else None
 
 
 def drawable(bound: BoundQuery) -> bool:
