@@ -56,7 +56,8 @@ copybutton_exclude = ".linenos, .gp"
 
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
-    "Begin": ["tutorial", "ingest", "formats-in", "streams", "samples-out", "ranks", "saves", "platforms", "migration"],
+    "Begin": ["tutorial", "ingest", "formats-in", "streams", "table", "samples-out", "ranks", "saves", "platforms",
+              "migration"],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "housekeeping", "embedded",
                  "security"],
     "Reference": [

@@ -35,6 +35,7 @@ from tensordb_data.errors import (
     StateError,
     StorageError,
     TensorDBError,
+    TimeLimitError,
     UnsupportedError,
     WorkerError,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "TensorDB",
     "TensorDBError",
     "Text",
+    "TimeLimitError",
     "Tokens",
     "UnsupportedError",
     "Watch",

@@ -11,6 +11,7 @@ from tensordb_data.api.architectures import Architectures
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.jobs import Jobs
 from tensordb_data.api.logs import Logs
+from tensordb_data.api.overview import Overview
 from tensordb_data.api.params import Params
 from tensordb_data.api.runs import RunSelection
 from tensordb_data.api.samples import Data
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from tensordb_data.housekeeping.repair import Repair
 
 
-class TensorDB:
+class TensorDB(Overview):
     """A warehouse: five collections of one project, in MongoDB, with their blobs in files or an object store.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pymongo.errors import PyMongoError
 
+from tensordb_data.common.patience import is_impatient
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
@@ -37,7 +38,7 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, rea
         try:
             return call()
         except (PyMongoError, ConnectError) as error:
-            if not (is_transient(error) or (reads and is_cursor_lost(error))):
+            if is_impatient() or not (is_transient(error) or (reads and is_cursor_lost(error))):
                 raise
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId, json_util
 
+from tensordb_data.common.html import Report
 from tensordb_data.params.plan_versions import plan_versions
 from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
@@ -38,7 +39,7 @@ INLINE = 256  # bytes up to which a tensor is part of the structure: Adam keeps 
 
 
 @dataclass(frozen=True)
-class SaveReport:
+class SaveReport(Report):
     """What a save did.
 
     Attributes:

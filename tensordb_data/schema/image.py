@@ -156,6 +156,17 @@ def image_size(data: Buffer) -> tuple[int, int]:
     return _size(data)
 
 
+def check_pixels(data: Buffer) -> None:
+    """Refuse an encoded image that is cut off, or claims too many pixels to be decoded.
+
+    Raises:
+        CorruptBlobError: It is such a one.
+    """
+    if (why := _too_large(*_size(data))) is not None:
+        raise CorruptBlobError(why)
+    _check_whole(data)
+
+
 def image_bytes(value: Any) -> Buffer:
     """The encoded image in `value`, bytes or a `pathlib.Path`.
 

@@ -128,6 +128,16 @@ class LeavingState(TypedDict):
     """Its new name; None if it is dropped."""
 
 
+class SplitDocument(TypedDict):
+    """How samples were split. See `table.splits`."""
+
+    parts: list[str]
+    fractions: list[float]
+    by: str | None
+    stratify: str | None
+    seed: int
+
+
 _Deletions = TypedDict("_Deletions", {"del": int}, total=False)  # `del` is no name in Python
 
 
@@ -143,6 +153,8 @@ class DatasetDocument(_Deletions):
     """The kind of each field, see `schema.Schema`, and a mark, see `schema.schema.MARK`. Format 1 has no mark, and None
     until the first commit."""
     created: dt.datetime
+    changed: NotRequired[dt.datetime]
+    """When samples were written, changed or deleted last."""
     compacted: NotRequired[int]
     """Samples up to this sequence number have no blobs in their documents."""
     open: NotRequired[list[OpenMutation]]
@@ -157,6 +169,8 @@ class DatasetDocument(_Deletions):
     """The names of fields by those that they had before, see `samples.rename_field`."""
     renaming: NotRequired[dict[str, str]]
     """`from` and `to` of a field whose values are being copied to another name."""
+    splits: NotRequired[dict[str, SplitDocument]]
+    """How the samples were split last, by the field that says into what; of splits that balance strata."""
     ids: NotRequired[str]
     """Its name within the `_id`s of its samples, see `warehouse.identity`; missing if that is its name."""
     ingests: NotRequired[int]
@@ -306,6 +320,8 @@ class LogInternals(TypedDict):
     """The attempt of its run; missing if none was under way."""
     line: NotRequired[ObjectId]
     """As for a parameter set."""
+    tensors: NotRequired[list[bytes]]
+    """The content addresses of its arrays that are not in the row; missing if there are none."""
 
 
 class LogDocument(TypedDict):
