@@ -38,6 +38,7 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
+from tensordb_data.export.report import ExportReport
 from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import JobLimits, JobSpec
 from tensordb_data.logs.writer import RunLog
@@ -69,6 +70,7 @@ __all__ = [
     "DuplicateError",
     "EmbeddedServerError",
     "Every",
+    "ExportReport",
     "Hit",
     "Image",
     "IngestError",

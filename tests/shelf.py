@@ -35,7 +35,8 @@ class Shelf:
         assert made.nbytes == sum(map(len, made.parts))
         self.store.put(f"segments/{id}", made.parts)
         self.segments[id] = {
-            "_id": id, "root": 0, "key": f"segments/{id}", "bytes": made.nbytes, "index": list(made.index)
+            "_id": id, "root": 0, "key": f"segments/{id}", "bytes": made.nbytes, "index": list(made.index),
+            "sum": made.index_checksum,
         }  # fmt: skip
         return refs
 

@@ -107,6 +107,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         self._before_workers(raising=True)
+        self._share()
         return {**self.__dict__, "_sent_by": os.getpid(), "_started": _nothing}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -283,22 +284,31 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
 
     # --- ranks ------------------------------------------------------------------------------------------------------
 
-    def _find_ranks(self, loader: Any = None) -> None:
+    def _find_ranks(self, loader: Any = None, *, alone: bool = False) -> None:
         """Find who shares the stream, in the process of the loop, and open the registry of its passes.
 
         Args:
             loader: The loader over this dataset, if it is not among the callers.
+            alone: Whether the process of the loop reads the stream itself, without workers.
         """
         self._division = division(loader)
         if self._division is not None:
             self._division.check(self._by_sample, self._stream.spec.tokens)
         self._stream._find_ranks(None if self._division is None else self._division.divider)
         self._check_world()
-        self._stream._share_passes()
+        if alone:
+            self._stream._register_alone()
+        else:
+            self._stream._share_passes()
         self._known = True
         if self._division is not None and not self._warned and find_members(Shard()).world_size > 1:
             self._warned = True
             self._division.warn()
+
+    def _share(self) -> None:
+        """Have what the workers share with this process in shared memory, now that one may be started."""
+        self._shared_state.share()
+        self._counters.share()
 
     def _check_world(self) -> None:
         if self._run is not None:
@@ -336,7 +346,7 @@ class QueryDataset(IterableDataset[dict[str, Any]]):
         if not self._by_sample and loader.collates:
             raise QueryError(twice(self._stream.spec))
         if info is None:
-            self._find_ranks()
+            self._find_ranks(alone=True)
             self._next = self._shared_state.next
         else:
             if self._refusal is not None:
@@ -414,6 +424,7 @@ _live: weakref.WeakSet[QueryDataset] = weakref.WeakSet()
 def _before_fork() -> None:
     for dataset in list(_live):
         dataset._before_workers(raising=False)
+        dataset._share()
 
 
 at_fork(before=_before_fork)

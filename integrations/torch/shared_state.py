@@ -29,13 +29,9 @@ class SharedState:
         self._head = torch.zeros(6, dtype=torch.int64)
         self._head[4:] = _NONE
         self._body = torch.zeros(_BYTES, dtype=torch.uint8)
-        self._share_memory()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._share_memory()  # the copy has private memory, which forked workers would not share
-
-    def _share_memory(self) -> None:
+    def share(self) -> None:
+        """Move to shared memory, before workers are started. A copy has private memory, which they would not share."""
         self._head.share_memory_()  # type: ignore[no-untyped-call]
         self._body.share_memory_()  # type: ignore[no-untyped-call]
 

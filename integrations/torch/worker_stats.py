@@ -47,13 +47,9 @@ class WorkerStats:
 
     def __init__(self) -> None:
         self._rows = torch.zeros((_WORKERS, SIZE), dtype=torch.float64)
-        self._share_memory()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._share_memory()
-
-    def _share_memory(self) -> None:
+    def share(self) -> None:
+        """Move to shared memory, before workers are started."""
         self._rows.share_memory_()  # type: ignore[no-untyped-call]
 
     def rows(self) -> list[list[float]]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.export.arrow import pyarrow, to_arrow
+from tensordb_data.export.hf import to_hf
+from tensordb_data.export.plan import DEFAULT_SPLIT
+from tensordb_data.export.progress import Progress
+from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import blob_names, check_data, fields_of, read_rows
+from tensordb_data.export.run import ExportOptions, export
 from tensordb_data.schema import Array
 
 if TYPE_CHECKING:
@@ -48,6 +54,63 @@ class SamplesOut(abc.ABC):
             raise QueryError(f"field {name!r} is {fields[name]!r}, which has no encoded form; read its values")
         rows = (row for run in read_rows(bound, [name]) for row in run)
         return (bytes(row.blobs[name]) if name in row.blobs else None for row in rows)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "parquet",
+        *,
+        fields: Sequence[str] | None = None,
+        shard_bytes: int | str | None = None,
+        split: str | None = DEFAULT_SPLIT,
+        overwrite: bool = False,
+        nan: bool = False,
+        progress: bool | Progress | None = None,
+    ) -> ExportReport:
+        """Write the samples into a new folder, in a format that other libraries read.
+
+        Blobs are copied as they were stored: nothing is decoded or encoded anew. All samples are of one state of the
+        data, that of the beginning. The folder appears under its name when it is complete; until then the work is in
+        `NAME.partial` beside it. If the process is killed, the same call goes on with what is complete. If samples have
+        changed meanwhile, it begins anew, and the report says so.
+
+        Args:
+            path: The folder to make. `manifest.json` in it has the query, the number of samples, and size and xxh3 of
+                each file.
+            format: `"parquet"` (with the features of Hugging Face), `"jsonl"`, `"folder"` (images and
+                `metadata.jsonl`), `"webdataset"` (tar), `"mds"` (MosaicML) or `"coco"`.
+            fields: What to write; None for all fields of the query, with `_id`, `dataset` and `tags`.
+            shard_bytes: Bytes of a file, such as `"500MB"`; None for what suits the format.
+            split: The field that divides the samples into train, test and so on; None for none. That there is no field
+                `split` is no error.
+            overwrite: Replace an earlier export of that name.
+            nan: Write NaN and infinities as JSON, which does not have them.
+            progress: True shows a bar. A function is called now and then with the samples that are written, those in
+                all, and the report so far.
+
+        Raises:
+            QueryError: There is no such field or format, or the format cannot hold a field.
+            SchemaError: The format cannot hold a value. Index fields are checked before anything is written.
+            StorageError: Something of that name exists; another process exports to it; or a disk is full.
+            MissingExtraError: A library is not installed.
+        """
+        options = ExportOptions(
+            format=format, fields=fields, shard_bytes=shard_bytes, split=split, overwrite=overwrite, nan=nan,
+            progress=progress,
+        )  # fmt: skip
+        return export(self.bound, path, options)
+
+    def to_hf(self, *, fields: Sequence[str] | None = None) -> Any:
+        """All samples as a `datasets.Dataset` of Hugging Face, in memory; images are not decoded before they are used.
+
+        Args:
+            fields: What it has; None for all fields of the query, with `_id`, `dataset` and `tags`.
+
+        Raises:
+            QueryError: There is no such field, or a table cannot hold it.
+            MissingExtraError: datasets or pyarrow is not installed.
+        """
+        return to_hf(self.bound, fields)
 
     def to_arrow(self, *, blobs: Sequence[str] = ()) -> Any:
         """All samples as a `pyarrow.Table`, in memory.

@@ -11,6 +11,7 @@ EXAMPLES = {
     "status": "tensordb status --db ./warehouse --json",
     "ingest": "tensordb ingest photos/ --dataset photos --split train",
     "find": "tensordb find data '{\"label\": 3}' --limit 5 --sort=-year",
+    "export": "tensordb export train/ '{\"split\": \"train\"}' --format webdataset --shard-bytes 500MB",
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",

@@ -9,6 +9,7 @@ import typer
 
 from tensordb_data.cli import (
     continuous,
+    export,
     find,
     ingest,
     jobs,
@@ -34,8 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, find, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup,
-    upgrade, roots,
+    server, ingest, find, export, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck,
+    backup, upgrade, roots,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

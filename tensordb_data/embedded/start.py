@@ -173,7 +173,7 @@ def _command(layout: Layout, mongod: Path, run: str, port: int | None) -> list[s
         *("--networkMessageCompressors", "disabled"),
         *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
-        # What a killed writer left open holds up the next one until it ends.
+        # What a killed writer left open holds up the writes of others until it ends.
         *("--setParameter", "transactionLifetimeLimitSeconds=15"),
     ]
     return [*command, "--keyFile", str(layout.keyfile)] if port is not None else command

@@ -90,14 +90,18 @@ def read_rows(bound: BoundQuery, blobs: Sequence[str]) -> Iterator[list[Row]]:
     """
     with reported(bound.query), contextlib.closing(bound.cursor()) as cursor:
         for docs in batched(cursor, _CHUNK):
-            samples = make_samples(bound.warehouse, docs)
-            for low, high in runs_by_size((_nbytes(sample, blobs) for sample in samples), RUN_BYTES):
-                some = samples[low:high]
-                columns = {name: read_stored(some, name) for name in blobs}
-                yield [
-                    Row(sample, {name: value for name in blobs if (value := columns[name][row]) is not None})
-                    for row, sample in enumerate(some)
-                ]
+            yield from stored_rows(make_samples(bound.warehouse, docs), blobs)
+
+
+def stored_rows(samples: Sequence[Sample], blobs: Sequence[str]) -> Iterator[list[Row]]:
+    """Some samples with the stored bytes of their blobs, in runs whose blobs fit into `RUN_BYTES`."""
+    for low, high in runs_by_size((_nbytes(sample, blobs) for sample in samples), RUN_BYTES):
+        some = samples[low:high]
+        columns = {name: read_stored(some, name) for name in blobs}
+        yield [
+            Row(sample, {name: value for name in blobs if (value := columns[name][row]) is not None})
+            for row, sample in enumerate(some)
+        ]
 
 
 def _nbytes(sample: Sample, blobs: Sequence[str]) -> int:

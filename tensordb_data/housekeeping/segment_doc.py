@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensordb_data.blobs.segments.format import ENTRY_BYTES, TRAILER_BYTES, SegmentDocuments, SegmentIndex
+from tensordb_data.blobs.segments.format import (
+    ENTRY_BYTES,
+    TRAILER_BYTES,
+    SegmentDocuments,
+    SegmentIndex,
+    checksum_bytes,
+)
 
 
 def segment_doc(index: SegmentIndex, documents: SegmentDocuments, root: int, key: str, nbytes: int) -> dict[str, Any]:
@@ -21,5 +27,5 @@ def segment_doc(index: SegmentIndex, documents: SegmentDocuments, root: int, key
     return {
         "p": documents.project, "dataset": documents.dataset, "root": root, "key": key, "bytes": nbytes,
         "blobs": int(index.lengths.sum()), "index": [nbytes - size - TRAILER_BYTES, size],
-        "n": len(documents.samples), "state": "live",
+        "sum": checksum_bytes(index.checksum), "n": len(documents.samples), "state": "live",
     }  # fmt: skip

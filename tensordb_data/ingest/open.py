@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 IMAGES = (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
           ".ppm", ".tif", ".tiff", ".webp")  # fmt: skip
 _HEAD = 64
+_ABOUT = ("index.json", "manifest.json", "dataset_info.json", "features.json")
+"""Files about the others beside them, which tell no format."""
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def open_source(given: Given) -> Source:
@@ -61,7 +65,9 @@ def _by_names(files: list[FileInfo]) -> str | None:
             return name
     counts: Counter[str] = Counter()
     for file in files:
-        lower = file.name.lower()
+        lower = _PART.sub("", file.name.lower())
+        if lower.rpartition("/")[2] in _ABOUT:
+            continue
         if lower.endswith(IMAGES):
             counts["images"] += 1
         for name, reader in BUILT_IN.items():

@@ -51,6 +51,12 @@ class Reader:
         return opener(given)
 
 
+def _is_record(head: bytes) -> bool:
+    from tensordb_data.ingest.readers.shards.tfrecord import is_record
+
+    return is_record(head)
+
+
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
     "huggingface": Reader(_OURS + "arrow:open_saved", (), ("dataset_dict.json", "state.json")),
@@ -62,6 +68,14 @@ BUILT_IN: dict[str, Reader] = {
     "arrow": Reader(
         _OURS + "arrow:open_arrow", (".arrow", ".feather", ".ipc", ".arrows"), (), lambda head: head[:6] == b"ARROW1"
     ),
+    "webdataset": Reader(_OURS + "shards.webdataset:open_webdataset", (".tar", ".tar.gz", ".tgz")),
+    "mds": Reader(_OURS + "shards.mds_files:open_mds", (".mds", ".mds.zstd", ".mds.gz", ".mds.bz2")),
+    "tfrecord": Reader(
+        _OURS + "shards.tfrecord_files:open_tfrecord", (".tfrecord", ".tfrecords", ".tfrec"), (), _is_record
+    ),
+    "coco": Reader(_OURS + "boxes.coco_files:open_coco"),
+    "voc": Reader(_OURS + "boxes.voc_files:open_voc"),
+    "yolo": Reader(_OURS + "boxes.yolo_files:open_yolo", marks=("data.yaml",)),
 }
 """The readers of this library. The first that fits is taken."""
 _registered: dict[str, Reader] = {}

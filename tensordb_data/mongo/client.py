@@ -11,6 +11,13 @@ from tensordb_data.mongo.transactions import APPLICATION
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+CONNECT_RETRIES = 5
+"""How often an operation tries again, with growing pauses (together 3 s on average), when no connection can be made.
+
+Newer versions of PyMongo take a refused connection for a server that is busy, and do not look for another primary then.
+Their two attempts can end before they know that a server has died.
+"""
+
 
 def open_client(address: Address) -> MongoClient[dict[str, Any]]:
     """Connect, and make sure that what answers can carry a warehouse.
@@ -28,7 +35,7 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
             refused, or the server is a standalone or too old.
         EmbeddedServerError: The folder's server cannot be started.
     """
-    from pymongo import MongoClient
+    from pymongo import MongoClient, common
     from pymongo.errors import PyMongoError
 
     from tensordb_data.embedded.client import FolderClient
@@ -39,6 +46,8 @@ def open_client(address: Address) -> MongoClient[dict[str, Any]]:
             check_server(address.client, address)
         return address.client  # type: ignore[no-any-return]
     options: dict[str, Any] = {"w": "majority", "appname": APPLICATION, "uuidRepresentation": "standard"}
+    if hasattr(common, "MAX_ADAPTIVE_RETRIES") and "maxadaptiveretries=" not in str(address.uri).lower():
+        options["maxAdaptiveRetries"] = CONNECT_RETRIES
     client: MongoClient[dict[str, Any]]
     if address.folder is not None:
         return FolderClient(address.folder, read_only=address.read_only, **options)

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 APPLICATION = "tensordb"
 _AGAIN = "TransientTransactionError"
+_TOOK_TOO_LONG = 290
 IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
@@ -50,8 +51,9 @@ class StaleTransactionGuard:
 
     It does so once. Otherwise two slow processes could end each other's transactions for ever.
 
-    A read of the body that is not part of the transaction may find the server unavailable. Nothing is committed then,
-    and the driver is told that it may run the body again.
+    A read of the body that is not part of the transaction may find the server unavailable. Or the server ends the
+    transaction, because it took too long on a busy machine. Nothing is committed then, and the driver is told that it
+    may run the body again.
     """
 
     def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
@@ -65,7 +67,8 @@ class StaleTransactionGuard:
         try:
             return self._body(session)
         except PyMongoError as error:
-            if error.has_error_label(_AGAIN) or not is_transient(error):
+            ended = getattr(error, "code", None) == _TOOK_TOO_LONG
+            if error.has_error_label(_AGAIN) or not (ended or is_transient(error)):
                 raise
             raise AutoReconnect(first_line(error), {"errorLabels": [_AGAIN]}) from error
 

@@ -110,4 +110,4 @@ def _mark(warehouse: Warehouse, run: str, which: Mapping[str, Any], superseded: 
             runs.update_one({"_tdb.p": warehouse.project, "name": run}, {"$set": {"_tdb.hides": True}})
         logs.update_many(scope, change)
 
-    retry_while_unavailable(mark)
+    warehouse.index.write(mark)

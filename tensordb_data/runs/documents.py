@@ -11,7 +11,6 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.errors import ReadOnlyError, SchemaError
 from tensordb_data.mongo.errors import UNAUTHORIZED
-from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.warehouse.metrics import scalar
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def make_run(warehouse: Warehouse, run: str, config: Mapping[str, Any] | None = 
             return
         warehouse.index["runs"].update_one(named(warehouse, run), change, upsert=True)
 
-    retry_while_unavailable(upsert)
+    warehouse.index.write(upsert)
 
 
 def open_attempt(warehouse: Warehouse, run: str) -> Mapping[str, Any] | None:

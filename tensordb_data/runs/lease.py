@@ -316,7 +316,7 @@ def delete_document(warehouse: Warehouse, run: str) -> Iterator[None]:
     with keep_renewing(claimed, SECONDS):
         yield
     mine = {"_id": claimed.id, f"{LEASE}.token": claimed.token}
-    retry_while_unavailable(lambda: warehouse.index["runs"].delete_one(mine))
+    warehouse.index.write(lambda: warehouse.index["runs"].delete_one(mine))
 
 
 def _is_free(found: Holder) -> bool | None:
@@ -338,7 +338,7 @@ def _bury(warehouse: Warehouse, found: Holder) -> None:
     running = {"$eq": ["$$this.state", "running"]}
     stages = [with_changes(running, {"state": "lost", "ended": until}), {"$set": {f"{LEASE}.until": until}}]
     mine = {"_id": found.document["_id"], f"{LEASE}.token": found.claim["token"]}
-    retry_while_unavailable(lambda: warehouse.index["runs"].update_one(mine, stages))
+    warehouse.index.write(lambda: warehouse.index["runs"].update_one(mine, stages))
 
 
 def _begins(attempt: Mapping[str, Any]) -> list[dict[str, Any]]:

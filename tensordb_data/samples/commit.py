@@ -272,7 +272,8 @@ def put_segment(
     root, key = warehouse.blobs.write_root, f"segments/{id}"
     doc = {
         "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
-        "blobs": blobs, "index": list(packed.index), "n": len(samples), "state": "writing",
+        "blobs": blobs, "index": list(packed.index), "sum": packed.index_checksum,
+        "n": len(samples), "state": "writing",
     }  # fmt: skip
     # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
     warehouse.index["segments"].update_one(

@@ -151,6 +151,11 @@ def is_gray(data: Buffer) -> bool | None:
     return channels in (1, 2) if channels else None
 
 
+def image_size(data: Buffer) -> tuple[int, int]:
+    """Height and width that the header of an encoded image claims; 0 what it does not say."""
+    return _size(data)
+
+
 def image_bytes(value: Any) -> Buffer:
     """The encoded image in `value`, bytes or a `pathlib.Path`.
 

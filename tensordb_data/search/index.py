@@ -6,7 +6,6 @@ An entry may outlive the entity that it names. So a search checks that the entit
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import hashlib
 import json
 import time
@@ -20,7 +19,6 @@ from pymongo.errors import OperationFailure
 from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.mongo.errors import UNAUTHORIZED
 from tensordb_data.mongo.retry import retry_while_unavailable
-from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.search.tokenize import index_words, limit_words, scoped, words
 from tensordb_data.search.vocabulary import WORDS_PER_PAGE, Vocabulary
 
@@ -258,7 +256,7 @@ class SearchIndex:
             if index.is_server and self._kind == "logs":  # the writer of a log tries again by itself
                 write()
             elif index.is_server:
-                retry_while_unavailable(functools.partial(write_past_stale_transactions, index.database.client, write))
+                index.write(write)
             else:  # mongomock cannot read pymongo's bulk operations
                 for pair in pairs:
                     index["search"].update_one(*pair, upsert=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tensordb_data.errors import StateError
 from tensordb_data.stream.spec import StreamSpec
@@ -20,8 +19,7 @@ After = tuple[str, int]
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """A position in the passes of a stream: all ranks together have received `position` samples of pass `number`."""
 
     number: int = 0
@@ -30,8 +28,7 @@ class Position:
     """The last sample that was read, if a cursor has read it."""
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """A position, and the data that it refers to. The rest of a pass in progress is read from that data."""
 
     at: Position = Position()
@@ -46,7 +43,7 @@ class State:
     """How the stream shuffles: the values of a `BlockShuffle`. None if it has not been chosen yet."""
 
     def at_position(self, at: Position) -> State:
-        """The same data at another position. It is made for each batch, and `dataclasses.replace` is slow."""
+        """The same data at another position."""
         return State(at, self.versions, self.ids, self.n, self.followed, self.block_shuffle)
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:

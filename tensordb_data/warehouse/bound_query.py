@@ -21,6 +21,8 @@ from tensordb_data.query.metric_order import ByMetric, metrics_of
 from tensordb_data.query.query import Query, names, too_large
 
 if TYPE_CHECKING:
+    from pymongo.client_session import ClientSession
+
     from tensordb_data.warehouse.context import Warehouse
 
 _IDS = 10_000
@@ -161,12 +163,18 @@ class BoundQuery:
         ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
         return [*self.query.sort, *ties]
 
-    def cursor(self, projection: Mapping[str, Any] | None = None, extra: Mapping[str, Any] | None = None) -> Any:
+    def cursor(
+        self,
+        projection: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        session: ClientSession | None = None,
+    ) -> Any:
         """A cursor over the documents, in order.
 
         Args:
             projection: What to read of each; None for the fields of the query.
             extra: A further filter.
+            session: Of a snapshot, of samples; the cursor reads the state of that time.
         """
         if projection is None:
             projection = self._projection()
@@ -174,15 +182,15 @@ class BoundQuery:
         if self.query.split is None:
             if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
                 return ByMetric(self.collection, self.filter(extra), order, limit, projection)
-            return self._find(self.filter(extra), projection, order)
+            return self._find(self.filter(extra), projection, order, session)
         if projection is not None:
             projection = {**projection, **dict.fromkeys([name for name, _ in order], 1)}
         return MergedCursor(
-            lambda: [self._find(filter, projection, order) for filter in self.filters(extra)], order, limit
+            lambda: [self._find(filter, projection, order, session) for filter in self.filters(extra)], order, limit
         )
 
-    def _find(self, filter: Mapping[str, Any], projection: Any, order: Order) -> Any:
-        cursor = self.collection.find(filter, projection).sort(list(order))
+    def _find(self, filter: Mapping[str, Any], projection: Any, order: Order, session: ClientSession | None) -> Any:
+        cursor = self.collection.find(filter, projection, session=session).sort(list(order))
         if self.warehouse.index.is_server:
             cursor = cursor.allow_disk_use(True)
         return cursor if self.query.limit is None else cursor.limit(self.query.limit)

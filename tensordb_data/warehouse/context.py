@@ -116,6 +116,7 @@ class Warehouse:
 
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""
+        self._memo.clear()
         self._connections.close()
 
     def to_json(self) -> dict[str, Any]:

@@ -212,6 +212,8 @@ class SegmentDocument(TypedDict):
     """Bytes of the blobs alone; missing in segments of old versions."""
     index: list[int]
     """Where the index of the blobs is in the object: offset and bytes."""
+    sum: NotRequired[bytes]
+    """The checksum of that index; missing in segments that 0.1 wrote."""
     n: int
     """How many samples were written with it."""
     state: BlobState

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pymongo import UpdateOne
 
+from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.mongo.transactions import write_past_stale_transactions
+
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
@@ -52,6 +55,19 @@ class Index:
     def transaction(self, body: Callable[[ClientSession | None], T]) -> T:
         """Run `body(session)` in one transaction, retried on conflicts; without one, `body(None)`, on mongomock."""
         return self._connections.get().transaction(body)
+
+    def write(self, call: Callable[[], T]) -> T:
+        """Do a write outside of a transaction. It waits for an unavailable server, and ends what a killed process left.
+
+        Args:
+            call: Does the write. It does no harm if it runs twice.
+
+        Raises:
+            ConnectError: The server did not come back.
+        """
+        if not self.is_server:
+            return call()
+        return retry_while_unavailable(lambda: write_past_stale_transactions(self.database.client, call))
 
     def check_place(self) -> None:
         """Check that the folder of an embedded warehouse is where it was; each transaction does so, too.

@@ -74,6 +74,7 @@ class OpenSegment:
         if path is not None:
             self.mapped, self.lease = self._map(path), lease_on(path, self.nbytes)
             trailer, _ = self._describe_mapped(self.mapped)
+            place.check_index(trailer.index_checksum, self.name)
         else:
             trailer = self._open_remote(place, cache)
         self.blobs = trailer.index[1] // ENTRY_BYTES
@@ -102,6 +103,7 @@ class OpenSegment:
                     trailer, self.index = self._describe_mapped(self.file.data)
                     if trailer.index != place.index:
                         raise CorruptBlobError(f"{self.name}: expected an index at {place.index}, not {trailer.index}")
+                    place.check_index(trailer.index_checksum, self.name)
                     self.mapped = self.file.data
                     return trailer
                 except CorruptBlobError:
@@ -112,6 +114,7 @@ class OpenSegment:
             self._check_size(self.store.size(self.key))
             raise
         trailer, self.index = self._describe(tail)
+        place.check_index(trailer.index_checksum, self.name)
         if cache is not None:
             self.file = cache.create(name, self.nbytes, blobs, [(0, memoryview(MAGIC)), (start, tail)])
             if self.file is not None:

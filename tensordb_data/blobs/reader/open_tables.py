@@ -75,6 +75,12 @@ class Tables:
         held = {segment.id: segment for segment in (*used, *self._open(refs, missing.tolist())) if segment is not None}
         return self._new_table(refs.segments, held)
 
+    def known(self, refs: BlobRefs) -> Table | None:
+        """The table in which every segment of the references is open, if there is one and it still holds."""
+        table = self._tables.get(id(refs.segments))
+        good = table is not None and table.ids is refs.segments and table.complete
+        return table if good and table is not None and table.generation is self.generation else None
+
     def forget(self, segment: OpenSegment) -> bool:
         """Let go of a cached segment whose file was cut short; returns whether it is one."""
         if segment.file is None:

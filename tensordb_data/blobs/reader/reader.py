@@ -9,11 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from bson import ObjectId
 
+from tensordb_data.blobs.reader.checked_blobs import CheckedBlobs
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.open_segment import Bools, CutShortError, Int64s, OpenSegment
 from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
@@ -161,12 +164,40 @@ class BlobReader:
             if extra or not table.local:
                 return np.frombuffer(bytearray().join(_joined(table, refs, extra)), np.uint8).reshape(len(refs), size)
         if table.cached:
-            self._use(table, refs)
+            self._use(table, refs.segment)
         starts = table.bases.take(refs.segment)
         starts += refs.offset
         if not size:
             return np.empty((len(refs), 0), np.uint8)
         return table.gather(starts, size)
+
+    def checked(self, refs: BlobRefs, size: int) -> CheckedBlobs | None:
+        """The blobs of all references of a plan, if most of them were read already; see `can_be_checked`.
+
+        Returns:
+            None if they are not in files of this machine, or too few of them were checked.
+        """
+        verified = None if refs.checksum_cache is None else refs.checksum_cache.verified
+        if verified is None or not (verified.complete or 2 * int(verified.done.sum()) >= len(refs)):
+            return None
+        table = self._tables.known(refs)
+        if table is None or not table.local or verified.generation is not table.generation:
+            return None
+        return CheckedBlobs(refs, table, size, partial(self._check, refs, table, size))
+
+    def _check(self, refs: BlobRefs, table: Table, size: int, rows: Int64s) -> bool:
+        """Check those blobs at `rows` that have not been checked yet. Returns whether all can be had from the table."""
+        if self._tables.known(refs) is not table:
+            return False
+        if not refs.checked(table.generation):
+            part = refs.take(rows)
+            if not part.checked(table.generation):
+                _, extra = self._ready(part, size)
+                if extra or self._tables.known(refs) is not table:
+                    return False
+        if table.cached:
+            self._use(table, refs.segment[rows])
+        return True
 
     def read(self, refs: BlobRefs, nbytes: int | None = None) -> list[Blob]:
         """The blobs, each decompressed, in order. Their memory may be shared.
@@ -218,7 +249,7 @@ class BlobReader:
     def _stored_now(self, refs: BlobRefs) -> list[Blob]:
         table, extra = self._ready(refs, None)
         if table.cached:
-            self._use(table, refs)
+            self._use(table, refs.segment)
         return _joined(table, refs, extra)
 
     def _ready(self, refs: BlobRefs, size: int | None) -> tuple[Table, dict[int, memoryview]]:
@@ -285,10 +316,10 @@ class BlobReader:
             return False
         return float(nbytes.sum()) * segment.end / used <= _FITS * self._cache.cap
 
-    def _use(self, table: Table, refs: BlobRefs) -> None:
+    def _use(self, table: Table, segments: npt.NDArray[np.uint32]) -> None:
         """Note which cached segments are used, so that others are evicted first, and drop removed ones."""
         self._known += 1
-        table.used[refs.segment] = True
+        table.used[segments] = True
         now = time.monotonic()
         if now - self._tended < _TEND or self._cache is None:
             return

@@ -44,6 +44,7 @@ class SegmentBytes:
     nbytes: int
     index: tuple[int, int]
     """Offset and bytes of the index part; the trailer follows it and ends the object."""
+    index_checksum: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,8 @@ class SegmentPlace:
     nbytes: int
     index: tuple[int, int]
     """Offset and bytes of the index part."""
+    index_checksum: bytes | None
+    """That of the index part, 8 bytes; None of segments that 0.1 wrote."""
 
     @classmethod
     def from_doc(cls, doc: Mapping[str, Any]) -> SegmentPlace:
@@ -71,7 +74,8 @@ class SegmentPlace:
                 f"segment {doc.get('_id')}: expected a document with a root, a key, bytes and an index, found "
                 f"root={root!r}, key={key!r}, bytes={nbytes!r}, index={index!r}: edited by another tool?"
             )
-        return cls(root, key, nbytes, (index[0], index[1]))
+        checksum = doc.get("sum")
+        return cls(root, key, nbytes, (index[0], index[1]), checksum if isinstance(checksum, bytes) else None)
 
     def check(self, nbytes: int, index: SegmentIndex) -> None:
         """Compare the place with the object itself: its size, and its index.
@@ -84,6 +88,19 @@ class SegmentPlace:
             raise CorruptBlobError(
                 f"{self.key}: its document says {self.nbytes} bytes and an index of {self.index[1]} bytes at "
                 f"{self.index[0]}, and the object of {nbytes} bytes has {len(index.offsets)} blobs"
+            )
+        self.check_index(index.checksum, self.key)
+
+    def check_index(self, checksum: int, name: str) -> None:
+        """Compare the checksum of the object's index part with the one in the document, where there is one.
+
+        Raises:
+            CorruptBlobError: they differ.
+        """
+        if self.index_checksum not in (None, checksum_bytes(checksum)):
+            raise CorruptBlobError(
+                f"{name}: its index is another than the one that was written: the object, or its copy in the cache, was"
+                " replaced"
             )
 
 
@@ -105,6 +122,8 @@ class SegmentIndex:
     lengths: npt.NDArray[np.int64]
     checksums: npt.NDArray[np.uint64]
     compressed: npt.NDArray[np.bool_]
+    checksum: int
+    """Of the index part itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,12 +230,12 @@ class SegmentBuilder:
                 _join(self._compressed, "<u1"),
             )
         )
-        at = self.nbytes + len(documents)
+        at, checksum = self.nbytes + len(documents), _checksum(index)
         trailer = _pack_trailer(
-            Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), _checksum(index))
+            Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), checksum)
         )
         parts = [*self._parts, documents, index, trailer]
-        return SegmentBytes(parts, at + len(index) + len(trailer), (at, len(index)))
+        return SegmentBytes(parts, at + len(index) + len(trailer), (at, len(index)), checksum_bytes(checksum))
 
     def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         found = self._compressors.get(level)
@@ -275,7 +294,8 @@ def read_index(part: Buffer, trailer: Trailer, name: str) -> SegmentIndex:
     if ends[0] != len(MAGIC) or (n and int(lengths.min()) < 0):
         raise CorruptBlobError(f"{name}: expected blobs that lie back to back, found others in the index: damaged")
     checksums = np.frombuffer(part, "<u8", n, 8 * n).astype(np.uint64, copy=False)
-    return SegmentIndex(offsets, lengths, checksums, np.frombuffer(part, np.bool_, n, 16 * n))
+    compressed = np.frombuffer(part, np.bool_, n, 16 * n)
+    return SegmentIndex(offsets, lengths, checksums, compressed, trailer.index_checksum)
 
 
 def read_documents(part: Buffer, trailer: Trailer, name: str) -> SegmentDocuments:
@@ -313,6 +333,11 @@ def read_segment(store: Store, key: str) -> tuple[SegmentIndex, SegmentDocuments
     offsets, lengths = zip(trailer.index, trailer.documents, strict=False)
     index, documents = store.get_ranges(key, offsets, lengths)
     return read_index(index, trailer, name), read_documents(documents, trailer, name)
+
+
+def checksum_bytes(checksum: int) -> bytes:
+    """A checksum as a document holds it: BSON has no unsigned integers."""
+    return checksum.to_bytes(8, "little")
 
 
 def check_magic(head: Buffer, name: str) -> None:

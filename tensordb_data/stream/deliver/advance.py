@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tensordb_data.errors import StateError
 from tensordb_data.stream.order.sequence_sharding import SequenceSharding
@@ -56,7 +56,7 @@ def advanced(
         known = pinned or (None if registered else known)
     if known is None:  # a pass that begins later may go over other data
         known = State() if registered and not at.position else state
-    return replace(known, at=at, block_shuffle=shuffle or known.block_shuffle)
+    return known._replace(at=at, block_shuffle=shuffle or known.block_shuffle)
 
 
 def batches_of(planner: Planner, data: State, numbers: range, division: Division) -> int:

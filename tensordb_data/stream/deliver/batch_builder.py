@@ -26,17 +26,20 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
 class BatchWithState(Generic[S]):
-    """A batch, and the state of the stream after the batch was delivered. It may have no samples: then only the state
-    moves on.
+    """A batch, and the state of the stream after the batch was delivered.
+
+    Args:
+        batch: The batch.
+        samples: How many it has. With none, only the state moves on.
+        state_after: The state.
+        opened_passes: Passes that were opened ahead of time, for this batch or for other readers before it.
     """
 
-    batch: Batch
-    samples: int
-    state_after: S
-    opened_passes: OpenedPasses = ()
-    """Passes that were opened ahead of time, for this batch or for other readers before it."""
+    __slots__ = ("batch", "opened_passes", "samples", "state_after")
+
+    def __init__(self, batch: Batch, samples: int, state_after: S, opened_passes: OpenedPasses = ()) -> None:
+        self.batch, self.samples, self.state_after, self.opened_passes = batch, samples, state_after, opened_passes
 
 
 Results = list[BatchWithState[S] | SampleError]

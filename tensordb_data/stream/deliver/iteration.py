@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.stream.deliver.batch_builder import BatchBuilder, BatchWithState, Results, Task
+from tensordb_data.stream.deliver.lane import Lane, Making, blobs_of
 from tensordb_data.stream.deliver.ordered_pool import ordered
 from tensordb_data.stream.deliver.row_loader import RowLoader
 from tensordb_data.stream.deliver.sequences import Sequences
@@ -23,7 +24,7 @@ from tensordb_data.stream.fetch.prefetch import PrefetchTask, prefetching
 from tensordb_data.stream.order.block_shuffle import BlockShuffle, rows_at
 from tensordb_data.stream.order.sequence_order import SequenceOrder
 from tensordb_data.stream.order.sequence_sharding import sharding_of
-from tensordb_data.stream.order.sharding import BatchRange, Rounds, batch_ranges
+from tensordb_data.stream.order.sharding import BatchRange, Rounds, batch_ranges, positions_of
 from tensordb_data.stream.passes.planner import Planner
 from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.plan.index_reader import IndexReader
@@ -91,37 +92,50 @@ class StreamIteration:
             transform = open_transform(spec)
             if transform is not None:
                 opened.callback(transform.close)
-            loader = RowLoader(warehouse, spec, transform, self._budget, self._stats)
+            self._loader = loader = RowLoader(warehouse, spec, transform, self._budget, self._stats)
             self._build = BatchBuilder(spec, loader, self._stats, self._finish).build
             threads = self._threads + spec.workers  # some of them wait for the processes that transform
-            yield from ordered(prefetching(self._tasks(), warehouse.blobs.reader), threads, threads + 1)
+            tasks = opened.enter_context(closing(self._tasks()))
+            lanes: list[Lane] = []
+            while True:
+                yield from ordered(prefetching(_until_lane(tasks, lanes), warehouse.blobs.reader), threads, threads + 1)
+                if not lanes:
+                    return
+                yield from lanes.pop()
 
-    def _tasks(self) -> Generator[Call | None, None, None]:
+    def _tasks(self) -> Generator[Call | Lane | None, None, None]:
         if self._spec.follow:
             yield from self._by_following()
             return
         at, first = self._start.at, self._rounds
         chosen = self._start.block_shuffle
         opened_passes: list[tuple[int, State]] = []
+        is_ahead = False  # whether batches of before have not been delivered yet
         while self._last is None or at.number < self._last:
             if self._by_cursor(at):
                 empty = yield from self._by_pages(at)
+                is_ahead = True
             else:
+                asked = time.monotonic()
                 with self._stats.time_ahead("plan"):
                     data = self._start if at.position else self._resolve_pass and self._resolve_pass(at.number)
                     plan = self._planner.plan(data)
+                if (seen := self._planner.deletions) is not None and seen.at >= asked:
+                    self._loader.note_deletions(seen)
                 chosen = chosen or (data and data.block_shuffle) or self._planner.block_shuffle(plan)
-                if at.number > self._start.at.number:
+                undecided = self._resolve_pass is not None and data is None  # it is decided as its first batch is due
+                if is_ahead or (undecided and at.number > self._start.at.number):
                     opened_passes.append((at.number, _data(plan, chosen)))
                 spec = self._spec
                 order = self._planner.beside.sequence_order(plan, at.number, chosen)
                 sharding = sharding_of(spec, len(plan), order, at.position)
                 if len(plan) and at.position == 0 and not sharding.has(0):
                     raise self._all_dropped(len(plan))
-                opened, shuffle = tuple(opened_passes), BlockShuffle(*chosen)
-                for task in self._by_plan(plan, shuffle, order, sharding, at.number, first, opened):
+                shuffle = BlockShuffle(*chosen)
+                is_ahead = True
+                for task in self._by_plan(plan, shuffle, order, sharding, at.number, first, opened_passes):
                     yield task
-                    opened_passes.clear()
+                    is_ahead = not (isinstance(task, Lane) and task.is_over)
                 first += sharding.rounds
                 empty = len(plan) == 0
             if empty and self._last is None:
@@ -228,7 +242,7 @@ class StreamIteration:
             if isinstance(result, BatchWithState):
                 at = result.state_after.at
                 followed = {**before, dataset: (at.after[1], born)} if at.after is not None else before
-                result = replace(result, state_after=State(Position(0, at.position), followed=followed))
+                result.state_after = State(Position(0, at.position), followed=followed)
             results.append(result)
         return results
 
@@ -240,19 +254,23 @@ class StreamIteration:
         sharding: Rounds,
         number: int,
         first: int,
-        opened_passes: OpenedPasses,
-    ) -> Iterator[Call]:
+        opened_passes: list[tuple[int, State]],
+    ) -> Iterator[Call | Lane | None]:
+        """Yield the batches of a pass as tasks. The first one takes what is in `opened_passes` with it."""
         size = self._batches_a_task(plan.table.layout, _TASK_BYTES)
         weights = self._planner.beside.cumulative_weights(plan)
-        group: list[BatchRange] = []
-        for range_ in batch_ranges(sharding, number, self._spec.rank, *self._worker, first):
-            group.append(range_)
-            if len(group) == size:
-                prepare = partial(self._planned, plan, block_shuffle, order, weights, group, opened_passes)
-                yield PrefetchTask(prepare, self._build)
-                group, opened_passes = [], ()
-        if group:
-            prepare = partial(self._planned, plan, block_shuffle, order, weights, group, opened_passes)
+        ranges = batch_ranges(sharding, number, self._spec.rank, *self._worker, first)
+        if (blobs := blobs_of(plan, self._spec, self._planner.warehouse.blobs.reader)) is not None:
+            yield None  # what is under way may check more blobs, and comes first
+            making = Making(self._spec, self._loader, self._stats, self._finish)
+            find = partial(self._rows, plan, block_shuffle, weights, number)
+            data = _data(plan, (block_shuffle.block, block_shuffle.window))
+            lane = Lane(making, plan, blobs, find, data, ranges, tuple(opened_passes))
+            yield lane
+            ranges, opened_passes[:] = lane.left, lane.opened_passes
+        while group := list(islice(ranges, size)):
+            prepare = partial(self._planned, plan, block_shuffle, order, weights, group, tuple(opened_passes))
+            opened_passes.clear()
             yield PrefetchTask(prepare, self._build)
 
     def _planned(
@@ -267,15 +285,25 @@ class StreamIteration:
         """Prepare some batches of a plan."""
         clock = Clock()
         with clock("index"):
-            positions = np.concatenate([np.arange(range_.low, range_.high) for range_ in ranges])
+            positions = positions_of(ranges)
             sequences = None if order is None else Sequences.of(order, plan.table.layout, self._spec, positions)
             if sequences is None:
-                rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
+                rows = self._rows(plan, block_shuffle, weights, ranges[0].number, positions)
             else:
                 rows = sequences.items.rows
             table = plan.table.take(rows)
         data = _data(plan, (block_shuffle.block, block_shuffle.window))
         return Task(table, ranges, positions, data, clock, plan, opened_passes, sequences)
+
+    def _rows(
+        self,
+        plan: Plan,
+        block_shuffle: BlockShuffle,
+        weights: NDArray[np.float64] | None,
+        number: int,
+        positions: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        return rows_at(positions, len(plan), number, self._spec, block_shuffle, weights)
 
     def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
         """The number of batches in a task, of about `nbytes`.
@@ -292,6 +320,17 @@ class StreamIteration:
             return -(-_TASK_SAMPLES // self._spec.batch_size)
         sample = sum(size for size in sizes if size is not None) + 8 * (len(fields) - len(sizes)) + 1
         return int(min(max(nbytes // (self._spec.batch_size * sample), 1), _TASK_BATCHES))
+
+
+def _until_lane(
+    tasks: Generator[Call | Lane | None, None, None], lanes: list[Lane]
+) -> Generator[Call | None, None, None]:
+    """Yield tasks until one is a lane, which is put into `lanes`."""
+    for task in tasks:
+        if isinstance(task, Lane):
+            lanes.append(task)
+            return
+        yield task
 
 
 def _data(plan: Plan, block_shuffle: tuple[int, int]) -> State:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.fetch.decode import Column
 from tensordb_data.stream.fetch.relocate import Relocator
+from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.stats import Clock
@@ -67,6 +68,18 @@ class RowLoader:
     ) -> None:
         self._reader, self._spec, self._transform = warehouse.blobs.reader, spec, transform
         self._budget, self._relocator = budget, Relocator(warehouse, stats)
+
+    def note_deletions(self, seen: Deletions) -> None:
+        """Note which deletions there were at some time, see `Relocator.note`."""
+        self._relocator.note(seen)
+
+    def has_deletions(self, versions: Versions) -> bool:
+        """Whether samples were deleted since a plan of these versions was made."""
+        return self._relocator.has_deletions(versions)
+
+    def count_tried(self, samples: int) -> None:
+        """Count samples that were read without `load`."""
+        self._budget.count_tried(samples)
 
     def keys(self, number: int, positions: NDArray[np.int64]) -> list[int]:
         """The random keys of the samples at `positions` of pass `number`. Empty if there is no transform."""

@@ -313,6 +313,10 @@ class Stream(BatchStream[State]):
     def _begin_iteration(self) -> None:
         """Begin an iteration with one reader, in this process. Its passes are registered, for `advance`."""
         self._find_ranks()
+        self._register_alone()
+
+    def _register_alone(self) -> None:
+        """Register the passes of an iteration in this process, if no other process goes over the same passes."""
         if self._planner.has_peers:
             self._share_passes()
         elif self._pinned is None and self._planner.registry is None and not self.spec.follow:
@@ -329,9 +333,8 @@ class Stream(BatchStream[State]):
         if state.at.position:
             return self._state_of_plan(state)
         known = self._pinned or State()
-        return replace(
-            known, at=replace(state.at, after=None), block_shuffle=state.block_shuffle or known.block_shuffle
-        )
+        at = state.at._replace(after=None)
+        return known._replace(at=at, block_shuffle=state.block_shuffle or known.block_shuffle)
 
     def _samples_now(self) -> int:
         """The number of samples in a pass over the data of now, or over the data to which the stream is pinned."""

@@ -51,6 +51,19 @@ def load(table: SampleTable, reader: BlobReader, clock: Clock) -> dict[str, Valu
     }
 
 
+def values_of(table: SampleTable, rows: NDArray[np.int64]) -> dict[str, Column]:
+    """The values of the index fields of those samples at `rows`.
+
+    Raises:
+        SampleError: A sample lacks a field, or another tool has written something else there.
+    """
+    names = [name for name in table.layout.fields if name not in table.refs]
+    if any(table.values[name].dtype == object for name in names):
+        some = table.take(rows)
+        return {name: _values(some, name) for name in names}
+    return {name: table.values[name][rows] for name in names}
+
+
 def _values(table: SampleTable, name: str) -> Column:
     column = table.values[name]
     if column.dtype != object:

@@ -19,6 +19,7 @@ from bson import ObjectId
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.references import MALFORMED, REPLACED, earlier
+from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -44,8 +45,21 @@ class Relocator:
     warehouse: Warehouse
     stats: Stats
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _looked: float = float("-inf")
-    _deletions: dict[str, int] = field(default_factory=dict)
+    _seen: Deletions = field(default_factory=lambda: Deletions(float("-inf"), {}))
+
+    def note(self, seen: Deletions) -> None:
+        """Note which deletions there were at some time, so that nobody asks for them again so soon."""
+        with self._lock:
+            if seen.at > self._seen.at:
+                self._seen = seen
+
+    def has_deletions(self, versions: Versions) -> bool:
+        """Whether samples were deleted since a plan of these versions was made."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._seen.at >= _LOOK:
+                self._seen = Deletions(now, self.warehouse.datasets.deletions(sorted(versions)))
+            return any(self._seen.last.get(name, 0) > counters[1] for name, counters in versions.items())
 
     def existing(self, table: SampleTable, versions: Versions) -> Mask | None:
         """Find out which samples of a table exist: bool [m].
@@ -57,12 +71,8 @@ class Relocator:
         Returns:
             None if nothing was deleted since the plan was made.
         """
-        with self._lock:
-            if time.monotonic() - self._looked >= _LOOK:
-                self._deletions = self.warehouse.datasets.deletions(sorted(versions))
-                self._looked = time.monotonic()
-            if not any(self._deletions.get(name, 0) > counters[1] for name, counters in versions.items()):
-                return None
+        if not self.has_deletions(versions):
+            return None
         found = self._ids(table)
         return np.fromiter((id_.tobytes() in found for id_ in table.ids), np.bool_, len(table))
 

@@ -33,6 +33,7 @@ from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.ranks import Divider
 from tensordb_data.stream.state import OnChange, State
 from tensordb_data.stream.stats import Clock, Stats
+from tensordb_data.stream.transform.collate import Batch
 
 if TYPE_CHECKING:
     from tensordb_data.stream.spec import StreamSpec
@@ -53,13 +54,16 @@ class MixState:
     """The state of each stream."""
 
 
-@dataclass(frozen=True)
 class MixBatch(BatchWithState[MixState]):
     """A batch of a mix. `opened` has, for each stream, the passes that were opened ahead of time for this batch, or for
     other readers before it.
     """
 
-    opened: tuple[OpenedPasses, ...] = ()
+    __slots__ = ("opened",)
+
+    def __init__(self, batch: Batch, samples: int, state_after: MixState, opened: tuple[OpenedPasses, ...]) -> None:
+        super().__init__(batch, samples, state_after)
+        self.opened = opened
 
 
 def mix(streams: Sequence[tuple[Stream, float]], *, seed: int = 0) -> Mix:
@@ -227,6 +231,11 @@ class Mix(BatchStream[MixState]):
             stream._begin_iteration()
         self._state = self._with_plan_digests(self._state)
 
+    def _register_alone(self) -> None:
+        for stream in self.streams:
+            stream._register_alone()
+        self._state = self._with_plan_digests(self._state)
+
     def _join_iteration(self, iteration: str) -> None:
         for stream in self.streams:
             stream._join_iteration(iteration)
@@ -372,7 +381,7 @@ class Mix(BatchStream[MixState]):
         except SampleError as error:
             return [error]
         self._stats.add_task(clock)
-        return [MixBatch(batch, samples, state_after, opened=opened)]
+        return [MixBatch(batch, samples, state_after, opened)]
 
     def _choices(self, low: int, high: int) -> NDArray[np.int64]:
         sums = np.cumsum(np.array(self.weights, np.float64))

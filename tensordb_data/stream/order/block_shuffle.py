@@ -97,5 +97,5 @@ def rows_at(
     """
     if spec.replacement:
         return draw(positions, pass_key(~spec.seed, number), n, cumulative)
-    rows = positions % n
+    rows = positions % n if len(positions) and int(positions.max()) >= n else positions
     return block_shuffle.rows(rows, n, pass_key(spec.seed, number)) if spec.shuffle else rows

@@ -44,14 +44,11 @@ def permute(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]
     """
     if n <= 1:
         return np.zeros_like(positions)
-    bits = max(2, (n - 1).bit_length())
-    dtype = np.uint32 if bits <= 32 else np.uint64
-    low_bits = bits // 2
-    keys = [dtype(_mix(key ^ (turn + 1)) >> (0 if dtype is np.uint64 else 32)) for turn in range(_ROUNDS)]
-    rows = _feistel(positions.astype(dtype), low_bits, bits - low_bits, keys)
+    bits = _bits(n)
+    rows = _feistel(positions.astype(np.uint32 if bits <= 32 else np.uint64), bits, key)
     outside = np.flatnonzero(rows >= n)
     while outside.size:
-        walked = _feistel(rows[outside], low_bits, bits - low_bits, keys)
+        walked = _feistel(rows[outside], bits, key)
         rows[outside] = walked
         outside = outside[walked >= n]
     return rows.astype(np.int64)
@@ -64,7 +61,18 @@ def shuffled(positions: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64
 
 @lru_cache(maxsize=4)
 def _table(n: int, key: int) -> NDArray[np.int64]:
-    return permute(np.arange(n), n, key)
+    if n <= 1:
+        return np.zeros(n, np.int64)
+    bits = _bits(n)
+    whole = _feistel(np.arange(1 << bits, dtype=np.uint32), bits, key)
+    rows = whole[:n].copy()
+    outside = np.flatnonzero(rows >= n)
+    while outside.size:  # all that can be met on the way is known already
+        walked = whole[rows[outside]]
+        rows[outside] = walked
+        outside = outside[walked >= n]
+    found: NDArray[np.int64] = rows.astype(np.int64)
+    return found
 
 
 def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.float64] | None) -> NDArray[np.int64]:
@@ -90,22 +98,34 @@ def draw(positions: NDArray[np.int64], key: int, n: int, cumulative: NDArray[np.
     return np.asarray(np.minimum(rows, last), np.int64)
 
 
-def _feistel(values: Unsigned, low: int, high: int, keys: list[np.unsignedinteger[Any]]) -> Unsigned:
+def _bits(n: int) -> int:
+    """The bits of the smallest power of two that holds n rows, and at least 2."""
+    return max(2, (n - 1).bit_length())
+
+
+def _feistel(values: Unsigned, bits: int, key: int) -> Unsigned:
+    """Permute some of the numbers of so many bits: uint32 or uint64 [m]."""
     dtype = values.dtype.type
     wide = dtype is np.uint64
+    low = bits // 2
+    high = bits - low
     multiplier = dtype(0xD6E8FEB86659FD93 if wide else 0x85EBCA6B)
     shift = dtype(32 if wide else 15)
     left, right = values >> dtype(low), values & dtype((1 << low) - 1)
     left_mask, right_mask = dtype((1 << high) - 1), dtype((1 << low) - 1)
-    for turn, key in enumerate(keys):
-        source = right if turn % 2 == 0 else left
-        mixed = (source ^ key) * multiplier
-        mixed ^= mixed >> shift
+    mixed, shifted = np.empty_like(left), np.empty_like(left)  # fresh memory for each step would take longer than it
+    for turn in range(_ROUNDS):
+        source, target, mask = (right, left, left_mask) if turn % 2 == 0 else (left, right, right_mask)
+        np.bitwise_xor(source, dtype(_mix(key ^ (turn + 1)) >> (0 if wide else 32)), out=mixed)
         mixed *= multiplier
-        mixed ^= mixed >> shift
-        if turn % 2 == 0:
-            left = left ^ (mixed & left_mask)
-        else:
-            right = right ^ (mixed & right_mask)
-    joined: Unsigned = (left << dtype(low)) | right
+        np.right_shift(mixed, shift, out=shifted)
+        mixed ^= shifted
+        mixed *= multiplier
+        np.right_shift(mixed, shift, out=shifted)
+        mixed ^= shifted
+        mixed &= mask
+        target ^= mixed
+    left <<= dtype(low)
+    left |= right
+    joined: Unsigned = left
     return joined

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tensordb_data.stream.spec import End
 from tensordb_data.stream.state import Position
@@ -69,10 +71,10 @@ class PassSharding:
 
     def batch(self, round_: int, rank: int) -> tuple[int, int]:
         """The positions `low` to `high` - 1 of a batch. Positions from `n` on stand for those from 0 on (padding)."""
-        full = self._full
+        full, size = self._full, self.batch_size
         if round_ < full:
-            low = self.start + round_ * self._stride + rank * self.batch_size
-            return low, low + self.batch_size
+            low = self.start + (round_ * self.world + rank) * size
+            return low, low + size
         base = self.start + full * self._stride
         left = self.n - base
         if self.end == "pad":
@@ -90,17 +92,26 @@ class PassSharding:
         """The number of samples of the pass that are delivered after `rounds` of these rounds."""
         if rounds == 0:
             return self.start
+        if rounds <= self._full and rounds < self.rounds:
+            return self.start + rounds * self.batch_size * self.world
         return self.n if rounds >= self.rounds else min(self.n, self.batch(rounds - 1, self.world - 1)[1])
 
 
-@dataclass(frozen=True)
-class BatchRange:
+class BatchRange(NamedTuple):
     """One batch: positions `low` to `high` - 1 of pass `number`, and the position of the stream after it."""
 
     number: int
     low: int
     high: int
     position_after: Position
+
+
+def positions_of(ranges: Sequence[BatchRange]) -> NDArray[np.int64]:
+    """The positions of all samples of some batches, one batch after the other: int64 [m]."""
+    low, high = ranges[0].low, ranges[-1].high
+    if sum(range_.high - range_.low for range_ in ranges) == high - low:  # of all ranks and workers, they lie together
+        return np.arange(low, high)
+    return np.concatenate([np.arange(range_.low, range_.high) for range_ in ranges])
 
 
 def batch_ranges(
@@ -116,11 +127,10 @@ def batch_ranges(
         workers: number of workers that share the rank's batches.
         first: the number of rounds that this rank received before this pass, since the workers were started.
     """
-    for round_ in itertools.count((worker - first) % workers, workers):
-        if not sharding.has(round_):
-            return
-        low, high = sharding.batch(round_, rank)
-        position_after = (
-            Position(number, sharding.position(round_ + 1)) if sharding.has(round_ + 1) else Position(number + 1, 0)
-        )
-        yield BatchRange(number, low, high, position_after)
+    has, batch, position = sharding.has, sharding.batch, sharding.position
+    round_ = (worker - first) % workers
+    while has(round_):
+        low, high = batch(round_, rank)
+        after = Position(number, position(round_ + 1)) if has(round_ + 1) else Position(number + 1, 0)
+        yield BatchRange(number, low, high, after)
+        round_ += workers

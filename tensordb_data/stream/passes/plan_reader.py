@@ -11,8 +11,8 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.errors import BusyError, NotFoundError, QueryError
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.stream.plan.cache import PlanCache, plan_key
-from tensordb_data.stream.plan.index_snapshot import DataMoved, IndexSnapshot, lacks_snapshot, open_snapshot
+from tensordb_data.stream.plan.cache import NewestPlan, PlanCache, plan_key
+from tensordb_data.stream.plan.index_snapshot import DataMoved, Deletions, IndexSnapshot, lacks_snapshot, open_snapshot
 from tensordb_data.stream.plan.left_out import tell_left_out
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
@@ -37,6 +37,8 @@ class PlanReader:
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         self.warehouse, self._spec = warehouse, spec
+        self.deletions: Deletions | None = None
+        """Those that were there when the newest data was last looked at."""
 
     @property
     def bound_query(self) -> BoundQuery:
@@ -130,6 +132,8 @@ class PlanReader:
         versions = self._matched(now.versions, named, now.session)
         if now.stale:
             log.warning("%s; a pass begins on the data before that", now.stale)
+        else:
+            self.deletions = now.deletions()
         if known is not None and known.versions == versions:
             return known
         plan = self.read(self._layout(now.schemas(sorted(versions))), versions, now)
@@ -180,10 +184,19 @@ class PlanReader:
             born = None if now is None else now.born(list(plan.versions))
             key = plan_key(self._ordered, plan.table.layout, plan.versions, born)
             PlanCache(folder / "plans").store(key, plan)
+            self._newest.note(key, plan)
+
+    @property
+    def _newest(self) -> NewestPlan:
+        return self.warehouse.memo(NewestPlan, NewestPlan)
 
     def cached(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot | None = None) -> Plan | None:
         """The plan of the data at `versions`, if the cache of this host has it."""
         if (folder := self.warehouse.cache_dir) is None:
             return None
         born = None if now is None else now.born(list(versions))
-        return PlanCache(folder / "plans").open(plan_key(self._ordered, layout, versions, born), layout)
+        key = plan_key(self._ordered, layout, versions, born)
+        plan = self._newest.get(key) or PlanCache(folder / "plans").open(key, layout)
+        if plan is not None:
+            self._newest.note(key, plan)
+        return plan

@@ -22,6 +22,7 @@ from tensordb_data.stream.passes.registry import SharedPassRegistry, new_token
 from tensordb_data.stream.passes.stream_board import StreamBoard
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.index_reader import bounded
+from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.ranks import Members
@@ -62,6 +63,11 @@ class Planner:
     def bound_query(self) -> BoundQuery:
         """The query of the stream."""
         return self._reader.bound_query
+
+    @property
+    def deletions(self) -> Deletions | None:
+        """See `PlanReader.deletions`."""
+        return self._reader.deletions
 
     def versions(self) -> Versions:
         """See `PlanReader.versions`."""

@@ -37,6 +37,7 @@ log = logging.getLogger("tensordb_data.stream")
 
 _NAME = re.compile(r"[0-9a-f]{32}\.plan")
 _CAP = 2 << 30
+_KEPT = 64 << 20
 _MAPPED = 1 << 20
 """A file of so many bytes or more is mapped, so that the processes of a host share its memory."""
 
@@ -102,6 +103,26 @@ class PlanCache:
             if room < 0:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
+
+
+class NewestPlan:
+    """The plan that was used last through a connection, for its next stream.
+
+    What is known of it stays known: which of its blobs were compared with their checksums.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[str, Plan] | None = None
+
+    def get(self, key: str) -> Plan | None:
+        """The plan, if it is the one of this name."""
+        known = self._known
+        return known[1] if known is not None and known[0] == key else None
+
+    def note(self, key: str, plan: Plan) -> None:
+        """Keep a plan in place of the one before. One that takes much memory is kept only where it is mapped."""
+        if plan.table.nbytes <= _KEPT or not plan.table.all_ids.flags.owndata:
+            self._known = (key, plan)
 
 
 def _read(fd: int, size: int) -> NDArray[np.uint8]:

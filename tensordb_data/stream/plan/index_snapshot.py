@@ -33,7 +33,7 @@ PATIENCE = 30.0
 """Seconds that a plan waits for open mutations."""
 
 _LOOK = (0.02, 0.5)  # seconds between two looks: the first ones, and the longest
-_FIELDS = ("seq", "mut", "schema", "created", "open", "calm")
+_FIELDS = ("seq", "mut", "del", "schema", "created", "open", "calm")
 # The server does not keep snapshots for so long; or has none for an instant, because a collection or index was just
 # made; or has no snapshots at all.
 _NO_SNAPSHOT = {239, 246, 72, 123, 40415}
@@ -43,6 +43,16 @@ Doc = Mapping[str, Any]
 
 class DataMoved(Exception):
     """The data has changed while it was read without a snapshot."""
+
+
+@dataclass(frozen=True)
+class Deletions:
+    """The deletions that there were at some time."""
+
+    at: float
+    """By `time.monotonic`."""
+    last: Mapping[str, int]
+    """The mutation counter that each dataset had when samples of it were last deleted; 0 for never."""
 
 
 @dataclass
@@ -56,6 +66,8 @@ class IndexSnapshot:
     """The session of the snapshot; None if the server has no snapshots."""
     stale: str = ""
     """The mutations that took too long, so that the snapshot is of before them. Empty if there are none."""
+    at: float = 0.0
+    """By `time.monotonic`. It is of no earlier instant, unless it is `stale`."""
     versions: Versions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +81,10 @@ class IndexSnapshot:
     def born(self, names: Sequence[str]) -> dict[str, str]:
         """When each dataset was made."""
         return {name: str(self.docs[name].get("created")) for name in names if name in self.docs}
+
+    def deletions(self) -> Deletions:
+        """The deletions that this state knows of."""
+        return Deletions(self.at, {name: doc.get("del", 0) for name, doc in self.docs.items()})
 
     def is_of(self, versions: Versions) -> bool:
         """Whether the samples up to `versions` are the same as they were at `versions`."""
@@ -108,7 +124,8 @@ def open_snapshot(
         BusyError: The open mutations take too long, and no instant before them can be read any more.
     """
     asked: Timestamp | None = None
-    wait, until = _LOOK[0], time.monotonic() + PATIENCE
+    begun = time.monotonic()
+    wait, until = _LOOK[0], begun + PATIENCE
     while True:
         with _read_at(warehouse, names, None, use_snapshot) as (now, instant):
             asked = asked or instant
@@ -131,6 +148,7 @@ def open_snapshot(
                     newer = asked is not None and instant is not None and instant >= asked
                     if newer or late or (wanted is not None and snapshot.is_of(wanted)):
                         snapshot.stale = "" if newer else "; ".join(open_.values())
+                        snapshot.at = begun
                         yield snapshot
                         return
         if late:
@@ -175,15 +193,16 @@ def _read_at(
     warehouse: Warehouse, names: Sequence[str] | None, instant: Timestamp | None, use_snapshot: bool
 ) -> Iterator[tuple[IndexSnapshot, Timestamp | None]]:
     """Read the datasets at an instant, by default now. Yields the snapshot, and the instant if somebody needs it."""
+    asked = time.monotonic()
     if not (warehouse.index.is_server and use_snapshot):
-        yield IndexSnapshot(warehouse, _documents(warehouse, names)), None
+        yield IndexSnapshot(warehouse, _documents(warehouse, names), at=asked), None
         return
     with warehouse.index.database.client.start_session(snapshot=True) as session:
         if instant is not None:  # from now on, the session reads the data of that time
             _instant(warehouse, session, instant)
         named = warehouse.datasets.filter(names)
         found = warehouse.index["datasets"].find(named, dict.fromkeys(_FIELDS, 1), session=session)
-        snapshot = IndexSnapshot(warehouse, {doc["_id"]["d"]: doc for doc in found}, session)
+        snapshot = IndexSnapshot(warehouse, {doc["_id"]["d"]: doc for doc in found}, session, at=asked)
         yield snapshot, instant or (_instant(warehouse, session) if _busy(snapshot.docs) else None)
 
 

@@ -70,7 +70,8 @@ def folder(tmp_path: Path) -> Path:
     rows = np.random.default_rng(5).integers(0, 256, (SEGMENTS * BLOBS, BYTES), np.uint8)
     refs = [doc for part in np.array_split(rows, SEGMENTS) for doc in shelf.put([row.tobytes() for row in part])]
     (tmp_path / "refs").write_text(json.dumps([[str(doc["k"]), doc["o"], doc["n"]] for doc in refs]))
-    (tmp_path / "docs").write_text(json.dumps([d | {"_id": str(d["_id"])} for d in shelf.segments.values()]))
+    docs = [{**doc, "_id": str(doc["_id"]), "sum": None} for doc in shelf.segments.values()]  # JSON has no bytes
+    (tmp_path / "docs").write_text(json.dumps(docs))
     return tmp_path
 
 

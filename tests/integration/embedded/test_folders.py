@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.monitoring import ConnectionPoolListener
 
 from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import join
 from tensordb_data.embedded.binary import find_mongod
+from tensordb_data.embedded.client import FolderClient
 from tensordb_data.errors import EmbeddedServerError
 from tensordb_data.mongo.address import parse
 from tensordb_data.mongo.client import open_client
@@ -256,6 +258,36 @@ def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int,
     gone(supervisor)
     assert insert(folder, 1) == 1
     client.close()
+
+
+def test_a_death_that_the_driver_learns_late(
+    folder: Path, pids: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused connection comes before the news that the server is dead. The operation waits for that."""
+    refused = []
+
+    class Refused(ConnectionPoolListener):  # type: ignore[misc]
+        def connection_closed(self, event: Any) -> None:
+            refused.append(event)
+            if len(refused) == 3:
+                os.kill(mongod, signal.SIGKILL)
+
+        def nothing(self, event: Any) -> None: ...
+
+        pool_created = pool_ready = pool_cleared = pool_closed = connection_created = connection_ready = nothing
+        connection_check_out_started = connection_check_out_failed = nothing
+        connection_checked_out = connection_checked_in = nothing
+
+    make = FolderClient.__init__
+    monkeypatch.setattr(FolderClient, "__init__", lambda *args, **kw: make(*args, event_listeners=[Refused()], **kw))
+    client: Any = open_client(parse(folder))
+    supervisor, mongod = pids()
+    folder.rename(folder.with_name("gone"))
+    with pytest.raises(EmbeddedServerError, match="cannot start the server"):
+        client.test.things.insert_one({})
+    assert len(refused) >= 3
+    client.close()
+    gone(supervisor)
 
 
 def test_a_client_closes_though_its_server_is_gone_for_good(folder: Path, pids: Callable[[], tuple[int, int]]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from tensordb_data import TensorDB
 from tensordb_data.mongo import transactions
@@ -76,3 +77,16 @@ def test_stopped_in_a_commit(db: TensorDB, paused) -> None:
 
 def test_none_to_end(db: TensorDB) -> None:
     assert transactions.end_stale_transactions(db.database.client) == 0
+
+
+def test_a_transaction_that_the_server_has_ended_runs_again(db: TensorDB) -> None:
+    runs = []
+
+    def body(session) -> str:
+        runs.append(session)
+        if len(runs) == 1:
+            raise OperationFailure("operation was interrupted because the transaction exceeded its lifetime", 290)
+        return "done"
+
+    assert db.warehouse.index.transaction(body) == "done"
+    assert len(runs) == 2

@@ -56,6 +56,8 @@ def cached(mongo_uri: str, warehouse_dir: Path) -> Any:
 
 
 def batches(db: TensorDB, **options: Any) -> list[dict[str, Any]]:
+    """Those of a process that has just connected: the plan that was used last is kept with the connection."""
+    db.warehouse.memo(plan_cache.NewestPlan, plan_cache.NewestPlan)._known = None
     options = {"shuffle": True, "passes": 1, "batch_size": 64, "fields": None, **options}
     return list(db.data.find({"dataset": {"$in": ["a", "b"]}}).stream(**options))
 
@@ -82,6 +84,18 @@ def test_a_kept_plan_is_the_plan(cached: TensorDB, reads: list[int], warehouse_d
     by_id = batches(cached, fields=["_id", "dataset", "tags", "label"])
     assert len(reads) == 2 and equal(batches(cached, fields=["_id", "dataset", "tags", "label"]), by_id)
     assert len(reads) == 2
+
+
+def test_the_plan_that_was_used_last_is_used_again(cached: TensorDB) -> None:
+    streams = [cached.data.find({"dataset": "a"}).stream(batch_size=8, shuffle=True) for _ in range(3)]
+    one, two = (Planner(cached.warehouse, stream.spec).plan() for stream in streams[:2])
+    assert one is two
+    cached.data.find({"dataset": "a", "label": 3}).update({"$set": {"score": -1.0}})
+    three = Planner(cached.warehouse, streams[2].spec).plan()
+    assert three is not two and three.table.values["score"][3] == -1.0
+    kept = cached.warehouse.memo(plan_cache.NewestPlan, plan_cache.NewestPlan)
+    cached.close()
+    assert cached.warehouse.memo(plan_cache.NewestPlan, plan_cache.NewestPlan) is not kept
 
 
 def test_changed_data_is_read_again(cached: TensorDB, reads: list[int]) -> None:

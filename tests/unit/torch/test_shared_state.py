@@ -19,6 +19,7 @@ def _serve(shared_state: SharedState, asked: Any, answers: Any) -> None:
 def test_a_running_process_reads_what_the_parent_posts(method: str) -> None:
     context = mp.get_context(method)
     shared_state, asked, answers = SharedState(), context.SimpleQueue(), context.SimpleQueue()
+    shared_state.share()
     reader = context.Process(target=_serve, args=(shared_state, asked, answers))
     reader.start()
     for number in (1, 2):
@@ -39,6 +40,7 @@ def test_a_shorter_document_replaces_a_longer_one() -> None:
 
 def test_a_copy_is_shared_with_its_own_workers() -> None:
     shared_state = copy.deepcopy(SharedState())
+    shared_state.share()
     assert shared_state._head.is_shared() and shared_state._body.is_shared()
 
 

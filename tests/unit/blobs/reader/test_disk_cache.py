@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -67,6 +68,16 @@ class Library:
 @pytest.fixture
 def library(tmp_path: Path) -> Library:
     return Library(tmp_path / "segments")
+
+
+def test_another_segment_under_the_name_of_one_in_the_cache(tmp_path: Path) -> None:
+    library = Library(tmp_path, segments=2)
+    with contextlib.closing(library.reader()) as reader:
+        library.check(reader)
+    one, other = (path for path in library.files() if len(path.stem) == 32)
+    shutil.copyfile(one, other)
+    with contextlib.closing(library.reader()) as reader:
+        library.check(reader)
 
 
 def test_what_was_read_once_is_read_from_disk(library: Library) -> None:

@@ -241,6 +241,16 @@ def test_an_object_that_is_not_the_segment(shelf: Shelf, replace: Callable[[byte
     assert key in str(caught.value)
 
 
+def test_another_segment_of_the_same_shape_in_its_place(shelf: Shelf) -> None:
+    [ref], [other] = shelf.put([b"right"]), shelf.put([b"wrong"])
+    shelf.store.put(shelf.key(ref), [shelf.store.get(shelf.key(other))])
+    with pytest.raises(CorruptBlobError, match="its index is another than the one that was"):
+        shelf.reader().gather(BlobRefs.from_docs([ref]))
+    del shelf.segments[ref["k"]]["sum"]  # as 0.1 wrote it
+    found = shelf.reader().gather(BlobRefs.from_docs([ref]))
+    assert found is not None and found.tobytes() == b"wrong"
+
+
 def test_references_outside_their_own_table(shelf: Shelf) -> None:
     docs = shelf.put([b"abc"])
     good = BlobRefs.from_docs(docs)

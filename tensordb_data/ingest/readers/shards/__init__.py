@@ -1,0 +1,1 @@
+"""Files with many samples in each, of other libraries: tar files of WebDataset, MDS, TFRecord."""
