@@ -306,4 +306,5 @@ class _Ingest:
 def _shown(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
-    return type(source).__name__ if not isinstance(source, (list, tuple)) else f"{source[:3]}"
+    listed = isinstance(source, (list, tuple)) and all(isinstance(one, (str, os.PathLike)) for one in source[:3])
+    return ", ".join(map(os.fsdecode, source[:3])) if listed else f"the {type(source).__name__}"

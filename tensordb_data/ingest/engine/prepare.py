@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from tensordb_data.common.bson_values import MAX_DOCUMENT
 from tensordb_data.errors import SchemaError, StorageError, TensorDBError
 from tensordb_data.ingest.engine.verify import image_damage
 from tensordb_data.samples.tables import as_column
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tensordb_data.ingest.source import Chunk
 
 _FAILED = object()
+_LARGEST = MAX_DOCUMENT - 128 * 1024
+"""Bytes of scalars that fit into a document, beside what this library adds."""
 
 
 @dataclasses.dataclass
@@ -156,10 +159,18 @@ class Preparer:
             return stored or dataclasses.replace(files[column] or Image(), optional=found.optional)
         return found if stored is None else stored
 
-    def prepare(self, chunk: Chunk) -> Prepared | None:
-        """Make rows of a chunk. What does not fit is noted in the report. None if no row is left."""
+    def prepare(self, chunk: Chunk, known: Mapping[int, str] | None = None) -> Prepared | None:
+        """Make rows of a chunk. What does not fit is noted in the report.
+
+        Args:
+            chunk: The chunk.
+            known: Rows of which it is known that they do not fit, and why.
+
+        Returns:
+            None if no row is left.
+        """
         n = chunk.count
-        bad: dict[int, str] = {}
+        bad = dict(known or {})
         columns = {new: self._column(name, chunk, bad) for name, new in self._names.items() if name in chunk.columns}
         columns.update({name: [value] * n for name, value in self._set.items()})
         if callable(self._reading.split):
@@ -174,14 +185,16 @@ class Preparer:
                 raise missing_field(self._dataset, name, field)
             if isinstance(field, Image) and name in encoded:
                 self._look(field, encoded[name], bad, damaged)
-        for row in sorted(bad):
-            self._report.fail(chunk.name(row), bad[row])
         rows = [row for row in range(n) if row not in bad]
-        if not rows:
-            return None
         old = None if chunk.old_keys is None else partial(_picked, chunk.old_keys, rows)
         encoded = {name: taken(column, rows) for name, column in encoded.items()}
-        hashes, parts = digests(encoded, len(rows), split=keys is not None)
+        hashes, parts, sizes = digests(encoded, len(rows), split=keys is not None)
+        if large := {row: _too_large(size) for row, size in zip(rows, sizes, strict=True) if size > _LARGEST}:
+            return self.prepare(chunk, large)
+        for row in sorted(bad):
+            self._report.fail(chunk.name(row), bad[row])
+        if not rows:
+            return None
         return Prepared(
             encoded,
             [chunk.name(row) for row in rows],
@@ -285,6 +298,13 @@ class Preparer:
                 bad[row] = why
 
 
+def _too_large(size: int) -> str:
+    return (
+        f"expected at most 16 MB of text, numbers and JSON in a row, found {size / 2**20:.1f} MB: give long text a kind"
+        " that is stored as a blob, as in types={'text': Text()}"
+    )
+
+
 def _picked(make: Callable[[], Sequence[bytes]], rows: Sequence[int]) -> list[bytes]:
     keys = make()
     return [keys[row] for row in rows]
@@ -297,23 +317,30 @@ def taken(column: Any, rows: Sequence[int]) -> Any:
     return column[np.asarray(rows)] if isinstance(column, np.ndarray) else [column[row] for row in rows]
 
 
-def digests(columns: Mapping[str, Any], n: int, *, split: bool) -> tuple[list[bytes], list[bytes] | None]:
-    """Digests of what n rows give: of all fields together, and with `split`, those of each field."""
+def digests(columns: Mapping[str, Any], n: int, *, split: bool) -> tuple[list[bytes], list[bytes] | None, list[int]]:
+    """Digests of what n rows give.
+
+    Returns:
+        Of each row the digest of all fields together; with `split`, those of each field; and the bytes of its scalars.
+    """
     names = sorted(columns)
     blobs = [name for name in names if _is_blob(columns[name])]
     scalars = [name for name in names if name not in blobs]
     whole: list[bytes] = []
+    sizes: list[int] = []
     parts: list[bytes] | None = [] if split else None
     head = names_digest(names)
     for row in range(n):
         values = {name: columns[name][row] for name in scalars}
         of_blobs = {name: _blob_digest(columns[name][row]) for name in blobs}
         joined = b"".join(name.encode() + b"\0" + of for name, of in of_blobs.items() if of)
-        whole.append(xxhash.xxh3_128_digest(joined + b"\1" + scalar_bytes(values)))
+        encoded = scalar_bytes(values)
+        sizes.append(len(encoded))
+        whole.append(xxhash.xxh3_128_digest(joined + b"\1" + encoded))
         if parts is not None:
             each = (of_blobs[name][:8] or bytes(8) if name in of_blobs else _part(values[name]) for name in names)
             parts.append(head + b"".join(each))
-    return whole, parts
+    return whole, parts, sizes
 
 
 def names_digest(names: Iterable[str]) -> bytes:

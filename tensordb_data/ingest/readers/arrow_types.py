@@ -11,7 +11,9 @@ import numpy as np
 
 from tensordb_data.errors import MissingExtraError, SchemaError
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, infer
+from tensordb_data.schema.image import is_gray
 
+_HEADER = 4096  # bytes that hold the header of nearly every image; one with a longer header is taken for coloured
 _LONG = 64
 """Numbers in a list, on average, from which on lists of different length are arrays, and not JSON."""
 
@@ -43,6 +45,7 @@ class ArrowColumn:
         self.nulls = False
         self._first: bytes | None = None
         self._lists = self._numbers = 0
+        self._gray = True
 
     def look(self, column: Any) -> None:
         """Look at some rows."""
@@ -50,6 +53,10 @@ class ArrowColumn:
         self.nulls |= column.null_count > 0
         if self._is_blob and self._first is None:
             self._first = self._first_bytes(column)
+        if self.is_media and self._gray:
+            data = plain(column).field("bytes").drop_null()
+            heads = pyarrow().compute.binary_slice(data, 0, _HEADER).to_pylist() if len(data) else []
+            self._gray = all(is_gray(head) for head in heads if head)
         if _is_number_list(self.kind) and not types.is_fixed_size_list(self.kind):
             column = plain(column)
             self._lists += len(column) - column.null_count
@@ -87,15 +94,18 @@ class ArrowColumn:
                 return bytes(data)
         return None
 
+    def _is_image(self, found: Field) -> bool:
+        return isinstance(found, Image) or _feature(self._features) == "Image"
+
     def _found(self) -> Field:
         types, kind = pyarrow().types, self.kind
-        if self.is_media and _feature(self._features) == "Image":
-            return Image("rgb")
         if self._is_blob:
-            if self.is_media and self._first is None:
-                return Image("rgb")
             found = Bytes() if self._first is None else infer(self._first)
-            return Image("rgb", found.dtype) if isinstance(found, Image) and self.is_media else found
+            if not self.is_media or (self._first is not None and not self._is_image(found)):
+                return found
+            # As folders of images are: gray where all are, so that there is one shape of array.
+            dtype = found.dtype if isinstance(found, Image) else "uint8"
+            return Image("gray" if self._gray and self._first is not None else "rgb", dtype)
         shape, number = tensor_shape(kind)
         if shape is not None:
             return Array(_dtype(number), shape)

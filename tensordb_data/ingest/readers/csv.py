@@ -98,7 +98,9 @@ class CsvTable:
 
     def _rows(self, file: TextIO) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         csv.field_size_limit(sys.maxsize)
-        reader = csv.reader(file, delimiter="\t" if self._path.lower().endswith(".tsv") else ",")
+        # Strict: the rest of a file after a quote that does not end would be one cell, without a word.
+        delimiter = "\t" if self._path.lower().endswith(".tsv") else ","
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         names = next(self._checked(reader), None)
         if names is None:
             raise SchemaError(f"{self._path}: expected a line of names, found an empty file")

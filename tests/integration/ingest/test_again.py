@@ -18,6 +18,7 @@ from tensordb_data import IngestError, QueryError, SchemaError, TensorDB
 from tensordb_data.ingest import Checks, Columns, Rows
 from tensordb_data.ingest.engine.format1 import old_ids, old_key
 from tensordb_data.ingest.places import Files
+from tensordb_data.warehouse.identity import Identities, row_key
 from tests import warm
 
 
@@ -89,6 +90,17 @@ def test_a_row_with_a_key_is_updated_wherever_it_comes_from(db: TensorDB, tmp_pa
     assert counts(narrowed) == (1, 0, 0, 0)
     report = db.data.ingest(write(tmp_path / "d.csv", "9,x,0", "9,y,0", ",z,0"), "d", key="id")
     assert (report.added, [where for where, _ in report.failed]) == (1, ["d.csv, row 2", "d.csv, row 1"])
+
+
+def test_a_sample_that_another_door_has_written_under_its_key(db: TensorDB, tmp_path: Path) -> None:
+    ids = Identities(db.project, "t")
+    with db.data.writer("t") as writer:
+        for n in (1, 2):
+            writer.add(_id=ids.of_key(row_key([n])), id=n, name="x", label=0)
+    file = write(tmp_path / "t.csv", "1,a,0", "2,x,0", "3,c,0")
+    assert counts(db.data.ingest(file, "t", key="id")) == (1, 2, 0, 0)
+    assert db.data.find({"id": 1}).first()["name"] == "a" and db.data.find().count() == 3
+    assert counts(db.data.ingest(file, "t", key="id", verify="none")) == (0, 0, 3, 0)
 
 
 def test_what_happens_on_a_change(db: TensorDB, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from tensordb_data import Array, Bytes, Image, QueryError, Scalar, SchemaError, TensorDB
+from tensordb_data import Array, Bytes, Image, QueryError, Scalar, SchemaError, TensorDB, Text
 
 
 def schema(db: TensorDB, name: str = "d") -> dict[str, Any]:
@@ -88,6 +88,20 @@ def test_shapes_of_csv(db: TensorDB, tmp_path: Path) -> None:
         db.data.ingest(tmp_path / "u.csv", "u")
     db.data.ingest(tmp_path / "u.csv", "u", encoding="utf-16")
     assert column(db, "a", "u") == ["x"]
+
+
+def test_a_row_that_is_too_large_is_named(db: TensorDB, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\nx\n" + "y" * (17 << 20) + "\nz\n")
+    report = db.data.ingest(tmp_path / "t.csv", "d")
+    assert (
+        report.added == 2
+        and report.failed[0].where == "t.csv, row 1"
+        and "types={'text': Text()}" in report.failed[0].why
+    )
+    assert db.data.ingest(tmp_path / "t.csv", "text", types={"a": Text()}).added == 3
+    (tmp_path / "q.csv").write_text('a,b\n1,"x\n2,y\n')
+    with pytest.raises(SchemaError, match="unexpected end of data"):
+        db.data.ingest(tmp_path / "q.csv", "q")
 
 
 def test_csv_with_paths_of_images(db: TensorDB, tmp_path: Path) -> None:
@@ -297,6 +311,16 @@ def test_parquet_of_hugging_face(db: TensorDB, tmp_path: Path) -> None:
     found = [(s["label"], s.get("class"), s["split"], "image" in s) for s in db.data.find({"dataset": "d"})]
     assert found == [(1, "cat", "train", True), (-1, None, "train", False), (0, "ape", "train", True)]
     assert column(db, "image")[2][0, 0, 0] == 2
+
+
+def test_gray_images_of_hugging_face_stay_gray(db: TensorDB) -> None:
+    media = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    gray, colour = ({"bytes": png(1, shape), "path": None} for shape in ((4, 4), (4, 4, 3)))
+    db.data.ingest(pa.table({"image": pa.array([gray] * 3, media)}), "gray")
+    db.data.ingest(pa.table({"image": pa.array([gray] * 3 + [colour], media)}), "mixed")
+    assert schema(db, "gray")["image"] == Image("gray") and schema(db, "mixed")["image"] == Image("rgb")
+    sound = pa.array([{"bytes": b"RIFF....WAVE", "path": "a.wav"}], media)
+    assert db.data.ingest(pa.table({"audio": sound}), "sound").added == 1 and schema(db, "sound")["audio"] == Bytes()
 
 
 def test_what_hugging_face_has_saved(db: TensorDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
