@@ -46,6 +46,13 @@ class Verified:
         """Stored bytes of each checked blob, if all have the same size."""
         self._sizes: set[int | None] = set()
 
+    def extended(self, m: int) -> Verified:
+        """The same of m references, of which these are the first ones."""
+        longer = Verified(self.generation, m)
+        longer.done[: len(self.done)] = self.done
+        longer.size, longer._sizes = self.size, set(self._sizes)
+        return longer
+
     def note(self, at: npt.NDArray[np.intp] | slice, size: int | None) -> None:
         """Note that the references at some positions were checked."""
         if len(self._sizes) < 2:
@@ -150,6 +157,14 @@ class BlobRefs:
         """Note that all of these were checked, and their size if it is the same for all."""
         if self.checksum_cache is not None:
             self.checksum_cache.note(generation, slice(None) if self.at is None else self.at, size)
+
+    def take_checks_from(self, first: BlobRefs) -> None:
+        """Take over which references were checked, from others that are the first ones of these."""
+        known = None if first.checksum_cache is None or first.at is not None else first.checksum_cache.verified
+        if known is not None:
+            cache = ChecksumCache(self)
+            cache.verified = known.extended(len(self))
+            object.__setattr__(self, "checksum_cache", cache)
 
     @classmethod
     def from_docs(cls, docs: Sequence[Mapping[str, Any]]) -> BlobRefs:

@@ -11,7 +11,8 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.errors import BusyError, NotFoundError, QueryError
 from tensordb_data.query.datasets import selected_datasets
-from tensordb_data.stream.plan.cache import NewestPlan, PlanCache, plan_key
+from tensordb_data.stream.plan.cache import NewestPlan, PlanCache, PlanKey, plan_key
+from tensordb_data.stream.plan.extend import can_extend, extended_plan
 from tensordb_data.stream.plan.index_snapshot import DataMoved, Deletions, IndexSnapshot, lacks_snapshot, open_snapshot
 from tensordb_data.stream.plan.left_out import tell_left_out
 from tensordb_data.stream.plan.plan import Plan, read_plan
@@ -172,7 +173,11 @@ class PlanReader:
         kept = self.cached(layout, versions, now)
         if kept is not None:
             return kept
-        plan = read_plan(self._ordered, layout, versions, now.session)
+        before = self._before(layout, versions, now)
+        if before is None:
+            plan = read_plan(self._ordered, layout, versions, now.session)
+        else:
+            plan = extended_plan(before, self._ordered, versions, now.session)
         now.check()
         if now.is_of(versions):
             self.keep(plan, now)
@@ -192,11 +197,28 @@ class PlanReader:
 
     def cached(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot | None = None) -> Plan | None:
         """The plan of the data at `versions`, if the cache of this host has it."""
-        if (folder := self.warehouse.cache_dir) is None:
+        if self.warehouse.cache_dir is None:
             return None
         born = None if now is None else now.born(list(versions))
-        key = plan_key(self._ordered, layout, versions, born)
-        plan = self._newest.get(key) or PlanCache(folder / "plans").open(key, layout)
+        return self._open(plan_key(self._ordered, layout, versions, born), layout)
+
+    def _open(self, key: PlanKey, layout: FieldLayout) -> Plan | None:
+        plan, folder = self._newest.get(key), self.warehouse.cache_dir
+        if plan is None and folder is not None:
+            plan = PlanCache(folder / "plans").open(key.exact, layout)
         if plan is not None:
             self._newest.note(key, plan)
         return plan
+
+    def _before(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot) -> Plan | None:
+        """A plan to which only samples were added since; None if none is known."""
+        if self._ordered.query.sort or self._spec.query.limit is not None or not now.is_of(versions):
+            return None
+        born = now.born(list(versions))
+        key = plan_key(self._ordered, layout, versions, born)
+        plan = self._newest.of_query(key)
+        if plan is None and (folder := self.warehouse.cache_dir) is not None:
+            known = PlanCache(folder / "plans").newest(key)
+            if known is not None and can_extend(known, versions):
+                plan = self._open(plan_key(self._ordered, layout, known, born), layout)
+        return plan if plan is not None and can_extend(plan.versions, versions) else None

@@ -15,9 +15,9 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ log = logging.getLogger("tensordb_data.stream")
 _NAME = re.compile(r"[0-9a-f]{32}\.plan")
 _CAP = 2 << 30
 _KEPT = 64 << 20
+_POINTER, _POINTERS = 1 << 20, 1000  # bytes of a file that names the newest plan of a query; and how many are kept
 _MAPPED = 1 << 20
 """A file of so many bytes or more is mapped, so that the processes of a host share its memory."""
 
@@ -74,25 +75,42 @@ class PlanCache:
             log.warning("plan file %s is damaged and will be written anew: %s", path, str(error))
             return None
 
-    def store(self, key: str, plan: Plan) -> None:
-        """Store a plan under `key`, if there is room."""
+    def store(self, key: PlanKey, plan: Plan) -> None:
+        """Store a plan under its key, if there is room."""
         try:
             make_folder(self._folder)
-            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.writelines(pack_plan(plan))
-                os.replace(temporary, self._folder / f"{key}.plan")
-            except BaseException:
-                os.unlink(temporary)
-                raise
-            self._evict(keep=key)
+            self._write(f"{key.exact}.plan", pack_plan(plan))
+            self._write(f"{key.query}.newest", [json.dumps(dict(plan.versions)).encode()])
+            self._evict(keep=key.exact)
         except OSError as error:
             log.warning("cannot keep a plan in %s: %s", self._folder, str(error))
 
+    def newest(self, key: PlanKey) -> Versions | None:
+        """The versions of the newest plan that was stored for the query of a key; None if none is known."""
+        try:
+            with open(open_own(self._folder / f"{key.query}.newest"), "rb") as file:
+                found = json.loads(file.read(_POINTER))
+            return {str(dataset): (int(pair[0]), int(pair[1])) for dataset, pair in found.items()}
+        except (OSError, ForeignFileError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return None  # then the plan is read as a whole
+
+    def _write(self, file_name: str, content: Iterable[Any]) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix="new-", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(content)
+            os.replace(temporary, self._folder / file_name)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
     def _evict(self, keep: str) -> None:
         found = []
+        pointers = []
         for path in self._folder.iterdir():
+            if path.suffix == ".newest":
+                with contextlib.suppress(FileNotFoundError):
+                    pointers.append((path.stat().st_mtime_ns, path))
             if _NAME.fullmatch(path.name) and path.stem != keep:
                 with contextlib.suppress(FileNotFoundError):
                     status = path.stat()
@@ -103,6 +121,9 @@ class PlanCache:
             if room < 0:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
+        for _, path in sorted(pointers)[:-_POINTERS]:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
 
 
 class NewestPlan:
@@ -112,14 +133,19 @@ class NewestPlan:
     """
 
     def __init__(self) -> None:
-        self._known: tuple[str, Plan] | None = None
+        self._known: tuple[PlanKey, Plan] | None = None
 
-    def get(self, key: str) -> Plan | None:
-        """The plan, if it is the one of this name."""
+    def get(self, key: PlanKey) -> Plan | None:
+        """The plan, if it is the one of this key."""
         known = self._known
         return known[1] if known is not None and known[0] == key else None
 
-    def note(self, key: str, plan: Plan) -> None:
+    def of_query(self, key: PlanKey) -> Plan | None:
+        """The plan, if it is of the query of this key, whatever its versions are."""
+        known = self._known
+        return known[1] if known is not None and known[0].query == key.query else None
+
+    def note(self, key: PlanKey, plan: Plan) -> None:
         """Keep a plan in place of the one before. One that takes much memory is kept only where it is mapped."""
         if plan.table.nbytes <= _KEPT or not plan.table.all_ids.flags.owndata:
             self._known = (key, plan)
@@ -130,10 +156,19 @@ def _read(fd: int, size: int) -> NDArray[np.uint8]:
         return np.frombuffer(file.read(size), np.uint8)
 
 
+class PlanKey(NamedTuple):
+    """The key of a plan: digests, in 32 hexadecimal digits, of all that decides its content."""
+
+    query: str
+    """Of all but the versions of the data."""
+    exact: str
+    """Of all."""
+
+
 def plan_key(
     bound_query: BoundQuery, layout: FieldLayout, versions: Versions, born: Mapping[str, str] | None = None
-) -> str:
-    """The name of a plan: a digest, in 32 hexadecimal digits, of all that decides its content.
+) -> PlanKey:
+    """The key of a plan.
 
     Args:
         bound_query: The query.
@@ -150,7 +185,11 @@ def plan_key(
         "query": bound_query.query.replace(fields=None).fingerprint,
         "fields": layout.fields,
         "schemas": {name: schema.to_doc() for name, schema in sorted(layout.schemas.items())},
-        "versions": sorted(versions.items()),
         "born": sorted(born.items()),
     }
+    query = _digest(content)
+    return PlanKey(query, _digest([query, sorted(versions.items())]))
+
+
+def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -24,9 +24,12 @@ _ATTEMPTS = 5
 _BAD_VALUE = 2
 
 
-def bounded(versions: Versions) -> dict[str, Any]:
-    """A filter for the samples committed up to `versions`."""
-    each = [{"dataset": name, "_tdb.s": {"$lte": sequence}} for name, (sequence, _) in sorted(versions.items())]
+def bounded(versions: Versions, since: Versions | None = None) -> dict[str, Any]:
+    """A filter for the samples committed up to `versions`, and after those of `since`."""
+    each = []
+    for name, (sequence, _) in sorted(versions.items()):
+        later = {} if since is None else {"$gt": since[name][0]}
+        each.append({"dataset": name, "_tdb.s": {"$lte": sequence, **later}})
     if not each:
         return {"dataset": {"$in": []}}
     return each[0] if len(each) == 1 else {"$or": each}
@@ -53,6 +56,7 @@ class IndexReader:
         limit: Read at most so many documents.
         first: The size of the first page. It can be small, because somebody waits for it.
         session: The session of a snapshot.
+        since: Only samples that were committed after these versions are read.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class IndexReader:
         limit: int | None = None,
         first: int | None = None,
         session: ClientSession | None = None,
+        since: Versions | None = None,
     ) -> None:
+        self._since = since
         self._bound_query, self._layout, self._versions, self._rows = bound_query, layout, versions, rows
         self._first = None if bound_query.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
@@ -160,12 +166,13 @@ class IndexReader:
         """The index by which the rest should be read, if the server would not choose it."""
         if self._bound_query.query.sort or self._bound_query.query.split is not None or len(self._versions) != 1:
             return None
-        ((sequence, _),) = self._versions.values()
-        return narrowing_index(self._bound_query, filter_, sequence - (self._after[1] if self._after else 0))
+        ((name, (sequence, _)),) = self._versions.items()
+        begins = self._after[1] if self._after else 0 if self._since is None else self._since[name][0]
+        return narrowing_index(self._bound_query, filter_, sequence - begins)
 
     def _open(self, raw: bool = False) -> Cursor[Any] | MergedCursor:
         query = self._bound_query.query
-        extra: list[dict[str, Any]] = [bounded(self._versions)]
+        extra: list[dict[str, Any]] = [bounded(self._versions, self._since)]
         if not query.sort and self._after is not None:
             dataset, sequence = self._after
             later = {"_tdb.s": {"$gt": sequence}}

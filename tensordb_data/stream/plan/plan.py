@@ -50,5 +50,10 @@ def read_plan(
         session: The session of a snapshot, so that all samples are of one moment.
     """
     pages = IndexReader(bound_query, layout, versions, PAGE, limit=bound_query.query.limit, session=session)
-    table = compact(concatenate(layout, list(pages.tables())))
+    return plan_of(concatenate(layout, list(pages.tables())), versions)
+
+
+def plan_of(table: SampleTable, versions: Versions) -> Plan:
+    """The plan of some samples, in as little memory as possible."""
+    table = compact(table)
     return Plan(table, versions, xxhash.xxh3_128_hexdigest(np.ascontiguousarray(table.ids).data))
