@@ -23,13 +23,14 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.lineage import of_position, surroundings
-from tensordb_data.params.load import load_parts, suggest_intact_set
+from tensordb_data.params.load import Divided, load_parts, suggest_intact_set
 from tensordb_data.params.parameter_set import parent_id, set_fields
 from tensordb_data.params.retention import Keep
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
+    from tensordb_data.params.shared import Share
     from tensordb_data.warehouse.context import Warehouse
 
 Collect = Callable[[int], Mapping[str, Any]]
@@ -39,7 +40,9 @@ class Peers(Protocol):
     """The processes that train together, each of which has a checkpointer of the same run."""
 
     rank: int
-    """Of this process; 0 is the one that stores."""
+    """Of this process; 0 is the one that stores, or that commits."""
+    share: Share | None
+    """What this process stores of the state that was collected last; None if process 0 stores all of it."""
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
         """Whether a save is due on any process, and the highest signal that one has received, or 0."""
@@ -185,8 +188,8 @@ class Checkpointer:
         saved = due and self._save(wait=self._wait)
         if not due and not self._prepared:
             state = self._collect(step)
-            if self._writes:
-                self._saver.prepare(state)
+            if self._stores:
+                self._saver.prepare(state, self._share)
         self._prepared = True
         self._serve_signal()
         self.schedule.resume()
@@ -214,14 +217,24 @@ class Checkpointer:
         self._hold()
         state = self._collect(self._step)  # all processes take part, if there are several
         taken = True
-        if self._writes:
+        if self._share is not None and not wait:
+            taken, wait = self._have_room(state), True
+        if self._stores and taken:
             fields = set_fields(self.run, self._step, self.tags, self._metrics)
-            position = {"position": of_position(state.get("stream"))}
-            taken = self._saver.save(state, {**fields, "lineage": {**self._lineage, **position}}, wait=wait)
+            fields["lineage"] = {**self._lineage, "position": of_position(state.get("stream"))}
+            taken = self._saver.save(state, fields, wait=wait, share=self._share)
         if taken:
             self._saved = self._step
             self.schedule.saved(time.perf_counter() - began)
         return taken
+
+    def _have_room(self, state: Mapping[str, Any]) -> bool:
+        """Whether no process would have to wait for memory. All of them save, or none."""
+        assert self._peers is not None
+        lacking, _ = self._peers.agree(not self._saver.has_room(state, self._share), 0)
+        if lacking:
+            self._saver.skip()
+        return not lacking
 
     def _hold(self) -> None:
         """Take the lease of the run, if this is the process that stores, or find out whether it still stands.
@@ -247,8 +260,17 @@ class Checkpointer:
 
     @property
     def _writes(self) -> bool:
-        """Whether this is the process that stores."""
+        """Whether this is the process that writes the documents of the run."""
         return self._peers is None or self._peers.rank == 0
+
+    @property
+    def _share(self) -> Share | None:
+        return None if self._peers is None else self._peers.share
+
+    @property
+    def _stores(self) -> bool:
+        """Whether this process stores something of a state."""
+        return self._writes or self._share is not None
 
     def _agree(self, due: bool) -> bool:
         """Agree with the other processes on whether to save now, as rank 0 decides, and on a signal to serve."""
@@ -363,14 +385,25 @@ class Checkpointer:
             NotFoundError: There is none of that step.
             CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
         """
+        document = self.find(step)
+        return None if document is None else (document, self.read(document))
+
+    def find(self, step: int | None) -> Mapping[str, Any] | None:
+        """The document of the set that `load` loads."""
         self._hold_if_allowed()
         document = newest_set(self.warehouse, self.run, step)
-        if document is None:
-            if step is None:
-                return None
+        if document is None and step is not None:
             raise NotFoundError(f"Run {self.run!r} has no saved training state at step {step}.")
+        return document
+
+    def read(self, document: Mapping[str, Any], divided: Divided | None = None) -> dict[str, Any]:
+        """The parts of a set, see `load_parts`.
+
+        Raises:
+            CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
+        """
         try:
-            return document, load_parts(self.warehouse, document, None, "auto")
+            return load_parts(self.warehouse, document, None, "auto", divided)
         except (CorruptBlobError, StorageError, CheckpointError) as error:
             raise type(error)(f"{error} {suggest_intact_set(self.warehouse, document)}") from error
 

@@ -14,9 +14,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
+from tensordb_data.tensors.shard import Box, Shard
 
 Kind = Literal["torch", "numpy", "scalar", "bytes"]
 Framework = Literal["auto", "numpy", "torch"]
+
+
+class Part(NamedTuple):
+    """Which part of which tensor a leaf is."""
+
+    whole: tuple[int, ...]
+    """The shape of the tensor."""
+    box: Box | None
+    """The part; None if this process stores none."""
 
 
 class Leaf(NamedTuple):
@@ -31,6 +41,7 @@ class Leaf(NamedTuple):
         value: The tensor itself, not a copy.
         identity: Equal for two leaves that are the same memory; None if that does not matter.
         fixed: Whether nobody can change it, so that it needs no copy: an array over the memory of a `bytes`.
+        part: Of which tensor it is a part, if it is a `Shard`.
     """
 
     name: str
@@ -41,6 +52,7 @@ class Leaf(NamedTuple):
     value: Any
     identity: Any = None
     fixed: bool = False
+    part: Part | None = None
 
     @property
     def device(self) -> Any:
@@ -59,6 +71,8 @@ def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
     Raises:
         CheckpointError: A tensor without bytes of its own: meta, sparse, distributed, quantized, object dtype.
     """
+    if isinstance(value, Shard):
+        return _shard_leaf(value, name, where)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _torch_leaf(torch, value, name, where)
@@ -196,6 +210,13 @@ def _ml_dtypes() -> Any:
     except ImportError:
         return None
     return ml_dtypes
+
+
+def _shard_leaf(shard: Shard, name: str, where: Callable[[], str]) -> Leaf | None:
+    if shard.box is None:
+        shard = Shard(shard.value.reshape(-1)[:0], shard.whole, None)
+    leaf = as_leaf(shard.value, name, where)
+    return None if leaf is None else leaf._replace(part=Part(shard.whole, shard.box))
 
 
 def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> Leaf:
