@@ -64,6 +64,7 @@ class Checkpointer:
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
         batch_counter: Counts the batches of the loop; lets a signal be served while the loop waits for data.
         options: How to save; see `SaveOptions`.
+        hold: Whether to take the lease of the run at once. If not, the first restore or step takes it.
 
     Raises:
         CheckpointError: An option is malformed.
@@ -86,6 +87,7 @@ class Checkpointer:
         peers: Peers | None = None,
         batch_counter: BatchCounter | None = None,
         options: SaveOptions | None = None,
+        hold: bool = True,
     ) -> None:
         self.schedule = SaveSchedule(Every.of(every), on_best)
         how = SaveOptions.of(options)
@@ -125,7 +127,8 @@ class Checkpointer:
         if batch_counter is not None:
             batch_counter.on_ask = _weakly(self, "_serve_signal")
             batch_counter.on_failure = _weakly(self, "_serve_signal_after_failure")
-        self._hold_if_allowed()
+        if hold:
+            self._hold_if_allowed()
 
     @property
     def last_step(self) -> int:
