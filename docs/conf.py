@@ -57,6 +57,10 @@ copybutton_exclude = ".linenos, .gp"
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
     "Begin": ["tutorial", "streams", "samples-out", "ranks", "saves", "platforms", "migration"],
+    "Frameworks": [
+        "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
+        "frameworks/fsdp2",
+    ],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "housekeeping", "embedded",
                  "security"],
     "Reference": [
