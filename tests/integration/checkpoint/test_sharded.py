@@ -57,6 +57,7 @@ def test_losses_are_those_of_one_process_whatever_their_number(db, ranks):
     saved = db.params.find({"run": "two", "step": 2}).first()
     db.params.find({"run": "two", "step": {"$gt": 2}}).delete()
     assert train(db, "two", net(), 6) == (2, losses[2:])
+    assert saved.lineage["model"] == "torch.nn.modules.container.Sequential"
     other, same = net(), net()
     assert saved.load_into(other).matched and saved.nbytes > STATE
     db.params.find({"run": "reference", "step": 2}).first().load_into(same)
