@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,18 +91,21 @@ def pairs_of(
         if name not in parts:
             continue
         if isinstance(value, torch.optim.Optimizer):
-            yield from _of_optimizer(parameters, *by_number(parts[name], saved_names.get(name)))
+            state, names = by_number(parts[name], saved_names.get(name))
+            if names is not None:
+                own = [parameters.get(plain(one or "")) for group in names for one in group]
+            else:  # of a version that noted no names: by their order
+                own = [one for group in value.param_groups for one in group["params"]]
+            yield from _of_optimizer(own, state)
         else:
             yield from _alike(value.state_dict(), parts[name])
 
 
-def _of_optimizer(parameters: Mapping[str, Any], state: Mapping[str, Any], names: Any) -> Iterator[tuple[LeafRow, Any]]:
+def _of_optimizer(parameters: Sequence[Any], state: Mapping[str, Any]) -> Iterator[tuple[LeafRow, Any]]:
     """The moments of a parameter are divided as it is."""
     numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
-    flat = [name for group in names or () for name in group]
-    for number, name in zip(numbers, flat, strict=False):
-        parameter = None if name is None else parameters.get(plain(name))
-        if parameter is None:
+    for number, parameter in zip(numbers, parameters, strict=False):
+        if not is_divided(parameter):
             continue
         for row in state["state"].get(number, {}).values():
             if isinstance(row, LeafRow) and row.shape == tuple(parameter.shape):

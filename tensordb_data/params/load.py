@@ -65,9 +65,12 @@ def load_parts(
     with reading_structure(label):
         leaves = {}
         for n, row in rows.items():
-            shape = row.shape if n not in boxes else boxes[n].shape
-            value = build(row.kind, row.dtype, shape, memory.pop(n), framework, row.name)
-            leaves[n] = value if n not in boxes else divided_like(templates[n], value)
+            data = memory.pop(n)
+            if n in boxes:
+                local = build(row.kind, row.dtype, boxes[n].shape, data, "torch", row.name)
+                leaves[n] = divided_like(templates[n], local)
+            else:
+                leaves[n] = build(row.kind, row.dtype, row.shape, data, framework, row.name)
         return {name: unflatten(trees[name], leaves) for name in wanted}
 
 

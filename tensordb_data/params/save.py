@@ -155,8 +155,10 @@ def _table(snapshot: Snapshot) -> tuple[Table, dict[bytes, tuple[Leaf, memoryvie
     table: Table = []
     tensors: dict[bytes, tuple[Leaf, memoryview]] = {}
     for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True):
-        said: tuple[str | None, str | None] = None, base64.b64encode(data).decode()
-        if leaf.nbytes > INLINE:
+        said: tuple[str | None, str | None]
+        if leaf.nbytes <= INLINE:
+            said = None, base64.b64encode(data).decode()
+        else:
             content = _content(leaf, data)
             tensors[content] = leaf, data
             said = content.hex(), None

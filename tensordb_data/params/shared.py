@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _BEAT = 5.0  # seconds between renewals of the lease
-_SILENT = 60.0  # seconds after which a process that says nothing is taken for dead
+_SILENT = 120.0  # seconds after which a process that says nothing is taken for dead
 _LOOK = 0.5  # seconds between looks at the others, at most
 
 Doc = Mapping[str, Any]
@@ -128,10 +128,8 @@ class SharedSave:
             return ready if len(ready) == len(others) else None
 
         docs = self._watch(others, stored) if others else []
-        tables = {
-            doc["_id"]: doc["part"]["table"]
-            for doc in self._leases.find({"part.set": self._share.set, "part.stored": True})
-        }
+        said = self._leases.find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"part.table": 1})
+        tables = {doc["_id"]: json.loads(doc["part"]["table"]) for doc in said}
 
         def finish(session: ClientSession | None) -> None:
             self._lease.hold(session)
@@ -141,7 +139,8 @@ class SharedSave:
             if done.matched_count < len(ids):
                 raise CheckpointError("what another process has stored of this set is not protected any more")
 
-        return merge(table, [json.loads(tables.get(doc["_id"], b"[]")) for doc in docs]), finish
+        # one that has gone meanwhile is not held any more, which `finish` refuses
+        return merge(table, [tables.get(doc["_id"], []) for doc in docs]), finish
 
     def _watch(self, ranks: set[int], wanted: Callable[[Mapping[int, Doc]], Any]) -> Any:
         """Wait until `wanted` gives something, called with the leases of other processes by their ranks."""

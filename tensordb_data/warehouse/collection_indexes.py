@@ -22,7 +22,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
     ],
     "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
-    "leases": [IndexModel([("state", _UP), ("began", _UP)])],
+    "leases": [
+        IndexModel([("state", _UP), ("began", _UP)]),
+        # Those of processes that save a set together.
+        IndexModel([("part.set", _UP), ("part.rank", _UP)], partialFilterExpression={"part.set": {"$exists": True}}),
+    ],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
     "runs": [IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True)],
     "architectures": [
