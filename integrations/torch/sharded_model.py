@@ -92,10 +92,12 @@ def pairs_of(
             continue
         if isinstance(value, torch.optim.Optimizer):
             state, names = by_number(parts[name], saved_names.get(name))
-            if names is not None:
-                own = [parameters.get(plain(one or "")) for group in names for one in group]
-            else:  # of a version that noted no names: by their order
-                own = [one for group in value.param_groups for one in group["params"]]
+            own: list[Any] = [one for group in value.param_groups for one in group["params"]]
+            if names is not None:  # or by their order, as of a version that noted no names
+                flat = [one for group in names for one in group]
+                own = [
+                    own[at] if one is None else parameters.get(plain(one)) for at, one in enumerate(flat[: len(own)])
+                ]
             yield from _of_optimizer(own, state)
         else:
             yield from _alike(value.state_dict(), parts[name])
