@@ -40,7 +40,7 @@ class Ranks:
         self.share: Share | None = None
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """See `checkpoint.checkpointer.Peers`."""
+        """See `checkpoint.peers.Peers`."""
         said = torch.tensor([int(due), signal], dtype=torch.int32)
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._collective.group)
         return bool(said[0]), int(said[1])

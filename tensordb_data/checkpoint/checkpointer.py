@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.checkpoint.metrics import StorableMetrics
 from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
-from tensordb_data.checkpoint.run_saver import RunSaver
+from tensordb_data.checkpoint.peers import Peers
+from tensordb_data.checkpoint.run_saver import RunSaver, newest_set
 from tensordb_data.checkpoint.schedule import SaveSchedule
+from tensordb_data.checkpoint.signal_saves import SavesOnSignals, weakly
 from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import moved_options, renamed_to
 from tensordb_data.common.options import suggesting
@@ -36,20 +36,7 @@ if TYPE_CHECKING:
 Collect = Callable[[int], Mapping[str, Any]]
 
 
-class Peers(Protocol):
-    """The processes that train together, each of which has a checkpointer of the same run."""
-
-    rank: int
-    """Of this process; 0 is the one that stores, or that commits."""
-    share: Share | None
-    """What this process stores of the state that was collected last; None if process 0 stores all of it."""
-
-    def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """Whether a save is due on any process, and the highest signal that one has received, or 0."""
-        ...
-
-
-class Checkpointer:
+class Checkpointer(SavesOnSignals):
     """Saves a training state every N steps in the background, logs its metrics, and finds it again.
 
     Args:
@@ -111,7 +98,7 @@ class Checkpointer:
         self._release.atexit = False  # the saver waits for its saves at exit by itself
         self._signal_handler: SignalHandler | None = None
         if how.signals:
-            at_rest, give_up = _weakly(self, "_save_at_rest"), _weakly(self, "_give_up")
+            at_rest, give_up = weakly(self, "_save_at_rest"), weakly(self, "_give_up")
             self._signal_handler = SignalHandler(at_rest, give_up, how.grace, how.numbers)
         self._log: RunLog | None = None
         self._step = 0  # the last that has ended
@@ -125,8 +112,8 @@ class Checkpointer:
         self._prepared = False
         self._closed = False
         if batch_counter is not None:
-            batch_counter.on_ask = _weakly(self, "_serve_signal")
-            batch_counter.on_failure = _weakly(self, "_serve_signal_after_failure")
+            batch_counter.on_ask = weakly(self, "_serve_signal")
+            batch_counter.on_failure = weakly(self, "_serve_signal_after_failure")
         if hold:
             self._hold_if_allowed()
 
@@ -409,81 +396,3 @@ class Checkpointer:
             return load_parts(self.warehouse, document, None, "auto", divided)
         except (CorruptBlobError, StorageError, CheckpointError) as error:
             raise type(error)(f"{error} {suggest_intact_set(self.warehouse, document)}") from error
-
-    # Signals
-
-    def _serve_signal(self) -> None:
-        """At a boundary of the loop, in its thread."""
-        if self._signal_handler is None or self._signal_handler.requested is None or not self._rested():
-            return
-        if self._peers is not None and not self._agreed:  # alone, it would leave the others waiting
-            return
-        try:
-            self._save_rest()
-        finally:
-            self._signal_handler.leave()
-
-    def _serve_signal_after_failure(self) -> None:
-        """No batch came, perhaps because the signal went to all processes and the workers have obeyed at once."""
-        self._serve_signal()
-        if self._signal_handler is not None and self._signal_handler.requested is not None:
-            self._give_up()
-        self._leave_if_asked()
-
-    def _leave_if_asked(self) -> None:
-        handler = self._signal_handler
-        if handler and handler.requested is not None and threading.current_thread() is threading.main_thread():
-            handler.leave()
-
-    def _rested(self) -> bool:
-        return self._batch_counter is None or self._batch_counter.count == self._batches
-
-    def _save_rest(self) -> None:
-        if self._step > self._saved:
-            self.save_now()
-        self._saver.wait()
-        if self._log is not None:
-            self._log.flush()
-
-    def _save_at_rest(self) -> bool:
-        """From the guard's thread: saves if the loop waits for a batch and has ended the step of the one before."""
-        batch_counter = self._batch_counter
-        if batch_counter is None or self._peers is not None:  # several processes leave at the end of a step, together
-            return False
-        with batch_counter.lock:
-            if not batch_counter.waiting or not self._rested():
-                return False
-            try:
-                self._save_rest()
-            except Exception as error:  # the process is leaving: nobody would raise it
-                sys.stderr.write(f"tensordb: the last save failed: {error}\n")
-        return True
-
-    def _give_up(self) -> None:
-        try:
-            self._saver.wait()
-        except Exception as error:
-            sys.stderr.write(f"tensordb: {error}\n")
-
-
-def newest_set(warehouse: Warehouse, run: str, step: int | None = None) -> Mapping[str, Any] | None:
-    """The document of the training set of a run that was committed last.
-
-    The newest, not the highest step: a run that went back to an earlier step and went on from there continues there.
-    """
-    filter: dict[str, Any] = {"_tdb.p": warehouse.project, "run": run, "_tdb.parts": "training"}
-    if step is not None:
-        filter["step"] = step
-    found: Mapping[str, Any] | None = warehouse.index["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
-    return found
-
-
-def _weakly(owner: Any, name: str) -> Callable[[], Any]:
-    """A method that does not keep its object alive."""
-    reference = weakref.ref(owner)
-
-    def call() -> Any:
-        found = reference()
-        return None if found is None else getattr(found, name)()
-
-    return call
