@@ -21,7 +21,7 @@ from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
-from tensordb_data.tensors.divided import with_shards
+from tensordb_data.tensors.divided import with_local_pieces
 from tensordb_data.torch.data_position import Position, position_of
 from tensordb_data.torch.optimizer_state import ParameterNames, by_number, in_order_of
 from tensordb_data.torch.ranks import ranks
@@ -251,7 +251,7 @@ class StepCheckpointer(SaveControls):
         state["model"] = unwrapped(self._model).state_dict()
         names = sorted(state["model"]) if self._sharded else None
         if self._sharded:
-            state = with_shards(state)
+            state = with_local_pieces(state)
         state["rng"] = rng.capture()
         if self._ranks is not None:
             state["rng"]["ranks"] = self._ranks.meet(state["rng"], names)

@@ -295,7 +295,7 @@ class Saver(BackgroundWorker):
 def _flat(state: Any, share: Share | None) -> Flat:
     """What this process stores of a state."""
     flat = flatten(state)
-    return flat if share is None or share.rank == 0 else flat.parts_only()
+    return flat if share is None or share.rank == 0 else flat.pieces_only()
 
 
 def _size(memory: int | str | None) -> int | None:

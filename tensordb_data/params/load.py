@@ -11,11 +11,11 @@ import numpy as np
 from tensordb_data.common.chunks import runs_by_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.read_boxes import AT_ONCE, read_boxes
-from tensordb_data.params.table import FORMAT, SHARDED, STRUCTURE, LeafRow
+from tensordb_data.params.table import FORMAT, IN_PIECES, STRUCTURE, LeafRow
 from tensordb_data.tensors.divided import box_of, divided_like
 from tensordb_data.tensors.leaf import Framework, build
+from tensordb_data.tensors.pieces import Box, Bytes
 from tensordb_data.tensors.read import read_leaves
-from tensordb_data.tensors.shard import Box, Bytes
 from tensordb_data.tensors.tree import from_json, leaf_numbers, parts, unflatten
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[s
     raw = read_leaves(warehouse, {0: (STRUCTURE, content)}, label)[0]
     with reading_structure(label):
         whole = from_json(raw.data)
-        if whole.get("format") not in (FORMAT, SHARDED):
+        if whole.get("format") not in (FORMAT, IN_PIECES):
             raise CheckpointError(
-                f"{label} has format {whole.get('format')}; this version reads {FORMAT} and {SHARDED}. Upgrade to load "
-                "it."
+                f"{label} has format {whole.get('format')}; this version reads {FORMAT} and {IN_PIECES}. Upgrade to "
+                "load it."
             )
         return parts(whole["tree"]), [LeafRow.parse(row) for row in whole["leaves"]]
 

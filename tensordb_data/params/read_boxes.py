@@ -10,8 +10,8 @@ import numpy as np
 from tensordb_data.common.chunks import runs_by_size
 from tensordb_data.errors import CorruptBlobError
 from tensordb_data.params.table import LeafRow, Piece
+from tensordb_data.tensors.pieces import Box, Bytes, copy_part, overlap
 from tensordb_data.tensors.read import read_leaves
-from tensordb_data.tensors.shard import Box, Bytes, copy_part, overlap
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse

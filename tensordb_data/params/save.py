@@ -19,7 +19,7 @@ from bson import ObjectId, json_util
 from tensordb_data.params.shared import Share, taking_part
 from tensordb_data.params.table import (
     FORMAT,
-    SHARDED,
+    IN_PIECES,
     STRUCTURE,
     Table,
     contents_of,
@@ -126,10 +126,10 @@ def _document(
     # the structure repeats the fields of the document: a rebuild of a lost index needs them
     said = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
     divided = [row for row in table if is_divided(row)]
-    format = SHARDED if divided else FORMAT
+    format = IN_PIECES if divided else FORMAT
     structure = to_json({"format": format, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
     about_digest = digest(memoryview(structure))
-    whole = sum(leaf.nbytes for leaf in snapshot.leaves if leaf.part is None)
+    whole = sum(leaf.nbytes for leaf in snapshot.leaves if leaf.piece is None)
     document["_tdb"] = {
         "p": warehouse.project,
         "s": 0,
@@ -163,12 +163,12 @@ def _table(snapshot: Snapshot) -> tuple[Table, dict[bytes, tuple[Leaf, memoryvie
             tensors[content] = leaf, data
             said = content.hex(), None
         row: list[Any] = [leaf.name, leaf.kind, leaf.dtype]
-        if leaf.part is None:
+        if leaf.piece is None:
             table.append([*row, list(leaf.shape), *said])
         else:
-            box = leaf.part.box
+            box = leaf.piece.box
             pieces = [] if box is None else [[list(box.offset), list(box.shape), *said]]
-            table.append([*row, list(leaf.part.whole), pieces, None])
+            table.append([*row, list(leaf.piece.whole), pieces, None])
     return table, tensors
 
 

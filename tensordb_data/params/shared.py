@@ -63,7 +63,7 @@ def taking_part(warehouse: Warehouse, share: Share) -> Iterator[SharedSave]:
     shared = SharedSave(warehouse, share, lease)
     try:
         with lease, lease.kept_alive(_BEAT):
-            lease.hold(None, {"part": {"set": share.set, "rank": share.rank}})
+            lease.hold(None, {"share": {"set": share.set, "rank": share.rank}})
             yield shared
     except BaseException as error:
         reason = (
@@ -72,7 +72,9 @@ def taking_part(warehouse: Warehouse, share: Share) -> Iterator[SharedSave]:
         if not shared.other_failed:
             said = {"set": share.set, "rank": share.rank, "failed": reason[:1000]}
             with contextlib.suppress(PyMongoError):  # then the others find out by its silence
-                warehouse.index["leases"].insert_one({"_id": ObjectId(), "state": "ended", "objects": [], "part": said})
+                warehouse.index["leases"].insert_one(
+                    {"_id": ObjectId(), "state": "ended", "objects": [], "share": said}
+                )
         if isinstance(error, LeaseLost):
             raise CheckpointError(
                 f"what this process has stored of a set is not protected any more: {reason}"
@@ -95,7 +97,7 @@ class SharedSave:
         Raises:
             LeaseLost: The lease was ended.
         """
-        self._lease.hold(None, {"part": {"stored": True, "table": json.dumps(table).encode()}})
+        self._lease.hold(None, {"share": {"stored": True, "table": json.dumps(table).encode()}})
 
     def wait_for_commit(self) -> None:
         """Wait until process 0 has committed the set.
@@ -105,10 +107,10 @@ class SharedSave:
         """
 
         def committed(found: Mapping[int, Doc]) -> bool | None:
-            own = self._leases.find_one({"_id": self._lease.id}, {"state": 1, "part.done": 1})
+            own = self._leases.find_one({"_id": self._lease.id}, {"state": 1, "share.done": 1})
             if own is None or own["state"] != "held":
                 raise LeaseLost
-            return True if own.get("part", {}).get("done") else None
+            return True if own.get("share", {}).get("done") else None
 
         self._watch({0}, committed)
 
@@ -124,18 +126,18 @@ class SharedSave:
         others = set(range(1, self._share.count))
 
         def stored(found: Mapping[int, Doc]) -> list[Doc] | None:
-            ready = [doc for _, doc in sorted(found.items()) if "stored" in doc["part"]]
+            ready = [doc for _, doc in sorted(found.items()) if "stored" in doc["share"]]
             return ready if len(ready) == len(others) else None
 
         docs = self._watch(others, stored) if others else []
-        said = self._leases.find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"part.table": 1})
-        tables = {doc["_id"]: json.loads(doc["part"]["table"]) for doc in said}
+        said = self._leases.find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"share.table": 1})
+        tables = {doc["_id"]: json.loads(doc["share"]["table"]) for doc in said}
 
         def finish(session: ClientSession | None) -> None:
             self._lease.hold(session)
             ids = [doc["_id"] for doc in docs]
             held = {"_id": {"$in": ids}, "state": "held"}
-            done = self._leases.update_many(held, {"$set": {"part.done": True}}, session=session)
+            done = self._leases.update_many(held, {"$set": {"share.done": True}}, session=session)
             if done.matched_count < len(ids):
                 raise CheckpointError("what another process has stored of this set is not protected any more")
 
@@ -150,21 +152,21 @@ class SharedSave:
         seconds = 0.01
         while True:
             found: dict[int, Doc] = {}
-            theirs = {"part.set": self._share.set, "part.rank": {"$in": sorted(ranks)}}
-            for doc in self._leases.find(theirs, {"part.table": 0}):
-                if "failed" in doc["part"]:
+            theirs = {"share.set": self._share.set, "share.rank": {"$in": sorted(ranks)}}
+            for doc in self._leases.find(theirs, {"share.table": 0}):
+                if "failed" in doc["share"]:
                     self.other_failed = True
                     raise CheckpointError(
-                        f"process {doc['part']['rank']} could not store its part of the set: {doc['part']['failed']}"
+                        f"process {doc['share']['rank']} could not store its part of the set: {doc['share']['failed']}"
                     )
                 if doc["state"] == "held":
-                    found[doc["part"]["rank"]] = doc
+                    found[doc["share"]["rank"]] = doc
             if result := wanted(found):
                 return result
             for rank, doc in found.items():
                 if doc.get("until") != seen.get(rank):
                     seen[rank], heard[rank] = doc.get("until"), time.monotonic()
-                if "stored" in doc["part"]:
+                if "stored" in doc["share"]:
                     heard[rank] = time.monotonic()  # what it has stored is durable, and protected
             if silent := [rank for rank, at in heard.items() if time.monotonic() - at > _SILENT]:
                 raise CheckpointError(

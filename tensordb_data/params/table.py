@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, get_args
 
 from tensordb_data.errors import CheckpointError
 from tensordb_data.tensors.leaf import Kind, nbytes_of
-from tensordb_data.tensors.shard import Box, is_whole
+from tensordb_data.tensors.pieces import Box, is_whole
 
 FORMAT = 1
-SHARDED = 2
+IN_PIECES = 2
 """The format of a structure that has pieces. Readers that do not know them refuse it."""
 STRUCTURE = "structure.json"
 """Name of the tensor that says what a set consists of."""

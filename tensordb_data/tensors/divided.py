@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from tensordb_data.errors import CheckpointError
-from tensordb_data.tensors.shard import Box, Shard, divided_box
+from tensordb_data.tensors.pieces import Box, LocalPiece, divided_box
 
 
 def is_divided(value: Any) -> bool:
@@ -45,28 +45,28 @@ def box_of(tensor: Any) -> Box:
     return box
 
 
-def shard_of(tensor: Any) -> Any:
-    """What this process saves of a DTensor: a `Shard`; or the tensor itself, if each process has all of it."""
+def local_piece_of(tensor: Any) -> Any:
+    """What this process saves of a DTensor: a `LocalPiece`; or the tensor itself, if each process has all of it."""
     box, mesh = box_of(tensor), tensor.device_mesh
     # empty where this process is not in the mesh
     places = list(zip(tensor.placements, mesh.shape, mesh.get_coordinate() or (), strict=False))
     if places and all(placement.is_replicate() or size == 1 for placement, size, _ in places):
         return tensor.to_local()
     stores = bool(places) and all(at == 0 for placement, _, at in places if placement.is_replicate())
-    return Shard(tensor.to_local(), tuple(tensor.shape), box if stores and box.size else None)
+    return LocalPiece(tensor.to_local(), tuple(tensor.shape), box if stores and box.size else None)
 
 
-def with_shards(state: Any) -> Any:
-    """A state with a `Shard` in place of each DTensor. The state itself stays as it is."""
+def with_local_pieces(state: Any) -> Any:
+    """A state with a `LocalPiece` in place of each DTensor. The state itself stays as it is."""
     if is_divided(state):
-        return shard_of(state)
+        return local_piece_of(state)
     if isinstance(state, dict):
         made = copy.copy(state)  # with the versions of modules
         for name, value in state.items():
-            made[name] = with_shards(value)
+            made[name] = with_local_pieces(value)
         return made
     if type(state) in (list, tuple):
-        return type(state)(with_shards(value) for value in state)
+        return type(state)(with_local_pieces(value) for value in state)
     return state
 
 

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
-from tensordb_data.tensors.shard import Box, Shard
+from tensordb_data.tensors.pieces import Box, LocalPiece
 
 Kind = Literal["torch", "numpy", "scalar", "bytes"]
 Framework = Literal["auto", "numpy", "torch"]
 
 
-class Part(NamedTuple):
+class PieceOf(NamedTuple):
     """Which part of which tensor a leaf is."""
 
     whole: tuple[int, ...]
@@ -41,7 +41,7 @@ class Leaf(NamedTuple):
         value: The tensor itself, not a copy.
         identity: Equal for two leaves that are the same memory; None if that does not matter.
         fixed: Whether nobody can change it, so that it needs no copy: an array over the memory of a `bytes`.
-        part: Of which tensor it is a part, if it is a `Shard`.
+        piece: Of which tensor it is a part, if it is a `LocalPiece`.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Leaf(NamedTuple):
     value: Any
     identity: Any = None
     fixed: bool = False
-    part: Part | None = None
+    piece: PieceOf | None = None
 
     @property
     def device(self) -> Any:
@@ -71,8 +71,8 @@ def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
     Raises:
         CheckpointError: A tensor without bytes of its own: meta, sparse, distributed, quantized, object dtype.
     """
-    if isinstance(value, Shard):
-        return _shard_leaf(value, name, where)
+    if isinstance(value, LocalPiece):
+        return _piece_leaf(value, name, where)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _torch_leaf(torch, value, name, where)
@@ -212,11 +212,11 @@ def _ml_dtypes() -> Any:
     return ml_dtypes
 
 
-def _shard_leaf(shard: Shard, name: str, where: Callable[[], str]) -> Leaf | None:
-    if shard.box is None:
-        shard = Shard(shard.value.reshape(-1)[:0], shard.whole, None)
-    leaf = as_leaf(shard.value, name, where)
-    return None if leaf is None else leaf._replace(part=Part(shard.whole, shard.box))
+def _piece_leaf(held: LocalPiece, name: str, where: Callable[[], str]) -> Leaf | None:
+    if held.box is None:
+        held = LocalPiece(held.value.reshape(-1)[:0], held.whole, None)
+    leaf = as_leaf(held.value, name, where)
+    return None if leaf is None else leaf._replace(piece=PieceOf(held.whole, held.box))
 
 
 def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> Leaf:

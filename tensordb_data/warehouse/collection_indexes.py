@@ -25,7 +25,7 @@ INDEXES: dict[str, list[IndexModel]] = {
     "leases": [
         IndexModel([("state", _UP), ("began", _UP)]),
         # Those of processes that save a set together.
-        IndexModel([("part.set", _UP), ("part.rank", _UP)], partialFilterExpression={"part.set": {"$exists": True}}),
+        IndexModel([("share.set", _UP), ("share.rank", _UP)], partialFilterExpression={"share.set": {"$exists": True}}),
     ],
     "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
     "runs": [IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True)],

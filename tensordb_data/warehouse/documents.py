@@ -491,7 +491,7 @@ class TombstoneDocument(TypedDict):
     """Of parameter sets: the objects that hold their structures."""
 
 
-class SharedPart(TypedDict):
+class ShareDocument(TypedDict):
     """What a process has stored of a set that several processes save together."""
 
     set: ObjectId
@@ -518,7 +518,7 @@ class LeaseDocument(TypedDict):
     """The objects that the save has begun to write."""
     backup: NotRequired[bool]
     """Whether a backup holds it."""
-    part: NotRequired[SharedPart]
+    share: NotRequired[ShareDocument]
     """What a process stores of a set that several processes save together. See `params.shared`."""
 
 

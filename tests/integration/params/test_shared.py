@@ -15,7 +15,7 @@ from tensordb_data.params.load import load_parts
 from tensordb_data.params.parameter_set import set_fields
 from tensordb_data.params.save import save_parameters
 from tensordb_data.params.shared import Share
-from tensordb_data.tensors.shard import Box, Shard
+from tensordb_data.tensors.pieces import Box, LocalPiece
 from tensordb_data.tensors.snapshot import view
 from tests.integration.housekeeping.test_rebuild import lose
 
@@ -28,8 +28,8 @@ def state(rank: int, step: float = 0) -> dict[str, object]:
     rows = Box((20 * rank, 0), (20 - 10 * rank, 8))
     return {
         "model": {
-            "w": Shard((W + step)[20 * rank :][:20], W.shape, rows),
-            "b": Shard(B[5 * rank :], B.shape, None if rank else Box((0,), (5,))),
+            "w": LocalPiece((W + step)[20 * rank :][:20], W.shape, rows),
+            "b": LocalPiece(B[5 * rank :], B.shape, None if rank else Box((0,), (5,))),
             "plain": np.full(100, step),
         },
         "training": {"step": step},
@@ -40,7 +40,7 @@ def save(db, set_id, rank, step=0.0, count=2):
     """Save what one process has."""
     snapshot = view(state(rank, step))
     if rank:
-        leaves = [leaf.part is not None and leaf.part.box is not None for leaf in snapshot.leaves]
+        leaves = [leaf.piece is not None and leaf.piece.box is not None for leaf in snapshot.leaves]
         snapshot = type(snapshot)(
             None,
             tuple(leaf for leaf, kept in zip(snapshot.leaves, leaves, strict=True) if kept),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from tensordb_data.tensors.shard import Box, is_whole
+from tensordb_data.tensors.pieces import Box, is_whole
 from tests import warm
 
 # Four processes that exchange nothing, one after the other: torch keeps the meshes of a process.
@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from tensordb_data import CheckpointError
-from tensordb_data.tensors.divided import divided_like, with_shards
-from tensordb_data.tensors.shard import Shard
+from tensordb_data.tensors.divided import divided_like, with_local_pieces
+from tensordb_data.tensors.pieces import LocalPiece
 
 def replicated(model):
     fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp_replicate", "dp_shard")))
@@ -34,13 +34,13 @@ def look(divide):
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8))
     divide(model)
     state = model.state_dict()
-    shards = with_shards(state)
-    assert shards._metadata == state._metadata and not any(isinstance(one, DTensor) for one in shards.values())
+    local = with_local_pieces(state)
+    assert local._metadata == state._metadata and not any(isinstance(one, DTensor) for one in local.values())
     for name, value in state.items():
         if isinstance(value, DTensor):
             made = divided_like(value, torch.ones_like(value.to_local()))
             assert made.shape == value.shape and made.placements == value.placements
-    parts = {name: one for name, one in shards.items() if isinstance(one, Shard)}
+    parts = {name: one for name, one in local.items() if isinstance(one, LocalPiece)}
     found = {name: [one.whole, one.box, tuple(one.value.shape)] for name, one in parts.items()}
     print(json.dumps([divide.__name__, found]), flush=True)
 
@@ -53,9 +53,9 @@ for rank in range(4):
     look(replicated)
     look(tensor_parallel)
     mesh = init_device_mesh("cpu", (4,))
-    assert type(with_shards([distribute_tensor(torch.ones(3), mesh)])[0]) is torch.Tensor
+    assert type(with_local_pieces([distribute_tensor(torch.ones(3), mesh)])[0]) is torch.Tensor
     try:
-        with_shards(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
+        with_local_pieces(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
     except CheckpointError as error:
         assert "has no values of its own" in str(error)
     else:

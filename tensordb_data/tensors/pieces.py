@@ -26,7 +26,7 @@ class Box(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Shard:
+class LocalPiece:
     """What this process holds of a tensor; a value in a state that is saved.
 
     Attributes:

@@ -13,7 +13,7 @@ from torch.distributed.tensor.placement_types import Replicate, Shard
 
 from tensordb_data import CheckpointError
 from tensordb_data.params.table import LeafRow, merge, refuse_incomplete
-from tensordb_data.tensors.shard import copy_part, divided_box, is_whole
+from tensordb_data.tensors.pieces import copy_part, divided_box, is_whole
 
 shapes = st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple)
 
