@@ -58,6 +58,10 @@ copybutton_exclude = ".linenos, .gp"
 contents = {
     "Begin": ["tutorial", "ingest", "formats-in", "streams", "table", "samples-out", "ranks", "saves", "platforms",
               "migration"],
+    "Frameworks": [
+        "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
+        "frameworks/fsdp2",
+    ],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "housekeeping", "embedded",
                  "security"],
     "Reference": [

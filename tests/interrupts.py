@@ -48,7 +48,8 @@ class Interrupter:
         return file.endswith(self._files)
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if event != "opcode":
+        # Python looks for signals at calls and jumps. `threading` has none while it holds its own lock.
+        if event != "opcode" or threading._active_limbo_lock._is_owned():  # type: ignore[attr-defined]
             return self._step
         if self._left == 0:
             self._left = -1

@@ -17,7 +17,8 @@ def prepare(app: Any, docname: str, source: list[str]) -> None:
         kind = "tree" if (root / found[1].split("#")[0]).is_dir() else "blob"
         return f"]({app.config.repository}/{kind}/main/{found[1]})"
 
-    source[0] = OUTSIDE.sub(link, source[0])
+    if "/" not in docname:  # from a folder of docs/, one step up leads to other pages
+        source[0] = OUTSIDE.sub(link, source[0])
     if docname == app.config.root_doc:
         for caption, pages in app.config.contents.items():
             lines = "\n".join(pages)

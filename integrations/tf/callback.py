@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -21,6 +20,7 @@ from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
 from tensordb_data.stream.deliver.stream import Stream
+from tensordb_data.tf.optimizers import find_values, kinds, optimizers_of, read, save_optimizers, steps_of
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[misc]
     """Saves model, optimizer, seeds, RNG states and stream position every N optimizer steps, in the background.
 
-    Steps are those of `optimizer.iterations`. With `steps_per_execution=8` Keras calls back every 8 steps only. Then a
-    save is made at the first call at or after a multiple of `every`. The metrics that Keras reports are logged as rows
-    of kind "train" and stored with the checkpoint. They are means since the epoch began. At the end of an epoch, a row
-    of kind "epoch" has the validation metrics.
+    Steps are those of `optimizer.iterations`. If the model holds more optimizers as attributes, as a GAN does, all of
+    them are saved, and the one that has made the most steps counts. With `steps_per_execution=8` Keras calls back every
+    8 steps only. Then a save is made at the first call at or after a multiple of `every`. The metrics that Keras
+    reports are logged as rows of kind "train" and stored with the checkpoint. They are means since the epoch began. At
+    the end of an epoch, a row of kind "epoch" has the validation metrics.
 
     tf.data fetches ahead, so the stream itself does not know which batches `fit` has used. The callback counts them. A
     resumed `fit` gets the batches that the interrupted one would have got next, if the dataset is
@@ -96,7 +97,8 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
         self._batches = 0  # batches that fit has received in this iteration of the dataset
         self._begin = 0
         self._iterated = False
-        self._optimizer: Any = None  # the one that was restored, until fit begins
+        self._restored: list[Any] = []  # the optimizers that were restored, until fit begins
+        self._trained = 0  # batches of this fit
         options = SaveOptions.of(options)
         lineage = {"architecture": options.architecture, "data": of_data(stream)}
         self._core = Checkpointer(
@@ -132,21 +134,20 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
                     f"{label} was saved without a stream: make the callback without stream=, or begin another run."
                 )
             warnings.warn(f"{label} has a stream position too, and stream= was not given: not restored.", stacklevel=2)
-        optimizer = _built(model)
-        _same_kind(optimizer, parts["training"], label)
-        slots, seeds = _slot_names(model, optimizer), _seeds(model)
+        slots, moments = find_values(model, parts, label)
+        seeds = _seeds(model)
         check_keras(model, seeds, parts["seeds"], label)
-        variables = [*model.weights, *seeds, *optimizer.variables]
+        variables = [*model.weights, *seeds, *slots]
         values = [
             *named_values(model, model.weights, variable_names(model), parts["model"], label),
             *parts["seeds"],
-            *named_values(model, optimizer.variables, slots, parts["optimizer"], label),
+            *moments,
         ]
         if self._stream is not None:
             self._stream.load_state_dict(parts["stream"], plans=parts.get("plans"))
             self._resumed = self._stream.state_dict()
         assign(model, variables, values, label)
-        self._optimizer = optimizer
+        self._restored = list(optimizers_of(model).values())
         rng.apply(parts["rng"])
         self._iterated, self._batches = False, 0
         found_step = int(parts["training"]["step"])
@@ -157,15 +158,18 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Note that a fit begins, and with it an iteration of the dataset."""
-        optimizer = _optimizer(self.model)
-        restored, self._optimizer = self._optimizer, None
-        if restored is not None and restored is not optimizer:
+        optimizers = optimizers_of(self.model)
+        restored, self._restored = self._restored, []
+        if any(all(before is not one for one in optimizers.values()) for before in restored):
             raise CheckpointError(
                 "compile() was called after restore(): the model has a new optimizer, without the state that was "
                 "restored. Compile first, then restore."
             )
-        self._core.made_from(model=name_of(self.model), optimizer=name_of(optimizer))
-        self._core.begin_at(int(_read(optimizer.iterations)))
+        self._core.made_from(
+            model=name_of(self.model), optimizer=", ".join(map(str, map(name_of, optimizers.values())))
+        )
+        self._core.begin_at(steps_of(self.model))
+        self._trained = 0
         self._iteration()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -175,7 +179,8 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Count one or more steps, and save if a save is due."""
         self._batches += batch - self._begin + 1
-        self._core.end_step(int(_read(_optimizer(self.model).iterations)), dict(logs or {}))
+        self._trained += batch - self._begin + 1
+        self._core.end_step(steps_of(self.model), dict(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Log the metrics of the epoch."""
@@ -185,6 +190,12 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Wait until every save is durable."""
+        if self._trained and not steps_of(self.model):
+            warnings.warn(
+                f"{self._trained} batches were trained on, and no optimizer of the model has made a step, so nothing "
+                "was saved: steps are counted by model.optimizer and by optimizers that are attributes of the model",
+                stacklevel=2,
+            )
         self._core.suspend()
 
     def _iteration(self) -> None:
@@ -194,17 +205,16 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
         self._iterated, self._batches = True, 0
 
     def _state(self, step: int) -> dict[str, Any]:
-        optimizer = _optimizer(self.model)
         state: dict[str, Any] = {
-            "model": dict(zip(variable_names(self.model), map(_read, self.model.weights), strict=True)),
-            "seeds": [_read(variable) for variable in _seeds(self.model)],
-            "optimizer": dict(zip(_slot_names(self.model, optimizer), map(_read, optimizer.variables), strict=True)),
+            "model": dict(zip(variable_names(self.model), map(read, self.model.weights), strict=True)),
+            "seeds": [read(variable) for variable in _seeds(self.model)],
+            **save_optimizers(self.model),
             "rng": rng.capture(),
             "training": {
                 "step": step,
                 "framework": "keras",
                 "keras": keras.__version__,
-                "optimizer": type(optimizer).__name__,
+                **kinds(self.model),
             },
         }
         if self._stream is not None:
@@ -214,54 +224,6 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
         return state
 
 
-def _optimizer(model: Any) -> Any:
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        raise CheckpointError("the model has no optimizer: compile it first")
-    return optimizer
-
-
-def _built(model: Any) -> Any:
-    optimizer = _optimizer(model)
-    if not model.built:
-        raise StateError(
-            "the model has no variables yet: give it an Input, or call model.build(input_shape), before restore"
-        )
-    if not optimizer.built:
-        strategy = getattr(model, "distribute_strategy", None)
-        with nullcontext() if strategy is None else strategy.scope():
-            optimizer.build(model.trainable_variables)
-    return optimizer
-
-
-def _read(variable: Any) -> Any:
-    """Read a variable, also one that a tf.distribute strategy mirrors, which NumPy cannot read."""
-    return keras.ops.convert_to_numpy(variable)
-
-
 def _seeds(model: Any) -> list[Any]:
     weights = {id(variable) for variable in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
-
-
-def _slot_names(model: Any, optimizer: Any) -> list[str]:
-    """Names of the variables of an optimizer: by the weight that each belongs to, as `variable_names` has it."""
-    weights = zip(variable_names(model), model.weights, strict=True)
-    # Keras names them by the path of the weight, in which it has numbered the layers
-    paths = ((weight.path.replace("/", "_") + "_", name) for name, weight in weights)
-    flat = sorted(paths, key=lambda pair: -len(pair[0]))
-    names: list[str] = []
-    for variable in optimizer.variables:
-        own = variable.path.rpartition("/")[2]
-        found = next(((path, name) for path, name in flat if own.startswith(path)), None)
-        name = own if found is None else f"{found[1]}:{own[len(found[0]):]}"
-        names.append(name if name not in names else f"{name}#{len(names)}")
-    return names
-
-
-def _same_kind(optimizer: Any, training: Mapping[str, Any], label: str) -> None:
-    if training.get("optimizer") != type(optimizer).__name__:
-        raise StateError(
-            f"{label} was saved with the optimizer {training.get('optimizer')}; this model has "
-            f"{type(optimizer).__name__}."
-        )

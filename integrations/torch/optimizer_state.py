@@ -35,6 +35,23 @@ def parameter_names(model: torch.nn.Module, optimizer: Any) -> _Names:
     return [[names.get(id(parameter)) for parameter in group["params"]] for group in optimizer.param_groups]
 
 
+def by_number(
+    state: Mapping[str, Any], names: Sequence[Sequence[str | None]] | None
+) -> tuple[Mapping[str, Any], Sequence[Sequence[str | None]] | None]:
+    """A state with numbers for its parameters, and their names.
+
+    A state that torch's own functions have gathered (sets of sharded models of version 0.1) has names in it.
+    """
+    groups = state.get("param_groups", ())
+    flat = [name for group in groups for name in group["params"]]
+    if not any(isinstance(name, str) for name in flat):
+        return state, names
+    number_of = {name: number for number, name in enumerate(flat)}
+    numbered = [{**group, "params": [number_of[name] for name in group["params"]]} for group in groups]
+    values = {number_of[name]: value for name, value in state["state"].items()}
+    return {**state, "state": values, "param_groups": numbered}, [list(group["params"]) for group in groups]
+
+
 def in_order_of(
     optimizer: Any, names: _Names, state: Mapping[str, Any], saved: Sequence[Sequence[str | None]] | None, label: str
 ) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from tensordb_data.checkpoint import rng
 from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.common.process_group import Collective
 from tensordb_data.errors import CheckpointError
-from tensordb_data.params.load import load_parts
+from tensordb_data.params.load import Divided
+from tensordb_data.params.shared import Share
 from tensordb_data.tensors.packed import pack, unpack
+from tensordb_data.tensors.write import digest
 
 
 def ranks() -> Ranks | None:
@@ -28,22 +30,49 @@ class Ranks:
     """Agreement between the processes; see `Collective`.
 
     Attributes:
-        rank: Of this process; 0 stores.
+        rank: Of this process; 0 stores, or commits what all have stored.
+        share: What this process stores of the state that was collected last; None if process 0 stores all of it.
     """
 
     def __init__(self) -> None:
         self._collective = Collective()
         self.rank = self._collective.rank
+        self.share: Share | None = None
 
     def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """See `checkpoint.checkpointer.Peers`."""
+        """See `checkpoint.peers.Peers`."""
         said = torch.tensor([int(due), signal], dtype=torch.int32)
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self._collective.group)
         return bool(said[0]), int(said[1])
 
-    def gather(self, state: Mapping[str, Any]) -> list[Any]:
-        """The states of all processes, in order."""
-        return [unpack(data) for data in self._collective.all(pack(state))]
+    def gather(self, about: Mapping[str, Any]) -> list[Any]:
+        """Small values of all processes, in order."""
+        return [unpack(data) for data in self._collective.all(pack(about))]
+
+    def meet(self, own_rng: Mapping[str, Any], names: Sequence[str] | None) -> list[Any]:
+        """Agree on the save that is due next, if it will be stored by all processes.
+
+        Args:
+            own_rng: The random states of this process.
+            names: The names of the tensors of the model, if each process stores its own part; None if not.
+
+        Returns:
+            The random states of all processes, in order.
+
+        Raises:
+            CheckpointError: The processes have tensors of other names: of parts of a model that are others' stages.
+        """
+        if names is None:
+            return self.gather(own_rng)
+        said = {"rng": own_rng, "set": str(ObjectId()), "names": digest(memoryview("\0".join(names).encode()))}
+        told = self.gather(said)
+        if other := [rank for rank, each in enumerate(told) if each["names"] != told[0]["names"]]:
+            raise CheckpointError(
+                f"process {other[0]} has parameters of other names than process 0: a model whose processes have "
+                "different modules (pipeline stages) is saved stage by stage, each as a run of its own"
+            )
+        self.share = Share(ObjectId(told[0]["set"]), self.rank, len(told))
+        return [each["rng"] for each in told]
 
     def own(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The part of this process in `state["ranks"]`, which `gather` has made.
@@ -56,27 +85,42 @@ class Ranks:
             return dict(saved[self.rank])
         return rng.capture()
 
-    def load(self, core: Checkpointer, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
-        """Call `core.load(step)` in process 0. Every process returns its result, or raises."""
-        found, error = None, None
+    def load(
+        self, core: Checkpointer, step: int | None, divided: Divided | None
+    ) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
+        """Load the set that process 0 finds; see `Checkpointer.load`.
+
+        Every process reads it for itself, of divided tensors its own part. If one of them cannot, all of them raise.
+        """
+        document: Mapping[str, Any] | None = None
+        error: Exception | None = None
         if self.rank == 0:
             try:
-                found = core.load(step)
+                document = core.find(step)
             except Exception as caught:
                 error = caught
-        about = {"set": str(found[0]["_id"]) if found else None, "error": _say(error)}
-        told = unpack(self._collective.all(pack(about))[0])
+        (told, *_) = self._told(error, set=str(document["_id"]) if document else None)
+        if told["set"] is None:
+            return None
+        parts: dict[str, Any] = {}
+        try:
+            if document is None:
+                document = core.warehouse.index["params"].find_one({"_id": ObjectId(told["set"])})
+            if document is None:
+                raise CheckpointError(f"Parameter set {told['set']}, which process 0 restores, is gone.")
+            parts = core.read(document, divided)
+        except Exception as caught:
+            error = caught
+        self._told(error)
+        assert document is not None
+        return document, parts
+
+    def _told(self, error: Exception | None, **about: Any) -> list[Any]:
+        """What all processes say. If one of them says an error, all of them raise."""
+        told = self.gather({**about, "error": None if error is None else f"{type(error).__name__}: {error}"})
         if error is not None:
             raise error
-        if told["error"] is not None:
-            raise CheckpointError(f"Process 0 could not restore: {told['error']}")
-        if told["set"] is None or found is not None:
-            return found
-        document: Mapping[str, Any] | None = core.warehouse.index["params"].find_one({"_id": ObjectId(told["set"])})
-        if document is None:
-            raise CheckpointError(f"Parameter set {told['set']}, which process 0 restored, is gone.")
-        return document, load_parts(core.warehouse, document, None, "auto")
-
-
-def _say(error: Exception | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+        for rank, each in enumerate(told):
+            if each["error"] is not None:
+                raise CheckpointError(f"Process {rank} could not restore: {each['error']}")
+        return told

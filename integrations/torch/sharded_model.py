@@ -1,18 +1,20 @@
-"""Sharded models: gathered into one state to be saved, and scattered again, by torch's own state-dict functions.
-
-https://docs.pytorch.org/docs/stable/distributed.checkpoint.html#torch.distributed.checkpoint.state_dict.get_state_dict
-"""
+"""Sharded models: what is refused of them, and which tensors of a saved state are divided in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from tensordb_data.errors import CheckpointError, StateError
+from tensordb_data.errors import CheckpointError
+from tensordb_data.params.apply import pairs_of_model
+from tensordb_data.params.names import plain
+from tensordb_data.params.table import LeafRow
 from tensordb_data.stream.ranks import MODEL_DIMS
+from tensordb_data.tensors.divided import is_divided
+from tensordb_data.torch.optimizer_state import by_number
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -72,49 +74,54 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     return model if compiled is None else unwrapped(compiled)
 
 
-def gather(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Gather the full state in process 0, by the names of the parameters. All processes must call it.
+def pairs_of(
+    model: torch.nn.Module, stateful: Mapping[str, Any], parts: Mapping[str, Any]
+) -> Iterator[tuple[LeafRow, Any]]:
+    """The rows of a saved state whose tensors are divided here, each with a DTensor that is divided so.
 
-    Returns:
-        The state, in host memory; it is empty in the other processes.
+    Args:
+        model: The model, without wrappers.
+        stateful: The optimizers and other objects, by the names of their parts.
+        parts: The parts of the set, with a row in place of each tensor.
     """
-    # This import takes a second. A program without sharded models does not need it.
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_model_state_dict,
-        get_optimizer_state_dict,
-    )
+    yield from pairs_of_model(model.state_dict(), parts["model"])
+    parameters = {plain(name): value for name, value in model.named_parameters() if is_divided(value)}
+    saved_names = parts.get("training", {}).get("parameters", {})
+    for name, value in stateful.items():
+        if name not in parts:
+            continue
+        if isinstance(value, torch.optim.Optimizer):
+            state, names = by_number(parts[name], saved_names.get(name))
+            own: list[Any] = [one for group in value.param_groups for one in group["params"]]
+            if names is not None:  # or by their order, as of a version that noted no names
+                flat = [one for group in names for one in group]
+                own = [
+                    own[at] if one is None else parameters.get(plain(one)) for at, one in enumerate(flat[: len(own)])
+                ]
+            yield from _of_optimizer(own, state)
+        else:
+            yield from _alike(value.state_dict(), parts[name])
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Any] = {"model": dict(get_model_state_dict(model, options=options))}
-    if optimizer is not None:
-        state["optimizer"] = get_optimizer_state_dict(model, optimizer, options=options)
-    return state
+
+def _of_optimizer(parameters: Sequence[Any], state: Mapping[str, Any]) -> Iterator[tuple[LeafRow, Any]]:
+    """The moments of a parameter are divided as it is."""
+    numbers = [number for group in state.get("param_groups", ()) for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=False):
+        if not is_divided(parameter):
+            continue
+        for row in state["state"].get(number, {}).values():
+            if isinstance(row, LeafRow) and row.shape == tuple(parameter.shape):
+                yield row, parameter
 
 
-def is_by_name(optimizer_state: Mapping[str, Any]) -> bool:
-    """Whether the state of an optimizer has the names of its parameters, as `gather` makes it, and no numbers."""
-    groups = optimizer_state.get("param_groups", ())
-    return any(isinstance(name, str) for group in groups for name in group["params"])
-
-
-def scatter(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, parts: Mapping[str, Any], label: str
-) -> None:
-    """Load a full state into a model, sharded or not, and its optimizer."""
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
-
-    options = StateDictOptions(full_state_dict=True)
-    if optimizer is not None and not is_by_name(parts["optimizer"]):
-        raise StateError(
-            f"{label} has the state of an optimizer of a model that was not sharded, by numbers and not by names: "
-            "restore it without optimizer=, into a model that is not sharded, or load only its parameters "
-            "(ParameterSet.load_into, before sharding)."
-        )
-    set_model_state_dict(model, dict(parts["model"]), options=options)
-    if optimizer is not None:
-        set_optimizer_state_dict(model, optimizer, parts["optimizer"], options=options)
+def _alike(own: Any, saved: Any) -> Iterator[tuple[LeafRow, Any]]:
+    """What has the same place in two states."""
+    if isinstance(saved, LeafRow):
+        if is_divided(own) and tuple(own.shape) == saved.shape:
+            yield saved, own
+    elif isinstance(own, dict) and isinstance(saved, dict):
+        for name in own.keys() & saved.keys():
+            yield from _alike(own[name], saved[name])
+    elif type(own) in (list, tuple) and type(saved) in (list, tuple):
+        for mine, theirs in zip(own, saved, strict=False):
+            yield from _alike(mine, theirs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,17 +21,16 @@ from tensordb_data.params.apply import check_torch, into_torch
 from tensordb_data.params.lineage import name_of, of_data
 from tensordb_data.params.load import describe
 from tensordb_data.params.retention import Keep
+from tensordb_data.tensors.divided import with_local_pieces
 from tensordb_data.torch.data_position import Position, position_of
-from tensordb_data.torch.optimizer_state import ParameterNames, in_order_of
+from tensordb_data.torch.optimizer_state import ParameterNames, by_number, in_order_of
 from tensordb_data.torch.ranks import ranks
 from tensordb_data.torch.restore import all_or_none, check_kinds, kind_of
 from tensordb_data.torch.sharded_model import (
-    gather,
-    is_by_name,
     is_sharded,
+    pairs_of,
     refuse_fsdp1,
     refuse_other_batches,
-    scatter,
     unwrapped,
 )
 
@@ -61,9 +60,9 @@ class StepCheckpointer(SaveControls):
 
     Under `torch.distributed` each process makes a StepCheckpointer with the same arguments, restores, and calls
     `step()`. Process 0 stores. All processes restore the same checkpoint, each with its own RNG states. At each step
-    they agree whether a save is due, and whether one of them has received a signal. A sharded model (FSDP2, DTensor) is
-    gathered in process 0, by torch's own state-dict functions. So its checkpoint can be loaded by any number of
-    processes, and into plain modules too.
+    they agree whether a save is due, and whether one of them has received a signal. Of a sharded model (FSDP2, DTensor)
+    each process stores and restores its own parts. Its checkpoint can be loaded by any number of processes, and into
+    plain modules too.
 
     Use it as a context manager, or call `close()`. A process that ends without `close()` still stores the saves that
     were taken.
@@ -173,24 +172,24 @@ class StepCheckpointer(SaveControls):
         """
         if self._batch_counter is not None and self._batch_counter.count:
             raise CheckpointError("restore() comes before the loop: it has received batches already.")
-        found = self._core.load(step) if self._ranks is None else self._ranks.load(self._core, step)
+        divided = self._divided if self._sharded else None
+        if self._ranks is not None:
+            found = self._ranks.load(self._core, step, divided)
+        else:
+            document = self._core.find(step)
+            found = None if document is None else (document, self._core.read(document, divided))
         if found is None:
             return 0
         document, parts = found
         label = describe(document)
         parts = self._checked(label, parts, missing, document.get("lineage", {}))
-        optimizer = self._stateful.get("optimizer") if "optimizer" in parts else None
-        together = self._sharded or (optimizer is not None and is_by_name(parts["optimizer"]))
         with all_or_none(label) as load:
             for name, value in self._stateful.items():
-                if name in parts and not (together and name == "optimizer"):
+                if name in parts:
                     load(name, value, parts[name])
             if self._position is not None and "stream" in parts:
                 self._position.load(parts["stream"], parts.get("plans", {}))
-            if together:
-                scatter(self._model, optimizer, parts, label)
-            else:
-                into_torch(self._model, parts["model"], label)
+            into_torch(self._model, parts["model"], label)
         own = parts["rng"] if self._ranks is None else self._ranks.own(parts["rng"])
         rng.apply(own)
         # a run that was interrupted between two iterations had not made the draw yet (see _restore_rng_again)
@@ -248,18 +247,14 @@ class StepCheckpointer(SaveControls):
         return self._start + (self._calls if self._batch_counter is None else self._batch_counter.count)
 
     def _state(self, step: int) -> dict[str, Any]:
-        state: dict[str, Any] = {
-            name: value.state_dict()
-            for name, value in self._stateful.items()
-            if not (self._sharded and name == "optimizer")
-        }
+        state: dict[str, Any] = {name: value.state_dict() for name, value in self._stateful.items()}
+        state["model"] = unwrapped(self._model).state_dict()
+        names = sorted(state["model"]) if self._sharded else None
         if self._sharded:
-            state.update(gather(self._model, self._stateful.get("optimizer")))
-        else:
-            state["model"] = unwrapped(self._model).state_dict()
+            state = with_local_pieces(state)
         state["rng"] = rng.capture()
         if self._ranks is not None:
-            state["rng"]["ranks"] = self._ranks.gather(state["rng"])
+            state["rng"]["ranks"] = self._ranks.meet(state["rng"], names)
         state["training"] = {
             "step": step, "framework": "torch", "torch": torch.version.__version__,
             "kinds": {name: kind_of(value) for name, value in self._stateful.items()},
@@ -275,8 +270,11 @@ class StepCheckpointer(SaveControls):
     @property
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Those whose parameters have numbers in their states."""
-        found = {name: one for name, one in self._stateful.items() if isinstance(one, torch.optim.Optimizer)}
-        return {name: one for name, one in found.items() if not (self._sharded and name == "optimizer")}
+        return {name: one for name, one in self._stateful.items() if isinstance(one, torch.optim.Optimizer)}
+
+    def _divided(self, parts: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+        """See `params.load.Divided`."""
+        return pairs_of(unwrapped(self._model), self._stateful, parts)
 
     def _checked(
         self, label: str, parts: Mapping[str, Any], missing: str, lineage: Mapping[str, Any]
@@ -305,11 +303,12 @@ class StepCheckpointer(SaveControls):
         kinds = training.get("kinds") or {name: lineage[name] for name in ("optimizer",) if name in lineage}
         check_kinds(there, kinds, label)
         names = training.get("parameters", {})
-        return {**parts, **{
-            name: in_order_of(one, self._names.of(one), parts[name], names.get(name), label)
-            for name, one in self._optimizers.items()
-            if name in parts and not is_by_name(parts[name])
-        }}  # fmt: skip
+        found = dict(parts)
+        for name, one in self._optimizers.items():
+            if name in parts:
+                state, saved = by_number(parts[name], names.get(name))
+                found[name] = in_order_of(one, self._names.of(one), state, saved, label)
+        return found
 
     def _restore_rng_again(self) -> None:
         # The iterator of a DataLoader draws from torch's generator when it is made. The interrupted run made its draw

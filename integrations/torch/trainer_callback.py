@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from tensordb_data.checkpoint.batch_counter import BatchCounter, ManualBatchCounter
-from tensordb_data.checkpoint.checkpointer import newest_set
 from tensordb_data.checkpoint.options import Every, SaveOptions
+from tensordb_data.checkpoint.run_saver import newest_set
 from tensordb_data.params.load import load_parts
 from tensordb_data.params.retention import Keep
 from tensordb_data.torch.data_position import DatasetPosition, Position, position_of

@@ -19,6 +19,7 @@ from tensordb_data.errors import CheckpointError, QueryError, TensorDBError
 from tensordb_data.params.prune import prune
 from tensordb_data.params.retention import Keep
 from tensordb_data.params.save import SaveReport, save_parameters
+from tensordb_data.params.shared import Share
 from tensordb_data.tensors.compression import TensorCompressor
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import Flat, flatten
@@ -66,7 +67,7 @@ class Saver(BackgroundWorker):
         self.lease: RunLease | None = None  # of the run
         self._free: deque[StagingBuffer] = deque()
         self._buffers = 0
-        self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any]] = deque()
+        self._jobs: deque[tuple[StagingBuffer, Snapshot | None, Any, Share | None]] = deque()
         self._taking: dict[int, StagingBuffer] = {}  # by thread, the buffer that it fills
         self._stored: StagingBuffer | None = None  # what the background thread works with
         self._busy = False
@@ -80,27 +81,39 @@ class Saver(BackgroundWorker):
         self._waited = 0.0
         self._stored_at = time.monotonic()  # when the last save began to be stored
 
-    def prepare(self, state: Any) -> None:
+    def prepare(self, state: Any, share: Share | None = None) -> None:
         """Allocate the buffers for a state like this one in the background, so that the first save is as fast as
         others.
         """
-        flat = flatten(state)
+        flat = _flat(state, share)
         with self._changed:
             while self._buffers < min(_READY, self._capacity(flat)):
                 self._free.append(StagingBuffer())
                 self._buffers += 1
             self._wake()
             self._preparing += len(self._free)
-            self._jobs.extend((buffer, None, flat) for buffer in self._free)
+            self._jobs.extend((buffer, None, flat, None) for buffer in self._free)
             self._free.clear()
 
-    def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True) -> bool:
+    def has_room(self, state: Any, share: Share | None = None) -> bool:
+        """Whether a save of this state would not have to wait. Only its own saves take room away."""
+        flat = _flat(state, share)
+        with self._changed:
+            return bool(self._free) or self._buffers < self._capacity(flat) or self._preparing > 0
+
+    def skip(self) -> None:
+        """Count a save that was left out."""
+        with self._changed:
+            self._counts["skipped"] += 1
+
+    def save(self, state: Any, fields: Mapping[str, Any], *, wait: bool = True, share: Share | None = None) -> bool:
         """Copy the state. The background thread stores it.
 
         Args:
             state: What to save.
             fields: The user's fields of its document, checked already.
             wait: Whether to wait if all memory holds earlier saves. Otherwise this save is skipped.
+            share: What of it this process stores, if several save it together; None for all.
 
         Returns:
             Whether it was taken.
@@ -112,7 +125,7 @@ class Saver(BackgroundWorker):
         self.check()
         self._changed.recover()
         began = time.perf_counter()
-        flat = flatten(state)
+        flat = _flat(state, share)
         with self._changed:
             if self._closed:
                 raise CheckpointError("The checkpointer is closed. Make a new one to go on saving.")
@@ -139,7 +152,7 @@ class Saver(BackgroundWorker):
         with self._changed:
             self._wake()
             self._counts["saves"] += 1
-            self._jobs.append((buffer, snapshot, dict(fields)))
+            self._jobs.append((buffer, snapshot, dict(fields), share))
             del self._taking[threading.get_ident()]
         self._stalls.append(time.perf_counter() - began)
         return True
@@ -147,7 +160,7 @@ class Saver(BackgroundWorker):
     def _give_back(self) -> None:
         """Free the buffer that an error or interrupt has left with this thread. The caller holds the lock."""
         left = self._taking.get(threading.get_ident())
-        elsewhere = [*self._free, *(buffer for buffer, _, _ in self._jobs), self._stored]
+        elsewhere = [*self._free, *(buffer for buffer, _, _, _ in self._jobs), self._stored]
         if left is not None and all(left is not other for other in elsewhere):
             self._free.append(left)
             self._changed.notify_all()
@@ -157,7 +170,7 @@ class Saver(BackgroundWorker):
     def busy(self) -> bool:
         """Whether a save is being stored, or waits for that."""
         with self._changed:
-            return self._storing or any(snapshot is not None for _, snapshot, _ in self._jobs)
+            return self._storing or any(snapshot is not None for _, snapshot, _, _ in self._jobs)
 
     def _capacity(self, flat: Flat) -> int:
         """How many copies of such a state may exist at once."""
@@ -240,7 +253,7 @@ class Saver(BackgroundWorker):
                 self._changed.wait_for(lambda: bool(self._jobs) or self._closed)
                 if not self._jobs:
                     return
-                buffer, snapshot, about = self._jobs.popleft()
+                buffer, snapshot, about, share = self._jobs.popleft()
                 self._stored = buffer
                 self._busy, self._storing = True, snapshot is not None
             error: BaseException | None = None
@@ -253,9 +266,12 @@ class Saver(BackgroundWorker):
                     compressor = TensorCompressor(_SHARE * (time.monotonic() - self._stored_at))
                     self._stored_at = time.monotonic()
                     buffer.wait()
-                    report = save_parameters(self._warehouse, snapshot, about, self.parent, compressor, self.lease)
+                    report = save_parameters(
+                        self._warehouse, snapshot, about, self.parent, compressor, self.lease, share
+                    )
                     self.parent = report.id
-                    self._prune(about["run"])
+                    if share is None or share.rank == 0:
+                        self._prune(about["run"])
             except BaseException as caught:  # whatever it is, the training loop must hear of it
                 error = caught
             del snapshot, about
@@ -274,6 +290,12 @@ class Saver(BackgroundWorker):
                     self._done.append(report)
                 self._changed.notify_all()
             error = None
+
+
+def _flat(state: Any, share: Share | None) -> Flat:
+    """What this process stores of a state."""
+    flat = flatten(state)
+    return flat if share is None or share.rank == 0 else flat.pieces_only()
 
 
 def _size(memory: int | str | None) -> int | None:

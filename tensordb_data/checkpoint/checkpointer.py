@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import sys
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.checkpoint.background import Saver
 from tensordb_data.checkpoint.batch_counter import BatchCounter
 from tensordb_data.checkpoint.metrics import StorableMetrics
 from tensordb_data.checkpoint.options import OLD_EVERY, OLD_OPTIONS, Every, SaveOptions
-from tensordb_data.checkpoint.run_saver import RunSaver
+from tensordb_data.checkpoint.peers import Peers
+from tensordb_data.checkpoint.run_saver import RunSaver, newest_set
 from tensordb_data.checkpoint.schedule import SaveSchedule
+from tensordb_data.checkpoint.signal_saves import SavesOnSignals, weakly
 from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import moved_options, renamed_to
 from tensordb_data.common.html import Figures
@@ -24,30 +24,20 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RunLog
 from tensordb_data.params.lineage import of_position, surroundings
-from tensordb_data.params.load import load_parts, suggest_intact_set
+from tensordb_data.params.load import Divided, load_parts, suggest_intact_set
 from tensordb_data.params.parameter_set import parent_id, set_fields
 from tensordb_data.params.retention import Keep
 
 if TYPE_CHECKING:
     from bson import ObjectId
 
+    from tensordb_data.params.shared import Share
     from tensordb_data.warehouse.context import Warehouse
 
 Collect = Callable[[int], Mapping[str, Any]]
 
 
-class Peers(Protocol):
-    """The processes that train together, each of which has a checkpointer of the same run."""
-
-    rank: int
-    """Of this process; 0 is the one that stores."""
-
-    def agree(self, due: bool, signal: int) -> tuple[bool, int]:
-        """Whether a save is due on any process, and the highest signal that one has received, or 0."""
-        ...
-
-
-class Checkpointer:
+class Checkpointer(SavesOnSignals):
     """Saves a training state every N steps in the background, logs its metrics, and finds it again.
 
     Args:
@@ -62,6 +52,7 @@ class Checkpointer:
         peers: The other processes of this training, if there are any: all of them make each step, one of them stores.
         batch_counter: Counts the batches of the loop; lets a signal be served while the loop waits for data.
         options: How to save; see `SaveOptions`.
+        hold: Whether to take the lease of the run at once. If not, the first restore or step takes it.
 
     Raises:
         CheckpointError: An option is malformed.
@@ -84,6 +75,7 @@ class Checkpointer:
         peers: Peers | None = None,
         batch_counter: BatchCounter | None = None,
         options: SaveOptions | None = None,
+        hold: bool = True,
     ) -> None:
         self.schedule = SaveSchedule(Every.of(every), on_best)
         how = SaveOptions.of(options)
@@ -107,7 +99,7 @@ class Checkpointer:
         self._release.atexit = False  # the saver waits for its saves at exit by itself
         self._signal_handler: SignalHandler | None = None
         if how.signals:
-            at_rest, give_up = _weakly(self, "_save_at_rest"), _weakly(self, "_give_up")
+            at_rest, give_up = weakly(self, "_save_at_rest"), weakly(self, "_give_up")
             self._signal_handler = SignalHandler(at_rest, give_up, how.grace, how.numbers)
         self._log: RunLog | None = None
         self._step = 0  # the last that has ended
@@ -121,9 +113,10 @@ class Checkpointer:
         self._prepared = False
         self._closed = False
         if batch_counter is not None:
-            batch_counter.on_ask = _weakly(self, "_serve_signal")
-            batch_counter.on_failure = _weakly(self, "_serve_signal_after_failure")
-        self._hold_if_allowed()
+            batch_counter.on_ask = weakly(self, "_serve_signal")
+            batch_counter.on_failure = weakly(self, "_serve_signal_after_failure")
+        if hold:
+            self._hold_if_allowed()
 
     @property
     def last_step(self) -> int:
@@ -186,8 +179,8 @@ class Checkpointer:
         saved = due and self._save(wait=self._wait)
         if not due and not self._prepared:
             state = self._collect(step)
-            if self._writes:
-                self._saver.prepare(state)
+            if self._stores:
+                self._saver.prepare(state, self._share)
         self._prepared = True
         self._serve_signal()
         self.schedule.resume()
@@ -215,14 +208,24 @@ class Checkpointer:
         self._hold()
         state = self._collect(self._step)  # all processes take part, if there are several
         taken = True
-        if self._writes:
+        if self._share is not None and not wait:
+            taken, wait = self._have_room(state), True
+        if self._stores and taken:
             fields = set_fields(self.run, self._step, self.tags, self._metrics)
-            position = {"position": of_position(state.get("stream"))}
-            taken = self._saver.save(state, {**fields, "lineage": {**self._lineage, **position}}, wait=wait)
+            fields["lineage"] = {**self._lineage, "position": of_position(state.get("stream"))}
+            taken = self._saver.save(state, fields, wait=wait, share=self._share)
         if taken:
             self._saved = self._step
             self.schedule.saved(time.perf_counter() - began)
         return taken
+
+    def _have_room(self, state: Mapping[str, Any]) -> bool:
+        """Whether no process would have to wait for memory. All of them save, or none."""
+        assert self._peers is not None
+        lacking, _ = self._peers.agree(not self._saver.has_room(state, self._share), 0)
+        if lacking:
+            self._saver.skip()
+        return not lacking
 
     def _hold(self) -> None:
         """Take the lease of the run, if this is the process that stores, or find out whether it still stands.
@@ -248,8 +251,17 @@ class Checkpointer:
 
     @property
     def _writes(self) -> bool:
-        """Whether this is the process that stores."""
+        """Whether this is the process that writes the documents of the run."""
         return self._peers is None or self._peers.rank == 0
+
+    @property
+    def _share(self) -> Share | None:
+        return None if self._peers is None else self._peers.share
+
+    @property
+    def _stores(self) -> bool:
+        """Whether this process stores something of a state."""
+        return self._writes or self._share is not None
 
     def _agree(self, due: bool) -> bool:
         """Agree with the other processes on whether to save now, as rank 0 decides, and on a signal to serve."""
@@ -364,91 +376,24 @@ class Checkpointer:
             NotFoundError: There is none of that step.
             CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
         """
+        document = self.find(step)
+        return None if document is None else (document, self.read(document))
+
+    def find(self, step: int | None) -> Mapping[str, Any] | None:
+        """The document of the set that `load` loads."""
         self._hold_if_allowed()
         document = newest_set(self.warehouse, self.run, step)
-        if document is None:
-            if step is None:
-                return None
+        if document is None and step is not None:
             raise NotFoundError(f"Run {self.run!r} has no saved training state at step {step}.")
+        return document
+
+    def read(self, document: Mapping[str, Any], divided: Divided | None = None) -> dict[str, Any]:
+        """The parts of a set, see `load_parts`.
+
+        Raises:
+            CorruptBlobError: Its bytes are damaged; the message names the newest set that is intact.
+        """
         try:
-            return document, load_parts(self.warehouse, document, None, "auto")
+            return load_parts(self.warehouse, document, None, "auto", divided)
         except (CorruptBlobError, StorageError, CheckpointError) as error:
             raise type(error)(f"{error} {suggest_intact_set(self.warehouse, document)}") from error
-
-    # Signals
-
-    def _serve_signal(self) -> None:
-        """At a boundary of the loop, in its thread."""
-        if self._signal_handler is None or self._signal_handler.requested is None or not self._rested():
-            return
-        if self._peers is not None and not self._agreed:  # alone, it would leave the others waiting
-            return
-        try:
-            self._save_rest()
-        finally:
-            self._signal_handler.leave()
-
-    def _serve_signal_after_failure(self) -> None:
-        """No batch came, perhaps because the signal went to all processes and the workers have obeyed at once."""
-        self._serve_signal()
-        if self._signal_handler is not None and self._signal_handler.requested is not None:
-            self._give_up()
-        self._leave_if_asked()
-
-    def _leave_if_asked(self) -> None:
-        handler = self._signal_handler
-        if handler and handler.requested is not None and threading.current_thread() is threading.main_thread():
-            handler.leave()
-
-    def _rested(self) -> bool:
-        return self._batch_counter is None or self._batch_counter.count == self._batches
-
-    def _save_rest(self) -> None:
-        if self._step > self._saved:
-            self.save_now()
-        self._saver.wait()
-        if self._log is not None:
-            self._log.flush()
-
-    def _save_at_rest(self) -> bool:
-        """From the guard's thread: saves if the loop waits for a batch and has ended the step of the one before."""
-        batch_counter = self._batch_counter
-        if batch_counter is None or self._peers is not None:  # several processes leave at the end of a step, together
-            return False
-        with batch_counter.lock:
-            if not batch_counter.waiting or not self._rested():
-                return False
-            try:
-                self._save_rest()
-            except Exception as error:  # the process is leaving: nobody would raise it
-                sys.stderr.write(f"tensordb: the last save failed: {error}\n")
-        return True
-
-    def _give_up(self) -> None:
-        try:
-            self._saver.wait()
-        except Exception as error:
-            sys.stderr.write(f"tensordb: {error}\n")
-
-
-def newest_set(warehouse: Warehouse, run: str, step: int | None = None) -> Mapping[str, Any] | None:
-    """The document of the training set of a run that was committed last.
-
-    The newest, not the highest step: a run that went back to an earlier step and went on from there continues there.
-    """
-    filter: dict[str, Any] = {"_tdb.p": warehouse.project, "run": run, "_tdb.parts": "training"}
-    if step is not None:
-        filter["step"] = step
-    found: Mapping[str, Any] | None = warehouse.index["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
-    return found
-
-
-def _weakly(owner: Any, name: str) -> Callable[[], Any]:
-    """A method that does not keep its object alive."""
-    reference = weakref.ref(owner)
-
-    def call() -> Any:
-        found = reference()
-        return None if found is None else getattr(found, name)()
-
-    return call

@@ -126,3 +126,15 @@ class RunSaver:
     def _settle(self, lease: RunLease, after: Mapping[str, Any] | None, line: ObjectId | None) -> None:
         supersede(self._warehouse, self._run, lease.attempts, after)
         lease.note(after=after, **({} if line is None else {"line": line}))
+
+
+def newest_set(warehouse: Warehouse, run: str, step: int | None = None) -> Mapping[str, Any] | None:
+    """The document of the training set of a run that was committed last.
+
+    The newest, not the highest step: a run that went back to an earlier step and went on from there continues there.
+    """
+    filter: dict[str, Any] = {"_tdb.p": warehouse.project, "run": run, "_tdb.parts": "training"}
+    if step is not None:
+        filter["step"] = step
+    found: Mapping[str, Any] | None = warehouse.index["params"].find_one(filter, sort=[("_tdb.s", -1), ("_id", -1)])
+    return found

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from bson import ObjectId
 
-from tensordb_data.cli.common import Db, Json, Project, warehouse
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.cli.output import grid, say
-from tensordb_data.errors import CheckpointError
+from tensordb_data.errors import CheckpointError, NotFoundError, QueryError
+from tensordb_data.params.exchange.source import shown
 from tensordb_data.params.prune import Pruned
 from tensordb_data.params.retention import Keep
 
@@ -19,9 +25,11 @@ _HIDDEN = frozenset(("_id", "run", "step", "tags", "created", "lineage", "proven
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    group = typer.Typer(help="Saved sets of parameters: list them, and delete those that no policy keeps.")
+    group = typer.Typer(help="Saved sets of parameters: list, prune, import and export them.")
     group.callback(invoke_without_command=True)(params)
     group.command()(prune)
+    group.command("import")(import_)
+    group.command()(export)
     app.add_typer(group, name="params")
 
 
@@ -58,6 +66,9 @@ def prune(
         int | None, typer.Option("--every", min=1, help="Keep the first at or after each multiple of so many steps.")
     ] = None,
     tagged: Annotated[list[str] | None, typer.Option("--tagged", help="Keep those with this tag; repeatable.")] = None,
+    attempts: Annotated[
+        bool, typer.Option(help="Keep the newest of each earlier attempt, where the run began anew since.")
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     as_json: Json = False,
     db: Db = None,
@@ -67,7 +78,7 @@ def prune(
     if last is None and best is None and every is None and not tagged:
         raise typer.BadParameter("say what to keep: --last, --best, --every or --tagged")
     try:
-        keep = Keep(last=last or 0, best=_best(best), every=every, tagged=tuple(tagged or ()))
+        keep = Keep(last=last or 0, best=_best(best), every=every, tagged=tuple(tagged or ()), attempts=attempts)
     except CheckpointError as error:
         raise typer.BadParameter(str(error)) from None
     with warehouse(db, project) as opened:
@@ -81,6 +92,69 @@ def prune(
         _table([{**row, "verdict": verdicts[id]} for id, row in sets.items() if id in verdicts], "")
         what = "would be deleted" if dry_run else "deleted"
         say(f"{run}: {len(report.kept)} sets stay, {len(report.deleted)} {what} ({report.bytes / 1e6:,.1f} MB)")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A safetensors file, one of torch.save, or a folder of Hugging Face.")],
+    run: Annotated[str | None, typer.Option("--run", help="The run that it becomes a set of.")] = None,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Its step; default: that of the file.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag of the set; repeatable.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="NAME=VALUE", help="A metric of the set; repeatable.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", help="The entry of the file that has the parameters.")] = None,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Save the parameters of a file of another program as a set. Code that is pickled in it never runs."""
+    values = dict(map(_metric, metric or ()))
+    with warehouse(db, project, new=True) as opened:
+        done = opened.params.import_file(file, run=run, step=step, tags=tag or (), key=key, **values)
+        if as_json:
+            say(json.dumps({**dataclasses.asdict(done), "id": str(done.id)}))
+        else:
+            say(str(done))
+
+
+def export(
+    query: Annotated[str, typer.Argument(help='Which set: its id, or a filter in JSON: \'{"run": "cnn-1"}\'.')],
+    file: Annotated[Path, typer.Argument(help="The file: .safetensors, or .pt, .pth or .bin of torch.save.")],
+    sort: Annotated[
+        list[str] | None, typer.Option(help="Take the first by a field; -field for descending order. May be repeated.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="The part of the set.")] = "model",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of this name.")] = False,
+    as_json: Json = False,
+    db: Db = None,
+    project: Project = None,
+) -> None:
+    """Write the parameters of a set into a file for other programs. It is there whole or not at all."""
+    with warehouse(db, project) as opened:
+        filter = {"_id": ObjectId(query)} if ObjectId.is_valid(query) else parsed_filter(query)
+        found = opened.params.find(filter, sort=parsed_sort(sort), limit=2).all()
+        if not found:
+            raise NotFoundError(f"no parameter set matches {query}; `tensordb params` lists them")
+        if len(found) > 1 and not sort:
+            raise QueryError(f"several parameter sets match {query}: add a field, or take the first by --sort=-val_acc")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what is left out is said below
+            done = found[0].export(file, part=part, overwrite=overwrite)
+        if as_json:
+            say(json.dumps({**dataclasses.asdict(done), "path": str(done.path), "id": str(found[0].id)}))
+        else:
+            left_out = f"; left out: {shown(done.left_out)}" if done.left_out else ""
+            say(f"{file}: {done.tensors:,} tensors, {done.nbytes:,} bytes, of {found[0].id}{left_out}")
+
+
+def _metric(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"expected NAME=VALUE, val_acc=0.9 say; found {text!r}", param_hint="--metric")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
 
 
 def _best(text: str | None) -> Any:

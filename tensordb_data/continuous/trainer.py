@@ -101,7 +101,7 @@ class Trainer(Stoppable):
         )  # fmt: skip
         self._saved, self._delay = 0, _WAIT[0]
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._saver().close()  # raises if something is wrong with the arguments
+        self._saver(hold=False).close()  # raises if something is wrong with the arguments
 
     def run(self, steps: int | None = None) -> int:
         """Trains until `stop()`, SIGTERM or Ctrl-C, or for so many steps. Then it saves the last step.
@@ -126,8 +126,8 @@ class Trainer(Stoppable):
             self._save_last(saver)
         return self.last_step
 
-    def _saver(self) -> Checkpointer:
-        return self._make_saver(collect=self._state)
+    def _saver(self, hold: bool = True) -> Checkpointer:
+        return self._make_saver(collect=self._state, hold=hold)
 
     def _state(self, step: int) -> dict[str, Any]:
         return {

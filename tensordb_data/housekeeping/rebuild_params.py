@@ -24,7 +24,8 @@ from tensordb_data.common.zstd import expanded_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
 from tensordb_data.params.load import describe
 from tensordb_data.params.plan_versions import plan_versions
-from tensordb_data.params.save import STRUCTURE, fields_of
+from tensordb_data.params.save import fields_of
+from tensordb_data.params.table import STRUCTURE, contents_of, stored_parts
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.tensors.read import read_leaves
@@ -162,14 +163,15 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     structure = _structure(warehouse, found.content, f"parameter set {found.id}")
     fields = fields_of(structure)
     assert fields is not None
-    contents = list(dict.fromkeys(bytes.fromhex(row[4]) for row in structure["leaves"] if row[4] is not None))
+    contents = contents_of(structure["leaves"])
     ids = [tensor_id(warehouse.project, content) for content in contents]
     known = {
         bytes(row["_id"]["h"]): row.get("z", row["n"])
         for some in chunks(ids, TENSORS_AT_ONCE)
         for row in warehouse.index["tensors"].find({"_id": {"$in": some}}, {"n": 1, "z": 1})
     }
-    absent = [row[0] for row in structure["leaves"] if row[4] is not None and bytes.fromhex(row[4]) not in known]
+    tensors = [(row[0], content, text) for row in structure["leaves"] for content, text in stored_parts(row)]
+    absent = [name for name, content, _ in tensors if content is not None and bytes.fromhex(content) not in known]
     if absent:
         named = ", ".join(absent[:3]) + (" and others" if len(absent) > 3 else "")
         report.skipped.append(f"{describe(fields)}: {len(absent)} of its tensors are damaged or not there: {named}")
@@ -177,8 +179,8 @@ def _enter_set(warehouse: Warehouse, found: _Found, report: Rebuilt) -> None:
     params = warehouse.index["params"]
     scope = {"_tdb.p": warehouse.project, "run": fields["run"]}
     last = params.find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)])
-    inline = sum(len(base64.b64decode(row[5])) for row in structure["leaves"] if row[4] is None)
-    stored = sum(known[bytes.fromhex(row[4])] for row in structure["leaves"] if row[4] is not None)
+    inline = sum(len(base64.b64decode(text or "")) for _, content, text in tensors if content is None)
+    stored = sum(int(known[bytes.fromhex(content)]) for _, content, _ in tensors if content is not None)
     fields["_tdb"] = {
         "p": warehouse.project, "s": 1 + (last["_tdb"]["s"] if last else 0), "parts": sorted(parts(structure["tree"])),
         "structure": found.content, "tensors": [*contents, found.content], "bytes": inline + stored,

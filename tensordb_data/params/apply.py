@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,10 @@ import numpy as np
 from tensordb_data.errors import StateError
 from tensordb_data.params.apply_keras import into_keras
 from tensordb_data.params.difference import Difference, refuse
+from tensordb_data.params.load import Divided
 from tensordb_data.params.names import Renames, choose, match_names, plain
+from tensordb_data.params.table import LeafRow
+from tensordb_data.tensors.divided import is_divided
 from tensordb_data.tensors.leaf import import_torch
 
 
@@ -69,6 +72,38 @@ def compare_torch(model: Any, state: Any, label: str) -> tuple[Difference, dict[
     return difference, {name: value for name, value in values.items() if name not in shapes}
 
 
+def pairs_of_model(own: Mapping[str, Any], saved: Any) -> Iterator[tuple[LeafRow, Any]]:
+    """The tensors of a set that are divided over processes in a model here; see `params.load.Divided`.
+
+    Args:
+        own: The state of the model.
+        saved: The part of the set, with a row in place of each tensor.
+    """
+    for name, theirs in match_names(own, saved).items() if isinstance(saved, Mapping) else ():
+        row = saved[theirs]
+        if is_divided(own[name]) and isinstance(row, LeafRow) and row.shape == tuple(own[name].shape):
+            yield row, own[name]
+
+
+def divided_in(model: Any, label: str, prefix: str, rename: Renames) -> Divided | None:
+    """Which tensors of a set a model divides over processes (FSDP2); None if it does not.
+
+    Arguments are those of `apply_to`.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module) or not any(map(is_divided, model.parameters())):
+        return None
+    own = model.state_dict()
+
+    def divided(parts: Mapping[str, Any]) -> Iterator[tuple[LeafRow, Any]]:
+        saved = parts["model"]
+        if isinstance(saved, Mapping) and (prefix or rename):
+            saved = {new: saved[old] for new, old in choose(saved, prefix, rename, label).items()}
+        return pairs_of_model(own, saved)
+
+    return divided
+
+
 def check_torch(model: Any, state: Any, label: str) -> None:
     """Refuses a state that does not fit a torch module, before anything is changed."""
     refuse(model, label, compare_torch(model, state, label)[0])
@@ -82,9 +117,7 @@ def into_torch(model: Any, state: Any, label: str, strict: bool = True) -> Diffe
     tensors: OrderedDict[str, Any] = OrderedDict(
         (
             name,
-            torch.as_tensor(np.asarray(value))
-            if hasattr(value, "__array__") and not torch.is_tensor(value)
-            else value,
+            torch.as_tensor(np.asarray(value)) if hasattr(value, "__array__") and not torch.is_tensor(value) else value,
         )
         for name, value in values.items()
     )

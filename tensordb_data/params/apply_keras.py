@@ -121,9 +121,7 @@ def check_keras(model: Any, variables: Sequence[Any], values: Sequence[Any], lab
     refuse(model, label, _compare_keras(variables, values, label))
 
 
-def named_values(
-    model: Any, variables: Sequence[Any], names: Sequence[str], state: Any, label: str
-) -> Sequence[Any]:
+def named_values(model: Any, variables: Sequence[Any], names: Sequence[str], state: Any, label: str) -> Sequence[Any]:
     """The values of a state for some variables, in their order.
 
     Raises:

@@ -56,8 +56,12 @@ def of_position(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def name_of(model: Any) -> str:
-    """The class of a model."""
+    """The class of a model: its own, of one that `fully_shard` has given a class for both."""
     kind = type(model)
+    for number, one in enumerate(kind.__mro__[:-1]):
+        if one.__name__ == "FSDPModule" and one.__module__.startswith("torch."):
+            kind = kind.__mro__[number + 1]
+            break
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

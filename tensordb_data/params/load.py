@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensordb_data.common.chunks import runs_by_size
 from tensordb_data.errors import CheckpointError, CorruptBlobError, StorageError
-from tensordb_data.params.save import FORMAT, STRUCTURE
-from tensordb_data.tensors.leaf import Framework, Kind, build, nbytes_of
+from tensordb_data.params.read_boxes import AT_ONCE, read_boxes
+from tensordb_data.params.table import FORMAT, IN_PIECES, STRUCTURE, LeafRow
+from tensordb_data.tensors.divided import box_of, divided_like
+from tensordb_data.tensors.leaf import Framework, build
+from tensordb_data.tensors.pieces import Box, Bytes
 from tensordb_data.tensors.read import read_leaves
 from tensordb_data.tensors.tree import from_json, leaf_numbers, parts, unflatten
 
@@ -19,8 +22,17 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 
+Divided = Callable[[Mapping[str, Any]], Iterable[tuple[LeafRow, Any]]]
+"""Which tensors of a set become divided ones (DTensors) here: called with the parts, which have a row in place of each
+tensor; gives rows, and DTensors that are divided as theirs will be."""
+
+
 def load_parts(
-    warehouse: Warehouse, document: Mapping[str, Any], names: Iterable[str] | None, framework: Framework
+    warehouse: Warehouse,
+    document: Mapping[str, Any],
+    names: Iterable[str] | None,
+    framework: Framework,
+    divided: Divided | None = None,
 ) -> dict[str, Any]:
     """Load some of the parts of a set, or all of them. Only the tensors of these parts are read.
 
@@ -29,6 +41,7 @@ def load_parts(
         document: The document of the set.
         names: The parts; None for all.
         framework: What tensors become, see `ParameterSet.load`.
+        divided: Of which tensors only the part of this process is read, and they become DTensors; None for no one.
 
     Raises:
         CheckpointError: No such part, or a tensor document is missing.
@@ -43,9 +56,21 @@ def load_parts(
             raise no_part(label, name, trees)
     with reading_structure(label):
         rows = {number: table[number] for name in wanted for number in leaf_numbers(trees[name])}
-    memory = read_rows(warehouse, rows, label)
+        given = {} if divided is None else {name: unflatten(trees[name], rows) for name in wanted}
+    like = {} if divided is None else {id(row): tensor for row, tensor in divided(given)}
+    del given
+    templates = {number: like[id(row)] for number, row in rows.items() if id(row) in like}
+    boxes = {number: box_of(tensor) for number, tensor in templates.items()}
+    memory = read_rows(warehouse, rows, label, boxes)
     with reading_structure(label):
-        leaves = {n: build(row.kind, row.dtype, row.shape, memory[n], framework, row.name) for n, row in rows.items()}
+        leaves = {}
+        for n, row in rows.items():
+            data = memory.pop(n)
+            if n in boxes:
+                local = build(row.kind, row.dtype, boxes[n].shape, data, "torch", row.name)
+                leaves[n] = divided_like(templates[n], local)
+            else:
+                leaves[n] = build(row.kind, row.dtype, row.shape, data, framework, row.name)
         return {name: unflatten(trees[name], leaves) for name in wanted}
 
 
@@ -54,43 +79,25 @@ def no_part(label: str, name: str, there: Iterable[str]) -> CheckpointError:
     return CheckpointError(f"{label} has no part {name!r}; it has {', '.join(sorted(there))}.")
 
 
-def read_rows(warehouse: Warehouse, rows: Mapping[int, LeafRow], label: str) -> dict[int, np.ndarray[Any, Any]]:
-    """The bytes of some leaves, uint8 [n], by their numbers. Errors are those of `read_leaves`."""
+def read_rows(
+    warehouse: Warehouse, rows: Mapping[int, LeafRow], label: str, boxes: Mapping[int, Box] | None = None
+) -> dict[int, Bytes]:
+    """The bytes of some leaves, uint8 [n], by their numbers. Errors are those of `read_leaves`.
+
+    Args:
+        warehouse: The warehouse.
+        rows: The leaves.
+        label: What they belong to, for messages.
+        boxes: Of some leaves the part that is wanted. Of what was saved in pieces, only those that have some of it are
+            read.
+    """
+    boxes = boxes or {}
+    apart = {number for number, row in rows.items() if row.pieces or number in boxes}
     memory = {n: np.frombuffer(bytearray(row.inline), np.uint8) for n, row in rows.items() if row.content is None}
-    stored = {n: (row.name, row.content) for n, row in rows.items() if row.content is not None}
-    memory.update(read_leaves(warehouse, stored, label, {n: row.nbytes for n, row in rows.items()}))
+    stored = {n: (row.name, row.content) for n, row in rows.items() if row.content is not None and n not in apart}
+    memory.update(read_leaves(warehouse, stored, label, {n: rows[n].nbytes for n in stored}))
+    memory.update(read_boxes(warehouse, {n: (rows[n], boxes.get(n)) for n in sorted(apart)}, label))
     return memory
-
-
-class LeafRow(NamedTuple):
-    """What the stored structure says of a leaf."""
-
-    name: str
-    kind: Kind
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int | None
-    """Its bytes; None if its dtype does not tell them here."""
-    content: bytes | None
-    """Its digest; None for a small leaf."""
-    inline: bytes
-    """The bytes of a small leaf."""
-
-    @classmethod
-    def parse(cls, row: Sequence[Any]) -> LeafRow:
-        """Read one row of the structure.
-
-        Raises:
-            ValueError: It is malformed, and so does TypeError say.
-        """
-        name, kind, dtype, shape, content, text = row
-        inline = b"" if content is not None else base64.b64decode(text)
-        nbytes = nbytes_of(dtype, shape)
-        if kind not in get_args(Kind) or not isinstance(name, str):
-            raise ValueError(f"a leaf {name!r} of the kind {kind!r}")
-        if content is None and nbytes not in (None, len(inline)):
-            raise ValueError(f"{len(inline)} bytes for the leaf {name!r} of {dtype} {shape}")
-        return cls(name, kind, dtype, tuple(shape), nbytes, None if content is None else bytes.fromhex(content), inline)
 
 
 def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[str, Any], list[LeafRow]]:
@@ -106,9 +113,10 @@ def structure(warehouse: Warehouse, document: Mapping[str, Any]) -> tuple[dict[s
     raw = read_leaves(warehouse, {0: (STRUCTURE, content)}, label)[0]
     with reading_structure(label):
         whole = from_json(raw.data)
-        if whole.get("format") != FORMAT:
+        if whole.get("format") not in (FORMAT, IN_PIECES):
             raise CheckpointError(
-                f"{label} has format {whole.get('format')}; this version reads {FORMAT}. Upgrade to load it."
+                f"{label} has format {whole.get('format')}; this version reads {FORMAT} and {IN_PIECES}. Upgrade to "
+                "load it."
             )
         return parts(whole["tree"]), [LeafRow.parse(row) for row in whole["leaves"]]
 
@@ -126,8 +134,11 @@ def reading_structure(label: str) -> Iterator[None]:
 
 def verify(warehouse: Warehouse, document: Mapping[str, Any]) -> bool:
     """Whether the whole set is there and every byte is right."""
+    label = describe(document)
     try:
-        load_parts(warehouse, document, None, "numpy")
+        _, table = structure(warehouse, document)
+        for low, high in runs_by_size((row.nbytes or 0 for row in table), AT_ONCE):
+            read_rows(warehouse, dict(enumerate(table[low:high])), label)
     except (StorageError, CheckpointError):
         return False
     return True

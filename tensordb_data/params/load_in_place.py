@@ -17,8 +17,9 @@ import numpy as np
 import xxhash
 
 from tensordb_data.common.system.files import read_into
-from tensordb_data.params.load import LeafRow, describe, reading_structure, structure
+from tensordb_data.params.load import describe, reading_structure, structure
 from tensordb_data.params.names import match_names
+from tensordb_data.params.table import LeafRow
 from tensordb_data.tensors.read import THREADS, TensorLocation, corrupt, find_locations, open_local, pread
 from tensordb_data.tensors.tree import unflatten
 
@@ -68,6 +69,7 @@ def load_in_place(warehouse: Warehouse, document: Mapping[str, Any], model: Any)
 def _fits(torch: Any, row: LeafRow, value: Any) -> bool:
     return (
         row.kind == "torch"
+        and not row.pieces
         and torch.is_tensor(value)
         and type(value) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
         and value.device.type == "cpu"

@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from tensordb_data.common.listing import Listing
 from tensordb_data.errors import CorruptBlobError, SchemaError
-from tensordb_data.params.apply import apply_to
+from tensordb_data.params.apply import apply_to, divided_in
 from tensordb_data.params.difference import Difference
 from tensordb_data.params.exchange.exporting import Exported, export_set
 from tensordb_data.params.load import describe, load_parts, suggest_intact_set
@@ -137,7 +137,9 @@ class ParameterSet(Record):
                 loaded = load_in_place(self._warehouse, self._doc, model)
                 if loaded is not None:
                     return Difference(matched=loaded)
-        return apply_to(model, self.load(), describe(self._doc), strict, prefix=prefix, rename=rename)
+            label = describe(self._doc)
+            parts = load_parts(self._warehouse, self._doc, ["model"], "auto", divided_in(model, label, prefix, rename))
+        return apply_to(model, parts["model"], label, strict, prefix=prefix, rename=rename)
 
     def export(self, path: str | Path, *, part: str = "model", overwrite: bool = False) -> Exported:
         """Writes parameters into a file for other programs. The file is there whole or not at all.

@@ -18,10 +18,20 @@ from bson import ObjectId, json_util
 
 from tensordb_data.common.html import Report
 from tensordb_data.params.plan_versions import plan_versions
+from tensordb_data.params.shared import Share, taking_part
+from tensordb_data.params.table import (
+    FORMAT,
+    IN_PIECES,
+    STRUCTURE,
+    Table,
+    contents_of,
+    is_divided,
+    refuse_incomplete,
+)
 from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import TensorCompressor
-from tensordb_data.tensors.leaf import Leaf
+from tensordb_data.tensors.leaf import Leaf, nbytes_of
 from tensordb_data.tensors.snapshot import Snapshot
 from tensordb_data.tensors.tree import parts, to_json
 from tensordb_data.tensors.write import digest, store_tensors
@@ -32,9 +42,6 @@ if TYPE_CHECKING:
     from tensordb_data.runs.lease import RunLease
     from tensordb_data.warehouse.context import Warehouse
 
-FORMAT = 1
-STRUCTURE = "structure.json"
-"""Name of the tensor that says what a set consists of."""
 INLINE = 256  # bytes up to which a tensor is part of the structure: Adam keeps a scalar for each parameter
 
 
@@ -62,6 +69,7 @@ def save_parameters(
     parent: ObjectId | None = None,
     compressor: TensorCompressor | None = None,
     lease: RunLease | None = None,
+    share: Share | None = None,
 ) -> SaveReport:
     """Store the tensors of a snapshot, and commit the document of the parameter set.
 
@@ -72,48 +80,71 @@ def save_parameters(
         parent: The set from which it was made.
         compressor: Compresses tensors; by default without a limit on its time.
         lease: That of the run, if its saver saves the set. Without, the set belongs to the attempt that is under way.
+        share: What this process stores of a set that several processes save together: the parts that it has, and as
+            process 0 also all that is not divided. Returns when process 0 has committed the set.
 
     Raises:
         StorageError: The blob store refused or failed.
-        CheckpointError: The set could not be committed.
+        CheckpointError: The set could not be committed; or it is not whole; or another process failed.
         RunHeldError: The lease is another's.
     """
     began = time.perf_counter()
-    id = ObjectId()
-    table, contents = _table(snapshot)
-    document: dict[str, Any] = {
-        "_id": id,
-        **fields,
-        "lineage": {**fields["lineage"], "parent": parent},
-        "created": dt.datetime.now(dt.timezone.utc),
-    }
+    table, tensors = _table(snapshot)
+    run = fields.get("run")
+    fields = {**fields, "lineage": {**fields["lineage"], "parent": parent}}
+    if share is None:
+        id = ObjectId()
+        document, about = _document(warehouse, id, snapshot, table, fields, lease)
+        tensors[document["_tdb"]["structure"]] = about, memoryview(about.value)
+        insert = _commit(warehouse, document, lease)
+        stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, run)
+        return SaveReport(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    with taking_part(warehouse, share) as shared:
+        stored = store_tensors(warehouse, "params", ObjectId(), tensors, lambda session: None, compressor, run)
+        if share.rank:
+            shared.publish(table)
+            shared.wait_for_commit()
+        else:
+            table, finish = shared.with_others(table)
+            document, about = _document(warehouse, share.set, snapshot, table, fields, lease)
+            tensors = {document["_tdb"]["structure"]: (about, memoryview(about.value))}
+            insert = _commit(warehouse, document, lease, finish)
+            others = document["_tdb"]["tensors"]
+            stored += store_tensors(warehouse, "params", share.set, tensors, insert, compressor, run, others)
+    return SaveReport(share.set, snapshot.nbytes, stored, time.perf_counter() - began)
+
+
+def _document(
+    warehouse: Warehouse,
+    id: ObjectId,
+    snapshot: Snapshot,
+    table: Table,
+    fields: Mapping[str, Any],
+    lease: RunLease | None,
+) -> tuple[dict[str, Any], Leaf]:
+    """The document of a set, and its structure."""
+    refuse_incomplete(table)
+    document: dict[str, Any] = {"_id": id, **fields, "created": dt.datetime.now(dt.timezone.utc)}
     # the structure repeats the fields of the document: a rebuild of a lost index needs them
     said = json_util.dumps(document, json_options=json_util.CANONICAL_JSON_OPTIONS)
-    structure = to_json({"format": FORMAT, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
-    about = Leaf(STRUCTURE, "bytes", "|u1", (len(structure),), len(structure), structure)
+    divided = [row for row in table if is_divided(row)]
+    format = IN_PIECES if divided else FORMAT
+    structure = to_json({"format": format, "tree": snapshot.structure, "leaves": table, "set": json.loads(said)})
     about_digest = digest(memoryview(structure))
-    tensors = {
-        content: (leaf, data)
-        for content, leaf, data in zip(contents, snapshot.leaves, snapshot.data, strict=True)
-        if content is not None
-    }
-    references = [*tensors, about_digest]
-    tensors[about_digest] = (about, memoryview(structure))
+    whole = sum(leaf.nbytes for leaf in snapshot.leaves if leaf.piece is None)
     document["_tdb"] = {
         "p": warehouse.project,
         "s": 0,
         "parts": sorted(parts(snapshot.structure)),
         "structure": about_digest,
-        "tensors": references,
-        "bytes": snapshot.nbytes,
+        "tensors": [*contents_of(table), about_digest],
+        "bytes": whole + sum(nbytes_of(row[2], row[3]) or 0 for row in divided),
         **marks(_attempt(warehouse, fields.get("run"), lease)),
     }
     if (plans := plan_versions(snapshot.structure)) is not None:
         document["_tdb"]["plans"] = plans
     search_index(warehouse, "params").add_entities([document])
-    insert = _commit(warehouse, document, lease)
-    stored = store_tensors(warehouse, "params", id, tensors, insert, compressor, fields.get("run"))
-    return SaveReport(id, snapshot.nbytes, stored, time.perf_counter() - began)
+    return document, Leaf(STRUCTURE, "bytes", "|u1", (len(structure),), len(structure), structure)
 
 
 def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -123,20 +154,26 @@ def fields_of(structure: Mapping[str, Any]) -> dict[str, Any] | None:
     return None if said is None else dict(json_util.loads(json.dumps(said), json_options=options))
 
 
-def _table(snapshot: Snapshot) -> tuple[list[list[Any]], list[bytes | None]]:
-    """One row for each leaf: name, kind, dtype, shape, and the digest or, for a small leaf, the bytes."""
-    table: list[list[Any]] = []
-    contents: list[bytes | None] = []
+def _table(snapshot: Snapshot) -> tuple[Table, dict[bytes, tuple[Leaf, memoryview]]]:
+    """One row for each leaf, see `params.table`; and the tensors to be stored, by their content."""
+    table: Table = []
+    tensors: dict[bytes, tuple[Leaf, memoryview]] = {}
     for leaf, data in zip(snapshot.leaves, snapshot.data, strict=True):
-        row: list[Any] = [leaf.name, leaf.kind, leaf.dtype, list(leaf.shape)]
+        said: tuple[str | None, str | None]
         if leaf.nbytes <= INLINE:
-            table.append([*row, None, base64.b64encode(data).decode()])
-            contents.append(None)
+            said = None, base64.b64encode(data).decode()
         else:
             content = _content(leaf, data)
-            table.append([*row, content.hex(), None])
-            contents.append(content)
-    return table, contents
+            tensors[content] = leaf, data
+            said = content.hex(), None
+        row: list[Any] = [leaf.name, leaf.kind, leaf.dtype]
+        if leaf.piece is None:
+            table.append([*row, list(leaf.shape), *said])
+        else:
+            box = leaf.piece.box
+            pieces = [] if box is None else [[list(box.offset), list(box.shape), *said]]
+            table.append([*row, list(leaf.piece.whole), pieces, None])
+    return table, tensors
 
 
 _fixed: dict[int, tuple[weakref.ref[Any], bytes]] = {}
@@ -161,7 +198,10 @@ def _attempt(warehouse: Warehouse, run: str | None, lease: RunLease | None) -> M
 
 
 def _commit(
-    warehouse: Warehouse, document: dict[str, Any], lease: RunLease | None
+    warehouse: Warehouse,
+    document: dict[str, Any],
+    lease: RunLease | None,
+    then: Callable[[ClientSession | None], None] | None = None,
 ) -> Callable[[ClientSession | None], None]:
     def work(session: ClientSession | None) -> None:
         index = warehouse.index
@@ -171,5 +211,7 @@ def _commit(
         last = index["params"].find_one(scope, {"_tdb.s": 1}, sort=[("_tdb.s", -1)], session=session)
         document["_tdb"]["s"] = 1 + (last["_tdb"]["s"] if last else 0)
         index["params"].insert_one(document, session=session)
+        if then is not None:
+            then(session)
 
     return work

@@ -272,9 +272,7 @@ class WriteBuffer:
         self.written += len(batch) if done else 0
         outcome = "may have been committed" if done is None else "was committed" if done else "was not committed"
         rest = f", and {behind} behind it were dropped" if behind else ""
-        note(
-            error, f"{self.named}: {before} samples were committed before; this flush of {len(batch)} {outcome}{rest}"
-        )
+        note(error, f"{self.named}: {before} samples were committed before; this flush of {len(batch)} {outcome}{rest}")
 
 
 def _commit_in_time(buffer: weakref.ref[WriteBuffer], changed: InterruptibleCondition) -> None:

@@ -14,9 +14,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tensordb_data.errors import CheckpointError, MissingExtraError
+from tensordb_data.tensors.pieces import Box, LocalPiece
 
 Kind = Literal["torch", "numpy", "scalar", "bytes"]
 Framework = Literal["auto", "numpy", "torch"]
+
+
+class PieceOf(NamedTuple):
+    """Which part of which tensor a leaf is."""
+
+    whole: tuple[int, ...]
+    """The shape of the tensor."""
+    box: Box | None
+    """The part; None if this process stores none."""
 
 
 class Leaf(NamedTuple):
@@ -31,6 +41,7 @@ class Leaf(NamedTuple):
         value: The tensor itself, not a copy.
         identity: Equal for two leaves that are the same memory; None if that does not matter.
         fixed: Whether nobody can change it, so that it needs no copy: an array over the memory of a `bytes`.
+        piece: Of which tensor it is a part, if it is a `LocalPiece`.
     """
 
     name: str
@@ -41,6 +52,7 @@ class Leaf(NamedTuple):
     value: Any
     identity: Any = None
     fixed: bool = False
+    piece: PieceOf | None = None
 
     @property
     def device(self) -> Any:
@@ -59,6 +71,8 @@ def as_leaf(value: Any, name: str, where: Callable[[], str]) -> Leaf | None:
     Raises:
         CheckpointError: A tensor without bytes of its own: meta, sparse, distributed, quantized, object dtype.
     """
+    if isinstance(value, LocalPiece):
+        return _piece_leaf(value, name, where)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _torch_leaf(torch, value, name, where)
@@ -196,6 +210,13 @@ def _ml_dtypes() -> Any:
     except ImportError:
         return None
     return ml_dtypes
+
+
+def _piece_leaf(held: LocalPiece, name: str, where: Callable[[], str]) -> Leaf | None:
+    if held.box is None:
+        held = LocalPiece(held.value.reshape(-1)[:0], held.whole, None)
+    leaf = as_leaf(held.value, name, where)
+    return None if leaf is None else leaf._replace(piece=PieceOf(held.whole, held.box))
 
 
 def _torch_leaf(torch: Any, value: Any, name: str, where: Callable[[], str]) -> Leaf:

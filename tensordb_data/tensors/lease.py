@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,27 @@ class Lease:
         update = [{"$set": {"until": _until(), **(changes or {})}}]
         if not self._leases.update_one({"_id": self.id, "state": "held"}, update, session=session).matched_count:
             raise LeaseLost
+
+    @contextlib.contextmanager
+    def kept_alive(self, seconds: float) -> Iterator[None]:
+        """Renew the lease from a thread, as often as that, until the block ends. If it is lost, the owner finds out."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(seconds):
+                with contextlib.suppress(PyMongoError):  # the server was away: the next renewal may reach it
+                    try:
+                        self.hold(None)
+                    except LeaseLost:
+                        return
+
+        thread = threading.Thread(target=beat, name="tensordb-save-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     @property
     def _leases(self) -> Any:

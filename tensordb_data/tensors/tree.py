@@ -47,6 +47,10 @@ class Flat:
     structure: Any
     leaves: tuple[Leaf, ...]
 
+    def pieces_only(self) -> Flat:
+        """Without the tensors that are not divided over processes, and the structure: what process 0 does not have."""
+        return Flat(None, tuple(leaf for leaf in self.leaves if leaf.piece is not None and leaf.piece.box is not None))
+
 
 def flatten(state: Any) -> Flat:
     """Takes a state apart without copying any tensor.

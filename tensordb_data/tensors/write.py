@@ -62,6 +62,7 @@ def store_tensors(
     insert: Callable[[ClientSession | None], None],
     compressor: TensorCompressor | None = None,
     run: str | None = None,
+    also: Sequence[bytes] = (),
 ) -> int:
     """Store the tensors that are not stored yet, then call `insert` in a transaction that finds all of them live.
 
@@ -73,6 +74,7 @@ def store_tensors(
         insert: Inserts the document that refers to them, in the given session.
         compressor: Compresses tensors; by default without a limit on its time.
         run: The run of new tensors; tensors that are stored already keep theirs.
+        also: Other tensors that the document refers to, which were stored under a lease that is still held.
 
     Returns:
         Bytes that were stored.
@@ -94,7 +96,8 @@ def store_tensors(
                 rows = _put(warehouse, key, batch, lease.began, run, compressor)
                 whole &= _enter(warehouse, rows, lease) == len(rows)
                 stored += sum(row["n"] for row in rows.values())
-            warehouse.index.transaction(_finish(warehouse, list(tensors), lease, insert))
+            references = list(dict.fromkeys((*tensors, *also)))
+            warehouse.index.transaction(_finish(warehouse, references, lease, insert))
             lease.clean = whole
             return stored
         log.warning("a save began again, attempt %d: it was taken for dead", attempt + 1)

@@ -32,7 +32,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
     ],
     "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
-    "leases": [IndexModel([("state", _UP), ("began", _UP)])],
+    "leases": [
+        IndexModel([("state", _UP), ("began", _UP)]),
+        # Those of processes that save a set together.
+        IndexModel([("share.set", _UP), ("share.rank", _UP)], partialFilterExpression={"share.set": {"$exists": True}}),
+    ],
     "logs": [
         IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)]),
         IndexModel([("_tdb.tensors", _UP)], sparse=True),  # few rows have arrays

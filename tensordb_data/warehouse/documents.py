@@ -574,6 +574,21 @@ class TombstoneDocument(TypedDict):
     """Of parameter sets: the objects that hold their structures."""
 
 
+class ShareDocument(TypedDict):
+    """What a process has stored of a set that several processes save together."""
+
+    set: ObjectId
+    rank: int
+    stored: NotRequired[bool]
+    """Whether all that it has is durable."""
+    table: NotRequired[bytes]
+    """Then, what that is, as JSON. See `params.table`."""
+    done: NotRequired[bool]
+    """Whether the set is committed."""
+    failed: NotRequired[str]
+    """Why this process cannot go on with the set."""
+
+
 class LeaseDocument(TypedDict):
     """`leases`: the lease of a running save or backup, or objects that a gc has to look at. See `tensors.lease`."""
 
@@ -586,6 +601,8 @@ class LeaseDocument(TypedDict):
     """The objects that the save has begun to write."""
     backup: NotRequired[bool]
     """Whether a backup holds it."""
+    share: NotRequired[ShareDocument]
+    """What a process stores of a set that several processes save together. See `params.shared`."""
 
 
 class PassDocument(TypedDict):

@@ -17,7 +17,7 @@ import pytest
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("frameworks/*.md"))]
 FENCE = re.compile(r"^```(\w*)\s*$")
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)")
 
@@ -56,7 +56,7 @@ def program(page: Path) -> str:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", [page for page in PAGES if program(page).strip()], ids=lambda page: page.name)
 def test_code_runs(page: Path, warehouse_dir: Path) -> None:
-    script = warehouse_dir / page.with_suffix(".py").name
+    script = warehouse_dir / f"page_{page.stem}.py"  # not the name of a framework
     script.write_text(program(page))
     printed = ran(script)
     if page.name == "README.md":

@@ -53,8 +53,8 @@ def test_the_reference_has_every_public_name(site: Path) -> None:
 
 def test_every_page_is_there_and_can_be_reached_from_the_front_page(site: Path) -> None:
     front = (site / "index.html").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        name = f"{page.stem}.html"
+    for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("frameworks/*.md")]:
+        name = page.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
         assert (site / name).read_text().count("<h1>") == 1, name
         assert page.stem == "index" or f'href="{name}"' in front, f"{page.name} is not in `contents` of conf.py"
 

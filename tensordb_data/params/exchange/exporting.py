@@ -18,7 +18,8 @@ from tensordb_data.params.exchange.names import Named, named
 from tensordb_data.params.exchange.source import shown
 from tensordb_data.params.exchange.torch_tree import as_torch
 from tensordb_data.params.exchange.whole_file import whole_file
-from tensordb_data.params.load import LeafRow, describe, no_part, read_rows, reading_structure, structure
+from tensordb_data.params.load import describe, no_part, read_rows, reading_structure, structure
+from tensordb_data.params.table import LeafRow
 from tensordb_data.tensors import safetensors
 from tensordb_data.tensors.leaf import Leaf, import_torch
 from tensordb_data.tensors.tree import leaf_numbers

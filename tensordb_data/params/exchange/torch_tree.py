@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tensordb_data.params.load import LeafRow
+from tensordb_data.params.table import LeafRow
 from tensordb_data.tensors.leaf import Kind, build, import_torch
 from tensordb_data.tensors.tree import Path, StateDict, show, unflatten
 

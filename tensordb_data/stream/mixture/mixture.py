@@ -408,8 +408,9 @@ def _check(specs: list[StreamSpec]) -> None:
     for spec in specs:
         if spec.tokens is not None:
             raise QueryError(
-                "a mix takes its samples one by one, and `batch_tokens` and `pack` need those of a window at once: mix"
-                " streams without them, or iterate over several streams in turn"
+                "a mix takes its samples one by one, and `batch_tokens` and `pack` need those of a window of one"
+                " stream: mix streams without them, or take whole batches of several streams in turn, as"
+                " docs/streams.md shows under Sequences"
             )
         if spec.passes is not None or spec.follow:
             raise QueryError("the streams of a mix have no end: make them without `passes` and without `follow`")

@@ -194,3 +194,73 @@ def test_compile_after_restore_is_refused(db):
     model.compile("adam", "mse")
     with pytest.raises(CheckpointError, match="Compile first, then restore"):
         model.fit(x, x, callbacks=[again], verbose=0)
+
+
+class Gan(keras.Model):
+    """Has optimizers of its own. The one of `compile` is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        self.critic = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+
+    def compile(self, **optimizers):
+        super().compile()
+        self.g, self.c = optimizers["g"], optimizers["c"]
+
+    def train_step(self, real):
+        noise = tf.reduce_sum(real, axis=1, keepdims=True) * [[1.0, 2.0]]
+        for _ in range(2):  # two steps of the critic for one of the generator
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(self.critic(self.generator(noise)) - self.critic(real))
+            weights = self.critic.trainable_variables
+            self.c.apply(tape.gradient(loss, weights), weights)
+        with tf.GradientTape() as tape:
+            other = -tf.reduce_mean(self.critic(self.generator(noise)))
+        weights = self.generator.trainable_variables
+        self.g.apply(tape.gradient(other, weights), weights)
+        return {"critic": loss, "generator": other}
+
+
+def gan(**optimizers):
+    keras.utils.set_random_seed(0)
+    model = Gan()
+    model.compile(**{"g": keras.optimizers.Adam(0.01), "c": keras.optimizers.RMSprop(0.01), **optimizers})
+    return model
+
+
+def test_a_gan_is_counted_saved_and_resumed_by_its_own_optimizers(db):
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+
+    def fit(model, run, epochs, restore=False):
+        ckpt = StepCheckpoint(db, run=run, every=4)
+        start = ckpt.restore(model) if restore else 0
+        model.fit(x, batch_size=4, epochs=epochs, shuffle=False, callbacks=[ckpt], verbose=0)
+        return start, model
+
+    _, whole = fit(gan(), "whole", 2)
+    fit(gan(), "cut", 1)
+    start, resumed = fit(gan(), "cut", 1, restore=True)
+    assert start == 8 and equal(whole, resumed)  # four batches, of two steps of the critic each
+    for name in ("g", "c"):
+        pairs = zip(getattr(whole, name).variables, getattr(resumed, name).variables, strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+    assert sorted(db.params.find({"run": "whole"}).distinct("step")) == [4, 8, 12, 16]
+    with pytest.raises(StateError, match="saved with the optimizer RMSprop; c of this model is Adam"):
+        fit(gan(c=keras.optimizers.Adam()), "cut", 1, restore=True)
+    plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    plain.compile("rmsprop", "mse")
+    with pytest.raises(StateError, match="the checkpoint has an optimizer 'c', and the other side has not"):
+        fit(plain, "cut", 1, restore=True)
+
+
+def test_a_model_without_an_optimizer_that_steps_is_said(db):
+    class Idle(Gan):
+        def train_step(self, real):
+            return {"loss": tf.reduce_sum(real)}
+
+    model = Idle()
+    model.compile(g=keras.optimizers.Adam(), c=keras.optimizers.Adam())
+    with pytest.warns(UserWarning, match="4 batches were trained on, and no optimizer of the model has made a step"):
+        model.fit(np.zeros((4, 3)), batch_size=1, callbacks=[StepCheckpoint(db, run="k", every=1)], verbose=0)
+    assert db.params.find().count() == 0

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 
-from tensordb_data.checkpoint.checkpointer import newest_set
+from tensordb_data.checkpoint.run_saver import newest_set
 from tensordb_data.params.load import load_parts, verify
 from tests import warm
 

@@ -78,5 +78,5 @@ def goes_on_in_one_process(db):
         name: value.shape for name, value in model.state_dict().items()
     }
     assert torch.equal(model[0].weight, found.load()["0.weight"])
-    moments = found.load("optimizer")["state"]["0.weight"]
+    moments = found.load("optimizer")["state"][0]
     assert torch.equal(optimizer.state[model[0].weight]["exp_avg"], moments["exp_avg"])

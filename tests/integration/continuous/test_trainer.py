@@ -40,6 +40,17 @@ def test_goes_on_where_it_was_with_its_metrics_logged(db: TensorDB) -> None:
     assert newest(db).lineage["parent"] == db.params.find({"step": 7}).first().id
 
 
+def test_each_run_of_it_is_one_attempt(db: TensorDB) -> None:
+    add(db, 0, 100)
+    trainer = Trainer(db, "sum", Sum(), following(db), every=5)
+    assert not list(db.runs({"name": "sum"}))  # nothing has begun
+    trainer.run(steps=7)
+    Trainer(db, "sum", Sum(), following(db), every=5).run(steps=3)
+    (run,) = db.runs({"name": "sum"})
+    assert [attempt["state"] for attempt in run.attempts] == ["ended", "ended"]
+    assert run.attempts[1]["after"]["step"] == 7
+
+
 def test_a_run_of_another_kind_is_refused(db: TensorDB) -> None:
     add(db, 0, 20)
     Trainer(db, "sum", Sum(), following(db), every=5).run(steps=1)

@@ -18,8 +18,9 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import CheckpointError, RunHeldError, TensorDB
-from tensordb_data.checkpoint.checkpointer import Checkpointer, newest_set
+from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.options import SaveOptions
+from tensordb_data.checkpoint.run_saver import newest_set
 from tensordb_data.runs import lease
 
 HOLDS = """

@@ -157,3 +157,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     for bad in (tmp_path, tmp_path / "no" / "x", tmp_path / "a\0b", tmp_path / ("x" * 300)):
         with pytest.raises(StorageError), whole_file(bad, False):
             raise AssertionError("begun")
+
+
+def test_what_a_killed_writer_has_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    left = tmp_path / ".old.pt.4711-0123456789ab.part"
+    others = [tmp_path / ".old.pt.part", tmp_path / "a.1-0123456789ab.part"]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    with whole_file(tmp_path / "x", False) as file:
+        assert not left.exists()
+        with whole_file(tmp_path / "y", False) as other:
+            other.write(b"y")
+        file.write(b"x")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "x": b"x", "y": b"y", **{path.name: b"half" for path in others},
+    }  # fmt: skip
