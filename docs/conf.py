@@ -57,8 +57,8 @@ copybutton_exclude = ".linenos, .gp"
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
     "Begin": ["tutorial", "streams", "samples-out", "ranks", "saves", "platforms", "migration"],
-    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "housekeeping", "embedded",
-                 "security"],
+    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "housekeeping",
+                 "embedded", "security"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
         "reference/ingest", "reference/errors", "cli",

@@ -28,13 +28,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one 
 
 
 @contextlib.contextmanager
-def warehouse(db: str | None, project: str | None = None, *, new: bool = False) -> Iterator[TensorDB]:
+def warehouse(
+    db: str | None, project: str | None = None, *, new: bool = False, read_only: bool = False
+) -> Iterator[TensorDB]:
     """The warehouse that the options name; errors are those of `reported_errors`.
 
     Args:
         db: The folder or address.
         project: The project.
         new: Whether the command has a use for a folder that does not hold a warehouse yet.
+        read_only: Whether the command only reads. One that has no right to write in the folder does so anyway.
     """
     if not db:
         raise typer.BadParameter(
@@ -45,7 +48,7 @@ def warehouse(db: str | None, project: str | None = None, *, new: bool = False) 
         there = folder is not None and Layout(folder).manifest.exists()
         if not new and folder is not None and not there:
             raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
-        read_only = there and folder is not None and not is_writable(Layout(folder))
+        read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
         with TensorDB(db, project=project, read_only=read_only) as opened:
             yield opened
 

@@ -19,6 +19,7 @@ from tensordb_data.cli import (
     search,
     server,
     stream,
+    ui,
     upgrade,
     worker,
 )
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 MODULES = (
     server, ingest, find, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup,
-    upgrade, roots,
+    upgrade, roots, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

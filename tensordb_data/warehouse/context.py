@@ -114,6 +114,12 @@ class Warehouse:
         address = dataclasses.replace(self.address, project=project)
         return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, self._connections)
 
+    def only_reading(self) -> Warehouse:
+        """The same project through connections of its own, which refuse to write."""
+        address = dataclasses.replace(self.address, read_only=True)
+        opened = self._connections.opened
+        return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, None, opened)
+
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""
         self._connections.close()

@@ -1,0 +1,138 @@
+"""The page of runs: a table, curves of some of them, and what differs between those."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tensordb_data.errors import QueryError
+from tensordb_data.mongo.retry import within
+from tensordb_data.runs.listing import list_runs
+from tensordb_data.ui.parts.links import flat, parsed, parsed_sort, stored_query
+from tensordb_data.ui.view import timed_out
+from tensordb_data.warehouse.metrics import less_is_better
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
+
+    from tensordb_data.ui.view import View
+
+_SHOWN = 200
+_CHOSEN = 3  # of the newest, where none was asked for
+MOST_CHOSEN = 32
+_METRIC_SECONDS = 0.7  # for the values of all runs; of those that are chosen alone they take less
+_NOT_METRICS = ("system", "output")
+_TAIL = 40
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What the newest rows of a run say."""
+
+    step: int | None
+    time: Any
+    metrics: frozenset[str]
+    kinds: tuple[str, ...]
+    entities: Sequence[tuple[str, int, Any]]
+    """Samples that were logged: under which name, at which step, and their ids."""
+
+
+def runs(view: View) -> Response:
+    """`./runs`: see the module."""
+    wrong = None
+    try:
+        query = view.db.runs(parsed(view.one("q")), sort=parsed_sort(view.many("sort")) or [("began", -1)]).query
+        found, complete = _listed(view, query)
+    except QueryError as error:
+        found, complete, wrong = [], True, view.window.redact(error)
+    wanted = view.many("run", MOST_CHOSEN)
+    names = wanted or [each["name"] for each in found[:_CHOSEN]]
+    chosen = _chosen(view, found, names, complete)
+    tails = {each["name"]: tail(view, each["name"]) for each in chosen}
+    metrics = sorted(
+        {name for each in chosen for name in each["last"]} | {n for t in tails.values() for n in t.metrics}
+    )
+    metric = view.one("metric") or ("loss" if "loss" in metrics else metrics[0] if metrics else "")
+    rows: list[Mapping[str, Any]] = [*found[:_SHOWN]]
+    seen = {each["name"] for each in found[:_SHOWN]}
+    rows = [*rows, *(each for each in chosen if each["name"] not in seen)]
+    missing = [name for name in wanted if name not in {each["name"] for each in chosen}]
+    return view.page(
+        "runs.html", rows=rows, n=len(found), complete=complete, wrong=wrong, chosen=[each["name"] for each in chosen],
+        missing=missing, details=[(each, _lineage(view, each)) for each in chosen], tails=tails, metrics=metrics,
+        metric=metric, kinds=sorted({kind for each in tails.values() for kind in each.kinds}), kind=view.one("kind"),
+        x=view.one("x"), smooth=view.one("smooth"), log=bool(view.one("log")), q=view.one("q"), sort=view.many("sort"),
+        differences=differences(chosen), less=less_is_better(metric) if metric else False,
+    )  # fmt: skip
+
+
+def _listed(view: View, query: Any) -> tuple[list[dict[str, Any]], bool]:
+    """The runs, and whether their metrics could be read in time."""
+    try:
+        with within(_METRIC_SECONDS):
+            return list_runs(view.db.warehouse, query), True
+    except Exception as error:
+        if not timed_out(error):
+            raise
+    return list_runs(view.db.warehouse, query, metrics=False), False
+
+
+def _chosen(
+    view: View, found: Sequence[Mapping[str, Any]], names: Sequence[str], complete: bool
+) -> list[Mapping[str, Any]]:
+    known = {each["name"]: each for each in found}
+    if not names or (complete and all(name in known for name in names)):
+        return [known[name] for name in names]
+    query = view.db.runs({"name": {"$in": list(names)}}).query
+    known |= {each["name"]: each for each in _listed(view, query)[0]}
+    return [known[name] for name in names if name in known]
+
+
+def tail(view: View, name: str) -> Tail:
+    """What the newest rows of a run say, of each kind."""
+    kinds = tuple(sorted(map(str, view.db.logs.find({"run": name}).distinct("kind"))))
+    step, time, metrics = None, None, set()
+    entities: list[tuple[str, int, Any]] = []
+    for kind in kinds:
+        if kind == "output":
+            continue
+        for row in view.db.logs.find({"run": name, "kind": kind}, sort=[("step", -1)], limit=_TAIL):
+            at = row.get("step")
+            if isinstance(at, int) and (step is None or at > step) and kind not in _NOT_METRICS:
+                step = at
+            if row.get("time") is not None and (time is None or row["time"] > time):
+                time = row["time"]
+            for field, value in row.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and field != "step":
+                    metrics.add(field)
+                elif isinstance(value, dict) and value.keys() == {"collection", "id"} and value["collection"] == "data":
+                    entities.append((field, at if isinstance(at, int) else 0, value["id"]))
+    return Tail(step, time, frozenset(metrics), tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12])
+
+
+def differences(chosen: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The parts of the configurations that are not the same in all runs; of a single run, all."""
+    configs = [flat(each["config"]) for each in chosen]
+    names = dict.fromkeys(name for config in configs for name in config)
+    rows = {name: [config.get(name) for config in configs] for name in names}
+    return {
+        name: values
+        for name, values in rows.items()
+        if len(configs) == 1 or any(repr(value) != repr(values[0]) for value in values)
+    }
+
+
+def _lineage(view: View, run: Mapping[str, Any]) -> dict[str, Any]:
+    lineage = run["lineage"] if isinstance(run["lineage"], Mapping) else {}
+    data = lineage.get("data")
+    queries = [
+        (*stored_query(view, each.get("query")), each)
+        for each in (data if isinstance(data, list) else ())
+        if isinstance(each, Mapping)
+    ]
+    code = lineage.get("code")
+    return {
+        "queries": queries, "parent": lineage.get("parent"), "code": code if isinstance(code, Mapping) else {},
+        "job": run["name"].removeprefix("job-") if run["name"].startswith("job-") else None,
+    }  # fmt: skip

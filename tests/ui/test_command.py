@@ -1,0 +1,54 @@
+"""The command `tensordb ui`: its one line, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tensordb_data import TensorDB
+from tensordb_data.cli.main import app
+
+
+def test_one_line_on_a_pipe_opens_the_page(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:
+    with db.logs.run("cnn-1") as log:
+        log.write(1, loss=1.0)
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdefghij\n")
+    command = [sys.executable, "-m", "tensordb_data.cli.main", "ui", "--db", mongo_uri, "--token-file", str(token)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        line = running.stdout.readline()
+        found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/)\?token=0123456789abcdefghij\n", line)
+        assert found is not None, line
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{found[1]}runs")
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(f"{found[0].strip()}&next=runs") as answer:
+            assert answer.url == f"{found[1]}runs" and b"cnn-1" in answer.read()
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
+    assert (out, err, running.returncode) == ("", "", 0)
+
+
+def test_what_it_refuses(mongo_uri: str, db: TensorDB, tmp_path: Path) -> None:
+    (tmp_path / "short").write_text("abc")
+    nothing = ["--token-file", str(tmp_path / "none")]
+    cases = {
+        ("--token-file", str(tmp_path / "short")): "at least 16", tuple(nothing): "cannot be read",
+        ("--host", "203.0.113.1"): "cannot be served", ("--keyfile", "key.pem"): "--certfile",
+        ("--certfile", str(tmp_path / "no.pem")): "there is no file",
+    }  # fmt: skip
+    for options, words in cases.items():
+        done = CliRunner().invoke(app, ["ui", "--db", mongo_uri, *options])
+        assert done.exit_code == 1 and words in done.stderr and "Traceback" not in done.output, done.output
+    done = CliRunner().invoke(app, ["ui", "--db", str(tmp_path / "typo")])
+    assert done.exit_code == 1 and "there is no warehouse" in done.stderr
+    assert not (tmp_path / "typo").exists()
