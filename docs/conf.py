@@ -56,7 +56,7 @@ copybutton_exclude = ".linenos, .gp"
 
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
-    "Begin": ["tutorial", "streams", "samples-out", "ranks", "saves", "platforms", "migration"],
+    "Begin": ["tutorial", "streams", "table", "samples-out", "ranks", "saves", "platforms", "migration"],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "housekeeping",
                  "embedded", "security"],
     "Reference": [

@@ -34,6 +34,7 @@ from tensordb_data.errors import (
     StateError,
     StorageError,
     TensorDBError,
+    TimeLimitError,
     UnsupportedError,
     WorkerError,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "TensorDB",
     "TensorDBError",
     "Text",
+    "TimeLimitError",
     "Tokens",
     "UnsupportedError",
     "Watch",

@@ -51,6 +51,13 @@ class DuplicateError(TensorDBError, ValueError):
     """An entity with the same identity exists already."""
 
 
+class TimeLimitError(TensorDBError, TimeoutError):
+    """A read took longer than the time that it was given."""
+
+    done: int = 0
+    """How many entities had been delivered, of an iteration."""
+
+
 class StorageError(TensorDBError, OSError):
     """A blob store failed: it is unreachable or full, or does not have an object that the index refers to."""
 

@@ -30,7 +30,8 @@ def load() -> None:
     found += [cls for collection in found for cls in _generic(collection)]
     found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild")]
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact")]
-    found += [_returned(getattr(selection, name)) for name in ("stream", "watch")]
+    found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
+    found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets")]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
     found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]
     module = sys.modules["reached"] = types.ModuleType("reached")
@@ -46,10 +47,10 @@ def _generic(collection: type[Any]) -> list[type[Any]]:
 
 
 def _returned(member: Any) -> type[Any]:
-    """The class that a function or property returns, alone or in a list, as its annotation says."""
+    """The class that a function or property returns, alone, in a list or by name, as its annotation says."""
     function = member.fget if isinstance(member, property) else inspect.unwrap(member)
     names = re.findall(r"\w+", function.__annotations__["return"])
-    name = names[1] if names[0] == "list" else names[0]
+    name = {"list": names[1:2], "dict": names[2:3]}.get(names[0], names)[0]
     return _named(sys.modules[function.__module__], name)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tensordb_data.api.protocol import Facade, Verbs
 from tensordb_data.api.samples_out import SamplesOut
+from tensordb_data.api.selection_table import SelectionTable
 from tensordb_data.api.watch import Watch
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.options import suggesting
-from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.errors import NotFoundError, QueryError, TimeLimitError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.stream.deliver.map_dataset import MapDataset
@@ -19,19 +21,20 @@ from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.stream.options import BatchOptions, StreamOptions, shard_of, tokens_of, units_of
 from tensordb_data.stream.spec import Ragged, Shuffle, StreamSpec, Weights, field_names
+from tensordb_data.table.bounded import count_within, positive
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import explain, warn_of_scan
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 R = TypeVar("R", bound=Record)
 
 _CHUNK = 256
 
 
-class Selection(SamplesOut, Generic[R]):
+class Selection(SamplesOut, SelectionTable[R], Generic[R]):
     """The entities that a query matches. It is lazy: it reads nothing until you iterate, count, update or stream it.
 
     `db.data.find(...)`, the `find` of the other collections and `db.select(query)` make Selections.
@@ -40,6 +43,7 @@ class Selection(SamplesOut, Generic[R]):
     def __init__(self, db: Facade, query: Query) -> None:
         self.db = db
         self.query = query
+        self._seconds: float | None = None
 
     # Reading
 
@@ -47,9 +51,15 @@ class Selection(SamplesOut, Generic[R]):
         """Iterate over the entities, from a server cursor, in constant memory."""
         selection = self.bound
         warn_of_scan(selection)
-        with reported(self.query), contextlib.closing(selection.cursor()) as cursor:
-            for docs in batched(cursor, _CHUNK):
-                yield from self._verbs.entities(docs)
+        done = 0
+        try:
+            with reported(self.query), contextlib.closing(selection.cursor()) as cursor:
+                for docs in batched(cursor, _CHUNK):
+                    yield from self._verbs.entities(docs)
+                    done += len(docs)
+        except TimeLimitError as error:
+            error.done = done
+            raise
 
     def all(self) -> list[R]:
         """Every entity, as a list."""
@@ -75,11 +85,31 @@ class Selection(SamplesOut, Generic[R]):
         query = self.query.replace(limit=n)
         if self.query.limit is not None and self.query.limit < n:
             query = self.query
-        return list(Selection[R](self.db, query))
+        return list(self._replaced(query))
 
-    def count(self) -> int:
-        """How many entities match, at most the limit."""
+    def within(self, seconds: float) -> Self:
+        """The same Selection, whose reads may take the server at most so many seconds each: `sel.within(2).all()`.
+
+        Streams, and what changes entities, are not limited.
+
+        Raises:
+            QueryError: `seconds` is no number above 0.
+            TimeLimitError: Not here: a read of it took longer.
+        """
+        found = copy.copy(self)
+        found._seconds = positive(seconds, "within: seconds")
+        return found
+
+    def count(self, *, at_most: int | None = None, seconds: float | None = None) -> int:
+        """How many entities match, at most the limit.
+
+        Args:
+            at_most: Count no further. If there are more, the result is an `AtLeast`, an int that is so many.
+            seconds: Count no longer. If that is not enough, the result is an `AtLeast` of what was counted until then.
+        """
         selection = self.bound
+        if at_most is not None or seconds is not None:
+            return count_within(selection, at_most, seconds)
         warn_of_scan(selection)
         with reported(self.query):
             return selection.count()
@@ -275,7 +305,7 @@ class Selection(SamplesOut, Generic[R]):
         if len(parts) == 2 and parts[0] == parts[1]:
             merged = parts[0]
         fields = self.query.fields if query.fields is None else query.fields
-        return Selection(self.db, self.query.replace(filter=merged, sort=query.sort or self.query.sort, fields=fields))
+        return self._replaced(self.query.replace(filter=merged, sort=query.sort or self.query.sort, fields=fields))
 
     def __repr__(self) -> str:
         return f"<Selection {self.query.brief} of project {self.db.project!r}>"
@@ -285,7 +315,12 @@ class Selection(SamplesOut, Generic[R]):
     @property
     def bound(self) -> BoundQuery:
         """The query, bound to its warehouse."""
-        return BoundQuery(self.db.warehouse, self.query)
+        return BoundQuery(self.db.warehouse, self.query, self._seconds)
+
+    def _replaced(self, query: Query) -> Self:
+        found = copy.copy(self)
+        found.query = query
+        return found
 
     @property
     def _writable(self) -> BoundQuery:

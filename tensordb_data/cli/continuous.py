@@ -14,7 +14,8 @@ import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
-from tensordb_data.cli.output import escaped, grid, say
+from tensordb_data.cli.output import grid, say
+from tensordb_data.common.text_table import escaped
 
 if TYPE_CHECKING:
     from tensordb_data.continuous import Deployment

@@ -17,7 +17,8 @@ from tensordb_data.api.database import TensorDB
 from tensordb_data.api.job import Job
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_object, parsed_sort, warehouse
 from tensordb_data.cli.output import say
-from tensordb_data.cli.tables import brief, table
+from tensordb_data.cli.tables import table
+from tensordb_data.common.text_table import brief
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.jobs.spec import QUERIES, JobLimits
 from tensordb_data.query.query import Query

@@ -1,25 +1,14 @@
-r"""What the commands print. All output goes through here: stored text must not reach the terminal as commands to it.
-
-A control character is shown as it is written in Python, `\x1b`. So are characters that change the direction of what
-follows, and halves of characters, which no terminal can show.
-"""
+"""What the commands print. All output goes through here: stored text must not reach the terminal as commands to it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import typer
 
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+from tensordb_data.common.text_table import escaped
+
 _PIPED = 160  # columns where nobody looks at the lines, but `grep` or `less -S`
-
-
-def escaped(text: str) -> str:
-    """A text without control characters, but for tabs and ends of lines."""
-    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def say(text: str, *, err: bool = False) -> None:

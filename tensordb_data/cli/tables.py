@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensordb_data.cli import output
-from tensordb_data.cli.output import escaped
+from tensordb_data.common.text_table import brief, escaped
 
-_LONGEST = 60  # characters of a cell
 _LEAST = 10  # to which a column is cut before others are left out
 _IDS = ("_id", "id")  # never cut: they are copied into other commands
 
@@ -38,18 +37,3 @@ def _fitting(least: Sequence[int], width: int) -> int:
     """How many of the columns have room."""
     ends = [1 + total + 3 * (i + 1) for i, total in enumerate(itertools.accumulate(least))]
     return max(1, sum(end <= width for end in ends))
-
-
-def brief(value: Any) -> str:
-    """A value in at most 60 characters, on one line; None is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        text = ", ".join(f"{escaped(name)}={brief(item)}" for name, item in value.items())
-    elif isinstance(value, list):
-        text = ", ".join(map(brief, value[:_LONGEST]))
-    else:
-        text = escaped(" ".join(str(value).split()))
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -31,6 +31,8 @@ MAX_DOCUMENT = 16 * 1024 * 1024
 
 # Operators whose argument the server would run as code, or write somewhere.
 CODE_OPERATORS = frozenset({"$where", "$function", "$accumulator"})
+# Those that the server has for itself. Two of them, for its map-reduce, run code.
+INTERNAL_OPERATORS = "$_internal"
 
 # Extended JSON, canonical and relaxed. `$regex` is left out: as an operator it stands beside others, and
 # json_util would swallow those.
@@ -143,6 +145,8 @@ def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter:
         if filter and key in CODE_OPERATORS:
             raise fail(f"{_at(path)}{key} runs code on the server and is refused; "
                        "use comparison operators, or $expr with ordinary expressions")  # fmt: skip
+        if filter and key.startswith(INTERNAL_OPERATORS):
+            raise fail(f"{_at(path)}{key} is an operator that the server has for itself, and is refused")
         if not filter and key.startswith("$"):
             raise fail(f"{_at(path)}key {key!r} begins with '$', which is kept for operators; rename it")
         out[key] = _plain(item, fail, filter, f"{path}.{key}" if path else key, depth + 1)

@@ -21,6 +21,8 @@ NO_INDEX = frozenset((27, 291))
 """The index that `$text` or `$near` needs does not exist."""
 DUPLICATE_KEY = 11000
 TRANSACTION_TOO_LARGE = 388
+TIME_IS_UP = 50
+"""The server has ended an operation that took longer than its `maxTimeMS`."""
 
 INTERRUPTED = frozenset((43, 237, 11600, 11602))
 """The server has ended an operation or a cursor, mostly because it shuts down or is no longer primary."""

@@ -25,6 +25,7 @@ class ByMetric:
         sort: Names and directions, 1 or -1.
         limit: How many; None for all.
         projection: What to read of each; None for everything.
+        options: Further options of pymongo's `aggregate`.
     """
 
     def __init__(
@@ -34,22 +35,16 @@ class ByMetric:
         sort: Sequence[tuple[str, int]],
         limit: int | None,
         projection: Mapping[str, Any] | None,
+        **options: Any,
     ) -> None:
-        self._collection = collection
-        keys = {name: f"{_KEY}.{number}" for number, name in enumerate(metrics_of(sort))}
-        kinds = {key: _kind(name) for name, key in keys.items()}
-        order: dict[str, int] = {}
-        for name, direction in sort:
-            order |= {keys[name]: 1} if name in keys else {}
-            order[name] = direction
-        self._stages = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
-        self._stages += [] if limit is None else [{"$limit": limit}]
-        self._stages += [{"$unset": _KEY} if projection is None else {"$project": dict(projection)}]
+        self._collection, self._options = collection, options
+        self._stages = ordered(filter, sort, limit)
+        self._stages += [] if projection is None else [{"$project": dict(projection)}]
         self._open: Any = None
 
     def __iter__(self) -> Iterator[Any]:
         self.close()
-        self._open = self._collection.aggregate(self._stages, allowDiskUse=True)
+        self._open = self._collection.aggregate(self._stages, allowDiskUse=True, **self._options)
         return iter(self._open)
 
     def clone(self) -> ByMetric:
@@ -61,6 +56,25 @@ class ByMetric:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+
+def ordered(filter: Mapping[str, Any], sort: Sequence[tuple[str, int]], limit: int | None) -> list[dict[str, Any]]:
+    """The stages of a pipeline that give documents of parameter sets in the order of metrics.
+
+    Args:
+        filter: The documents.
+        sort: Names and directions, 1 or -1.
+        limit: How many; None for all.
+    """
+    keys = {name: f"{_KEY}.{number}" for number, name in enumerate(metrics_of(sort))}
+    kinds = {key: _kind(name) for name, key in keys.items()}
+    order: dict[str, int] = {}
+    for name, direction in sort:
+        order |= {keys[name]: 1} if name in keys else {}
+        order[name] = direction
+    stages: list[dict[str, Any]] = [{"$match": filter}, {"$set": kinds}, {"$sort": order}]
+    stages += [] if limit is None else [{"$limit": limit}]
+    return [*stages, {"$unset": _KEY}]
 
 
 def _kind(name: str) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def clean_filter(filter: Filter | None) -> dict[str, Any]:
     out = plain(filter, _refused_in("filter"), filter=True)
     if not isinstance(out, dict):
         raise QueryError(f"a filter is a dict of fields and conditions; found {filter!r}")
-    _refuse_internal(out, False)
+    refuse_internal(out, False)
     return out
 
 
@@ -267,16 +267,25 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
-def _refuse_internal(value: Any, expression: bool) -> None:
+def refuse_internal(value: Any, expression: bool) -> None:
+    """Refuse names of what is internal.
+
+    Args:
+        value: A filter, or a part of it.
+        expression: Whether it is an expression, in which texts name fields, too.
+
+    Raises:
+        QueryError: There is one.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             if key.split(".")[0] == _INTERNAL:
                 raise QueryError(f"{key!r} is internal to TensorDB and not part of the query language; "
                                  "the project is already part of every query")  # fmt: skip
-            _refuse_internal(item, expression or key == "$expr")
+            refuse_internal(item, expression or key == "$expr")
     elif isinstance(value, list):
         for item in value:
-            _refuse_internal(item, expression)
+            refuse_internal(item, expression)
     elif expression and isinstance(value, str) and value.lstrip("$").split(".")[0] == _INTERNAL:
         raise QueryError(f"{value!r} is internal to TensorDB and not part of the query language")
 

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 
 from tensordb_data.common.chunks import chunks
-from tensordb_data.errors import ConnectError, QueryError, UnsupportedError
-from tensordb_data.mongo.errors import AUTHENTICATION_FAILED, INTERRUPTED, NO_INDEX, UNAUTHORIZED, first_line
+from tensordb_data.errors import ConnectError, QueryError, TimeLimitError, UnsupportedError
+from tensordb_data.mongo.errors import (
+    AUTHENTICATION_FAILED,
+    INTERRUPTED,
+    NO_INDEX,
+    TIME_IS_UP,
+    UNAUTHORIZED,
+    first_line,
+)
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.blob_filters import mentioned, with_presence
 from tensordb_data.query.datasets import selected_datasets
@@ -49,10 +56,11 @@ class BoundQuery:
     Args:
         warehouse: The warehouse; its project scopes the query.
         query: The query.
+        seconds: The most time that the server may take for one read; None for no limit.
     """
 
-    def __init__(self, warehouse: Warehouse, query: Query) -> None:
-        self.warehouse, self.query = warehouse, query
+    def __init__(self, warehouse: Warehouse, query: Query, seconds: float | None = None) -> None:
+        self.warehouse, self.query, self.seconds = warehouse, query, seconds
 
     @property
     def collection(self) -> Any:
@@ -140,8 +148,12 @@ class BoundQuery:
     def _blobs(self, fields: Iterable[str]) -> dict[str, frozenset[str]]:
         return self.warehouse.datasets.blob_datasets(fields, selected_datasets(self.query.filter))
 
-    def _refuse_blobs(self, names: Iterable[str], what: str) -> None:
-        """Refuse to order or to list the values of fields that are blobs, which the index does not see."""
+    def refuse_blobs(self, names: Iterable[str], what: str) -> None:
+        """Refuse to order or to list the values of fields that are blobs, which the index does not see.
+
+        Raises:
+            QueryError: One of the fields is a blob in a dataset that the query may match.
+        """
         fields = {name.split(".")[0] for name in names} - {"_id", "dataset", "tags"}
         if self.query.collection == "data" and (found := self._blobs(fields)):
             name, datasets = next(iter(found.items()))
@@ -151,13 +163,28 @@ class BoundQuery:
     def narrowed(self, extra: Mapping[str, Any]) -> BoundQuery:
         """This query with a further filter; of one without a limit."""
         parts = [part for part in (self.query.filter, extra) if part]
-        return BoundQuery(self.warehouse, self.query.replace(filter={"$and": parts}))
+        return self.replaced(self.query.replace(filter={"$and": parts}))
+
+    def replaced(self, query: Query) -> BoundQuery:
+        """Another query, of the same warehouse and within the same time."""
+        return BoundQuery(self.warehouse, query, self.seconds)
+
+    def within(self, seconds: float | None) -> BoundQuery:
+        """The same query, within another time."""
+        return BoundQuery(self.warehouse, self.query, seconds)
+
+    @property
+    def time_limit(self) -> dict[str, int]:
+        """The option of pymongo's methods that limits their time, if there is a limit."""
+        if self.seconds is None or not self.warehouse.index.is_server:
+            return {}
+        return {"maxTimeMS": max(1, round(self.seconds * 1000))}
 
     def sort(self) -> list[tuple[str, int]]:
         """A total order: equal entities keep one order in every run."""
         if self.query.sort is None:
             return default_order(self.query.collection)
-        self._refuse_blobs([name for name, _ in self.query.sort], "a sort")
+        self.refuse_blobs([name for name, _ in self.query.sort], "a sort")
         ties = [] if any(name == "_id" for name, _ in self.query.sort) else [("_id", 1)]
         return [*self.query.sort, *ties]
 
@@ -169,11 +196,11 @@ class BoundQuery:
             extra: A further filter.
         """
         if projection is None:
-            projection = self._projection()
+            projection = self.projection()
         order, limit = self.sort(), self.query.limit
         if self.query.split is None:
             if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
-                return ByMetric(self.collection, self.filter(extra), order, limit, projection)
+                return ByMetric(self.collection, self.filter(extra), order, limit, projection, **self.time_limit)
             return self._find(self.filter(extra), projection, order)
         if projection is not None:
             projection = {**projection, **dict.fromkeys([name for name, _ in order], 1)}
@@ -184,7 +211,7 @@ class BoundQuery:
     def _find(self, filter: Mapping[str, Any], projection: Any, order: Order) -> Any:
         cursor = self.collection.find(filter, projection).sort(list(order))
         if self.warehouse.index.is_server:
-            cursor = cursor.allow_disk_use(True)
+            cursor = cursor.allow_disk_use(True).max_time_ms(self.time_limit.get("maxTimeMS"))
         return cursor if self.query.limit is None else cursor.limit(self.query.limit)
 
     def count(self, extra: Mapping[str, Any] | None = None) -> int:
@@ -192,9 +219,11 @@ class BoundQuery:
         split = self.query.split
         if split is None:
             limit = {} if self.query.limit is None else {"limit": self.query.limit}
-            return int(self.collection.count_documents(self.filter(extra), **limit))
+            return int(self.collection.count_documents(self.filter(extra), **limit, **self.time_limit))
         if self.query.limit is None and split.field == "_id":
-            return sum(int(self.collection.count_documents(filter)) for filter in self.filters(extra))
+            return sum(
+                int(self.collection.count_documents(filter, **self.time_limit)) for filter in self.filters(extra)
+            )
         return sum(1 for _ in self.cursor({"_id": 1}, extra))
 
     def ids(self) -> list[Any]:
@@ -203,7 +232,7 @@ class BoundQuery:
 
     def distinct(self, field: str) -> list[Any]:
         """The different values of a field; the items, where it holds lists."""
-        self._refuse_blobs([field], "distinct")
+        self.refuse_blobs([field], "distinct")
         with reported(self.query):
             if self.query.limit is None and self.query.split is None:
                 return self._distinct(field, self.filter())
@@ -214,7 +243,9 @@ class BoundQuery:
             return list(unique.values())
 
     def _distinct(self, field: str, filter: Mapping[str, Any]) -> list[Any]:
-        return retry_while_unavailable(lambda: list(self.collection.distinct(field, filter)), reads=True)
+        return retry_while_unavailable(
+            lambda: list(self.collection.distinct(field, filter, **self.time_limit)), reads=True
+        )
 
     def modify(self, change: Callable[[dict[str, Any], Any], int]) -> int:
         """Change the selected documents, each of them once, whatever the server does meanwhile.
@@ -269,7 +300,7 @@ class BoundQuery:
     def _chunks(self) -> Iterator[dict[str, Any]]:
         return (self.of_ids(some) for some in chunks(self.ids(), _IDS))
 
-    def _projection(self) -> dict[str, Any] | None:
+    def projection(self) -> dict[str, Any] | None:
         fields, collection = self.query.fields, self.query.collection
         if fields is None:
             return None
@@ -287,6 +318,8 @@ def reported(query: Query) -> Iterator[None]:
     except OperationFailure as error:
         if error.has_error_label("TransientTransactionError") or error.code in _LEFT_AS_THEY_ARE:
             raise
+        if error.code == TIME_IS_UP:
+            raise TimeLimitError(f"the time for {query.brief} was over: {first_line(error)}") from error
         missing = _NEEDS_AN_INDEX if error.code in NO_INDEX else ""
         raise QueryError(f"the server refused {query.brief}: {first_line(error)}{missing}") from error
     except PyMongoError:

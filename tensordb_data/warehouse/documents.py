@@ -103,6 +103,16 @@ class LeavingState(TypedDict):
     """Its new name; None if it is dropped."""
 
 
+class SplitDocument(TypedDict):
+    """How samples were split. See `table.split`."""
+
+    parts: list[str]
+    fractions: list[float]
+    by: str | None
+    stratify: str | None
+    seed: int
+
+
 _Deletions = TypedDict("_Deletions", {"del": int}, total=False)  # `del` is no name in Python
 
 
@@ -132,6 +142,8 @@ class DatasetDocument(_Deletions):
     """The names of fields by those that they had before, see `samples.rename_field`."""
     renaming: NotRequired[dict[str, str]]
     """`from` and `to` of a field whose values are being copied to another name."""
+    splits: NotRequired[dict[str, SplitDocument]]
+    """How the samples were split last, by the field that says into what; of splits that balance strata."""
 
 
 class SegmentDocument(TypedDict):

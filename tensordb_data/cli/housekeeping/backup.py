@@ -13,7 +13,8 @@ import typer
 
 from tensordb_data.api.database import TensorDB
 from tensordb_data.cli.common import Db, Json, one_line_errors, warehouse
-from tensordb_data.cli.output import escaped, say
+from tensordb_data.cli.output import say
+from tensordb_data.common.text_table import escaped
 
 _NAMED = 20
 

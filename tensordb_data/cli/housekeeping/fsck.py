@@ -10,7 +10,8 @@ import typer
 
 from tensordb_data.api.database import TensorDB
 from tensordb_data.cli.common import Db, Json, Project, warehouse
-from tensordb_data.cli.output import escaped, say
+from tensordb_data.cli.output import say
+from tensordb_data.common.text_table import escaped
 from tensordb_data.housekeeping.fsck.report import Checked
 from tensordb_data.housekeeping.rebuild_report import Rebuilt
 

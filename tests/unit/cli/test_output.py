@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import tensordb_data.cli
-from tensordb_data.cli.output import escaped, grid, note, say
+from tensordb_data.cli.output import grid, note, say
 from tensordb_data.cli.tables import table
+from tensordb_data.common.text_table import escaped
 
 HOSTILE = "\x1b]0;title\x07 \x1b[2J \x9b31m \u202egnp.exe\u2066 \rover \udcff \u2028"
 SHOWN = r"\x1b]0;title\x07 \x1b[2J \x9b31m \u202egnp.exe\u2066 \rover \udcff \u2028"

@@ -1,0 +1,70 @@
+r"""Tables of text, and stored text that is safe to print.
+
+A control character is shown as it is written in Python, `\x1b`. So are characters that change the direction of what
+follows, and halves of characters, which no terminal can show.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+LONGEST = 60
+"""Characters of a cell at most."""
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+
+
+def escaped(text: str) -> str:
+    """A text without control characters, but for tabs and ends of lines."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def text_table(names: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Collection[str] = ()) -> str:
+    """Rows as lines of text, with columns that stand below their names.
+
+    Args:
+        names: The names of the columns. One without a value in any row is left out.
+        rows: The values.
+        numbers: The columns that stand on the right.
+    """
+    shown = [i for i in range(len(names)) if any(row[i] is not None for row in rows)] or list(range(len(names)))
+    lines = [[names[i] for i in shown], *([brief(row[i]) for i in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = [names[i] in numbers for i in shown]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if on_right else cell.ljust(width)
+            for cell, width, on_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def brief(value: Any) -> str:
+    """A value in at most 60 characters, on one line; None is empty."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, Mapping):
+        text = ", ".join(f"{escaped(str(name))}={brief(item)}" for name, item in list(value.items())[:LONGEST])
+    elif isinstance(value, (list, tuple)):
+        text = ", ".join(map(brief, value[:LONGEST]))
+    else:
+        text = escaped(" ".join(str(value)[: LONGEST * 20].split()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def size(nbytes: float) -> str:
+    """A number of bytes for people: `784 B`, `33.6 MB`."""
+    power = 0
+    while nbytes >= 1000 and power < len(_UNITS) - 1:
+        nbytes, power = nbytes / 1000, power + 1
+    return f"{nbytes:.0f} {_UNITS[power]}" if power == 0 else f"{nbytes:.3g} {_UNITS[power]}"
