@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.chunks import batched
 from tensordb_data.common.text_table import brief, size, text_table
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.table.fields import Fields, schema_fields
@@ -17,6 +18,7 @@ from tensordb_data.warehouse.bound_query import BoundQuery, reported
 if TYPE_CHECKING:
     from tensordb_data.schema import Field
 
+_CHUNK = 1_000
 _TOP = 5
 _SHOWN_TOP = 3
 _MOST_FIELDS = 1_000  # of entities that have no schema, such as rows whose metrics have any names
@@ -121,13 +123,10 @@ def _read(bound: BoundQuery, fields: Fields | None) -> Description:
     shown = [tally.name for tally in (*tallies, *(tally for _, tally in sizes))]
     count = 0
     with contextlib.closing(bound.cursor({"_id": 1, "dataset": 1, **dict.fromkeys(shown, 1)})) as cursor:
-        for doc in cursor:
-            count += 1
-            several.add(doc)
-            for tally in tallies:
-                tally.add(doc)
-            for _, tally in sizes:
-                tally.add(doc)
+        for docs in batched(cursor, _CHUNK):
+            count += len(docs)
+            for tally in (several, *tallies, *(tally for _, tally in sizes)):
+                tally.add(docs)
     found = {tally.name: _summary(tally, scalars.get(tally.name)) for tally in tallies}
     found |= {f"{name} (blob)" if name in found else name: _blob(name, tally, blobs[name]) for name, tally in sizes}
     order = [name for name in fields if name in found] + [name for name in found if name not in fields]
@@ -140,14 +139,14 @@ def _read_any(bound: BoundQuery, of: str) -> Description:
     tallies: dict[str, Tally] = {}
     count = 0
     with contextlib.closing(bound.cursor()) as cursor:
-        for doc in cursor:
-            for name in doc:
+        for docs in batched(cursor, _CHUNK):
+            for name in dict.fromkeys(name for doc in docs for name in doc):
                 if name not in tallies and name not in ("_id", "_tdb") and len(tallies) < _MOST_FIELDS:
                     tallies[name] = Tally(name)
                     tallies[name].missing = count
-            count += 1
+            count += len(docs)
             for tally in tallies.values():
-                tally.add(doc)
+                tally.add(docs)
     return Description(count, of, [_summary(tally, None) for tally in tallies.values()])
 
 

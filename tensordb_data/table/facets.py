@@ -136,8 +136,7 @@ def _read(
 
 def _facet(name: str, docs: Sequence[Mapping[str, Any]], factor: float, exact: bool, top: int, bins: int) -> Facet:
     tally = Tally(name)
-    for doc in docs:
-        tally.add(dict(doc))
+    tally.add(docs)
 
     def about(n: int) -> int:
         return round(n * factor)
