@@ -127,6 +127,12 @@ def is_gray(data: Buffer) -> bool | None:
     return channels == 1 if channels else None
 
 
+def pixels_of(data: Buffer) -> int:
+    """How many pixels the header of an encoded image claims; 0 if it does not say."""
+    height, width = _size(data)
+    return height * width
+
+
 def image_bytes(value: Any) -> Buffer:
     """The encoded image in `value`, bytes or a `pathlib.Path`.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pymongo.errors import ExecutionTimeout
 
 from tensordb_data.errors import QueryError
 from tensordb_data.table.bounded import AtLeast, count_number, count_within
@@ -61,8 +62,13 @@ class Drawn:
 
 def few(bound: BoundQuery, seconds: float = _TRY) -> int | None:
     """How many entities match, if these are few enough to read, and are counted in time."""
-    found = count_within(bound, EXACT, None if not bound.warehouse.index.is_server else seconds)
-    return None if isinstance(found, AtLeast) else found
+    most = EXACT + 1 if bound.query.limit is None else min(bound.query.limit, EXACT + 1)
+    limited = bound.replaced(bound.query.replace(limit=most)).within(seconds)
+    try:
+        found = limited.count()
+    except ExecutionTimeout:
+        return None
+    return found if found <= EXACT else None
 
 
 def drawable(bound: BoundQuery) -> bool:
@@ -105,7 +111,7 @@ def estimate(bound: BoundQuery, sample: int, seed: int) -> Estimate:
         return Estimate(found, found, found, True)
     if not drawable(bound):
         return _counted(bound)
-    drawn = draw_places(bound, sample, seed, {"_id": 1})
+    drawn = draw_places(bound, sample, seed, {"_id": 1}, bound.seconds)
     hits, places, total = len(drawn.docs), drawn.places, drawn.total
     if places == total:
         return Estimate(hits, hits, hits, True)

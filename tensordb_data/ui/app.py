@@ -14,8 +14,8 @@ from starlette.routing import Route
 from tensordb_data.api.database import TensorDB
 from tensordb_data.errors import QueryError
 from tensordb_data.ui.guard import MOST_BODY, Guard, Keys
-from tensordb_data.ui.pages import curves, home, jobs, params, runs, search
-from tensordb_data.ui.view import HERE, Handler, Window, answer
+from tensordb_data.ui.pages import curves, edits, home, jobs, params, runs, sample, samples, search, thumbs
+from tensordb_data.ui.view import HERE, Handler, View, Window, answer
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 PAGES: dict[str, Handler] = {
     "": home.home, "runs": runs.runs, "curves": curves.curves, "search": search.search, "params": params.params,
-    "set": params.one_set, "jobs": jobs.jobs, "job": jobs.job,
+    "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
+    "explain": samples.explained, "sample": sample.sample, "blob": sample.blob,
+    "thumbs": thumbs.thumbs, "set": params.one_set, "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
-EDITS: dict[str, Handler] = {"cancel": jobs.cancel, "retry": jobs.retry}
+OWN_TIME: frozenset[Handler] = frozenset((samples.facets, samples.count))
+"""Those that give the database a time for each thing that they ask; one for all of them would take its place."""
+EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry}
 """What `write=True` adds: none of them deletes, moves or makes anything."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", "": "text/plain"}
 
@@ -70,7 +74,7 @@ def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[s
 
 
 async def _get(handler: Handler, window: Window, request: Request) -> Response:
-    return await answer(handler, window, request, {})
+    return await answer(handler, View(window, request), own_time=handler in OWN_TIME)
 
 
 async def _post(handler: Handler, window: Window, request: Request) -> Response:
@@ -85,7 +89,7 @@ async def _post(handler: Handler, window: Window, request: Request) -> Response:
         given = None
     if not isinstance(given, dict):
         return PlainTextResponse("400: a change is a JSON object\n", 400)
-    return await answer(handler, window, request, given)
+    return await answer(handler, View(window, request, given), own_time=True)
 
 
 async def _static(files: dict[str, tuple[bytes, str]], request: Request) -> Response:

@@ -38,6 +38,17 @@ def number_text(value: Any) -> str:
     return text if "e" in text or abs(value) < 1e3 else f"{value:,.0f}".replace(",", THIN)
 
 
+def rounded(value: Any) -> str:
+    """An estimate of a number, in two digits."""
+    digits = len(str(abs(int(value)))) - 2
+    return grouped(round(int(value), -digits) if digits > 0 else int(value))
+
+
+def caption(values: Mapping[str, Any]) -> str:
+    """What a sample without a picture is shown as."""
+    return brief(dict(values), 160)
+
+
 def number(value: Any) -> Markup:
     """A number in four digits, and in full where the pointer rests on it; a dash for none."""
     if value is None:

@@ -61,7 +61,9 @@ class Window:
             loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        for name in ("number", "size", "time", "brief", "pretty", "text_of", "filter_text"):
+        for name in (
+            "number", "size", "time", "brief", "pretty", "text_of", "filter_text", "number_text", "rounded", "caption",
+        ):  # fmt: skip
             made.filters[name] = getattr(shown, name)
         return made
 
@@ -181,19 +183,25 @@ Handler = Callable[[View], Response]
 """What answers the requests for one page, in a thread."""
 
 
-async def answer(handler: Handler, window: Window, request: Request, body: Mapping[str, Any]) -> Response:
-    """Let a handler answer, while it may ask the database for a bounded time, and few others do."""
-    return await to_thread.run_sync(_answered, handler, View(window, request, body))
+async def answer(handler: Handler, view: View, *, own_time: bool = False) -> Response:
+    """Let a handler answer, while few others do.
+
+    Args:
+        handler: The handler.
+        view: The request.
+        own_time: Whether the handler itself sees to it that the database ends in time.
+    """
+    return await to_thread.run_sync(_answered, handler, view, own_time)
 
 
-def _answered(handler: Handler, view: View) -> Response:
+def _answered(handler: Handler, view: View, own_time: bool) -> Response:
     with view.window.turns:
         began: float | None = None
         try:
             # What reads rides out an outage of the server for a minute. A page says at once that it is away.
             with within(_PING_SECONDS):
                 view.window.reading.warehouse.index.database.command("ping")
-            if view.request.method == "POST":
+            if own_time:
                 return handler(view)
             began = time.monotonic()
             with within(SECONDS):

@@ -105,6 +105,11 @@ def serve() -> Iterator[Callable[[Any], str]]:
         yield start
 
 
+def is_fault(line: Any) -> bool:
+    """Whether a line on the console is one; that a change was refused is said on the page, and there, too."""
+    return line.type == "error" and "with a status of 400" not in line.text
+
+
 @pytest.fixture
 def opened(chromium: Any, serve: Callable[[Any], str]) -> Iterator[Callable[..., Any]]:
     """Opens an app in the browser. Whatever the page complains of, such as a breach of its policy, fails the test."""
@@ -118,7 +123,7 @@ def opened(chromium: Any, serve: Callable[[Any], str]) -> Iterator[Callable[...,
             tab = context.new_page()
             tab.set_default_timeout(20_000)
             tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
-            tab.on("console", lambda line: line.type == "error" and faults.append(f"console: {line.text}"))
+            tab.on("console", lambda line: is_fault(line) and faults.append(f"console: {line.text}"))
             tab.on("request", lambda one: one.url.startswith((home, "blob:", "data:")) or faults.append(one.url))
             tab.goto(f"{home}?token={TOKEN}&next={page}" if page else f"{home}?token={TOKEN}")
             return tab

@@ -48,3 +48,45 @@ def test_rows_are_renewed_in_place_and_new_ones_are_announced(filled: TensorDB, 
     expect(page.locator("main tbody tr")).to_have_count(3)
     page.get_by_role("button", name="Show").click()
     expect(page.locator("main tbody tr")).to_have_count(4)
+
+
+def test_a_selection_is_tagged_by_keys_and_undone(filled: TensorDB, opened: Callable[..., Any]) -> None:
+    page = opened(make_app(filled, token=TOKEN, write=True), "data%3Fdataset=digits")
+    expect(page.locator('#facets[data-drawn="1"]')).to_be_visible()
+    expect(page.locator(".tile").first.locator("img[src^='blob:']")).to_be_visible()
+    for key in ("j", "x", "j", "j", "X"):
+        page.keyboard.press(key)
+    expect(page.locator("#selected")).to_have_text("3 selected")
+    page.keyboard.press("t")
+    page.locator('#edit [name="value"]').fill("look-again")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("3 samples changed")
+    expect(page.locator(".tile").first).to_contain_text("look-again")
+    assert filled.data.find({"tags": "look-again"}).count() == 3
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_role("status")).to_contain_text("undone: 3")
+    assert filled.data.find({"tags": "look-again"}).count() == 0
+    page.keyboard.press("l")
+    page.locator('#edit [name="value"]').fill("three")
+    page.get_by_role("button", name="Change").click()
+    expect(page.locator("#edit-wrong")).to_contain_text("expected int, found")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="All that match").click()
+    expect(page.locator("#selected")).to_have_text("120 selected: all that match")
+
+
+def test_blocks_facets_and_a_sample(filled: TensorDB, opened: Callable[..., Any]) -> None:
+    page = opened(make_app(filled, token=TOKEN), "data%3Fdataset=digits")
+    page.locator("#more").scroll_into_view_if_needed()
+    expect(page.locator(".tile")).to_have_count(120)
+    page.locator("#facets").get_by_role("link", name="3", exact=True).click()
+    expect(page.locator(".tile")).to_have_count(12)
+    page.locator("#facets").get_by_role("link", name="3", exact=True).click(modifiers=["Shift"])
+    expect(page.locator(".tile")).to_have_count(100)
+    page.locator(".tile a").nth(1).click()
+    expect(page.locator("h1")).to_contain_text("Sample")
+    expect(page.locator("img.blob")).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.locator("#before")).to_be_visible()
+    page.keyboard.press("Escape")
+    assert "sample?id=" in page.url

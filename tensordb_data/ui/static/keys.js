@@ -5,29 +5,41 @@ export function bind(key, handler) {
   handlers.set(key, handler);
 }
 
-let at = -1;
+let here = null;
 
-function rows() {
-  return [...document.querySelectorAll("main tbody tr[data-key]")];
+export function items() {
+  return [...document.querySelectorAll("main tbody tr[data-key], main .block .item")];
+}
+
+export function current() {
+  return here;
 }
 
 function move(by) {
-  const all = rows();
+  const all = items();
   if (!all.length) return;
-  all[at]?.classList.remove("at");
-  at = Math.max(0, Math.min(all.length - 1, at + by));
-  all[at].classList.add("at");
-  all[at].scrollIntoView({ block: "nearest" });
-  all[at].querySelector("a")?.focus({ preventScroll: true });
+  here?.classList.remove("at");
+  const at = all.indexOf(here);
+  here = all[at < 0 ? 0 : Math.max(0, Math.min(all.length - 1, at + by))];
+  here.classList.add("at");
+  here.scrollIntoView({ block: "nearest" });
+  here.querySelector("a")?.focus({ preventScroll: true });
+}
+
+function columns() {
+  const grid = here?.closest(".grid");
+  return grid ? getComputedStyle(grid).gridTemplateColumns.split(" ").length : 1;
 }
 
 bind("/", () => (document.querySelector('main textarea[name="q"], main input[name="words"]') ?? document.querySelector('header input[name="words"]')).focus());
 bind("?", () => document.getElementById("keys").showModal());
 bind("j", () => move(1));
 bind("k", () => move(-1));
-bind("ArrowDown", () => move(1));
-bind("ArrowUp", () => move(-1));
-bind("x", () => rows()[at]?.querySelector('input[type="checkbox"]')?.click());
+bind("ArrowDown", () => move(columns()));
+bind("ArrowUp", () => move(-columns()));
+bind("ArrowRight", () => (here?.closest(".grid") ? move(1) : false));
+bind("ArrowLeft", () => (here?.closest(".grid") ? move(-1) : false));
+bind("x", () => here?.querySelector('input[type="checkbox"]')?.click());
 bind("Escape", () => history.length > 1 && document.body.dataset.page.match(/^(sample|set|job)$/) && history.back());
 
 export function onKey(event) {

@@ -3,6 +3,12 @@ import { tellTimes } from "./main.js";
 
 const policy = window.trustedTypes ? window.trustedTypes.createPolicy("tdb", { createHTML: (text) => text }) : { createHTML: (text) => text };
 const least = 3000;
+
+// Only what our own server has sent, in which every value is escaped, is made a document.
+export function parse(text) {
+  return new DOMParser().parseFromString(policy.createHTML(text), "text/html");
+}
+
 let tag = null;
 let timer = null;
 
@@ -30,8 +36,7 @@ export async function poll(now = false) {
 document.addEventListener("visibilitychange", () => !document.hidden && document.querySelector("[data-live]") && poll());
 
 function update(text) {
-  // Only a page of our own server comes here, in which every value is escaped.
-  const fresh = new DOMParser().parseFromString(policy.createHTML(text), "text/html");
+  const fresh = parse(text);
   let added = 0;
   for (const part of document.querySelectorAll("[data-live]")) {
     const other = fresh.querySelector(`[data-live="${part.dataset.live}"]`);

@@ -75,3 +75,4 @@ setInterval(tellTimes, 10000);
 if (document.querySelector("[data-live]")) poll();
 if (page === "runs" && document.getElementById("plot")) import("./plot.js");
 if (page === "data") import("./grid.js");
+if (page === "sample") import("./sample.js");
