@@ -28,8 +28,8 @@ def load() -> None:
     found = [_returned(getattr(db, name)) for name in ("data", "params", "jobs", "logs", "architectures")]
     data, params, _, logs, _ = found
     found += [cls for collection in found for cls in _generic(collection)]
-    found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild")]
-    found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact")]
+    found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild", "storage")]
+    found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets")]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]

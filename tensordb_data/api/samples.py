@@ -7,6 +7,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.common.listing import Listing
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
@@ -17,6 +18,7 @@ from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Writer
 from tensordb_data.search.reindex import reindexing
+from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -153,6 +155,22 @@ class Data(Collection[Sample]):
         """
         found = self._warehouse.datasets.schemas([dataset]).get(dataset)
         return None if found is None else DatasetSchema(found, self._warehouse, dataset)
+
+    def datasets(self) -> Listing[Dataset]:
+        """The datasets of the project, by name, each with its number of samples, bytes, schema and times.
+
+        It is a list, and a table when it is printed. The samples of a dataset are counted for half a second; if that
+        is too short, `count` is an estimate, and `exact` is False.
+        """
+        return list_datasets(self._warehouse)
+
+    def dataset(self, name: str) -> Dataset:
+        """One dataset, as in `datasets`.
+
+        Raises:
+            NotFoundError: There is no such dataset.
+        """
+        return one_dataset(self._warehouse, name)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
         return make_samples(self._warehouse, docs)

@@ -10,6 +10,8 @@ EXAMPLES = {
     "uri": "tensordb uri --db ./warehouse",
     "status": "tensordb status --db ./warehouse --json",
     "ingest": "tensordb ingest photos/ --dataset photos --split train",
+    "datasets": "tensordb datasets --json",
+    "storage": "tensordb storage --project shoes",
     "find": "tensordb find data '{\"label\": 3}' --limit 5 --sort=-year",
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",

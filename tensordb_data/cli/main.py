@@ -24,7 +24,7 @@ from tensordb_data.cli import (
     worker,
 )
 from tensordb_data.cli.examples import add_examples
-from tensordb_data.cli.housekeeping import backup, compact, fsck, gc
+from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, storage
 from tensordb_data.cli.output import say
 
 app = typer.Typer(
@@ -35,8 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, find, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck, backup,
-    upgrade, roots, ui,
+    server, ingest, storage, find, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc, fsck,
+    backup, upgrade, roots, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

@@ -175,7 +175,7 @@ class _Body:
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter: DatasetDocument | None = index["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
-            {"$inc": {"seq": len(docs)}},
+            {"$inc": {"seq": len(docs)}, "$currentDate": {"changed": True}},
             return_document=ReturnDocument.AFTER,
             session=session,
         )

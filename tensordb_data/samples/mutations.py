@@ -193,7 +193,7 @@ class _Begin:
         }  # fmt: skip
         now = {"at": {"$literal": cluster_time(self._warehouse)}, "seq": "$seq", "mut": "$mut"}
         calm = {"$cond": [{"$eq": [_OPEN, []]}, now, "$calm"]}
-        begun = {"mut": _MORE, "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
+        begun = {"mut": _MORE, "changed": "$$NOW", "open": {"$concatArrays": [_OPEN, [entry]]}, "calm": calm}
         if self._kind == "delete":
             begun["del"] = _MORE
         index["datasets"].update_many(self._warehouse.datasets.filter(self._names), [{"$set": begun}], session=session)
@@ -222,6 +222,7 @@ class _End:
         deleted = {"$in": ["delete", {"$map": {"input": {"$filter": _only(self._id, "$eq")}, "in": "$$this.kind"}}]}
         ended = {
             "mut": _MORE, "open": {"$filter": _only(self._id, "$ne")}, "del": {"$cond": [deleted, _MORE, "$del"]},
+            "changed": "$$NOW",
         }  # fmt: skip
         there = {**self._warehouse.datasets.filter(self._names), "open.id": self._id}
         index["datasets"].update_many(there, [{"$set": ended}], session=session)

@@ -80,7 +80,7 @@ def page(bound: BoundQuery, n: int, text: str | None, fields: Sequence[str] | No
     bare = query.replace(limit=None)
     asked = bound.replaced(bare if fields is None else bare.replace(fields=fields)).within(limit)
     with reported(query):
-        walked = can_walk(asked) and bound.warehouse.index.is_server
+        walked = can_walk(asked)
         docs, after_it, looked = _walked(asked, left, mark, limit) if walked else _sorted(asked, left, mark)
     if after_it is not None and query.limit is not None and after_it.count >= query.limit:
         after_it = None
@@ -118,7 +118,7 @@ def _walked(bound: BoundQuery, n: int, mark: Mark, seconds: float) -> tuple[list
 def _sorted(bound: BoundQuery, n: int, mark: Mark) -> tuple[list[dict[str, Any]], Mark | None, float]:
     """In any other order."""
     order = bound.sort()
-    by_keys = bound.query.split is None and _are_single(bound, order)
+    by_keys = bound.query.split is None and bound.warehouse.index.is_server and _are_single(bound, order)
     if mark.keys is not None and (not by_keys or len(mark.keys) != len(order)):
         raise QueryError("page: after= is of another query; begin with after=None")
     extra = None if mark.keys is None else after(order, mark.keys)

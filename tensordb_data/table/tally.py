@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bson import Int64
@@ -69,13 +69,14 @@ class Tally:
             low, high = min(values), max(values)
             self.low = low if self.low is None or not _ordered(self.low, low) else self.low
             self.high = high if self.high is None or not _ordered(high, self.high) else self.high
-        if self._values is None:
+        counts = self._values
+        if counts is None:
             return
-        if not issubclass(type_, Hashable):
+        if getattr(type_, "__hash__", None) is None:
             self._values = None
             return
-        self._values.setdefault(kind, Counter()).update(values)
-        if sum(map(len, self._values.values())) > DISTINCT:
+        counts.setdefault(kind, Counter()).update(values)
+        if sum(map(len, counts.values())) > DISTINCT:
             self._values = None
 
     @property

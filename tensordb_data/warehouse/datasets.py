@@ -95,10 +95,12 @@ class Datasets:
 
         def count() -> None:
             if not deleted:
-                index["datasets"].update_many(found, {"$inc": {"mut": 1}}, session=session)
+                now = {"$currentDate": {"changed": True}}
+                index["datasets"].update_many(found, {"$inc": {"mut": 1}, **now}, session=session)
             elif index.is_server:
                 more: dict[str, Any] = {"$add": ["$mut", 1]}
-                index["datasets"].update_many(found, [{"$set": {"mut": more, "del": more}}], session=session)
+                change = {"mut": more, "del": more, "changed": "$$NOW"}
+                index["datasets"].update_many(found, [{"$set": change}], session=session)
             else:  # mongomock knows no pipelines
                 for doc in index["datasets"].find(found, {"mut": 1}):
                     index["datasets"].update_one(

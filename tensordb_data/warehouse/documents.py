@@ -128,6 +128,8 @@ class DatasetDocument(_Deletions):
     """The kind of each field, see `schema.Schema`, and a mark, see `schema.schema.MARK`. Format 1 has no mark, and None
     until the first commit."""
     created: dt.datetime
+    changed: NotRequired[dt.datetime]
+    """When samples were written, changed or deleted last."""
     compacted: NotRequired[int]
     """Samples up to this sequence number have no blobs in their documents."""
     open: NotRequired[list[OpenMutation]]
