@@ -51,12 +51,13 @@ def ui(
     """
     with one_line_errors():
         from tensordb_data.ui import make_app
-        from tensordb_data.ui.serve import address_of, bind, make_server
+        from tensordb_data.ui.serve import address_of, bind, calm, make_server
 
         token = secrets.token_urlsafe(_TOKEN_BYTES) if token_file is None else _token_of(token_file)
         certificate = _certificate(certfile, keyfile)
     with warehouse(db, project, read_only=not write) as opened, bind(host, port) as listening:
         hosts = [*(allow_host or ()), *([] if _is_loopback(host) else [f"[{host}]" if ":" in host else host])]
+        calm()
         server = make_server(make_app(opened, token=token, write=write, hosts=hosts), certificate)
         if not _is_loopback(host) and certificate is None:
             say("whoever can read the network between here and the browser can read the token and all that is shown: "

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 PAGES: dict[str, Handler] = {
-    "": home.home, "runs": runs.runs, "curves": curves.curves, "search": search.search, "params": params.params,
+    "": home.home, "storage": home.storage, "runs": runs.runs, "curves": curves.curves, "search": search.search, "params": params.params,
     "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
     "explain": samples.explained, "sample": sample.sample, "blob": sample.blob,
     "thumbs": thumbs.thumbs, "set": params.one_set, "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
-OWN_TIME: frozenset[Handler] = frozenset((samples.facets, samples.count))
+OWN_TIME: frozenset[Handler] = frozenset((home.home, samples.facets, samples.count))
 """Those that give the database a time for each thing that they ask; one for all of them would take its place."""
 EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry}
 """What `write=True` adds: none of them deletes, moves or makes anything."""

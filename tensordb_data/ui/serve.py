@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ class Server(uvicorn.Server):
         """End after the requests that are being answered; told once more, at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def calm() -> None:
+    """Let OpenCV use one thread a picture: pages ask for many at once, and others use this machine."""
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(1)
 
 
 def make_server(app: ASGIApp, certificate: Certificate | None = None) -> Server:

@@ -52,6 +52,8 @@ class Window:
     reading: TensorDB
     writing: TensorDB | None
     keys: Keys
+    counted: dict[Any, Any] = field(default_factory=dict)
+    """What was counted of datasets; see the first page."""
     turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_TOGETHER))
 
     @functools.cached_property
