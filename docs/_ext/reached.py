@@ -31,7 +31,8 @@ def load() -> None:
     found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild", "storage")]
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
-    found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets")]
+    found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]
+    found += [_returned(params.sizes), _returned(params.lineage)]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
     found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]
     module = sys.modules["reached"] = types.ModuleType("reached")

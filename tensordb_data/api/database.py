@@ -11,6 +11,7 @@ from tensordb_data.api.architectures import Architectures
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.jobs import Jobs
 from tensordb_data.api.logs import Logs
+from tensordb_data.api.overview import Overview
 from tensordb_data.api.params import Params
 from tensordb_data.api.runs import RunSelection
 from tensordb_data.api.samples import Data
@@ -22,7 +23,6 @@ from tensordb_data.mongo.address import HostOptions, parse
 from tensordb_data.query.query import Filter, Query, Sort
 from tensordb_data.search.index import search_index
 from tensordb_data.search.reindex import selected_groups
-from tensordb_data.table.storage import Storage, projects, storage
 from tensordb_data.warehouse.bound_query import BoundQuery
 from tensordb_data.warehouse.context import Warehouse
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tensordb_data.housekeeping.repair import Repair
 
 
-class TensorDB:
+class TensorDB(Overview):
     """A warehouse: five collections of one project, in MongoDB, with their blobs in files or an object store.
 
     Args:
@@ -203,17 +203,6 @@ class TensorDB:
             limit: The most runs to select; None for no limit.
         """
         return RunSelection(self, filter, sort, limit)
-
-    def projects(self) -> list[str]:
-        """The names of the projects of this warehouse that have anything in them, in order."""
-        return projects(self._warehouse)
-
-    def storage(self) -> Storage:
-        """How many bytes there are of what: blobs by dataset and by run, garbage, the cache, the roots, the index.
-
-        It is a table when it is printed. All of it is known from the index and the folder of the cache.
-        """
-        return storage(self._warehouse)
 
     @property
     def database(self) -> Database[Any]:

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -16,9 +16,12 @@ from pymongo.errors import DuplicateKeyError
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.job import Job
 from tensordb_data.common.deprecation import Grouped, moved_options, renamed_options
+from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError, UnsupportedError
 from tensordb_data.jobs import transitions
+from tensordb_data.jobs.explain import explain_all
+from tensordb_data.jobs.overview import WorkerInfo, counts, workers
 from tensordb_data.jobs.recovery import requeue_lost, resolve_dependencies
 from tensordb_data.jobs.shape import WELL_FORMED
 from tensordb_data.jobs.spec import (
@@ -265,6 +268,26 @@ class Jobs(Collection[Job]):
         self._recovered = now
         freed = requeue_lost(self._warehouse)
         return bool(resolve_dependencies(self._warehouse, {}) + freed)
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs have each status: `{"waiting": 0, "ready": 3, "running": 1, ...}`."""
+        return counts(self._warehouse)
+
+    def workers(self) -> Listing[WorkerInfo]:
+        """The workers of the project that are alive; a table when it is printed."""
+        return workers(self._warehouse)
+
+    def explain(self, jobs: Iterable[Job | ObjectId]) -> list[str]:
+        """A text for each of some jobs that explains its status, as `Job.explain`; all at once is much faster.
+
+        Raises:
+            QueryError: One of them is no job, nor the id of one.
+        """
+        ids = [job.id if isinstance(job, Job) else job for job in jobs]
+        for id in ids:
+            if not isinstance(id, ObjectId):
+                raise QueryError(f"explain takes jobs, or their ids; found {id!r:.100}")
+        return explain_all(self._warehouse, ids)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Job]:
         return [Job(self.db, doc) for doc in docs]

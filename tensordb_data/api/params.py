@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.lineage import Lineage, lineage_of
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import SchemaError
 from tensordb_data.mongo.retry import read_all
@@ -21,6 +22,8 @@ from tensordb_data.params.parameter_set import RESERVED, ParameterSet, parent_id
 from tensordb_data.params.prune import Pruned, prune
 from tensordb_data.params.retention import Keep
 from tensordb_data.params.save import save_parameters
+from tensordb_data.params.sizes import SetSize, sizes
+from tensordb_data.query.query import Filter
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.snapshot import view
@@ -155,6 +158,23 @@ class Params(Collection[ParameterSet]):
         for ids in chunks(worded, _CHUNK):
             entries.add_entities(read_all(index["params"].find({"_id": {"$in": ids}})))
         return Annotated(changed, tuple(id for id in values if id not in known))
+
+    def sizes(self, filter: Filter | None = None) -> dict[ObjectId, SetSize]:
+        """How many bytes checkpoints take, by their `_id`: in memory, stored for them alone, and shared with others.
+
+        Args:
+            filter: Which checkpoints, as for `find`; None for all.
+        """
+        return sizes(self.find(filter).bound)
+
+    def lineage(self, id: ParameterSet | ObjectId | str) -> Lineage:
+        """What a checkpoint comes from, and what comes from it: parents, children, data, and the job that made it.
+
+        Raises:
+            NotFoundError: There is no such checkpoint.
+            QueryError: `id` is none.
+        """
+        return lineage_of(self.db, id)
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
         """Deletes the checkpoints of a run that a policy does not keep, also those saved by `save`.

@@ -13,7 +13,8 @@ from tensordb_data.table.estimate import Estimate, estimate
 from tensordb_data.table.facets import Facet, facets
 from tensordb_data.table.page import Page, page
 from tensordb_data.table.pipeline import aggregate
-from tensordb_data.table.split import SplitReport, split
+from tensordb_data.table.splits.split import SplitReport, split
+from tensordb_data.table.thumbnails import Thumbnail, thumbnails
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
@@ -108,6 +109,30 @@ class SelectionTable(abc.ABC, Generic[R]):
         """
         docs, more, looked = page(self.bound, n, after, fields, seconds)
         return Page(self._verbs.entities(docs), more, looked)
+
+    def thumbnails(self, field: str, size: int = 128) -> list[Thumbnail]:
+        """A small picture of each sample, in the order of the Selection, as the bytes of a PNG or JPEG.
+
+        Of arrays, those with two dimensions are pictures, and those with three of which the last has 1, 3 or 4
+        channels; of others the first part that is one. Numbers that are not uint8 are scaled from their range. The
+        blobs of some samples are in memory at a time.
+
+        Args:
+            field: An image or an array.
+            size: Width and height at most, from 8 to 1024.
+
+        Returns:
+            One for each sample that has the field. What cannot be shown has an `error` in place of `data`.
+
+        Raises:
+            QueryError: There is no such field, or it is no picture.
+            MissingExtraError: An image has to be decoded, and opencv is not installed.
+        """
+        return thumbnails(self.bound, field, size)
+
+    def python(self) -> str:
+        """Python source that makes this Selection from `db`; see `Query.python`."""
+        return self.bound.query.python()
 
     def estimate(self, *, sample: int = 5_000, seed: int = 0) -> Estimate:
         """About how many entities match, in bounded time.

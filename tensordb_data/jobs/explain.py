@@ -2,28 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.jobs.shape import malformed
+from tensordb_data.common.chunks import chunks
+from tensordb_data.jobs.shape import WELL_FORMED, malformed
 from tensordb_data.jobs.transitions import OPEN
 from tensordb_data.jobs.worker_registry import alive
+from tensordb_data.mongo.retry import read_all
 
 if TYPE_CHECKING:
+    from bson import ObjectId
+
     from tensordb_data.warehouse.context import Warehouse
     from tensordb_data.warehouse.documents import JobDocument
+
+_CHUNK = 1_000
 
 
 def explain(warehouse: Warehouse, job: JobDocument) -> str:
     """See `Job.explain`."""
-    wrong = malformed(warehouse.index["jobs"], job["_id"])
+    return _explain(_Now(warehouse), job)
+
+
+def explain_all(warehouse: Warehouse, ids: Sequence[ObjectId]) -> list[str]:
+    """See `Jobs.explain`. The workers, and those that come before, are looked for once."""
+    now = _Now(warehouse)
+    now.odd = set()
+    jobs: dict[ObjectId, JobDocument] = {}
+    for some in chunks(ids, _CHUNK):
+        named = {"_tdb.p": warehouse.project, "_id": {"$in": list(some)}}
+        jobs.update((doc["_id"], doc) for doc in read_all(warehouse.index["jobs"].find(named)))
+        odd = {**named, "$nor": [WELL_FORMED]}
+        now.odd |= {doc["_id"] for doc in read_all(warehouse.index["jobs"].find(odd, {"_id": 1}))}
+    return [_explain(now, jobs[id]) if id in jobs else f"there is no job {id}; it was deleted" for id in ids]
+
+
+class _Now:
+    """What the explanations of several jobs have in common, each read when it is first needed."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self.warehouse, self.mongo = warehouse, warehouse.index["jobs"]
+        self.odd: set[ObjectId] | None = None
+        """The jobs that are not well formed; None if that is not known."""
+        self._ahead: dict[tuple[Any, ...], int] = {}
+
+    @functools.cached_property
+    def workers(self) -> Sequence[Mapping[str, Any]]:
+        return alive(self.warehouse)
+
+    @functools.cached_property
+    def time(self) -> Any:
+        return self.mongo.database.command("hello")["localTime"]
+
+    def ahead(self, job: JobDocument) -> int:
+        """How many jobs of its kind are claimed before it."""
+        key = (job["kind"], job["priority"], job["due"])
+        if key not in self._ahead:
+            before = [{"priority": {"$gt": job["priority"]}}, {"priority": job["priority"], "due": {"$lt": job["due"]}}]
+            ready = {"_tdb.p": self.warehouse.project, "status": "ready", "kind": job["kind"], "$or": before}
+            self._ahead[key] = self.mongo.count_documents(ready)
+        return self._ahead[key]
+
+
+def _explain(now: _Now, job: JobDocument) -> str:
+    warehouse = now.warehouse
+    well = now.odd is not None and job["_id"] not in now.odd
+    wrong = None if well else malformed(warehouse.index["jobs"], job["_id"])
     if wrong is not None:
         return f"left alone, another tool has written it: {wrong}"
     status = job["status"]
     if status == "waiting":
         return f"waiting for {_upstream(warehouse, job)}"
     if status == "ready":
-        return "\n".join(_unclaimed(warehouse, job))
+        return "\n".join(_unclaimed(now, job))
     if status == "running":
         return _running(job)
     if status == "done":
@@ -54,26 +107,19 @@ def _running(job: JobDocument) -> str:
     return text
 
 
-def _unclaimed(warehouse: Warehouse, job: JobDocument) -> Iterator[str]:
-    mongo = warehouse.index["jobs"]
-    now = mongo.database.command("hello")["localTime"]
+def _unclaimed(at: _Now, job: JobDocument) -> Iterator[str]:
+    now = at.time
     if job["due"] > now:
         why = f"attempt {job['attempts'] + 1} of {job['max_attempts']}" if job["attempts"] else "its start"
         yield f"ready, but not before {_time(job['due'])} ({why}), in {(job['due'] - now).total_seconds():.0f} s"
         if job.get("reason"):
             yield f"the last attempt: {job['reason'].splitlines()[-1]}"
         return
-    workers = alive(warehouse)
+    workers = at.workers
     if not workers:
         yield f"ready, but no worker is alive; start one: tensordb worker --kinds {job['kind']} {_allowing(job)}"
         return
-    before = {
-        "_tdb.p": warehouse.project, "status": "ready", "kind": job["kind"],
-        "$or": [
-            {"priority": {"$gt": job["priority"]}}, {"priority": job["priority"], "due": {"$lt": job["due"]}},
-        ],
-    }  # fmt: skip
-    ahead = mongo.count_documents(before)
+    ahead = at.ahead(job)
     yield f"ready; {ahead} of its kind come before it" if ahead else "ready, and the first of its kind"
     for worker in workers:
         yield f"worker {worker['name']}: {_why_not(worker, job)}"

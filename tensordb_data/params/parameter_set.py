@@ -9,6 +9,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from tensordb_data.common.listing import Listing
 from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.params.apply import apply_to
 from tensordb_data.params.difference import Difference
@@ -16,6 +17,7 @@ from tensordb_data.params.exchange.exporting import Exported, export_set
 from tensordb_data.params.load import describe, load_parts, suggest_intact_set
 from tensordb_data.params.load_in_place import load_in_place
 from tensordb_data.params.names import Renames
+from tensordb_data.params.tensor_info import TensorInfo, tensors_of
 from tensordb_data.query.query import Query
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.schema.schema import PROVENANCE
@@ -76,6 +78,16 @@ class ParameterSet(Record):
         reads them) and `position` (in the data).
         """
         return dict(self._doc.get("lineage", {}))
+
+    @property
+    def tensors(self) -> Listing[TensorInfo]:
+        """Its tensors: part, name, dtype, shape and bytes of each. None of them is read.
+
+        Raises:
+            CorruptBlobError: The structure of the checkpoint is damaged.
+        """
+        with self._offered():
+            return tensors_of(self._warehouse, self._doc)
 
     def load(self, part: str = "model", *, framework: Framework = "auto") -> Any:
         """The parameters, in the structure in which they were saved. Every tensor is checked against its hash.

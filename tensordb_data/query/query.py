@@ -15,6 +15,7 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.query.ids import with_ids
 from tensordb_data.query.large_in import Split, is_large, size_of, split
+from tensordb_data.query.source import python
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -178,6 +179,15 @@ class Query:
 
     def __deepcopy__(self, memo: Any) -> Query:
         return self
+
+    def python(self, db: str = "db") -> str:
+        """Python source that selects the same: `db.data.find({'label': 3}, limit=5)`, below the imports that it needs.
+
+        Args:
+            db: The name of the warehouse in the source.
+        """
+        options = {"sort": self._sort, "limit": self._limit, "fields": self._fields}
+        return python(f"{db}.{self._collection}.find", self._filter, options)
 
     @property
     def brief(self) -> str:

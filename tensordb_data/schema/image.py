@@ -127,10 +127,20 @@ def is_gray(data: Buffer) -> bool | None:
     return channels == 1 if channels else None
 
 
-def pixels_of(data: Buffer) -> int:
-    """How many pixels the header of an encoded image claims; 0 if it does not say."""
-    height, width = _size(data)
-    return height * width
+def image_size(data: Buffer) -> tuple[int, int]:
+    """Height and width that the header of an encoded image claims; 0 what it does not say."""
+    return _size(data)
+
+
+def check_pixels(data: Buffer) -> None:
+    """Refuse an encoded image that is cut off, or claims too many pixels to be decoded.
+
+    Raises:
+        CorruptBlobError: It is such a one.
+    """
+    if (why := _too_large(*_size(data))) is not None:
+        raise CorruptBlobError(why)
+    _check_whole(data)
 
 
 def image_bytes(value: Any) -> Buffer:

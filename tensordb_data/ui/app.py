@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PAGES: dict[str, Handler] = {
     "": home.home, "storage": home.storage, "runs": runs.runs, "curves": curves.curves, "search": search.search, "params": params.params,
     "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
-    "explain": samples.explained, "sample": sample.sample, "blob": sample.blob,
+    "explain": samples.explained, "python": samples.python, "sample": sample.sample, "blob": sample.blob,
     "thumbs": thumbs.thumbs, "set": params.one_set, "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""

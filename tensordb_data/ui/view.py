@@ -23,6 +23,7 @@ from tensordb_data.errors import ConnectError, NotFoundError, QueryError, ReadOn
 from tensordb_data.mongo.errors import first_line
 from tensordb_data.mongo.retry import within
 from tensordb_data.ui import shown
+from tensordb_data.ui.kept import Kept
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -34,6 +35,7 @@ SECONDS = 2.0
 """What one request may take of the database."""
 _PING_SECONDS = 1.0
 _TOGETHER = 4  # requests that ask the database at the same time
+_THUMBS = 64_000_000  # bytes
 _LONGEST = 8_000  # characters of what was asked for
 
 _log = logging.getLogger("tensordb_data.ui")
@@ -54,6 +56,8 @@ class Window:
     keys: Keys
     counted: dict[Any, Any] = field(default_factory=dict)
     """What was counted of datasets; see the first page."""
+    thumbs: Kept = field(default_factory=lambda: Kept(_THUMBS))
+    """Thumbnails that were sent."""
     turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_TOGETHER))
 
     @functools.cached_property

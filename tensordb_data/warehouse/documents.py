@@ -104,7 +104,7 @@ class LeavingState(TypedDict):
 
 
 class SplitDocument(TypedDict):
-    """How samples were split. See `table.split`."""
+    """How samples were split. See `table.splits`."""
 
     parts: list[str]
     fractions: list[float]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import StateError
-from tensordb_data.jobs.explain import explain
-from tensordb_data.jobs.worker_registry import alive
 from tensordb_data.ui.parts.links import id_of, parsed, stored_query
 
 if TYPE_CHECKING:
@@ -35,10 +33,10 @@ def jobs(view: View) -> Response:
         found += view.db.jobs.find(one, sort=_SORT.get(each, _ENDED), limit=_SHOWN - len(found) or 1).all()
         if len(found) >= _SHOWN:
             break
-    counts = {each: view.db.jobs.find({"status": each}).count() for each in STATUSES}
+    counts = view.db.jobs.counts()
     return view.page(
         "jobs.html", jobs=found[:_SHOWN], counts=counts, only=status, kind=kind, q=view.one("q"),
-        workers=alive(view.db.warehouse), why=_why(view, found[:_SHOWN]),
+        workers=view.db.jobs.workers(), why=_why(view, found[:_SHOWN]),
         kinds=sorted(map(str, view.db.jobs.find().distinct("kind"))), total=sum(counts.values()),
     )  # fmt: skip
 
@@ -46,11 +44,8 @@ def jobs(view: View) -> Response:
 def _why(view: View, found: Sequence[Job]) -> dict[Any, str]:
     """Why jobs are where they are, of the first that are not done."""
     open_ = [job for job in found if job.get("status") in ("ready", "waiting", "dead")][:_EXPLAINED]
-    return {job.id: _explained(view, job).splitlines()[0] for job in open_}
-
-
-def _explained(view: View, job: Job) -> str:
-    return explain(view.db.warehouse, cast("Any", job._doc))
+    texts = view.db.jobs.explain(open_) if open_ else []
+    return {job.id: text.splitlines()[0] for job, text in zip(open_, texts, strict=True)}
 
 
 def job(view: View) -> Response:
@@ -60,7 +55,7 @@ def job(view: View) -> Response:
     queries = {name: stored_query(view, found[name]) for name in ("data", "architecture", "params") if name in found}
     events = found.get("events")
     return view.page(
-        "job.html", job=found, why=_explained(view, found), lines=[row.get("text", "") for row in reversed(rows)],
+        "job.html", job=found, why=view.db.jobs.explain([found])[0], lines=[row.get("text", "") for row in reversed(rows)],
         cut=len(rows) == _LINES, queries=queries, events=events if isinstance(events, list) else [],
         logged=bool(view.db.logs.find({"run": found.run, "kind": {"$ne": "output"}}).head(1)),
     )  # fmt: skip

@@ -81,6 +81,11 @@ def explained(view: View) -> Response:
     return view.data({name: value for name, value in found.items() if name != "raw"})
 
 
+def python(view: View) -> Response:
+    """`./python`: the source that selects the same."""
+    return view.data({"python": asked(view).selection.python()})
+
+
 def _picture(view: View, what: Asked | None) -> str:
     """The field whose thumbnails are shown; empty without one."""
     if what is None:

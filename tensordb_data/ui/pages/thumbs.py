@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from tensordb_data.errors import QueryError, TensorDBError
-from tensordb_data.schema import Array, Image
+from tensordb_data.blobs.segments.references import references_of
+from tensordb_data.errors import MissingExtraError, QueryError
+from tensordb_data.table.thumbnails import Thumbnail, thumbnails_of
 from tensordb_data.ui.parts import pictures
 from tensordb_data.ui.parts.asked import asked
 from tensordb_data.ui.parts.links import id_of
@@ -18,9 +20,8 @@ if TYPE_CHECKING:
     from tensordb_data.ui.view import View
 
 _MOST = 200
-_SIDE = 160
+_SIZE = 160
 _TYPES = {"image/jpeg": 1, "image/png": 2}
-_AS_IT_IS = 64_000  # bytes of an image that is sent as it is stored
 
 
 def thumbs(view: View) -> Response:
@@ -36,28 +37,42 @@ def thumbs(view: View) -> Response:
     ids = [id_of(text, "sample") for text in view.many("id", _MOST)]
     if not ids:
         raise QueryError("id= names the samples")
-    found = {sample.id: sample for sample in view.db.data.find({"_id": {"$in": ids}}, fields=[name])}
-    parts = []
-    for id in ids:
-        data, kind = _thumb(view, found[id], name) if id in found else (b"", 0)
-        parts += [struct.pack("<IB", len(data), kind), data]
-    return view.tagged(Response(b"".join(parts), media_type="application/octet-stream"))
+    samples = {sample.id: sample for sample in view.db.data.find({"_id": {"$in": ids}}, fields=[name])}
+    found = _packed(view, [samples[id] for id in ids if id in samples], name)
+    nothing = struct.pack("<IB", 0, 0)
+    data = b"".join(found.get(id, nothing) for id in ids)
+    return view.tagged(Response(data, media_type="application/octet-stream"))
 
 
-def _thumb(view: View, sample: Sample, name: str) -> tuple[bytes, int]:
-    field = sample.blobs.get(name)
+def _packed(view: View, samples: Sequence[Sample], name: str) -> dict[Hashable, bytes]:
+    """What is sent of each sample, by its id; those that were sent before are kept in memory."""
+    kept = view.window.thumbs
+    keys = {sample.id: _key(view, sample, name) for sample in samples}
+    found: dict[Hashable, bytes] = {id: data for id, key in keys.items() if (data := kept.get(key)) is not None}
+    missing = [sample for sample in samples if sample.id not in found]
+    if missing:
+        with pictures.decoding:
+            for one in _made(missing, name):
+                error = "" if one.error is None else view.window.redact(ValueError(one.error))
+                data = one.data or error.encode()
+                packed = struct.pack("<IB", len(data), _TYPES[one.media] if one.data else 0) + data
+                found[one.id] = packed
+                if one.data:
+                    kept.put(keys[one.id], packed)
+    return found
+
+
+def _made(samples: Sequence[Sample], name: str) -> list[Thumbnail]:
     try:
-        pictures.check_bytes(sample.stored_bytes(name))
-        if isinstance(field, Array):
-            array = sample[name]
-            if not pictures.slices_of(array.shape):
-                return b"", 0
-            with pictures.decoding:
-                return pictures.picture(array, pictures.slices_of(array.shape) // 2, most=_SIDE), 2
-        if isinstance(field, Image):
-            data = sample.encoded(name)
-            kind = pictures.media_type(data)
-            return (data, _TYPES[kind]) if kind is not None and len(data) <= _AS_IT_IS else (b"", 0)
-    except TensorDBError as error:
-        return view.window.redact(error).encode(), 0
-    return b"", 0
+        return thumbnails_of(samples, name, _SIZE)
+    except MissingExtraError as error:
+        if len(samples) == 1:
+            return [Thumbnail(samples[0].id, "image/png", b"", 0, 0, str(error))]
+    return [one for sample in samples for one in _made([sample], name)]  # small images need no OpenCV
+
+
+def _key(view: View, sample: Sample, name: str) -> Hashable:
+    """What a blob is known by: an `_id` alone may be deleted and written again."""
+    reference = references_of(sample._doc).get(name)
+    place = [reference.get(part) for part in ("k", "o", "n", "x")] if isinstance(reference, dict) else []
+    return view.db.project, name, str(sample.id), str(place)

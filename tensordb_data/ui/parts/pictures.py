@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 import threading
-import zlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tensordb_data.errors import StorageError
-from tensordb_data.schema.image import is_image, pixels_of
+from tensordb_data.schema.image import image_size, is_image
+from tensordb_data.table.pictures import png
 
 MOST_BYTES = 64_000_000
 MOST_PIXELS = 100_000_000
 _COLOURS = (1, 3, 4)
-_PNG_COLOURS = {1: 0, 3: 2, 4: 6}
 
 decoding = threading.BoundedSemaphore(2)
 """Those who decode or make a picture, which takes memory, are two at a time."""
@@ -30,7 +28,8 @@ def media_type(data: bytes) -> str | None:
     """
     if not is_image(data):
         return None
-    if (pixels := pixels_of(data)) > MOST_PIXELS:
+    height, width = image_size(data)
+    if (pixels := height * width) > MOST_PIXELS:
         raise StorageError(f"this image claims {pixels:,} pixels, and at most {MOST_PIXELS:,} are shown")
     return "image/png" if data[:1] == b"\x89" else "image/jpeg"
 
@@ -56,7 +55,7 @@ def slices_of(shape: tuple[int, ...]) -> int:
     return shape[0]
 
 
-def picture(array: npt.NDArray[Any], number: int, channel: int | None = None, most: int | None = None) -> bytes:
+def picture(array: npt.NDArray[Any], number: int, channel: int | None = None) -> bytes:
     """One picture of an array, as a PNG of grey or coloured pixels.
 
     Numbers that are no bytes are stretched, from the lowest to the highest.
@@ -65,7 +64,6 @@ def picture(array: npt.NDArray[Any], number: int, channel: int | None = None, mo
         array: The array, of two to four dimensions.
         number: Which of its slices.
         channel: Only this channel; None for all.
-        most: The most pixels of a side: of a larger one, some are left out.
 
     Raises:
         StorageError: The array is no picture, or has no such slice or channel.
@@ -83,9 +81,6 @@ def picture(array: npt.NDArray[Any], number: int, channel: int | None = None, mo
         if not 0 <= channel < array.shape[-1]:
             raise StorageError(f"a picture of this array has {array.shape[-1]} channels, and no number {channel}")
         array = array[..., channel : channel + 1]
-    if most is not None:
-        step = max(1, -(-max(array.shape[:2]) // most))
-        array = array[::step, ::step]
     if array.shape[0] * array.shape[1] > MOST_PIXELS:
         raise StorageError(f"a picture of this array has more than {MOST_PIXELS:,} pixels")
     return png(grey(array))
@@ -106,14 +101,3 @@ def grey(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         scaled = (values - low) * (255.0 / spread) if spread > 0 else np.zeros_like(values)
     return np.where(finite, np.clip(scaled, 0, 255), 0).astype(np.uint8)
 
-
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Pixels of shape (height, width, 1, 3 or 4) as a PNG."""
-    height, width, channels = pixels.shape
-    rows = np.zeros((height, 1 + width * channels), np.uint8)
-    rows[:, 1:] = pixels.reshape(height, -1)
-    head = struct.pack(">IIBBBBB", width, height, 8, _PNG_COLOURS[channels], 0, 0, 0)
-    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
-    )

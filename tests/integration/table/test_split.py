@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tensordb_data import QueryError, SchemaError, TensorDB
 from tensordb_data.samples import mutations
-from tensordb_data.table import split as split_module
-from tensordb_data.table.split_balance import balanced
-from tensordb_data.table.split_rows import SplitRows
+from tensordb_data.table.splits import split as split_module
+from tensordb_data.table.splits.balance import balanced
+from tensordb_data.table.splits.rows import SplitRows
 
 PARTS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 

@@ -24,8 +24,8 @@ from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
 from tensordb_data.table.fields import check_field
-from tensordb_data.table.split_balance import balanced
-from tensordb_data.table.split_rows import SplitRows, read_rows
+from tensordb_data.table.splits.balance import balanced
+from tensordb_data.table.splits.rows import SplitRows, read_rows
 from tensordb_data.warehouse.bound_query import reported
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tensordb_data.table.split_rows import SplitRows
+    from tensordb_data.table.splits.rows import SplitRows
 
 _NONE = -1  # of no part yet
 

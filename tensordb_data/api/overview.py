@@ -1,0 +1,31 @@
+"""What a `TensorDB` tells of the whole warehouse."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+from tensordb_data.table.storage import Storage, projects, storage
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse.context import Warehouse
+
+
+class Overview(abc.ABC):
+    """The methods of a `TensorDB` that look at the whole warehouse."""
+
+    @property
+    @abc.abstractmethod
+    def warehouse(self) -> Warehouse:
+        """The context: index and blobs."""
+
+    def projects(self) -> list[str]:
+        """The names of the projects of this warehouse that have anything in them, in order."""
+        return projects(self.warehouse)
+
+    def storage(self) -> Storage:
+        """How many bytes there are of what: blobs by dataset and by run, garbage, the cache, the roots, the index.
+
+        It is a table when it is printed. All of it is known from the index and the folder of the cache.
+        """
+        return storage(self.warehouse)

@@ -1,0 +1,1 @@
+"""Divide samples into parts, by whole groups."""
