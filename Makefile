@@ -24,7 +24,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -115,6 +115,9 @@ site: $(STAMP) ## the documentation as a site, from docs/ and the docstrings (bu
 	@rm -rf build/site
 	@$(BIN)/python -m sphinx -q -W --keep-going -E -d build/doctrees docs build/site
 	@echo "build/site/index.html"
+
+pictures: $(STAMP) ## the pictures of docs/ui.md, taken anew in Chromium
+	@PICTURES=1 $(PYTEST) tests/ui/test_pictures.py
 
 vendor: ## fetch the files of others that the page of a warehouse needs, and compare them with their checksums
 	@rm -rf build/vendor && mkdir -p build/vendor && cd build/vendor && npm pack --silent uplot@1.6.32 >/dev/null && tar xzf uplot-1.6.32.tgz

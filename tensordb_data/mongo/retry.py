@@ -27,12 +27,18 @@ def within(seconds: float) -> Iterator[None]:
 
     What takes longer raises an error of the driver whose `timeout` is true, or an error that was made of it.
     """
+    with impatient(seconds), pymongo.timeout(seconds):
+        yield
+
+
+@contextlib.contextmanager
+def impatient(seconds: float) -> Iterator[None]:
+    """Repeat no call in this block once so many seconds have passed since its beginning."""
     end = time.monotonic() + seconds
     outer = _end.get()
     token = _end.set(end if outer is None else min(end, outer))
     try:
-        with pymongo.timeout(seconds):
-            yield
+        yield
     finally:
         _end.reset(token)
 

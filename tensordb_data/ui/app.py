@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 PAGES: dict[str, Handler] = {
-    "": home.home, "storage": home.storage, "runs": runs.runs, "curves": curves.curves, "search": search.search, "params": params.params,
+    "": home.home, "storage": home.storage, "search": search.search,
     "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
-    "explain": samples.explained, "python": samples.python, "sample": sample.sample, "blob": sample.blob,
-    "thumbs": thumbs.thumbs, "set": params.one_set, "jobs": jobs.jobs, "job": jobs.job,
+    "explain": samples.explained, "python": samples.python,
+    "sample": sample.sample, "blob": sample.blob, "thumbs": thumbs.thumbs, "thumb": thumbs.thumb,
+    "runs": runs.runs, "curves": curves.curves, "params": params.params, "set": params.one_set,
+    "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
 OWN_TIME: frozenset[Handler] = frozenset((home.home, samples.facets, samples.count))

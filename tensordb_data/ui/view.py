@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from tensordb_data.api.database import TensorDB
 from tensordb_data.errors import ConnectError, NotFoundError, QueryError, ReadOnlyError, TensorDBError
 from tensordb_data.mongo.errors import first_line
-from tensordb_data.mongo.retry import within
+from tensordb_data.mongo.retry import impatient, within
 from tensordb_data.ui import shown
 from tensordb_data.ui.kept import Kept
 
@@ -208,7 +208,8 @@ def _answered(handler: Handler, view: View, own_time: bool) -> Response:
             with within(_PING_SECONDS):
                 view.window.reading.warehouse.index.database.command("ping")
             if own_time:
-                return handler(view)
+                with impatient(SECONDS):
+                    return handler(view)
             began = time.monotonic()
             with within(SECONDS):
                 return handler(view)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tensordb_data import QueryError, TensorDB
+from tensordb_data import ConnectError, QueryError, TensorDB
 from tensordb_data.errors import ReadOnlyError
 from tensordb_data.ui import make_app
 from tensordb_data.ui.guard import HEADERS
@@ -134,10 +134,20 @@ def test_without_write_there_are_no_changes(client: TestClient, filled: TensorDB
 
 
 def test_the_connection_of_the_pages_refuses_to_write(db: TensorDB) -> None:
+    other = TensorDB.over(db.warehouse.in_project("other").only_reading())
     reading = TensorDB.over(db.warehouse.only_reading())
+    assert (reading.project, other.project) == ("default", "other") and reading.jobs.find().count() == 0
     with pytest.raises(ReadOnlyError):
         reading.jobs.push("train", entry="a:b")
-    reading.close()
+
+
+def test_the_connection_of_the_pages_is_closed_with_that_of_the_program(mongo_uri: str, warehouse_dir: Path) -> None:
+    with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs") as opened:
+        client = enter(client_of(opened))
+        assert client.get("/runs").status_code == 200
+    assert client.get("/runs").status_code == 503
+    with pytest.raises(ConnectError):
+        make_app(opened, token=TOKEN)
 
 
 def test_no_page_leads_out_of_the_folder_of_files(client: TestClient) -> None:

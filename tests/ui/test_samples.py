@@ -70,7 +70,7 @@ def test_a_dataset_by_blocks(client: TestClient, filled: TensorDB) -> None:
     assert len(re.findall('<tr class="item"', table)) == 100
 
 
-def test_queries_of_a_dataset(client: TestClient) -> None:
+def test_queries_of_a_dataset(client: TestClient, filled: TensorDB) -> None:
     assert len(re.findall('class="item', client.get('/data?dataset=digits&q={"label": 3}').text)) == 12
     empty = client.get('/data?dataset=digits&q={"label": 77}')
     assert empty.status_code == 200 and "Nothing matches" in empty.text
@@ -85,6 +85,8 @@ def test_queries_of_a_dataset(client: TestClient) -> None:
     unknown = client.get("/data?dataset=digit")
     assert unknown.status_code == 404 and "digits" in unknown.text
     assert client.get("/data?dataset=digits&after=nonsense").status_code == 400
+    source = client.get("/python", params={"dataset": "digits", "q": '{"label": 3}', "sort": "-conf"}).json()["python"]
+    assert source == filled.data.find({"dataset": "digits", "label": 3}, sort=[("conf", -1)]).python()
     assert client.get("/count", params={"dataset": "digits", "q": '{"label": 3}'}).json() == {"count": 12}
     explained = client.get("/explain", params={"dataset": "digits", "q": '{"label": 3}'}).json()
     assert explained["returned"] == 12 and "raw" not in explained
@@ -97,8 +99,8 @@ def test_a_query_that_burns_ends(client: TestClient, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(view, "SECONDS", 0.3)
     monkeypatch.setattr(samples, "_FACET_SECONDS", 0.3)
     monkeypatch.setattr(samples, "_COUNT_SECONDS", 0.3)
-    row = {"$sum": {"$range": [0, {"$add": [9000, "$label"]}]}}
-    work = {"$expr": {"$gt": [{"$sum": {"$map": {"input": {"$range": [0, 9000]}, "in": row}}}, -1]}}
+    row = {"$sum": {"$range": [0, {"$add": [3000, "$label"]}]}}
+    work = {"$expr": {"$gt": [{"$sum": {"$map": {"input": {"$range": [0, 3000]}, "in": row}}}, -1]}}
     for page in ("facets", "count", "explain", "tiles"):
         answer = client.get(f"/{page}", params={"dataset": "digits", "q": json.dumps(work)})
         assert answer.status_code in (200, 400, 503), page
@@ -144,6 +146,10 @@ def test_thumbnails_come_packed(client: TestClient, filled: TensorDB) -> None:
     assert [kind for kind, _ in found] == [2, 0, 2] and found[0][1][:4] == b"\x89PNG"
     for wrong in ({"field": "label", "id": ids}, {"field": "image"}, {"field": "image", "id": ["x"]}):
         assert client.get("/thumbs", params={"dataset": "digits", **wrong}).status_code in (400, 404)
+    one = client.get(f"/thumb?id={ids[0]}&field=image")
+    assert one.headers["content-type"] == "image/png" and one.content == found[0][1]
+    for wrong_id, field in ((gone, "image"), (ids[0], "label"), (ids[0], "")):
+        assert client.get(f"/thumb?id={wrong_id}&field={field}").status_code in (400, 404)
     many = [f"{number:024x}" for number in range(201)]
     assert client.get("/thumbs", params={"dataset": "digits", "field": "image", "id": many}).status_code == 400
 

@@ -54,8 +54,9 @@ def job(view: View) -> Response:
     rows = view.db.logs.find({"run": found.run, "kind": "output"}, sort=[("step", -1), ("_id", -1)], limit=_LINES).all()
     queries = {name: stored_query(view, found[name]) for name in ("data", "architecture", "params") if name in found}
     events = found.get("events")
+    (why,) = view.db.jobs.explain([found])
     return view.page(
-        "job.html", job=found, why=view.db.jobs.explain([found])[0], lines=[row.get("text", "") for row in reversed(rows)],
+        "job.html", job=found, why=why, lines=[row.get("text", "") for row in reversed(rows)],
         cut=len(rows) == _LINES, queries=queries, events=events if isinstance(events, list) else [],
         logged=bool(view.db.logs.find({"run": found.run, "kind": {"$ne": "output"}}).head(1)),
     )  # fmt: skip

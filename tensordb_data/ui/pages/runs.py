@@ -59,11 +59,12 @@ def runs(view: View) -> Response:
     rows = [*rows, *(each for each in chosen if each["name"] not in seen)]
     missing = [name for name in wanted if name not in {each["name"] for each in chosen}]
     return view.page(
-        "runs.html", rows=rows, n=len(found), complete=complete, wrong=wrong, chosen=[each["name"] for each in chosen],
-        missing=missing, details=[(each, _lineage(view, each)) for each in chosen], tails=tails, metrics=metrics,
-        metric=metric, kinds=sorted({kind for each in tails.values() for kind in each.kinds}), kind=view.one("kind"),
+        "runs.html", 400 if wrong else 200, rows=rows, n=len(found), complete=complete, wrong=wrong,
+        chosen=[each["name"] for each in chosen], missing=missing, tails=tails, metrics=metrics, metric=metric,
+        details=[(each, _lineage(view, each)) for each in chosen], less=less_is_better(metric) if metric else False,
+        kinds=sorted({kind for each in tails.values() for kind in each.kinds}), kind=view.one("kind"),
         x=view.one("x"), smooth=view.one("smooth"), log=bool(view.one("log")), q=view.one("q"), sort=view.many("sort"),
-        differences=differences(chosen), less=less_is_better(metric) if metric else False,
+        differences=differences(chosen),
     )  # fmt: skip
 
 

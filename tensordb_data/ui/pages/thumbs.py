@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from tensordb_data.blobs.segments.references import references_of
-from tensordb_data.errors import MissingExtraError, QueryError
+from tensordb_data.errors import MissingExtraError, NotFoundError, QueryError
 from tensordb_data.table.thumbnails import Thumbnail, thumbnails_of
 from tensordb_data.ui.parts import pictures
 from tensordb_data.ui.parts.asked import asked
@@ -42,6 +42,22 @@ def thumbs(view: View) -> Response:
     nothing = struct.pack("<IB", 0, 0)
     data = b"".join(found.get(id, nothing) for id in ids)
     return view.tagged(Response(data, media_type="application/octet-stream"))
+
+
+def thumb(view: View) -> Response:
+    """`./thumb`: one of them, where there are no scripts.
+
+    Raises:
+        NotFoundError: There is no such sample, or it has no such picture.
+    """
+    name = view.one("field")
+    samples = view.db.data.find({"_id": id_of(view.one("id"), "sample")}, fields=[name]).head(1)
+    found = _packed(view, samples, name)
+    packed = found.get(samples[0].id, b"\0" * 5) if samples else b"\0" * 5
+    kind = {number: media for media, number in _TYPES.items()}.get(packed[4])
+    if kind is None:
+        raise NotFoundError(packed[5:].decode() or "there is no such picture")
+    return view.tagged(Response(packed[5:], media_type=kind))
 
 
 def _packed(view: View, samples: Sequence[Sample], name: str) -> dict[Hashable, bytes]:

@@ -100,4 +100,3 @@ def grey(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     with np.errstate(all="ignore"):
         scaled = (values - low) * (255.0 / spread) if spread > 0 else np.zeros_like(values)
     return np.where(finite, np.clip(scaled, 0, 255), 0).astype(np.uint8)
-
