@@ -6,22 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.api.selection import Selection
+from tensordb_data.common.html import Html, Shown
 from tensordb_data.errors import QueryError
 from tensordb_data.query.query import Filter, Query, Sort, check_name
 from tensordb_data.query.update import clean_update
 from tensordb_data.search.reindex import reindexing
-from tensordb_data.warehouse.bound_query import default_order, reported
+from tensordb_data.table.notebook import collection_html, first_docs, soon
+from tensordb_data.warehouse.bound_query import BoundQuery, default_order, reported
 from tensordb_data.warehouse.deletion_log import FIELDS, delete
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.warehouse.bound_query import BoundQuery
 
 R = TypeVar("R", bound=Record)
 
 
-class Collection(Generic[R]):
+class Collection(Shown, Generic[R]):
     """One of the five collections of a project. `find` selects its entities.
 
     Args:
@@ -82,6 +83,12 @@ class Collection(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<collection {self.name} of project {self._warehouse.project!r}>"
+
+    def _html(self) -> Html:
+        bound = BoundQuery(self._warehouse, Query(self.name))
+        with soon():
+            docs = first_docs(bound) if self.name != "data" else []
+            return collection_html(bound, self.entities(docs))
 
     # What a Selection asks of its collection
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.common.html import Html, Shown, table
 from tensordb_data.common.text_table import text_table
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.params.parameter_set import ParameterSet
@@ -22,7 +23,7 @@ _JOB = "job-"
 
 
 @dataclass(frozen=True)
-class Lineage:
+class Lineage(Shown):
     """Where a checkpoint stands."""
 
     set: ParameterSet
@@ -39,8 +40,14 @@ class Lineage:
     versions: Mapping[str, Any]
     """The versions of Python and the libraries."""
 
+    def _html(self) -> Html:
+        return table(["", ""], self._rows())
+
     def __repr__(self) -> str:
-        rows = [
+        return text_table(["", ""], self._rows())
+
+    def _rows(self) -> list[list[Any]]:
+        return [
             *([f"parent {i + 1}", _brief(one)] for i, one in enumerate(self.parents[:10])),
             ["this", _brief(self.set)],
             *(["child", _brief(one)] for one in self.children[:10]),
@@ -48,7 +55,6 @@ class Lineage:
             *([] if self.job is None else [["job", str(self.job.id)]]),
             *([name, value] for name, value in self.code.items() if value is not None),
         ]
-        return text_table(["", ""], rows)
 
 
 def lineage_of(db: Facade, id: object) -> Lineage:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import abc
 from typing import TYPE_CHECKING
 
+from tensordb_data.common.html import Html, Shown
+from tensordb_data.table.notebook import warehouse_html
 from tensordb_data.table.storage import Storage, projects, storage
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 
-class Overview(abc.ABC):
+class Overview(Shown, abc.ABC):
     """The methods of a `TensorDB` that look at the whole warehouse."""
 
     @property
     @abc.abstractmethod
     def warehouse(self) -> Warehouse:
         """The context: index and blobs."""
+
+    def _html(self) -> Html:
+        return warehouse_html(self.warehouse)
 
     def projects(self) -> list[str]:
         """The names of the projects of this warehouse that have anything in them, in order."""

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.api.logs import LogSelection
 from tensordb_data.api.record import LinkedRecord
 from tensordb_data.api.selection import Selection
+from tensordb_data.common.html import Html, Shown
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.query.query import Filter, Query, Sort, clean_filter, clean_limit, clean_sort
 from tensordb_data.runs.lease import delete_document
 from tensordb_data.runs.listing import RunQuery, list_runs
+from tensordb_data.table.notebook import runs_html
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
@@ -75,7 +77,7 @@ class Run(LinkedRecord):
         return Selection(self.db, Query("params", {"run": self.name}))
 
 
-class RunSelection:
+class RunSelection(Shown):
     """The runs that a query matches. It is lazy: each call reads them as they are then."""
 
     def __init__(self, db: Facade, filter: Filter | None, sort: Sort | None, limit: int | None) -> None:
@@ -138,6 +140,9 @@ class RunSelection:
                 self.db.logs.find({"run": name, **_ALL_ROWS}).delete()
                 self.db.params.find({"run": name}).delete()
         return len(names)
+
+    def _html(self) -> Html:
+        return runs_html(self.db.warehouse, self.query)
 
     def __repr__(self) -> str:
         return f"<RunSelection {self.query.brief} of project {self.db.project!r}>"

@@ -6,11 +6,13 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tensordb_data.common.html import Html, Shown
 from tensordb_data.table.counts import value_counts
 from tensordb_data.table.describe import Description, describe
 from tensordb_data.table.draw import draw
 from tensordb_data.table.estimate import Estimate, estimate
 from tensordb_data.table.facets import Facet, facets
+from tensordb_data.table.notebook import first_docs, selection_html, soon
 from tensordb_data.table.page import Page, page
 from tensordb_data.table.pipeline import aggregate
 from tensordb_data.table.splits.split import SplitReport, split
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 
 
-class SelectionTable(abc.ABC, Generic[R]):
+class SelectionTable(Shown, abc.ABC, Generic[R]):
     """The methods of a `Selection` that treat it as a table."""
 
     @property
@@ -35,6 +37,11 @@ class SelectionTable(abc.ABC, Generic[R]):
     @property
     @abc.abstractmethod
     def _verbs(self) -> Verbs: ...
+
+    def _html(self) -> Html:
+        bound = self.bound
+        with soon():
+            return selection_html(bound, self._verbs.entities(first_docs(bound)))
 
     def value_counts(self, field: str, *, missing: bool = False) -> dict[Any, int]:
         """How often each value of a field occurs, most frequent first. Where the field holds lists, their items count.

@@ -19,6 +19,7 @@ from tensordb_data.checkpoint.run_saver import RunSaver
 from tensordb_data.checkpoint.schedule import SaveSchedule
 from tensordb_data.checkpoint.signals import SignalHandler
 from tensordb_data.common.deprecation import moved_options, renamed_to
+from tensordb_data.common.html import Figures
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import CheckpointError, CorruptBlobError, NotFoundError, StorageError
 from tensordb_data.logs.writer import RunLog
@@ -350,7 +351,7 @@ class Checkpointer:
             `bytes_stored`, the part that was not stored yet.
         """
         budget = self.schedule.budget
-        return {**self._saver.stats(), "every": self.schedule.every if budget is None else budget.steps}
+        return Figures({**self._saver.stats(), "every": self.schedule.every if budget is None else budget.steps})
 
     def load(self, step: int | None) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
         """The newest training set of the run, or the newest of one step: its document and its parts.

@@ -6,12 +6,13 @@ import abc
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from tensordb_data.common.html import Html, Report, Shown, paragraph, table
 from tensordb_data.common.text_table import text_table
 
 _SHOWN = 100
 
 
-class Row(abc.ABC):
+class Row(Report, abc.ABC):
     """What a `Listing` holds."""
 
     COLUMNS: ClassVar[Sequence[str]]
@@ -27,7 +28,7 @@ class Row(abc.ABC):
 T = TypeVar("T", bound=Row)
 
 
-class Listing(list[T]):
+class Listing(list[T], Shown):
     """A list that is a table when it is printed.
 
     Args:
@@ -38,6 +39,11 @@ class Listing(list[T]):
     def __init__(self, items: Iterable[T] = (), nothing: str = "nothing") -> None:
         super().__init__(items)
         self._nothing = nothing
+
+    def _html(self) -> Html:
+        if not self:
+            return paragraph(self._nothing)
+        return table(self[0].COLUMNS, [each.cells() for each in self[: _SHOWN + 1]], self[0].NUMBERS)
 
     def __repr__(self) -> str:
         if not self:

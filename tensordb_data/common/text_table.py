@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _UNSAFE = re.compile(
@@ -45,8 +45,8 @@ def text_table(names: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Col
     )
 
 
-def brief(value: Any) -> str:
-    """A value in at most 60 characters, on one line; None is empty."""
+def brief(value: Any, deep: int = 6) -> str:
+    """A value in at most 60 characters, on one line; None is empty. What is nested deeper is `…`."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -54,12 +54,24 @@ def brief(value: Any) -> str:
     if isinstance(value, dt.datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, Mapping):
-        text = ", ".join(f"{escaped(str(name))}={brief(item)}" for name, item in list(value.items())[:LONGEST])
-    elif isinstance(value, (list, tuple)):
-        text = ", ".join(map(brief, value[:LONGEST]))
+        items = value.items() if deep else ()
+        text = _joined(f"{escaped(str(name)[:LONGEST])}={brief(item, deep - 1)}" for name, item in items)
+        text = text if deep or not value else "…"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        text = _joined(brief(item, deep - 1) for item in value) if deep else "…"
     else:
         text = escaped(" ".join(str(value)[: LONGEST * 20].split()))
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Parts as a list, no further than a cell is long: a value may be large, and nested."""
+    text = ""
+    for i, part in enumerate(parts):
+        text += f", {part}" if i else part
+        if len(text) > LONGEST:
+            break
+    return text
 
 
 def size(nbytes: float) -> str:

@@ -22,6 +22,7 @@ from bson import ObjectId
 from pymongo import DeleteOne, UpdateOne
 
 from tensordb_data.common.chunks import batched
+from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping import deletion_log
 from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
@@ -42,7 +43,7 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass
-class Collected:
+class Collected(Report):
     """What a gc did, or would do in a dry run."""
 
     marked: int = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tensordb_data.common.html import Report
+
 UNKNOWN = (
     "samples whose blobs were all in documents (live writers, before a compaction), or that have none",
     "deletions of which there is no tombstone: by other tools, or by versions that wrote none",
@@ -21,7 +23,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class Rebuilt:
+class Rebuilt(Report):
     """What a rebuild did."""
 
     segments: int = 0

@@ -19,6 +19,7 @@ from bson import ObjectId
 from tensordb_data.blobs.keys import is_key
 from tensordb_data.blobs.segments.format import read_segment
 from tensordb_data.common.chunks import batched
+from tensordb_data.common.html import Report
 from tensordb_data.errors import StorageError, UnsupportedError
 from tensordb_data.housekeeping.segment_doc import segment_doc
 from tensordb_data.samples.mutations import end_silent
@@ -33,7 +34,7 @@ Doc = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Report):
     """One thing that can be mended."""
 
     what: str

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pymongo
 from pymongo.errors import PyMongoError
 
+from tensordb_data.common.patience import is_impatient
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
@@ -63,7 +64,7 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, rea
         try:
             return call()
         except (PyMongoError, ConnectError) as error:
-            if not (is_transient(error) or (reads and is_cursor_lost(error))):
+            if is_impatient() or not (is_transient(error) or (reads and is_cursor_lost(error))):
                 raise
             now, end = time.monotonic(), _end.get()
             if end is not None and now >= end:

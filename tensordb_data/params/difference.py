@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tensordb_data.common.html import Report
 from tensordb_data.errors import StateError
 
 _SHOWN = 5  # names in a message, per kind of difference
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Report):
     """How a model and a checkpoint differ. It is false if they do not."""
 
     missing: tuple[str, ...] = ()

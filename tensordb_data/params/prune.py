@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.common.html import Report
 from tensordb_data.errors import CheckpointError, NotFoundError
 from tensordb_data.params.retention import Keep
 from tensordb_data.warehouse.deletion_log import delete_with_tombstone
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Pruned:
+class Pruned(Report):
     """What a prune did, or would do in a dry run."""
 
     run: str

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId, json_util
 
+from tensordb_data.common.html import Report
 from tensordb_data.runs.documents import marks, open_attempt
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.compression import TensorCompressor
@@ -37,7 +38,7 @@ INLINE = 256  # bytes up to which a tensor is part of the structure: Adam keeps 
 
 
 @dataclass(frozen=True)
-class SaveReport:
+class SaveReport(Report):
     """What a save did.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.common.chunks import chunks
+from tensordb_data.common.html import Report
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.warehouse.bound_query import reported
 
@@ -22,7 +23,7 @@ _ALL = 20_000  # tensors above which all checkpoints of the project are looked a
 
 
 @dataclass(frozen=True)
-class SetSize:
+class SetSize(Report):
     """The bytes of one checkpoint."""
 
     bytes: int

@@ -22,6 +22,7 @@ from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.common.chunks import chunks
+from tensordb_data.common.html import Report
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.samples import write_batch
 from tensordb_data.samples.commit import back_off, drop_segment, put_segment
@@ -42,7 +43,7 @@ Doc = dict[str, Any]
 
 
 @dataclass
-class Compacted:
+class Compacted(Report):
     """What a compaction did."""
 
     dataset: str

@@ -6,10 +6,22 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pymongo
+from pymongo.errors import PyMongoError
+
 from tensordb_data.blobs.segments.inline import is_inline, read_inline
 from tensordb_data.blobs.segments.references import BlobRefs, is_reference, references_of
-from tensordb_data.errors import CorruptBlobError, NotFoundError, SampleError, SchemaError, StorageError
-from tensordb_data.schema import Array, BlobField, Field
+from tensordb_data.common.html import IMAGE, Html, image
+from tensordb_data.errors import (
+    CorruptBlobError,
+    NotFoundError,
+    SampleError,
+    SchemaError,
+    StorageError,
+    TensorDBError,
+)
+from tensordb_data.samples.pictures.encode import picture
+from tensordb_data.schema import Array, BlobField, Field, Image
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
@@ -17,6 +29,8 @@ if TYPE_CHECKING:
     from tensordb_data.schema.schema import Schema
     from tensordb_data.warehouse.context import Warehouse
 
+_SECONDS = 1.0  # that a notebook waits for it
+_SHOWN = 4 * 2**20  # bytes of a blob of which a notebook shows a picture
 _AHEAD = 16 * 2**20  # bytes of blobs of other samples that one access may read with its own
 
 
@@ -97,6 +111,29 @@ class Sample(Record):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sample, (self._warehouse, self._doc, self._schema, [], self._blobs)
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        blobs = self.blobs
+        for name, value in super()._rows():
+            yield name, value
+            if name in blobs and (shown := self.thumbnail_html(name)) is not None:
+                yield "", shown
+
+    def thumbnail_html(self, name: str, size: int = 128) -> Html | None:
+        """A small picture of a blob for a notebook; None where it is none, is large, or lies far away."""
+        field = self.blobs.get(name)
+        if not isinstance(field, (Array, Image)) or self.stored_bytes(name) > _SHOWN or not self._warehouse.blobs.near:
+            return None
+        try:
+            with pymongo.timeout(_SECONDS):
+                stored = read_stored([self], name)[0] or b""
+            for side in (size, size // 2, size // 4):  # the smaller, the fewer bytes
+                media, data, width, height = picture(field, stored, max(8, side), IMAGE)
+                if len(data) <= IMAGE:
+                    break
+        except (TensorDBError, PyMongoError, ValueError, TypeError):
+            return None
+        return image(media, data, f"{name} {width} x {height}")
 
     def _shown(self) -> Iterator[tuple[str, Any]]:
         yield from super()._shown()

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tensordb_data.common.html import Html, Shown, pairs
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema import Array, Field, Scalar, field_from_doc, infer
 from tensordb_data.schema.widening import widened
@@ -37,7 +38,7 @@ def stored_schema(doc: Mapping[str, Any] | None) -> Schema | None:
     return Schema.from_doc(doc) if doc is not None and set(doc) - {MARK} else None
 
 
-class Schema(Mapping[str, Field]):
+class Schema(Mapping[str, Field], Shown):
     """The fields of a dataset by name; a frozen value.
 
     Args:
@@ -61,6 +62,12 @@ class Schema(Mapping[str, Field]):
 
     def __hash__(self) -> int:
         return hash(frozenset(self._fields.items()))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _html(self) -> Html:
+        return pairs(self.items())
 
     def __repr__(self) -> str:
         return f"Schema({self._fields!r})"

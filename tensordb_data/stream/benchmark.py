@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError
 
 _KEPT, _KEPT_BYTES = 16, 256 << 20
@@ -16,7 +17,7 @@ _WARM = 0.1  # this part of the time is not counted, since the first batches wai
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Report):
     """Rates of one loop, in samples a second."""
 
     batches: int

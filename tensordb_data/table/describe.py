@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.chunks import batched
+from tensordb_data.common.html import Html, Shown, paragraph, table
 from tensordb_data.common.text_table import brief, size, text_table
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.table.fields import Fields, schema_fields
@@ -64,7 +65,7 @@ class FieldSummary:
         return self.name, self.kind, self.present, missing, *numbers, self.distinct, frequent
 
 
-class Description(Mapping[str, FieldSummary]):
+class Description(Mapping[str, FieldSummary], Shown):
     """A summary of each field, by its name; a table when it is printed.
 
     Args:
@@ -92,6 +93,12 @@ class Description(Mapping[str, FieldSummary]):
         return [each._row for each in self._fields.values()]
 
     columns = _COLUMNS
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def _html(self) -> Html:
+        return Html(paragraph(f"{self.count:,} of {self.of}") + table(_COLUMNS, self.rows, _NUMBERS))
 
     def __repr__(self) -> str:
         head = f"{self.count:,} of {self.of}"

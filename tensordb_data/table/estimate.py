@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pymongo.errors import ExecutionTimeout
 
+from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError
 from tensordb_data.table.bounded import AtLeast, count_number, count_within
 from tensordb_data.table.walk import can_walk, datasets_of
@@ -26,7 +27,7 @@ _WIDTH = 1.96  # standard deviations on each side of 95 %
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Report):
     """About how many there are."""
 
     value: int

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensordb_data.common.html import Report
 from tensordb_data.common.text_table import brief
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import retry_while_unavailable
@@ -34,7 +35,7 @@ _NOT_SHOWN = frozenset(("_id", "_tdb", "provenance"))
 
 
 @dataclasses.dataclass(frozen=True)
-class Facet:
+class Facet(Report):
     """The values of one field, or a histogram of them. Numbers of entities are estimates, unless `exact`."""
 
     field: str

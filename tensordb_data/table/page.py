@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from pymongo.errors import ExecutionTimeout
 
+from tensordb_data.common.html import Html, Shown, paragraph
 from tensordb_data.errors import QueryError, TimeLimitError
 from tensordb_data.schema import Scalar
 from tensordb_data.table.bounded import count_number, positive
 from tensordb_data.table.cursors import Mark, after, from_text, to_text, value_of
 from tensordb_data.table.fields import schema_fields
+from tensordb_data.table.notebook import entities_html
 from tensordb_data.table.walk import Position, Walk, can_walk
 from tensordb_data.warehouse.bound_query import reported
+from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.bound_query import BoundQuery
 
-R = TypeVar("R")
+R = TypeVar("R", bound=Record)
 
 _MOST = 10_000
 _SINGLE = {
@@ -37,7 +40,7 @@ _SINGLE = {
 
 
 @dataclass(frozen=True)
-class Page(Generic[R]):
+class Page(Shown, Generic[R]):
     """A part of a Selection, in its order."""
 
     entities: list[R]
@@ -50,6 +53,11 @@ class Page(Generic[R]):
     def done(self) -> bool:
         """Whether this is the last page."""
         return self.next is None
+
+    def _html(self) -> Html:
+        said = "the last page" if self.done else f"next: {self.next}"
+        head = paragraph(f"{len(self.entities):,} entities; {said}; {self.looked:.0%} looked through")
+        return Html(head + entities_html(self.entities)) if self.entities else head
 
     def __iter__(self) -> Iterator[R]:
         return iter(self.entities)

@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.stores.base import without_secrets
+from tensordb_data.common.html import Html, Shown, paragraph, table
 from tensordb_data.common.system.files import occupied
 from tensordb_data.common.text_table import size, text_table
 from tensordb_data.mongo.retry import retry_while_unavailable
@@ -64,7 +65,7 @@ class CollectionUse:
 
 
 @dataclass(frozen=True)
-class Storage:
+class Storage(Shown):
     """How many bytes there are of what. Blobs are those that the index knows; no store was asked."""
 
     project: str
@@ -89,11 +90,19 @@ class Storage:
         """Bytes of the blobs of this project that are in use."""
         return sum(self.datasets.values()) + sum(self.runs.values())
 
-    def __repr__(self) -> str:
-        head = (
+    def _html(self) -> Html:
+        return Html(paragraph(self.head) + "".join(table(*each) for each in self.tables()))
+
+    @property
+    def head(self) -> str:
+        """The sums, as a sentence."""
+        return (
             f"project {self.project!r}: {size(self.nbytes)} of blobs, {size(self.garbage)} garbage, "
             f"{size(self.unfinished)} unfinished, {size(self.others)} of other projects"
         )
+
+    def __repr__(self) -> str:
+        head = self.head
         return "\n\n".join([head, *(text_table(names, rows, numbers) for names, rows, numbers in self.tables())])
 
     def tables(self) -> list[tuple[list[str], list[list[Any]], list[str]]]:

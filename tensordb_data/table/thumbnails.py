@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.chunks import batched, runs_by_size
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, QueryError, SchemaError, StorageError
+from tensordb_data.samples.pictures.encode import picture
 from tensordb_data.samples.sample import Sample, make_samples, read_stored
 from tensordb_data.schema import Array, Image
 from tensordb_data.table.bounded import count_number
 from tensordb_data.table.fields import schema_fields
-from tensordb_data.table.pictures import of_array, of_image
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 256
 _RUN = 16 << 20  # bytes of blobs in memory at a time
-_LARGEST = 64 << 20
+_LARGEST = 64 << 20  # bytes of one, as it is stored
 _SIZES = (8, 1024)
 
 
@@ -80,12 +80,7 @@ def _run(samples: Sequence[Sample], field: str, size: int) -> Iterator[Thumbnail
             yield _failed(sample, str(data))
             continue
         try:
-            kind = sample.blobs[field]
-            if isinstance(kind, Image):
-                yield Thumbnail(sample.id, *of_image(bytes(data), size))
-            elif isinstance(kind, Array):
-                picture, width, height = of_array(kind.decode(data), size)
-                yield Thumbnail(sample.id, "image/png", picture, width, height)
+            yield Thumbnail(sample.id, *picture(sample.blobs[field], data, size))
         except MissingExtraError:
             raise
         except (ValueError, TypeError, CorruptBlobError, SchemaError) as error:

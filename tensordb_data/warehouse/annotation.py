@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from bson import ObjectId
 
+from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError
 
 _LONGEST_SOURCE = 200
 
 
 @dataclass(frozen=True)
-class Annotated:
+class Annotated(Report):
     """What `annotate` did."""
 
     changed: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tensordb_data.blobs.keys import is_key
 from tensordb_data.errors import StorageError
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.blobs.stores.base import Store
     from tensordb_data.warehouse.connection import Connections
+
+_NEAR = ("file://", "memory://", "gridfs://")
 
 
 class BlobStorage:
@@ -51,6 +54,11 @@ class BlobStorage:
     def opened(self) -> list[Mapping[str, Any]]:
         """The roots that this client may read."""
         return [root for root in self.roots if self.can_read(root["url"])]
+
+    @property
+    def near(self) -> bool:
+        """Whether all blobs are on this machine or in the database, so that one is read soon or not at all."""
+        return all(not urlsplit(root["url"]).scheme or root["url"].startswith(_NEAR) for root in self.roots)
 
     def check_opened(self) -> None:
         """Check that this client was told of the root for new blobs.

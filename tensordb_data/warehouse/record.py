@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bson import ObjectId
 
+from tensordb_data.common.html import Html, Shown, pairs, paragraph
 from tensordb_data.errors import QueryError
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 
-class Record(Mapping[str, Any]):
+class Record(Mapping[str, Any], Shown):
     """One entity as it was read: a mapping of its fields, including `_id` and `tags`."""
 
     __slots__ = ("__weakref__", "_doc", "_warehouse")
@@ -63,6 +64,16 @@ class Record(Mapping[str, Any]):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={_short(value)}" for name, value in self._shown())
         return f"{type(self).__name__}({shown})"
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [key for key in self if isinstance(key, str)]
+
+    def _html(self) -> Html:
+        return Html(paragraph(f"{type(self).__name__} {self.id}") + pairs(self._rows()))
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        """What a notebook shows: names and values."""
+        return (row for row in self._shown() if row[0] != "id")
 
     def _shown(self) -> Iterator[tuple[str, Any]]:
         yield "id", str(self.id)

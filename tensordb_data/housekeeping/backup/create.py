@@ -21,6 +21,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from tensordb_data.blobs.keys import is_key
 from tensordb_data.blobs.stores.base import Store, without_secrets
+from tensordb_data.common.html import Report
 from tensordb_data.common.system.private import make_folder
 from tensordb_data.errors import StorageError, UnsupportedError
 from tensordb_data.housekeeping.backup.documents import file_of, read_documents, write_documents
@@ -59,7 +60,7 @@ _TRANSIENT = frozenset(("leases", "mutations", "passes", "workers", "warehouse")
 
 
 @dataclass
-class BackedUp:
+class BackedUp(Report):
     """What a backup holds, and what not."""
 
     folder: str

@@ -27,6 +27,7 @@ from tensordb_data.blobs.stores.base import Store, without_secrets
 from tensordb_data.blobs.stores.open import open_store
 from tensordb_data.common.bson_values import DATETIMES
 from tensordb_data.common.folder_identity import FolderIdentity
+from tensordb_data.common.html import Report
 from tensordb_data.common.system.files import sync_folder
 from tensordb_data.common.system.private import make_folder
 from tensordb_data.embedded.paths import locate, write_json
@@ -55,7 +56,7 @@ _RAW: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument, datetime_
 
 
 @dataclass
-class Restored:
+class Restored(Report):
     """What a restore has brought back, and what not."""
 
     made: str

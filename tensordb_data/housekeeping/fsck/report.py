@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tensordb_data.common.html import Report
+
 LISTED = 10_000
 
 
@@ -21,7 +23,7 @@ class Finding:
 
 
 @dataclass
-class Checked:
+class Checked(Report):
     """What fsck has checked, and what it has found."""
 
     segments: int = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from tensordb_data.common.chunks import runs_by_size
+from tensordb_data.common.html import Report
 from tensordb_data.errors import CheckpointError, StorageError
 from tensordb_data.params.exchange.names import Named, named
 from tensordb_data.params.exchange.source import shown
@@ -31,7 +32,7 @@ _FORMAT, _ABOUT = "format", "tensordb"  # what a safetensors file says of itself
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Report):
     """What an export wrote."""
 
     path: Path

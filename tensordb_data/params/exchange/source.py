@@ -8,6 +8,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from tensordb_data.common.html import Report
 from tensordb_data.tensors.snapshot import Snapshot
 
 _SHOWN = 5  # names in a message
@@ -33,7 +34,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Imported:
+class Imported(Report):
     """What an import did."""
 
     id: ObjectId

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from tensordb_data.common.html import Figures
 from tensordb_data.common.system.machine import cpus
 from tensordb_data.errors import SampleError, StateError
 from tensordb_data.stream.deliver.batch_builder import BatchWithState, Results
@@ -128,7 +129,7 @@ class BatchStream(abc.ABC, Generic[S]):
             - `bottleneck`: a stage, `"commits"` (of a stream that follows), `"loop"`, or `None` before the first batch.
             - `advice`: what to do about the bottleneck.
         """
-        return self._stats.report()
+        return Figures(self._stats.report())
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.common.chunks import chunks
+from tensordb_data.common.html import Report
 from tensordb_data.common.options import is_number
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import retry_while_unavailable
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SplitReport:
+class SplitReport(Report):
     """How samples were split."""
 
     counts: Mapping[str, int]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Bytes, Image, QueryError, TensorDB
+from tensordb_data.samples.pictures.encode import of_array, of_image, png
 from tensordb_data.table import thumbnails as module
-from tensordb_data.table.pictures import of_array, of_image, png
 
 
 def encoded(height: int, width: int, suffix: str = ".jpg") -> bytes:

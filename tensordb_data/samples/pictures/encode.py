@@ -10,12 +10,36 @@ import numpy as np
 import numpy.typing as npt
 
 from tensordb_data.errors import MissingExtraError
+from tensordb_data.schema import Array, Field, Image
+from tensordb_data.schema.field import Buffer
 from tensordb_data.schema.image import check_pixels, image_size, is_deep, is_image
 
 SMALL = 12_000
-"""Bytes of an encoded image that is given out as it is, if it has no more pixels than were asked for."""
+"""Bytes up to which an encoded image is given out as it is, if it has no more pixels than were asked for."""
 _QUALITY = 80
 _COLOURS = {1: 0, 3: 2, 4: 6}
+
+
+def picture(field: Field, data: Buffer, size: int, small: int = SMALL) -> tuple[str, bytes, int, int]:
+    """A small picture of a blob: media type, bytes, width and height, of at most `size` pixels a side.
+
+    Args:
+        field: Its kind.
+        data: Its stored bytes, decompressed.
+        size: Width and height at most.
+        small: An encoded image is given out as it is, if it has no more bytes, and no more pixels.
+
+    Raises:
+        ValueError: It is no picture, or damaged.
+        SchemaError, CorruptBlobError: It is damaged, or too large to be decoded.
+        MissingExtraError: It has to be decoded, and opencv is not there.
+    """
+    if isinstance(field, Image):
+        return of_image(bytes(data), size, small)
+    if not isinstance(field, Array):
+        raise ValueError(f"{field!r} is no picture")
+    encoded, width, height = of_array(field.decode(data), size)
+    return "image/png", encoded, width, height
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -63,7 +87,7 @@ def _as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(scaled * 255, np.uint8)
 
 
-def of_image(data: bytes, size: int) -> tuple[str, bytes, int, int]:
+def of_image(data: bytes, size: int, small: int = SMALL) -> tuple[str, bytes, int, int]:
     """A small picture of an encoded image: media type, bytes, width and height. Its size is read from its header first.
 
     Raises:
@@ -75,7 +99,7 @@ def of_image(data: bytes, size: int) -> tuple[str, bytes, int, int]:
         raise ValueError("it is no JPEG or PNG")
     height, width = image_size(data)
     check_pixels(data)
-    if len(data) <= SMALL and 0 < max(height, width) <= size and not is_deep(data):
+    if len(data) <= small and 0 < max(height, width) <= size and not is_deep(data):
         return ("image/png" if data[:1] == b"\x89" else "image/jpeg"), bytes(data), width, height
     try:
         import cv2
@@ -95,7 +119,7 @@ def of_image(data: bytes, size: int) -> tuple[str, bytes, int, int]:
     if factor < 1:
         shape = (max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor)))
         pixels = cv2.resize(pixels, shape, interpolation=cv2.INTER_AREA)
-    done, small = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    done, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:
         raise ValueError("it cannot be encoded")
-    return "image/jpeg", small.tobytes(), int(pixels.shape[1]), int(pixels.shape[0])
+    return "image/jpeg", encoded.tobytes(), int(pixels.shape[1]), int(pixels.shape[0])
