@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -12,36 +11,23 @@ from typing import Any, TypeVar
 import pymongo
 from pymongo.errors import PyMongoError
 
-from tensordb_data.common.patience import is_impatient
+from tensordb_data.common.patience import impatient, is_impatient
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
 T = TypeVar("T")
 
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
-_end: contextvars.ContextVar[float | None] = contextvars.ContextVar("_end", default=None)
 
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let all that is asked of the server in this block take no longer than this, with every repetition.
+    """Let all that is asked of the server in this block take no longer than this, and repeat none of it.
 
     What takes longer raises an error of the driver whose `timeout` is true, or an error that was made of it.
     """
-    with impatient(seconds), pymongo.timeout(seconds):
+    with impatient(), pymongo.timeout(seconds):
         yield
-
-
-@contextlib.contextmanager
-def impatient(seconds: float) -> Iterator[None]:
-    """Repeat no call in this block once so many seconds have passed since its beginning."""
-    end = time.monotonic() + seconds
-    outer = _end.get()
-    token = _end.set(end if outer is None else min(end, outer))
-    try:
-        yield
-    finally:
-        _end.reset(token)
 
 
 def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, reads: bool = False) -> T:
@@ -66,15 +52,13 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, rea
         except (PyMongoError, ConnectError) as error:
             if is_impatient() or not (is_transient(error) or (reads and is_cursor_lost(error))):
                 raise
-            now, end = time.monotonic(), _end.get()
-            if end is not None and now >= end:
-                raise
+            now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
                 raise ConnectError(
                     f"the database went away and did not come back in {seconds:g} s: {first_line(error)}"
                 ) from error
-            time.sleep(min(wait, (deadline if end is None else min(deadline, end)) - now) * random.uniform(0.5, 1.0))
+            time.sleep(min(wait, deadline - now) * random.uniform(0.5, 1.0))
             wait = min(_WAIT[1], wait * 2)
 
 

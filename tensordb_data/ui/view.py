@@ -19,9 +19,10 @@ from pymongo.errors import ExecutionTimeout, PyMongoError
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tensordb_data.api.database import TensorDB
+from tensordb_data.common.patience import impatient
 from tensordb_data.errors import ConnectError, NotFoundError, QueryError, ReadOnlyError, TensorDBError
 from tensordb_data.mongo.errors import first_line
-from tensordb_data.mongo.retry import impatient, within
+from tensordb_data.mongo.retry import within
 from tensordb_data.ui import shown
 from tensordb_data.ui.kept import Kept
 
@@ -207,8 +208,10 @@ def _answered(handler: Handler, view: View, own_time: bool) -> Response:
             # What reads rides out an outage of the server for a minute. A page says at once that it is away.
             with within(_PING_SECONDS):
                 view.window.reading.warehouse.index.database.command("ping")
+            if view.request.method == "POST":  # a change is worth a wait for a server that is being elected
+                return handler(view)
             if own_time:
-                with impatient(SECONDS):
+                with impatient():
                     return handler(view)
             began = time.monotonic()
             with within(SECONDS):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tensordb_data.errors import StorageError
+from tensordb_data.samples.pictures.encode import png
 from tensordb_data.schema.image import image_size, is_image
-from tensordb_data.table.pictures import png
 
 MOST_BYTES = 64_000_000
 MOST_PIXELS = 100_000_000
