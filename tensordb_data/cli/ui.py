@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,4 +97,8 @@ def _certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | N
     for path in (certfile, keyfile):
         if path is not None and not path.is_file():
             raise QueryError(f"there is no file {path}")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password="")
+    except (OSError, ValueError) as error:  # without a password, none is asked for at the terminal
+        raise QueryError(f"--certfile {certfile} is no certificate with its key: {error}") from None
     return Certificate(certfile, keyfile)

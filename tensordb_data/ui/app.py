@@ -30,8 +30,10 @@ PAGES: dict[str, Handler] = {
     "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
-OWN_TIME: frozenset[Handler] = frozenset((home.home, samples.facets, samples.count))
+OWN_TIME: frozenset[Handler] = frozenset((home.home, samples.samples, samples.tiles, samples.facets))
 """Those that give the database a time for each thing that they ask; one for all of them would take its place."""
+SLOW: frozenset[Handler] = frozenset((samples.count, curves.curves))
+"""Those that may take as long as somebody waits for them."""
 EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry}
 """What `write=True` adds: none of them deletes, moves or makes anything."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", "": "text/plain"}
@@ -53,8 +55,8 @@ def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[s
     """
     if not isinstance(db, TensorDB):
         raise QueryError(f"make_app takes a TensorDB; found a {type(db).__name__}")
-    if isinstance(hosts, str) or not all(isinstance(name, str) and name for name in hosts):
-        raise QueryError(f"hosts= is a list of names of hosts; found {hosts!r:.200}")
+    if isinstance(hosts, str):
+        raise QueryError(f"hosts= is a list of names of hosts; found the text {hosts!r:.200}")
     keys = Keys(token)
     reading = db if db.warehouse.address.read_only else TensorDB.over(db.warehouse.only_reading())
     window = Window(reading, db if write else None, keys)
@@ -76,7 +78,7 @@ def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[s
 
 
 async def _get(handler: Handler, window: Window, request: Request) -> Response:
-    return await answer(handler, View(window, request), own_time=handler in OWN_TIME)
+    return await answer(handler, View(window, request), own_time=handler in OWN_TIME, slow=handler in SLOW)
 
 
 async def _post(handler: Handler, window: Window, request: Request) -> Response:

@@ -43,6 +43,18 @@ _NEXT = re.compile(r"[a-z]+(\?[!-~]*)?")
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]]+?)\.?(:[0-9]{1,5})?", re.IGNORECASE)
 
 
+def host_name(given: str) -> str:
+    """The name of a host as it is compared: without a port, in small letters.
+
+    Raises:
+        QueryError: It is none.
+    """
+    found = _HOST.fullmatch(given) if isinstance(given, str) else None
+    if found is None or re.search(r"[\s/@,]", given):
+        raise QueryError(f"hosts= has names such as 'lab.example'; found {given!r:.200}")
+    return found["name"].lower()
+
+
 class Keys:
     """The secrets of one server: its token, and what is made of it.
 
@@ -89,7 +101,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, keys: Keys, hosts: Iterable[str]) -> None:
         self._app, self._keys = app, keys
-        self._hosts = frozenset(name.lower().rstrip(".") for name in (*LOOPBACK, *hosts))
+        self._hosts = frozenset((*LOOPBACK, *map(host_name, hosts)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from tensordb_data.api.database import TensorDB
 from tensordb_data.common.patience import impatient
-from tensordb_data.errors import ConnectError, NotFoundError, QueryError, ReadOnlyError, TensorDBError
+from tensordb_data.errors import ConnectError, NotFoundError, QueryError, ReadOnlyError, TensorDBError, TimeLimitError
 from tensordb_data.mongo.errors import first_line
 from tensordb_data.mongo.retry import within
 from tensordb_data.ui import shown
@@ -36,6 +36,7 @@ SECONDS = 2.0
 """What one request may take of the database."""
 _PING_SECONDS = 1.0
 _TOGETHER = 4  # requests that ask the database at the same time
+_SLOW = 2  # and others, which take as long as somebody waits
 _THUMBS = 64_000_000  # bytes
 _LONGEST = 8_000  # characters of what was asked for
 
@@ -59,6 +60,9 @@ class Window:
     """What was counted of datasets; see the first page."""
     thumbs: Kept = field(default_factory=lambda: Kept(_THUMBS))
     """Thumbnails that were sent."""
+    late: dict[str, float] = field(default_factory=dict)
+    """When the metrics of the runs of a project took too long to read."""
+    slow: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_SLOW))
     turns: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_TOGETHER))
 
     @functools.cached_property
@@ -190,19 +194,20 @@ Handler = Callable[[View], Response]
 """What answers the requests for one page, in a thread."""
 
 
-async def answer(handler: Handler, view: View, *, own_time: bool = False) -> Response:
+async def answer(handler: Handler, view: View, *, own_time: bool = False, slow: bool = False) -> Response:
     """Let a handler answer, while few others do.
 
     Args:
         handler: The handler.
         view: The request.
         own_time: Whether the handler itself sees to it that the database ends in time.
+        slow: Whether that may take long, so that others must not wait for it.
     """
-    return await to_thread.run_sync(_answered, handler, view, own_time)
+    return await to_thread.run_sync(_answered, handler, view, own_time or slow, slow)
 
 
-def _answered(handler: Handler, view: View, own_time: bool) -> Response:
-    with view.window.turns:
+def _answered(handler: Handler, view: View, own_time: bool, slow: bool) -> Response:
+    with view.window.slow if slow else view.window.turns:
         began: float | None = None
         try:
             # What reads rides out an outage of the server for a minute. A page says at once that it is away.
@@ -210,18 +215,19 @@ def _answered(handler: Handler, view: View, own_time: bool) -> Response:
                 view.window.reading.warehouse.index.database.command("ping")
             if view.request.method == "POST":  # a change is worth a wait for a server that is being elected
                 return handler(view)
+            began = time.monotonic()
             if own_time:
                 with impatient():
                     return handler(view)
-            began = time.monotonic()
             with within(SECONDS):
                 return handler(view)
         except Exception as error:
-            late = began is not None and time.monotonic() - began >= SECONDS and timed_out(error)
-            return view.failed(TimeoutError(_LATE.format(SECONDS)) if late else error)
+            took = 0.0 if began is None else time.monotonic() - began
+            late = took >= SECONDS and timed_out(error) and not isinstance(error, TimeLimitError)
+            return view.failed(TimeoutError(_LATE.format(took)) if late else error)
 
 
-_LATE = "this took longer than the {:g} s that a page may take of the database"
+_LATE = "this took longer than a page may take of the database, and was stopped after {:.1f} s"
 
 
 def timed_out(error: BaseException) -> bool:
@@ -240,6 +246,6 @@ def _said(window: Window, error: BaseException) -> tuple[int, str]:
 
 
 _STATUS: tuple[tuple[tuple[type[BaseException], ...], int], ...] = (
-    ((ConnectError,), 503), ((NotFoundError,), 404), ((ReadOnlyError,), 403), ((TensorDBError,), 400),
+    ((TimeLimitError, ConnectError), 503), ((NotFoundError,), 404), ((ReadOnlyError,), 403), ((TensorDBError,), 400),
     ((PyMongoError, TimeoutError), 503),
 )  # fmt: skip

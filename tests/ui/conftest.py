@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 
 from tensordb_data import TensorDB
 from tensordb_data.ui import make_app
+from tests.conftest import NO_BROWSER
 
 TOKEN = "a-token-of-these-tests-0123456789"
-NO_BROWSER = "no chromium: the page was not tried in a browser"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -130,13 +130,3 @@ def opened(chromium: Any, serve: Callable[[Any], str]) -> Iterator[Callable[...,
 
         yield open_page
     assert faults == []
-
-
-@pytest.hookimpl
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say in red that tests were left out: a line among others is easily missed."""
-    skipped = [one for one in terminalreporter.stats.get("skipped", ()) if NO_BROWSER in str(one.longrepr)]
-    if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} tests of the page did not run: no chromium (see CHROMIUM)", red=True
-        )

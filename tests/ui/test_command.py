@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -52,3 +53,34 @@ def test_what_it_refuses(mongo_uri: str, db: TensorDB, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["ui", "--db", str(tmp_path / "typo")])
     assert done.exit_code == 1 and "there is no warehouse" in done.stderr
     assert not (tmp_path / "typo").exists()
+
+
+def test_another_interface_is_told_to_be_in_the_clear(
+    db: TensorDB, mongo_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensordb_data.ui import serve
+
+    served: list[Any] = []
+    monkeypatch.setattr(serve.Server, "run", lambda self, sockets: served.append(self.config))
+    options = ["ui", "--db", mongo_uri, "--host", "0.0.0.0", "--allow-host", "lab.example"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0 and "--certfile" in done.stderr, done.output
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}\n", done.stdout)
+    one = CliRunner().invoke(app, ["ui", "--db", mongo_uri])
+    assert one.stderr == "" and one.stdout.partition("token=")[2] != done.stdout.partition("token=")[2]
+    (tmp_path / "cert.pem").write_text("")
+    done = CliRunner().invoke(app, [*options, "--certfile", str(tmp_path / "cert.pem")])
+    assert done.exit_code == 1 and "is no certificate" in done.stderr and "Traceback" not in done.output
+    monkeypatch.setattr("ssl.SSLContext.load_cert_chain", lambda *given, **options: None)
+    done = CliRunner().invoke(app, [*options, "--certfile", str(tmp_path / "cert.pem")])
+    assert done.stdout.startswith("https://") and done.stderr == ""
+    assert [config.access_log for config in served] == [False] * 3 and not any(c.proxy_headers for c in served)
+
+
+def test_without_its_packages_it_says_which_extra(mongo_uri: str) -> None:
+    program = (
+        "import sys; sys.modules['jinja2'] = None\n"
+        f"from tensordb_data.cli.main import app; app(['ui', '--db', {mongo_uri!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "tensordb-data[ui]" in done.stderr and "Traceback" not in done.stderr, done.stderr

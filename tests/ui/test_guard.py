@@ -70,7 +70,7 @@ def test_the_token_leads_to_the_page_that_was_wanted(db: TensorDB) -> None:
     "host", ["127.0.0.1", "127.0.0.1:8237", "localhost", "LOCALHOST:1", "[::1]:8237", "localhost.", "lab.example"]
 )
 def test_names_of_this_machine_are_answered(db: TensorDB, host: str) -> None:
-    assert client_of(db, hosts=["lab.example"]).get("/", headers={"Host": host}).status_code == 401
+    assert client_of(db, hosts=["Lab.example:80"]).get("/", headers={"Host": host}).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,8 @@ def test_no_page_leads_out_of_the_folder_of_files(client: TestClient) -> None:
 
 
 def test_what_make_app_is_given(db: TensorDB) -> None:
-    for wrong in ({"token": ""}, {"token": None}, {"token": "x", "hosts": "lab"}, {"token": "x", "hosts": [1]}):
+    for wrong in ({"token": ""}, {"token": None}, {"token": "x", "hosts": "lab"}, {"token": "x", "hosts": [1]},
+                  {"token": "x", "hosts": ["http://lab"]}, {"token": "x", "hosts": [""]}):  # fmt: skip
         with pytest.raises(QueryError):
             make_app(db, **wrong)  # type: ignore[arg-type]
     with pytest.raises(QueryError):

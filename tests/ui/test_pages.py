@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import ExecutionTimeout, ServerSelectionTimeoutError
 from starlette.testclient import TestClient
 
 from tensordb_data import TensorDB
@@ -49,6 +49,24 @@ def test_runs(client: TestClient) -> None:
     assert "There is no run none" in client.get("/runs?run=none").text
     wrong = client.get('/runs?q={"name"')
     assert wrong.status_code == 400 and "this is not JSON" in wrong.text and "{&#34;name&#34;" in wrong.text
+
+
+def test_runs_whose_metrics_take_too_long(
+    client: TestClient, filled: TensorDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensordb_data.runs import listing
+
+    def late(*given: Any) -> None:
+        calls.append(given)
+        raise ExecutionTimeout("operation exceeded time limit", 50)
+
+    calls: list[Any] = []
+    monkeypatch.setattr(listing, "_with_metrics", late)
+    for _ in range(2):
+        page = client.get("/runs?run=cnn-lr0.1&metric=loss")
+        assert page.status_code == 200 and "takes too long here" in page.text
+        assert f"{2.4 * np.exp(-4):.4g}" in page.text  # the newest value of the one that is ticked
+    assert len(calls) == 1  # what took too long is not tried at each look
 
 
 def test_curves(client: TestClient) -> None:

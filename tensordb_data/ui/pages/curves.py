@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.mongo.retry import within
+from tensordb_data.ui import view as view_
 from tensordb_data.ui.pages.runs import MOST_CHOSEN, tail
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from tensordb_data.ui.view import View
 
 _POINTS = 500
+_EXACT_SECONDS = 15.0  # for all rows of all runs; until then the page shows those that are sampled
 
 
 def curves(view: View) -> Response:
@@ -31,16 +34,19 @@ def curves(view: View) -> Response:
     if not names or not metric:
         raise QueryError("curves are those of a metric= of at least one run=")
     if view.one("sampled"):
-        lines = [line for name in names for line in _sampled(view, name, metric, kind)]
+        with within(view_.SECONDS):
+            lines = [line for name in names for line in _sampled(view, name, metric, kind)]
     else:
         kinds = {"kind": kind} if kind else {"kind": {"$nin": ["output", "system"]}}
+        with within(_EXACT_SECONDS):
+            found = view.db.logs.find({"run": {"$in": names}, **kinds}).series(metric, points=_POINTS)
         lines = [
             {
                 "run": each.run, "kind": each.kind, "step": _numbers(each.step), "mean": _numbers(each.mean),
                 "low": _numbers(each.low), "high": _numbers(each.high), "rows": int(each.count.sum()),
                 "nonfinite": int(each.nonfinite.sum()),
             }
-            for each in view.db.logs.find({"run": {"$in": names}, **kinds}).series(metric, points=_POINTS)
+            for each in found
         ]  # fmt: skip
     if not lines:
         known = sorted({known for name in names for known in tail(view, name).metrics})
@@ -54,7 +60,8 @@ def curves(view: View) -> Response:
 def _sampled(view: View, name: str, metric: str, kind: str) -> Iterable[dict[str, Any]]:
     for each in [kind] if kind else tail(view, name).kinds:
         of = {"run": name, "kind": each}
-        ends = [view.db.logs.find(of, sort=[("step", way)], limit=1, fields=["step"]).all() for way in (1, -1)]
+        orders = ([("step", way), ("_id", way)] for way in (1, -1))
+        ends = [view.db.logs.find(of, sort=order, limit=1, fields=["step"]).all() for order in orders]
         if not ends[0]:
             continue
         low, high = ends[0][0]["step"], ends[1][0]["step"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.mongo.retry import within
@@ -19,6 +19,8 @@ _RUNS = 8
 _FAILED = 8
 _SECONDS = 0.5  # to count samples; those of datasets after that are told by their numbers
 _KEPT = 10_000
+_LARGE = 100_000  # samples that take long to count
+_RECOUNT = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Counted:
     exact: bool
     nbytes: int | None
     changed: Any
+    version: tuple[int, int] = (0, 0)
+    at: float = 0.0
+    """When it was counted."""
 
 
 def home(view: View) -> Response:
@@ -57,17 +62,27 @@ def storage(view: View) -> Response:
 def _datasets(view: View) -> list[Counted]:
     """The datasets. The samples of one are counted again once it has changed."""
     versions = view.db.warehouse.datasets.versions()
-    known: dict[tuple[str, str], tuple[Any, Counted]] = view.window.counted
+    known: dict[tuple[str, str], Counted] = view.window.counted
     if len(known) > _KEPT:
         known.clear()
     began, found = time.monotonic(), []
     for name, version in sorted(versions.items()):
         key = (view.db.project, name)
-        if key not in known or known[key][0] != version:
-            if time.monotonic() - began > _SECONDS:
-                found.append(Counted(name, version[0], False, None, None))
-                continue
+        last = known.get(key)
+        if last is not None and _still_holds(last, version):
+            last = replace(last, count=last.count + version[0] - last.version[0], version=version)
+        elif time.monotonic() - began > _SECONDS:
+            last = Counted(name, version[0], False, None, None)
+        else:
             one = view.db.data.dataset(name)
-            known[key] = version, Counted(name, one.count, one.exact, one.nbytes, one.changed)
-        found.append(known[key][1])
+            last = Counted(name, one.count, one.exact, one.nbytes, one.changed, version, time.monotonic())
+        if last.at:
+            known[key] = last
+        found.append(last)
     return found
+
+
+def _still_holds(last: Counted, version: tuple[int, int]) -> bool:
+    """Whether what is known of a dataset is right: nothing was deleted, and added is what has got new numbers."""
+    fresh = time.monotonic() - last.at < _RECOUNT and last.count > _LARGE
+    return last.version == version or (fresh and last.version[1] == version[1])

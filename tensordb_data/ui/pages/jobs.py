@@ -19,6 +19,9 @@ STATUSES = ("running", "ready", "waiting", "done", "dead", "cancelled")
 _SORT = {"running": [("started", 1)], "ready": [("priority", -1), ("due", 1), ("_id", 1)], "waiting": [("_id", 1)]}
 _ENDED = [("finished", -1)]
 _SHOWN = 100
+_FIELDS = (
+    "kind", "status", "progress", "attempts", "max_attempts", "priority", "worker", "created", "started", "finished",
+)  # fmt: skip
 _EXPLAINED = 25
 _LINES = 100
 
@@ -30,7 +33,7 @@ def jobs(view: View) -> Response:
     found: list[Job] = []
     for each in [status] if status else STATUSES:
         one = {"$and": [filter, {"status": each}]} if filter else {"status": each}
-        found += view.db.jobs.find(one, sort=_SORT.get(each, _ENDED), limit=_SHOWN - len(found) or 1).all()
+        found += view.db.jobs.find(one, sort=_SORT.get(each, _ENDED), limit=_SHOWN, fields=_FIELDS).all()
         if len(found) >= _SHOWN:
             break
     counts = view.db.jobs.counts()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,9 @@ MOST_CHOSEN = 32
 _METRIC_SECONDS = 0.7  # for the values of all runs; of those that are chosen alone they take less
 _NOT_METRICS = ("system", "output")
 _TAIL = 40
+_NEWEST = [("step", -1), ("_id", -1)]
+"""The order of the index, backwards."""
+_LATE_SECONDS = 60.0  # for which metrics that took too long are not asked for again
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Tail:
 
     step: int | None
     time: Any
-    metrics: frozenset[str]
+    metrics: Mapping[str, float]
+    """The newest value of each metric."""
     kinds: tuple[str, ...]
     entities: Sequence[tuple[str, int, Any]]
     """Samples that were logged: under which name, at which step, and their ids."""
@@ -48,8 +54,12 @@ def runs(view: View) -> Response:
         found, complete, wrong = [], True, view.window.redact(error)
     wanted = view.many("run", MOST_CHOSEN)
     names = wanted or [each["name"] for each in found[:_CHOSEN]]
-    chosen = _chosen(view, found, names, complete)
+    chosen = _chosen(view, found, names)
     tails = {each["name"]: tail(view, each["name"]) for each in chosen}
+    if not complete:
+        chosen = [{**each, "last": tails[each["name"]].metrics} for each in chosen]
+        own = {each["name"]: each for each in chosen}
+        found = [dict(own.get(each["name"], each)) for each in found]
     metrics = sorted(
         {name for each in chosen for name in each["last"]} | {n for t in tails.values() for n in t.metrics}
     )
@@ -63,53 +73,54 @@ def runs(view: View) -> Response:
         chosen=[each["name"] for each in chosen], missing=missing, tails=tails, metrics=metrics, metric=metric,
         details=[(each, _lineage(view, each)) for each in chosen], less=less_is_better(metric) if metric else False,
         kinds=sorted({kind for each in tails.values() for kind in each.kinds}), kind=view.one("kind"),
-        x=view.one("x"), smooth=view.one("smooth"), log=bool(view.one("log")), q=view.one("q"), sort=view.many("sort"),
+        smooth=view.one("smooth"), log=bool(view.one("log")), q=view.one("q"), sort=view.many("sort"),
         differences=differences(chosen),
     )  # fmt: skip
 
 
 def _listed(view: View, query: Any) -> tuple[list[dict[str, Any]], bool]:
     """The runs, and whether their metrics could be read in time."""
-    try:
-        with within(_METRIC_SECONDS):
-            return list_runs(view.db.warehouse, query), True
-    except Exception as error:
-        if not timed_out(error):
-            raise
+    late = view.window.late
+    if time.monotonic() - late.get(view.db.project, -_LATE_SECONDS) >= _LATE_SECONDS:
+        try:
+            with within(_METRIC_SECONDS):
+                return list_runs(view.db.warehouse, query), True
+        except Exception as error:
+            if not timed_out(error):
+                raise
+            late[view.db.project] = time.monotonic()
     return list_runs(view.db.warehouse, query, metrics=False), False
 
 
-def _chosen(
-    view: View, found: Sequence[Mapping[str, Any]], names: Sequence[str], complete: bool
-) -> list[Mapping[str, Any]]:
+def _chosen(view: View, found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
     known = {each["name"]: each for each in found}
-    if not names or (complete and all(name in known for name in names)):
-        return [known[name] for name in names]
-    query = view.db.runs({"name": {"$in": list(names)}}).query
-    known |= {each["name"]: each for each in _listed(view, query)[0]}
+    if any(name not in known for name in names):
+        query = view.db.runs({"name": {"$in": list(names)}}).query
+        known |= {each["name"]: each for each in _listed(view, query)[0]}
     return [known[name] for name in names if name in known]
 
 
 def tail(view: View, name: str) -> Tail:
     """What the newest rows of a run say, of each kind."""
     kinds = tuple(sorted(map(str, view.db.logs.find({"run": name}).distinct("kind"))))
-    step, time, metrics = None, None, set()
+    step, at_time = None, None
+    metrics: dict[str, float] = {}
     entities: list[tuple[str, int, Any]] = []
     for kind in kinds:
         if kind == "output":
             continue
-        for row in view.db.logs.find({"run": name, "kind": kind}, sort=[("step", -1)], limit=_TAIL):
+        for row in view.db.logs.find({"run": name, "kind": kind}, sort=_NEWEST, limit=_TAIL):
             at = row.get("step")
             if isinstance(at, int) and (step is None or at > step) and kind not in _NOT_METRICS:
                 step = at
-            if row.get("time") is not None and (time is None or row["time"] > time):
-                time = row["time"]
+            if isinstance(row.get("time"), dt.datetime) and (at_time is None or row["time"] > at_time):
+                at_time = row["time"]
             for field, value in row.items():
                 if isinstance(value, (int, float)) and not isinstance(value, bool) and field != "step":
-                    metrics.add(field)
+                    metrics.setdefault(field, value)
                 elif isinstance(value, dict) and value.keys() == {"collection", "id"} and value["collection"] == "data":
                     entities.append((field, at if isinstance(at, int) else 0, value["id"]))
-    return Tail(step, time, frozenset(metrics), tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12])
+    return Tail(step, at_time, metrics, tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12])
 
 
 def differences(chosen: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

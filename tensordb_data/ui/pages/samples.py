@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError, TimeLimitError
+from tensordb_data.mongo.retry import within
+from tensordb_data.ui import view as view_
 from tensordb_data.ui.parts import filters
 from tensordb_data.ui.parts.asked import Asked, asked, fields_of
 from tensordb_data.ui.shown import filter_text
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from tensordb_data.samples.sample import Sample
+    from tensordb_data.table.page import Page
     from tensordb_data.ui.view import View
 
 BLOCK = 100
 _SECONDS = 0.25  # of a page; what is not found by then, the next one goes on with
+_SORT_SECONDS = 1.5
 _FACET_SECONDS = 1.5
 _COUNT_SECONDS = 8.0  # of one who has asked for it
 _BAR_HEIGHT = 44
@@ -28,7 +33,7 @@ def samples(view: View) -> Response:
     values: dict[str, Any] = {"wrong": None, "asked": None, "page": None}
     try:
         values["asked"] = asked(view)
-        values["page"] = values["asked"].selection.page(BLOCK, view.one("after") or None, seconds=_SECONDS)
+        values["page"] = _page(view, values["asked"])
     except (QueryError, TimeLimitError) as error:
         values["wrong"] = view.window.redact(error)
     dataset = view.one("dataset")
@@ -39,10 +44,21 @@ def samples(view: View) -> Response:
     )  # fmt: skip
 
 
+def _page(view: View, what: Asked) -> Page[Sample]:
+    """The next block. Only what is shown is read: live writers keep blobs in the documents."""
+    shown = what.captions if _picture(view, what) and view.one("view") != "table" else list(what.scalars)
+    after, fields = view.one("after") or None, shown or ["tags"]
+    if what.sort:
+        return what.selection.page(BLOCK, after, fields=fields, seconds=_SORT_SECONDS)
+    # The first part of such a page has no limit of its own.
+    with within(view_.SECONDS):
+        return what.selection.page(BLOCK, after, fields=fields, seconds=_SECONDS)
+
+
 def tiles(view: View) -> Response:
     """`./tiles`: the next block of a grid, or the next rows of a table, as HTML."""
     what = asked(view)
-    page = what.selection.page(BLOCK, view.one("after") or None, seconds=_SECONDS)
+    page = _page(view, what)
     return view.page(
         "tiles.html", asked=what, page=page, table=view.one("view") == "table", picture=_picture(view, what)
     )
@@ -70,9 +86,10 @@ def count(view: View) -> Response:
     """`./count`: how many samples there are, counted.
 
     Raises:
-        TimeLimitError: That takes longer than somebody waits for it.
+        TimeLimitError, QueryError: That takes longer than somebody waits for it.
     """
-    return view.data({"count": asked(view).selection.within(_COUNT_SECONDS).count()})
+    with within(_COUNT_SECONDS):
+        return view.data({"count": asked(view).selection.bound.count()})
 
 
 def explained(view: View) -> Response:
