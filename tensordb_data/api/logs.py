@@ -10,12 +10,15 @@ from tensordb_data.api.collection import Collection
 from tensordb_data.api.record import LinkedRecord
 from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError, StorageError
+from tensordb_data.logs.arrays import Histogram, described, is_logged, read_array, read_histogram
 from tensordb_data.logs.writer import RESERVED, RunLog
 from tensordb_data.query.query import Filter, Query, Sort
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.runs.documents import make_run
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tensordb_data.api.protocol import Facade
     from tensordb_data.logs.plot import Picture
     from tensordb_data.logs.series import Series
@@ -46,6 +49,39 @@ class LogRow(LinkedRecord):
     def kind(self) -> str:
         """`"train"`, `"valid"` or what the run called it."""
         return str(self._doc["kind"])
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The array that was logged under a name.
+
+        Raises:
+            QueryError: The value of this name is no array.
+            NotFoundError: It is a large distribution, of which only the histogram was kept.
+            CorruptBlobError: It is damaged.
+        """
+        return read_array(self._warehouse, self._logged(name), f"{name!r} of {self._place}")
+
+    def histogram(self, name: str) -> Histogram:
+        """The histogram of the numbers that were logged under a name.
+
+        Raises:
+            QueryError: The value of this name is none.
+            NotFoundError: It is an array of several dimensions.
+        """
+        return read_histogram(self._logged(name), f"{name!r} of {self._place}")
+
+    def _logged(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self[name]
+        if not is_logged(found):
+            raise QueryError(f"{name!r} of {self._place} is no array; found {found!r:.200}")
+        return found
+
+    @property
+    def _place(self) -> str:
+        return f"the row of run {self.run!r} at step {self.step}"
+
+    def _shown(self) -> Iterator[tuple[str, Any]]:
+        for name, value in super()._shown():
+            yield name, described(value) if is_logged(value) else value
 
     def entity(self, name: str) -> Any:
         """The sample, parameter set or other entity that was logged under a name.
@@ -92,8 +128,8 @@ class LogSelection(Selection[LogRow]):
     def to_tensorboard(self, folder: str | Path) -> int:
         """Writes the rows as event files of TensorBoard, `<folder>/<run>/<kind>/`. Returns the number of values.
 
-        Numbers become scalars, and texts become texts. A later export into the folder replaces what an earlier one has
-        written of the same run and kind.
+        Numbers become scalars, texts texts, and histograms histograms. Other arrays are left out. A later export into
+        the folder replaces what an earlier one has written of the same run and kind.
 
         Raises:
             MissingExtraError: tensorboard is not installed.
@@ -101,7 +137,7 @@ class LogSelection(Selection[LogRow]):
         """
         from tensordb_data.logs.tensorboard import write_events
 
-        return write_events(self._flat(), folder)
+        return write_events(self._flat(arrays=True), folder)
 
     def series(self, name: str, *, points: int = _POINTS) -> list[Series]:
         """A metric over the steps, as one series for each run and kind. The server thins the rows out.
@@ -117,10 +153,10 @@ class LogSelection(Selection[LogRow]):
 
         return read_series(self.bound, name, points)
 
-    def _flat(self) -> Iterator[dict[str, Any]]:
+    def _flat(self, *, arrays: bool = False) -> Iterator[dict[str, Any]]:
         from tensordb_data.logs.tables import flat
 
-        return flat(row._doc for row in self)
+        return flat((row._doc for row in self), arrays=arrays)
 
 
 class Logs(Collection[LogRow]):

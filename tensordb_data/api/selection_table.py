@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.common.html import Html, Shown
+from tensordb_data.table.bounded import count_number
 from tensordb_data.table.counts import value_counts
 from tensordb_data.table.describe import Description, describe
 from tensordb_data.table.draw import draw
 from tensordb_data.table.estimate import Estimate, estimate
-from tensordb_data.table.facets import Facet, facets
+from tensordb_data.table.facets import Facet, facets, histogram
 from tensordb_data.table.notebook import first_docs, selection_html, soon
 from tensordb_data.table.page import Page, page
 from tensordb_data.table.pipeline import aggregate
@@ -180,7 +181,19 @@ class SelectionTable(Shown, abc.ABC, Generic[R]):
             QueryError: An argument is malformed, or a field is a blob or does not exist.
             TimeLimitError: It takes longer.
         """
+        count_number(top, "facets: top")
         return facets(self.bound, fields, top, bins, sample, seconds, seed)
+
+    def histogram(
+        self, field: str, bins: int = 24, *, sample: int = 5_000, seconds: float = 2.0, seed: int = 0
+    ) -> Facet:
+        """How the numbers or times of a field are distributed, however few different ones there are; see `facets`.
+
+        Raises:
+            QueryError: An argument is malformed, or the field holds other values.
+            TimeLimitError: It takes longer.
+        """
+        return histogram(self.bound, field, bins, sample, seconds, seed)
 
     def split(
         self,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-FOLDERS = ("segments", "params", "architectures", "tombstones")
+FOLDERS = ("segments", "params", "architectures", "logs", "tombstones")
 """The folders of a store that are ours."""
 
 _ID = "[0-9a-f]{24}"
-_KEY = re.compile(rf"(segments|tombstones)/{_ID}|(params|architectures)/{_ID}(-[0-9]+)?\.safetensors", re.ASCII)
+_KEY = re.compile(rf"(segments|tombstones)/{_ID}|(params|architectures|logs)/{_ID}(-[0-9]+)?\.safetensors", re.ASCII)
 _TEMPORARY = re.compile(r"\.put-[0-9]+-[0-9a-f]{12}", re.ASCII)
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
     from tensordb_data.warehouse.documents import SegmentDocument, TensorDocument
 
+_USERS = ("params", "architectures", "logs")
+"""The collections whose documents refer to tensors."""
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
 """Longer than a command that marks. A lease that began so long after a mark has seen the mark."""
@@ -75,6 +77,7 @@ def collect(warehouse: Warehouse, grace: float, dry_run: bool, progress: Progres
         raise UnsupportedError("mongomock has no transactions, so nothing can be collected safely; use a real server")
     if not isinstance(grace, (int, float)) or isinstance(grace, bool) or not 0 <= grace < 1e9:
         raise QueryError(f"grace is a number of seconds, 0 or more; found {grace!r}")
+    warehouse.index.make(*_USERS)  # with the indexes by which the users of a tensor are found
     run = _Collection(warehouse, dt.timedelta(seconds=grace), dry_run, progress)
     run.end_leases()
     run.mark_tensors()
@@ -137,9 +140,9 @@ class _Collection:
             {"$lookup": {"from": name, "localField": "_id.h", "foreignField": "_tdb.tensors", "let": {"p": "$_id.p"},
                          "pipeline": [{"$match": {"$expr": {"$eq": ["$_tdb.p", "$$p"]}}}, {"$limit": 1},
                                       {"$project": {"_id": 1}}], "as": name}}
-            for name in ("params", "architectures")
+            for name in _USERS
         ]  # fmt: skip
-        stages = [{"$match": dict(filter)}, *lookups, {"$match": {"params": [], "architectures": []}}]
+        stages = [{"$match": dict(filter)}, *lookups, {"$match": {name: [] for name in _USERS}}]
         yield from batched(self._mongo["tensors"].aggregate(stages, allowDiskUse=True, batchSize=BATCH), BATCH)
 
     def _name_objects(self, tensors: Sequence[TensorDocument]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from bson import ObjectId
 
 from tensordb_data.errors import MissingExtraError, StorageError
+from tensordb_data.logs.arrays import described, is_logged
 
 _FIRST = ("_id", "run", "kind", "step", "time", "tags")
 
@@ -64,15 +65,26 @@ def write_csv(rows: Iterable[Mapping[str, Any]], path: str | Path) -> int:
     return count
 
 
-def flat(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows with plain values only: ids as texts, references as `collection/id`."""
+def flat(rows: Iterable[Mapping[str, Any]], *, arrays: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows with plain values only: ids as texts, references as `collection/id`, arrays in words.
+
+    Args:
+        rows: The rows.
+        arrays: Whether arrays stay as they are.
+    """
     for row in rows:
-        yield {name: _plain(value) for name, value in row.items() if name != "_tdb"}
+        yield {
+            name: value if arrays and is_logged(value) else _plain(value)
+            for name, value in row.items()
+            if name != "_tdb"
+        }
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, ObjectId):
         return str(value)
+    if is_logged(value):
+        return described(value)
     if isinstance(value, dict) and value.keys() == {"collection", "id"}:
         return f"{value['collection']}/{value['id']}"
     return value

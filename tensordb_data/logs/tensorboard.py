@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.errors import MissingExtraError, StorageError
+from tensordb_data.logs.arrays import Histogram, is_logged, read_histogram
 from tensordb_data.logs.writer import RESERVED
 
 _FILE = "events.out.tfevents.tensordb"
@@ -20,7 +21,8 @@ _LONGEST = 200  # bytes of the name of a folder; a file system takes 255
 def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
     """Writes event files, `<folder>/<run>/<kind>/events…`, in place of earlier ones; returns the number of values.
 
-    Numbers become scalars, texts texts, and items of a list of numbers scalars `name/0`, `name/1`, …
+    Numbers become scalars, texts texts, histograms histograms, and items of a list of numbers scalars `name/0`,
+    `name/1`, …
 
     Raises:
         MissingExtraError: tensorboard is not installed.
@@ -28,7 +30,7 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
     """
     try:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+        from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -41,6 +43,14 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
         if isinstance(found, str):
             tensor = TensorProto(dtype="DT_STRING", string_val=[found.encode()], tensor_shape=shape)
             return Summary.Value(tag=f"{name}/text_summary", metadata=text, tensor=tensor)
+        if isinstance(found, Histogram):
+            middle = [(low + high) / 2 for low, high in zip(found.edges, found.edges[1:], strict=False)]
+            histogram = HistogramProto(
+                min=found.min, max=found.max, num=found.n, sum=(found.mean or 0.0) * found.n,
+                sum_squares=sum(n * value**2 for n, value in zip(found.counts, middle, strict=True)),
+                bucket_limit=found.edges[1:], bucket=found.counts,
+            )  # fmt: skip
+            return Summary.Value(tag=name, histo=histogram)
         return Summary.Value(tag=name, simple_value=float(found))
 
     count = 0
@@ -90,6 +100,10 @@ def _values(row: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
             yield from ((f"{name}/{i}", item) for i, item in enumerate(found) if isinstance(item, (int, float)))
         elif isinstance(found, (int, float, str)):
             yield name, found
+        elif is_logged(found) and found.get("histogram") is not None:
+            histogram = read_histogram(found, f"{name!r} of step {row.get('step')}")
+            if histogram.n:
+                yield name, histogram
 
 
 def _name(text: str) -> str:

@@ -11,25 +11,18 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-import bson
-from bson.errors import BSONError
-from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
-
 from tensordb_data.common.background import BackgroundWorker
-from tensordb_data.common.bson_values import MAX_DOCUMENT
 from tensordb_data.errors import SchemaError, StorageError
+from tensordb_data.logs.arrays import Logged, logged, stored
 from tensordb_data.logs.ids import IDS
+from tensordb_data.logs.insert import RowInserter
 from tensordb_data.logs.system import SystemMetrics
-from tensordb_data.mongo.errors import DOCUMENT_REFUSED, DUPLICATE_KEY, first_line, write_errors
+from tensordb_data.mongo.errors import first_line
 from tensordb_data.query.tags import clean_tags
-from tensordb_data.runs.documents import marks, open_attempt
-from tensordb_data.search.index import search_index
 from tensordb_data.warehouse.metrics import check_names, is_text, scalar
 from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
-    from bson import ObjectId
-
     from tensordb_data.warehouse.context import Warehouse
 
 RESERVED = frozenset(("_id", "_tdb", "run", "step", "kind", "tags", "time", "superseded"))
@@ -38,6 +31,12 @@ _BATCH = 2_000  # rows an insert
 _INTERVAL = 1.0  # seconds that a row waits for company
 _SEARCHED = 1_000_000  # characters of the longest text that a search finds
 _NO_STEP: Any = object()
+_PLAIN = frozenset((int, str, bool, list, type(None)))
+_ROOM = 256 << 20  # bytes of arrays in memory
+_AT_ONCE = 64 << 20  # of those that are written at once
+
+_Row = tuple[float, dict[str, Any], int]
+"""When it was written, its values, and the bytes of its arrays."""
 _RETRY = (0.1, 5.0)  # seconds between attempts: first, most
 _UTC = dt.timezone.utc
 
@@ -97,10 +96,13 @@ class RunLog:
         Args:
             step: The step of the row.
             kind: `"train"`, `"valid"`, or any name of your own.
-            values: Numbers (also NumPy, torch and TensorFlow scalars), texts, booleans, lists of those, and entities.
-                An entity, such as a sample or a checkpoint, is stored as a reference; `row.entity(name)` reads it. A
-                scalar on a GPU is fetched later, by another thread. NaN and infinite values are stored as they are;
-                plots and means leave them out, and count them.
+            values: Numbers (also NumPy, torch and TensorFlow scalars), texts, booleans, lists of those, arrays, and
+                entities. An array of two or more dimensions, such as a picture, is stored as a blob. One of one
+                dimension is stored as a histogram of its numbers, and so is what `np.histogram` returns. Arrays are
+                copied. `row.array(name)` and `row.histogram(name)` read them. An entity, such as a sample or a
+                checkpoint, is stored as a reference; `row.entity(name)` reads it. A scalar on a GPU is fetched later,
+                by another thread. NaN and infinite values are stored as they are; plots and means leave them out, and
+                count them.
 
         Raises:
             SchemaError: A value or a name cannot be stored, or the step is missing or given twice.
@@ -124,10 +126,13 @@ class RunLog:
             check_names(values, RESERVED)
             self._names.update(values)
         row = {"kind": kind, "step": step}
+        nbytes = 0
         for name, value in values.items():
-            row[name] = value if type(value) is float else _value(name, value)
+            row[name] = found = value if type(value) is float else _value(name, value)
+            if type(found) is Logged:
+                nbytes += found.nbytes
         self.last_step = step
-        self._writer.add((time.time(), row))
+        self._writer.add((time.time(), row, nbytes))
 
     def flush(self) -> None:
         """Waits until all rows so far are visible.
@@ -187,27 +192,28 @@ class _Writer(BackgroundWorker):
 
     def _reset(self) -> None:
         super().__init__()
-        self._rows: deque[tuple[float, dict[str, Any]]] = deque()
+        self._rows: deque[_Row] = deque()
+        self._bytes = 0  # of the arrays of these rows
         self._sent: list[dict[str, Any]] = []  # taken from the buffer, not acknowledged yet
         self._busy = False  # whether rows are taken that may not be in `_sent` yet
         self._hurry = False
         self._failure: Exception | None = None  # of the newest attempt
         self._reason: Exception | None = None  # of the newest that failed
         self._attempts = 0
-        self._refused: list[tuple[Any, str]] = []  # step and why, of rows that are to be named
+        self._inserter = RowInserter(self._warehouse, self._common, self._attempt)
         self.dropped = 0
-        self._texts: dict[tuple[str, str, str], ObjectId] = {}  # of the rows that were taken, to be searched
 
-    def add(self, row: tuple[float, dict[str, Any]]) -> None:
+    def add(self, row: _Row) -> None:
         if self._is_forked:
             self._reset()  # a forked child has rows of its own; those of the parent are the parent's
         self._changed.recover()
         with self._changed:
             if self._closed:
                 raise StorageError(f"the log of run {self._common['run']!r} is closed; db.logs.run(...) opens it again")
-            if len(self._rows) >= CAPACITY and self._failure is None:
-                self._changed.wait_for(lambda: len(self._rows) < CAPACITY or self._failure is not None)
-            if len(self._rows) >= CAPACITY:
+            if self._is_full() and self._failure is None:
+                self._wake()
+                self._changed.wait_for(lambda: not self._is_full() or self._failure is not None)
+            if self._is_full():
                 self.dropped += 1
                 first = self.dropped == 1
             else:
@@ -215,9 +221,10 @@ class _Writer(BackgroundWorker):
                 if self._thread is None or len(self._rows) in (0, _full() - 1):
                     self._wake()
                 self._rows.append(row)
+                self._bytes += row[2]
         if first:
             warnings.warn(
-                f"{self._what()}: {CAPACITY:,} rows wait for the server; further ones are dropped", stacklevel=4
+                f"{self._what()}: {len(self._rows):,} rows wait for the server; further ones are dropped", stacklevel=4
             )
 
     def flush(self) -> None:
@@ -257,6 +264,9 @@ class _Writer(BackgroundWorker):
         except StorageError as error:
             sys.stderr.write(f"tensordb: {error}\n")
 
+    def _is_full(self) -> bool:
+        return len(self._rows) >= CAPACITY or self._bytes >= _ROOM
+
     def _empty(self) -> bool:
         return not self._rows and not self._sent and not self._busy
 
@@ -272,20 +282,20 @@ class _Writer(BackgroundWorker):
                     self._changed.wait_for(lambda: self._closed or self._hurry, timeout=wait)
                 else:
                     self._changed.wait_for(
-                        lambda: self._closed or self._hurry or len(self._rows) >= _full(), timeout=_INTERVAL
+                        lambda: self._closed or self._hurry or len(self._rows) >= _full() or self._is_full(),
+                        timeout=_INTERVAL,
                     )
-                popleft = self._rows.popleft
-                taken = [popleft() for _ in range(min(len(self._rows), _BATCH - len(self._sent)))]
+                taken = self._take()
                 last, self._busy = self._closed, True
                 self._changed.notify_all()
             failure: Exception | None = None
             try:
                 self._sent += self._documents(taken)
                 if self._sent:
-                    self._insert()
+                    self._inserter.insert(self._sent)
             except Exception as error:  # of any kind: a thread that dies would leave close() waiting
                 failure = error
-            refused, self._refused = self._refused, []
+            refused, self._inserter.refused = self._inserter.refused, []
             self._name(refused)
             with self._changed:
                 self.dropped += len(refused)
@@ -300,10 +310,21 @@ class _Writer(BackgroundWorker):
                 if last and failure is not None:  # leaving, and nobody takes them
                     self.dropped += len(self._rows) + len(self._sent)
                     self._rows.clear()
+                    self._bytes = 0
                     self._sent = []
                 self._changed.notify_all()
                 if last and self._empty():
                     return
+
+    def _take(self) -> list[_Row]:
+        """The next rows to write, of which the arrays are not too large together."""
+        taken: list[_Row] = []
+        size = 0
+        while self._rows and len(taken) < _BATCH - len(self._sent) and size < _AT_ONCE:
+            taken.append(self._rows.popleft())
+            size += taken[-1][2]
+        self._bytes -= size
+        return taken
 
     def _name(self, refused: list[tuple[Any, str]]) -> None:
         """Say at once which rows are left out."""
@@ -315,63 +336,27 @@ class _Writer(BackgroundWorker):
             except UserWarning:  # where warnings are errors, in a thread in which nobody sees one
                 sys.stderr.write(f"tensordb: {line}\n")
 
-    def _documents(self, rows: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
+    def _documents(self, rows: list[_Row]) -> list[dict[str, Any]]:
         common, ids = self._common, IDS.take(len(rows))
         at = dt.datetime.fromtimestamp
         documents = []
-        for id, (when, row) in zip(ids, rows, strict=True):
+        for id, (when, row, _) in zip(ids, rows, strict=True):
             try:
                 for name, value in row.items():
                     if type(value) is _Later:
                         row[name] = scalar(name, value.value)
+                    elif type(value) is Logged:
+                        row[name], tensors = stored(name, value)
+                        if tensors:
+                            self._inserter.tensors.setdefault(id, {}).update(tensors)
                     elif type(value) is str and name != "kind" and len(value) <= _SEARCHED:
-                        self._texts[common["run"], name, value] = id
+                        self._inserter.texts[common["run"], name, value] = id
             except Exception as error:  # of the device, or a value that is no number: the other rows are not to blame
-                self._refused.append((row["step"], str(error)))
+                self._inserter.tensors.pop(id, None)
+                self._inserter.refused.append((row["step"], str(error)))
                 continue
             documents.append({"_id": id, **common, **row, "time": at(when, _UTC), "_tdb": {}})
         return documents
-
-    def _insert(self) -> None:
-        """Insert the rows. One that can never be stored is left out."""
-        common = self._common
-        attempt = self._attempt or open_attempt(self._warehouse, common["run"])
-        internal = {"p": self._warehouse.project, **marks(attempt)}
-        for row in self._sent:
-            row["_tdb"] = internal
-        group = (common["run"], tuple(common["tags"]))
-        search_index(self._warehouse, "logs").add_groups({group: self._sent[0]["_id"]}, self._texts)
-        self._texts.clear()
-        try:
-            self._warehouse.index["logs"].insert_many(self._sent, ordered=False)
-        except BulkWriteError as error:
-            failures = write_errors(error)
-            # the ids are ours: a row that is there already arrived at an attempt whose answer was lost
-            if not all(failure.get("code") in {DUPLICATE_KEY, *DOCUMENT_REFUSED} for failure in failures):
-                raise
-            refused = [failure for failure in failures if failure.get("code") != DUPLICATE_KEY]
-            steps = [self._sent[failure["index"]]["step"] for failure in refused]
-            self._refused += zip(steps, (str(failure.get("errmsg")) for failure in refused), strict=True)
-        except (BSONError, DocumentTooLarge, OverflowError, OperationFailure) as error:
-            if isinstance(error, OperationFailure) and error.code not in DOCUMENT_REFUSED:
-                raise
-            fitting = [row for row in self._sent if self._fits(row)]
-            if len(fitting) == len(self._sent):
-                raise
-            self._sent = fitting
-            if fitting:
-                self._insert()
-
-    def _fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether the driver can send a row."""
-        try:
-            size = len(bson.encode(row))
-        except (BSONError, OverflowError) as error:
-            self._refused.append((row["step"], str(error)))
-            return False
-        if size > MAX_DOCUMENT:
-            self._refused.append((row["step"], f"it has {size / 1e6:.1f} MB, and a row has room for 16 MB"))
-        return size <= MAX_DOCUMENT
 
 
 def _full() -> int:
@@ -384,4 +369,5 @@ def _value(name: str, value: Any) -> Any:
         return _Later(value)
     if isinstance(value, Record):
         return {"collection": value.collection, "id": value.id}
-    return scalar(name, value)
+    found = logged(name, value) if type(value) not in _PLAIN else None
+    return scalar(name, value) if found is None else found

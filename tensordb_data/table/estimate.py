@@ -63,12 +63,13 @@ class Drawn:
 
 def few(bound: BoundQuery, seconds: float = _TRY) -> int | None:
     """How many entities match, if these are few enough to read, and are counted in time."""
-    most = EXACT + 1 if bound.query.limit is None else min(bound.query.limit, EXACT + 1)
-    limited = bound.replaced(bound.query.replace(limit=most)).within(seconds)
-    try:
-        found = limited.count()
-    except ExecutionTimeout:
-        return None
+    limit = min(bound.query.limit or EXACT + 1, EXACT + 1)
+    wanted = bound.within(seconds).replaced(bound.query.replace(limit=limit))
+    with reported(bound.query):
+        try:
+            found = wanted.count()
+        except ExecutionTimeout:
+            return None
     return found if found <= EXACT else None
 
 
@@ -112,7 +113,7 @@ def estimate(bound: BoundQuery, sample: int, seed: int) -> Estimate:
         return Estimate(found, found, found, True)
     if not drawable(bound):
         return _counted(bound)
-    drawn = draw_places(bound, sample, seed, {"_id": 1}, bound.seconds)
+    drawn = draw_places(bound, sample, seed, {"_id": 1})
     hits, places, total = len(drawn.docs), drawn.places, drawn.total
     if places == total:
         return Estimate(hits, hits, hits, True)

@@ -76,7 +76,7 @@ def facets(
     bound: BoundQuery, fields: Sequence[str] | None, top: int, bins: int, sample: int, seconds: float, seed: int = 0
 ) -> dict[str, Facet]:
     """See `Selection.facets`."""
-    for name, value in (("top", top), ("bins", bins), ("sample", sample)):
+    for name, value in (("top", top or 1), ("bins", bins), ("sample", sample)):
         count_number(value, f"facets: {name}")
     check_seed(seed, "facets")
     limit = positive(seconds, "facets: seconds")
@@ -89,6 +89,16 @@ def facets(
         names = [name for name in dict.fromkeys(key for doc in docs for key in doc) if name not in _NOT_SHOWN]
         names = names[:_MOST_FIELDS]
     return {name: _facet(name, docs, factor, exact, top, bins) for name in names}
+
+
+def histogram(bound: BoundQuery, field: str, bins: int, sample: int, seconds: float, seed: int) -> Facet:
+    """See `Selection.histogram`."""
+    (found,) = facets(bound, [field], 0, bins, sample, seconds, seed).values()
+    if found.present > found.nan and not found.bins:
+        raise QueryError(
+            f"histogram: {field!r} holds other values than numbers or times; facets([{field!r}]) counts them"
+        )
+    return found
 
 
 def _names(bound: BoundQuery, fields: object) -> list[str] | None:
@@ -148,7 +158,7 @@ def _facet(name: str, docs: Sequence[Mapping[str, Any]], factor: float, exact: b
         "nan": about(tally.nan), "distinct": tally.distinct,
     }  # fmt: skip
     many = tally.distinct is None or tally.distinct > top
-    if many and low is not None and low != high:
+    if many and low is not None and (low != high or not top):
         edges, counts = _histogram(name, docs, low, high, bins)
         return Facet(**known, edges=edges, bins=tuple(about(n) for n in counts))
     often = {key: n for key, n in (tally.values or {}).items() if exact or n >= LEAST}

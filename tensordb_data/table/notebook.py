@@ -13,6 +13,7 @@ from pymongo.errors import PyMongoError
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.common.html import Html, paragraph, table
 from tensordb_data.errors import ConnectError, TimeLimitError
+from tensordb_data.logs.arrays import described, is_logged
 from tensordb_data.mongo.errors import first_line
 from tensordb_data.query.query import Query
 from tensordb_data.runs.listing import RunQuery, list_runs
@@ -79,7 +80,8 @@ def _cell(one: Record, name: str, *, with_picture: bool) -> Any:
     if isinstance(one, Sample) and name in one.blobs:
         picture = one.thumbnail_html(name, _SIZE) if with_picture else None
         return repr(one.blobs[name]) if picture is None else picture
-    return one.get(name)
+    value = one.get(name)
+    return described(value) if isinstance(value, dict) and is_logged(value) else value
 
 
 def _count(bound: BoundQuery) -> str:

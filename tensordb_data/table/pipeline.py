@@ -161,6 +161,9 @@ def _references(value: Any) -> Iterator[str]:
     """The fields that expressions name as `$field`."""
     if isinstance(value, dict):
         for key, item in value.items():
+            name = item.get("field") if isinstance(item, dict) else item
+            if key == "$getField" and isinstance(name, str):
+                yield name
             if key != "$literal":
                 yield from _references(item)
     elif isinstance(value, list):

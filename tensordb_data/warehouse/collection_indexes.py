@@ -23,7 +23,10 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "tensors": [IndexModel([("key", _UP)]), IndexModel([("state", _UP), ("dying", _UP)])],
     "leases": [IndexModel([("state", _UP), ("began", _UP)])],
-    "logs": [IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)])],
+    "logs": [
+        IndexModel([("_tdb.p", _UP), ("run", _UP), ("kind", _UP), ("step", _UP), ("_id", _UP)]),
+        IndexModel([("_tdb.tensors", _UP)], sparse=True),  # few rows have arrays
+    ],
     "runs": [IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True)],
     "architectures": [
         IndexModel([("_tdb.tensors", _UP)]),

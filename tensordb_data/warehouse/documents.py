@@ -253,6 +253,8 @@ class LogInternals(TypedDict):
     """The attempt of its run; missing if none was under way."""
     line: NotRequired[ObjectId]
     """As for a parameter set."""
+    tensors: NotRequired[list[bytes]]
+    """The content addresses of its arrays that are not in the row; missing if there are none."""
 
 
 class LogDocument(TypedDict):

@@ -33,6 +33,7 @@ def check(warehouse: Warehouse, progress: Progress | None = None) -> Checked:
     params.tensors()
     params.sets("params")
     params.sets("architectures")
+    params.rows()
     rest.tombstones()
     rest.leftovers()
     rest.unknown_objects()
@@ -76,7 +77,7 @@ class _RestCheck:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
         for root in self._walk.warehouse.blobs.opened:
             store = self._walk.warehouse.blobs.store(root["id"])
-            for folder in ("segments/", "params/", "architectures/", FOLDER):
+            for folder in ("segments/", "params/", "architectures/", "logs/", FOLDER):
                 for keys in batched((key for key, _ in store.list(folder)), BATCH):
                     self._unknown(store, keys)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import zstandard
 
@@ -73,7 +73,8 @@ class ParamsCheck:
         used = {"_tdb.p": project, "_tdb.tensors": {"$in": contents}}
         sets = list(self._walk.mongo["params"].find(used, {"run": 1, "step": 1}).limit(4))
         others = list(self._walk.mongo["architectures"].find(used, {"name": 1, "version": 1}).limit(4))
-        names = [*map(describe, sets), *map(_architecture, others)]
+        rows = list(self._walk.mongo["logs"].find(used, {"run": 1, "step": 1}).limit(4))
+        names = [*map(describe, sets), *map(_architecture, others), *map(_row, rows)]
         return "used by " + (", ".join(names[:3]) or "nothing") + (" and others" if len(names) > 3 else "")
 
     def sets(self, name: str) -> None:
@@ -82,6 +83,13 @@ class ParamsCheck:
             self._report.sets += 1
             with self._walk.document(name, doc):
                 self._set(name, doc)
+
+    def rows(self) -> None:
+        """Every tensor that a row of a log refers to is known."""
+        with_arrays = {"_tdb.tensors": {"$exists": True}}
+        for doc in self._walk.sound("logs", with_arrays, {"_tdb": 1, "run": 1, "step": 1}):
+            with self._walk.document("logs", doc):
+                self._set("logs", doc)
 
     def _set(self, name: str, doc: Doc) -> None:
         contents, project = doc["_tdb"].get("tensors", ()), doc["_tdb"]["p"]
@@ -93,7 +101,7 @@ class ParamsCheck:
         }
         absent = len(wanted - known)
         if absent and self._walk.mongo[name].find_one({"_id": doc["_id"]}, {"_id": 1}):
-            where = describe(doc) if name == "params" else _architecture(doc)
+            where = _NAMES[name](doc)
             self._report.find(
                 "dangling reference", where, f"{absent} of its {len(contents)} tensors are not in the index"
             )
@@ -117,3 +125,10 @@ def _digest(content: object) -> bytes:
 
 def _architecture(doc: Doc) -> str:
     return f"architecture {doc['name']!r} version {doc.get('version')}"
+
+
+def _row(doc: Doc) -> str:
+    return f"row of run {doc['run']!r} at step {doc.get('step')}"
+
+
+_NAMES: Mapping[str, Callable[[Doc], str]] = {"params": describe, "architectures": _architecture, "logs": _row}

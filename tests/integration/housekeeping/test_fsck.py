@@ -49,7 +49,9 @@ def test_a_whole_warehouse(full):
     assert report.findings == []
     assert (report.samples, report.segments, report.sets) == (20, 1, 2) and report.tensors == 7
     assert report.bytes > 20 * 500
-    assert {what for what, _, _ in seen} == {"segments", "data", "tensors", "params", "architectures", "tombstones"}
+    assert {what for what, _, _ in seen} == {
+        "segments", "data", "tensors", "params", "architectures", "logs", "tombstones",
+    }
     assert all(done <= total for _, done, total in seen)
     full.gc(grace=0)
     assert kinds(full) == []

@@ -60,8 +60,10 @@ def test_flush_makes_rows_visible(db):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"loss": np.ones(2)}, r"'loss'.*shape \(2,\)"),
-        ({"loss": torch.ones(2, 2)}, r"shape \(2, 2\)"),
+        ({"loss": np.ones(2, complex)}, r"'loss'.*array of numbers.*complex128 \(2,\)"),
+        ({"loss": np.array(["a", "b"])}, "array of numbers"),
+        ({"loss": torch.ones(0, 2)}, r"at least one, found float32 \(0, 2\)"),
+        ({"loss": np.histogram([1.0, float("nan")], [0, 1, np.inf])}, "finite numbers"),
         ({"loss": {"a": 1}}, "dict"),
         ({"loss": object()}, "object"),
         ({"loss": 2**64}, "64-bit"),

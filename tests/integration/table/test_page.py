@@ -181,6 +181,11 @@ def test_facets_are_counted_where_there_are_few(db2: TensorDB) -> None:
     assert str(found["label"]) == "label: 0: 10, 1: 10, 2: 10, 3: 10" and "0 to 9, 24 bins" in str(score)
     whole = db2.data.find().facets(["label"], top=2)["label"]
     assert (whole.edges, whole.bins) == ((0.0, 1.0, 2.0, 3.0, 4.0), (10, 10, 10, 10))
+    assert db2.data.find({"dataset": "a"}).histogram("label", bins=3).bins == (10, 10, 10)
+    assert db2.data.find({"label": 3}).histogram("label").bins == (10,)
+    assert db2.data.find({"label": 77}).histogram("label").bins == ()
+    with pytest.raises(QueryError, match="'name' holds other values than numbers"):
+        db2.data.find().histogram("name")
     assert db2.data.find({"label": 77}).facets(["label"])["label"].distinct == 0
     with db2.data.writer("t") as writer:
         writer.add_many(at=[dt.datetime(2026, 11, day) for day in range(1, 25)], v=[{"w": i} for i in range(24)])

@@ -190,6 +190,8 @@ REFUSED: list[tuple[Any, str]] = [
     ([{"$group": {"_id": "$image"}}], "'image' is a blob"),
     ([{"$group": {"_id": "$$ROOT.image"}}], "'image' is a blob"),
     ([{"$sort": {"image": 1}}], "'image' is a blob"),
+    ([{"$set": {"x": {"$getField": "image"}}}], "'image' is a blob"),
+    ([{"$set": {"x": {"$getField": {"field": "image", "input": "$$ROOT"}}}}], "'image' is a blob"),
     ([{"$facet": {"a": [{"$project": {"image": 1}}]}}], "'image' is a blob"),
     ({"$limit": 1}, r"a pipeline is a list of stages.*write \["),
     ([{"$limit": 1, "$skip": 1}], "stage 0: a stage is a dict with one key"),
