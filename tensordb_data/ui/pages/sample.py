@@ -69,7 +69,7 @@ def blob(view: View) -> Response:
     name = view.one("field")
     if name not in found.blobs:
         raise NotFoundError(f"sample {found.id} has no blob {name!r}; its blobs: {', '.join(found.blobs) or 'none'}")
-    pictures.check_bytes(found.stored_bytes(name))
+    pictures.check_size(found, name)
     with pictures.decoding:
         if isinstance(found.blobs[name], Array):
             channel = view.whole("channel", 0, 1_000_000) if view.one("channel") else None
@@ -94,7 +94,7 @@ def _shown(view: View, sample: Sample, name: str) -> Shown:
     field, nbytes = sample.blobs[name], sample.stored_bytes(name)
     found = Shown(name, getattr(field, "kind", "blob"), nbytes)
     try:
-        pictures.check_bytes(nbytes)
+        pictures.check_size(sample, name)
         if isinstance(field, Array):
             with pictures.decoding:
                 array = sample[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import numpy.typing as npt
 from tensordb_data.errors import StorageError
 from tensordb_data.samples.pictures.encode import png
 from tensordb_data.schema.image import image_size, is_image
+
+if TYPE_CHECKING:
+    from tensordb_data.samples.sample import Sample
 
 MOST_BYTES = 64_000_000
 MOST_PIXELS = 100_000_000
@@ -34,12 +37,13 @@ def media_type(data: bytes) -> str | None:
     return "image/png" if data[:1] == b"\x89" else "image/jpeg"
 
 
-def check_bytes(nbytes: int) -> None:
-    """Refuse a blob that is too large for a page.
+def check_size(sample: Sample, name: str) -> None:
+    """Refuse a blob that is too large for a page, as it is stored or as its schema says that it becomes.
 
     Raises:
         StorageError: It has more than 64 MB.
     """
+    nbytes = max(sample.stored_bytes(name), getattr(sample.blobs.get(name), "fixed_nbytes", None) or 0)
     if nbytes > MOST_BYTES:
         raise StorageError(f"this blob has {nbytes:,} bytes, and at most {MOST_BYTES:,} are shown")
 
