@@ -73,12 +73,26 @@ def test_a_selection_is_tagged_by_keys_and_undone(filled: TensorDB, opened: Call
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="All that match").click()
     expect(page.locator("#selected")).to_have_text("120 selected: all that match")
+    page.locator("#more").scroll_into_view_if_needed()
+    expect(page.locator(".tile.chosen")).to_have_count(120)
+    page.keyboard.press("t")
+    page.locator('#edit [name="value"]').fill("everywhere")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("120 samples changed")
+    expect(page.locator(".tile").last).to_contain_text("everywhere")
 
 
 def test_blocks_facets_and_a_sample(filled: TensorDB, opened: Callable[..., Any]) -> None:
     page = opened(make_app(filled, token=TOKEN), "data%3Fdataset=digits")
     page.locator("#more").scroll_into_view_if_needed()
     expect(page.locator(".tile")).to_have_count(120)
+    bars = page.locator(".histogram a")
+    bars.nth(2).hover()
+    page.mouse.down()
+    bars.nth(5).hover()
+    page.mouse.up()
+    expect(page.locator(".tile")).to_have_count(20)  # four of 24 bars
+    page.go_back()
     page.locator("#facets").get_by_role("link", name="3", exact=True).click()
     expect(page.locator(".tile")).to_have_count(12)
     page.locator("#facets").get_by_role("link", name="3", exact=True).click(modifiers=["Shift"])

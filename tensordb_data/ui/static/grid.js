@@ -239,15 +239,19 @@ const edits = new Edits(() => (every !== null ? { all: { dataset: box.dataset.da
 
 async function reload() {
   // The tiles are read again where they are: those that no longer match stay until the page is loaded anew.
-  const block = blocks().find((each) => !kept.has(each));
-  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-  const fresh = new Map([...parse(await answer.text()).querySelectorAll(".item[data-id]")].map((item) => [item.dataset.id, item]));
-  for (const item of block ? items() : []) {
-    const other = fresh.get(item.dataset.id);
-    if (!other) continue;
-    const [old, now] = [item.querySelector(".caption"), other.querySelector(".caption")];
-    if (old && now) old.replaceWith(document.importNode(now, true));
-    else if (item.tagName === "TR") item.replaceChildren(...document.importNode(other, true).childNodes);
+  let after = new URL(location.href).searchParams.get("after");
+  for (const block of blocks()) {
+    const address = box.dataset.more + (after ? `&after=${encodeURIComponent(after)}` : "");
+    const answer = await fetch(address, { headers: { Accept: "text/html" } });
+    const fresh = new Map([...parse(await answer.text()).querySelectorAll(".item[data-id]")].map((item) => [item.dataset.id, item]));
+    for (const item of (kept.get(block) ?? block).querySelectorAll(".item[data-id]")) {
+      const other = fresh.get(item.dataset.id);
+      const [old, now] = [item.querySelector(".caption"), other?.querySelector(".caption")];
+      if (old && now) old.replaceWith(document.importNode(now, true));
+      else if (other && item.tagName === "TR") item.replaceChildren(...document.importNode(other, true).childNodes);
+    }
+    after = block.dataset.next;
+    if (!after) break;
   }
   mark();
   await loadFacets();
