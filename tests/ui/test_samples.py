@@ -206,6 +206,16 @@ def test_a_sample(scans: TensorDB) -> None:
         assert client.get(f"/blob?id={one.id}&field={wrong}").status_code == status, wrong
 
 
+def test_rows_that_name_a_sample(client: TestClient, filled: TensorDB) -> None:
+    worst, other = filled.data.find({"label": 3}).first(), filled.data.find({"label": 4}).first()
+    page = client.get(f"/logged?id={worst.id}").text
+    assert page.count("<tr>") == 3 and "cnn-lr0.01" in page and "worst" in page
+    assert "None of the rows has it as worst" in client.get(f"/logged?id={other.id}").text
+    assert f"logged?id={worst.id}" in client.get(f"/sample?id={worst.id}").text
+    filled.logs.find().delete(all=True)
+    assert "have logged no samples" in client.get(f"/logged?id={worst.id}").text
+
+
 def test_a_sample_that_is_gone_or_damaged(scans: TensorDB, warehouse_dir: Any) -> None:
     one = scans.data.find({"dataset": "scans"}).first()
     client = of(scans)

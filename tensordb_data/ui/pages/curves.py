@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.mongo.retry import within
 from tensordb_data.ui import view as view_
-from tensordb_data.ui.pages.runs import MOST_CHOSEN, tail
+from tensordb_data.ui.pages.runs import MOST_CHOSEN
+from tensordb_data.ui.parts.tails import tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

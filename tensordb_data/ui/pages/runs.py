@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import within
 from tensordb_data.runs.listing import list_runs
 from tensordb_data.ui.parts.links import flat, parsed, parsed_sort, stored_query
+from tensordb_data.ui.parts.tails import tail
 from tensordb_data.ui.view import timed_out
 from tensordb_data.warehouse.metrics import less_is_better
 
@@ -24,24 +23,7 @@ _SHOWN = 200
 _CHOSEN = 3  # of the newest, where none was asked for
 MOST_CHOSEN = 32
 _METRIC_SECONDS = 0.7  # for the values of all runs; of those that are chosen alone they take less
-_NOT_METRICS = ("system", "output")
-_TAIL = 40
-_NEWEST = [("step", -1), ("_id", -1)]
-"""The order of the index, backwards."""
 _LATE_SECONDS = 60.0  # for which metrics that took too long are not asked for again
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What the newest rows of a run say."""
-
-    step: int | None
-    time: Any
-    metrics: Mapping[str, float]
-    """The newest value of each metric."""
-    kinds: tuple[str, ...]
-    entities: Sequence[tuple[str, int, Any]]
-    """Samples that were logged: under which name, at which step, and their ids."""
 
 
 def runs(view: View) -> Response:
@@ -98,29 +80,6 @@ def _chosen(view: View, found: Sequence[Mapping[str, Any]], names: Sequence[str]
         query = view.db.runs({"name": {"$in": list(names)}}).query
         known |= {each["name"]: each for each in _listed(view, query)[0]}
     return [known[name] for name in names if name in known]
-
-
-def tail(view: View, name: str) -> Tail:
-    """What the newest rows of a run say, of each kind."""
-    kinds = tuple(sorted(map(str, view.db.logs.find({"run": name}).distinct("kind"))))
-    step, at_time = None, None
-    metrics: dict[str, float] = {}
-    entities: list[tuple[str, int, Any]] = []
-    for kind in kinds:
-        if kind == "output":
-            continue
-        for row in view.db.logs.find({"run": name, "kind": kind}, sort=_NEWEST, limit=_TAIL):
-            at = row.get("step")
-            if isinstance(at, int) and (step is None or at > step) and kind not in _NOT_METRICS:
-                step = at
-            if isinstance(row.get("time"), dt.datetime) and (at_time is None or row["time"] > at_time):
-                at_time = row["time"]
-            for field, value in row.items():
-                if isinstance(value, (int, float)) and not isinstance(value, bool) and field != "step":
-                    metrics.setdefault(field, value)
-                elif isinstance(value, dict) and value.keys() == {"collection", "id"} and value["collection"] == "data":
-                    entities.append((field, at if isinstance(at, int) else 0, value["id"]))
-    return Tail(step, at_time, metrics, tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12])
 
 
 def differences(chosen: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from tensordb_data.errors import NotFoundError, TensorDBError
+from tensordb_data.runs.listing import list_runs
 from tensordb_data.schema import Array, Image, Text
 from tensordb_data.table.cursors import after, value_of
 from tensordb_data.ui.parts import pictures
 from tensordb_data.ui.parts.asked import Asked, asked, fields_of
 from tensordb_data.ui.parts.links import id_of
+from tensordb_data.ui.parts.tails import tail
 
 if TYPE_CHECKING:
+    from tensordb_data.api.logs import LogRow
     from tensordb_data.samples.sample import Sample
     from tensordb_data.ui.view import View
 
 _TEXT = 20_000
 _HEX = 512
 _VALUES = 256
+_RUNS = 20
+_ROWS = 100
 _SANDBOX = {"Content-Security-Policy": "sandbox", "Content-Disposition": "attachment"}
 
 
@@ -80,6 +85,23 @@ def blob(view: View) -> Response:
     if kind is None:
         return view.tagged(Response(data, media_type="application/octet-stream", headers=_SANDBOX))
     return view.tagged(Response(data, media_type=kind))
+
+
+def logged(view: View) -> Response:
+    """`./logged`: rows of logs that name a sample, under the names by which the newest runs have logged samples."""
+    found = _one(view)
+    newest = list_runs(view.db.warehouse, view.db.runs(sort=[("began", -1)]).query, metrics=False)[:_RUNS]
+    names = sorted({name for run in newest for name, _, _ in tail(view, run["name"]).entities})
+    rows = []
+    if names:
+        named: list[dict[str, Any]] = [{f"{name}.id": found.id, f"{name}.collection": "data"} for name in names]
+        rows = view.db.logs.find({"$or": named}, limit=_ROWS).all()
+    return view.page("logged.html", sample=found, names=names, rows=[(row, _under(row, found)) for row in rows])
+
+
+def _under(row: LogRow, sample: Sample) -> list[str]:
+    """The names under which a row has a sample."""
+    return [name for name, value in row.items() if isinstance(value, dict) and value.get("id") == sample.id]
 
 
 def _one(view: View) -> Sample:
