@@ -13,13 +13,18 @@ PYTEST := $(BIN)/python -m pytest -q
 FULL   := -n 5 --dist worksteal
 ROUNDS ?= 5
 
+# Tests of the page run in a browser. Playwright's own one is not downloaded.
+CHROMIUM := command -v chromium chromium-browser >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "setup: chromium" \
+  && { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null; } \
+  || echo "setup: no chromium here, so the tests of the page in a browser do not run: install it, or name one in CHROMIUM"
+
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 # Tests start hundreds of processes, each of which would compile the library anew where this is set.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -45,6 +50,7 @@ $(STAMP): $(DEMO)
 	@echo "setup: what the tests and the tools need"
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps --upgrade --target $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests_only torchvision kornia kornia_rs
+	@$(CHROMIUM)
 	@touch $@
 	@echo "setup: done"
 
@@ -109,6 +115,14 @@ site: $(STAMP) ## the documentation as a site, from docs/ and the docstrings (bu
 	@rm -rf build/site
 	@$(BIN)/python -m sphinx -q -W --keep-going -E -d build/doctrees docs build/site
 	@echo "build/site/index.html"
+
+pictures: $(STAMP) ## the pictures of docs/ui.md, taken anew in Chromium
+	@PICTURES=1 $(PYTEST) tests/ui/test_pictures.py
+
+vendor: ## fetch the files of others that the page of a warehouse needs, and compare them with their checksums
+	@rm -rf build/vendor && mkdir -p build/vendor && cd build/vendor && npm pack --silent uplot@1.6.32 >/dev/null && tar xzf uplot-1.6.32.tgz
+	@cd build/vendor/package && cp LICENSE dist/LICENSE.uPlot && cd dist && sha256sum -c ../../../../tensordb_data/ui/static/vendor/SHA256SUMS
+	@cp build/vendor/package/dist/{LICENSE.uPlot,uPlot.iife.min.js,uPlot.min.css} tensordb_data/ui/static/vendor/
 
 clean: ## remove builds, caches and the demo's results; keeps .venv
 	@rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis benchmarks/results

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
 _failed = pytest.StashKey[bool]()
+NO_BROWSER = "no chromium: the page of a warehouse was not tried in a browser"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -179,3 +180,12 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = wait_for_none(before)
     if left:
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.hookimpl
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say in red that tests were left out: a line among others is easily missed."""
+    skipped = [one for one in terminalreporter.stats.get("skipped", ()) if NO_BROWSER in str(one.longrepr)]
+    if skipped:
+        line = f"{len(skipped)} tests of the page of a warehouse did not run: install chromium, or name it in CHROMIUM"
+        terminalreporter.write_line(line, red=True)

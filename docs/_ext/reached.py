@@ -28,7 +28,7 @@ def load() -> None:
     found = [_returned(getattr(db, name)) for name in ("data", "params", "jobs", "logs", "architectures")]
     data, params, _, logs, _ = found
     found += [cls for collection in found for cls in _generic(collection)]
-    found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild", "storage")]
+    found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild", "storage", "ui")]
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]

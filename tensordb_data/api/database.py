@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymongo.database import Database
     from typing_extensions import Unpack
 
+    from tensordb_data.api.window import Ui
     from tensordb_data.housekeeping.backup.create import BackedUp
     from tensordb_data.housekeeping.backup.restore import Restored
     from tensordb_data.housekeeping.fsck.report import Checked
@@ -372,6 +373,30 @@ class TensorDB(Overview):
         from tensordb_data.housekeeping.backup.restore import restore
 
         return restore(backup, parse(address), blobs, progress)
+
+    def ui(self, port: int = 0, *, write: bool = False, open: bool = True, hosts: Sequence[str] = ()) -> Ui:
+        """Serve the page that shows this warehouse, from a process of its own, for a notebook or a script.
+
+        `tensordb ui` is the same on the command line.
+
+        Args:
+            port: The port of the loopback interface; 0 for a free one.
+            write: Whether the page may change labels and tags, cancel jobs and retry them.
+            open: Whether to open a browser, if this machine has a screen.
+            hosts: Names by which browsers may call the page, beside those of this machine: that of a proxy of
+                Jupyter, say. `$JUPYTERHUB_PUBLIC_URL` names it by itself.
+
+        Returns:
+            The page: `url`, `close()`. A notebook shows a link.
+
+        Raises:
+            MissingExtraError: starlette, uvicorn or jinja2 is not installed.
+            ConnectError: The port is taken, or the warehouse cannot be opened by another process.
+            UnsupportedError: This TensorDB was made with `client=`.
+        """
+        from tensordb_data.api.window import open_window
+
+        return open_window(self._warehouse, port, write, open, hosts)
 
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""

@@ -45,6 +45,7 @@ def warehouse(
     project: str | None = None,
     *,
     new: bool = False,
+    read_only: bool = False,
     blobs: str | None = None,
     cache: str | None = None,
 ) -> Iterator[TensorDB]:
@@ -54,6 +55,7 @@ def warehouse(
         db: The folder or address.
         project: The project.
         new: Whether the command has a use for a folder that does not hold a warehouse yet.
+        read_only: Whether the command only reads. One that has no right to write in the folder does so anyway.
         blobs: Where blobs are; by default as `$TENSORDB_BLOBS` says.
         cache: The folder for blobs on a local disk; by default as `$TENSORDB_CACHE` says.
     """
@@ -66,7 +68,7 @@ def warehouse(
         there = folder is not None and Layout(folder).manifest.exists()
         if not new and folder is not None and not there:
             raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
-        read_only = there and folder is not None and not is_writable(Layout(folder))
+        read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
         blobs = blobs or os.environ.get("TENSORDB_BLOBS") or None
         cache = cache or os.environ.get("TENSORDB_CACHE") or None
         with TensorDB(db, project=project, read_only=read_only, blobs=blobs, cache=cache) as opened:

@@ -22,6 +22,7 @@ EXAMPLES = {
     "backup create": "tensordb backup create /mnt/disk2/warehouse-2026-11-29",
     "backup restore": "tensordb backup restore /mnt/disk2/warehouse-2026-11-29 --db ./restored",
     "upgrade": "tensordb upgrade --db ./warehouse --mongod /opt/mongodb-7.0/bin/mongod",
+    "ui": "tensordb ui --db ./warehouse --write",
     "roots add": "tensordb roots add lab s3://lab/blobs",
     "roots list": "tensordb roots list --json",
     "roots remove": "tensordb roots remove lab",

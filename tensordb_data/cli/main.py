@@ -20,6 +20,7 @@ from tensordb_data.cli import (
     search,
     server,
     stream,
+    ui,
     upgrade,
     worker,
 )
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 MODULES = (
     server, ingest, storage, find, export, search, runs, logs, stream, compact, jobs, worker, continuous, params, gc,
-    fsck, backup, upgrade, roots,
+    fsck, backup, upgrade, roots, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

@@ -61,12 +61,16 @@ def counts(warehouse: Warehouse) -> dict[str, int]:
 def workers(warehouse: Warehouse) -> Listing[WorkerInfo]:
     """See `Jobs.workers`."""
     found = retry_while_unavailable(lambda: alive(warehouse), reads=True)
-    infos = [
-        WorkerInfo(
+    return Listing(filter(None, map(_info, found)), "no worker is alive; start one: tensordb worker --allow mypkg.")
+
+
+def _info(each: Mapping[str, Any]) -> WorkerInfo | None:
+    """None where another tool has written something else."""
+    try:
+        return WorkerInfo(
             str(each["name"]), str(each["host"]), int(each["pid"]),
             None if each["kinds"] is None else tuple(each["kinds"]), tuple(each["allow"]), bool(each["scripts"]),
             dict(each["has"]), dict(each.get("free", each["has"])), each["job"], bool(each["draining"]),
-        )
-        for each in found
-    ]  # fmt: skip
-    return Listing(infos, "no worker is alive; start one: tensordb worker --allow mypkg.")
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import pymongo
 from pymongo.errors import PyMongoError
 
-from tensordb_data.common.patience import is_impatient
+from tensordb_data.common.patience import impatient, is_impatient
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
 T = TypeVar("T")
 
 _WAIT = (0.05, 2.0)  # seconds between attempts: first, most
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let all that is asked of the server in this block take no longer than this, and repeat none of it.
+
+    What takes longer raises an error of the driver whose `timeout` is true, or an error that was made of it.
+    """
+    with impatient(), pymongo.timeout(seconds):
+        yield
 
 
 def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, reads: bool = False) -> T:

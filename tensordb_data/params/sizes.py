@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,10 @@ from bson import ObjectId
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.html import Report
+from tensordb_data.common.options import is_number
+from tensordb_data.errors import CorruptBlobError
 from tensordb_data.mongo.retry import read_all
+from tensordb_data.params.load import describe
 from tensordb_data.warehouse.bound_query import reported
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def sizes(bound: BoundQuery) -> dict[ObjectId, SetSize]:
     """See `Params.sizes`."""
     with reported(bound.query):
         docs = read_all(bound.cursor({"_tdb.tensors": 1, "_tdb.bytes": 1, "run": 1, "step": 1}))
-    tensors = {doc["_id"]: set(map(bytes, doc["_tdb"]["tensors"])) for doc in docs}
+    tensors = {doc["_id"]: _tensors(doc) for doc in docs}
     wanted = set().union(*tensors.values()) if tensors else set()
     stored, uses = _stored(bound.warehouse, sorted(wanted)), _uses(bound.warehouse, wanted)
     found: dict[ObjectId, SetSize] = {}
@@ -48,6 +51,20 @@ def sizes(bound: BoundQuery) -> dict[ObjectId, SetSize]:
         total = sum(stored.get(digest, 0) for digest in own)
         found[doc["_id"]] = SetSize(int(doc["_tdb"]["bytes"]), unique, total - unique)
     return found
+
+
+def _tensors(doc: Mapping[str, Any]) -> set[bytes]:
+    """The content addresses of a checkpoint.
+
+    Raises:
+        CorruptBlobError: Another tool has written something else.
+    """
+    found, nbytes = doc["_tdb"].get("tensors"), doc["_tdb"].get("bytes")
+    if not isinstance(found, list) or not all(isinstance(each, bytes) for each in found) or not is_number(nbytes):
+        raise CorruptBlobError(
+            f"{describe(doc)} is damaged: expected its tensors and bytes in _tdb, found {found!r:.200}"
+        )
+    return set(found)
 
 
 def _stored(warehouse: Warehouse, digests: Sequence[bytes]) -> dict[bytes, int]:

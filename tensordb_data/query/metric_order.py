@@ -25,7 +25,7 @@ class ByMetric:
         sort: Names and directions, 1 or -1.
         limit: How many; None for all.
         projection: What to read of each; None for everything.
-        options: Further options of pymongo's `aggregate`.
+        time_limit: The option of pymongo that limits its time, if there is a limit.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class ByMetric:
         sort: Sequence[tuple[str, int]],
         limit: int | None,
         projection: Mapping[str, Any] | None,
-        **options: Any,
+        time_limit: Mapping[str, int],
     ) -> None:
-        self._collection, self._options = collection, options
+        self._collection, self._options = collection, time_limit
         self._stages = ordered(filter, sort, limit)
         self._stages += [] if projection is None else [{"$project": dict(projection)}]
         self._open: Any = None

@@ -91,7 +91,8 @@ def _known(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Doc]:
     ]
     documents = retry_while_unavailable(lambda: list(runs.aggregate(stages)), reads=True)
     counted = retry_while_unavailable(lambda: list(params.aggregate(sets, allowDiskUse=True)), reads=True)
-    logged = retry_while_unavailable(lambda: logs.distinct("run", of), reads=True)
+    # Without a condition on the type, the server reads one key of the index for each run, and not one for each row.
+    logged = retry_while_unavailable(lambda: logs.distinct("run", of if exact else scope), reads=True)
     of_sets = {each["_id"]: each for each in counted}
     by_name = {each["name"]: each for each in documents}
     names = {*by_name, *of_sets, *(each for each in logged if isinstance(each, str))}

@@ -29,9 +29,9 @@ class Metrics:
     at: dict[str, Any] = field(default_factory=dict)
     """The step of `last`."""
 
-    def add_last(self, name: str, step: int | None, value: float) -> None:
-        """Take in the value of the highest step that was found in one collection."""
-        order = -1 if step is None else step
+    def add_last(self, name: str, step: Any, value: float) -> None:
+        """Take in the value of the highest step that was found in one collection; what is no number comes first."""
+        order = step if isinstance(step, (int, float)) else -1
         if order > self.at.get(name, -2):
             self.at[name], self.last[name] = order, value
 

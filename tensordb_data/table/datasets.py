@@ -47,9 +47,10 @@ class Dataset(Row):
     """How many segments these are."""
     schema: DatasetSchema | None
     """None if it never had a sample."""
-    created: dt.datetime
-    changed: dt.datetime
-    """When samples were written, changed or deleted last."""
+    created: dt.datetime | None
+    changed: dt.datetime | None
+    """When samples were written, changed or deleted last. None, as for `created`, where another tool has written
+    something else."""
 
     def cells(self) -> tuple[Any, ...]:
         """What a table shows."""
@@ -62,7 +63,8 @@ def list_datasets(warehouse: Warehouse) -> Listing[Dataset]:
     """See `Data.datasets`."""
     docs = read_all(warehouse.index["datasets"].find(warehouse.datasets.filter(None)))
     sizes = _segments(warehouse, None)
-    found = [_dataset(warehouse, doc, sizes) for doc in sorted(docs, key=lambda doc: doc["_id"]["d"])]
+    named = sorted((doc for doc in docs if isinstance(doc["_id"].get("d"), str)), key=lambda doc: doc["_id"]["d"])
+    found = [_dataset(warehouse, doc, sizes) for doc in named]
     return Listing(found, f"no datasets in project {warehouse.project!r}")
 
 
@@ -96,23 +98,30 @@ def _dataset(warehouse: Warehouse, doc: DatasetDocument, sizes: Mapping[str, tup
     if isinstance(count, AtLeast):
         about = estimate(bound, 5_000, 0)
         count, exact = about.value, about.exact
-    schema = stored_schema(doc["schema"])
+    schema = stored_schema(doc.get("schema"))
     nbytes, segments = sizes.get(name, (0, 0))
     return Dataset(
-        name, count, exact, doc["seq"], nbytes, segments,
+        name, count, exact, _number(doc.get("seq")), nbytes, segments,
         None if schema is None else DatasetSchema(schema, warehouse, name),
-        doc["created"], doc.get("changed") or _newest(bound, doc),
+        _time(doc.get("created")), _time(doc.get("changed")) or _newest(bound, _time(doc.get("created"))),
     )  # fmt: skip
 
 
-def _newest(bound: BoundQuery, doc: DatasetDocument) -> dt.datetime:
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _time(value: object) -> dt.datetime | None:
+    return value if isinstance(value, dt.datetime) else None
+
+
+def _newest(bound: BoundQuery, made: dt.datetime | None) -> dt.datetime | None:
     """When the newest sample was added, where no time is noted: of a dataset that version 0.1 has written."""
     by_number = [("dataset", -1), ("_tdb.s", -1)]
     found = retry_while_unavailable(
         lambda: bound.collection.find_one(bound.filter(), {"_id": 1}, sort=by_number), reads=True
     )
-    made = doc["created"]
-    if found is None or not hasattr(found["_id"], "generation_time"):
+    if made is None or found is None or not hasattr(found["_id"], "generation_time"):
         return made
     added: dt.datetime = found["_id"].generation_time
     return max(made, added.replace(tzinfo=made.tzinfo))

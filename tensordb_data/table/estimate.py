@@ -113,7 +113,7 @@ def estimate(bound: BoundQuery, sample: int, seed: int) -> Estimate:
         return Estimate(found, found, found, True)
     if not drawable(bound):
         return _counted(bound)
-    drawn = draw_places(bound, sample, seed, {"_id": 1})
+    drawn = draw_places(bound, sample, seed, {"_id": 1}, bound.seconds)
     hits, places, total = len(drawn.docs), drawn.places, drawn.total
     if places == total:
         return Estimate(hits, hits, hits, True)

@@ -208,7 +208,7 @@ class BoundQuery:
         order, limit = self.sort(), self.query.limit
         if self.query.split is None:
             if self.query.collection == "params" and metrics_of(self.query.sort) and self.warehouse.index.is_server:
-                return ByMetric(self.collection, self.filter(extra), order, limit, projection, **self.time_limit)
+                return ByMetric(self.collection, self.filter(extra), order, limit, projection, self.time_limit)
             return self._find(self.filter(extra), projection, order, session)
         if projection is not None:
             projection = {**projection, **dict.fromkeys([name for name, _ in order], 1)}

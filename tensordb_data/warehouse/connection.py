@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import weakref
@@ -172,6 +173,7 @@ class Connections:
     def __init__(self, address: Address, opened: OpenedRoots) -> None:
         self.address, self.opened = address, opened
         self._closed = False
+        self._reading: Connections | None = None
         self._reset()
         _all.add(self)
 
@@ -193,8 +195,19 @@ class Connections:
                 connection = self._connection
         return connection
 
+    def reading(self) -> Connections:
+        """Others to the same address, which refuse to write. They are closed with these."""
+        with self._lock:
+            if self._closed:
+                raise ConnectError("this TensorDB is closed; make a new one")
+            if self._reading is None:
+                self._reading = Connections(dataclasses.replace(self.address, read_only=True), self.opened)
+            return self._reading
+
     def close(self) -> None:
         """Close for good. Calling it twice does nothing."""
+        if self._reading is not None:
+            self._reading.close()
         with self._lock:
             self._closed = True
             if self._finalizer is not None:

@@ -114,6 +114,12 @@ class Warehouse:
         address = dataclasses.replace(self.address, project=project)
         return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, self._connections)
 
+    def only_reading(self) -> Warehouse:
+        """The same project through other connections, which refuse to write. They are closed with this."""
+        connections = self._connections.reading()
+        address = dataclasses.replace(connections.address, project=self.project)
+        return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, connections)
+
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""
         self._memo.clear()

@@ -34,7 +34,8 @@ class Record(Mapping[str, Any], Shown):
     @property
     def tags(self) -> list[str]:
         """The entity's tags, a copy."""
-        return list(self._doc.get("tags", ()))
+        found = self._doc.get("tags")
+        return list(found) if isinstance(found, list) else []  # another tool may have written something else
 
     def __getitem__(self, key: str) -> Any:
         if key in self._doc and key != "_tdb":

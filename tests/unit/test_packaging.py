@@ -50,7 +50,7 @@ def test_the_wheel_holds_all_modules_and_the_type_marker(tmp_path: Path) -> None
     # From a copy, so that nothing is built in the tree.
     for name in ("tensordb_data", "integrations"):
         for path in (ROOT / name).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.is_file() and "__pycache__" not in path.parts:
                 copy = tmp_path / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
@@ -63,6 +63,10 @@ def test_the_wheel_holds_all_modules_and_the_type_marker(tmp_path: Path) -> None
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "tensordb_data").rglob("*.py")}
     other = ROOT / "integrations"
     wanted |= {f"tensordb_data/{path.relative_to(other)}" for path in other.rglob("*.py")}
+    for folder in ("templates", "static"):  # of the page; the licence of what others have made is among them
+        files = [path for path in (ROOT / "tensordb_data/ui" / folder).rglob("*") if path.is_file()]
+        assert files
+        wanted |= {str(path.relative_to(ROOT)) for path in files}
     assert wanted | {"tensordb_data/py.typed"} <= held
     assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "examples/", "integrations/"))]
 

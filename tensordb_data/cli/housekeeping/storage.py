@@ -56,4 +56,4 @@ def _plain(one: Dataset) -> dict[str, object]:
 
 
 def _time(value: object) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S}"
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"

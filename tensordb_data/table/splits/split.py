@@ -59,6 +59,7 @@ def split(
 ) -> SplitReport:
     """See `Selection.split`."""
     fractions = _checked(bound, parts, by, stratify, seed, name)
+    seed = int(seed)
     config: SplitDocument = {
         "parts": list(fractions), "fractions": list(fractions.values()), "by": by, "stratify": stratify, "seed": seed,
     }  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bson import Decimal128, MaxKey, ObjectId, Timestamp
 
-from tensordb_data import NotFoundError, Query, QueryError, TensorDB
+from tensordb_data import CorruptBlobError, NotFoundError, Query, QueryError, TensorDB
 from tensordb_data.jobs import worker_registry
 
 W = np.random.default_rng(0).normal(size=2000).astype("f4")
@@ -30,6 +30,9 @@ def test_sizes_tell_what_a_checkpoint_has_for_itself(db: TensorDB) -> None:
     assert db.params.sizes()[alone].shared == 0
     db.params.find({"_id": two}).delete()
     assert db.params.sizes()[one].shared == 0
+    db.database["params"].update_one({"_id": one}, {"$set": {"_tdb.tensors": "x"}})
+    with pytest.raises(CorruptBlobError, match=f"parameter set {one} of run 'r' at step 1 is damaged"):
+        db.params.sizes()
 
 
 def test_tensors_are_listed_without_being_read(db: TensorDB) -> None:
@@ -91,6 +94,9 @@ def test_jobs_at_a_glance(db: TensorDB) -> None:
     (worker,) = db.jobs.workers()
     assert (worker.name, worker.pid, worker.kinds, worker.resources, worker.job) == ("w1", 7, ("t",), {"gpu": 1}, None)
     assert "w1" in str(db.jobs.workers()) and "gpu=1" in str(db.jobs.workers())
+    worker_registry.report(db.warehouse, ObjectId(), 60, {"name": "odd"})
+    assert [one.name for one in db.jobs.workers()] == ["w1"]
+    db.database["workers"].delete_one({"fields.name": "odd"})
     assert db.jobs.explain(jobs) == [job.explain() for job in jobs]
     db.database["jobs"].update_one({"_id": jobs[1].id}, {"$set": {"priority": "high"}})
     texts = db.jobs.explain([jobs[1].id, ObjectId(), jobs[0]])

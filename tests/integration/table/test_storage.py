@@ -68,6 +68,14 @@ def test_a_dataset_of_an_older_version_was_changed_when_its_newest_sample_came(f
     assert images.changed == max(images.created, newest.replace(tzinfo=images.created.tzinfo))
 
 
+def test_datasets_that_another_tool_has_written(filled: TensorDB) -> None:
+    filled.database["datasets"].update_one({"_id.d": "labels"}, {"$set": {"created": "x", "changed": 7, "seq": "y"}})
+    filled.database["datasets"].insert_one({"_id": {"p": "default", "d": 3}})
+    images, labels = filled.data.datasets()
+    assert (labels.created, labels.changed, labels.written, labels.count) == (None, None, 0, 2) and images.count == 50
+    assert "labels" in str(filled.data.datasets()) and "labels" in filled.data.datasets()._repr_html_()
+
+
 def test_storage_adds_up(filled: TensorDB) -> None:
     found = filled.storage()
     assert list(found.datasets) == ["images"] and found.datasets["images"] == filled.data.dataset("images").nbytes
