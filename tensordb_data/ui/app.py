@@ -25,7 +25,7 @@ PAGES: dict[str, Handler] = {
     "": home.home, "storage": home.storage, "search": search.search,
     "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
     "explain": samples.explained, "python": samples.python,
-    "sample": sample.sample, "logged": sample.logged, "blob": sample.blob,
+    "sample": sample.sample, "logged": sample.logged, "blob": sample.blob, "array": sample.array,
     "thumbs": thumbs.thumbs, "thumb": thumbs.thumb,
     "runs": runs.runs, "curves": curves.curves, "params": params.params, "set": params.one_set,
     "jobs": jobs.jobs, "job": jobs.job,

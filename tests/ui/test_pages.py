@@ -69,6 +69,17 @@ def test_runs_whose_metrics_take_too_long(
     assert len(calls) == 1  # what took too long is not tried at each look
 
 
+def test_pictures_that_a_run_has_logged(client: TestClient, filled: TensorDB) -> None:
+    with filled.logs.run("cnn-lr0.1") as log:
+        log.write(41, seen=np.arange(48, dtype=np.uint8).reshape(6, 8), weights=np.arange(9.0))
+    page = client.get("/runs?run=cnn-lr0.1").text
+    (address,) = re.findall(r'src="\.(/array[^"]*)"', page)
+    answer = client.get(html.unescape(address))
+    assert answer.headers["content-type"] == "image/png" and answer.content[16:24] == b"\0\0\0\x08\0\0\0\x06"
+    for name in ("weights", "loss", "none", "run"):
+        assert client.get(html.unescape(address).replace("seen", name)).status_code in (400, 404), name
+
+
 def test_curves(client: TestClient) -> None:
     for sampled in ("", "&sampled=1"):
         found = client.get(f"/curves?run=cnn-lr0.1&run=cnn-lr0.01&metric=loss{sampled}").json()

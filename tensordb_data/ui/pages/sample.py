@@ -87,6 +87,25 @@ def blob(view: View) -> Response:
     return view.tagged(Response(data, media_type=kind))
 
 
+def array(view: View) -> Response:
+    """`./array`: an array of a row of a log, as a picture.
+
+    Raises:
+        NotFoundError: There is no such row.
+        QueryError: The row has no such array.
+        StorageError: It is no picture, or too large to be shown.
+    """
+    row = view.db.logs.find({"_id": id_of(view.one("id"), "row")}).first()
+    name = view.one("field")
+    if name not in row:
+        raise NotFoundError(f"the row has no {name!r}")
+    about = row[name].get("array") if isinstance(row[name], dict) else None
+    pictures.check_shape(about.get("shape") if isinstance(about, dict) else None)
+    with pictures.decoding:
+        data = pictures.picture(row.array(name), view.whole("slice", 0, 100_000_000))
+    return view.tagged(Response(data, media_type="image/png"))
+
+
 def logged(view: View) -> Response:
     """`./logged`: rows of logs that name a sample, under the names by which the newest runs have logged samples."""
     found = _one(view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,18 @@ def check_size(sample: Sample, name: str) -> None:
     nbytes = max(sample.stored_bytes(name), getattr(sample.blobs.get(name), "fixed_nbytes", None) or 0)
     if nbytes > MOST_BYTES:
         raise StorageError(f"this blob has {nbytes:,} bytes, and at most {MOST_BYTES:,} are shown")
+
+
+def check_shape(shape: object) -> None:
+    """Refuse the shape of an array that is too large for a page, before the array is read.
+
+    Raises:
+        StorageError: It has more than 64 million numbers, or is no shape.
+    """
+    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+        raise StorageError(f"this is no array; its shape is {shape!r:.100}")
+    if (n := math.prod(shape)) > MOST_BYTES:
+        raise StorageError(f"this array has {n:,} numbers, and at most {MOST_BYTES:,} are shown")
 
 
 def slices_of(shape: tuple[int, ...]) -> int:

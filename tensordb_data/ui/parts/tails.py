@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.logs.arrays import is_logged
+
 if TYPE_CHECKING:
     from tensordb_data.ui.view import View
 
@@ -27,6 +29,8 @@ class Tail:
     kinds: tuple[str, ...]
     entities: Sequence[tuple[str, int, Any]]
     """Samples that were logged: under which name, at which step, and their ids."""
+    pictures: Sequence[tuple[str, int, Any]] = ()
+    """Arrays that were logged and may be pictures: under which name, at which step, and the ids of their rows."""
 
 
 def tail(view: View, name: str) -> Tail:
@@ -35,6 +39,7 @@ def tail(view: View, name: str) -> Tail:
     step, at_time = None, None
     metrics: dict[str, float] = {}
     entities: list[tuple[str, int, Any]] = []
+    pictures: list[tuple[str, int, Any]] = []
     for kind in kinds:
         if kind == "output":
             continue
@@ -49,4 +54,8 @@ def tail(view: View, name: str) -> Tail:
                     metrics.setdefault(field, value)
                 elif isinstance(value, dict) and value.keys() == {"collection", "id"} and value["collection"] == "data":
                     entities.append((field, at if isinstance(at, int) else 0, value["id"]))
-    return Tail(step, at_time, metrics, tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12])
+                elif is_logged(value) and isinstance(value.get("array"), dict):
+                    shape = value["array"].get("shape")
+                    if isinstance(shape, list) and len(shape) > 1:
+                        pictures.append((field, at if isinstance(at, int) else 0, row.id))
+    return Tail(step, at_time, metrics, tuple(k for k in kinds if k not in _NOT_METRICS), entities[:12], pictures[:8])
