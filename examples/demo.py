@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
     with chapter("Images in"):
         pictures = write_pictures(folder / "digits")
-        say(f"{pictures:,} scanned digits of scikit-learn lie as PNG files in {folder}/digits/0 … 9")
+        say(f"{pictures:,} scanned digits of scikit-learn lie as PNG files in {folder}/digits/train/0 … valid/9")
         run("tensordb", "ingest", str(folder / "digits"), "--dataset", "digits", "--db", str(warehouse))
         db = TensorDB(warehouse)
         say(f"a real MongoDB serves the folder {warehouse} while somebody uses it")
@@ -47,15 +47,12 @@ def main(folder: Path) -> None:
         code(
             """
             digits  = db.data.find({"dataset": "digits"})
-            valid   = digits & {"path": {"$regex": "[05].png$"}}          # every fifth picture
-            valid.tag("valid")
-            (digits & {"tags": {"$ne": "valid"}}).tag("train")
+            train   = digits & {"split": "train"}                         # the folder that a picture was in
+            valid   = digits & {"split": "valid"}
             """
         )
         digits = db.data.find({"dataset": "digits"})
-        (digits & {"path": {"$regex": "[05].png$"}}).tag("valid")
-        (digits & {"tags": {"$ne": "valid"}}).tag("train")
-        train, valid = digits & {"tags": "train"}, digits & {"tags": "valid"}
+        train, valid = digits & {"split": "train"}, digits & {"split": "valid"}
         say(f"train {train.count():,}, valid {valid.count():,}, classes {sorted(valid.distinct('label'))}")
         threes = valid & {"label": 3}
         say(f"held-out threes: {threes.count()}; the first:")
@@ -116,13 +113,13 @@ def code(text: str) -> None:
 
 
 def write_pictures(folder: Path) -> int:
-    """The digits as files, one folder a class, as they would come from anywhere."""
+    """The digits as files, a folder for each split and class, as they would come from anywhere."""
     import cv2
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     for number, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(label) / f"{number:04d}.png"
+        path = folder / ("train" if number % 5 else "valid") / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.round(image * 255 / 16).astype(np.uint8))
     return len(digits.target)

@@ -16,8 +16,8 @@ def main(warehouse, epochs):
     keras.utils.set_random_seed(0)
     db = TensorDB(warehouse)
     digits = db.data.find({"dataset": "digits"})
-    stream = (digits & {"tags": "train"}).stream(batch_size=64, shuffle=True, seed=0)
-    held_out = (digits & {"tags": "valid"}).stream(batch_size=256, passes=1)
+    stream = (digits & {"split": "train"}).stream(batch_size=64, shuffle=True, seed=0)
+    held_out = (digits & {"split": "valid"}).stream(batch_size=256, passes=1)
 
     def pair(batch):
         return tf.cast(batch["image"][..., None], tf.float32) / 255, batch["label"]

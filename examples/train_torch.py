@@ -31,8 +31,8 @@ def main(warehouse, steps):
     torch.set_num_threads(1)  # so small a model is slower with more
     db = TensorDB(warehouse)
     digits = db.data.find({"dataset": "digits"})
-    loader = DataLoader(QueryDataset(digits & {"tags": "train"}, batch_size=64, shuffle=True, seed=0), batch_size=None)
-    held_out = DataLoader(QueryDataset(digits & {"tags": "valid"}, batch_size=256, passes=1), batch_size=None)
+    loader = DataLoader(QueryDataset(digits & {"split": "train"}, batch_size=64, shuffle=True, seed=0), batch_size=None)
+    held_out = DataLoader(QueryDataset(digits & {"split": "valid"}, batch_size=256, passes=1), batch_size=None)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Flatten(), nn.Linear(32 * 16, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10),
