@@ -39,6 +39,7 @@ from tensordb_data.errors import (
     UnsupportedError,
     WorkerError,
 )
+from tensordb_data.export.partition import Partition
 from tensordb_data.export.report import ExportReport
 from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import JobLimits, JobSpec
@@ -88,6 +89,7 @@ __all__ = [
     "NotAllowedError",
     "NotFoundError",
     "ParameterSet",
+    "Partition",
     "Permissions",
     "Query",
     "QueryError",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.export.arrow import pyarrow, to_arrow
 from tensordb_data.export.hf import to_hf
+from tensordb_data.export.partition import Partition
+from tensordb_data.export.partitions import partitions
 from tensordb_data.export.plan import DEFAULT_SPLIT
 from tensordb_data.export.progress import Progress
 from tensordb_data.export.report import ExportReport
@@ -99,6 +101,28 @@ class SamplesOut(abc.ABC):
             progress=progress,
         )  # fmt: skip
         return export(self.bound, path, options)
+
+    def partitions(
+        self, n: int | None = None, *, nbytes: int | str = "128MB", fields: Sequence[str] | None = None
+    ) -> list[Partition]:
+        """Divide the samples into parts that other processes and machines read: for Ray, Dask, Spark, multiprocessing.
+
+        All parts are of one state of the data, that of now. Together they are the samples of the Selection, each once,
+        in its order. They are values that pickle, without secrets. All index documents are read for them, and no blobs.
+
+        Args:
+            n: How many parts, of equally many samples, but for one. If there are fewer samples, some parts are empty.
+                None for parts of about `nbytes`.
+            nbytes: Bytes of the blobs and values of a part, such as `"128MB"`, where `n` is None.
+            fields: The fields that a part delivers; None for those of the query, or else for every required one, and
+                `_id`.
+
+        Raises:
+            NotFoundError: The query names no dataset that exists.
+            QueryError: The Selection is not one of samples, there is no such field, or an argument is malformed.
+            UnsupportedError: The warehouse was opened with `client=`, which cannot go to another process.
+        """
+        return partitions(self.bound, n, nbytes, fields)
 
     def to_hf(self, *, fields: Sequence[str] | None = None) -> Any:
         """All samples as a `datasets.Dataset` of Hugging Face, in memory; images are not decoded before they are used.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,9 +35,19 @@ def pyarrow() -> Any:
 def to_arrow(bound: BoundQuery, blobs: Sequence[str]) -> Any:
     """See `Selection.to_arrow`."""
     check_data(bound, "a table")
+    return table_of(fields_of(bound), blobs, read_rows(bound, blobs))
+
+
+def table_of(fields: Mapping[str, Field], blobs: Sequence[str], runs: Iterable[Sequence[Row]]) -> Any:
+    """Some samples as a table; see `Selection.to_arrow`.
+
+    Args:
+        fields: Their fields.
+        blobs: The blob fields to add.
+        runs: The samples, which are read when `blobs` was checked.
+    """
     if isinstance(blobs, str):
         raise QueryError(f"blobs is a list of names of fields; found {blobs!r}: write blobs=[{blobs!r}]")
-    fields = fields_of(bound)
     known = blob_names(fields)
     for name in blobs:
         if name not in known:
@@ -46,7 +56,7 @@ def to_arrow(bound: BoundQuery, blobs: Sequence[str]) -> Any:
     if why := [f"field {name!r}: {reason}" for name in blobs if (reason := fault(kept[name])) is not None]:
         raise QueryError(f"blobs: {why[0]}")
     schema = schema_of(kept)
-    batches = [record_batch(schema, kept, rows) for rows in read_rows(bound, list(blobs))]
+    batches = [record_batch(schema, kept, rows) for rows in runs]
     return pyarrow().Table.from_batches(batches, schema)
 
 

@@ -15,6 +15,7 @@ from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Buffer
+    from tensordb_data.schema.schema import Schema
 
 _CHUNK = 256
 _STANDARD = ("_id", "dataset", "tags")
@@ -54,9 +55,19 @@ def fields_of(bound: BoundQuery, names: Sequence[str] | None = None) -> dict[str
     restricted = selected_datasets(bound.query.filter)
     datasets = bound.warehouse.datasets
     known = sorted(datasets.versions() if restricted is None else set(restricted))
+    return merged_fields(datasets.schemas(known), wanted)
+
+
+def merged_fields(schemas: Mapping[str, Schema], wanted: Sequence[str] | None) -> dict[str, Field]:
+    """The fields of some datasets; see `fields_of`.
+
+    Args:
+        schemas: The schemas, by dataset.
+        wanted: Only these fields; None for all.
+    """
     found: dict[str, Field] = {}
     others: set[str] = set()
-    for dataset, schema in sorted(datasets.schemas(known).items()):
+    for dataset, schema in sorted(schemas.items()):
         for name, field in schema.items():
             if wanted is not None and name not in wanted:
                 others.add(name)

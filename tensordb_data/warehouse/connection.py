@@ -204,6 +204,11 @@ class Connections:
                 self._reading = Connections(dataclasses.replace(self.address, read_only=True), self.opened)
             return self._reading
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._closed
+
     def close(self) -> None:
         """Close for good. Calling it twice does nothing."""
         if self._reading is not None:

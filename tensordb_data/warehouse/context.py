@@ -120,6 +120,11 @@ class Warehouse:
         address = dataclasses.replace(connections.address, project=self.project)
         return Warehouse(address, self.blobs.roots, self.cache, self.cache_bytes, connections)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._connections.closed
+
     def close(self) -> None:
         """Disconnect from the server and the blob stores. A second call does nothing."""
         self._memo.clear()

@@ -19,6 +19,7 @@ from tensordb_data import (
     JobSpec,
     LogSelection,
     ParameterSet,
+    Partition,
     Permissions,
     Query,
     Run,
@@ -94,6 +95,9 @@ StepCheckpoint(db, run="k", every=Every(overhead=0.02), options=how)
 assert_type(db.params.find({"run": "r"}).first(), ParameterSet)
 assert_type(db.params.import_file("model.pt", run="r", val_acc=0.9).left_out, Mapping[str, str])
 assert_type(db.params.find().first().export("model.safetensors", overwrite=True).tensors, int)
+assert_type(samples.partitions(8), list[Partition])
+assert_type(samples.partitions(nbytes="64MB", fields=["label"])[0].read(credentials="env:DB")["label"], Any)
+samples.partitions(number=8)  # type: ignore[call-arg]
 assert_type(samples.export("out", "webdataset", shard_bytes="500MB").count, int)
 assert_type(db.runs({"config.lr": 0.1}, sort=[("best.acc", -1)]).first(), Run)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)

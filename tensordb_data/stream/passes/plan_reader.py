@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pymongo.errors import OperationFailure
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 log = logging.getLogger("tensordb_data.stream")
+
+T = TypeVar("T")
 
 _ATTEMPTS, _SNAPSHOTS = 6, 3
 """Attempts to read a plan of one state of the data, and how many of them are made under a snapshot."""
@@ -116,6 +118,26 @@ class PlanReader:
         named = selected_datasets(self._spec.query.filter)
         return self._read_snapshot(named, None, partial(self._now, named, known, also))
 
+    def read_now(self, read: Callable[[IndexSnapshot, FieldLayout], T]) -> T:
+        """What `read` finds in one state of the data, that of now or of before a long change that is going on.
+
+        Args:
+            read: Called with the snapshot and the layout of the fields; perhaps again, if the data moves meanwhile.
+
+        Raises:
+            BusyError: See `open_snapshot`.
+            NotFoundError: The query names no dataset that exists.
+        """
+        named = selected_datasets(self._spec.query.filter)
+
+        def at(now: IndexSnapshot) -> T:
+            versions = self._matched(now.versions, named, now.session)
+            found = read(now, self._layout(now.schemas(sorted(versions))))
+            now.check()
+            return found
+
+        return self._read_snapshot(named, None, at)
+
     def cached_before(self, error: BusyError) -> Plan | None:
         """The cached plan of the data before the change that made the server busy; None if there is none."""
         if not error.before:
@@ -150,8 +172,8 @@ class PlanReader:
         return self._read_snapshot(sorted(versions), versions, lambda now: self.read(layout, versions, now))
 
     def _read_snapshot(
-        self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[IndexSnapshot], Plan]
-    ) -> Plan:
+        self, named: Sequence[str] | None, wanted: Versions | None, read: Callable[[IndexSnapshot], T]
+    ) -> T:
         for attempt in range(_ATTEMPTS):
             snapshot = attempt < _SNAPSHOTS
             try:
