@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tensordb_data.api.protocol import Facade
+    from tensordb_data.logs.imported.report import Imported
     from tensordb_data.logs.plot import Picture
     from tensordb_data.logs.series import Series
 
@@ -205,6 +207,34 @@ class Logs(Collection[LogRow]):
         if config is not None:
             make_run(self._warehouse, name, config, clean_tags(tags) if tags else ())
         return log
+
+    def import_runs(
+        self, kind: str, source: str | os.PathLike[str], *, prefix: str = "", tags: Sequence[str] = ()
+    ) -> Imported:
+        """Bring the runs of another tracker into `db.runs` and `db.logs`. This needs neither its library nor a server.
+
+        A run comes in whole or not at all. A run that was imported before is known by its id there: it is left as it
+        is, and if it has grown since, its rows are replaced. Where a run of its name is here already, its id is added
+        to the name.
+
+        Args:
+            kind: `"mlflow"`, `"tensorboard"` or `"trackio"`.
+            source: Where the runs are: a folder `mlruns/` of MLflow, a folder of event files of TensorBoard, a database
+                of Trackio or a folder of them. Links in it are not followed.
+            prefix: Comes before the name of each run.
+            tags: Tags of each run, besides its own.
+
+        Returns:
+            What came in, what was left out, such as images and artifacts, and what failed. Damaged runs do not stop the
+            others: `raise_if_failed()` makes an error of them.
+
+        Raises:
+            NotFoundError: There is no such file or folder.
+            QueryError: An argument is malformed, or the source has no runs of this kind.
+        """
+        from tensordb_data.logs.imported.run import import_runs
+
+        return import_runs(self._warehouse, kind, source, prefix=prefix, tags=tags)
 
     def plot(
         self, name: str, filter: Filter | None = None, *, path: str | Path | None = None, points: int = _POINTS

@@ -30,6 +30,7 @@ EXAMPLES = {
     "params import": "tensordb params import model.safetensors --run imported --step 30 --metric val_acc=0.9",
     "params export": 'tensordb params export \'{"run": "cnn-1"}\' best.safetensors --sort=-val_acc',
     "runs": 'tensordb runs \'{"status": "lost"}\' --sort=-best.val_acc',
+    "import": "tensordb import mlflow ./mlruns --prefix old/",
     "logs tail": "tensordb logs tail cnn-1 --follow",
     "logs plot": 'tensordb logs plot loss --filter \'{"tags": "cnn"}\' --out loss.png',
     "logs export": 'tensordb logs export cnn.csv --filter \'{"run": "cnn-1"}\'',

@@ -52,7 +52,7 @@ class Reader:
 
 
 def _is_record(head: bytes) -> bool:
-    from tensordb_data.ingest.readers.shards.tfrecord import is_record
+    from tensordb_data.common.wire.tfrecord import is_record
 
     return is_record(head)
 

@@ -14,7 +14,7 @@ from tensordb_data.errors import MissingExtraError, StorageError
 from tensordb_data.logs.arrays import Histogram, is_logged, read_histogram
 from tensordb_data.logs.writer import RESERVED
 
-_FILE = "events.out.tfevents.tensordb"
+FILE = "events.out.tfevents.tensordb"
 _LONGEST = 200  # bytes of the name of a folder; a file system takes 255
 
 
@@ -73,7 +73,7 @@ def write_events(rows: Iterable[Mapping[str, Any]], folder: str | Path) -> int:
                 writers[key].write(event.SerializeToString())
                 count += len(values)
         for path in partial:
-            path.replace(path.parent / _FILE)
+            path.replace(path.parent / FILE)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:

@@ -110,7 +110,8 @@ def _described(name: str, document: Mapping[str, Any], sets: Mapping[str, Any]) 
         "_id": document.get("_id"), "name": name, "tags": _kept(document, "tags", list),
         "status": newest.get("state"), "began": attempts[0].get("began") if attempts else None,
         "ended": newest.get("ended"), "host": newest.get("host"), "pid": newest.get("pid"),
-        "config": _kept(document, "config", dict), "sets": sets.get("sets", 0), "attempts": attempts,
+        "config": _kept(document, "config", dict), "imported": _kept(document, "imported", dict),
+        "sets": sets.get("sets", 0), "attempts": attempts,
         "lineage": (sets.get("newest") or {}).get("lineage") or {}, "last": {}, "best": {},
     }  # fmt: skip
 

@@ -394,6 +394,23 @@ class AttemptDocument(TypedDict):
     """The first attempt of its line; missing if that is one of version 0.1."""
 
 
+class ImportedDocument(TypedDict):
+    """Where a run of another tracker comes from. See `logs.imported.write`."""
+
+    tracker: str
+    id: str
+    """Its id there."""
+    state: NotRequired[str]
+    """By which it is seen whether it has changed there; missing until it is in."""
+    attempt: NotRequired[ObjectId]
+    """That of its rows."""
+    pending: list[ObjectId]
+    """Those whose rows are to be removed, unless an import is at work."""
+    at: NotRequired[dt.datetime]
+    rows: NotRequired[int]
+    about: NotRequired[dict[str, Any]]
+
+
 class RunDocument(TypedDict):
     """`runs`: one run."""
 
@@ -403,6 +420,7 @@ class RunDocument(TypedDict):
     config: NotRequired[dict[str, Any]]
     attempts: list[AttemptDocument]
     """The newest last; none of a run that only has rows, or sets that were saved by hand."""
+    imported: NotRequired[ImportedDocument]
     _tdb: RunInternals
 
 

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tensordb_data.common.wire import tfrecord
+from tensordb_data.common.wire.tfrecord import crc32c, records
 from tensordb_data.errors import CorruptBlobError
-from tensordb_data.ingest.readers.shards import tfrecord
-from tensordb_data.ingest.readers.shards.tfrecord import crc32c, parse_example, records
+from tensordb_data.ingest.readers.shards.tfrecord import parse_example
 
 
 def varint(value: int) -> bytes:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tensordb_data.common.wire.tfrecord import records
 from tensordb_data.errors import SchemaError, TensorDBError
 from tensordb_data.ingest.readers.shards.columns import Pending, required, splits_of
-from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example, records
+from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, Text
 from tensordb_data.schema.image import is_deep, is_image

@@ -1,0 +1,52 @@
+"""Import the runs of a tracker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tensordb_data.errors import NotFoundError, QueryError, UnsupportedError
+from tensordb_data.logs.imported.mlflow import mlflow_runs
+from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.source import SourceRun
+from tensordb_data.logs.imported.tensorboard import tensorboard_runs
+from tensordb_data.logs.imported.trackio import trackio_runs
+from tensordb_data.logs.imported.write import RunImporter
+from tensordb_data.query.tags import clean_tags
+from tensordb_data.warehouse.metrics import is_text
+
+if TYPE_CHECKING:
+    from tensordb_data.warehouse.context import Warehouse
+
+_READERS: dict[str, Callable[[Path, Imported], Iterator[SourceRun]]] = {
+    "mlflow": mlflow_runs,
+    "tensorboard": tensorboard_runs,
+    "trackio": trackio_runs,
+}
+KINDS = tuple(_READERS)
+
+
+def import_runs(
+    warehouse: Warehouse, kind: str, source: str | os.PathLike[str], *, prefix: str = "", tags: Sequence[str] = ()
+) -> Imported:
+    """See `Logs.import_runs`."""
+    if kind not in _READERS:
+        raise QueryError(f"runs are imported from {', '.join(KINDS)}; found {kind!r:.200}")
+    if not isinstance(prefix, str) or not is_text(prefix) or "\0" in prefix:
+        raise QueryError(f"prefix= is a text; found {prefix!r:.200}")
+    own = clean_tags(tags) if tags else []
+    if not warehouse.index.is_server:
+        raise UnsupportedError("mongomock cannot import runs; use a real server")
+    place = Path(source)
+    try:
+        place = place.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise NotFoundError(f"{source}: there is nothing to import: {why}") from None
+    report = Imported(kind)
+    importer = RunImporter(warehouse, kind, report, prefix, own)
+    for run in _READERS[kind](place, report):
+        importer.bring(run)
+    return report
