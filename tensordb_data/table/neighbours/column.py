@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from bson import ObjectId
@@ -172,7 +172,7 @@ class VectorColumn:
         schemas = self._table.layout.schemas
         found: dict[str, Array] = {}
         for name in self._table.datasets:
-            kind = schemas[name][self.field]
+            kind = schemas[name].get(self.field) if name in schemas else None
             if not isinstance(kind, Array):
                 raise _no_array(self._what, self.field, kind, name)
             found[name] = kind
@@ -220,7 +220,8 @@ def _used(table: SampleTable, rows: NDArray[np.int64]) -> SampleTable:
     return replace(table, datasets=names, dataset=np.searchsorted(used, table.dataset).astype(np.uint16))
 
 
-def _no_array(what: str, name: str, kind: Field, dataset: str = "") -> QueryError:
+def _no_array(what: str, name: str, kind: Field | None, dataset: str = "") -> QueryError:
     place = f" in dataset {dataset!r}" if dataset else ""
-    hint: Any = "narrow the query" if dataset else "vectors are stored as arrays, np.float32 say"
-    return QueryError(f"{what}: expected field {name!r} to be an Array, found {kind!r}{place}; {hint}")
+    hint = "narrow the query" if dataset else "vectors are stored as arrays, np.float32 say"
+    found = "a blob that the schema does not name" if kind is None else repr(kind)
+    return QueryError(f"{what}: expected field {name!r} to be an Array, found {found}{place}; {hint}")

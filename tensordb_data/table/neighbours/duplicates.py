@@ -149,9 +149,10 @@ class _Pairs:
         """
         relative, added = rounding(left.matrix.shape[1])
         wrong = relative + added + 3e-7
-        i, j = np.nonzero(product >= np.float32(self._above - wrong))
-        if not len(i):
+        near = product >= np.float32(self._above - wrong)
+        if not near.any():
             return
+        i, j = np.nonzero(near)
         if self.count > MOST_PAIRS:  # no scores are kept any more
             sure = product[i, j] >= np.float32(self._above + wrong)
             unsure = np.flatnonzero(~sure)
@@ -187,8 +188,11 @@ class _Pairs:
             yield order[at : at + size].tolist()
 
     def _roots(self, rows: Int64s) -> Int64s:
-        roots = self._parent[rows]
-        while not np.array_equal(further := self._parent[roots], roots):
+        """The first row of the group of each row. The way there is half as long next time."""
+        roots = rows
+        while not np.array_equal(next_ := self._parent[roots], roots):
+            further = self._parent[next_]
+            self._parent[roots] = further
             roots = further
         return roots
 

@@ -11,7 +11,7 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data import Array, NotFoundError, QueryError, Sample, Scalar, TensorDB
+from tensordb_data import Array, NotFoundError, QueryError, Sample, SampleError, Scalar, TensorDB
 from tensordb_data.table.neighbours import column as column_module
 from tensordb_data.table.neighbours import duplicates as duplicates_module
 from tensordb_data.table.neighbours import vectors as vectors_module
@@ -279,3 +279,54 @@ def test_a_hostile_dimension(db: TensorDB) -> None:
     with pytest.raises(QueryError, match="vectors of 1 to 1,048,576 numbers"):
         db.data.find({"dataset": "x"}).similar([1, 0])
     assert ids
+    datasets.update_one({"_id.d": "x"}, {"$set": {"schema": {"other": {"kind": "int"}}}})
+    fill(db, [[1, 0]], name="y")
+    with pytest.raises(QueryError, match=r"an Array, found a blob that the schema does not name in dataset 'x'"):
+        db.data.find().similar([1, 0])
+
+
+def test_what_another_tool_has_written(db: TensorDB) -> None:
+    ids = fill(db, [[1, 0], [0, 1]])
+    data: Any = db.warehouse.index["data"]
+    for broken, error, message in (
+        ({"n": 2**62, "k": ObjectId(), "o": 0}, QueryError, "found a value of 4,611,686,018,427,387,904 bytes"),
+        ({"n": "a"}, SampleError, f"sample {ids[1]}, field 'embedding': expected a reference"),
+        ({"n": 8, "k": ObjectId(), "o": 0}, SampleError, f"sample {ids[1]}"),
+    ):
+        data.update_one({"_id": ids[1]}, {"$set": {"_tdb.b.embedding": broken}})
+        sel = db.data.find({"dataset": "x", "nothing": None, "tags": {"$ne": f"{broken}"}})  # of which no plan is kept
+        with pytest.raises(error, match=message):
+            sel.similar([1, 0])
+        with pytest.raises(error, match=message):
+            sel.duplicates()
+
+
+def test_a_long_chain_is_one_group() -> None:
+    pairs = duplicates_module._Pairs(0.9, 50_000)
+    rows = np.arange(50_000)
+    for low in range(0, 49_999, 7_000):
+        pairs._unite(rows[:-1][low : low + 7_000], rows[1:][low : low + 7_000])
+    assert [len(group) for group in pairs.groups()] == [50_000]
+
+
+def test_the_limit_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = vectors_module.clean(np.arange(2), np.ones((2, 2), np.float32))
+    monkeypatch.setattr(vectors_module, "KEPT_BYTES", 2 * one.nbytes)
+    kept = KeptVectors()
+    for key in ("a", "b", "a", "c"):
+        kept.keep(key, kept.get(key) or one)
+    assert kept.get("b") is None and kept.get("a") is one and kept.get("c") is one
+    kept.make_room(2 * one.nbytes - 1)
+    assert kept.get("a") is kept.get("c") is None
+
+
+def test_tensors_and_tables_as_target(db: TensorDB) -> None:
+    import pandas as pd
+    import torch
+
+    ids = fill(db, [[1, 0], [0, 1]])
+    for to in (torch.tensor([[1.0, 0.1]], requires_grad=True), pd.Series([1.0, 0.1]), (1, 0.1), np.float16([1, 0.1])):
+        assert [one.id for one in db.data.find().similar(to)] == ids
+    for wrong in ([10**400, 1], [10**400, 1.0], {1, 2}, b"ab", np.ma.masked_array([1, 2]), ["a", "b"], object()):
+        with pytest.raises(QueryError, match="similar: to"):
+            db.data.find().similar(wrong)
