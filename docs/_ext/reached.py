@@ -32,6 +32,7 @@ def load() -> None:
     found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]
+    found += [_returned(getattr(selection, name)) for name in ("similar", "duplicates")]
     found += [_returned(params.sizes), _returned(params.lineage)]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
     found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]

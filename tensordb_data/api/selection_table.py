@@ -13,6 +13,8 @@ from tensordb_data.table.describe import Description, describe
 from tensordb_data.table.draw import draw
 from tensordb_data.table.estimate import Estimate, estimate
 from tensordb_data.table.facets import Facet, facets, histogram
+from tensordb_data.table.neighbours.duplicates import Duplicates, duplicates
+from tensordb_data.table.neighbours.similar import Neighbours, similar
 from tensordb_data.table.notebook import first_docs, selection_html, soon
 from tensordb_data.table.page import Page, page
 from tensordb_data.table.pipeline import aggregate
@@ -137,6 +139,53 @@ class SelectionTable(Shown, abc.ABC, Generic[R]):
             MissingExtraError: An image has to be decoded, and opencv is not installed.
         """
         return thumbnails(self.bound, field, size)
+
+    def similar(self, to: Any, field: str = "embedding", k: int = 20, metric: str = "cosine") -> Neighbours:
+        """The `k` samples whose vectors are nearest to one, the nearest first, each with its `score`.
+
+        The comparison is exact, of all vectors as float32. Up to 512 MiB of vectors stay in memory for the next call,
+        until the data of the Selection changes or the warehouse is closed. More are read in blocks each time.
+
+        Args:
+            to: A vector; or a sample or the `_id` of one, also of one that is not selected, which is then not among
+                the results.
+            field: The field of the vectors: an array of integers or floats, of one size in all samples. Arrays of
+                several dimensions are compared as their numbers in C order.
+            k: How many samples.
+            metric: `"cosine"`, `"l2"` (the score is minus the distance) or `"dot"`. Higher scores are nearer.
+
+        Returns:
+            A sequence of samples, fewer than `k` where there are not so many. Samples with the same score are in the
+            order of the Selection. `left_out` counts the samples that were not compared: without the field, with a
+            vector of zeros, or with NaN or infinity in it.
+
+        Raises:
+            QueryError: An argument is malformed, there is no such field, it holds no vectors, or they differ in length
+                from each other or from `to`.
+            NotFoundError: There is no sample with that `_id`.
+            SampleError: A vector cannot be read.
+        """
+        return similar(self.bound, to, field, k, metric)
+
+    def duplicates(self, field: str = "embedding", above: float = 0.99) -> Duplicates:
+        """Pairs of samples whose vectors have a cosine of `above` or more, and the groups that these pairs make.
+
+        Each sample is compared with each other one, exactly, so the time grows with the square of their number; memory
+        does not. See `similar` for what stays in memory.
+
+        Args:
+            field: The field of the vectors; see `similar`.
+            above: A cosine above 0, up to 1.
+
+        Returns:
+            The pairs when it is iterated, with the highest score first; `groups`, also of more than a million pairs,
+            which are not listed; `extra`, all but the first sample of each group; and `left_out`, as of `similar`.
+
+        Raises:
+            QueryError: See `similar`.
+            SampleError: A vector cannot be read.
+        """
+        return duplicates(self.bound, field, above)
 
     def python(self) -> str:
         """Python source that makes this Selection from `db`; see `Query.python`."""

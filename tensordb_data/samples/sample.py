@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pymongo
 from pymongo.errors import PyMongoError
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Buffer
     from tensordb_data.schema.schema import Schema
     from tensordb_data.warehouse.context import Warehouse
+
+S = TypeVar("S", bound="Sample")
 
 _SECONDS = 1.0  # that a notebook waits for it
 _SHOWN = 4 * 2**20  # bytes of a blob of which a notebook shows a picture
@@ -108,6 +110,12 @@ class Sample(Record):
     def __iter__(self) -> Iterator[str]:
         yield from super().__iter__()
         yield from self._references
+
+    def copied(self, kind: type[S]) -> S:
+        """The same sample as one of another class. It reads its blobs together with those of its neighbours too."""
+        found = kind(self._warehouse, self._doc, self._schema, self._neighbours, self._blobs)
+        self._neighbours.append(weakref.ref(found))
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sample, (self._warehouse, self._doc, self._schema, [], self._blobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,14 @@ def draw(bound: BoundQuery, n: int, seed: int) -> list[dict[str, Any]]:
             raise QueryError(f"sample: {name} is a whole number from {least}; found {value!r:.100}")
     with reported(bound.query):
         ids = retry_while_unavailable(partial(_drawn, bound, int(n), int(seed)), reads=True)
-        projection = bound.projection()
-        docs: dict[Any, dict[str, Any]] = {}
+    return documents_of(bound, ids)
+
+
+def documents_of(bound: BoundQuery, ids: Sequence[Any]) -> list[dict[str, Any]]:
+    """The documents of some ids, in their order, with the fields of the query. Those that were deleted are left out."""
+    projection = bound.projection()
+    docs: dict[Any, dict[str, Any]] = {}
+    with reported(bound.query):
         for some in chunks(ids, _FETCH):
             named = {"_tdb.p": bound.warehouse.project, "_id": {"$in": list(some)}}
             docs.update((doc["_id"], doc) for doc in read_all(bound.collection.find(named, projection)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from bson import ObjectId
 from pymongo.database import Database
 from torch.utils.data import DataLoader
 from typing_extensions import assert_type
@@ -57,6 +58,9 @@ assert_type(samples.sample(5, seed=1), list[Sample])
 assert_type(samples.value_counts("label"), dict[Any, int])
 assert_type(samples.split({"train": 0.8, "test": 0.2}, by="patient").deviation, float)
 assert_type(samples.page(10, after=samples.page().next).entities, list[Sample])
+assert_type(samples.similar([0.5, 1.0], k=5)[0].score, float)
+assert_type([pair.score for pair in samples.duplicates(above=0.98)], list[float])
+assert_type(samples.duplicates().groups, list[list[ObjectId]])
 assert_type(samples.within(2), Selection[Sample])
 assert_type(samples.estimate().exact, bool)
 assert_type(samples.describe()["label"].missing, int)
