@@ -281,6 +281,7 @@ def test_a_death_that_the_driver_learns_late(
     make = FolderClient.__init__
     monkeypatch.setattr(FolderClient, "__init__", lambda *args, **kw: make(*args, event_listeners=[Refused()], **kw))
     client: Any = open_client(parse(folder))
+    assert client.is_primary  # the driver knows the server, and has no connection for operations
     supervisor, mongod = pids()
     folder.rename(folder.with_name("gone"))
     with pytest.raises(EmbeddedServerError, match="cannot start the server"):
