@@ -13,6 +13,7 @@ from tensordb_data.logs.imported.report import Imported
 from tensordb_data.logs.imported.source import SourceRun
 from tensordb_data.logs.imported.tensorboard import tensorboard_runs
 from tensordb_data.logs.imported.trackio import trackio_runs
+from tensordb_data.logs.imported.wandb import wandb_runs
 from tensordb_data.logs.imported.write import RunImporter
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.warehouse.metrics import is_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _READERS: dict[str, Callable[[Path, Imported], Iterator[SourceRun]]] = {
     "mlflow": mlflow_runs,
+    "wandb": wandb_runs,
     "tensorboard": tensorboard_runs,
     "trackio": trackio_runs,
 }

@@ -132,13 +132,14 @@ class RunImporter:
         self, run: SourceRun, name: str, attempt: ObjectId, old: ObjectId | None, count: int, mine: Mapping[str, Any]
     ) -> None:
         """Let the attempt stand for the run, in one step, and remove the rows of the one before."""
-        made = {
+        made: dict[str, Any] = {
             "id": attempt, "code": {}, "began": moment(run.began), "ended": moment(run.ended), "state": run.status,
             "host": run.about.get("host"), "pid": None, "after": None,
         }  # fmt: skip
         imported = {
             "tracker": self._kind, "id": run.id, "state": run.state, "attempt": attempt,
-            "pending": [old] if old else [], "at": dt.datetime.now(dt.timezone.utc), "rows": count, "about": self._about(run),
+            "pending": [old] if old else [], "at": dt.datetime.now(dt.timezone.utc), "rows": count,
+            "about": self._about(run),
         }  # fmt: skip
         change: dict[str, Any] = {"attempts": [made], "tags": self._clean_tags(run), "imported": imported}
         if run.config:
