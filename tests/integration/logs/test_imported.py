@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from tensordb_data import IngestError, NotFoundError, QueryError, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.common.wire.tfrecord import crc32c, masked
+from tensordb_data.errors import ReadOnlyError
 
 
 def write(path: Path, data: str | bytes) -> None:
@@ -177,6 +178,23 @@ def test_an_import_that_was_killed_leaves_nothing_double(db: TensorDB, tmp_path:
     report = db.logs.import_runs("mlflow", tmp_path)
     assert (report.added, report.failures) == (1, 0)
     assert [each.step for each in db.logs.find({"run": "r"})] == [0, 1, 2]
+
+
+def test_copies_of_a_run_stay_apart(db: TensorDB, tmp_path: Path) -> None:
+    import shutil
+
+    folder = mlflow_run(tmp_path, "a" * 32, "r", loss=[1])
+    shutil.copytree(folder, folder.with_name("copy"))
+    write(folder.with_name("copy") / "metrics/loss", "1700000000000 5 1\n")
+    assert db.logs.import_runs("mlflow", tmp_path).added == 2
+    assert db.logs.import_runs("mlflow", tmp_path).unchanged == 2
+
+
+def test_who_only_reads_imports_nothing(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:
+    mlflow_run(tmp_path, "a" * 32, "r", loss=[1])
+    with TensorDB(mongo_uri, read_only=True) as reader, pytest.raises(ReadOnlyError):
+        reader.logs.import_runs("mlflow", tmp_path)
+    assert db.runs().count() == 0
 
 
 def test_a_name_that_is_taken_gets_the_id(db: TensorDB, tmp_path: Path) -> None:
