@@ -218,9 +218,9 @@ class Logs(Collection[LogRow]):
         to the name.
 
         Args:
-            kind: `"mlflow"`, `"tensorboard"` or `"trackio"`.
-            source: Where the runs are: a folder `mlruns/` of MLflow, a folder of event files of TensorBoard, a database
-                of Trackio or a folder of them. Links in it are not followed.
+            kind: `"mlflow"`, `"wandb"`, `"tensorboard"` or `"trackio"`.
+            source: Where the runs are: a folder `mlruns/` of MLflow or `wandb/` of W&B, a folder of event files of
+                TensorBoard, a database of Trackio or a folder of them. Links in it are not followed.
             prefix: Comes before the name of each run.
             tags: Tags of each run, besides its own.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from tensordb_data.errors import NotFoundError, QueryError, UnsupportedError
 from tensordb_data.logs.imported.mlflow import mlflow_runs
 from tensordb_data.logs.imported.report import Imported
-from tensordb_data.logs.imported.source import SourceRun
+from tensordb_data.logs.imported.source import SourceRun, digest
 from tensordb_data.logs.imported.tensorboard import tensorboard_runs
 from tensordb_data.logs.imported.trackio import trackio_runs
+from tensordb_data.logs.imported.wandb import wandb_runs
 from tensordb_data.logs.imported.write import RunImporter
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.warehouse.metrics import is_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _READERS: dict[str, Callable[[Path, Imported], Iterator[SourceRun]]] = {
     "mlflow": mlflow_runs,
+    "wandb": wandb_runs,
     "tensorboard": tensorboard_runs,
     "trackio": trackio_runs,
 }
@@ -47,6 +49,10 @@ def import_runs(
         raise NotFoundError(f"{source}: there is nothing to import: {why}") from None
     report = Imported(kind)
     importer = RunImporter(warehouse, kind, report, prefix, own)
+    seen: set[str] = set()
     for run in _READERS[kind](place, report):
+        if run.id in seen:  # a copy of its folder, which would replace the other at each import
+            run.id = digest(run.id, run.where)
+        seen.add(run.id)
         importer.bring(run)
     return report

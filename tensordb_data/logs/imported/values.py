@@ -142,7 +142,9 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
-        return value if -(2**63) <= value < 2**63 else float(value) if abs(value) < 10**300 else math.inf
+        if -(2**63) <= value < 2**63:
+            return value
+        return float(value) if abs(value) < 10**300 else math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         return _ODD.get(value.lower() if len(value) < 10 else "", clean_text(value))
     if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):

@@ -8,6 +8,7 @@ imports the run next removes the rows of those that were interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from tensordb_data.errors import CorruptBlobError, RunHeldError, SchemaError, TensorDBError
+from tensordb_data.errors import ClaimLostError, CorruptBlobError, RunHeldError, SchemaError, TensorDBError
 from tensordb_data.logs.arrays import Logged, stored
 from tensordb_data.logs.ids import IDS
 from tensordb_data.logs.imported.report import Imported
@@ -74,7 +75,7 @@ class RunImporter:
             except BaseException:
                 self._undo(name, mine)
                 raise
-        if self._warehouse.index.write(lambda: self._runs.find_one(mine, {"_id": 1})) is not None:
+        with contextlib.suppress(ClaimLostError):  # it was deleted, say
             claimed.release()
 
     def _document(self, run: SourceRun) -> str:
@@ -132,13 +133,14 @@ class RunImporter:
         self, run: SourceRun, name: str, attempt: ObjectId, old: ObjectId | None, count: int, mine: Mapping[str, Any]
     ) -> None:
         """Let the attempt stand for the run, in one step, and remove the rows of the one before."""
-        made = {
+        made: dict[str, Any] = {
             "id": attempt, "code": {}, "began": moment(run.began), "ended": moment(run.ended), "state": run.status,
             "host": run.about.get("host"), "pid": None, "after": None,
         }  # fmt: skip
         imported = {
             "tracker": self._kind, "id": run.id, "state": run.state, "attempt": attempt,
-            "pending": [old] if old else [], "at": dt.datetime.now(dt.timezone.utc), "rows": count, "about": self._about(run),
+            "pending": [old] if old else [], "at": dt.datetime.now(dt.timezone.utc), "rows": count,
+            "about": self._about(run),
         }  # fmt: skip
         change: dict[str, Any] = {"attempts": [made], "tags": self._clean_tags(run), "imported": imported}
         if run.config:

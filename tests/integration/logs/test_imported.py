@@ -6,6 +6,8 @@ import json
 import math
 import os
 import sqlite3
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from tensordb_data import IngestError, NotFoundError, QueryError, TensorDB
 from tensordb_data.cli.main import app
 from tensordb_data.common.wire.tfrecord import crc32c, masked
+from tensordb_data.errors import ReadOnlyError
 
 
 def write(path: Path, data: str | bytes) -> None:
@@ -74,6 +77,41 @@ def trackio(path: Path, rows: list[tuple[str, int, dict[str, Any]]], **configs: 
         base.executemany("INSERT INTO configs (run_name, config) VALUES (?, ?)",
                          [(run, json.dumps(config)) for run, config in configs.items()])  # fmt: skip
     base.close()
+
+
+def message(*parts: tuple[int, Any]) -> bytes:
+    """A message of Protocol Buffers."""
+    out = b""
+    for number, value in parts:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            data = value if isinstance(value, bytes) else value.encode()
+            out += varint(number << 3 | 2) + varint(len(data)) + data
+    return out
+
+
+def wandb_file(*records: bytes) -> bytes:
+    """A file of W&B."""
+    out = b":W&B\xe1\xbe\0"
+    for data in records:
+        begun = False
+        while True:
+            left = 32768 - len(out) % 32768
+            if left < 7:
+                out += bytes(left)
+                left = 32768
+            piece, data = data[: left - 7], data[left - 7 :]
+            kind = (3 if data else 4) if begun else (2 if data else 1)
+            out += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
+            begun = True
+            if not data:
+                break
+    return out
+
+
+def items(number: int, **values: Any) -> list[tuple[int, bytes]]:
+    return [(number, message((1, key), (16, json.dumps(value)))) for key, value in values.items()]
 
 
 def row(db: TensorDB, run: str, step: int, kind: str = "train") -> dict[str, Any]:
@@ -140,6 +178,23 @@ def test_an_import_that_was_killed_leaves_nothing_double(db: TensorDB, tmp_path:
     report = db.logs.import_runs("mlflow", tmp_path)
     assert (report.added, report.failures) == (1, 0)
     assert [each.step for each in db.logs.find({"run": "r"})] == [0, 1, 2]
+
+
+def test_copies_of_a_run_stay_apart(db: TensorDB, tmp_path: Path) -> None:
+    import shutil
+
+    folder = mlflow_run(tmp_path, "a" * 32, "r", loss=[1])
+    shutil.copytree(folder, folder.with_name("copy"))
+    write(folder.with_name("copy") / "metrics/loss", "1700000000000 5 1\n")
+    assert db.logs.import_runs("mlflow", tmp_path).added == 2
+    assert db.logs.import_runs("mlflow", tmp_path).unchanged == 2
+
+
+def test_who_only_reads_imports_nothing(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:
+    mlflow_run(tmp_path, "a" * 32, "r", loss=[1])
+    with TensorDB(mongo_uri, read_only=True) as reader, pytest.raises(ReadOnlyError):
+        reader.logs.import_runs("mlflow", tmp_path)
+    assert db.runs().count() == 0
 
 
 def test_a_name_that_is_taken_gets_the_id(db: TensorDB, tmp_path: Path) -> None:
@@ -262,6 +317,45 @@ def test_trackio(db: TensorDB, tmp_path: Path) -> None:
     assert db.logs.import_runs("trackio", place).updated == 1
 
 
+def test_wandb(db: TensorDB, tmp_path: Path) -> None:
+    config = message(*items(1, lr=0.1, _wandb={"v": 1}, deep={"a.b": 1}))
+    time = message((1, 1700000000), (2, 500000000))
+    begun = message((17, message((1, "1a2b"), (3, "shoes"), (8, "cnn"), (10, "x"), (10, "y"), (13, "host"), (17, time),
+                                 (4, config))))  # fmt: skip
+    picture = {"_type": "image-file", "path": "/etc/passwd"}
+    rows = []
+    for step in range(3):
+        about = {"_step": step, "_timestamp": 1700000001.5 + step, "note": "n" * 40000, "pic": picture}
+        rows.append(message((2, message(*items(1, loss=1 / (1 + step), **about), (2, message((1, step)))))))
+    nested = message((2, message((1, message((2, "val"), (2, "acc"), (16, "NaN"))), (2, message((1, 3))))))
+    stats = message((7, message((2, message((1, 1700000002))), *items(3, cpu=7))))
+    ends = message((18, message((1, 1))))
+    place = tmp_path / "wandb/offline-run-1/run-1a2b.wandb"
+    write(place, wandb_file(message((21, b"")), begun, *rows, nested, stats, message((8, b"")), ends))
+    (tmp_path / "wandb/latest-run").symlink_to(place.parent)
+    report = db.logs.import_runs("wandb", tmp_path / "wandb")
+    assert (report.added, report.rows, report.failures) == (1, 5, 0), report.failed
+    assert report.left_out == {"values of the type image-file": 3, "artifacts": 1}
+    (run,) = db.runs()
+    assert (run.name, run.status, run["tags"], run["host"]) == ("cnn", "failed", ["x", "y"], "host")
+    assert run.config == {"lr": 0.1, "deep": {"a/b": 1}} and run["imported"]["about"]["project"] == "shoes"
+    assert run["began"].isoformat() == "2023-11-14T22:13:20.500000"
+    assert row(db, "cnn", 1) == {"loss": 0.5, "note": "n" * 40000} and row(db, "cnn", 3, "system") == {"cpu": 7}
+    assert math.isnan(row(db, "cnn", 3)["val/acc"])
+    data = place.read_bytes()
+    write(place, data[: len(data) // 2])  # of a program that was killed
+    report = db.logs.import_runs("wandb", place)
+    assert report.updated == 1 and "ends within a record" in report.notes[0]
+    assert db.runs().first().status == "lost" and db.logs.find({"kind": "train"}).count() == 1
+    damaged = bytearray(data)
+    damaged[len(data) // 3] ^= 1
+    write(tmp_path / "wandb/b/run-b.wandb", bytes(damaged))
+    write(tmp_path / "wandb/c/run-c.wandb", "text")
+    write(tmp_path / "wandb/d/run-d.wandb", wandb_file(b"\xff" * 9))
+    report = db.logs.import_runs("wandb", tmp_path / "wandb")
+    assert {where[:3] for where, _ in report.failed} >= {"c/r", "d/r"} and report.failures == 3, report.failed
+
+
 def test_databases_that_are_none(db: TensorDB, tmp_path: Path) -> None:
     write(tmp_path / "a.db", "text")
     with sqlite3.connect(tmp_path / "b.db") as base:
@@ -283,12 +377,12 @@ def test_databases_that_are_none(db: TensorDB, tmp_path: Path) -> None:
 
 
 def test_what_is_no_source(db: TensorDB, tmp_path: Path) -> None:
-    for kind in ("mlflow", "tensorboard", "trackio"):
+    for kind in ("mlflow", "wandb", "tensorboard", "trackio"):
         with pytest.raises(QueryError, match="found no"):
             db.logs.import_runs(kind, tmp_path)
     with pytest.raises(NotFoundError, match="nothing to import"):
         db.logs.import_runs("mlflow", tmp_path / "typo")
-    with pytest.raises(QueryError, match="mlflow, tensorboard"):
+    with pytest.raises(QueryError, match="mlflow, wandb"):
         db.logs.import_runs("aim", tmp_path)
 
 
