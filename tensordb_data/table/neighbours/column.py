@@ -23,8 +23,19 @@ from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.spec import StreamSpec
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.table.fields import schema_fields
-from tensordb_data.table.neighbours import vectors as module
-from tensordb_data.table.neighbours.vectors import KeptVectors, LeftOut, Vectors, check_dtype, clean, join, stacked
+from tensordb_data.table.neighbours.vectors import (
+    MOST_NUMBERS,
+    KeptVectors,
+    LeftOut,
+    Vectors,
+    can_be_kept,
+    check_dtype,
+    check_width,
+    clean,
+    join,
+    nbytes_of,
+    stacked,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,10 +100,10 @@ class VectorColumn:
         return self.plan.table.id(row)
 
     def pieces(self) -> Iterator[Vectors]:
-        """All vectors, in pieces of at most `KEPT_BYTES`, in the order of the plan."""
+        """All vectors, in the order of the plan, in pieces that take at most `KEPT_BYTES` while they are joined."""
         parts: list[Vectors] = []
         for block in self.blocks():
-            if parts and sum(part.nbytes for part in parts) + block.nbytes > module.KEPT_BYTES:
+            if parts and not can_be_kept(2 * (sum(map(len, parts)) + len(block)), block.matrix.shape[1]):
                 yield join(parts)
                 parts = []
             parts.append(block)
@@ -111,18 +122,15 @@ class VectorColumn:
         if self._width is None:
             # Values that say their own shape: the first one tells how long they are.
             self._width = next((block.matrix.shape[1] for block in self._read(0, 1)), None)
-        if self._width is not None and self._fits(self._width):
+        if self._width is not None and can_be_kept(len(self._rows), self._width):
             yield self._whole(self._width)
         else:
             yield from self._read(0, len(self._rows))
 
     def blocks_after(self, piece: Vectors) -> Iterator[Vectors]:
         """The vectors that come after a piece, in small blocks."""
-        if len(piece) and self._width is not None and not self._fits(self._width):
+        if len(piece) and self._width is not None and not can_be_kept(len(self._rows), self._width):
             yield from self._read(int(np.searchsorted(self._rows, piece.rows[-1], "right")), len(self._rows))
-
-    def _fits(self, width: int) -> bool:
-        return len(self._rows) * (4 * width + 16) <= module.KEPT_BYTES
 
     def _whole(self, width: int) -> Vectors:
         kept: KeptVectors = self._warehouse.memo(KeptVectors, KeptVectors)
@@ -130,7 +138,7 @@ class VectorColumn:
         if found is not None:
             return found
         count = len(self._rows)
-        kept.make_room(count * (4 * width + 16))
+        kept.make_room(nbytes_of(count, width))
         whole = Vectors(np.empty(count, np.int64), np.empty((count, width), np.float32), np.empty(count), LeftOut())
         end, left_out = 0, LeftOut()
         for block in self._read(0, count):
@@ -194,7 +202,7 @@ class VectorColumn:
             check_dtype(array.dtype, f"{self._what}: field {self.field!r} of dataset {name!r}")
             if array.fixed_nbytes is not None:
                 width = array.fixed_nbytes // numpy_dtype(array.dtype).itemsize
-                module.check_width(width, self.field)
+                check_width(width, self.field)
                 widths.setdefault(width, name)
         if len(widths) > 1:
             found = " and ".join(f"{width} in {name!r}" for width, name in widths.items())
@@ -203,9 +211,9 @@ class VectorColumn:
                 " narrow the query to one dataset"
             )
         most = int(self._table.refs[self.field].length.max())
-        if most > 32 * module.MOST_NUMBERS:
+        if most > 32 * MOST_NUMBERS:
             raise QueryError(
-                f"{self._what}: field {self.field!r}: expected vectors of at most {module.MOST_NUMBERS:,} numbers,"
+                f"{self._what}: field {self.field!r}: expected vectors of at most {MOST_NUMBERS:,} numbers,"
                 f" found a value of {most:,} bytes; name a field of embeddings"
             )
         return next(iter(widths), None)

@@ -51,14 +51,14 @@ class Duplicates(Shown):
     ) -> None:
         self._ids, self._scores, self._count = ids, scores, count
         self.groups = groups
-        """Lists of `_id`s. Each sample that is in a pair is in one group, together with all that it is paired with.
+        """Lists of ids. Each sample that is in a pair is in one group, together with all that it is paired with.
         They are in the order of the Selection."""
         self.left_out = left_out
         """How many of the selected samples were not compared: `missing`, `zero` and `nan`."""
 
     @property
     def extra(self) -> list[ObjectId]:
-        """The `_id`s of all but the first sample of each group: what may be deleted so that no duplicates are left."""
+        """The ids of all but the first sample of each group: what may be deleted so that no duplicates are left."""
         return [id for group in self.groups for id in group[1:]]
 
     def __len__(self) -> int:

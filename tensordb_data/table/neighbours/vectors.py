@@ -60,6 +60,16 @@ class Vectors:
         return Vectors(self.rows[some], self.matrix[some], self.squares[some], LeftOut())
 
 
+def can_be_kept(count: int, width: int) -> bool:
+    """Whether so many vectors of so many numbers may stay in memory."""
+    return nbytes_of(count, width) <= KEPT_BYTES
+
+
+def nbytes_of(count: int, width: int) -> int:
+    """The memory that `Vectors` take."""
+    return count * (4 * width + 16)
+
+
 def clean(rows: NDArray[np.int64], matrix: NDArray[np.float32]) -> Vectors:
     """The vectors that can be compared, of some."""
     # float64 holds the square of any float32, so only what is not finite has a sum that is not.

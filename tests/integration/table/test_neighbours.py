@@ -19,7 +19,7 @@ from tensordb_data.table.neighbours.metrics import METRICS
 from tensordb_data.table.neighbours.vectors import KeptVectors, LeftOut
 
 
-def fill(db: TensorDB, values: Any, dtype: str = "float32", name: str = "x", **fields: Any) -> list[ObjectId]:
+def fill(db: TensorDB, values: Any, dtype: str = "float32", name: str = "x") -> list[ObjectId]:
     shape = np.asarray(values[0]).shape
     with db.data.writer(name, schema={"embedding": Array(dtype, shape)}, live=True) as writer:
         writer.add_many(embedding=np.asarray(values, dtype))
@@ -182,7 +182,7 @@ def test_changes_are_seen(db: TensorDB) -> None:
     fill(db, [[9, 0]])
     assert sel.similar([1, 0], k=1, metric="dot")[0]["embedding"].tolist() == [9, 0]
     db.close()
-    assert not db.warehouse._memo
+    assert db.warehouse.memo(KeptVectors, lambda: None) is None
 
 
 def test_a_vector_that_an_ingest_replaces(db: TensorDB) -> None:
@@ -198,15 +198,16 @@ def test_vectors_that_are_too_many_to_keep(db: TensorDB, monkeypatch: pytest.Mon
     values = np.random.default_rng(0).integers(-2, 3, (23, 2)).astype(np.float32)
     fill(db, values)
     sel = db.data.find({"dataset": "x"})
-    nearest = [(one.id, one.score) for one in sel.similar([1, 0], k=9)]
-    whole = sel.duplicates()
-    db.warehouse._memo.clear()
     monkeypatch.setattr(vectors_module, "KEPT_BYTES", 24 * 7)
     monkeypatch.setattr(column_module, "_BLOCK", 8 * 3)
-    assert [(one.id, one.score) for one in sel.similar([1, 0], k=9)] == nearest
+    nearest = [(one.id, one.score) for one in sel.similar([1, 0], k=9)]
     parts = sel.duplicates()
-    assert list(parts) == list(whole) and parts.groups == whole.groups and parts.left_out == whole.left_out
     assert not db.warehouse.memo(KeptVectors, KeptVectors)._kept
+    monkeypatch.undo()
+    whole = sel.duplicates()
+    assert [(one.id, one.score) for one in sel.similar([1, 0], k=9)] == nearest
+    assert list(parts) == list(whole) and parts.groups == whole.groups and parts.left_out == whole.left_out
+    assert len(db.warehouse.memo(KeptVectors, KeptVectors)._kept) == 1
 
 
 def test_values_that_say_their_own_shape(db: TensorDB) -> None:
