@@ -86,6 +86,10 @@ class VectorColumn:
         (self.field,) = spec.fields or ("",)
         self.plan = plan
         self._warehouse, self._what = bound.warehouse, what
+        if self.field not in plan.table.refs:
+            for name, schema in plan.table.layout.schemas.items():
+                if self.field in schema:  # a value, in all datasets that are left of the query
+                    raise _no_array(what, self.field, schema[self.field], name)
         lengths = plan.table.refs[self.field].length if self.field in plan.table.refs else np.zeros(0, np.int64)
         self._rows = np.flatnonzero(lengths != _MISSING)
         self.missing = len(plan) - len(self._rows)

@@ -145,8 +145,10 @@ def stacked(column: Any, width: int | None, names: Sequence[str], field: str) ->
                 " vectors of one Selection have one length: narrow the query"
             )
         check_width(width, field)
-    flat = [np.asarray(value).reshape(-1) for value in column] if isinstance(column, list) else column
-    return as_float32(flat, f"field {field!r}").reshape(len(column), width or 0)
+    where = f"field {field!r}"
+    if isinstance(column, list):  # datasets may have different dtypes
+        return np.stack([as_float32(value, where).reshape(-1) for value in column])
+    return as_float32(column, where).reshape(len(column), width or 0)
 
 
 def check_width(width: int, field: str) -> None:

@@ -17,6 +17,7 @@ from tensordb_data.table.neighbours import duplicates as duplicates_module
 from tensordb_data.table.neighbours import vectors as vectors_module
 from tensordb_data.table.neighbours.metrics import METRICS
 from tensordb_data.table.neighbours.vectors import KeptVectors, LeftOut
+from tests.helpers import at_most
 
 
 def fill(db: TensorDB, values: Any, dtype: str = "float32", name: str = "x") -> list[ObjectId]:
@@ -171,6 +172,14 @@ def test_optional_fields_filters_and_limits(db: TensorDB) -> None:
         db.data.find().similar(db.data.find({"label": 2}).first())
 
 
+def test_datasets_of_different_dtypes(db: TensorDB) -> None:
+    ids = [fill(db, [[1, i]], dtype, name=dtype)[0] for i, dtype in enumerate(("bfloat16", "float64", "int8"))]
+    assert [one.id for one in db.data.find().similar([1, 0])] == ids
+    with db.data.writer("free", schema={"embedding": Array("float32")}, live=True) as writer:
+        writer.add(embedding=np.array([[1], [3]], np.float32))
+    assert [one.id for one in db.data.find().similar([1, 0])][:3] == ids and len(db.data.find().similar([1, 0])) == 4
+
+
 def test_changes_are_seen(db: TensorDB) -> None:
     ids = fill(db, [[1, 0], [1, 1], [0, 1]])
     sel = db.data.find({"dataset": "x"})
@@ -258,6 +267,7 @@ def test_what_is_refused(db: TensorDB) -> None:
         ({"dataset": {"$in": ["x", "y"]}}, "has 2 in 'x' and 3 in 'y' numbers: narrow the query"),
         ({"dataset": "flags"}, "integers or floats, found one of bool"),
         ({"dataset": "complex"}, "found one of complex64"),
+        ({"label": 3}, "expected field 'embedding' to be an Array, found .* in dataset 'plain'; narrow"),
         ({"dataset": "plain"}, "expected field 'embedding' to be an Array, found"),
         ({"dataset": {"$in": ["x", "plain"]}}, "as a blob in one dataset and as a value in another"),
     ):
@@ -331,3 +341,17 @@ def test_tensors_and_tables_as_target(db: TensorDB) -> None:
     for wrong in ([10**400, 1], [10**400, 1.0], {1, 2}, b"ab", np.ma.masked_array([1, 2]), ["a", "b"], object()):
         with pytest.raises(QueryError, match="similar: to"):
             db.data.find().similar(wrong)
+
+
+def test_memory_is_bounded(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(size=(4_000, 256)).astype(np.float32)
+    with db.data.writer("x") as writer:
+        writer.add_many(embedding=values)
+    sel = db.data.find({"dataset": "x"})
+    monkeypatch.setattr(vectors_module, "KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr(column_module, "_BLOCK", 1 << 17)
+    monkeypatch.setattr(duplicates_module, "_TILE", 128)
+    assert len(sel.similar(values[0], k=3)) == 3  # what is read once, such as the plan, is there
+    with at_most(values.nbytes * 3 // 4):
+        assert sel.similar(values[7], k=1)[0].score == 1
+        assert len(sel.duplicates(above=0.9)) == 0
