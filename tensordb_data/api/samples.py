@@ -18,7 +18,7 @@ from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.rename import drop, rename
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
-from tensordb_data.samples.writer import Writer
+from tensordb_data.samples.writer import Existing, Writer
 from tensordb_data.search.reindex import reindexing
 from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
 from tensordb_data.warehouse.annotation import Annotated
@@ -48,6 +48,7 @@ class Data(Collection[Sample]):
         compression: str | None = None,
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
+        existing: Existing = "error",
     ) -> Writer:
         """Open a writer for a dataset. The dataset is made if it does not exist.
 
@@ -61,13 +62,16 @@ class Data(Collection[Sample]):
                 seconds, and 50 milliseconds for a live writer.
             live: For low latency: the writer makes small, frequent commits, and puts blobs of at most 4 KiB into the
                 documents. `compact` moves them into segments.
+            existing: What to do with a sample whose `_id` or `_key` the dataset has already: `"error"`, or `"skip"` it,
+                so that a task that is run again adds nothing twice.
 
         Raises:
             SchemaError: `schema` does not fit the stored one.
         """
         return Writer(
-            self._warehouse, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live
-        )
+            self._warehouse, dataset, schema=schema, compression=compression, flush_every=flush_every, live=live,
+            existing=existing,
+        )  # fmt: skip
 
     @suggesting(IngestOptions)
     def ingest(

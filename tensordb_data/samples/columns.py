@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from tensordb_data.samples.tables import as_column
 from tensordb_data.schema import BlobField, Field, Scalar
 from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.schema import Schema, located, missing_field
+from tensordb_data.warehouse.identity import Identities, row_key
 
 _SHORT = 1000
 _BROADCAST = (str, bool, int, float, np.generic, enum.Enum)
@@ -144,4 +145,26 @@ def make_ids(n: int, given: Any) -> list[ObjectId]:
     ids = list(given)
     if len(ids) != n or not all(isinstance(id, ObjectId) for id in ids):
         raise SchemaError(f"_id: expected a list of {n} bson.ObjectId, found {len(ids)} values")
+    return ids
+
+
+def keyed(identities: Identities, keys: Any, n: int, given: Any) -> list[ObjectId]:
+    """The ids of n samples that are known by keys: one value each, or a tuple of several.
+
+    Raises:
+        SchemaError: There are ids too, there is another number of keys, or one is missing or cannot be a key.
+    """
+    if given is not None:
+        raise SchemaError("_id and _key are two ways to say which sample it is: give one of them")
+    if isinstance(keys, (str, bytes, bytearray, Mapping)) or not isinstance(keys, Iterable):
+        raise SchemaError(f"_key: expected a list of {n} keys, found {type(keys).__name__}")
+    found = keys.tolist() if isinstance(keys, np.ndarray) else list(keys)
+    if len(found) != n:
+        raise SchemaError(f"_key: expected a list of {n} keys, found {len(found)}")
+    ids = []
+    for row, key in enumerate(found):
+        try:
+            ids.append(identities.of_key(row_key(key if isinstance(key, tuple) and key else (key,))))
+        except SchemaError as error:
+            raise SchemaError(f"_key, row {row}: {error}") from None
     return ids

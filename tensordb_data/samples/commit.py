@@ -101,6 +101,7 @@ def commit(
     *,
     holds_lock: bool = False,
     also: Callable[[Any, int], None] | None = None,
+    skip_existing: bool = False,
 ) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
@@ -112,6 +113,7 @@ def commit(
         holds_lock: Whether the caller holds the commit lock.
         also: What else takes place in the transaction, called with the session and the mutation counter. The counter is
             raised if the batch replaces values of samples. It may be called several times.
+        skip_existing: Leave out samples whose `_id` the dataset has already. `batch.skipped` counts them.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -125,6 +127,11 @@ def commit(
     segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
     warehouse.index.make("data")
+    if skip_existing:  # before their blobs are written; the transaction looks again
+        new = _new_documents(warehouse, dataset, batch.docs)
+        batch.skipped, batch.docs = batch.skipped + len(batch.docs) - len(new), new
+        if not new:
+            return schema
     samples = [*batch.docs, *batch.replaced]
     search_index(warehouse, "data").add_documents(samples)
     if segment is not None and not batch.stored:
@@ -132,7 +139,10 @@ def commit(
         batch.stored = True
     try:
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            return warehouse.index.transaction(_Body(warehouse, dataset, schema, batch, also))
+            body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
+            stored: Schema = warehouse.index.transaction(body)
+            batch.skipped += body.skipped
+            return stored
     except (DuplicateError, SchemaError):
         done = was_committed(warehouse, batch)
         if done:  # by an earlier attempt, whose answer was lost
@@ -150,6 +160,27 @@ def commit(
         raise TooLarge from error
 
 
+def _new_documents(
+    warehouse: Warehouse, dataset: str, docs: Sequence[dict[str, Any]], session: Any = None
+) -> list[dict[str, Any]]:
+    """Those of some documents whose `_id` no sample has, the first of each.
+
+    Raises:
+        DuplicateError: A sample of another dataset has an `_id`.
+    """
+    named = {"_id": {"$in": [doc["_id"] for doc in docs]}}
+    found = warehouse.index["data"].find(named, {"dataset": 1, "_tdb.p": 1}, session=session)
+    seen: set[Any] = set()
+    for doc in found:
+        if doc["dataset"] != dataset or doc["_tdb"]["p"] != warehouse.project:
+            raise DuplicateError(
+                f"dataset {dataset!r}: a sample with _id {doc['_id']} exists already in another dataset; nothing of"
+                " this commit was written"
+            )
+        seen.add(doc["_id"])
+    return [doc for doc in docs if not (doc["_id"] in seen or seen.add(doc["_id"]))]  # type: ignore[func-returns-value]
+
+
 def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
     ids = [doc["_id"] for doc in batch.docs]
@@ -163,7 +194,8 @@ def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
         return False
     first = found[ids[0]]
     consecutive = all(found[id]["s"] == first["s"] + i for i, id in enumerate(ids))
-    return consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
+    ours = first["s"] in batch.numbers  # a sample without blobs of another writer looks alike otherwise
+    return ours and consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
 
 
 def back_off(attempts: int) -> None:
@@ -182,9 +214,12 @@ class _Body:
         schema: Schema,
         batch: WriteBatch,
         also: Callable[[Any, int], None] | None,
+        skip_existing: bool,
     ) -> None:
+        self.skipped = 0
+        """Samples that were left out, because another writer had committed them just before."""
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
-        self._also, self._attempts = also, 0
+        self._also, self._skip_existing, self._attempts = also, skip_existing, 0
 
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
@@ -203,7 +238,11 @@ class _Body:
         if counter is None or "leaving" in counter:
             raise self._gone(counter)
         schema = self._merged_schema(counter, session)
-        for sequence, doc in enumerate(docs, counter["seq"] - len(docs) + 1):
+        first = counter["seq"] - len(docs) + 1
+        if self._skip_existing:
+            docs = self._new(docs, session)
+        self._batch.numbers.add(first)
+        for sequence, doc in enumerate(docs, first):
             doc["_tdb"]["s"] = sequence
         try:
             if docs:
@@ -224,6 +263,16 @@ class _Body:
         if self._also is not None:
             self._also(session, int(counter["mut"]))
         return schema
+
+    def _new(self, docs: list[dict[str, Any]], session: Any) -> list[dict[str, Any]]:
+        """Those documents that are still new. The others need no numbers."""
+        new = _new_documents(self._warehouse, self._dataset, docs, session)
+        self.skipped = len(docs) - len(new)
+        if self.skipped:
+            self._warehouse.index["datasets"].update_one(
+                {"_id": self._warehouse.datasets.id(self._dataset)}, {"$inc": {"seq": -self.skipped}}, session=session
+            )
+        return new
 
     def _fit(self, schema: Schema) -> None:
         """Make floats of the integers that were added before the schema was widened."""

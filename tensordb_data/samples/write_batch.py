@@ -45,6 +45,8 @@ class WriteBatch:
 
     stored = False
     """Whether its segment is durable."""
+    skipped = 0
+    """Samples that were left out of it, because they exist."""
     first = True
     """Whether this is the whole batch, or the first half of one that was split."""
 
@@ -61,6 +63,8 @@ class WriteBatch:
         self.docs: list[dict[str, Any]] = []
         self.replaced: list[dict[str, Any]] = []
         """Samples that exist and get other values in the same commit, as they are then. The segment has their blobs."""
+        self.numbers: set[int] = set()
+        """The first sequence number of each attempt to commit it."""
         self.builder = SegmentBuilder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0
@@ -106,6 +110,7 @@ class WriteBatch:
         one, two = copy.copy(self), copy.copy(self)
         middle = len(self.docs) // 2
         one.docs, two.docs, two.first = self.docs[:middle], self.docs[middle:], False
+        one.numbers, two.numbers, two.skipped = set(), set(), 0
         return one, two
 
     def add(self, id: ObjectId, tags: Sequence[str], sample: Mapping[str, Any]) -> None:

@@ -41,6 +41,7 @@ class WriteBuffer:
         level: The zstd level of its blobs; None for no compression.
         flush_every: Seconds after which a sample is committed at the latest; None for no limit.
         live: Whether the batches are small, and have small blobs in the documents.
+        skip_existing: Whether samples whose `_id` exists are left out.
     """
 
     def __init__(
@@ -52,15 +53,17 @@ class WriteBuffer:
         *,
         flush_every: float | None,
         live: bool,
+        skip_existing: bool = False,
     ) -> None:
         self.changed = InterruptibleCondition()
         self.schema = schema
-        self.written = 0
+        self.written = self.skipped = 0
         self.closed = False
         self.failure: BaseException | None = None
         """Of a commit, for the next call."""
         self._warehouse, self._dataset, self._level = warehouse, dataset, level
         self._flush_every, self._live, self._most = flush_every, live, BATCH_SAMPLES
+        self._skip_existing = skip_existing
         self._pid = os.getpid()
         self._batch: WriteBatch | None = None
         self._since = 0.0
@@ -251,8 +254,12 @@ class WriteBuffer:
         parts = [batch]
         while parts:
             part = parts.pop()
+            given = len(part) + part.skipped
             try:
-                learned = commit(self._warehouse, self._dataset, schema, part, holds_lock=holds_lock)
+                learned = commit(
+                    self._warehouse, self._dataset, schema, part, holds_lock=holds_lock,
+                    skip_existing=self._skip_existing,
+                )  # fmt: skip
             except TooLarge:
                 parts += reversed(part.halves())
                 self._most = max(1, len(part) // 2)
@@ -261,8 +268,9 @@ class WriteBuffer:
                 self._failed(error, part, sum(map(len, parts)))
                 raise
             with self.changed:
-                self.written += len(part)
-                self._settled += len(part)
+                self.written += given - part.skipped
+                self.skipped += part.skipped
+                self._settled += given
                 self._learned = learned
 
     def _failed(self, error: BaseException, batch: WriteBatch, behind: int) -> None:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import QueryError, TensorDBError
 from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
-from tensordb_data.samples.columns import count_rows, encode_columns, make_ids
+from tensordb_data.samples.columns import count_rows, encode_columns, keyed, make_ids
 from tensordb_data.samples.commit import merge_schema, register
 from tensordb_data.samples.inference import WaitingFields
 from tensordb_data.samples.write_buffer import WriteBuffer, note
 from tensordb_data.schema.schema import Schema
+from tensordb_data.warehouse.identity import Identities, identity_name
 from tensordb_data.warehouse.record import new_id
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
+
+Existing = Literal["error", "skip"]
 
 FLUSH, LIVE_FLUSH = 10.0, 0.05
 """Seconds after which pending samples are committed, by default."""
@@ -60,6 +64,7 @@ class Writer:
         compression: str | None = None,
         flush_every: float | EllipsisType | None = ...,
         live: bool = False,
+        existing: Existing = "error",
     ) -> None:
         dataset = member_value(dataset)
         check_dataset_name(dataset)
@@ -70,13 +75,18 @@ class Writer:
         number = isinstance(flush_every, (int, float)) and not isinstance(flush_every, bool)
         if flush_every is not None and not (number and flush_every > 0):
             raise QueryError(f"flush_every is a positive number of seconds, or None; found {flush_every!r}")
+        if existing not in get_args(Existing):
+            raise QueryError(f'existing is "error" or "skip"; found {existing!r:.100}')
         self._pid = os.getpid()
         register(warehouse, dataset)
         stored = warehouse.datasets.schemas([dataset]).get(dataset)
         given = None if schema is None else Schema.declared(dataset, schema)
         self._fields = WaitingFields(dataset)
         merged = stored if given is None else merge_schema(warehouse, dataset, stored, given)
-        self._buffer = WriteBuffer(warehouse, dataset, merged, level, flush_every=flush_every, live=live)
+        self._buffer = WriteBuffer(
+            warehouse, dataset, merged, level, flush_every=flush_every, live=live, skip_existing=existing == "skip"
+        )
+        self._warehouse = warehouse
 
     @property
     def dataset(self) -> str:
@@ -94,16 +104,29 @@ class Writer:
         return self._buffer.written
 
     @property
+    def skipped(self) -> int:
+        """Samples that this writer has left out because they existed; see `existing="skip"`."""
+        return self._buffer.skipped
+
+    @functools.cached_property
+    def _identities(self) -> Identities:
+        return Identities(self._warehouse.project, identity_name(self._warehouse, self._dataset))
+
+    @property
     def pending(self) -> int:
         """Samples added and not yet committed."""
         return self._buffer.pending
 
-    def add(self, /, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, **fields: Any) -> ObjectId:
+    def add(
+        self, /, *, tags: str | Sequence[str] = (), _id: ObjectId | None = None, _key: Any = None, **fields: Any
+    ) -> ObjectId:
         """Add one sample.
 
         Args:
             tags: The tags of the sample.
             _id: The identity of the sample; with None, a new one.
+            _key: What identifies the sample in this dataset, in place of `_id`: a value, or a tuple of several. The
+                same key is the same `_id`, in any process, and in an `ingest` with `key=`.
             **fields: The fields of the sample. Arrays, encoded images and bytes become blobs; other values can be
                 queried. Give names that are not Python identifiers as `add(**{"größe (mm)": 3})`.
 
@@ -116,6 +139,8 @@ class Writer:
                 the next call.
         """
         self._own()
+        if _key is not None:
+            _id = keyed(self._identities, [_key], 1, _id)[0]
         id, tags = new_id(_id), sample_tags(tags)
         buffer = self._buffer
         with buffer.changed:
@@ -133,6 +158,7 @@ class Writer:
         *,
         tags: str | Sequence[str] | Sequence[Sequence[str]] = (),
         _id: Iterable[ObjectId] | None = None,
+        _key: Iterable[Any] | None = None,
         **columns: Any,
     ) -> list[ObjectId]:
         """Add n samples, given as columns. This is the fastest way to add samples.
@@ -140,6 +166,7 @@ class Writer:
         Args:
             tags: Tags of all samples, or a list of n lists.
             _id: The n identities; with None, new ones.
+            _key: What identifies the n samples, in place of `_id`; see `add`.
             **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string is the
                 value of all samples.
 
@@ -152,7 +179,7 @@ class Writer:
         """
         self._own()
         n = count_rows(self._dataset, columns)
-        ids = make_ids(n, _id)
+        ids = make_ids(n, _id) if _key is None else keyed(self._identities, _key, n, _id)
         each = tags_of_samples(tags, n)
         if n == 0:
             return ids

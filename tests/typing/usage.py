@@ -70,6 +70,9 @@ assert_type(db.select(samples.query), Selection[Any])
 
 with db.data.writer("digits") as writer:
     writer.add(image=b"", label=3, tags=["new"])
+    writer.add_many(_key=["a", ("b", 1)], label=[1, 2])
+assert_type(db.data.writer("digits", existing="skip").skipped, int)
+db.data.writer("digits", existing="update")  # type: ignore[arg-type]
 
 stream = samples.stream(batch_size=32, fields=["image"], shuffle=True)
 assert_type(stream, Stream)
