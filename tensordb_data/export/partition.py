@@ -11,7 +11,7 @@ import bson
 import numpy as np
 import zstandard
 
-from tensordb_data.blobs.segments.references import earlier
+from tensordb_data.blobs.segments.references import earlier, references_of
 from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.zstd import expand
@@ -67,7 +67,7 @@ class Partition:
     """Some samples of a selection, as they were when it was divided. `Selection.partitions` makes it.
 
     It is a frozen value, which pickles and holds no password: for Ray, Dask, Spark and multiprocessing. It holds what
-    the index says of its samples, compressed, some 20 to 100 bytes a sample, and no blobs. So it is read in the state
+    the index says of its samples, compressed, some 5 to 100 bytes a sample, and no blobs. So it is read in the state
     of that time, whatever was updated since. Samples that were deleted since are left out, and a warning is logged.
 
     A process that reads it connects to the warehouse once. If the address has a password, it comes from `$TENSORDB` of
@@ -200,7 +200,7 @@ class Partition:
         located: list[Doc] = []
         for doc in docs:
             parts = {}
-            for name in {*blobs} & (doc["_tdb"].get("b") or {}).keys():
+            for name in {*blobs} & references_of(doc).keys():
                 found = now.get(doc["_id"], {}).get(name)
                 then = None if found is None else earlier(found, versions[doc["dataset"]][1])
                 if then is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import bson
 import numpy as np
 
+from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import QueryError
@@ -57,8 +58,8 @@ def partitions(bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequ
 
 def _blocks(bound: BoundQuery, wanted: FieldLayout, now: IndexSnapshot) -> Iterator[Block]:
     projection = {**wanted.projection(inline=False), "tags": 1, "_tdb.p": 1}
-    later = bounded({name: now.versions[name] for name in wanted.schemas}) if now.session is None else None
-    with reported(bound.query), contextlib.closing(bound.cursor(projection, later, now.session)) as cursor:
+    known = bounded({name: now.versions[name] for name in wanted.schemas})
+    with reported(bound.query), contextlib.closing(bound.cursor(projection, known, now.session)) as cursor:
         for docs in batched(cursor, _CHUNK):
             rows = [bson.encode(doc) for doc in docs]
             sizes = [len(row) + _blob_bytes(doc) for row, doc in zip(rows, docs, strict=True)]
@@ -66,8 +67,7 @@ def _blocks(bound: BoundQuery, wanted: FieldLayout, now: IndexSnapshot) -> Itera
 
 
 def _blob_bytes(doc: Doc) -> int:
-    lengths = [part.get("n") for part in (doc["_tdb"].get("b") or {}).values() if isinstance(part, dict)]
-    return sum(length for length in lengths if isinstance(length, int))
+    return sum(part["n"] for part in references_of(doc).values() if is_reference(part))
 
 
 def _divided(state: State, blocks: Sequence[Block], sizes: Sequence[int], n: int) -> Iterator[Partition]:

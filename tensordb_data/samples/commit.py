@@ -16,6 +16,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, 
 from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
+from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import WriteBatch
@@ -169,10 +170,14 @@ def _new_documents(
         DuplicateError: A sample of another dataset has an `_id`.
     """
     named = {"_id": {"$in": [doc["_id"] for doc in docs]}}
-    found = warehouse.index["data"].find(named, {"dataset": 1, "_tdb.p": 1}, session=session)
+
+    def look() -> list[Mapping[str, Any]]:
+        return list(warehouse.index["data"].find(named, {"dataset": 1, "_tdb.p": 1}, session=session))
+
     seen: set[Any] = set()
-    for doc in found:
-        if doc["dataset"] != dataset or doc["_tdb"]["p"] != warehouse.project:
+    # A transaction is tried again as a whole.
+    for doc in look() if session is not None else retry_while_unavailable(look, reads=True):
+        if (doc.get("dataset"), doc.get("_tdb")) != (dataset, {"p": warehouse.project}):
             raise DuplicateError(
                 f"dataset {dataset!r}: a sample with _id {doc['_id']} exists already in another dataset; nothing of"
                 " this commit was written"

@@ -134,6 +134,8 @@ class PlanReader:
             versions = self._matched(now.versions, named, now.session)
             found = read(now, self._layout(now.schemas(sorted(versions))))
             now.check()
+            if now.stale:
+                log.warning("%s; this reads the data before that", now.stale)
             return found
 
         return self._read_snapshot(named, None, at)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, ConnectError, Partition, QueryError, Scalar, Selection, TensorDB
-from tensordb_data.errors import NotFoundError, StorageError, UnsupportedError
+from tensordb_data.errors import NotFoundError, SampleError, StorageError, UnsupportedError
 from tensordb_data.export.portable import Portable, _with_password
 from tensordb_data.mongo.address import Address
 
@@ -235,3 +235,16 @@ def test_they_hold_no_password_and_ask_for_it(monkeypatch: pytest.MonkeyPatch) -
     opened = there.open()
     assert opened.address.uri == uri and opened.address.database == "ware" and there.open() is opened
     assert there.open(uri) is opened and _with_password(Address(uri=str(Address(uri=uri))), None) == uri
+
+
+def test_what_another_tool_has_written_is_named(db: TensorDB, sel: Selection[Any]) -> None:
+    data, (first, second) = db.database["data"], sel.head(2)
+    data.update_one({"_id": first.id}, {"$set": {"_tdb.b": [1]}})
+    data.update_one({"_id": second.id}, {"$set": {"_tdb.b.image": "x"}})
+    data.insert_one({"dataset": "no such dataset", "label": 1, "_tdb": {"p": db.project, "s": 1}})
+    parts = sel.partitions(N)
+    for number, one in enumerate((first, second)):
+        with pytest.raises(SampleError, match=str(one.id)):
+            parts[number].read()
+        assert parts[number].to_arrow(blobs=["image"])["image"].to_pylist() == [None]
+    assert labels(parts[2:]) == list(range(2, N)) == labels(db.data.find(fields=["label"]).partitions(2))[2:]
