@@ -219,8 +219,9 @@ class Logs(Collection[LogRow]):
 
         Args:
             kind: `"mlflow"`, `"wandb"`, `"tensorboard"` or `"trackio"`.
-            source: Where the runs are: a folder `mlruns/` of MLflow or `wandb/` of W&B, a folder of event files of
-                TensorBoard, a database of Trackio or a folder of them. Links in it are not followed.
+            source: Where the runs are: a folder `mlruns/` or the file `mlflow.db` of MLflow, a folder `wandb/` of W&B,
+                a folder of event files of TensorBoard, a database of Trackio or a folder of them. Links in it are
+                not followed.
             prefix: Comes before the name of each run.
             tags: Tags of each run, besides its own.
 

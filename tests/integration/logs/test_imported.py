@@ -143,6 +143,42 @@ def test_mlflow(db: TensorDB, tmp_path: Path) -> None:
     assert [run.name for run in db.runs({"config.lr": {"$lt": 0.1}, "tags": "old"})] == [first.name, second.name]
 
 
+def test_the_database_of_mlflow(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "mlflow.db"
+    with sqlite3.connect(place) as base:
+        base.executescript(
+            """CREATE TABLE experiments (experiment_id INTEGER, name TEXT);
+            CREATE TABLE runs (run_uuid TEXT, name TEXT, status TEXT, start_time INTEGER, end_time INTEGER,
+                lifecycle_stage TEXT, experiment_id INTEGER);
+            CREATE TABLE metrics (run_uuid TEXT, key TEXT, value REAL, timestamp INTEGER, step INTEGER, is_nan BOOLEAN);
+            CREATE TABLE params (run_uuid TEXT, key TEXT, value TEXT);
+            CREATE TABLE tags (run_uuid TEXT, key TEXT, value TEXT);
+            INSERT INTO experiments VALUES (1, 'digits');
+            INSERT INTO runs VALUES ('aa', 'r', 'FAILED', 1700000000000, 1700000001000, 'active', 1),
+                ('bb', 'gone', 'FINISHED', 1, 2, 'deleted', 1);
+            INSERT INTO metrics VALUES ('aa', 'loss', 0.5, 1700000000500, 1, 0), ('aa', 'acc', 0, 1700000000500, 1, 1),
+                ('aa', 'loss', -1.7976931348623157e308, 1700000000600, 2, 0), ('aa', 'system/cpu', 3, 1, 0, 0);
+            INSERT INTO params VALUES ('aa', 'lr', '0.1');
+            INSERT INTO tags VALUES ('aa', 'mlflow.user', 'ann'), ('aa', 'owner', 'ann');"""
+        )
+    report = db.logs.import_runs("mlflow", tmp_path)
+    assert (report.added, report.rows, report.left_out) == (1, 3, {"deleted runs": 1}), report.failed
+    (run,) = db.runs()
+    assert (run.name, run.status, run.config, run["tags"]) == ("r", "failed", {"lr": 0.1}, ["owner=ann"])
+    assert run["imported"]["about"] == {"experiment": "digits", "mlflow/user": "ann"}
+    found = row(db, "r", 1)
+    assert math.isnan(found.pop("acc")) and found == {"loss": 0.5} and row(db, "r", 2) == {"loss": -math.inf}
+    assert row(db, "r", 0, "system") == {"system/cpu": 3.0} and db.logs.import_runs("mlflow", place).unchanged == 1
+    base.execute("INSERT INTO metrics VALUES ('aa', 'loss', 'x', 1, 3, 0)")
+    base.execute("UPDATE metrics SET value = 'x' WHERE step = 2")
+    base.commit()
+    base.close()
+    report = db.logs.import_runs("mlflow", place)
+    assert report.failures == 1 and "expected a metric" in report.failed[0].why and db.logs.find().count() == 3
+    write(place, "text")
+    assert "SQLite" in db.logs.import_runs("mlflow", place).failed[0].why
+
+
 def test_twice_adds_nothing_and_a_run_that_has_grown_is_replaced(db: TensorDB, tmp_path: Path) -> None:
     folder = mlflow_run(tmp_path, "a" * 32, "r", loss=[1, 2])
     db.logs.import_runs("mlflow", tmp_path)
