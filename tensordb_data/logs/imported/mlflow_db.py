@@ -18,7 +18,7 @@ from typing import Any
 from tensordb_data.errors import CorruptBlobError, TensorDBError
 from tensordb_data.logs.imported.report import Imported
 from tensordb_data.logs.imported.source import Row, SourceRun, digest
-from tensordb_data.logs.imported.sqlite import columns, connected, reason
+from tensordb_data.logs.imported.sqlite import ERRORS, columns, connected, reason
 from tensordb_data.logs.imported.values import from_text
 
 _NEEDED = {
@@ -38,7 +38,7 @@ def mlflow_db_runs(place: Path, report: Imported) -> Iterator[SourceRun]:
     try:
         with connected(place) as base:
             runs = list(_runs(base, place, report))
-    except (sqlite3.Error, TensorDBError) as error:
+    except (*ERRORS, TensorDBError) as error:
         report.fail(place.name, reason(error))
         return
     yield from runs
@@ -82,7 +82,7 @@ def _read(run: SourceRun, place: Path) -> Iterator[Row]:
             run.config = {name: from_text(text) for name, text in _pairs(base, "params", run.id).items()}
             for kind, condition in (("train", "NOT LIKE"), ("system", "LIKE")):
                 yield from _rows(base, run.id, kind, condition)
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise CorruptBlobError(f"{place.name}: {reason(error)}") from None
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tensordb_data.logs.imported.source import opened
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError, OverflowError)
+"""What SQLite raises on a damaged database: its messages may hold bytes of it."""
 _LONGEST = 64 << 20  # bytes of a text
 _LIMIT_LENGTH = 0  # as SQLite numbers it
 _CACHE = -8192  # KiB, as SQLite wants it
@@ -53,6 +55,6 @@ def connected(place: Path) -> Iterator[sqlite3.Connection]:
 
 def reason(error: Exception) -> str:
     """An error in words."""
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, ERRORS):
         return f"SQLite cannot read it, it is damaged or in use: {error}"
     return str(error)

@@ -16,7 +16,7 @@ from typing import Any
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
 from tensordb_data.logs.imported.report import Imported
 from tensordb_data.logs.imported.source import Row, SourceRun, digest, walk
-from tensordb_data.logs.imported.sqlite import columns, connected, reason
+from tensordb_data.logs.imported.sqlite import ERRORS, columns, connected, reason
 from tensordb_data.logs.imported.values import from_json, iso
 
 
@@ -37,7 +37,7 @@ def trackio_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
         try:
             with connected(place) as base:
                 runs = list(_runs(base, place))
-        except (sqlite3.Error, TensorDBError) as error:
+        except (*ERRORS, TensorDBError) as error:
             report.fail(place.name, reason(error))
             continue
         yield from runs
@@ -70,7 +70,7 @@ def _read(run: SourceRun, place: Path, known: dict[str, str]) -> Iterator[Row]:
             run.config = _config(base, known)
             yield from _rows(base, run, "metrics", known, "train")
             yield from _rows(base, run, "system_metrics", known, "system")
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise CorruptBlobError(f"{place.name}: {reason(error)}") from None
 
 

@@ -14,6 +14,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import bson
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _BATCH = 1_000  # rows
 _BYTES = 8 << 20  # of texts and arrays of rows that are written at once
+_ABOUT = 8 << 20  # bytes of all that is known of a run beside its rows
 _SEARCHED = 1_000_000  # characters of the longest text that a search finds
 _TEXT = 1_000  # characters of a tag, and of what else is known of a run
 _TAGS = 100
@@ -145,6 +147,9 @@ class RunImporter:
         change: dict[str, Any] = {"attempts": [made], "tags": self._clean_tags(run), "imported": imported}
         if run.config:
             change["config"] = clean_config(config(run.config))
+        size = len(bson.encode(change))
+        if size > _ABOUT:
+            raise CorruptBlobError(f"expected at most {_ABOUT:,} bytes of configuration and tags, found {size:,}")
         done = self._warehouse.index.write(lambda: self._runs.update_one(mine, {"$set": change}))
         if not done.matched_count:
             raise RunHeldError(f"run {name!r} was deleted, or taken over, while it was imported")

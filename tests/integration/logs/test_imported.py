@@ -392,6 +392,17 @@ def test_wandb(db: TensorDB, tmp_path: Path) -> None:
     assert {where[:3] for where, _ in report.failed} >= {"c/r", "d/r"} and report.failures == 3, report.failed
 
 
+def test_names_that_would_be_the_same_stay_apart(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "p.db"
+    trackio(place, [("r", 0, {"a.b": 1, "a/b": 2, "c/d": 3, "c": {"d": 4}})], r={"x.y": 1, "x/y": 2})
+    trackio(place, [("s", 0, {"loss": 1})], s={"large": "x" * (9 << 20)})
+    report = db.logs.import_runs("trackio", place)
+    assert row(db, "r", 0) == {"a/b": 1, "a/b_2": 2, "c/d": 3}
+    assert report.left_out == {"values whose name is taken by another of the same row": 1}
+    assert db.runs({"name": "r"}).first().config == {"x/y": 1, "x/y_2": 2}
+    assert report.failures == 1 and "bytes of configuration" in report.failed[0].why and db.runs().count() == 1
+
+
 def test_databases_that_are_none(db: TensorDB, tmp_path: Path) -> None:
     write(tmp_path / "a.db", "text")
     with sqlite3.connect(tmp_path / "b.db") as base:
