@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.logs.imported.report import Imported
+    from tensordb_data.logs.imported.report import ImportedRuns
     from tensordb_data.logs.plot import Picture
     from tensordb_data.logs.series import Series
 
@@ -210,7 +210,7 @@ class Logs(Collection[LogRow]):
 
     def import_runs(
         self, kind: str, source: str | os.PathLike[str], *, prefix: str = "", tags: Sequence[str] = ()
-    ) -> Imported:
+    ) -> ImportedRuns:
         """Bring the runs of another tracker into `db.runs` and `db.logs`. This needs neither its library nor a server.
 
         A run comes in whole or not at all. A run that was imported before is known by its id there: it is left as it

@@ -20,7 +20,7 @@ from pathlib import Path
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
 from tensordb_data.logs.imported.mlflow_db import mlflow_db_runs
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import File, Row, SourceRun, digest, opened, read_small, walk
 from tensordb_data.logs.imported.values import from_text
 
@@ -33,7 +33,7 @@ _STATUS = {"1": "lost", "2": "lost", "3": "ended", "4": "failed", "5": "ended"}
 _WORDS = {"RUNNING": "lost", "SCHEDULED": "lost", "FINISHED": "ended", "FAILED": "failed", "KILLED": "ended"}
 
 
-def mlflow_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
+def mlflow_runs(source: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     """The runs of a store, of an experiment, or one run; and those of a database.
 
     Raises:
@@ -88,7 +88,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / _META).is_file() and any((folder / name).is_dir() for name in ("metrics", "params", "tags"))
 
 
-def _run(folder: Path, where: str, meta: dict[str, str], experiment: Path | None, report: Imported) -> SourceRun:
+def _run(folder: Path, where: str, meta: dict[str, str], experiment: Path | None, report: ImportedRuns) -> SourceRun:
     def failed(name: str, why: str) -> None:
         if not name.startswith("artifacts/"):  # which are left out, all of them
             report.fail(f"{where}/{name}", why)

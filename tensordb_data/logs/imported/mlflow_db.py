@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.errors import CorruptBlobError, TensorDBError
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import Row, SourceRun, digest
 from tensordb_data.logs.imported.sqlite import ERRORS, columns, connected, reason
 from tensordb_data.logs.imported.values import from_text
@@ -33,7 +33,7 @@ _LARGEST = 1.7976931348623157e308  # as which infinity stands there
 _MOST = 100_000  # params and tags of a run
 
 
-def mlflow_db_runs(place: Path, report: Imported) -> Iterator[SourceRun]:
+def mlflow_db_runs(place: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     """The runs of a database."""
     try:
         with connected(place) as base:
@@ -44,7 +44,7 @@ def mlflow_db_runs(place: Path, report: Imported) -> Iterator[SourceRun]:
     yield from runs
 
 
-def _runs(base: sqlite3.Connection, place: Path, report: Imported) -> Iterator[SourceRun]:
+def _runs(base: sqlite3.Connection, place: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     for table, needed in _NEEDED.items():
         if missing := needed - columns(base, table):
             raise CorruptBlobError(

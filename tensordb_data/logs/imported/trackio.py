@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import Row, SourceRun, digest, walk
 from tensordb_data.logs.imported.sqlite import ERRORS, columns, connected, reason
 from tensordb_data.logs.imported.values import from_json, iso
 
 
-def trackio_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
+def trackio_runs(source: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     """The runs of a database, or of those in a folder.
 
     Raises:

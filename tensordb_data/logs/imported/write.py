@@ -21,7 +21,7 @@ from pymongo.errors import DuplicateKeyError
 from tensordb_data.errors import ClaimLostError, CorruptBlobError, RunHeldError, SchemaError, TensorDBError
 from tensordb_data.logs.arrays import Logged, stored
 from tensordb_data.logs.ids import IDS
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import Row, SourceRun
 from tensordb_data.logs.imported.values import Names, clean_text, config, flat, moment
 from tensordb_data.logs.insert import RowInserter
@@ -53,7 +53,7 @@ class RunImporter:
     """
 
     def __init__(
-        self, warehouse: Warehouse, kind: str, report: Imported, prefix: str = "", tags: Sequence[str] = ()
+        self, warehouse: Warehouse, kind: str, report: ImportedRuns, prefix: str = "", tags: Sequence[str] = ()
     ) -> None:
         self._warehouse, self._kind, self._report = warehouse, kind, report
         self._prefix, self._tags = prefix, tags
