@@ -392,6 +392,21 @@ def test_wandb(db: TensorDB, tmp_path: Path) -> None:
     assert {where[:3] for where, _ in report.failed} >= {"c/r", "d/r"} and report.failures == 3, report.failed
 
 
+def test_a_database_that_is_being_written(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "p.db"
+    trackio(place, [("r", 0, {"loss": 1})])
+    writer = sqlite3.connect(place)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("INSERT INTO metrics (timestamp, run_name, step, metrics) VALUES ('x', 'r', 1, '{\"loss\": 2}')")
+    writer.commit()
+    assert (tmp_path / "p.db-wal").stat().st_size
+    report = db.logs.import_runs("trackio", place)
+    assert (report.rows, report.failures) == (2, 0), report.failed
+    writer.close()
+    (tmp_path / "p.db-wal").symlink_to("/etc/passwd")
+    assert "a link lies beside it" in db.logs.import_runs("trackio", place).failed[0].why
+
+
 def test_names_that_would_be_the_same_stay_apart(db: TensorDB, tmp_path: Path) -> None:
     place = tmp_path / "p.db"
     trackio(place, [("r", 0, {"a.b": 1, "a/b": 2, "c/d": 3, "c": {"d": 4}})], r={"x.y": 1, "x/y": 2})
