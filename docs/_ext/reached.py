@@ -35,6 +35,7 @@ def load() -> None:
     found += [_returned(getattr(selection, name)) for name in ("similar", "duplicates")]
     found += [_returned(params.sizes), _returned(params.lineage)]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
+    found += [_returned(logs.import_runs)]
     found += [_returned(function) for function in (params.import_file, tdb.ParameterSet.export)]
     module = sys.modules["reached"] = types.ModuleType("reached")
     for cls in found:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.logs.imported.report import Imported
+    from tensordb_data.logs.imported.report import ImportedRuns
     from tensordb_data.logs.plot import Picture
     from tensordb_data.logs.series import Series
 
@@ -210,7 +210,7 @@ class Logs(Collection[LogRow]):
 
     def import_runs(
         self, kind: str, source: str | os.PathLike[str], *, prefix: str = "", tags: Sequence[str] = ()
-    ) -> Imported:
+    ) -> ImportedRuns:
         """Bring the runs of another tracker into `db.runs` and `db.logs`. This needs neither its library nor a server.
 
         A run comes in whole or not at all. A run that was imported before is known by its id there: it is left as it
@@ -219,8 +219,9 @@ class Logs(Collection[LogRow]):
 
         Args:
             kind: `"mlflow"`, `"wandb"`, `"tensorboard"` or `"trackio"`.
-            source: Where the runs are: a folder `mlruns/` of MLflow or `wandb/` of W&B, a folder of event files of
-                TensorBoard, a database of Trackio or a folder of them. Links in it are not followed.
+            source: Where the runs are: a folder `mlruns/` or the file `mlflow.db` of MLflow, a folder `wandb/` of W&B,
+                a folder of event files of TensorBoard, a database of Trackio or a folder of them. Links in it are
+                not followed.
             prefix: Comes before the name of each run.
             tags: Tags of each run, besides its own.
 

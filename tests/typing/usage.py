@@ -133,3 +133,4 @@ assert_type(db.data.ingest(["a.csv"], "t", key="id", types={"zip": str}, files={
 assert_type(db.data.ingest([{"a": 1}], "t", columns=Columns(skip=[""]), rows=Rows(prune=True)), Report)
 db.data.ingest("t.csv", "t", on_change="no")  # type: ignore[arg-type]
 db.data.ingest("t.csv", "t", keys="id")  # type: ignore[call-arg]
+assert_type(db.logs.import_runs("mlflow", "mlruns", tags=["old"]).left_out, dict[str, int])

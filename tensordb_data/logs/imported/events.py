@@ -157,6 +157,8 @@ def _tensor(data: Part) -> Any:
         elif number == 4:
             content = _bytes(value)
         elif number in _LISTS:
+            if len(_bytes(value)) > 8 * _MOST:
+                return None
             code = _LISTS[number]
             raw = value.to_bytes(np.dtype(code).itemsize, "little") if isinstance(value, int) else bytes(value)
             numbers += np.frombuffer(raw, code).tolist()
@@ -210,6 +212,8 @@ def _histogram(data: Part) -> Logged | None:
         elif number == 2:
             high = _double(value)
         elif number in (6, 7):
+            if len(_bytes(value)) + 8 * max(len(ends), len(counts)) > 8 * _MOST:
+                return None
             raw = value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
             (ends if number == 6 else counts).extend(np.frombuffer(raw, "<f8").tolist())
     there = [place for place, count in enumerate(counts) if count]

@@ -19,24 +19,27 @@ from pathlib import Path
 
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.mlflow_db import mlflow_db_runs
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import File, Row, SourceRun, digest, opened, read_small, walk
 from tensordb_data.logs.imported.values import from_text
 
 _TOGETHER = 100  # files of metrics that are open at once
 _LINE = 4096  # bytes of a line
 _ABOUT = 8 << 20  # bytes of params and tags
+_BASE = "mlflow.db"
 _META = "meta.yaml"
 _STATUS = {"1": "lost", "2": "lost", "3": "ended", "4": "failed", "5": "ended"}
 _WORDS = {"RUNNING": "lost", "SCHEDULED": "lost", "FINISHED": "ended", "FAILED": "failed", "KILLED": "ended"}
 
 
-def mlflow_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
-    """The runs of a store, of an experiment, or one run.
+def mlflow_runs(source: Path, report: ImportedRuns) -> Iterator[SourceRun]:
+    """The runs of a store, of an experiment, or one run; and those of a database.
 
     Raises:
         QueryError: There is none.
     """
+    base = source / _BASE if source.is_dir() else source
     found = False
     for run, experiment in _folders(source):
         found = True
@@ -53,16 +56,18 @@ def mlflow_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
             report.fail(where, str(error))
             continue
         yield known
-    if not found:
+    if base.is_file():
+        yield from mlflow_db_runs(base, report)
+    elif not found:
         raise QueryError(
-            f"{source}: expected a folder mlruns/ of MLflow, or one of its experiments or runs, found no {_META} of a"
-            " run. From a server, or from mlflow.db, export the runs into a file store first"
+            f"{source}: expected {_BASE} or a folder mlruns/ of MLflow, or one of its experiments or runs, found none."
+            " The runs of a server are in its database: only SQLite is read"
         )
 
 
 def _folders(source: Path) -> Iterator[tuple[Path, Path | None]]:
     """The folders of runs, and of their experiments."""
-    if _is_run(source):
+    if source.is_dir() and _is_run(source):
         yield source, source.parent if (source.parent / _META).is_file() else None
         return
     for each in _below(source):
@@ -83,7 +88,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / _META).is_file() and any((folder / name).is_dir() for name in ("metrics", "params", "tags"))
 
 
-def _run(folder: Path, where: str, meta: dict[str, str], experiment: Path | None, report: Imported) -> SourceRun:
+def _run(folder: Path, where: str, meta: dict[str, str], experiment: Path | None, report: ImportedRuns) -> SourceRun:
     def failed(name: str, why: str) -> None:
         if not name.startswith("artifacts/"):  # which are left out, all of them
             report.fail(f"{where}/{name}", why)

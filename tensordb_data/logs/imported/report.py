@@ -23,7 +23,7 @@ class Failure(NamedTuple):
 
 
 @dataclasses.dataclass(repr=False)
-class Imported(Report):
+class ImportedRuns(Report):
     """What an import of runs did. Printed, it is one line."""
 
     kind: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tensordb_data.errors import NotFoundError, QueryError, UnsupportedError
 from tensordb_data.logs.imported.mlflow import mlflow_runs
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import SourceRun, digest
 from tensordb_data.logs.imported.tensorboard import tensorboard_runs
 from tensordb_data.logs.imported.trackio import trackio_runs
@@ -21,7 +21,7 @@ from tensordb_data.warehouse.metrics import is_text
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
-_READERS: dict[str, Callable[[Path, Imported], Iterator[SourceRun]]] = {
+_READERS: dict[str, Callable[[Path, ImportedRuns], Iterator[SourceRun]]] = {
     "mlflow": mlflow_runs,
     "wandb": wandb_runs,
     "tensorboard": tensorboard_runs,
@@ -32,7 +32,7 @@ KINDS = tuple(_READERS)
 
 def import_runs(
     warehouse: Warehouse, kind: str, source: str | os.PathLike[str], *, prefix: str = "", tags: Sequence[str] = ()
-) -> Imported:
+) -> ImportedRuns:
     """See `Logs.import_runs`."""
     if kind not in _READERS:
         raise QueryError(f"runs are imported from {', '.join(KINDS)}; found {kind!r:.200}")
@@ -47,7 +47,7 @@ def import_runs(
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise NotFoundError(f"{source}: there is nothing to import: {why}") from None
-    report = Imported(kind)
+    report = ImportedRuns(kind)
     importer = RunImporter(warehouse, kind, report, prefix, own)
     seen: set[str] = set()
     for run in _READERS[kind](place, report):

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from tensordb_data.common.wire.tfrecord import records
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
 from tensordb_data.logs.imported.events import Event, parse_event
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import File, Row, SourceRun, digest, opened, walk
 from tensordb_data.logs.tensorboard import FILE
 
@@ -25,7 +25,7 @@ Files = list[tuple[str, File]]
 """Each with the kind of its rows."""
 
 
-def tensorboard_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
+def tensorboard_runs(source: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     """The runs below a folder of logs.
 
     Raises:

@@ -109,7 +109,13 @@ def flat(values: Mapping[str, Any], leave: Leave, above: str = "", depth: int = 
             elif depth >= _DEEP:
                 leave("values that are nested too deep")
             else:
-                found.update(flat(value, leave, f"{above}{name}/", depth + 1))
+                for here, inner in flat(value, leave, f"{above}{name}/", depth + 1).items():
+                    if here in found:
+                        leave("values whose name is taken by another of the same row")
+                    found.setdefault(here, inner)
+            continue
+        if f"{above}{name}" in found:
+            leave("values whose name is taken by another of the same row")
             continue
         try:
             found[f"{above}{name}"] = value if isinstance(value, Logged) else plain(value)
@@ -122,7 +128,10 @@ def config(values: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     """A configuration as a run holds it. What is in lists and cannot be stored becomes a text."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        here = clean_name(str(name))
+        here = wanted = clean_name(str(name))
+        number = 2
+        while here in found:
+            here, number = f"{wanted}_{number}", number + 1
         if isinstance(value, Mapping) and depth < _DEEP:
             found[here] = config(value, depth + 1)
             continue

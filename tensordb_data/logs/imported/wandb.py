@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from tensordb_data.common.wire.protobuf import fields, signed
 from tensordb_data.errors import CorruptBlobError, QueryError, TensorDBError
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import File, Row, SourceRun, digest, opened, walk
 from tensordb_data.logs.imported.values import from_json
 
@@ -35,7 +35,7 @@ _OWN = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
 Fields = dict[int, int | memoryview]
 
 
-def wandb_runs(source: Path, report: Imported) -> Iterator[SourceRun]:
+def wandb_runs(source: Path, report: ImportedRuns) -> Iterator[SourceRun]:
     """The runs of a folder, or of one file.
 
     Raises:

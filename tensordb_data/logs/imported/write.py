@@ -14,13 +14,14 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import bson
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from tensordb_data.errors import ClaimLostError, CorruptBlobError, RunHeldError, SchemaError, TensorDBError
 from tensordb_data.logs.arrays import Logged, stored
 from tensordb_data.logs.ids import IDS
-from tensordb_data.logs.imported.report import Imported
+from tensordb_data.logs.imported.report import ImportedRuns
 from tensordb_data.logs.imported.source import Row, SourceRun
 from tensordb_data.logs.imported.values import Names, clean_text, config, flat, moment
 from tensordb_data.logs.insert import RowInserter
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _BATCH = 1_000  # rows
 _BYTES = 8 << 20  # of texts and arrays of rows that are written at once
+_ABOUT = 8 << 20  # bytes of all that is known of a run beside its rows
 _SEARCHED = 1_000_000  # characters of the longest text that a search finds
 _TEXT = 1_000  # characters of a tag, and of what else is known of a run
 _TAGS = 100
@@ -51,7 +53,7 @@ class RunImporter:
     """
 
     def __init__(
-        self, warehouse: Warehouse, kind: str, report: Imported, prefix: str = "", tags: Sequence[str] = ()
+        self, warehouse: Warehouse, kind: str, report: ImportedRuns, prefix: str = "", tags: Sequence[str] = ()
     ) -> None:
         self._warehouse, self._kind, self._report = warehouse, kind, report
         self._prefix, self._tags = prefix, tags
@@ -145,6 +147,9 @@ class RunImporter:
         change: dict[str, Any] = {"attempts": [made], "tags": self._clean_tags(run), "imported": imported}
         if run.config:
             change["config"] = clean_config(config(run.config))
+        size = len(bson.encode(change))
+        if size > _ABOUT:
+            raise CorruptBlobError(f"expected at most {_ABOUT:,} bytes of configuration and tags, found {size:,}")
         done = self._warehouse.index.write(lambda: self._runs.update_one(mine, {"$set": change}))
         if not done.matched_count:
             raise RunHeldError(f"run {name!r} was deleted, or taken over, while it was imported")

@@ -143,6 +143,42 @@ def test_mlflow(db: TensorDB, tmp_path: Path) -> None:
     assert [run.name for run in db.runs({"config.lr": {"$lt": 0.1}, "tags": "old"})] == [first.name, second.name]
 
 
+def test_the_database_of_mlflow(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "mlflow.db"
+    with sqlite3.connect(place) as base:
+        base.executescript(
+            """CREATE TABLE experiments (experiment_id INTEGER, name TEXT);
+            CREATE TABLE runs (run_uuid TEXT, name TEXT, status TEXT, start_time INTEGER, end_time INTEGER,
+                lifecycle_stage TEXT, experiment_id INTEGER);
+            CREATE TABLE metrics (run_uuid TEXT, key TEXT, value REAL, timestamp INTEGER, step INTEGER, is_nan BOOLEAN);
+            CREATE TABLE params (run_uuid TEXT, key TEXT, value TEXT);
+            CREATE TABLE tags (run_uuid TEXT, key TEXT, value TEXT);
+            INSERT INTO experiments VALUES (1, 'digits');
+            INSERT INTO runs VALUES ('aa', 'r', 'FAILED', 1700000000000, 1700000001000, 'active', 1),
+                ('bb', 'gone', 'FINISHED', 1, 2, 'deleted', 1);
+            INSERT INTO metrics VALUES ('aa', 'loss', 0.5, 1700000000500, 1, 0), ('aa', 'acc', 0, 1700000000500, 1, 1),
+                ('aa', 'loss', -1.7976931348623157e308, 1700000000600, 2, 0), ('aa', 'system/cpu', 3, 1, 0, 0);
+            INSERT INTO params VALUES ('aa', 'lr', '0.1');
+            INSERT INTO tags VALUES ('aa', 'mlflow.user', 'ann'), ('aa', 'owner', 'ann');"""
+        )
+    report = db.logs.import_runs("mlflow", tmp_path)
+    assert (report.added, report.rows, report.left_out) == (1, 3, {"deleted runs": 1}), report.failed
+    (run,) = db.runs()
+    assert (run.name, run.status, run.config, run["tags"]) == ("r", "failed", {"lr": 0.1}, ["owner=ann"])
+    assert run["imported"]["about"] == {"experiment": "digits", "mlflow/user": "ann"}
+    found = row(db, "r", 1)
+    assert math.isnan(found.pop("acc")) and found == {"loss": 0.5} and row(db, "r", 2) == {"loss": -math.inf}
+    assert row(db, "r", 0, "system") == {"system/cpu": 3.0} and db.logs.import_runs("mlflow", place).unchanged == 1
+    base.execute("INSERT INTO metrics VALUES ('aa', 'loss', 'x', 1, 3, 0)")
+    base.execute("UPDATE metrics SET value = 'x' WHERE step = 2")
+    base.commit()
+    base.close()
+    report = db.logs.import_runs("mlflow", place)
+    assert report.failures == 1 and "expected a metric" in report.failed[0].why and db.logs.find().count() == 3
+    write(place, "text")
+    assert "SQLite" in db.logs.import_runs("mlflow", place).failed[0].why
+
+
 def test_twice_adds_nothing_and_a_run_that_has_grown_is_replaced(db: TensorDB, tmp_path: Path) -> None:
     folder = mlflow_run(tmp_path, "a" * 32, "r", loss=[1, 2])
     db.logs.import_runs("mlflow", tmp_path)
@@ -354,6 +390,32 @@ def test_wandb(db: TensorDB, tmp_path: Path) -> None:
     write(tmp_path / "wandb/d/run-d.wandb", wandb_file(b"\xff" * 9))
     report = db.logs.import_runs("wandb", tmp_path / "wandb")
     assert {where[:3] for where, _ in report.failed} >= {"c/r", "d/r"} and report.failures == 3, report.failed
+
+
+def test_a_database_that_is_being_written(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "p.db"
+    trackio(place, [("r", 0, {"loss": 1})])
+    writer = sqlite3.connect(place)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("INSERT INTO metrics (timestamp, run_name, step, metrics) VALUES ('x', 'r', 1, '{\"loss\": 2}')")
+    writer.commit()
+    assert (tmp_path / "p.db-wal").stat().st_size
+    report = db.logs.import_runs("trackio", place)
+    assert (report.rows, report.failures) == (2, 0), report.failed
+    writer.close()
+    (tmp_path / "p.db-wal").symlink_to("/etc/passwd")
+    assert "a link lies beside it" in db.logs.import_runs("trackio", place).failed[0].why
+
+
+def test_names_that_would_be_the_same_stay_apart(db: TensorDB, tmp_path: Path) -> None:
+    place = tmp_path / "p.db"
+    trackio(place, [("r", 0, {"a.b": 1, "a/b": 2, "c/d": 3, "c": {"d": 4}})], r={"x.y": 1, "x/y": 2})
+    trackio(place, [("s", 0, {"loss": 1})], s={"large": "x" * (9 << 20)})
+    report = db.logs.import_runs("trackio", place)
+    assert row(db, "r", 0) == {"a/b": 1, "a/b_2": 2, "c/d": 3}
+    assert report.left_out == {"values whose name is taken by another of the same row": 1}
+    assert db.runs({"name": "r"}).first().config == {"x/y": 1, "x/y_2": 2}
+    assert report.failures == 1 and "bytes of configuration" in report.failed[0].why and db.runs().count() == 1
 
 
 def test_databases_that_are_none(db: TensorDB, tmp_path: Path) -> None:
