@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
+from tensordb_data.blobs.reader.remote import GAP
 from tests import warm
 from tests.delayed_store import DelayedStore
 
@@ -91,8 +92,9 @@ def test_without_the_cache_every_pass_is_right(db: TensorDB, mongo_uri: str, tmp
         store = far(other, 0.002)
         stream = other.data.find({"dataset": "noise"}).stream(batch_size=16, shuffle=True, passes=2)
         assert sum(len(batch["label"]) for batch in stream) == 2 * SAMPLES
-        # Both passes may be under way at once, and then share what they fetch.
-        assert SAMPLES * BYTES <= store.nbytes <= 2.1 * SAMPLES * BYTES
+        # Both passes may be under way at once, and then share what they fetch. Before each blob, a gap may be read in
+        # vain: the busier the machine is, the more blobs wait for a request, and are joined in it.
+        assert SAMPLES * BYTES <= store.nbytes <= 2 * SAMPLES * (BYTES + GAP)
 
 
 def test_the_cache_folder_goes_under_a_running_stream(db: TensorDB, tmp_path: Path) -> None:
