@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.ingest.progress import Progress as IngestProgress
+    from tensordb_data.common.system.progress import Progress as Showing
     from tensordb_data.ingest.report import Report
     from tensordb_data.schema import Field
 
@@ -79,7 +79,7 @@ class Data(Collection[Sample]):
         source: Any,
         dataset: str,
         *,
-        progress: bool | IngestProgress | None = None,
+        progress: bool | Showing[Report] | None = None,
         dry_run: bool = False,
         **options: Unpack[IngestOptions],
     ) -> Report:

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.system.progress import Progress
 from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.export.arrow import pyarrow, to_arrow
 from tensordb_data.export.hf import to_hf
 from tensordb_data.export.partition import Partition
 from tensordb_data.export.partitions import partitions
 from tensordb_data.export.plan import DEFAULT_SPLIT
-from tensordb_data.export.progress import Progress
 from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import blob_names, check_data, fields_of, read_rows
 from tensordb_data.export.run import ExportOptions, export
@@ -67,7 +67,7 @@ class SamplesOut(abc.ABC):
         split: str | None = DEFAULT_SPLIT,
         overwrite: bool = False,
         nan: bool = False,
-        progress: bool | Progress | None = None,
+        progress: bool | Progress[ExportReport] | None = None,
     ) -> ExportReport:
         """Write the samples into a new folder, in a format that other libraries read.
 

@@ -43,7 +43,7 @@ _LARGEST = 1 << 40  # there is no limit: the rows are our own
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
+class DataState:
     """What the partitions of one call share: where the samples are, and the state of the data."""
 
     address: Portable
@@ -82,7 +82,7 @@ class Partition:
     """How many samples there were when the selection was divided. `len(partition)` is the same."""
     nbytes: int
     """About how many bytes `read` reads: those of the blobs as they are stored, and of the values."""
-    state: State
+    state: DataState
     rows: bytes
     """The documents of the samples, as BSON, compressed."""
 

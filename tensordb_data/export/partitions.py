@@ -12,7 +12,7 @@ from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import QueryError
-from tensordb_data.export.partition import Doc, Partition, State, packed, unpacked
+from tensordb_data.export.partition import DataState, Doc, Partition, packed, unpacked
 from tensordb_data.export.portable import Portable
 from tensordb_data.export.rows import check_data
 from tensordb_data.stream.passes.plan_reader import PlanReader
@@ -39,11 +39,11 @@ def partitions(bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequ
     names = field_names(fields if fields is not None else bound.query.fields)
     reader = PlanReader(bound.warehouse, StreamSpec(bound.query, 1, names))
 
-    def read(now: IndexSnapshot, layout: FieldLayout) -> tuple[State, list[Block]]:
+    def read(now: IndexSnapshot, layout: FieldLayout) -> tuple[DataState, list[Block]]:
         every = dict.fromkeys(name for schema in layout.schemas.values() for name in schema)
         wanted = FieldLayout(tuple(every) if names is None else layout.fields, layout.schemas)
         schemas = bson.encode({name: schema.to_doc() for name, schema in layout.schemas.items()})
-        state = State(
+        state = DataState(
             address, layout.fields if names is not None else (*layout.fields, "_id"), names,
             tuple(sorted((name, now.versions[name]) for name in layout.schemas)), schemas,
         )  # fmt: skip
@@ -70,7 +70,7 @@ def _blob_bytes(doc: Doc) -> int:
     return sum(part["n"] for part in references_of(doc).values() if is_reference(part))
 
 
-def _divided(state: State, blocks: Sequence[Block], sizes: Sequence[int], n: int) -> Iterator[Partition]:
+def _divided(state: DataState, blocks: Sequence[Block], sizes: Sequence[int], n: int) -> Iterator[Partition]:
     rows = (row for block, _ in blocks for row in _split(unpacked(block)))
     for number in range(n):
         low, high = number * len(sizes) // n, (number + 1) * len(sizes) // n

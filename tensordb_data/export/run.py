@@ -19,11 +19,11 @@ from typing import Any
 
 from tensordb_data.common.folder_names import folder_fault
 from tensordb_data.common.sizes import parse_size
+from tensordb_data.common.system.progress import Progress, showing
 from tensordb_data.errors import QueryError, StorageError, TensorDBError
 from tensordb_data.export.formats.base import Format, ShardWriter, too_large
 from tensordb_data.export.output import Entry, make_durable, write_file
 from tensordb_data.export.plan import DEFAULT_SPLIT, Plan, contents_of, read_plan
-from tensordb_data.export.progress import Progress, showing
 from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import check_data
 from tensordb_data.export.work import FORMAT, MANIFEST, WorkFolder, check_target, read_manifest
@@ -53,7 +53,7 @@ class ExportOptions:
     split: str | None = DEFAULT_SPLIT
     overwrite: bool = False
     nan: bool = False
-    progress: bool | Progress | None = None
+    progress: bool | Progress[ExportReport] | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -120,7 +120,7 @@ class _Export:
         options: ExportOptions,
         work: WorkFolder,
         report: ExportReport,
-        show: Progress,
+        show: Progress[ExportReport],
     ) -> None:
         self._bound, self._format, self._options = bound, format, options
         self._work, self._report, self._show = work, report, show

@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.system.machine import cpus
+from tensordb_data.common.system.progress import Progress, showing
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.ingest.engine.apply import Applier
 from tensordb_data.ingest.engine.file_log import FileLog
@@ -23,7 +24,6 @@ from tensordb_data.ingest.engine.seen import Seen
 from tensordb_data.ingest.given import Given
 from tensordb_data.ingest.open import open_source
 from tensordb_data.ingest.options import Checks, Columns, IngestOptions, Reading, Rows, fingerprint, group_of
-from tensordb_data.ingest.progress import Progress, showing
 from tensordb_data.ingest.report import Report
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.samples.arguments import check_dataset_name
@@ -58,7 +58,7 @@ def ingest(
     source: Any,
     dataset: str,
     *,
-    progress: bool | Progress | None = None,
+    progress: bool | Progress[Report] | None = None,
     dry_run: bool = False,
     **options: Unpack[IngestOptions],
 ) -> Report:
@@ -87,14 +87,14 @@ def run_ingest(
     warehouse: Warehouse,
     source: Any,
     dataset: str,
-    progress: bool | Progress | None,
+    progress: bool | Progress[Report] | None,
     dry_run: bool,
     options: Mapping[str, Any],
 ) -> Report:
     """See `ingest`."""
     check_dataset_name(dataset)
     run = _Ingest(warehouse, source, dataset, dry_run, options)
-    with showing(progress) as show:
+    with showing(progress, lambda report: report.added + report.updated + report.unchanged) as show:
         return run.run(show)
 
 
@@ -120,7 +120,7 @@ class _Ingest:
         self._broken: set[str] = set()
         """Files with rows that have failed. They are read again."""
 
-    def run(self, show: Progress) -> Report:
+    def run(self, show: Progress[Report]) -> Report:
         """Do it."""
         try:
             source = open_source(self._given)
@@ -145,7 +145,7 @@ class _Ingest:
         reading = dataclasses.replace(self._reading, workers=None)
         return fingerprint(self._columns, self._rows.key, self._rows.on_change, self._checks.verify, reading)
 
-    def _read(self, source: Source, show: Progress) -> None:
+    def _read(self, source: Source, show: Progress[Report]) -> None:
         """Write the rows of the files that are not in."""
         report = self.report
         todo = [file for file in source.files if not self._log.is_in(file)]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from pymongo.read_concern import ReadConcern
 
 from tensordb_data.mongo.retry import read_all
-from tensordb_data.mongo.transactions import write_past_stale_transactions
 from tensordb_data.schema.kinds import BLOB_KINDS
 from tensordb_data.schema.schema import Schema, stored_schema
 
@@ -107,8 +106,8 @@ class Datasets:
                         {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
                     )
 
-        if index.is_server and session is None:
-            write_past_stale_transactions(index.database.client, count)
+        if session is None:
+            index.write(count)
         else:
             count()
 

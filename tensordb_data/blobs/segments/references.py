@@ -17,9 +17,9 @@ from tensordb_data.common.system.fork import at_fork
 from tensordb_data.errors import StorageError
 
 MALFORMED = -2
+"""The length of a reference that is none: another tool has written it."""
 REPLACED = -3
 """The length of a reference to a blob that was replaced, and of which the earlier bytes are gone."""
-"""The length of a reference that is none: another tool has written it."""
 
 _INLINE: dict[str, Any] = {"k": INLINE, "o": 0}
 _lock = threading.Lock()

@@ -263,7 +263,9 @@ class StreamIteration:
         if (blobs := blobs_of(plan, self._spec, self._planner.warehouse.blobs.reader)) is not None:
             yield None  # what is under way may check more blobs, and comes first
             making = Making(self._spec, self._loader, self._stats, self._finish)
-            find = partial(self._rows, plan, block_shuffle, weights, number)
+            find = partial(
+                rows_at, n=len(plan), number=number, spec=self._spec, block_shuffle=block_shuffle, cumulative=weights
+            )
             data = _data(plan, (block_shuffle.block, block_shuffle.window))
             lane = Lane(making, plan, blobs, find, data, ranges, tuple(opened_passes))
             yield lane
@@ -288,22 +290,12 @@ class StreamIteration:
             positions = positions_of(ranges)
             sequences = None if order is None else Sequences.of(order, plan.table.layout, self._spec, positions)
             if sequences is None:
-                rows = self._rows(plan, block_shuffle, weights, ranges[0].number, positions)
+                rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
             else:
                 rows = sequences.items.rows
             table = plan.table.take(rows)
         data = _data(plan, (block_shuffle.block, block_shuffle.window))
         return Task(table, ranges, positions, data, clock, plan, opened_passes, sequences)
-
-    def _rows(
-        self,
-        plan: Plan,
-        block_shuffle: BlockShuffle,
-        weights: NDArray[np.float64] | None,
-        number: int,
-        positions: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        return rows_at(positions, len(plan), number, self._spec, block_shuffle, weights)
 
     def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
         """The number of batches in a task, of about `nbytes`.

@@ -105,7 +105,7 @@ class Lane:
         self.is_over = True
 
     def _batches(self, window: list[BatchRange]) -> Iterator[Results[State]]:
-        making, _spec, clock = self._making, self._making.spec, Clock()
+        making, clock = self._making, Clock()
         with clock("index"):
             positions = positions_of(window)
             rows = self._rows(positions)

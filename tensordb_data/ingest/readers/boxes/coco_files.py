@@ -11,7 +11,7 @@ from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
 from tensordb_data.ingest.readers.boxes.coco import CocoFile, CocoImage, read_coco
 from tensordb_data.ingest.readers.boxes.images import Images, annotation_fields, first_folder, local_folder
 from tensordb_data.ingest.readers.layout import SPLITS
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending, required, splits_of
+from tensordb_data.ingest.readers.shards.columns import Kind, chunks_of, required, splits_of
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.schema import RESERVED
@@ -102,19 +102,20 @@ class CocoFiles:
             except SchemaError as error:
                 report.fail(file.name, str(error))
                 continue
-            pending = Pending(file, self._fields)
-            nbytes = file.size // max(1, len(found.images))
-            for image in found.images:
-                try:
-                    row = self._row(image, images, segments)
-                except TensorDBError as error:
-                    report.fail(f"{file.name}, image {image.id}", str(error))
-                    continue
-                pending.add(str(image.id), {"split": self._splits.get(file.name), **row}, nbytes)
-                if pending.is_full:
-                    yield pending.chunk()
-            yield pending.chunk(last=True)
+            yield from chunks_of(file, self._fields, self._rows(file, found, images, segments), report)
             del self._read[file.name]
+
+    def _rows(
+        self, file: FileInfo, found: CocoFile, images: Images, segments: Images | None
+    ) -> Iterator[tuple[str, dict[str, Any], int]]:
+        nbytes = file.size // max(1, len(found.images))
+        for image in found.images:
+            try:
+                row = self._row(image, images, segments)
+            except TensorDBError as error:
+                self._given.report.fail(f"{file.name}, image {image.id}", str(error))
+                continue
+            yield str(image.id), {"split": self._splits.get(file.name), **row}, nbytes
 
     def _row(self, image: CocoImage, images: Images, segments: Images | None) -> dict[str, Any]:
         size = images.size(image.file_name)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.errors import TensorDBError
 from tensordb_data.ingest.readers.layout import SPLITS
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, FileInfo
 from tensordb_data.schema import Field, Scalar
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
+    from tensordb_data.ingest.report import Report
 
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (dt.datetime, "datetime"),
@@ -71,7 +73,31 @@ def required(wanted: Mapping[str, Field]) -> dict[str, Field]:
     return {name: field for name, field in wanted.items() if not field.optional}
 
 
-class Pending:
+def chunks_of(
+    file: FileInfo, columns: Iterable[str], rows: Iterable[tuple[str, Mapping[str, Any], int]], report: Report
+) -> Iterator[Chunk]:
+    """The rows of a file as chunks. If it turns out to be damaged, what was read before is in, and the file has failed.
+
+    Args:
+        file: The file.
+        columns: The names of the columns.
+        rows: For each row its place in the file, its values, and the bytes that it takes.
+        report: Takes the failure.
+    """
+    pending = _Pending(file, columns)
+    try:
+        for key, row, nbytes in rows:
+            pending.add(key, row, nbytes)
+            if pending.is_full:
+                yield pending.chunk()
+    except TensorDBError as error:
+        yield pending.chunk()
+        report.fail(file.name, str(error))
+        return
+    yield pending.chunk(last=True)
+
+
+class _Pending:
     """Rows that become a chunk.
 
     Args:

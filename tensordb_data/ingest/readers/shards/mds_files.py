@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tensordb_data.errors import SchemaError, TensorDBError
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending, splits_of
+from tensordb_data.ingest.readers.shards.columns import Kind, chunks_of, splits_of
 from tensordb_data.ingest.readers.shards.mds import MdsShard, field_of, read_index, read_shard, unpacked
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Field
@@ -103,20 +103,15 @@ class MdsFolders:
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
         for file in files:
-            shard, pending = self._shards[file.name], Pending(file, self._fields)
-            columns = {name: encoding for name, encoding in shard.encodings.items() if name in self._fields}
-            split = {"split": self._splits.get(file.name)}
-            try:
-                with self._opened(file, shard) as opened:
-                    for number, row in enumerate(read_shard(opened, shard, columns)):
-                        pending.add(str(number), {**split, **row}, file.size // max(1, shard.samples))
-                        if pending.is_full:
-                            yield pending.chunk()
-            except TensorDBError as error:
-                yield pending.chunk()
-                self._given.report.fail(file.name, str(error))
-                continue
-            yield pending.chunk(last=True)
+            yield from chunks_of(file, self._fields, self._rows(file), self._given.report)
+
+    def _rows(self, file: FileInfo) -> Iterator[tuple[str, dict[str, Any], int]]:
+        shard = self._shards[file.name]
+        columns = {name: encoding for name, encoding in shard.encodings.items() if name in self._fields}
+        split, nbytes = {"split": self._splits.get(file.name)}, file.size // max(1, shard.samples)
+        with self._opened(file, shard) as opened:
+            for number, row in enumerate(read_shard(opened, shard, columns)):
+                yield str(number), {**split, **row}, nbytes
 
     @contextlib.contextmanager
     def _opened(self, file: FileInfo, shard: MdsShard) -> Iterator[BinaryIO]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tensordb_data.common.wire.tfrecord import records
 from tensordb_data.errors import SchemaError, TensorDBError
-from tensordb_data.ingest.readers.shards.columns import Pending, required, splits_of
+from tensordb_data.ingest.readers.shards.columns import chunks_of, required, splits_of
 from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, Text
@@ -127,24 +127,18 @@ class TfRecords:
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
         for file in files:
-            pending = Pending(file, self._fields)
+            yield from chunks_of(file, self._fields, self._rows(file), self._given.report)
+
+    def _rows(self, file: FileInfo) -> Iterator[tuple[str, dict[str, Any], int]]:
+        for number, (nbytes, example) in enumerate(self._examples(file)):
+            row: dict[str, Any] = {"split": self._splits.get(file.name)}
             try:
-                for number, (nbytes, example) in enumerate(self._examples(file)):
-                    row: dict[str, Any] = {"split": self._splits.get(file.name)}
-                    try:
-                        row |= {name: _value(values, self._fields[name]) for name, values in example.items()
-                                if name in self._fields}  # fmt: skip
-                    except ValueError as error:
-                        self._given.report.fail(f"{file.name}, {number}", str(error))
-                        continue
-                    pending.add(str(number), row, nbytes)
-                    if pending.is_full:
-                        yield pending.chunk()
-            except TensorDBError as error:
-                yield pending.chunk()
-                self._given.report.fail(file.name, str(error))
+                row |= {name: _value(values, self._fields[name]) for name, values in example.items()
+                        if name in self._fields}  # fmt: skip
+            except ValueError as error:
+                self._given.report.fail(f"{file.name}, {number}", str(error))
                 continue
-            yield pending.chunk(last=True)
+            yield str(number), row, nbytes
 
     def _examples(self, file: FileInfo) -> Iterator[tuple[int, dict[str, Values]]]:
         with self._given.open(file) as opened:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
 from tensordb_data.ingest.open import IMAGES
-from tensordb_data.ingest.readers.shards.columns import Kind, Pending, required, splits_of
+from tensordb_data.ingest.readers.shards.columns import Kind, chunks_of, required, splits_of
 from tensordb_data.ingest.readers.shards.tar import TarIndex, TarSample
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar
@@ -112,21 +112,19 @@ class TarFiles:
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
         for file in files:
-            pending = Pending(file, self._fields)
             with self._given.open(file) as opened:
                 index = self._index(opened, file)
-                if index is None:
-                    continue
-                for sample in index.samples:
-                    try:
-                        row, nbytes = self._row(index, sample)
-                    except (TensorDBError, ValueError, LookupError, EOFError, RecursionError) as error:
-                        self._given.report.fail(f"{file.name}, {sample.key}", str(error))
-                        continue
-                    pending.add(sample.key, {**row, "split": self._splits.get(file.name), **row}, nbytes)
-                    if pending.is_full:
-                        yield pending.chunk()
-                yield pending.chunk(last=True)
+                if index is not None:
+                    yield from chunks_of(file, self._fields, self._rows(file, index), self._given.report)
+
+    def _rows(self, file: FileInfo, index: TarIndex) -> Iterator[tuple[str, dict[str, Any], int]]:
+        for sample in index.samples:
+            try:
+                row, nbytes = self._row(index, sample)
+            except (TensorDBError, ValueError, LookupError, EOFError, RecursionError) as error:
+                self._given.report.fail(f"{file.name}, {sample.key}", str(error))
+                continue
+            yield sample.key, {"split": self._splits.get(file.name), **row}, nbytes
 
     def _index(self, opened: Any, file: FileInfo, *, quiet: bool = False) -> TarIndex | None:
         report = self._given.report
