@@ -166,7 +166,7 @@ class StepCheckpoint(SaveControls, keras.callbacks.Callback):  # type: ignore[mi
                 "restored. Compile first, then restore."
             )
         self._core.made_from(
-            model=name_of(self.model), optimizer=", ".join(map(str, map(name_of, optimizers.values())))
+            model=name_of(self.model), optimizer=", ".join(map(name_of, optimizers.values()))
         )
         self._core.begin_at(steps_of(self.model))
         self._trained = 0

@@ -71,7 +71,7 @@ def find_values(model: Any, parts: Mapping[str, Any], label: str) -> tuple[list[
             "the model has no variables yet: give it an Input, or call model.build(input_shape), before restore"
         )
     here, training, others = optimizers_of(model), parts["training"], parts.get(OTHERS, {})
-    if differing := sorted({*here, MAIN} ^ {*others, MAIN}):
+    if differing := sorted({*here} ^ {*others, *([MAIN] if training.get(MAIN) else [])}):
         where = "the model has" if differing[0] in here else "the checkpoint has"
         raise StateError(f"{label}: {where} an optimizer {differing[0]!r}, and the other side has not")
     variables: list[Any] = []

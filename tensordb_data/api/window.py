@@ -10,8 +10,10 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import webbrowser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -33,6 +35,15 @@ class Ui:
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, token: str) -> None:
         self._process, self._address, self._token = process, address, token
+        self._redirect: Path | None = None
+
+    def _show(self) -> None:
+        """Open the page in the browser. Its command line has a private file that leads there, and not the token."""
+        handle, path = tempfile.mkstemp(prefix="tensordb-", suffix=".html")
+        self._redirect = Path(path)
+        with os.fdopen(handle, "w") as file:
+            file.write(f'<meta http-equiv="refresh" content="0;url={html.escape(self.url)}">')
+        webbrowser.open(self._redirect.as_uri())
 
     @property
     def url(self) -> str:
@@ -51,6 +62,8 @@ class Ui:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        if self._redirect is not None:
+            self._redirect.unlink(missing_ok=True)
 
     def embed(self, height: int = 800) -> Embedded:
         """The page within a cell of a notebook. This needs a proxy that makes it part of the notebook's own origin."""
@@ -111,7 +124,7 @@ def open_window(warehouse: Warehouse, port: int, write: bool, open: bool, hosts:
         told["address"] = f"{public.rstrip('/')}/proxy/{urlsplit(told['address']).port}/"
     found = Ui(process, told["address"], token)
     if open and not public and _has_screen():
-        webbrowser.open(found.url)
+        found._show()
     return found
 
 

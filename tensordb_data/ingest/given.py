@@ -30,7 +30,8 @@ class Given:
         report: Gets what cannot be read.
         labels: Gives the labels that classes of the dataset have already, by class.
         memo: What a reader keeps from one pass over its files to the next.
-        base: The folder below which files are that a column names, unless the user has said so. A reader may set it.
+        base: The folder below which files are that a column names, unless the user has said so. A reader may set it;
+            None for a source that is not on this machine.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Given:
     ) -> None:
         self.source, self.columns, self.reading, self.report = source, columns, reading, report
         self.labels = labels
-        self.base: Path | None = None
+        self.base: Path | None = Path(".")
         self.memo: dict[str, Any] = {}
         self._pool = pool
         self._files: Files | None = None

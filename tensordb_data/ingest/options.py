@@ -101,7 +101,8 @@ class Checks(OptionGroup):
     on_damage: OnDamage = "fail"
     """What happens to a damaged image: it `"fail"`s, or is taken as it is: `"keep"`. Then `_tdb.damaged` says why."""
     verify: Verify = "decode"
-    """How images are checked: `"decode"` them, read their `"header"`, or `"none"`."""
+    """How images are checked: `"decode"` them, or read the `"header"` alone, which `"none"` does too: without one, no
+    image can be stored."""
 
     def _check(self, written: Written) -> None:
         number = is_number(self.on_error) and isinstance(self.on_error, int) and self.on_error >= 0

@@ -73,10 +73,6 @@ class Files:
             except OSError as error:
                 raise StorageError(f"{self.path(file)}: {error.strerror or error}") from None
 
-    def only(self, files: Sequence[FileInfo]) -> Files:
-        """The same place with some of the files."""
-        return Files(self.id, self.root, files)
-
 
 Unreadable = Callable[[str, str], None]
 

@@ -119,6 +119,8 @@ class _Ingest:
         """How many rows of a file are in, by its name."""
         self._broken: set[str] = set()
         """Files with rows that have failed. They are read again."""
+        self._unstamped: set[str] = set()
+        """Files that were read to their ends, and do not tell whether they change."""
 
     def run(self, show: Progress[Report]) -> Report:
         """Do it."""
@@ -132,7 +134,7 @@ class _Ingest:
             self._missing = Missing(self._warehouse, self._dataset, self._source_id, self._seen, dry_run=self._dry)
             self._identifier = Identifier(
                 Identities(self._warehouse.project, identity_name(self._warehouse, self._dataset)),
-                self._rows, self._source_id, getattr(source, "root", ""), self.report,
+                self._rows, self._source_id, getattr(source, "root", source.id), self.report,
             )  # fmt: skip
             self._read(source, show)
             self._end(source)
@@ -248,11 +250,13 @@ class _Ingest:
         """The files that end with a chunk, and of which nothing has failed."""
         if not self._source_id:
             return []
-        done = [file for file in chunk.done if file.stamp is not None]
         if chunk.file is not None:
-            return [file for file in done if file.name not in self._broken]
-        good = set() if rows is None else {place.decode() for place in rows.places or ()}
-        return [file for file in done if file.name in good]
+            whole = [file for file in chunk.done if file.name not in self._broken]
+        else:
+            good = set() if rows is None else {place.decode() for place in rows.places or ()}
+            whole = [file for file in chunk.done if file.name in good]
+        self._unstamped.update(file.name for file in whole if file.stamp is None)
+        return [file for file in whole if file.stamp is not None]
 
     def _enter(self, files: Sequence[FileInfo]) -> Callable[[Any], None]:
         """What notes, within a transaction, that files are in, unless a row has been refused meanwhile."""
@@ -277,7 +281,7 @@ class _Ingest:
     def _end(self, source: Source) -> None:
         """Count, mark or delete samples whose rows are gone."""
         # What is read each time has no entry in the log, and its rows were all seen just now.
-        always = [file.name for file in source.files if file.stamp is None and file.name not in self._broken]
+        always = sorted(self._unstamped - self._broken)
         if not self._source_id or not (self._log or always):
             return
         report, missing = self.report, self._missing

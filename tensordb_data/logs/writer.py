@@ -317,7 +317,9 @@ class _Writer(BackgroundWorker):
                     return
 
     def _take(self) -> list[_Row]:
-        """The next rows to write, of which the arrays are not too large together."""
+        """The next rows to write, of which the arrays are not too large together. None while those of before wait."""
+        if self._inserter.tensors:
+            return []
         taken: list[_Row] = []
         size = 0
         while self._rows and len(taken) < _BATCH - len(self._sent) and size < _AT_ONCE:

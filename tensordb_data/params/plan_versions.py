@@ -15,7 +15,7 @@ def plan_versions(structure: Any) -> list[dict[str, Any]] | None:
         structure: The structure of a snapshot, whose root is a dict of parts.
 
     Returns:
-        None if the set has no plans.
+        None if the set has no plans, or does not say of which data they are.
     """
     parts = dict(_items(structure))
     if _PLANS not in parts:
@@ -23,7 +23,7 @@ def plan_versions(structure: Any) -> list[dict[str, Any]] | None:
     oldest: dict[str, int] = {}
     for dataset, mutation in _found(parts.get(_STREAM)):
         oldest[dataset] = min(oldest.get(dataset, mutation), mutation)
-    return [{"d": dataset, "m": mutation} for dataset, mutation in sorted(oldest.items())]
+    return [{"d": dataset, "m": mutation} for dataset, mutation in sorted(oldest.items())] or None
 
 
 def _found(value: Any) -> Iterator[tuple[str, int]]:

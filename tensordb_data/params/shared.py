@@ -152,7 +152,8 @@ class SharedSave:
         seconds = 0.01
         while True:
             found: dict[int, Doc] = {}
-            theirs = {"share.set": self._share.set, "share.rank": {"$in": sorted(ranks)}}
+            some = [{"share.rank": {"$in": sorted(ranks)}}, {"share.failed": {"$exists": True}}]
+            theirs = {"share.set": self._share.set, "$or": some}
             for doc in self._leases.find(theirs, {"share.table": 0}):
                 if "failed" in doc["share"]:
                     self.other_failed = True

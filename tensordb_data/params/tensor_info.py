@@ -49,7 +49,7 @@ def tensors_of(warehouse: Warehouse, document: Mapping[str, Any]) -> Listing[Ten
             names = _names(tree)
             for number in sorted(leaf_numbers(tree)):
                 row = table[number]
-                nbytes = len(row.inline) if row.content is None else row.nbytes or 0
+                nbytes = len(row.inline) if row.nbytes is None else row.nbytes
                 digest = None if row.content is None else row.content.hex()
                 name = names.get(number, row.name)
                 found.append(TensorInfo(part, name, row.dtype.removeprefix("torch."), row.shape, nbytes, digest))

@@ -29,7 +29,7 @@ def read_header(data: bytes | bytearray | memoryview) -> Header | None:
     for begins, read in _READERS:
         if head.startswith(begins):
             try:
-                return read(head)
+                return _tiff(data) if read is _tiff else read(head)  # the directory of a TIFF may be at its end
             except (struct.error, IndexError, ValueError):
                 return None
     if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"mif1", b"miaf"):
@@ -78,8 +78,8 @@ def _webp(head: bytes) -> Header | None:
     return None
 
 
-def _tiff(head: bytes) -> Header | None:
-    order = "<" if head[:2] == b"II" else ">"
+def _tiff(head: bytes | bytearray | memoryview) -> Header | None:
+    order = "<" if bytes(head[:2]) == b"II" else ">"
     at = struct.unpack_from(order + "I", head, 4)[0]
     tags: dict[int, int] = {}
     for i in range(struct.unpack_from(order + "H", head, at)[0]):

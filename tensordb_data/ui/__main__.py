@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from typing import Any
@@ -41,7 +42,8 @@ def _answer(value: dict[str, Any]) -> None:
 
 def _watch(server: Server) -> None:
     """End the server when whoever has started it ends, or closes it."""
-    while sys.stdin.buffer.read(4096):
+    # Unbuffered: a thread that waits with the lock of the buffer would abort an interpreter that ends by a signal.
+    while os.read(0, 4096):
         pass
     server.should_exit = True
 

@@ -90,17 +90,12 @@ def row_key(values: Iterable[Any]) -> bytes:
     return bson.encode({"k": _canonical(given)})
 
 
-def content(fields: Mapping[str, Any]) -> bytes:
-    """A digest of some index fields as they are stored: 16 bytes. Missing values do not count.
+def scalar_bytes(fields: Mapping[str, Any]) -> bytes:
+    """Index fields in the form over which digests are made. Missing values do not count.
 
-    Equal numbers give equal digests, also if one is an integer and one a float: a field may be widened between two
+    Equal numbers give equal bytes, also if one is an integer and one a float: a field may be widened between two
     readings of the same source.
     """
-    return xxhash.xxh3_128_digest(scalar_bytes(fields))
-
-
-def scalar_bytes(fields: Mapping[str, Any]) -> bytes:
-    """Index fields in the form over which digests are made."""
     return bson.encode(_canonical({name: fields[name] for name in sorted(fields) if fields[name] is not None}))
 
 

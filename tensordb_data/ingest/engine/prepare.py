@@ -81,7 +81,7 @@ class Preparer:
     ) -> None:
         self._dataset, self._columns, self._rows, self._checks = dataset, columns, rows, checks
         self._reading, self._report, self._pool = reading, report, pool
-        self._base = Path("." if reading.base is None else reading.base)
+        self._base: Path | None = None
         self._schema = Schema({})
         self._names: dict[str, str] = {}
         self._key: list[str] = []
@@ -147,11 +147,10 @@ class Preparer:
 
         Args:
             schema: The schema.
-            base: The folder of the source, if the user has named none for files.
+            base: The folder of the source, if the user has named none for files; None if it has none on this machine.
         """
         self._schema = schema
-        if self._reading.base is None and base is not None:
-            self._base = base
+        self._base = base if self._reading.base is None else Path(self._reading.base)
 
     def _kind(self, column: str, found: Field, stored: Field | None) -> Field:
         files = self._reading.files or {}
@@ -227,6 +226,10 @@ class Preparer:
         if not isinstance(value, str):
             bad.setdefault(row, f"column {name!r}: expected the path of a file, found {value!r:.60}")
             return _FAILED
+        if self._base is None:
+            what = f"column {name!r}: expected bytes, found {value!r:.60}, the path of a file, in a source elsewhere"
+            bad.setdefault(row, f"{what}; name the folder of such files with base=")
+            return _FAILED
         path = Path(os.path.normpath(self._base / value))
         if "\0" in value or not path.is_relative_to(os.path.normpath(self._base)):
             what = f"column {name!r}: expected a file below {self._base}, found {value!r}"
@@ -286,11 +289,10 @@ class Preparer:
         return found
 
     def _look(self, field: Image, images: Sequence[Any], bad: dict[int, str], damaged: dict[int, str]) -> None:
-        verify = self._checks.verify
-        if verify != "decode":
+        if self._checks.verify != "decode":
             return
         rows = [row for row, data in enumerate(images) if data is not None and row not in bad]
-        found = self._pool.map(lambda row: image_damage(bytes(images[row]), field, verify), rows)
+        found = self._pool.map(lambda row: image_damage(bytes(images[row]), field), rows)
         for row, why in zip(rows, found, strict=True):
             if why is not None and self._checks.on_damage == "keep":
                 damaged[row] = why

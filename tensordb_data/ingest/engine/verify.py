@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tensordb_data.errors import MissingExtraError, TensorDBError
-from tensordb_data.ingest.options import Verify
 from tensordb_data.schema import Image
 
 _JPEG = b"\xff\xd8\xff"
 
 
-def image_damage(data: bytes, field: Image, verify: Verify) -> str | None:
+def image_damage(data: bytes, field: Image) -> str | None:
     """What is wrong with an image that a field would take; None if nothing is.
 
     JPEGs are decoded by simplejpeg where it is installed, which reports everything that its decoder finds. OpenCV draws
@@ -20,10 +19,7 @@ def image_damage(data: bytes, field: Image, verify: Verify) -> str | None:
     Args:
         data: The encoded image.
         field: Its field.
-        verify: How to look.
     """
-    if verify != "decode":
-        return None
     try:
         if data.startswith(_JPEG) and (decode := _simplejpeg()) is not None:
             decode(data)

@@ -78,6 +78,10 @@ class Frame:
                     columns["split"] = [name] * part.count
                 yield Chunk(columns, file=name or "", first=first, nbytes=part.nbytes)
                 first += part.count
+            file, none = FileInfo(name or ""), dict[str, list[Any]]({column: [] for column in self._fields})
+            if name is not None:
+                none.setdefault("split", [])
+            yield Chunk(none, file=file.name, first=first, done=[file])
 
 
 def _arrow(source: Any) -> tuple[Any, Batches]:

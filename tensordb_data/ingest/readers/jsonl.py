@@ -110,6 +110,8 @@ class JsonTable:
                 if not line.strip():
                     continue
             held += line
+            if first == number and held.lstrip().startswith("["):  # a list over many lines is one value
+                held += file.read()
             try:
                 value, end = decoder.raw_decode(held := held.lstrip())
             except _Twice as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
@@ -68,8 +67,7 @@ class Tables:
     ) -> None:
         self._given, self._open = given, open_table
         self.id, self.root, self.files = given.files.id, given.files.root, list(files)
-        folder = given.files.folder
-        given.base = folder if folder is not None else Path(".")
+        given.base = given.files.folder
         self._hive = {file.name: _hive(file.name) for file in self.files}
         if given.reading.split == "auto":
             found = splits if splits is not None else _splits([file.name for file in self.files])
@@ -131,9 +129,9 @@ class Tables:
                 held = Chunk(columns, file=file.name, first=first, nbytes=part.nbytes, old_keys=part.old_keys)
                 first += part.count
         except TensorDBError as error:
-            if held is not None:
-                yield held
             self._given.report.fail(file.name, str(error))
+            # With a chunk, the failure is known to be of this file.
+            yield held or Chunk({name: [] for name in self._fields}, file=file.name)
             return
         last = held or Chunk({name: [] for name in self._fields}, file=file.name)
         last.done = [file]

@@ -86,12 +86,13 @@ def _selected(view: View) -> tuple[Selection[Sample], bool]:
 
 def _field(view: View, name: Any, selection: Selection[Sample]) -> tuple[str, Scalar]:
     """The field that is to be set, with its kind."""
-    for dataset in selection.distinct("dataset"):
-        found = fields_of(view, dataset).get(name) if isinstance(name, str) else None
-        if not isinstance(found, Scalar):
-            raise QueryError(f"dataset {dataset!r} has no field {name!r:.100} that can be set here")
-        return name, found
-    raise QueryError("none of these samples exists any more")
+    dataset = next(iter(selection.distinct("dataset")), None)
+    if dataset is None:
+        raise QueryError("none of these samples exists any more")
+    found = fields_of(view, dataset).get(name) if isinstance(name, str) else None
+    if not isinstance(found, Scalar):  # of several datasets, the update itself looks at the others
+        raise QueryError(f"dataset {dataset!r} has no field {name!r:.100} that can be set here")
+    return name, found
 
 
 def _value(body: Mapping[str, Any], kind: Scalar) -> Any:

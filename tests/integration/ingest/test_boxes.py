@@ -46,6 +46,18 @@ def test_coco(db: TensorDB, tmp_path: Path) -> None:
     assert len(db.data.find({"image_id": 9}).first()["annotations"]) == 1
 
 
+def test_a_damaged_file_of_several_prunes_nothing(db: TensorDB, tmp_path: Path) -> None:
+    coco(tmp_path / "c")
+    others = [{**image, "id": image["id"] + 100, **SIZE} for image in COCO["images"]]
+    val = coco(tmp_path / "c", "val2017", images=others)
+    folder = tmp_path / "c/annotations"
+    assert db.data.ingest(folder, "x", format="coco").added == 4
+    val.write_bytes(val.read_bytes()[:-20])
+    for _ in range(2):
+        report = db.data.ingest(folder, "x", format="coco", prune=True)
+        assert (report.failures, report.missing, report.pruned) == (1, 0, 0) and db.data.find().count() == 4
+
+
 def test_the_folder_of_the_images_can_be_named(db: TensorDB, tmp_path: Path) -> None:
     path = coco(tmp_path / "c", "x")
     (tmp_path / "c/x").rename(tmp_path / "pictures")

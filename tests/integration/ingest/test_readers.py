@@ -17,7 +17,7 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from tensordb_data import MissingExtraError, QueryError, Scalar, SchemaError, StorageError, TensorDB
+from tensordb_data import Image, MissingExtraError, QueryError, Scalar, SchemaError, StorageError, TensorDB
 from tensordb_data.ingest import Chunk, FileInfo, Given, register, registry
 from tensordb_data.schema import Field
 
@@ -108,6 +108,9 @@ def test_files_in_s3(db: TensorDB, s3: str) -> None:
     obstore.put(store, "t/1.csv", b"a\n9\n")
     report = db.data.ingest(f"{s3}/t/*.csv", "t")
     assert (report.added, report.unchanged, report.missing, report.nbytes) == (1, 2, 1, 4)
+    obstore.put(store, "p/x.csv", b"n,img\n1,x.png\n")  # names a file of this machine
+    report = db.data.ingest(f"{s3}/p/x.csv", "p", files={"img": Image()})
+    assert report.added == 0 and "in a source elsewhere; name the folder of such files" in report.failed[0].why
     with pytest.raises(SchemaError, match="nothing at"):
         db.data.ingest(f"{s3}/none", "t")
     with pytest.raises(StorageError, match="without credentials"):

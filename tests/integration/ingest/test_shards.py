@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import shutil
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tensordb_data import Array, Bytes, Image, Scalar, SchemaError, TensorDB, UnsupportedError
+from tensordb_data.ingest.readers.shards import tar as tar_reader
 from tests.integration.export.samples import fill, picture
 from tests.integration.export.test_property import FLOATS, JSON, TEXT
 from tests.unit.ingest.test_mds import entry
@@ -301,6 +303,33 @@ def test_shards_in_a_bucket(db: TensorDB, s3: str, shards: Path) -> None:
     assert report.added == 6 and report.failed == []
     assert db.data.find({"__key__": "a/12"}).first().encoded("jpg") == picture(5, ".jpg")
     assert db.data.ingest(f"{s3}/data/shard-{{000..001}}.tar", "web").unchanged == 6
+
+
+def files_in(db: TensorDB) -> set[str]:
+    return {file["f"] for doc in db.database["sources"].find() for file in doc["files"]}
+
+
+@pytest.mark.parametrize("damage", ["begin", "end"])
+def test_only_the_damaged_shard_is_read_again(db: TensorDB, shards: Path, damage: str) -> None:
+    first = shards / "shard-000.tar"
+    whole = first.read_bytes()
+    first.write_bytes(b"x" * 700 if damage == "begin" else whole[:3000])
+    assert db.data.ingest(shards, "web").failures == 1
+    assert files_in(db) == {"shard-001.tar"}
+    assert db.data.ingest(shards, "web").failures == 1
+    first.write_bytes(whole)
+    assert db.data.ingest(shards, "web").failed == [] and files_in(db) == {"shard-000.tar", "shard-001.tar"}
+
+
+def test_a_member_of_a_packed_tar_that_claims_too_much(
+    db: TensorDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar(tmp_path / "x.tar", ("a.txt", b"a"), ("b.txt", b"b" * 500))
+    packed = tmp_path / "packed.tar.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes()))
+    monkeypatch.setattr(tar_reader, "_MOST_CLAIMED", 400)
+    report = db.data.ingest(packed, "web")
+    assert report.added == 1 and "b.txt claims 500 bytes" in " ".join(report.notes)
 
 
 def test_a_damaged_shard_prunes_nothing(db: TensorDB, tmp_path: Path, shards: Path) -> None:

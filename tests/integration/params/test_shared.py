@@ -162,21 +162,25 @@ def test_of_a_process_that_died_nothing_is_visible_and_gc_removes_what_was_store
     assert db.database["leases"].count_documents({}) == 0
 
 
-def test_an_error_of_one_is_told_to_the_others_at_once(db, monkeypatch):
-    set_id = ObjectId()
+@pytest.mark.parametrize("count", [2, 3])
+def test_an_error_of_one_is_told_to_the_others_at_once(db, monkeypatch, count):
+    set_id, last, publish = ObjectId(), count - 1, shared.SharedSave.publish
 
     def fails(self, table):
-        raise StorageError("no room")
+        if self._share.rank == last:
+            raise StorageError("no room")
+        publish(self, table)
 
     monkeypatch.setattr(shared.SharedSave, "publish", fails)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = (pool.submit(save, db, set_id, rank) for rank in range(2))
+    with ThreadPoolExecutor(count) as pool:
+        *others, failed = (pool.submit(save, db, set_id, rank, count=count) for rank in range(count))
         with pytest.raises(StorageError, match="no room"):
-            second.result()
-        with pytest.raises(
-            CheckpointError, match="process 1 could not store its part of the set: StorageError: no room"
-        ):
-            first.result()
+            failed.result()
+        for other in others:
+            with pytest.raises(
+                CheckpointError, match=f"process {last} could not store its part of the set: StorageError: no room"
+            ):
+                other.result()
     assert db.params.find().count() == 0
 
 
@@ -196,4 +200,4 @@ def test_damage_names_the_tensor(db, warehouse_dir):
     path.write_bytes(data)
     with pytest.raises(CorruptBlobError, match="model/w"):
         found.load()
-    assert any("model/w" in str(finding) or "r" in str(finding) for finding in db.fsck().findings)
+    assert any("damaged blob" in str(one) and "run 'r'" in str(one) for one in db.fsck().findings)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import struct
 import sys
 
 import cv2
@@ -232,6 +233,13 @@ def test_indices_of_palettes(bits: int, width: int, height: int, adaptive: bool,
     field = Image("index")
     assert field.encode(file.getvalue()) == file.getvalue()
     np.testing.assert_array_equal(field.decode(file.getvalue()), indices)
+
+
+def test_a_tiff_whose_directory_is_behind_its_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    data = cv2.imencode(".tif", pixels[:, :, ::-1])[1].tobytes()
+    assert struct.unpack_from("<I", data, 4)[0] > 1 << 16
+    np.testing.assert_array_equal(Image().decode(Image().encode(data)), pixels)
 
 
 def test_indices_of_what_has_none() -> None:

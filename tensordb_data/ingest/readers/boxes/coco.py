@@ -69,7 +69,7 @@ def read_coco(file: BinaryIO) -> CocoFile:
                 image.segments_file = str(entry["file_name"])
             else:
                 image.annotations.append(_annotation(entry, categories))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CorruptBlobError(f"expected a file of COCO annotations, found something else: {error!r:.200}") from None
     return CocoFile(images, panoptic, dropped)
 

@@ -45,7 +45,7 @@ class CocoFiles:
         self._folder = local_folder(given, "annotations of COCO")
         self.files = given.choose((".json",))
         self._refuse_doubles()
-        self._read: dict[str, CocoFile] = {}
+        self._read: dict[str, CocoFile | None] = {}
         self._fields: dict[str, Field] = {}
         self._splits = splits_of(given, self.files, _split)
 
@@ -93,6 +93,7 @@ class CocoFiles:
         for file in files:
             found = self._file(file)
             if found is None:
+                yield Chunk({name: [] for name in self._fields}, file=file.name)
                 continue
             if found.dropped:
                 report.note(f"{file.name}: {found.dropped:,} annotations are of images that it does not name")
@@ -101,6 +102,7 @@ class CocoFiles:
                 segments = Images(self._segments(file, found)) if found.is_panoptic else None
             except SchemaError as error:
                 report.fail(file.name, str(error))
+                yield Chunk({name: [] for name in self._fields}, file=file.name)
                 continue
             yield from chunks_of(file, self._fields, self._rows(file, found, images, segments), report)
             del self._read[file.name]
@@ -138,7 +140,7 @@ class CocoFiles:
                 if len(self.files) == 1:
                     raise SchemaError(f"{file.name}: {error}") from None
                 self._given.report.fail(file.name, str(error))
-                self._read[file.name] = CocoFile([], False, 0)
+                self._read[file.name] = None
         return self._read[file.name]
 
     def _images(self, file: FileInfo, found: CocoFile) -> Path:

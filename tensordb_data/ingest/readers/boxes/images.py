@@ -68,7 +68,7 @@ def local_folder(given: Given, what: str) -> Path:
 def first_folder(candidates: Iterable[Path], names: Iterable[str]) -> Path | None:
     """The first of some folders that has one of some images."""
     some = list(names)
-    return next((folder for folder in candidates if any((folder / name).is_file() for name in some)), None)
+    return next((folder for folder in candidates if any(os.path.isfile(folder / name) for name in some)), None)
 
 
 def annotation_fields(wanted: Mapping[str, Field], **more: Field) -> dict[str, Field]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class VocFolder:
             if folders.get(parent) is None:
                 folders[parent] = first_folder(self._candidates(parent), options)
             folder = folders[parent]
-            image = None if folder is None else next((each for each in options if (folder / each).is_file()), None)
+            image = None if folder is None else next((each for each in options if os.path.isfile(folder / each)), None)
             if folder is None or image is None:
                 self._given.report.fail(name, f"expected its image {options[0]!r:.100}, found none: name the folder of "
                                         "the images with images=")  # fmt: skip

@@ -48,7 +48,7 @@ def read_config(data: bytes) -> YoloConfig:
         if keypoints is not None and (keypoints[0] < 1 or keypoints[1] not in (2, 3)):
             raise CorruptBlobError(f"kpt_shape: expected [number, 2 or 3], found {shape!r:.60}")
         return YoloConfig(classes, str(doc.get("path") or "."), splits, keypoints)
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, CorruptBlobError):
             raise
         raise CorruptBlobError(f"expected the data.yaml of YOLO: {error!r:.200}") from None

@@ -91,8 +91,8 @@ def chunks_of(
             if pending.is_full:
                 yield pending.chunk()
     except TensorDBError as error:
-        yield pending.chunk()
         report.fail(file.name, str(error))
+        yield pending.chunk()  # with which the failure is known to be of this file
         return
     yield pending.chunk(last=True)
 

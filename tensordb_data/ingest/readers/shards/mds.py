@@ -59,7 +59,7 @@ def read_index(data: bytes) -> list[MdsShard]:
         if found.get("version") != 2:
             raise UnsupportedError(f"expected an MDS index of version 2, found {found.get('version')!r:.40}")
         return [_shard(each) for each in found["shards"]]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, UnsupportedError):
             raise
         raise CorruptBlobError(f"expected the index of MDS files, found something else: {error!r:.100}") from None
@@ -155,7 +155,7 @@ def read_shard(file: BinaryIO, shard: MdsShard, columns: Mapping[str, str]) -> I
         data = file.read(high - low)
         try:
             yield {name: decoders[name](value) for name, value in _values(data, shard) if name in decoders}
-        except (ValueError, TypeError, KeyError, struct.error, RecursionError, OverflowError) as error:
+        except (ValueError, TypeError, LookupError, struct.error, RecursionError, OverflowError) as error:
             raise CorruptBlobError(f"{shard.name}, sample {number}: {error}") from None
 
 

@@ -14,8 +14,8 @@ from typing import BinaryIO, cast
 
 from tensordb_data.errors import CorruptBlobError
 
-_MOST_SPARSE = 1 << 30
-"""Bytes of a sparse member, which may be far more than the file has."""
+_MOST_CLAIMED = 1 << 30
+"""Bytes of a member that is sparse, or in a packed file: it may claim far more than the file has."""
 _GZIP = b"\x1f\x8b"
 _LINKS = 8
 
@@ -131,10 +131,10 @@ class TarIndex:
             raise CorruptBlobError(f"expected a member at byte {at:,}, found a damaged header")
 
     def _member(self, info: tarfile.TarInfo, name: str, note: Note) -> Member | None:
+        if (info.issparse() or self._limit is None) and info.size > _MOST_CLAIMED:
+            note(name, f"claims {info.size:,} bytes, and {_MOST_CLAIMED:,} at most are read of a sparse or packed file")
+            return None
         if info.issparse():
-            if info.size > _MOST_SPARSE:
-                note(name, f"is a sparse file of {info.size:,} bytes, and {_MOST_SPARSE:,} at most are read")
-                return None
             return Member(name, info.offset_data, info.size, info)
         if self._limit is not None and info.offset_data + info.size > self._limit:
             raise CorruptBlobError(f"{name}: expected {info.size:,} bytes, found a tar file that is cut off")

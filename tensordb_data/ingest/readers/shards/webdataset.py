@@ -114,7 +114,9 @@ class TarFiles:
         for file in files:
             with self._given.open(file) as opened:
                 index = self._index(opened, file)
-                if index is not None:
+                if index is None:
+                    yield Chunk({name: [] for name in self._fields}, file=file.name)
+                else:
                     yield from chunks_of(file, self._fields, self._rows(file, index), self._given.report)
 
     def _rows(self, file: FileInfo, index: TarIndex) -> Iterator[tuple[str, dict[str, Any], int]]:
