@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tensordb_data.api.logs import LogSelection
     from tensordb_data.api.protocol import Facade
     from tensordb_data.api.selection import Selection
-    from tensordb_data.warehouse.documents import JobDocument
+    from tensordb_data.warehouse.documents.jobs import JobDocument
 
 
 class Job(LinkedRecord):

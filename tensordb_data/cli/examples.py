@@ -13,7 +13,7 @@ EXAMPLES = {
     "datasets": "tensordb datasets --json",
     "storage": "tensordb storage --project shoes",
     "find": "tensordb find data '{\"label\": 3}' --limit 5 --sort=-year",
-    "export": "tensordb export train/ '{\"split\": \"train\"}' --format webdataset --shard-bytes 500MB",
+    "export": 'tensordb export train/ \'{"split": "train"}\' --format webdataset --shard-bytes 500MB',
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",

@@ -13,7 +13,7 @@ from bson import ObjectId
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
     from tensordb_data.params.parameter_set import ParameterSet
-    from tensordb_data.warehouse.documents import DeploymentDocument
+    from tensordb_data.warehouse.documents.jobs import DeploymentDocument
 
 COLLECTION = "deployments"
 State = Literal["live", "replaced", "refused"]

@@ -305,5 +305,3 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
                 yield bson.decode(bytes(rest[at : at + size]), LENIENT)
                 at += size
             del rest[:at]
-
-

@@ -43,6 +43,7 @@ _VERSION = 1
 _TELL = 64
 """Samples after which progress is told."""
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """The options of `Selection.export`."""

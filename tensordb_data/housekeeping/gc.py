@@ -31,7 +31,7 @@ from tensordb_data.warehouse.upgrade import STOP
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import SegmentDocument, TensorDocument
+    from tensordb_data.warehouse.documents.blobs import SegmentDocument, TensorDocument
 
 _USERS = ("params", "architectures", "logs")
 """The collections whose documents refer to tensors."""

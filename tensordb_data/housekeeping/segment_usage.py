@@ -16,7 +16,7 @@ from bson import ObjectId
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import SegmentDocument
+    from tensordb_data.warehouse.documents.blobs import SegmentDocument
 
 SCAN = 1 << 18
 """Segments for which all samples are read once."""

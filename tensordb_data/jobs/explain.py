@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bson import ObjectId
 
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import JobDocument
+    from tensordb_data.warehouse.documents.jobs import JobDocument
 
 _CHUNK = 1_000
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from tensordb_data.common.listing import Listing, Row
 from tensordb_data.jobs.worker_registry import alive
 from tensordb_data.mongo.retry import retry_while_unavailable
-from tensordb_data.warehouse.documents import JobStatus
+from tensordb_data.warehouse.documents.jobs import JobStatus
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse

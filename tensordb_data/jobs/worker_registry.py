@@ -9,7 +9,7 @@ from bson import ObjectId
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import WorkerDocument
+    from tensordb_data.warehouse.documents.jobs import WorkerDocument
 
 
 def report(warehouse: Warehouse, id: ObjectId, lease: float, fields: Mapping[str, Any]) -> None:

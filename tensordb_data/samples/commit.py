@@ -26,7 +26,7 @@ from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import DatasetDocument
+    from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _LONGEST_WAIT = 0.25
 

@@ -31,7 +31,8 @@ from tensordb_data.warehouse.index import Update
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import DatasetDocument, SegmentDocument
+    from tensordb_data.warehouse.documents.blobs import SegmentDocument
+    from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _CHUNK = 500
 """Samples of one transaction: few, since their edits by others wait for it."""

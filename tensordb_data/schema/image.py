@@ -107,9 +107,7 @@ class Image(BlobField):
         try:
             pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
         except cv2.error as error:
-            raise CorruptBlobError(
-                f"expected an image, found {len(buf)} bytes opencv cannot read: {error}"
-            ) from None
+            raise CorruptBlobError(f"expected an image, found {len(buf)} bytes opencv cannot read: {error}") from None
         if pixels is None:
             raise CorruptBlobError(f"expected an image, found {len(buf)} damaged bytes")
         if bits and bits < 8:

@@ -21,7 +21,7 @@ from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import DatasetDocument
+    from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _SECONDS = 0.5  # to count the samples of one
 

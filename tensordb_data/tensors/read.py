@@ -25,7 +25,7 @@ from tensordb_data.tensors.write import TENSORS_AT_ONCE, digest, tensor_id
 if TYPE_CHECKING:
     from tensordb_data.blobs.stores.base import Store
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import TensorDocument
+    from tensordb_data.warehouse.documents.blobs import TensorDocument
 
 _PIECE = 1 << 20  # bytes copied, then hashed while the processor's cache still holds them
 _ROUND = 256 << 20  # bytes asked of a remote store at once

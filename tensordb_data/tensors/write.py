@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import BlobState, TensorDocument, TensorId
+    from tensordb_data.warehouse.documents.blobs import BlobState, TensorDocument, TensorId
 
 log = logging.getLogger("tensordb_data.checkpoint")
 OBJECT = 128 << 20  # bytes an object holds, unless one tensor alone is larger: what a crash may have to send again

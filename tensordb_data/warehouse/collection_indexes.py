@@ -20,9 +20,7 @@ INDEXES: dict[str, list[IndexModel]] = {
             [("_tdb.p", _UP), ("dataset", _UP), ("_tdb.src.f", _UP)],
             partialFilterExpression={"_tdb.src.f": {"$exists": True}},
         ),
-        IndexModel(
-            [("_tdb.p", _UP), ("_tdb.src.a", _UP)], partialFilterExpression={"_tdb.src.a": {"$exists": True}}
-        ),
+        IndexModel([("_tdb.p", _UP), ("_tdb.src.a", _UP)], partialFilterExpression={"_tdb.src.a": {"$exists": True}}),
     ],
     # The files of sources that are in, see ingest/file_log.py.
     "sources": [IndexModel([("p", _UP), ("dataset", _UP), ("s", _UP)])],

@@ -14,7 +14,7 @@ from tensordb_data.schema.schema import Schema, stored_schema
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
-    from tensordb_data.warehouse.documents import DatasetDocument, DatasetId
+    from tensordb_data.warehouse.documents.samples import DatasetDocument, DatasetId
     from tensordb_data.warehouse.index import Index
 
 DataVersion = tuple[int, int]

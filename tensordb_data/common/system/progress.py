@@ -16,9 +16,7 @@ Progress = Callable[[int, int, R], None]
 
 
 @contextlib.contextmanager
-def showing(
-    progress: bool | Progress[R] | None, samples: Callable[[R], int] | None = None
-) -> Iterator[Progress[R]]:
+def showing(progress: bool | Progress[R] | None, samples: Callable[[R], int] | None = None) -> Iterator[Progress[R]]:
     """What is called as the work goes on.
 
     Args:

@@ -22,7 +22,7 @@ from tensordb_data.mongo.retry import read_all
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
-    from tensordb_data.warehouse.documents import DatasetDocument
+    from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _PAGE = 2000
 """Files in one document: names of the longest kind stay below its limit of 16 MB."""

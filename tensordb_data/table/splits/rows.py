@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tensordb_data.warehouse.bound_query import BoundQuery
-    from tensordb_data.warehouse.documents import SplitDocument
+    from tensordb_data.warehouse.documents.samples import SplitDocument
 
 _ID = 12
 _NONE = -1  # of no part

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tensordb_data.schema import Field
     from tensordb_data.warehouse.bound_query import BoundQuery
-    from tensordb_data.warehouse.documents import SplitDocument
+    from tensordb_data.warehouse.documents.samples import SplitDocument
 
 
 @dataclass(frozen=True)

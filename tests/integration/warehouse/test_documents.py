@@ -1,4 +1,4 @@
-"""What is stored is what `documents.py` says: no field that it does not name, and none missing that it promises."""
+"""What is stored is what `warehouse/documents/` says: no other field, and none missing that it promises."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any, get_args
 import numpy as np
 
 from tensordb_data import JobLimits, TensorDB
-from tensordb_data.warehouse import documents
 from tensordb_data.warehouse.documents import DOCUMENTS
+from tensordb_data.warehouse.documents.blobs import BlobState
+from tensordb_data.warehouse.documents.jobs import JobInternals, JobStatus
+from tensordb_data.warehouse.documents.runs import ArchitectureInternals, LogInternals, ParameterSetInternals
+from tensordb_data.warehouse.documents.samples import BlobReferenceDocument, SampleInternals
 
 # Fields of the user, beside ours.
 USERS = {"data": {"x", "label"}, "params": {"acc"}, "logs": {"loss"}, "architectures": {"note"}}
 INTERNALS = {
-    "data": documents.SampleInternals,
-    "params": documents.ParameterSetInternals,
-    "logs": documents.LogInternals,
-    "jobs": documents.JobInternals,
-    "architectures": documents.ArchitectureInternals,
+    "data": SampleInternals,
+    "params": ParameterSetInternals,
+    "logs": LogInternals,
+    "jobs": JobInternals,
+    "architectures": ArchitectureInternals,
 }
 
 
@@ -56,11 +59,11 @@ def test_every_document_has_the_fields_that_are_promised(db: TensorDB) -> None:
                 check(INTERNALS[name], doc["_tdb"], set(), f"{name}: {doc}")
             if name == "data":
                 for reference in doc["_tdb"]["b"].values():
-                    assert not reference.keys() - documents.BlobReferenceDocument.__annotations__.keys()
+                    assert not reference.keys() - BlobReferenceDocument.__annotations__.keys()
             if "state" in doc and name in ("segments", "tensors"):
-                assert doc["state"] in get_args(documents.BlobState)
+                assert doc["state"] in get_args(BlobState)
             if name == "jobs":
-                assert doc["status"] in get_args(documents.JobStatus)
+                assert doc["status"] in get_args(JobStatus)
     assert found > 30
     kinds = {
         "data",

@@ -166,5 +166,3 @@ class YoloFolder:
             return self._files.read(file).decode()
         except UnicodeDecodeError as error:
             raise SchemaError(f"{file.name}: expected text, found other bytes at {error.start}") from None
-
-
