@@ -24,7 +24,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos network interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -60,11 +60,12 @@ demo: $(DEMO) ## digits into a warehouse, training killed and resumed, Keras on 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
 	@$(PYTEST) $(FULL) $(TESTS)
 
-test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak and chaos
+test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak, chaos and network
 	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
 	@$(BIN)/python tests/long/soak.py
 	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
 	@$(BIN)/python tests/long/chaos.py
+	@$(BIN)/python tests/long/network.py
 
 shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
 	@$(BIN)/python tests/shake.py $(ROUNDS) $(FULL) $(TESTS)
@@ -103,6 +104,9 @@ interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compa
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/long/chaos.py
+
+network: $(STAMP) ## connections to MongoDB that are reset, torn, lost, paused, slowed and refused, 100 times; all accounted for
+	@$(BIN)/python tests/long/network.py
 
 upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
 	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/long/upgrade_mongod.py
