@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.faults.proxy import Proxy
 from tests.long.account import account_for
 from tests.mongod import Mongod, started
-from tests.proxy import Proxy
 
 FAULTS = ("cut", "tear", "half-close", "lose", "pause", "delay", "refuse")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
-from tests.bad_store import FAULTS, BadStore, bad_store
+from tests.faults.bad_store import FAULTS, BadStore, bad_store
 from tests.s3_server import S3Server
 
 COUNT = 200
