@@ -9,6 +9,7 @@ PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check instal
 TYPES  := build/types
 # Narrow a test run: make test TESTS=tests/unit. Five at a time on two cores: much of the time servers start and stop.
 TESTS  ?= tests
+CHECKED ?= small_tensors large_tensors remote_cold
 PYTEST := $(BIN)/python -m pytest -q
 FULL   := -n 5 --dist worksteal
 ROUNDS ?= 5
@@ -24,7 +25,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos network interleavings soak soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -88,6 +89,10 @@ typecheck: $(STAMP) view ## mypy --strict over the library, and over a program t
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
 	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
+
+bench-check: $(STAMP) ## the benchmarks that have a committed figure of this kind, without peers: what has fallen by more than its spread
+	@for name in $(CHECKED); do echo; $(BIN)/python benchmarks/$$name.py --peers none || exit 1; done
+	@$(BIN)/python benchmarks/check.py
 
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
