@@ -122,6 +122,8 @@ def test_saves_and_jobs(db: TensorDB, asked: Asked) -> None:
     assert asked.since() == {"update": 1, "findAndModify": 1}
     job = db.jobs.claim(worker="w", lease=60)
     assert job is not None
-    assert asked.since() == {"update": 1, "find": 1, "distinct": 1, "findAndModify": 1}
+    claim = asked.since()
+    assert claim.pop("findAndModify") in (1, 2), "now and then the oldest job is looked for first"
+    assert claim == {"update": 1, "find": 1, "distinct": 1}
     job.done()
     assert asked.since() == {"findAndModify": 1, "find": 1}
