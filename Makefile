@@ -79,7 +79,7 @@ lint: $(STAMP) view ## ruff over everything, and the contract of the layers
 # The tree as programs import it: the folders of integrations/ under their names, and a user's program beside them.
 view:
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/tensordb_data
-	@for path in tensordb_data/* integrations/torch integrations/tf; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
+	@for path in tensordb_data/* integrations/torch integrations/tf integrations/ray; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
 	@ln -s ../../tests/typing/usage.py $(TYPES)/usage.py
 
 typecheck: $(STAMP) view ## mypy --strict over the library, and over a program that uses it

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
 import numpy as np
 import zstandard
+from bson import ObjectId
 
 from tensordb_data.blobs.segments.references import earlier, references_of
 from tensordb_data.common.bson_values import LENIENT
@@ -90,6 +91,30 @@ class Partition:
     def fields(self) -> tuple[str, ...]:
         """The fields that `read` delivers."""
         return self.state.fields
+
+    @property
+    def ids(self) -> list[ObjectId]:
+        """The `_id` of each sample, in order."""
+        return [doc["_id"] for doc in self._documents()]
+
+    def take(self, rows: Iterable[int]) -> Partition:
+        """Some of its samples, by their numbers from 0, as a partition."""
+        each = list(split_rows(unpacked(self.rows)))
+        mine = [each[row] for row in rows]
+        nbytes = self.nbytes * len(mine) // max(1, len(each))
+        return dataclasses.replace(self, count=len(mine), nbytes=nbytes, rows=packed(mine))
+
+    def with_fields(self, fields: Sequence[str]) -> Partition:
+        """The same samples with other fields, which may be `_id`.
+
+        Raises:
+            QueryError: No dataset of the partition has a field.
+        """
+        known = {"_id", *(name for schema in self.state.layout().schemas.values() for name in schema)}
+        if unknown := [name for name in fields if name not in known]:
+            raise QueryError(f"there is no field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+        named = tuple(name for name in fields if name != "_id")
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, fields=tuple(fields), named=named))
 
     def __len__(self) -> int:
         return self.count
@@ -227,3 +252,12 @@ def packed(docs: Sequence[bytes]) -> bytes:
 def unpacked(rows: bytes) -> bytes:
     """The documents in the rows of a partition, one after the other."""
     return expand(rows, _LARGEST) if rows else b""
+
+
+def split_rows(data: bytes) -> Iterator[bytes]:
+    """Each of the documents that are one after the other."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        yield data[at : at + size]
+        at += size

@@ -68,6 +68,11 @@ class PortableAddress:
     def __repr__(self) -> str:
         return f"PortableAddress({str(self)!r}, project={json.loads(self.text)['project']!r})"
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether the warehouse is in a folder, and serves one machine."""
+        return json.loads(self.text)["folder"] is not None
+
     def open(self, credentials: str | None = None) -> Warehouse:
         """The warehouse: the one from which this was made, if this process has it; else one that this process keeps.
 
@@ -162,13 +167,13 @@ class PortableAddress:
         )
 
 
-def check_alone(**options: Any) -> None:
+def check_alone(**values: Any) -> None:
     """Refuse what says anew what an address says.
 
     Raises:
         QueryError: One of the options is given.
     """
-    if given := [name for name, value in options.items() if value is not None]:
+    if given := [name for name, value in values.items() if value is not None]:
         raise QueryError(
             f"TensorDB(address, {given[0]}=...): the address of another TensorDB says that already; leave it out, or"
             " open the warehouse by its folder or URI"
