@@ -64,7 +64,7 @@ contents = {
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",
     ],
-    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "housekeeping",
+    "By topic": ["live", "logs", "architectures", "jobs", "engines", "continuous", "words", "ui", "housekeeping",
                  "embedded", "share", "security"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/ray",

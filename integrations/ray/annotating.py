@@ -30,7 +30,7 @@ def annotate(
     Args:
         db: The warehouse, or `db.address`.
         source: Who annotates, such as `"model:cnn-1@400"`.
-        key: The column that has the `_id`s of the samples.
+        key: The column that has the `_id` of each sample.
         credentials: As for `write`.
 
     Raises:

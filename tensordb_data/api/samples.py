@@ -145,7 +145,7 @@ class Data(Collection[Sample]):
         sample has is refused. To annotate the same again does no harm.
 
         Args:
-            _id: The `_id`s of n samples, all different; in a table they may be text.
+            _id: The `_id` of each of n samples, all different; in a table they may be text.
             source: Who annotates, such as `"model:cnn-1@400"`; at most 200 characters.
             **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string is the
                 value of all samples. None takes the value of a sample away. A field called `source` is for `annotate`.

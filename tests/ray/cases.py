@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import os
 import pickle
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,19 +37,28 @@ from tensordb_data.ray.annotating import AnnotateSink
 from tensordb_data.ray.reading import SelectionDatasource, read_blocks
 from tensordb_data.ray.writing import WriteSink
 from tensordb_data.warehouse.context import Warehouse
+from tests.docs.test_docs import blocks
 
 N = 40
+ROOT = Path(__file__).parents[2]
+CLUSTER: dict[str, Any] = {
+    "num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "object_store_memory": 100 << 20,
+    "_temp_dir": os.environ["TDB_RAY_FOLDER"],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20,
-        _temp_dir=os.environ["TDB_RAY_FOLDER"],
-    )  # fmt: skip
+    ray.init(**CLUSTER)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def folder() -> Path:
+    """One that is there until Ray has ended: its workers keep the server of a warehouse in it."""
+    return Path(tempfile.mkdtemp(prefix="w", dir=CLUSTER["_temp_dir"]))
 
 
 @pytest.fixture
@@ -257,8 +269,53 @@ def test_what_does_not_fit_is_told(db: TensorDB) -> None:
             call("mongodb://me:pw@db1")
 
 
+def test_the_example_embeds_once_and_finds_pictures_of_a_kind(
+    mongo_uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("embed_ray", ROOT / "examples/embed_ray.py")
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    ray.cloudpickle.register_pickle_by_value(sys.modules.setdefault("embed_ray", example))
+    assert [example.main(mongo_uri, 300), example.main(mongo_uri, 300), example.main(mongo_uri, 320)] == [300, 0, 20]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "is near" in line]
+    assert len(lines) == 15 and all(line.split()[1] == line.split()[-2].rstrip(":") for line in lines)
+
+
+def test_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs/engines.md"
+    lines = page.read_text().splitlines()
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    for language, start, block, run in blocks(page):
+        if language == "python" and (run or "tests/ray runs" in lines[start - 2]):
+            if "multiprocessing" in block[0]:  # a process with the threads of Ray is not to be forked
+                block = ["db.data.annotate_many(_id=[one.id for one in pictures], source='mean',"
+                         " brightness=[one['image'].mean() for one in pictures])"]  # fmt: skip
+            code = compile("\n" * start + "\n".join(block), str(page), "exec")
+            exec(code, names)  # noqa: S102
+    names["db"].close()
+
+
+@pytest.mark.skipif(os.environ.get("MATRICES") != "all", reason="Ray Train takes a minute: `make test-long`")
+def test_a_rank_of_ray_train_dies_and_training_goes_on_as_if_nothing_had_happened(db: TensorDB, folder: Path) -> None:
+    from tests.ray.train import STEPS, fit
+
+    with db.data.writer("d") as writer:
+        x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+        writer.add_many(x=x, label=np.arange(64))
+    query = db.data.find({"dataset": "d"}).query
+    whole, killed = (fit(db, query, run, str(folder), dies=run == "killed") for run in ("whole", "killed"))
+    assert sorted(label for rank in whole for row in rank for label in row["labels"]) == list(range(64))
+    for one, other in zip(whole, killed, strict=True):
+        assert [row["step"] for row in one] == list(range(1, STEPS + 1))
+        assert [row["step"] for row in other] == [1, 2, 3, 4, 5, *range(5, STEPS + 1)]
+        assert {row["step"]: row for row in other} == {row["step"]: row for row in one}
+
+
 def test_nothing_that_travels_holds_a_secret_and_a_folder_stays_at_home(
-    db: TensorDB, sel: Selection[Any], warehouse_dir: Path
+    db: TensorDB, sel: Selection[Any], folder: Path
 ) -> None:
     address = PortableAddress.of(Warehouse(Address(uri="mongodb://me:s3cret@db1/ware?tls=true"), []))
     sinks = [write(address, "d", credentials="env:X"), annotate(address, source="m")]
@@ -266,12 +323,11 @@ def test_nothing_that_travels_holds_a_secret_and_a_folder_stays_at_home(
     packed = pickle.dumps([sinks, source])
     assert b"s3cret" not in packed and b"me:" not in packed and b"TensorDB" not in packed
     assert source.supports_distributed_reads and sinks[0].supports_distributed_writes
-    with TensorDB(warehouse_dir / "w") as folder:  # one in a folder serves one machine
-        with folder.data.writer("d") as writer:
+    with TensorDB(folder / "w") as local:  # one in a folder serves one machine
+        with local.data.writer("d") as writer:
             writer.add_many(label=[1, 2, 3])
-        assert not SelectionDatasource(folder.data.find().partitions(2), None).supports_distributed_reads
-        assert not write(folder, "d").supports_distributed_writes
-        sink = annotate(folder, source="m")
-        read(folder.data.find()).add_column("double", lambda df: df["label"] * 2).write_datasink(sink)
-        assert [sample["double"] for sample in folder.data.find()] == [2, 4, 6]
-        ray.shutdown()  # idle workers of Ray keep a folder's server
+        assert not SelectionDatasource(local.data.find().partitions(2), None).supports_distributed_reads
+        assert not write(local, "d").supports_distributed_writes
+        sink = annotate(local, source="m")
+        read(local.data.find()).add_column("double", lambda df: df["label"] * 2).write_datasink(sink)
+        assert [sample["double"] for sample in local.data.find()] == [2, 4, 6]

@@ -39,7 +39,7 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=NO_RAY)
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_all_cases_on_one_cluster(folder: Path) -> None:
     env = {**os.environ, "TDB_RAY_FOLDER": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(CASES)]
@@ -47,7 +47,7 @@ def test_all_cases_on_one_cluster(folder: Path) -> None:
         command, env=env, cwd=CASES.parents[2], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        output, _ = started.communicate(timeout=130)
+        output, _ = started.communicate(timeout=350)
     finally:
         for process in processes(folder) if started.poll() is None else ():
             process.send_signal(signal.SIGKILL)
