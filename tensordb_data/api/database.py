@@ -45,8 +45,8 @@ class TensorDB(Overview):
 
     Args:
         address: A folder, for which a MongoDB server is started or joined; or a `mongodb://` or `mongodb+srv://`
-            address of a replica set or sharded cluster, whose path names the database; or the `address` of
-            another TensorDB.
+            address of a replica set (of a sharded cluster: not tried), whose path names the database; or the
+            `address` of another TensorDB.
         project: The project. Every entity belongs to one, and projects do not see each other.
         blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. The
             warehouse records it. With None the recorded place is used; a new warehouse uses the folder `blobs` in
