@@ -65,7 +65,7 @@ contents = {
         "frameworks/fsdp2",
     ],
     "By topic": ["live", "logs", "architectures", "jobs", "engines", "continuous", "words", "ui", "housekeeping",
-                 "embedded", "share", "security"],
+                 "embedded", "share", "clusters", "security", "reliability"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/ray",
         "reference/continuous", "reference/ingest", "reference/errors", "cli",
