@@ -29,7 +29,7 @@ from tensordb_data.stream.deliver.row_loader import RowLoader
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.fetch.relocate import Relocator
 from tensordb_data.stream.plan.sample_table import FieldLayout, table_from_docs
-from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.spec import StreamSpec, field_names
 from tensordb_data.stream.state import Versions
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.collate import Batch, slice_batch
@@ -98,9 +98,16 @@ class Partition:
         return [doc["_id"] for doc in self._documents()]
 
     def take(self, rows: Iterable[int]) -> Partition:
-        """Some of its samples, by their numbers from 0, as a partition."""
+        """Some of its samples, by their numbers from 0, as a partition.
+
+        Raises:
+            QueryError: There is no such number.
+        """
         each = list(split_rows(unpacked(self.rows)))
-        mine = [each[row] for row in rows]
+        try:
+            mine = [each[row] for row in rows]
+        except (IndexError, TypeError):
+            raise QueryError(f"take: expected numbers of samples from 0 to {len(each) - 1}") from None
         nbytes = self.nbytes * len(mine) // max(1, len(each))
         return dataclasses.replace(self, count=len(mine), nbytes=nbytes, rows=packed(mine))
 
@@ -110,11 +117,12 @@ class Partition:
         Raises:
             QueryError: No dataset of the partition has a field.
         """
+        names = field_names(fields) or ()
         known = {"_id", *(name for schema in self.state.layout().schemas.values() for name in schema)}
-        if unknown := [name for name in fields if name not in known]:
+        if unknown := [name for name in names if name not in known]:
             raise QueryError(f"there is no field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
-        named = tuple(name for name in fields if name != "_id")
-        return dataclasses.replace(self, state=dataclasses.replace(self.state, fields=tuple(fields), named=named))
+        named = tuple(name for name in names if name != "_id")
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, fields=names, named=named))
 
     def __len__(self) -> int:
         return self.count

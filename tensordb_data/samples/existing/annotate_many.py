@@ -38,12 +38,11 @@ def annotate_many(warehouse: Warehouse, given: Any, columns: Mapping[str, Any], 
         raise QueryError("annotate_many takes a column for each field, such as annotate_many(_id=ids, label=labels, "
                          "source=...); found none")  # fmt: skip
     _check_lengths(len(ids), columns)
-    of = _datasets(warehouse, ids)
+    of, schemas = _datasets(warehouse, ids)
     rows: dict[str, list[int]] = {}
     for row, id in enumerate(ids):
         if id in of:
             rows.setdefault(of[id], []).append(row)
-    schemas = warehouse.datasets.schemas(sorted(rows))
     values, added = [], {}
     for dataset, mine in rows.items():
         some = columns if len(mine) == len(ids) else {name: _taken(value, mine) for name, value in columns.items()}
@@ -90,15 +89,15 @@ def _check_lengths(n: int, columns: Mapping[str, Any]) -> None:
             raise SchemaError(f"field {name!r}: expected {n} values, one for each _id, found {len(column)}")
 
 
-def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> dict[ObjectId, str]:
-    """The dataset of each sample that exists."""
+def _datasets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> tuple[dict[ObjectId, str], dict[str, Schema]]:
+    """The dataset of each sample that exists, and the schemas of these datasets."""
     found: dict[ObjectId, str] = {}
     for some in chunks(ids, _CHUNK):
         mine = {"_id": {"$in": list(some)}, "_tdb.p": warehouse.project}
         docs = read_all(warehouse.index["data"].find(mine, {"dataset": 1}))
         found.update((doc["_id"], doc["dataset"]) for doc in docs)
     known = warehouse.datasets.schemas(sorted(set(found.values())))
-    return {id: dataset for id, dataset in found.items() if dataset in known}
+    return {id: dataset for id, dataset in found.items() if dataset in known}, known
 
 
 def _taken(column: Any, rows: Sequence[int]) -> Any:

@@ -81,6 +81,22 @@ def test_tables_are_those_of_the_selection(sel: Selection[Any]) -> None:
         sel.partitions(1)[0].to_arrow(blobs=["label"])
 
 
+def test_some_samples_and_other_fields(sel: Selection[Any]) -> None:
+    part = sel.partitions(2)[1]
+    some = part.take([3, 0]).with_fields(["name", "note", "_id"])
+    assert len(some) == 2 and some.ids == [part.ids[3], part.ids[0]] and some.fields == ("name", "note", "_id")
+    table = some.to_arrow()
+    assert table["name"].to_pylist() == ["n14", "n11"] and table["note"].to_pylist() == [None, "o11"]
+    assert some.with_fields(["image"]).read()["image"].max(axis=(1, 2)).tolist() == [14, 11]
+    assert not len(part.take([])) and part.take(range(len(part))).read()["label"].tolist() == labels([part])
+    for rows in ([99], ["a"]):
+        with pytest.raises(QueryError, match="take: expected numbers"):
+            part.take(rows)  # type: ignore[arg-type]
+    for fields in (["labl"], "label"):
+        with pytest.raises(QueryError, match="field"):
+            part.with_fields(fields)
+
+
 def test_sort_limit_and_several_datasets(db: TensorDB, sel: Selection[Any]) -> None:
     last = db.data.find({"dataset": "d"}, sort=[("label", -1)], limit=7)
     assert labels(last.partitions(3)) == list(range(22, 15, -1))
