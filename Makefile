@@ -25,7 +25,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network interleavings soak soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network shard-lint interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -81,7 +81,7 @@ lint: $(STAMP) view ## ruff over everything, and the contract of the layers
 # The tree as programs import it: the folders of integrations/ under their names, and a user's program beside them.
 view:
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/tensordb_data
-	@for path in tensordb_data/* integrations/torch integrations/tf; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
+	@for path in tensordb_data/* integrations/torch integrations/tf integrations/ray; do ln -s ../../../$$path $(TYPES)/tensordb_data/; done
 	@ln -s ../../tests/typing/usage.py $(TYPES)/usage.py
 
 typecheck: $(STAMP) view ## mypy --strict over the library, and over a program that uses it
@@ -106,6 +106,9 @@ soak-files: $(STAMP) ## 10,000 cut, flipped and made up inputs for each format t
 
 interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compaction, prune and gc, and each within gc
 	@MATRICES=all $(PYTEST) $(FULL) tests/integration/housekeeping/test_interleavings.py
+
+shard-lint: $(STAMP) ## the tests, or TESTS=..., with a look at each command: what would a sharded cluster refuse, or send to all shards
+	@$(PYTEST) -n 0 -p tests.shard_lint $(TESTS)
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/long/chaos.py

@@ -34,7 +34,9 @@ myst_heading_anchors = 4
 myst_fence_as_directive = ["mermaid"]
 
 # The frameworks are not needed to read docstrings, and take half a minute to import.
-autodoc_mock_imports = ["accelerate", "keras", "lightning", "pytorch_lightning", "tensorflow", "torch", "transformers"]
+autodoc_mock_imports = [
+    "accelerate", "keras", "lightning", "pytorch_lightning", "ray", "tensorflow", "torch", "transformers",
+]  # fmt: skip
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
@@ -62,11 +64,11 @@ contents = {
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",
     ],
-    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "housekeeping",
+    "By topic": ["live", "logs", "architectures", "jobs", "engines", "continuous", "words", "ui", "housekeeping",
                  "embedded", "share", "clusters", "security", "reliability"],
     "Reference": [
-        "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
-        "reference/ingest", "reference/errors", "cli",
+        "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/ray",
+        "reference/continuous", "reference/ingest", "reference/errors", "cli",
     ],
     "How it works": ["architecture", "format"],
 }  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
 import numpy as np
 import zstandard
+from bson import ObjectId
 
 from tensordb_data.blobs.segments.references import earlier, references_of
 from tensordb_data.common.bson_values import LENIENT
@@ -17,7 +18,7 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.common.zstd import expand
 from tensordb_data.errors import QueryError, SampleError, StorageError
 from tensordb_data.export.arrow import pyarrow, table_of
-from tensordb_data.export.portable import Portable
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import Row, merged_fields, stored_rows
 from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
@@ -28,7 +29,7 @@ from tensordb_data.stream.deliver.row_loader import RowLoader
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.fetch.relocate import Relocator
 from tensordb_data.stream.plan.sample_table import FieldLayout, table_from_docs
-from tensordb_data.stream.spec import StreamSpec
+from tensordb_data.stream.spec import StreamSpec, field_names
 from tensordb_data.stream.state import Versions
 from tensordb_data.stream.stats import Clock, Stats
 from tensordb_data.stream.transform.collate import Batch, slice_batch
@@ -46,7 +47,7 @@ _LARGEST = 1 << 40  # there is no limit: the rows are our own
 class DataState:
     """What the partitions of one call share: where the samples are, and the state of the data."""
 
-    address: Portable
+    address: PortableAddress
     fields: tuple[str, ...]
     """The fields of `read`."""
     named: tuple[str, ...] | None
@@ -90,6 +91,38 @@ class Partition:
     def fields(self) -> tuple[str, ...]:
         """The fields that `read` delivers."""
         return self.state.fields
+
+    @property
+    def ids(self) -> list[ObjectId]:
+        """The `_id` of each sample, in order."""
+        return [doc["_id"] for doc in self._documents()]
+
+    def take(self, rows: Iterable[int]) -> Partition:
+        """Some of its samples, by their numbers from 0, as a partition.
+
+        Raises:
+            QueryError: There is no such number.
+        """
+        each = list(split_rows(unpacked(self.rows)))
+        try:
+            mine = [each[row] for row in rows]
+        except (IndexError, TypeError):
+            raise QueryError(f"take: expected numbers of samples from 0 to {len(each) - 1}") from None
+        nbytes = self.nbytes * len(mine) // max(1, len(each))
+        return dataclasses.replace(self, count=len(mine), nbytes=nbytes, rows=packed(mine))
+
+    def with_fields(self, fields: Sequence[str]) -> Partition:
+        """The same samples with other fields, which may be `_id`.
+
+        Raises:
+            QueryError: No dataset of the partition has a field.
+        """
+        names = field_names(fields) or ()
+        known = {"_id", *(name for schema in self.state.layout().schemas.values() for name in schema)}
+        if unknown := [name for name in names if name not in known]:
+            raise QueryError(f"there is no field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
+        named = tuple(name for name in names if name != "_id")
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, fields=names, named=named))
 
     def __len__(self) -> int:
         return self.count
@@ -227,3 +260,12 @@ def packed(docs: Sequence[bytes]) -> bytes:
 def unpacked(rows: bytes) -> bytes:
     """The documents in the rows of a partition, one after the other."""
     return expand(rows, _LARGEST) if rows else b""
+
+
+def split_rows(data: bytes) -> Iterator[bytes]:
+    """Each of the documents that are one after the other."""
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        yield data[at : at + size]
+        at += size

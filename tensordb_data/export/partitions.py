@@ -12,8 +12,8 @@ from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import QueryError
-from tensordb_data.export.partition import DataState, Doc, Partition, packed, unpacked
-from tensordb_data.export.portable import Portable
+from tensordb_data.export.partition import DataState, Doc, Partition, packed, split_rows, unpacked
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import check_data
 from tensordb_data.stream.passes.plan_reader import PlanReader
 from tensordb_data.stream.plan.index_reader import bounded
@@ -29,13 +29,15 @@ Block = tuple[bytes, list[int]]
 """Some documents, compressed, and the bytes that each of the samples has."""
 
 
-def partitions(bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequence[str] | None) -> list[Partition]:
-    """See `Selection.partitions`."""
+def partitions(
+    bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequence[str] | None, *, least: int = 1
+) -> list[Partition]:
+    """See `Selection.partitions`. Without `n`, there are at least `least`, as far as there are samples."""
     check_data(bound, "partitions")
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= _MOST):
         raise QueryError(f"partitions: n is a whole number from 1 to {_MOST:,}, or None; found {n!r:.100}")
     each = parse_size(nbytes, "partitions: nbytes")
-    address = Portable.of(bound.warehouse)
+    address = PortableAddress.of(bound.warehouse)
     names = field_names(fields if fields is not None else bound.query.fields)
     reader = PlanReader(bound.warehouse, StreamSpec(bound.query, 1, names))
 
@@ -52,7 +54,7 @@ def partitions(bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequ
     state, blocks = reader.read_now(read)
     sizes = [size for _, some in blocks for size in some]
     if n is None:
-        n = min(_MOST, max(1, min(len(sizes), -(-sum(sizes) // each))))
+        n = min(_MOST, max(1, min(len(sizes), max(least, -(-sum(sizes) // each)))))
     return list(_divided(state, blocks, sizes, int(n)))
 
 
@@ -71,16 +73,9 @@ def _blob_bytes(doc: Doc) -> int:
 
 
 def _divided(state: DataState, blocks: Sequence[Block], sizes: Sequence[int], n: int) -> Iterator[Partition]:
-    rows = (row for block, _ in blocks for row in _split(unpacked(block)))
+    rows = (row for block, _ in blocks for row in split_rows(unpacked(block)))
     for number in range(n):
         low, high = number * len(sizes) // n, (number + 1) * len(sizes) // n
         mine = [next(rows) for _ in range(low, high)]
         yield Partition(number, n, high - low, sum(sizes[low:high]), state, packed(mine))
 
-
-def _split(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        yield data[at : at + size]
-        at += size

@@ -71,6 +71,31 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 
+SHARD_KEYS: dict[str, dict[str, Any]] = {
+    # Writes and reads by `_id` alone go to one shard, and `_id` is unique over all of them.
+    "data": {"_id": "hashed"},
+    "tensors": {"_id": 1},  # which is a hash already
+    "logs": {"_tdb.p": 1, "run": 1, "_id": 1},
+}
+"""The shard keys of the collections that are divided on a sharded cluster; all others stay whole. Beside them are the
+chunks of GridFS, by `CHUNKS_KEY`."""
+CHUNKS_KEY = {"files_id": 1, "n": 1}
+
+
+def plain_index(index: IndexModel) -> IndexModel:
+    """The index without a demand that values are unique, which a shard cannot meet for the others."""
+    document = {key: value for key, value in index.document.items() if key != "unique"}
+    return IndexModel(list(document.pop("key").items()), **document)
+
+
+def indexes_of(mongo: Any, name: str) -> list[IndexModel]:
+    """The indexes of a collection, in a warehouse that may be sharded."""
+    if name != "data":
+        return INDEXES[name]
+    about = mongo["warehouse"].find_one({"_id": "warehouse"}, {"sharded": 1}) or {}
+    return [plain_index(index) for index in INDEXES[name]] if about.get("sharded") else INDEXES[name]
+
+
 def make_indexes(mongo: Any, name: str) -> None:
     """Make a collection with its indexes, or what is missing of it. A collection that has none is left alone.
 
@@ -81,7 +106,7 @@ def make_indexes(mongo: Any, name: str) -> None:
     if name not in INDEXES:
         return
     try:
-        mongo[name].create_indexes(INDEXES[name])
+        mongo[name].create_indexes(indexes_of(mongo, name))
     except OperationFailure as error:
         # A reader without the right to write uses what is there.
         if error.code != UNAUTHORIZED:

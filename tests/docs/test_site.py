@@ -18,6 +18,7 @@ PUBLIC = {
     "tensordb_data.ingest": "tensordb_data/ingest",
     "tensordb_data.torch": "integrations/torch",
     "tensordb_data.tf": "integrations/tf",
+    "tensordb_data.ray": "integrations/ray",
 }
 
 

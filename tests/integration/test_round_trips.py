@@ -100,6 +100,17 @@ def test_writes(db: TensorDB, asked: Asked) -> None:
     assert asked.since() == {"find": 4, "update": 2, "commitTransaction": 1}
 
 
+def test_annotations_by_columns(db: TensorDB, asked: Asked) -> None:
+    with db.data.writer("annotated", flush_every=None) as writer:
+        ids = writer.add_many(x=np.zeros((3000, 100), np.uint8), n=np.arange(3000))
+    vectors = np.zeros((3000, 4), np.float32)
+    db.data.annotate_many(_id=ids, vector=vectors, source="a")
+    asked.since()
+    db.data.annotate_many(_id=ids, vector=vectors, n=1, source="b")
+    expected = {"find": 6, "getMore": 3, "update": 5, "commitTransaction": 1}
+    assert asked.since() == expected, "one command for 3,000 samples, and none for each"
+
+
 def test_saves_and_jobs(db: TensorDB, asked: Asked) -> None:
     save = {
         "find": 3,

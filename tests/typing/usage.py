@@ -22,6 +22,7 @@ from tensordb_data import (
     ParameterSet,
     Partition,
     Permissions,
+    PortableAddress,
     Query,
     Run,
     Sample,
@@ -105,6 +106,9 @@ assert_type(db.params.find().first().export("model.safetensors", overwrite=True)
 assert_type(samples.partitions(8), list[Partition])
 assert_type(samples.partitions(nbytes="64MB", fields=["label"])[0].read(credentials="env:DB")["label"], Any)
 samples.partitions(number=8)  # type: ignore[call-arg]
+assert_type(db.address, PortableAddress)
+assert_type(TensorDB(db.address, credentials="env:DB"), TensorDB)
+db.data.annotate_many(_id=[ObjectId()], label=[3], source="model:1")
 assert_type(samples.export("out", "webdataset", shard_bytes="500MB").count, int)
 assert_type(db.runs({"config.lr": 0.1}, sort=[("best.acc", -1)]).first(), Run)
 assert_type(db.jobs.push("train", entry="mypkg.jobs:train", max_attempts=3), Job)

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 MOST = 13
 # A command is a list of options.
 FOLDERS = [folder for folder in (ROOT / "tensordb_data").iterdir() if folder.is_dir() and folder.name != "cli"]
-FOLDERS += [ROOT / "integrations/torch", ROOT / "integrations/tf"]
+FOLDERS += [ROOT / "integrations/torch", ROOT / "integrations/tf", ROOT / "integrations/ray"]
 # Names of fields and metrics, which are free.
 FREE = {"metrics", "fields", "columns", "values", "lineage", "condition", "changes"}
 # What another library calls, or is called with.

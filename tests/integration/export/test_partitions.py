@@ -17,7 +17,7 @@ import pytest
 
 from tensordb_data import Array, ConnectError, Partition, QueryError, Scalar, Selection, TensorDB
 from tensordb_data.errors import NotFoundError, SampleError, StorageError, UnsupportedError
-from tensordb_data.export.portable import Portable, _with_password
+from tensordb_data.export.portable import PortableAddress, _with_login
 from tensordb_data.mongo.address import Address
 
 N = 23
@@ -79,6 +79,22 @@ def test_tables_are_those_of_the_selection(sel: Selection[Any]) -> None:
     assert sel.partitions(N + 1)[0].to_arrow().schema == sel.to_arrow().schema
     with pytest.raises(QueryError, match="there is no blob 'label'"):
         sel.partitions(1)[0].to_arrow(blobs=["label"])
+
+
+def test_some_samples_and_other_fields(sel: Selection[Any]) -> None:
+    part = sel.partitions(2)[1]
+    some = part.take([3, 0]).with_fields(["name", "note", "_id"])
+    assert len(some) == 2 and some.ids == [part.ids[3], part.ids[0]] and some.fields == ("name", "note", "_id")
+    table = some.to_arrow()
+    assert table["name"].to_pylist() == ["n14", "n11"] and table["note"].to_pylist() == [None, "o11"]
+    assert some.with_fields(["image"]).read()["image"].max(axis=(1, 2)).tolist() == [14, 11]
+    assert not len(part.take([])) and part.take(range(len(part))).read()["label"].tolist() == labels([part])
+    for rows in ([99], ["a"]):
+        with pytest.raises(QueryError, match="take: expected numbers"):
+            part.take(rows)  # type: ignore[arg-type]
+    for fields in (["labl"], "label"):
+        with pytest.raises(QueryError, match="field"):
+            part.with_fields(fields)
 
 
 def test_sort_limit_and_several_datasets(db: TensorDB, sel: Selection[Any]) -> None:
@@ -207,7 +223,7 @@ def test_a_warehouse_in_a_folder_is_read_elsewhere_on_this_machine_only(tmp_path
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "[1, 2, 3]"
     text = part.state.address.text.replace(str(warehouse_dir / "w"), str(tmp_path / "gone"))
-    moved = dataclasses.replace(part, state=dataclasses.replace(part.state, address=Portable(text, False)))
+    moved = dataclasses.replace(part, state=dataclasses.replace(part.state, address=PortableAddress(text, False)))
     with pytest.raises(ConnectError, match=r"this machine has no folder .*gone"):
         moved.read()
 
@@ -216,12 +232,12 @@ def test_they_hold_no_password_and_ask_for_it(monkeypatch: pytest.MonkeyPatch) -
     from tensordb_data.warehouse.context import Warehouse
 
     uri = "mongodb://me:s3cret%40pw@db1:27017,db2/ware?replicaSet=rs0"
-    portable = Portable.of(Warehouse(Address(uri=uri, database="ware"), []))
+    portable = PortableAddress.of(Warehouse(Address(uri=uri, database="ware"), []))
     packed = pickle.dumps(portable)
-    assert b"s3cret" not in packed and portable.needs_password and "s3cret" not in f"{portable!r} {portable}"
-    there: Portable = pickle.loads(packed)  # noqa: S301
+    assert b"s3cret" not in packed and portable.needs_login and "s3cret" not in f"{portable!r} {portable}"
+    there: PortableAddress = pickle.loads(packed)  # noqa: S301
     monkeypatch.delenv("TENSORDB", raising=False)
-    with pytest.raises(ConnectError, match=r"does not travel, and \$TENSORDB is not set"):
+    with pytest.raises(ConnectError, match=r"do not travel, and \$TENSORDB is not set"):
         there.open()
     with pytest.raises(ConnectError, match=r"\$OTHER is not set"):
         there.open("env:OTHER")
@@ -234,7 +250,7 @@ def test_they_hold_no_password_and_ask_for_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TENSORDB", uri)
     opened = there.open()
     assert opened.address.uri == uri and opened.address.database == "ware" and there.open() is opened
-    assert there.open(uri) is opened and _with_password(Address(uri=str(Address(uri=uri))), None) == uri
+    assert there.open(uri) is opened and _with_login(Address(uri=str(Address(uri=uri))), None) == uri
 
 
 def test_what_another_tool_has_written_is_named(db: TensorDB, sel: Selection[Any]) -> None:
