@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.api.collection import Collection
 from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
+from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.ingest.options import IngestOptions
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
@@ -134,6 +135,29 @@ class Data(Collection[Sample]):
             SchemaError: A value does not fit its dataset's schema; nothing was annotated.
         """
         return annotate(self._warehouse, values, source)
+
+    def feedback(self, run: str, ids: Sequence[ObjectId], /, **numbers: Any) -> None:
+        """Note what a run has found out about samples: `db.data.feedback("cnn-1", batch["_id"], loss=losses)`.
+
+        It takes microseconds, and waits for neither the server nor a device: a thread stores the numbers within about
+        a second, at `db.close()`, and at exit. A process that is killed loses those of the last second. Of each sample
+        and name, count, mean, variance and last value are kept, over all processes of the run. If the server is away,
+        numbers are kept in memory, put together by sample.
+
+        A stream draws by them with `weights=Feedback("cnn-1", "loss")`, and `Selection.feedback_of` reads them. They
+        belong to the run: `db.runs({"name": "cnn-1"}).delete()` deletes them.
+
+        Args:
+            run: The name of the run. It is made if it does not exist.
+            ids: The `_id`s of n samples, such as those in a batch. One may come several times.
+            numbers: For each name n numbers, of shape (n,): of NumPy, PyTorch, TensorFlow or JAX, on any device, or a
+                list. They are copied. NaN and infinite numbers are not counted.
+
+        Raises:
+            QueryError: A name, the ids or the numbers are malformed, or their lengths differ.
+            StorageError: The warehouse is closed.
+        """
+        feedback_buffer(self._warehouse).add(run, ids, numbers)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
         """Move blobs of live writers from documents into segments, and rewrite segments that are mostly deleted.
