@@ -40,6 +40,7 @@ from tensordb_data.errors import (
     WorkerError,
 )
 from tensordb_data.export.partition import Partition
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.report import ExportReport
 from tensordb_data.feedback.value import Feedback
 from tensordb_data.jobs.permissions import Permissions
@@ -93,6 +94,7 @@ __all__ = [
     "ParameterSet",
     "Partition",
     "Permissions",
+    "PortableAddress",
     "Query",
     "QueryError",
     "Run",

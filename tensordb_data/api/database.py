@@ -19,6 +19,7 @@ from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
+from tensordb_data.export.portable import PortableAddress, check_alone
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.mongo.address import HostOptions, parse
 from tensordb_data.query.query import Filter, Query, Sort
@@ -45,7 +46,8 @@ class TensorDB(Overview):
 
     Args:
         address: A folder, for which a MongoDB server is started or joined; or a `mongodb://` or `mongodb+srv://`
-            address of a replica set or sharded cluster, whose path names the database.
+            address of a replica set or sharded cluster, whose path names the database; or the `address` of
+            another TensorDB.
         project: The project. Every entity belongs to one, and projects do not see each other.
         blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. The
             warehouse records it. With None the recorded place is used; a new warehouse uses the folder `blobs` in
@@ -64,6 +66,8 @@ class TensorDB(Overview):
         read_only: Whether this connection only reads. It makes, changes and cleans nothing, and what would write raises
             `ReadOnlyError`. A server's user needs no more than the role `read`. A folder may lie on a read-only disk:
             then its index is copied into a folder in `$XDG_CACHE_HOME` or `~/.cache`, and kept there.
+        credentials: With the `address` of another TensorDB: the whole address of its server, with user and password, or
+            `"env:NAME"` for a variable that holds it. By default `$TENSORDB`, if a login is needed.
         ip: Host of a server, in place of an address. `TensorDB.from_host` takes it and what follows, too.
         port: Its port.
         db_name: The database, `"tensordb"` when neither this nor the address names one.
@@ -82,7 +86,7 @@ class TensorDB(Overview):
     @suggesting(HostOptions)
     def __init__(
         self,
-        address: str | Path | None = None,
+        address: str | Path | PortableAddress | None = None,
         *,
         project: str | None = None,
         blobs: str | Path | None = None,
@@ -91,14 +95,23 @@ class TensorDB(Overview):
         cache_bytes: int | str | None = None,
         client: Any = None,
         read_only: bool = False,
+        credentials: str | None = None,
         **host: Unpack[HostOptions],
     ) -> None:
         if not isinstance(read_only, bool):
             raise QueryError(f"read_only= is True or False; found {read_only!r:.200}")
+        self._collections: dict[str, Collection[Any]] = {}
+        if isinstance(address, PortableAddress):
+            check_alone(blobs=blobs, client=client, **host)
+            self._warehouse = address.connect(
+                credentials, project=project, roots=roots, cache=cache, cache_bytes=cache_bytes, read_only=read_only
+            )
+            return
+        if credentials is not None:
+            raise QueryError("credentials= goes with db.address of another TensorDB; otherwise the URI has the login")
         where = parse(address, client=client, project=project, **host)
         where = dataclasses.replace(where, read_only=read_only)
         self._warehouse = Warehouse.open(where, blobs=blobs, roots=roots, cache=cache, cache_bytes=cache_bytes)
-        self._collections: dict[str, Collection[Any]] = {}
 
     @classmethod
     @suggesting()

@@ -6,6 +6,7 @@ import abc
 from typing import TYPE_CHECKING
 
 from tensordb_data.common.html import Html, Shown
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.table.notebook import warehouse_html
 from tensordb_data.table.storage import Storage, projects, storage
 
@@ -20,6 +21,19 @@ class Overview(Shown, abc.ABC):
     @abc.abstractmethod
     def warehouse(self) -> Warehouse:
         """The context: index and blobs."""
+
+    @property
+    def address(self) -> PortableAddress:
+        """Where this warehouse is, as a value that pickles and holds no user name, password or key.
+
+        `TensorDB(address)` opens it in another process or on another machine, with the same project, blobs, roots and
+        cache. The login comes from `$TENSORDB` there, or from `credentials="env:NAME"`. A warehouse in a folder is
+        opened on its own machine only. (A pickled `TensorDB` or `Selection` holds the password.)
+
+        Raises:
+            UnsupportedError: This TensorDB was made with `client=`.
+        """
+        return PortableAddress.of(self.warehouse)
 
     def _html(self) -> Html:
         return warehouse_html(self.warehouse)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
 from tensordb_data.samples.evolve import DatasetSchema
+from tensordb_data.samples.existing.annotate_many import annotate_many
 from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.rename import drop, rename
 from tensordb_data.samples.sample import Sample, make_samples
@@ -158,6 +159,31 @@ class Data(Collection[Sample]):
             StorageError: The warehouse is closed.
         """
         feedback_buffer(self._warehouse).add(run, ids, numbers)
+
+    def annotate_many(self, /, *, _id: Iterable[ObjectId | str], source: str, **columns: Any) -> Annotated:
+        """Annotate samples by columns: the fast way, and the one for arrays, such as embeddings.
+
+        It is `annotate` otherwise: all values are checked before the first one is set, and `provenance` says who has
+        set them. An array becomes a blob of an optional field, which is added to the schema if there is none of the
+        name. A blob that is there is replaced: plans that are older still read the earlier one. A blob field that every
+        sample has is refused. To annotate the same again does no harm.
+
+        Args:
+            _id: The `_id`s of n samples, all different; in a table they may be text.
+            source: Who annotates, such as `"model:cnn-1@400"`; at most 200 characters.
+            **columns: For each field an array of shape (n, ...) or a list of n values. A number or a string is the
+                value of all samples. None takes the value of a sample away. A field called `source` is for `annotate`.
+
+        Returns:
+            How many samples were annotated, and the ids that no sample of this project has.
+
+        Raises:
+            QueryError: An id is none or is there twice, or `source` is malformed.
+            SchemaError: A column has another length, or a value does not fit its dataset's schema; nothing was
+                annotated.
+            StorageError: The blob store failed; nothing was annotated.
+        """
+        return annotate_many(self._warehouse, _id, columns, source)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
         """Move blobs of live writers from documents into segments, and rewrite segments that are mostly deleted.

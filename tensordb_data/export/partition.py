@@ -17,7 +17,7 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.common.zstd import expand
 from tensordb_data.errors import QueryError, SampleError, StorageError
 from tensordb_data.export.arrow import pyarrow, table_of
-from tensordb_data.export.portable import Portable
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import Row, merged_fields, stored_rows
 from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
@@ -46,7 +46,7 @@ _LARGEST = 1 << 40  # there is no limit: the rows are our own
 class DataState:
     """What the partitions of one call share: where the samples are, and the state of the data."""
 
-    address: Portable
+    address: PortableAddress
     fields: tuple[str, ...]
     """The fields of `read`."""
     named: tuple[str, ...] | None

@@ -13,7 +13,7 @@ from tensordb_data.common.chunks import batched
 from tensordb_data.common.sizes import parse_size
 from tensordb_data.errors import QueryError
 from tensordb_data.export.partition import DataState, Doc, Partition, packed, unpacked
-from tensordb_data.export.portable import Portable
+from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import check_data
 from tensordb_data.stream.passes.plan_reader import PlanReader
 from tensordb_data.stream.plan.index_reader import bounded
@@ -35,7 +35,7 @@ def partitions(bound: BoundQuery, n: int | None, nbytes: int | str, fields: Sequ
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= _MOST):
         raise QueryError(f"partitions: n is a whole number from 1 to {_MOST:,}, or None; found {n!r:.100}")
     each = parse_size(nbytes, "partitions: nbytes")
-    address = Portable.of(bound.warehouse)
+    address = PortableAddress.of(bound.warehouse)
     names = field_names(fields if fields is not None else bound.query.fields)
     reader = PlanReader(bound.warehouse, StreamSpec(bound.query, 1, names))
 

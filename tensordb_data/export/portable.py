@@ -1,52 +1,72 @@
-"""Portable: where a warehouse is, as a value without secrets that goes to other processes and machines."""
+"""PortableAddress: where a warehouse is, as a value without secrets that goes to other processes and machines."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
+import platform
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tensordb_data.errors import ConnectError
-from tensordb_data.mongo.address import Address, parse, redact
+from tensordb_data.blobs.stores.base import without_secrets
+from tensordb_data.common.sizes import parse_size
+from tensordb_data.embedded.paths import Layout
+from tensordb_data.errors import ConnectError, NotFoundError, QueryError
+from tensordb_data.mongo.address import Address, parse, redact, without_login
 from tensordb_data.warehouse.context import Warehouse
+from tensordb_data.warehouse.roots import OpenedRoots
 
 _ENVIRONMENT = "env:"
 _VARIABLE = "TENSORDB"
 
-_living: weakref.WeakValueDictionary[Portable, Warehouse] = weakref.WeakValueDictionary()
-"""Warehouses that this process has opened itself, from which portables were made."""
-_kept: dict[tuple[Portable, str | None], Warehouse] = {}
-"""Warehouses that were opened from portables: one connection a process, which stays."""
+_living: weakref.WeakValueDictionary[PortableAddress, Warehouse] = weakref.WeakValueDictionary()
+"""Warehouses that this process has opened itself, from which addresses were made."""
+_kept: dict[tuple[PortableAddress, str | None], Warehouse] = {}
+"""Warehouses that were opened from addresses: one connection a process, which stays."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Portable:
-    """Where a warehouse is, without the password of its address. Unlike a `Warehouse`, it may be stored and logged."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class PortableAddress:
+    """Where a warehouse is, without the login of its server: `TensorDB.address`, which `TensorDB(address)` opens.
+
+    Unlike a `TensorDB`, it may be pickled into object stores and logs. It compares by value. Project, blobs, the roots
+    that were opened, the cache and `read_only` are part of it. User name, password and secret options are not: who
+    opens it takes them from `$TENSORDB`, or from where `credentials=` says.
+    """
 
     text: str
-    """What `Warehouse.to_json` gives, as JSON; secrets are replaced by stars."""
-    needs_password: bool
+    """What `Warehouse.to_json` gives, as JSON, without secrets."""
+    needs_login: bool
     """Whether there were secrets."""
+    machine: str = dataclasses.field(default="", compare=False)
+    """Of a warehouse in a folder: the machine that has it."""
 
     @classmethod
-    def of(cls, warehouse: Warehouse) -> Portable:
+    def of(cls, warehouse: Warehouse) -> PortableAddress:
         """Where a warehouse is.
 
         Raises:
             UnsupportedError: It was made with `client=`, which cannot go to another process.
         """
         given = warehouse.to_json()
-        uri = None if given["uri"] is None else str(Address(uri=given["uri"]))
-        found = cls(json.dumps({**given, "uri": uri}, sort_keys=True), uri != given["uri"])
+        uri = None if given["uri"] is None else without_login(given["uri"])
+        roots = [{**root, "url": without_secrets(root["url"])} for root in given["roots"]]
+        opened = {kind: [without_secrets(url) for url in urls] for kind, urls in given["opened"].items()}
+        text = json.dumps({**given, "uri": uri, "roots": roots, "opened": opened}, sort_keys=True, default=str)
+        found = cls(text, uri != given["uri"], "" if given["folder"] is None else _machine())
         _living[found] = warehouse
         return found
 
     def __str__(self) -> str:
         given = json.loads(self.text)
         return str(given["folder"] or given["uri"])
+
+    def __repr__(self) -> str:
+        return f"PortableAddress({str(self)!r}, project={json.loads(self.text)['project']!r})"
 
     def open(self, credentials: str | None = None) -> Warehouse:
         """The warehouse: the one from which this was made, if this process has it; else one that this process keeps.
@@ -62,21 +82,110 @@ class Portable:
         living = _living.get(self)
         if living is not None and credentials is None and not living.closed:
             return living
-        given: dict[str, Any] = json.loads(self.text)
-        if given["folder"] is not None and not Path(given["folder"]).is_dir():
-            raise ConnectError(
-                f"this machine has no folder {given['folder']}, in which the warehouse is: one in a folder serves one"
-                " machine. Run this where the folder is, or use a server: TensorDB('mongodb://…')"
-            )
-        if given["uri"] is not None and (self.needs_password or credentials is not None):
-            given["uri"] = _with_password(Address(uri=given["uri"]), credentials)
+        given = self._complete(credentials)
         key = self, given["uri"]
         if key not in _kept:
             _kept.setdefault(key, Warehouse.from_json(given))
         return _kept[key]
 
+    def connect(
+        self,
+        credentials: str | None = None,
+        *,
+        project: str | None = None,
+        roots: Sequence[str | Path] | None = None,
+        cache: str | Path | None = None,
+        cache_bytes: int | str | None = None,
+        read_only: bool = False,
+    ) -> Warehouse:
+        """The warehouse, connected anew.
 
-def _with_password(wanted: Address, credentials: str | None) -> str:
+        Args:
+            credentials: As for `open`.
+            project: Another project.
+            roots: More roots to read, beside those that have travelled and those of this user here.
+            cache: Another folder for the cache.
+            cache_bytes: Another limit for it.
+            read_only: Whether only to read; an address of a connection that only reads stays one.
+
+        Raises:
+            ConnectError: As for `open`, or the server cannot be reached.
+            NotFoundError: The warehouse was removed.
+            StorageError: The blobs are in a place that nobody has opened.
+        """
+        given = self._complete(credentials)
+        folder = None if given["folder"] is None else Path(given["folder"])
+        own = OpenedRoots.of_user(None, roots, folder).to_json()
+        given["opened"] = {kind: [*dict.fromkeys([*urls, *own[kind]])] for kind, urls in given["opened"].items()}
+        given["read_only"] |= read_only
+        if project is not None:
+            given["project"] = parse("mongodb://localhost", project=project).project
+        if cache is not None:
+            given["cache"] = str(Path(cache).expanduser())
+        if cache_bytes is not None:
+            given["cache_bytes"] = parse_size(cache_bytes, "cache_bytes")
+        warehouse = Warehouse.from_json(given)
+        try:
+            if warehouse.index["warehouse"].find_one({"_id": "warehouse"}) is None:
+                raise NotFoundError(
+                    f"there is no warehouse any more in the database {warehouse.address.database!r} of {self}"
+                )
+            warehouse.blobs.check_opened()
+        except BaseException:
+            warehouse.close()
+            raise
+        return warehouse
+
+    def _complete(self, credentials: str | None) -> dict[str, Any]:
+        """The argument of `Warehouse.from_json`, with the login."""
+        given: dict[str, Any] = json.loads(self.text)
+        if given["folder"] is not None:
+            self._check_machine(Path(given["folder"]))
+        elif self.needs_login or credentials is not None:
+            given["uri"] = _with_login(Address(uri=given["uri"]), credentials)
+        return given
+
+    def _check_machine(self, folder: Path) -> None:
+        # A machine that was started again still has its name; a container has another one, on the same machine.
+        here = _machine()
+        if self.machine and not {*self.machine.split(" ", 1)} & {*here.split(" ", 1)}:
+            where = f"the warehouse is in the folder {folder} of the machine {self.machine.partition(' ')[2]}"
+        elif not folder.is_dir():
+            where = f"this machine has no folder {folder}, in which the warehouse is"
+        elif not Layout(folder).manifest.is_file():
+            where = f"in the folder {folder} of this machine is no warehouse"
+        else:
+            return
+        raise ConnectError(
+            f"{where}: one in a folder serves one machine. Run this where the folder is, or use a server:"
+            " TensorDB('mongodb://…')"
+        )
+
+
+def check_alone(**options: Any) -> None:
+    """Refuse what says anew what an address says.
+
+    Raises:
+        QueryError: One of the options is given.
+    """
+    if given := [name for name, value in options.items() if value is not None]:
+        raise QueryError(
+            f"TensorDB(address, {given[0]}=...): the address of another TensorDB says that already; leave it out, or"
+            " open the warehouse by its folder or URI"
+        )
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine since its start, and its name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = "-" + platform.node()
+    return f"{boot} {platform.node()}"
+
+
+def _with_login(wanted: Address, credentials: str | None) -> str:
     """The address that is given in full; it must be of the same servers."""
     if credentials is not None and not isinstance(credentials, str):
         raise ConnectError(
@@ -89,10 +198,19 @@ def _with_password(wanted: Address, credentials: str | None) -> str:
         full, source = credentials, "credentials="
     if not full:
         raise ConnectError(
-            f"the password of {wanted} does not travel, and ${name} is not set in this process: set it to the whole "
-            "address, or give credentials='env:NAME' with the name of another variable"
+            f"the user and password of {wanted} do not travel, and ${name} is not set in this process: set it to the"
+            " whole address, or give credentials='env:NAME' with the name of another variable"
         )
-    found = parse(full)
-    if found.uri is None or found.hosts != wanted.hosts:
+    try:
+        found = parse(full)
+    except ConnectError as error:
+        raise ConnectError(f"expected in {source} the address {wanted} with its password: {error}") from None
+    if found.uri is None or _servers(found) != _servers(wanted):
         raise ConnectError(f"expected in {source} the address {wanted} with its password, found {redact(str(found))}")
     return found.uri
+
+
+def _servers(address: Address) -> set[str]:
+    hosts = address.hosts.lower().split(",")
+    srv = (address.uri or "").startswith("mongodb+srv://")
+    return {host if srv or host.rpartition(":")[2].isdecimal() else f"{host}:27017" for host in hosts}

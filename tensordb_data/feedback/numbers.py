@@ -71,13 +71,17 @@ def sample_numbers(name: str, numbers: Any, n: int) -> Numbers:
 
 
 def _of_torch(name: str, tensor: Any) -> Numbers:
-    if tensor.is_complex():
-        raise QueryError(f"{name}=: expected real numbers; found {tensor.dtype}")
     tensor = tensor.detach()
-    if tensor.device.type == "cpu":
-        torch = sys.modules["torch"]
-        found: NDArray[Any] = tensor.to(torch.float64, copy=True).numpy()
-        return found
+    if tensor.is_cpu:
+        try:
+            found = tensor.numpy()
+        except TypeError:  # NumPy has no bfloat16
+            found = tensor.to(sys.modules["torch"].float64).numpy()
+        _check_kind(name, found.dtype.kind, tensor.dtype)
+        taken: NDArray[Any] = found.astype(np.float64)
+        return taken
+    if tensor.is_complex():
+        _check_kind(name, "c", tensor.dtype)
     copied = tensor.clone()
     if tensor.device.type != "cuda":
         return lambda: _on_host(copied)

@@ -49,6 +49,14 @@ def _redact_uri(uri: str) -> str:
     return redact(f"{scheme}://{user}{colon and ':***'}{at}{hosts}")
 
 
+def without_login(uri: str) -> str:
+    """A URI without user, password and secret options: it names the same servers and database."""
+    scheme, rest = uri.split("://", 1)
+    place, _, options = rest[rest.split("/", 1)[0].rfind("@") + 1 :].partition("?")
+    kept = [one for one in re.split("[&;]", options) if one and not _SECRET_OPTION.match(f"?{one}")]
+    return f"{scheme}://{place}{'?' + '&'.join(kept) if kept else ''}"
+
+
 @dataclass(frozen=True, repr=False)
 class Address:
     """Where a warehouse is: a folder, a URI, or a client that the user made. Never shows a password."""

@@ -64,12 +64,7 @@ def count_rows(dataset: str, columns: Mapping[str, Any]) -> int:
     for name, value in columns.items():
         if is_one(value):
             continue
-        if (
-            isinstance(value, (bytes, bytearray, dict))
-            or not isinstance(value, Sized)
-            or not hasattr(value, "__getitem__")
-            or getattr(value, "shape", None) == ()
-        ):
+        if not is_column(value):
             raise SchemaError(
                 f"dataset {dataset!r}, field {name!r}: expected a column, an array (n, ...) or a list of n values, "
                 f"found {type(value).__name__}; only numbers and strings are repeated"
@@ -136,6 +131,16 @@ def _encode_each(dataset: str, name: str, field: Field, values: Any, start: int)
 def is_one(value: Any) -> bool:
     """Whether the value stands for every row."""
     return is_missing(value) or isinstance(value, _BROADCAST)
+
+
+def is_column(value: Any) -> bool:
+    """Whether the value has one for each row."""
+    return (
+        not isinstance(value, (bytes, bytearray, dict))
+        and isinstance(value, Sized)
+        and hasattr(value, "__getitem__")
+        and getattr(value, "shape", None) != ()
+    )
 
 
 def make_ids(n: int, given: Any) -> list[ObjectId]:

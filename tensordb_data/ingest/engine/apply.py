@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Binary, ObjectId
 
-from tensordb_data.blobs.segments.inline import is_inline
 from tensordb_data.errors import DuplicateError
 from tensordb_data.ingest.engine.prepare import Prepared, names_digest, taken
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.samples.columns import Column
 from tensordb_data.samples.commit import TooLarge, commit
+from tensordb_data.samples.existing.replaced import new_reference, note_replaced
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema import BlobField
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _ATTEMPTS = 10
-_KEPT = 3
-"""How many earlier blobs a reference names, for streams whose plan has them."""
 
 Doc = dict[str, Any]
 
@@ -289,10 +287,9 @@ class Applier:
     def _replace(self, changes: Sequence[tuple[Doc, Doc, list[str]]], counter: int, session: Any) -> None:
         """In a transaction: give samples their new values.
 
-        Each new reference says which mutation it came with, and what it was before. So a stream whose plan is older
-        reads the earlier bytes, or stops, and never gives another picture to the label that it has.
+        A stream whose plan is older never gives another picture to the label that it has; see `samples/existing/`.
         """
-        old: set[ObjectId] = set()
+        old: list[Doc] = []
         updates = []
         for before, after, names in changes:
             to_set: Doc = {f"_tdb.{name}": value for name, value in after["_tdb"].items() if name in ("src", "damaged")}
@@ -305,14 +302,13 @@ class Applier:
                 part = before["_tdb"].get("b", {}).get(name) if blob else None
                 if part is not None:
                     where[path] = part
-                    if not is_inline(part):
-                        old.add(part["k"])
+                    old.append(part)
                 # A value from the source no longer counts as an annotation.
                 to_unset[f"{PROVENANCE}.{name}"] = ""
                 if value is None:
                     to_unset[path] = ""
                 elif blob:
-                    to_set[path] = {**value, "m": counter, **({} if part is None else {"was": _earlier(part)})}
+                    to_set[path] = new_reference(value, part, counter)
                 else:
                     to_set[path] = value
             updates.append((where, {"$set": to_set, "$unset": to_unset}))
@@ -320,16 +316,7 @@ class Applier:
             return
         if self._warehouse.index.update_each("data", updates, session) != len(updates):
             raise _Moved
-        replaced = {"$max": {"replaced": counter}}
-        self._warehouse.index["segments"].update_many({"_id": {"$in": sorted(old)}}, replaced, session=session)
-
-
-def _earlier(part: Mapping[str, Any], depth: int = _KEPT) -> Doc:
-    """A reference that was replaced, with those before it, as far as they can be read: not of bytes in a document."""
-    kept = {key: value for key, value in part.items() if key in ("k", "o", "n", "z", "m")}
-    if "was" in part and depth > 1:
-        kept["was"] = _earlier(part["was"], depth - 1)
-    return kept
+        note_replaced(self._warehouse, old, counter, session)
 
 
 def some_rows(rows: Prepared, which: Sequence[int], names: Sequence[str] | None = None) -> Prepared:

@@ -17,7 +17,7 @@ import pytest
 
 from tensordb_data import Array, ConnectError, Partition, QueryError, Scalar, Selection, TensorDB
 from tensordb_data.errors import NotFoundError, SampleError, StorageError, UnsupportedError
-from tensordb_data.export.portable import Portable, _with_password
+from tensordb_data.export.portable import PortableAddress, _with_login
 from tensordb_data.mongo.address import Address
 
 N = 23
@@ -207,7 +207,7 @@ def test_a_warehouse_in_a_folder_is_read_elsewhere_on_this_machine_only(tmp_path
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "[1, 2, 3]"
     text = part.state.address.text.replace(str(warehouse_dir / "w"), str(tmp_path / "gone"))
-    moved = dataclasses.replace(part, state=dataclasses.replace(part.state, address=Portable(text, False)))
+    moved = dataclasses.replace(part, state=dataclasses.replace(part.state, address=PortableAddress(text, False)))
     with pytest.raises(ConnectError, match=r"this machine has no folder .*gone"):
         moved.read()
 
@@ -216,12 +216,12 @@ def test_they_hold_no_password_and_ask_for_it(monkeypatch: pytest.MonkeyPatch) -
     from tensordb_data.warehouse.context import Warehouse
 
     uri = "mongodb://me:s3cret%40pw@db1:27017,db2/ware?replicaSet=rs0"
-    portable = Portable.of(Warehouse(Address(uri=uri, database="ware"), []))
+    portable = PortableAddress.of(Warehouse(Address(uri=uri, database="ware"), []))
     packed = pickle.dumps(portable)
-    assert b"s3cret" not in packed and portable.needs_password and "s3cret" not in f"{portable!r} {portable}"
-    there: Portable = pickle.loads(packed)  # noqa: S301
+    assert b"s3cret" not in packed and portable.needs_login and "s3cret" not in f"{portable!r} {portable}"
+    there: PortableAddress = pickle.loads(packed)  # noqa: S301
     monkeypatch.delenv("TENSORDB", raising=False)
-    with pytest.raises(ConnectError, match=r"does not travel, and \$TENSORDB is not set"):
+    with pytest.raises(ConnectError, match=r"do not travel, and \$TENSORDB is not set"):
         there.open()
     with pytest.raises(ConnectError, match=r"\$OTHER is not set"):
         there.open("env:OTHER")
@@ -234,7 +234,7 @@ def test_they_hold_no_password_and_ask_for_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TENSORDB", uri)
     opened = there.open()
     assert opened.address.uri == uri and opened.address.database == "ware" and there.open() is opened
-    assert there.open(uri) is opened and _with_password(Address(uri=str(Address(uri=uri))), None) == uri
+    assert there.open(uri) is opened and _with_login(Address(uri=str(Address(uri=uri))), None) == uri
 
 
 def test_what_another_tool_has_written_is_named(db: TensorDB, sel: Selection[Any]) -> None:
