@@ -29,7 +29,8 @@ def load() -> None:
     data, params, _, logs, _ = found
     found += [cls for collection in found for cls in _generic(collection)]
     found += [_returned(getattr(db, name)) for name in ("search", "gc", "fsck", "rebuild", "storage", "ui")]
-    found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset", "embed", "import_label_studio")]
+    found += [_returned(getattr(data, name)) for name in ("writer", "annotate", "compact", "dataset")]
+    found += [_returned(getattr(data, name)) for name in ("embed", "import_label_studio")]
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]
     found += [_returned(getattr(selection, name)) for name in ("similar", "duplicates", "feedback_of", "label_issues")]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.common.html import Html, Shown
+from tensordb_data.curation.label_issues import LabelIssues, label_issues
 from tensordb_data.feedback.table import FeedbackTable, feedback_table
 from tensordb_data.table.bounded import count_number
 from tensordb_data.table.counts import value_counts
@@ -260,6 +261,25 @@ class SelectionTable(Shown, abc.ABC, Generic[R]):
             QueryError: A name is malformed, or the Selection is not one of samples.
         """
         return feedback_table(self.bound, run, name)
+
+    def label_issues(
+        self, probabilities: str, label: str = "label", *, classes: Sequence[Any] | None = None
+    ) -> LabelIssues:
+        """The samples whose labels are likely wrong, the worst first, as cleanlab finds them.
+
+        A model that was not trained on the samples has to say how likely each class is, such as by cross-validation:
+        `db.data.embed(sel, model, field="chances")` stores it. All probabilities are in memory for it.
+
+        Args:
+            probabilities: The field of the probabilities: floats of shape (k,), 1 in all.
+            label: The field of the labels.
+            classes: The k labels in the order of the probabilities; None if labels are the numbers 0 to k - 1.
+
+        Raises:
+            QueryError: No sample has both fields, the probabilities are none, or a label is none of the classes.
+            MissingExtraError: cleanlab is not installed.
+        """
+        return label_issues(self.bound, probabilities, label, classes)
 
     def split(
         self,
