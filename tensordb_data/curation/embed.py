@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from tensordb_data.common.html import Report
 from tensordb_data.curation.models import called, name_of
-from tensordb_data.errors import QueryError
+from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.query.query import Query
 from tensordb_data.samples.existing.annotate_many import annotate_many
+from tensordb_data.schema import Array
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.plan.sample_table import FieldLayout
@@ -72,6 +73,7 @@ def embed(
         bound = BoundQuery(bound.warehouse, Query("data", {"_id": {"$in": ids}}))
     total = bound.count()
     by = f"{PROVENANCE}.{field}.source"
+    _check_field(bound, field)
     if not replaces:
         _check_source(bound, field, by, source)
     missing = _narrowed(bound, {by: {"$ne": source}})
@@ -144,6 +146,17 @@ def _narrowed(bound: BoundQuery, condition: Mapping[str, Any]) -> BoundQuery:
     filter = bound.query.filter
     both = {"$and": [filter, condition]} if filter else dict(condition)
     return BoundQuery(bound.warehouse, bound.query.replace(filter=both))
+
+
+def _check_field(bound: BoundQuery, field: str) -> None:
+    """Refuse a field that holds something else, before the model has worked for hours."""
+    for dataset, schema in bound.warehouse.datasets.schemas(sorted(bound.distinct("dataset"))).items():
+        found = schema.get(field)
+        if found is not None and not (isinstance(found, Array) and found.optional):
+            raise SchemaError(
+                f"dataset {dataset!r}, field {field!r}: expected an optional array or no field of this name, found"
+                f" {found!r}; give another field="
+            )
 
 
 def _check_source(bound: BoundQuery, field: str, by: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""`db.data.embed`: vectors of samples by any model, taken up where a call was killed, and never of two models at once."""
+"""`db.data.embed`: vectors of samples by any model, taken up where a call was killed, and never of two models."""
 
 from __future__ import annotations
 
