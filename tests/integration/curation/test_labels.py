@@ -99,8 +99,9 @@ def test_a_round_trip(db, tmp_path):
     assert tasks[1]["data"]["text"] == "photo 1" and tasks[1]["data"]["tensordb_id"] == str(ids[1])
     assert tasks[1]["data"]["image"].startswith("data:image/png;base64,")
     assert tasks[1]["predictions"][0]["result"][0]["value"] == {"choices": ["1"]}
-    box = {"type": "rectanglelabels", "from_name": "boxes", "to_name": "image", "original_width": 4,
-           "original_height": 4, "value": {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "rectanglelabels": ["cat"]}}  # fmt: skip
+    where = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "rectanglelabels": ["cat"]}
+    size = {"original_width": 4, "original_height": 4}
+    box = {"type": "rectanglelabels", "from_name": "boxes", "to_name": "image", **size, "value": where}
     stars = {"type": "rating", "from_name": "quality", "value": {"rating": 4}}
     note = {"type": "textarea", "from_name": "note", "value": {"text": ["dark"]}}
     first = [choice("5", at="2026-01-01"), choice("8", by=9, at="2026-01-02")]
