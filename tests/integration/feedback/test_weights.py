@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import shutil
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bson import ObjectId
 from torch.utils.data import DataLoader
 
@@ -16,7 +19,7 @@ from tensordb_data import Feedback, NotFoundError, QueryError, SampleError, Shar
 from tensordb_data.common import boards
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.stream.deliver.stream import Stream
-from tensordb_data.torch import QueryDataset
+from tensordb_data.torch import QueryDataset, StepCheckpointer
 
 N, BATCH = 40, 10
 LOSS = Feedback("r", "loss")
@@ -127,13 +130,13 @@ def test_a_state_between_two_passes_goes_on_with_what_is_known_then(fed):
     assert draws(again, 4) == draws(stream, 4)
 
 
-@pytest.mark.parametrize("context", ["fork", "forkserver"])
-def test_workers_agree_on_the_weights_and_resume(fed, context):
+def test_workers_agree_on_the_weights(fed):
     tell(fed, np.arange(N))
     feedback_buffer(fed.warehouse).flush()
     expected = draws(open_stream(fed, passes=2), 8)
+    assert draws(pickle.loads(pickle.dumps(open_stream(fed))), 8) == expected
     loader = DataLoader(
-        QueryDataset(open_stream(fed, passes=2)), batch_size=None, num_workers=2, multiprocessing_context=context
+        QueryDataset(open_stream(fed, passes=2)), batch_size=None, num_workers=2, multiprocessing_context="fork"
     )
     assert [batch["x"].tolist() for batch in loader] == expected
 
@@ -207,3 +210,36 @@ def test_a_connection_of_its_own_is_flushed_too(fed, mongo_uri, warehouse_dir):
     with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs") as other:
         tell(other, [0.0] * 39 + [1.0])
         assert set(chain(*draws(open_stream(fed), 4))) == {39}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("by_engine", [True, False])
+def test_a_checkpoint_resumes_with_the_same_samples_on_another_host(fed, workers, by_engine):
+    tell(fed, np.arange(N))
+
+    def make() -> Any:
+        stream = {"shuffle": True, "replacement": True, "seed": 1, "fields": ["x"], "weights": LOSS}
+        sel = fed.data.find({"dataset": "d"})
+        own = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+        if by_engine:
+            return DataLoader(QueryDataset(sel, batch_size=5, **stream), batch_size=None, **own)
+        return DataLoader(QueryDataset(sel, **stream), batch_size=5, **own)
+
+    def saver(loader: Any) -> StepCheckpointer:
+        return StepCheckpointer(fed, run="r", model=model, optimizer=None, every=2, stream=loader)
+
+    model = torch.nn.Linear(1, 1)
+    loader = make()
+    got = []
+    with contextlib.closing(saver(loader)) as checkpointer:
+        for batch in islice(loader, 6):
+            got.append(batch["x"].tolist())
+            if len(got) <= 2:
+                checkpointer.step()
+    tell(fed, np.arange(N)[::-1] * 1000)
+    feedback_buffer(fed.warehouse).flush()
+    shutil.rmtree(fed.warehouse.cache_dir)
+    again = make()
+    with contextlib.closing(saver(again)) as checkpointer:
+        assert checkpointer.restore() == 2
+        assert [batch["x"].tolist() for batch in islice(again, 4)] == got[2:]
