@@ -71,7 +71,7 @@ def calls(db: Any, ids: list[Any], numbers: Any, count: int) -> dict[str, float]
     """What each call took, at a steady pace."""
     rng = np.random.default_rng(1)
     raw = [id.binary for id in ids]
-    times = np.empty(count)
+    times, own = np.empty(count), np.empty(count)
     begin = time.perf_counter()
     for call in range(count):
         due = begin + call / PACE
@@ -81,11 +81,14 @@ def calls(db: Any, ids: list[Any], numbers: Any, count: int) -> dict[str, float]
         loss = numbers[call % 64]
         while time.perf_counter() < due:
             pass
-        before = time.perf_counter()
+        before, ran = time.perf_counter(), time.thread_time()
         db.data.feedback("r", batch, loss=loss)
+        own[call] = time.thread_time() - ran
         times[call] = time.perf_counter() - before
     p50, p99, p999 = map(float, np.quantile(times, (0.5, 0.99, 0.999)))
-    return {"p50_us": 1e6 * p50, "p99_us": 1e6 * p99, "p999_us": 1e6 * p999, "met": p99 < P99, "numbers": count * BATCH}
+    found = {"p50_us": 1e6 * p50, "p99_us": 1e6 * p99, "p999_us": 1e6 * p999, "met": p99 < P99}
+    # Of the thread alone: without the time in which a busy machine ran something else.
+    return {**found, "own_p99_us": 1e6 * float(np.quantile(own, 0.99)), "numbers": count * BATCH}
 
 
 def begins(db: Any) -> dict[str, float]:

@@ -85,10 +85,11 @@ def _grouped(
 ) -> Moments:
     order = np.argsort(ids, kind="stable")
     ids, count, mean, squares = ids[order], count[order], mean[order], squares[order]
-    first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
+    if not len(ids):
+        return Moments(ids, count, mean, squares, last)
+    words = ids.view("<u4").reshape(-1, 3)  # to compare texts would keep other threads of Python from running
+    first = np.flatnonzero(np.concatenate([[True], (words[1:] != words[:-1]).any(axis=1)]))
     sizes = np.diff(np.append(first, len(ids)))
-    if not len(first):
-        return Moments(ids, count, mean, squares, last[order])
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.add.reduceat(count, first)
         # Of the differences from the first mean, so that equal numbers have exactly their mean, and no variance.

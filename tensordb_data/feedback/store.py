@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MOST = 200_000
 """The most samples of a chunk: 44 bytes each, where a document has room for 16 MB."""
 _STATE = "state"
-_MANY, _TOO_MANY = 64, 512  # chunks: from when on a merge may pay, and when it is due
+_SOME, _MANY, _TOO_MANY = 8, 64, 512  # chunks: from when on a merge may pay, and when it is due
 _ATTEMPTS = 10
 _ABANDONED = dt.timedelta(hours=1)
 _COLUMNS = {"count": "<i8", "mean": "<f8", "squares": "<f8", "last": "<f8"}
@@ -79,7 +79,12 @@ def merge_if_due(warehouse: Warehouse, run: str, name: str) -> bool:
     for doc in warehouse.index["feedback"].find({**_of(warehouse, run, name), "g": {"$ne": _STATE}}, columns):
         sizes[doc.get("g") is None].append(doc["n"] if isinstance(doc.get("n"), int) else 0)
     flushed, based = sizes[True], sizes[False]
-    due = len(flushed) >= _MANY and (2 * sum(flushed) >= sum(based) or len(flushed) >= _TOO_MANY)
+    new, old = sum(flushed), sum(based)
+    due = (
+        (len(flushed) >= _SOME and new >= 2 * max(old, MOST))
+        or (len(flushed) >= _MANY and 2 * new >= old)
+        or len(flushed) >= _TOO_MANY
+    )
     return due and merge_chunks(warehouse, run, name)
 
 

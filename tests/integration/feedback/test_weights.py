@@ -134,7 +134,7 @@ def test_workers_agree_on_the_weights(fed):
     tell(fed, np.arange(N))
     feedback_buffer(fed.warehouse).flush()
     expected = draws(open_stream(fed, passes=2), 8)
-    assert draws(pickle.loads(pickle.dumps(open_stream(fed))), 8) == expected
+    assert draws(pickle.loads(pickle.dumps(open_stream(fed))), 8) == expected  # noqa: S301
     loader = DataLoader(
         QueryDataset(open_stream(fed, passes=2)), batch_size=None, num_workers=2, multiprocessing_context="fork"
     )
