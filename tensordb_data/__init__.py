@@ -42,6 +42,7 @@ from tensordb_data.errors import (
 from tensordb_data.export.partition import Partition
 from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.report import ExportReport
+from tensordb_data.feedback.value import Feedback
 from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import JobLimits, JobSpec
 from tensordb_data.logs.writer import RunLog
@@ -74,6 +75,7 @@ __all__ = [
     "EmbeddedServerError",
     "Every",
     "ExportReport",
+    "Feedback",
     "Hit",
     "Image",
     "IngestError",

@@ -21,6 +21,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
 from tensordb_data.export.portable import PortableAddress, check_alone
+from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.mongo.address import HostOptions, parse
 from tensordb_data.query.query import Filter, Query, Sort
 from tensordb_data.search.index import search_index
@@ -292,8 +293,16 @@ class TensorDB(Overview, Housekeeping):
         return open_window(self._warehouse, port, write, open, hosts)
 
     def close(self) -> None:
-        """Disconnect from the server and the blob stores. A second call does nothing."""
-        self._warehouse.close()
+        """Store what is pending of feedback, and disconnect from server and blob stores. A second call does nothing.
+
+        Raises:
+            StorageError: The server did not take the feedback; it is lost. All is closed.
+        """
+        try:
+            if not self._warehouse.closed:
+                feedback_buffer(self._warehouse).close()
+        finally:
+            self._warehouse.close()
 
     def __enter__(self) -> TensorDB:
         return self

@@ -11,6 +11,8 @@ from tensordb_data.api.record import LinkedRecord
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.html import Html, Shown
 from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.feedback.buffer import flush_feedback
+from tensordb_data.feedback.store import delete_feedback
 from tensordb_data.query.query import Filter, Query, Sort, clean_filter, clean_limit, clean_sort
 from tensordb_data.runs.lease import delete_document
 from tensordb_data.runs.listing import RunQuery, list_runs
@@ -117,7 +119,7 @@ class RunSelection(Shown):
         return len(list_runs(self.db.warehouse, self.query, metrics=False))
 
     def delete(self, *, all: bool = False) -> int:
-        """Delete the matching runs: their log rows, their checkpoints and their documents.
+        """Delete the matching runs: their log rows, checkpoints, feedback and documents.
 
         `db.gc()` removes the bytes of the checkpoints later. If this is interrupted, call it again.
 
@@ -134,11 +136,13 @@ class RunSelection(Shown):
         if not all and not self.query.filter and self.query.limit is None:
             raise QueryError(f"this would delete every run of project {self.db.project!r}; say delete(all=True) if "
                              "that is meant")  # fmt: skip
+        flush_feedback(self.db.warehouse)
         names = [each["name"] for each in list_runs(self.db.warehouse, self.query, metrics=False)]
         for name in names:
             with delete_document(self.db.warehouse, name):
                 self.db.logs.find({"run": name, **_ALL_ROWS}).delete()
                 self.db.params.find({"run": name}).delete()
+                delete_feedback(self.db.warehouse, name)
         return len(names)
 
     def _html(self) -> Html:

@@ -123,6 +123,8 @@ def _plain(value: Any, fail: Callable[[str], Exception], filter: bool, path: str
         )
     if isinstance(value, dt.date):
         raise fail(f"{_at(path)}a date without a time; pass a datetime.datetime")
+    if (instead := getattr(value, "instead", None)) is not None:
+        raise fail(f"{_at(path)}{value!r:.200}: {instead}")
     raise fail(f"{_at(path)}a {type(value).__name__} cannot be stored in the index; "
                "use numbers, strings, booleans, None, datetimes, bytes, lists and dicts")  # fmt: skip
 
@@ -138,6 +140,8 @@ def _mapping(value: Mapping[Any, Any], fail: Callable[[str], Exception], filter:
     for key, item in value.items():
         key = member_value(key)
         if not isinstance(key, str):
+            if (instead := getattr(key, "instead", None)) is not None:
+                raise fail(f"{_at(path)}{key!r:.200}: {instead}")
             raise fail(f"{_at(path)}key {key!r} is a {type(key).__name__}; keys must be strings")
         if "\0" in key:
             raise fail(f"{_at(path)}key {key!r} holds a NUL character")

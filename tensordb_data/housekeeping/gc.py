@@ -25,6 +25,7 @@ from tensordb_data.common.chunks import batched
 from tensordb_data.common.html import Report
 from tensordb_data.errors import QueryError, UnsupportedError
 from tensordb_data.housekeeping import deletion_log
+from tensordb_data.housekeeping.feedback import drop_feedback_of_deleted
 from tensordb_data.housekeeping.segment_usage import BATCH, partition_by_use
 from tensordb_data.tensors.lease import SECONDS, is_backed_up
 from tensordb_data.warehouse.upgrade import STOP
@@ -67,6 +68,8 @@ class Collected(Report):
     left: int = 0
     """Unused objects that were left alone: the index names a key that is not of the form of ours, or a place that this
     client was not told of (see `roots=`)."""
+    feedback: int = 0
+    """Deleted samples whose feedback was removed, counted for each number of each run."""
     by: dict[str, int] = field(default_factory=dict)
     """Bytes that were marked or removed, by dataset, and by the run that stored the tensors. No byte counts twice."""
 
@@ -87,6 +90,7 @@ def collect(warehouse: Warehouse, grace: float, dry_run: bool, progress: Progres
     run.sweep_segments()
     run.sweep_tombstones()
     run.sweep_stores()
+    run.report.feedback = drop_feedback_of_deleted(warehouse, dry_run)
     return run.report
 
 

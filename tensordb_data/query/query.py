@@ -268,6 +268,8 @@ def names(filter: Mapping[str, Any]) -> set[str] | None:
 
 def check_name(name: object, what: str) -> str:
     """`name` if it can be a field in a sort, a field list or an index."""
+    if (instead := getattr(name, "instead", None)) is not None:
+        raise QueryError(f"{what}: {name!r:.200}: {instead}")
     if not isinstance(name, str) or not name:
         raise QueryError(f"{what}: a field is named by a non-empty string; found {name!r}")
     if name.startswith("$") or "\0" in name or ".$" in name:

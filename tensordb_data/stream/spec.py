@@ -12,11 +12,12 @@ import numpy as np
 
 from tensordb_data.common.import_paths import import_path, resolve
 from tensordb_data.errors import QueryError
+from tensordb_data.feedback.value import Feedback
 from tensordb_data.query.query import Query
 from tensordb_data.stream.tokens import Tokens
 
 End = Literal["short", "drop", "pad"]
-Weights = str | Callable[[Mapping[str, Any]], float]
+Weights = str | Callable[[Mapping[str, Any]], float] | Feedback
 Ragged = Literal["list", "error", "pad"]
 Shuffle = bool | Literal["full"]
 
@@ -42,7 +43,8 @@ class StreamSpec:
     replacement: bool = False
     """Whether each sample of a pass is drawn from all samples, so that it can come several times."""
     weights: Weights | None = None
-    """The relative chance of each sample, with replacement: a field, or a function of a sample's index fields."""
+    """The relative chance of each sample, with replacement: a field, a function of a sample's index fields, or what a
+    run has found out about it."""
     seed: int = 0
     """Decides the order, and the random numbers that transforms receive."""
     passes: int | None = None
@@ -89,8 +91,10 @@ class StreamSpec:
             raise QueryError(f"`end` must be one of {', '.join(get_args(End))}. Found: {self.end!r}")
         if self.ragged not in get_args(Ragged):
             raise QueryError(f"`ragged` must be one of {', '.join(get_args(Ragged))}. Found: {self.ragged!r}")
-        if self.weights is not None and not (isinstance(self.weights, str) or callable(self.weights)):
-            raise QueryError(f"`weights` must be a field name or a function. Found: {type(self.weights).__name__}")
+        if self.weights is not None and not (isinstance(self.weights, (str, Feedback)) or callable(self.weights)):
+            raise QueryError(
+                f"`weights` must be a field name, a function or a Feedback. Found: {type(self.weights).__name__}"
+            )
         if self.weights is not None and not self.replacement:
             raise QueryError(
                 "`weights` need `replacement=True`, which they imply: without it every sample comes once a pass"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from tensordb_data.errors import StateError
+from tensordb_data.feedback.value import Feedback
 from tensordb_data.stream.spec import StreamSpec
 
 OnChange = Literal["finish", "error", "replan"]
@@ -41,10 +42,12 @@ class State(NamedTuple):
     """With follow, for each dataset the sequence number of the last delivered sample, and when the dataset was made."""
     block_shuffle: tuple[int, int] | None = None
     """How the stream shuffles: the values of a `BlockShuffle`. None if it has not been chosen yet."""
+    drawn_by: str | None = None
+    """A digest of the weights of the pass, if they are of feedback, which changes all the time."""
 
     def at_position(self, at: Position) -> State:
         """The same data at another position."""
-        return State(at, self.versions, self.ids, self.n, self.followed, self.block_shuffle)
+        return self._replace(at=at)
 
     def to_doc(self, spec: StreamSpec) -> dict[str, Any]:
         """The JSON form."""
@@ -60,6 +63,7 @@ class State(NamedTuple):
             "n": self.n,
             "followed": None if self.followed is None else {name: list(pair) for name, pair in self.followed.items()},
             "blocks": None if self.block_shuffle is None else list(self.block_shuffle),
+            **({} if self.drawn_by is None else {"drawn_by": self.drawn_by}),
         }
 
     @classmethod
@@ -78,7 +82,10 @@ class State(NamedTuple):
                     f"the state is of a stream with another `{name}`: {doc.get(name)!r}, and this one has {value!r};"
                     " make the stream as it was when the state was taken, or start without the state"
                 )
+        drawn_by = doc.get("drawn_by")
         try:
+            if isinstance(spec.weights, Feedback) and doc["position"] and drawn_by is None:
+                raise ValueError("it does not name the weights of its pass")
             if min(int(doc["pass"]), int(doc["position"])) < 0:
                 raise ValueError(f"it is at position {doc['position']} of pass {doc['pass']}")
             versions = doc["versions"]
@@ -92,6 +99,7 @@ class State(NamedTuple):
                 doc["n"],
                 None if followed is None else {name: (int(pair[0]), str(pair[1])) for name, pair in followed.items()},
                 None if block_shuffle is None else (int(block_shuffle[0]), int(block_shuffle[1])),
+                None if drawn_by is None else str(drawn_by),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StateError(f"the stream state is damaged: {type(error).__name__}: {error}") from error
@@ -99,7 +107,9 @@ class State(NamedTuple):
 
 def _order(spec: StreamSpec) -> dict[str, Any]:
     """What decides the order of the samples. A state does not fit a stream that differs in it."""
-    weights = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
+    weights: Any = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
+    if isinstance(spec.weights, Feedback):
+        weights = spec.weights.to_doc()
     return {
         "query": spec.query.replace(fields=None).fingerprint,
         "shuffle": spec.shuffle,

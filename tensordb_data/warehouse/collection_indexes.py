@@ -60,6 +60,8 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     # Changes of samples that have not ended, see samples/mutations.py.
     "mutations": [IndexModel([("p", _UP)])],
+    # What runs have found out about samples, see feedback/store.py.
+    "feedback": [IndexModel([("p", _UP), ("r", _UP), ("m", _UP), ("g", _UP)])],
     # What the readers of a stream have agreed on. It expires long after the last of them has read it.
     "passes": [IndexModel([("at", _UP)], expireAfterSeconds=14 * 24 * 3600)],
     "search": [IndexModel([("p", _UP), ("k", _UP), ("w", _UP), ("at", _DOWN)])],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.system.progress import Progress
+from tensordb_data.curation.label_studio import write_tasks
 from tensordb_data.errors import MissingExtraError, QueryError
 from tensordb_data.export.arrow import pyarrow, to_arrow
 from tensordb_data.export.hf import to_hf
@@ -56,6 +57,35 @@ class SamplesOut(abc.ABC):
             raise QueryError(f"field {name!r} is {fields[name]!r}, which has no encoded form; read its values")
         rows = (row for run in read_rows(bound, [name]) for row in run)
         return (bytes(row.blobs[name]) if name in row.blobs else None for row in rows)
+
+    def to_label_studio(
+        self,
+        path: str | os.PathLike[str],
+        fields: Sequence[str],
+        *,
+        predictions: Mapping[str, str] | None = None,
+    ) -> int:
+        """Write a file of tasks that Label Studio imports. `db.data.import_label_studio` reads what people say.
+
+        Images are in the file, as data URLs; of many or large ones, give a Selection of those that a person is to see.
+        `data` of a task also names the sample and its dataset.
+
+        Args:
+            path: The file to make.
+            fields: What a person sees: images, texts and values. The labelling interface knows them as `$image` and so
+                on.
+            predictions: Fields whose values are shown as choices, and the field that each is of: `{"label": "image"}`.
+                The control of the labelling interface has the name of the field.
+
+        Returns:
+            How many tasks there are.
+
+        Raises:
+            QueryError: There is no such field, or Label Studio cannot show it.
+            SchemaError: A value cannot be written as JSON.
+            StorageError: The file exists, or cannot be written.
+        """
+        return write_tasks(self.bound, path, fields, predictions)
 
     def export(
         self,

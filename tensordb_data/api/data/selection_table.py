@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tensordb_data.common.html import Html, Shown
+from tensordb_data.curation.label_issues import LabelIssues, label_issues
+from tensordb_data.feedback.table import FeedbackTable, feedback_table
 from tensordb_data.table.bounded import count_number
 from tensordb_data.table.counts import value_counts
 from tensordb_data.table.describe import Description, describe
@@ -243,6 +245,41 @@ class SelectionTable(Shown, abc.ABC, Generic[R]):
             TimeLimitError: It takes longer.
         """
         return histogram(self.bound, field, bins, sample, seconds, seed)
+
+    def feedback_of(self, run: str, name: str) -> FeedbackTable:
+        """What a run has told of these samples with `db.data.feedback`, in their order, as it is now.
+
+        `table.count`, `table.mean`, `table.variance` and `table.last` are arrays, and `table.highest(1000)` are the
+        `_id`s of the samples with the highest means: `db.data.find({"_id": {"$in": table.highest(1000)}})`.
+
+        Args:
+            run: The name of the run.
+            name: The name of the number, such as `"loss"`.
+
+        Raises:
+            NotFoundError: There is no such run, or it has told other numbers only.
+            QueryError: A name is malformed, or the Selection is not one of samples.
+        """
+        return feedback_table(self.bound, run, name)
+
+    def label_issues(
+        self, probabilities: str, label: str = "label", *, classes: Sequence[Any] | None = None
+    ) -> LabelIssues:
+        """The samples whose labels are likely wrong, the worst first, as cleanlab finds them.
+
+        A model that was not trained on the samples has to say how likely each class is, such as by cross-validation:
+        `db.data.embed(sel, model, field="chances")` stores it. All probabilities are in memory for it.
+
+        Args:
+            probabilities: The field of the probabilities: floats of shape (k,), 1 in all.
+            label: The field of the labels.
+            classes: The k labels in the order of the probabilities; None if labels are the numbers 0 to k - 1.
+
+        Raises:
+            QueryError: No sample has both fields, the probabilities are none, or a label is none of the classes.
+            MissingExtraError: cleanlab is not installed.
+        """
+        return label_issues(self.bound, probabilities, label, classes)
 
     def split(
         self,

@@ -123,17 +123,17 @@ class StreamIteration:
                 if (seen := self._planner.deletions) is not None and seen.at >= asked:
                     self._loader.note_deletions(seen)
                 chosen = chosen or (data and data.block_shuffle) or self._planner.block_shuffle(plan)
+                data_of_pass = self._planner.state_of(plan, chosen, data)
                 undecided = self._resolve_pass is not None and data is None  # it is decided as its first batch is due
                 if is_ahead or (undecided and at.number > self._start.at.number):
-                    opened_passes.append((at.number, _data(plan, chosen)))
+                    opened_passes.append((at.number, data_of_pass))
                 spec = self._spec
                 order = self._planner.beside.sequence_order(plan, at.number, chosen)
                 sharding = sharding_of(spec, len(plan), order, at.position)
                 if len(plan) and at.position == 0 and not sharding.has(0):
                     raise self._all_dropped(len(plan))
-                shuffle = BlockShuffle(*chosen)
                 is_ahead = True
-                for task in self._by_plan(plan, shuffle, order, sharding, at.number, first, opened_passes):
+                for task in self._by_plan(plan, data_of_pass, order, sharding, at.number, first, opened_passes):
                     yield task
                     is_ahead = not (isinstance(task, Lane) and task.is_over)
                 first += sharding.rounds
@@ -249,7 +249,7 @@ class StreamIteration:
     def _by_plan(
         self,
         plan: Plan,
-        block_shuffle: BlockShuffle,
+        data: State,
         order: SequenceOrder | None,
         sharding: Rounds,
         number: int,
@@ -258,7 +258,8 @@ class StreamIteration:
     ) -> Iterator[Call | Lane | None]:
         """Yield the batches of a pass as tasks. The first one takes what is in `opened_passes` with it."""
         size = self._batches_a_task(plan.table.layout, _TASK_BYTES)
-        weights = self._planner.beside.cumulative_weights(plan)
+        block_shuffle = BlockShuffle(*(data.block_shuffle or (0, 0)))
+        weights = self._planner.beside.cumulative_weights(plan, data.drawn_by)
         ranges = batch_ranges(sharding, number, self._spec.rank, *self._worker, first)
         if (blobs := blobs_of(plan, self._spec, self._planner.warehouse.blobs.reader)) is not None:
             yield None  # what is under way may check more blobs, and comes first
@@ -266,19 +267,18 @@ class StreamIteration:
             find = partial(
                 rows_at, n=len(plan), number=number, spec=self._spec, block_shuffle=block_shuffle, cumulative=weights
             )
-            data = _data(plan, (block_shuffle.block, block_shuffle.window))
             lane = Lane(making, plan, blobs, find, data, ranges, tuple(opened_passes))
             yield lane
             ranges, opened_passes[:] = lane.left, lane.opened_passes
         while group := list(islice(ranges, size)):
-            prepare = partial(self._planned, plan, block_shuffle, order, weights, group, tuple(opened_passes))
+            prepare = partial(self._planned, plan, data, order, weights, group, tuple(opened_passes))
             opened_passes.clear()
             yield PrefetchTask(prepare, self._build)
 
     def _planned(
         self,
         plan: Plan,
-        block_shuffle: BlockShuffle,
+        data: State,
         order: SequenceOrder | None,
         weights: NDArray[np.float64] | None,
         ranges: list[BatchRange],
@@ -290,11 +290,11 @@ class StreamIteration:
             positions = positions_of(ranges)
             sequences = None if order is None else Sequences.of(order, plan.table.layout, self._spec, positions)
             if sequences is None:
+                block_shuffle = BlockShuffle(*(data.block_shuffle or (0, 0)))
                 rows = rows_at(positions, len(plan), ranges[0].number, self._spec, block_shuffle, weights)
             else:
                 rows = sequences.items.rows
             table = plan.table.take(rows)
-        data = _data(plan, (block_shuffle.block, block_shuffle.window))
         return Task(table, ranges, positions, data, clock, plan, opened_passes, sequences)
 
     def _batches_a_task(self, layout: FieldLayout, nbytes: int) -> int:
@@ -323,7 +323,3 @@ def _until_lane(
             lanes.append(task)
             return
         yield task
-
-
-def _data(plan: Plan, block_shuffle: tuple[int, int]) -> State:
-    return State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)

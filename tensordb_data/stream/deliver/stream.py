@@ -183,7 +183,7 @@ class Stream(BatchStream[State]):
         for state in states:
             if state.ids is not None:
                 name = plan_name(state) if state.ids in found else state.ids
-                found[name] = self._planner.compressed(self._planner.plan(state))
+                found[name] = self._planner.compressed(state)
         return found
 
     def load_state_dict(
@@ -355,7 +355,8 @@ class Stream(BatchStream[State]):
             # A cursor counts what it has delivered. Some of it may be missing in a plan that is read now.
             at = Position(at.number, self._planner.count_before(state))
         block_shuffle = state.block_shuffle or (None if self._pinned is None else self._pinned.block_shuffle)
-        return State(at, plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
+        drawn_by = state.drawn_by or (None if self._pinned is None else self._pinned.drawn_by)
+        return State(at, plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle, drawn_by=drawn_by)
 
     def advance(self, state: Mapping[str, Any], batches: int) -> dict[str, Any]:
         """The state after `batches` more batches were delivered to this rank.

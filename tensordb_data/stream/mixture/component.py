@@ -115,12 +115,12 @@ class Component:
         if not len(plan):
             raise NotFoundError(f"a stream of the mix has no sample: none matches {self._stream.spec.query!r}")
         block_shuffle = state.block_shuffle or (data and data.block_shuffle) or planner.block_shuffle(plan)
-        data = State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle)
+        data = planner.state_of(plan, block_shuffle, data)
         if number > self._start:
             self._opened.append((number, data))
         self.newest = plan
         found = self._passes[number] = Pass(
-            data, plan, BlockShuffle(*block_shuffle), planner.beside.cumulative_weights(plan)
+            data, plan, BlockShuffle(*block_shuffle), planner.beside.cumulative_weights(plan, data.drawn_by)
         )
         return found
 

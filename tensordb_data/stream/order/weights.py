@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, SampleError
+from tensordb_data.feedback.moments import Moments
+from tensordb_data.feedback.reading import rows_of
+from tensordb_data.feedback.value import Feedback
 from tensordb_data.stream.plan.sample_table import SampleTable
-from tensordb_data.stream.spec import Weights
+
+FieldWeights = str | Callable[[Mapping[str, Any]], float]
+"""Weights that are made of the fields of a sample."""
 
 
-def cumulative_weights(table: SampleTable, weights: Weights, named: Collection[str] = ()) -> NDArray[np.float64]:
+def cumulative_weights(table: SampleTable, weights: FieldWeights, named: Collection[str] = ()) -> NDArray[np.float64]:
     """Running sums of the weights of the samples in `table`, which has the fields that the weights are made of.
 
     A function gets the fields that all of the samples have, and those that are `named`, which may be None.
@@ -38,7 +44,50 @@ def cumulative_weights(table: SampleTable, weights: Weights, named: Collection[s
     return sums
 
 
-def _values(table: SampleTable, weights: Weights, named: Collection[str]) -> list[object]:
+def cumulative_feedback(table: SampleTable, feedback: Feedback, moments: Moments) -> NDArray[np.float64]:
+    """Running sums of the weights of the samples in `table`, which are what a run has found out about them.
+
+    Args:
+        table: n samples, at least one.
+        feedback: Which value of a sample.
+        moments: What is known of samples.
+
+    Returns:
+        float64 [n]. A sample of which nothing is known has the mean of the others, or `feedback.missing`.
+
+    Raises:
+        SampleError: A weight is negative; names the sample and the run.
+        QueryError: All weights are 0, or their sum is not finite.
+    """
+    what = f"feedback {feedback.name!r} ({feedback.how}) of run {feedback.run!r}"
+    rows = rows_of(moments, table.ids)
+    known = rows >= 0
+    column = np.ones(len(table))
+    column[known] = moments.value(feedback.how)[rows[known]]
+    if feedback.missing is not None:
+        column[~known] = feedback.missing
+    elif known.any():
+        column[~known] = column[known].mean()
+    wrong = np.flatnonzero(~(column >= 0))
+    if wrong.size:
+        row = int(wrong[0])
+        found = "the sample has none, and missing=" if not known[row] else ""
+        raise SampleError(
+            f"{table.name(row)}: a weight must be a number of at least 0. Found: {found}{column[row]:g}, of {what};"
+            " give numbers that are not negative, such as losses or their squares"
+        )
+    with np.errstate(over="ignore"):
+        sums = np.cumsum(column)
+    if not 0 < sums[-1] < np.inf:
+        found = "0" if sums[-1] == 0 else "so large that their sum is not finite"
+        raise QueryError(
+            f"{what}: the weights of all {len(table)} samples are {found}; give numbers of which some are more than 0,"
+            " or missing= for the samples without any"
+        )
+    return sums
+
+
+def _values(table: SampleTable, weights: FieldWeights, named: Collection[str]) -> list[object]:
     if isinstance(weights, str):
         values: list[object] = table.values[weights].tolist()
         return values

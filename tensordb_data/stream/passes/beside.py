@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError, StateError
+from tensordb_data.feedback.value import Feedback
 from tensordb_data.stream.order.items import Items, items_of
 from tensordb_data.stream.order.lengths import length_field, lengths_of
 from tensordb_data.stream.order.sequence_order import SequenceOrder, sequence_order
 from tensordb_data.stream.order.weights import cumulative_weights
+from tensordb_data.stream.passes.feedback_weights import FeedbackWeights
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout, SampleTable
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tensordb_data.stream.passes.plan_reader import PlanReader
     from tensordb_data.stream.plan.index_snapshot import IndexSnapshot
     from tensordb_data.stream.spec import StreamSpec
+    from tensordb_data.stream.state import State
 
 _ORDERS = 2
 """How many orders are kept: of the pass that is delivered, and of one that begins ahead of time."""
@@ -34,6 +37,9 @@ class Beside:
 
     def __init__(self, spec: StreamSpec, reader: PlanReader) -> None:
         self._spec, self._reader = spec, reader
+        weights = spec.weights
+        self.feedback = FeedbackWeights(reader.warehouse, weights) if isinstance(weights, Feedback) else None
+        """The weights of passes that are drawn by feedback; None if they are of the samples, or there are none."""
         self.drop()
 
     def drop(self) -> None:
@@ -42,42 +48,68 @@ class Beside:
         self._lengths: tuple[Plan, NDArray[np.int64]] | None = None
         self._items: tuple[Plan, Items] | None = None
         self._orders: dict[tuple[int, tuple[int, int]], SequenceOrder] = {}
+        if self.feedback is not None:
+            self.feedback.drop()
 
     def take_over(self, other: Beside) -> None:
         """Use what another one has, for the plan of a stream that is the same."""
         self._weights, self._lengths, self._items = other._weights, other._lengths, other._items
+        if self.feedback is not None and other.feedback is not None:
+            self.feedback.take_over(other.feedback)
 
     def of_new(self, plan: Plan, now: IndexSnapshot) -> None:
         """Read what belongs to a plan that was just read, from the same snapshot."""
-        self.cumulative_weights(plan, now)
+        self._field_weights(plan, now)
         self.lengths(plan, now)
 
-    def added_to(self, plan: Plan) -> Plan:
+    def drawn_by(self, plan: Plan, data: State | None) -> str | None:
+        """The name of the weights of a pass, if they are of feedback, which is read now unless the pass has begun.
+
+        Args:
+            plan: The plan of the pass.
+            data: Its data; None if that is not decided yet.
+
+        Raises:
+            NotFoundError, StorageError, SampleError, QueryError: See `FeedbackWeights.now`.
+        """
+        if self.feedback is None or len(plan) == 0:
+            return None
+        return data.drawn_by if data is not None and data.drawn_by is not None else self.feedback.now(plan)
+
+    def added_to(self, plan: Plan, drawn_by: str | None) -> Plan:
         """The plan with its weights and lengths, to be sent or stored."""
         lengths = self.lengths(plan)
         named = {} if lengths is None else {self._length_field(plan): lengths}
-        return replace(plan, cumulative_weights=self.cumulative_weights(plan), lengths=named)
+        return replace(plan, cumulative_weights=self.cumulative_weights(plan, drawn_by), lengths=named)
 
     def take_from(self, plan: Plan) -> None:
         """Use the weights and lengths that a plan has with it."""
         if plan.cumulative_weights is not None:
             self._weights = (plan, plan.cumulative_weights)
+            if self.feedback is not None:
+                self.feedback.keep(plan, plan.cumulative_weights)
         if self._spec.tokens is not None and (found := plan.lengths.get(self._length_field(plan))) is not None:
             self._lengths = (plan, found)
 
-    def cumulative_weights(self, plan: Plan, now: IndexSnapshot | None = None) -> NDArray[np.float64] | None:
+    def cumulative_weights(self, plan: Plan, drawn_by: str | None = None) -> NDArray[np.float64] | None:
         """Running sums of the weights of a plan's samples; None if the stream has no weights.
 
         Args:
             plan: The plan.
-            now: The snapshot from which the plan was read, if it was just read.
+            drawn_by: The name of the weights, if they are of feedback.
 
         Raises:
-            StateError: Samples were deleted while the plan was read.
+            StateError: Samples were deleted while the plan was read; or see `FeedbackWeights.get`.
             SampleError, QueryError: See `weights.cumulative_weights`.
         """
+        if self.feedback is not None:
+            return None if drawn_by is None or len(plan) == 0 else self.feedback.get(drawn_by, plan)
+        return self._field_weights(plan, None)
+
+    def _field_weights(self, plan: Plan, now: IndexSnapshot | None) -> NDArray[np.float64] | None:
+        """The weights that are made of fields. `now` is the snapshot from which the plan was read, if it just was."""
         weights = self._spec.weights
-        if weights is None or len(plan) == 0:
+        if weights is None or isinstance(weights, Feedback) or len(plan) == 0:
             return None
         if self._weights is None or self._weights[0] is not plan:
             layout = plan.table.layout

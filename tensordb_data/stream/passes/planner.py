@@ -47,7 +47,7 @@ class Planner:
         self.totals: dict[Hashable, int] = {}
         """How many rounds passes have, where that takes long to find."""
         self._plan: Plan | None = None
-        self._compressed: tuple[Plan, NDArray[np.uint8]] | None = None
+        self._compressed: tuple[Plan, str | None, NDArray[np.uint8]] | None = None
         self.given_plans: Mapping[str, NDArray[np.uint8]] = {}
         """Plans that came with a checkpoint, by their digests."""
         self.registry: SharedPassRegistry | None = None
@@ -86,11 +86,10 @@ class Planner:
             BusyError: See `open_snapshot`.
         """
         versions = None if wanted is None else wanted.versions
-        ids = None if wanted is None else wanted.ids
         plan = self._plan
         if versions is None:
             plan = self._given(wanted) or self._received(wanted) or self._newest()
-        elif plan is None or plan.versions != versions or (ids is not None and plan.ids != ids):
+        elif plan is None or not self._is_whole(plan, wanted):
             plan = self._given(wanted) or self._received(wanted) or self._reader.at(versions)
         if wanted is not None and wanted.ids is not None and plan.ids != wanted.ids:
             raise StateError(
@@ -99,7 +98,20 @@ class Planner:
                 ' or begin the next pass on today\'s data with load_state_dict(state, on_change="replan")'
             )
         self._plan = plan
+        if wanted is not None and wanted.drawn_by is not None:
+            self.beside.cumulative_weights(plan, wanted.drawn_by)  # it is an error now if they are not known
         return plan
+
+    def _is_whole(self, plan: Plan, wanted: State | None) -> bool:
+        """Whether a plan is the one of a state, and its weights are at hand."""
+        if wanted is None or plan.versions != wanted.versions or wanted.ids not in (None, plan.ids):
+            return False
+        return self.beside.feedback is None or self.beside.feedback.has(wanted.drawn_by, plan)
+
+    def is_current(self, data: State) -> bool:
+        """Whether a pass that begins now goes over this data, and is drawn by the same weights."""
+        feedback = self.beside.feedback
+        return self.versions() == data.versions and (feedback is None or feedback.is_current(data.drawn_by))
 
     def has_changed(self, wanted: State) -> bool:
         """Whether the samples that match now, or their values, differ from those that `wanted` refers to."""
@@ -146,12 +158,14 @@ class Planner:
 
     # --- plans that travel ------------------------------------------------------------------------------------------
 
-    def compressed(self, plan: Plan) -> NDArray[np.uint8]:
-        """A plan, with the weights and lengths of its samples, as compressed bytes: uint8 [m]."""
-        if self._compressed is None or self._compressed[0] is not plan:
-            whole = self.beside.added_to(plan)
-            self._compressed = plan, np.frombuffer(b"".join(pack_plan(whole, small=True)), np.uint8)
-        return self._compressed[1]
+    def compressed(self, data: State) -> NDArray[np.uint8]:
+        """The plan of a state, with the weights and lengths of its samples, as compressed bytes: uint8 [m]."""
+        plan = self.plan(data)
+        if self._compressed is None or self._compressed[0] is not plan or self._compressed[1] != data.drawn_by:
+            whole = self.beside.added_to(plan, data.drawn_by)
+            packed = np.frombuffer(b"".join(pack_plan(whole, small=True)), np.uint8)
+            self._compressed = plan, data.drawn_by, packed
+        return self._compressed[2]
 
     def accept_plans(self, plans: Mapping[str, Any]) -> None:
         """Keep plans that came with a checkpoint or from another rank, for states that refer to them.
@@ -255,16 +269,25 @@ class Planner:
     def state_now(self, block_shuffle: tuple[int, int] | None = None) -> State:
         """The state at the start of a pass over the data of now."""
         plan = self.plan()
-        return State(
-            Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle or self.block_shuffle(plan)
-        )
+        return self.state_of(plan, block_shuffle or self.block_shuffle(plan), None)
+
+    def state_of(self, plan: Plan, block_shuffle: tuple[int, int], data: State | None) -> State:
+        """The state at the start of a pass over a plan.
+
+        Args:
+            plan: The plan.
+            block_shuffle: How the pass is shuffled.
+            data: The data of the pass; None if that is not decided yet. Then feedback is read now.
+        """
+        drawn_by = self.beside.drawn_by(plan, data)
+        return State(Position(), plan.versions, plan.ids, len(plan), block_shuffle=block_shuffle, drawn_by=drawn_by)
 
     def send_plan(self, data: State) -> None:
         """Send the plan of `data` to the readers that share no cache with this one."""
         agreed, name = self._agreed_state, plan_name(data)
-        known = agreed is not None and (agreed.ids, agreed.versions) == (data.ids, data.versions)
+        known = agreed is not None and plan_name(agreed) == plan_name(data)
         if self.registry is not None and self._separate_caches and not known and name not in self._sent:
-            self.registry.send_plan(name, self.compressed(self.plan(data)))
+            self.registry.send_plan(name, self.compressed(data))
             self._sent.add(name)
 
     def _received(self, wanted: State | None) -> Plan | None:
@@ -302,24 +325,29 @@ class Planner:
 
     def _kept(self, state: State) -> State:
         """`state`, the plan of which stays known to this planner and to those that join it."""
-        plan = self.plan(state)
+        self.plan(state)
         if self._separate_caches:  # otherwise it would be lost when the next plan is read
-            self.accept_plans({plan_name(state): self.compressed(plan)})
+            self.accept_plans({plan_name(state): self.compressed(state)})
         return state
 
     def _is_at_hand(self, state: State) -> bool:
         """Whether the plan of a state can be had without reading the index."""
-        if self._plan is not None and self._plan.ids == state.ids and self._plan.versions == state.versions:
+        if self._plan is not None and self._is_whole(self._plan, state):
             return True
         if self.warehouse.cache_dir is None:
             return False
         versions = state.versions or {}
         plan = self._reader.cached(self.layout(versions), versions)
-        if plan is not None and plan.ids == state.ids:
+        if plan is not None and self._is_whole(plan, state):
             self._plan = plan
-        return plan is not None and plan.ids == state.ids
+            return True
+        return False
 
 
 def plan_name(data: State) -> str:
-    """The name of the plan of a state. It has the versions too, since the same samples can have other values."""
-    return f"{data.ids}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"
+    """The name of the plan of a state. It has the versions too, since the same samples can have other values.
+
+    And it has the name of the weights, where they are of feedback.
+    """
+    drawn_by = "" if data.drawn_by is None else f"-{data.drawn_by}"
+    return f"{data.ids}{drawn_by}-{xxhash.xxh3_64_hexdigest(repr(sorted((data.versions or {}).items())).encode())}"

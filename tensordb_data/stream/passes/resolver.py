@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from tensordb_data.stream.passes.planner import Planner, plan_name
 from tensordb_data.stream.passes.registry import OpenedPasses, PassRegistry
 from tensordb_data.stream.state import State
-
-if TYPE_CHECKING:
-    from tensordb_data.stream.passes.planner import Planner
 
 
 @dataclass(frozen=True)
@@ -60,17 +57,16 @@ class PassResolver:
         """
         if self.pinned is not None or not opened:
             return False
-        now = None
         for number, data in opened:
             decided = self.lookup(number)
             if decided is None:
-                now = now or self.planner.versions()
+                is_current = self.planner.is_current(data)
                 if self.registry is None:
-                    if now != data.versions:
+                    if not is_current:
                         return True
                     continue
-                fresh = data if now == data.versions else self.planner.state_now(data.block_shuffle)
+                fresh = data if is_current else self.planner.state_now(data.block_shuffle)
                 decided = self.register(number, fresh)
-            if (decided.versions, decided.ids) != (data.versions, data.ids):
+            if plan_name(decided) != plan_name(data):
                 return True
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.warehouse.documents.blobs import LeaseDocument, SegmentDocument, TensorDocument, TombstoneDocument
+from tensordb_data.warehouse.documents.feedback import FeedbackDocument
 from tensordb_data.warehouse.documents.jobs import DeploymentDocument, JobDocument, WorkerDocument
 from tensordb_data.warehouse.documents.runs import ArchitectureDocument, LogDocument, ParameterSetDocument, RunDocument
 from tensordb_data.warehouse.documents.samples import DatasetDocument, MutationDocument, PassDocument, SampleDocument
@@ -26,6 +27,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
     "params": ParameterSetDocument,
     "logs": LogDocument,
     "runs": RunDocument,
+    "feedback": FeedbackDocument,
     "jobs": JobDocument,
     "architectures": ArchitectureDocument,
     "search": EntryDocument,

@@ -1,0 +1,1 @@
+"""Feedback: what a run finds out about single samples, such as their losses."""
