@@ -31,8 +31,9 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.segments import format as layout
-from tensordb_data.blobs.segments.format import SegmentBuilder, read_segment
+from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import inline_reference, read_inline
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import TensorDBError

@@ -17,6 +17,8 @@ from tensordb_data.export.plan import DEFAULT_SPLIT
 from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import blob_names, check_data, fields_of, read_rows
 from tensordb_data.export.run import ExportOptions, export
+from tensordb_data.housekeeping.adopt import adopt
+from tensordb_data.samples.compact import Moved
 from tensordb_data.schema import Array
 
 if TYPE_CHECKING:
@@ -56,6 +58,23 @@ class SamplesOut(abc.ABC):
             raise QueryError(f"field {name!r} is {fields[name]!r}, which has no encoded form; read its values")
         rows = (row for run in read_rows(bound, [name]) for row in run)
         return (bytes(row.blobs[name]) if name in row.blobs else None for row in rows)
+
+    def adopt(self) -> Moved:
+        """Copy blobs that lie in files of others into the warehouse, which then needs these files no more.
+
+        Ids and values of the samples stay. It may run beside readers and writers, and be stopped: what was copied stays
+        copied, and the next call goes on. The files are not touched.
+
+        Returns:
+            What was done. Samples whose file is missing or has changed stay as they are, and are named in `damaged`.
+
+        Raises:
+            QueryError: The Selection is not one of samples.
+            StorageError: A root is not opened, or the blob store failed.
+        """
+        bound = self.bound
+        check_data(bound, "samples to adopt")
+        return adopt(bound)
 
     def export(
         self,

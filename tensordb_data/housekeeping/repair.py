@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.blobs.keys import is_key
-from tensordb_data.blobs.segments.format import read_segment
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.html import Report
 from tensordb_data.errors import StorageError, UnsupportedError

@@ -53,6 +53,10 @@ class Report:
     """What one should know: a column that was left out, a key that is missing."""
     nbytes: int = 0
     """Bytes of the source that were read."""
+    referenced: int = 0
+    """Bytes of blobs that stay where they are, with `in_place=True`."""
+    copied: int = 0
+    """Bytes of blobs that were copied into the warehouse."""
     seconds: float = 0.0
     dry_run: bool = False
     """Whether nothing was written."""
@@ -132,6 +136,8 @@ class Report:
         if self.ignored:
             most = Counter(self.ignored).most_common()
             parts.append("ignored: " + ", ".join(f"{count:,} {suffix}" for suffix, count in most))
+        if self.referenced:
+            parts += [f"{show_size(self.referenced)} referenced", f"{show_size(self.copied)} copied"]
         parts += [f"{show_size(self.nbytes)} read", f"{self.seconds:.0f} s"]
         return ("dry run: " if self.dry_run else "") + " · ".join(parts)
 
