@@ -115,7 +115,7 @@ class _Ingest:
         self._warehouse, self._dataset, self._dry, self._in_place = warehouse, dataset, dry_run, in_place
         self._columns, self._rows = group_of(Columns, "columns", options), group_of(Rows, "rows", options)
         self._checks, self._reading = group_of(Checks, "checks", options), group_of(Reading, "reading", options)
-        self.report = Report(dataset, dry_run=dry_run)
+        self.report = Report(dataset, dry_run=dry_run, in_place=in_place)
         on_error = self._checks.on_error
         self.report.stop_after(on_error if isinstance(on_error, int) else {"raise": 0}.get(on_error))
         workers = self._reading.workers or min(_WORKERS, cpus())
