@@ -75,7 +75,7 @@ class InPlace:
         self._warehouse, self._dry = warehouse, dry_run
         self._new: dict[str, Root] = {}
         for folder in folders:
-            if not holding(self.named, folder):
+            if not holding(self.named, folder) and not _is_wide(folder):
                 self._new[self._name(folder)] = Root(folder)
 
     @property
@@ -133,6 +133,15 @@ def holding(named: Mapping[str, Root], path: str | Path) -> list[tuple[str, Root
     """The roots that hold a path, the nearest first: name, root, and the key of the path."""
     found = [(name, root, key) for name, root in named.items() if (key := root.key_of(path)) is not None]
     return sorted(found, key=lambda item: (len(item[2]), item[0]))
+
+
+def _is_wide(folder: Path) -> bool:
+    """Whether a folder holds so much that only the user may open it: the home of this user, or one above it."""
+    try:
+        home = Path.home().resolve()
+    except RuntimeError:
+        return folder.parent == folder
+    return home == folder.resolve() or folder.resolve() in home.parents
 
 
 def refused(what: str) -> SchemaError:
