@@ -63,7 +63,7 @@ class OpenedRoots:
         """
         if isinstance(roots, (str, Path)) or not isinstance(roots, (Sequence, Mapping, type(None))):
             raise StorageError(
-                f"roots= is a list of places of blobs, such as roots=[{str(roots)!r}], or a dict of folders by name: "
+                f"roots= is a list of folders and URLs, such as roots=[{str(roots)!r}], or a dict of folders by name: "
                 f"roots={{'photos': '/mnt/photos'}}; found {roots!r:.200}"
             )
         variable = [text for text in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if text]

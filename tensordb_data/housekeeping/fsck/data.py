@@ -74,7 +74,7 @@ class DataCheck:
                 index, _ = read_segment(store, place.key)
                 place.check(store.size(place.key), index)
                 if isinstance(index, ReferenceIndex):
-                    damaged = frozenset(self._foreign.check(store, place.key, index))
+                    damaged = frozenset(self._foreign.check(doc["_id"], store, place.key, index))
                 else:
                     damaged = frozenset(self._damaged_blobs(store, place.key, index))
                 if damaged:
@@ -114,11 +114,15 @@ class DataCheck:
         self._warn_of_strangers()
 
     def _blob(self, doc: Doc, where: str, name: str, part: Doc) -> None:
-        complaint = self._complaint(part)
+        finding = self._foreign.about(part)
+        complaint = self._complaint(part) if finding is None else (finding.kind, finding.what)
         if complaint is not None and self._walk.mongo["data"].find_one(
             {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
         ):
-            self._report.find(complaint[0], where, complaint[1])
+            if finding is not None:
+                self._foreign.tell(finding)
+            else:
+                self._report.find(complaint[0], where, complaint[1])
 
     def _warn_of_strangers(self) -> None:
         known = {(doc["_id"]["p"], doc["_id"]["d"]) for doc in self._walk.mongo["datasets"].find({}, {"_id": 1})}
