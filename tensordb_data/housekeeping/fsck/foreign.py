@@ -36,7 +36,8 @@ class ForeignCheck:
 
     def about(self, part: Mapping[str, Any]) -> Finding | None:
         """What is wrong with the file to which the reference of a sample leads."""
-        return self._bad.get(part.get("k"), {}).get(part.get("o", -1)) if part.get("n") else None
+        segment = part.get("k")
+        return self._bad.get(segment, {}).get(part["o"]) if isinstance(segment, ObjectId) and part["n"] else None
 
     def tell(self, finding: Finding) -> None:
         """Report what is wrong with a file, once."""
