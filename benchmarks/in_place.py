@@ -10,6 +10,7 @@ file is read once, against the copy, with and without the decode that looks for 
 from __future__ import annotations
 
 import io
+import os
 import statistics
 import tarfile
 import tempfile
@@ -26,6 +27,8 @@ from shared.harness import Contender, Target, looped
 from tensordb_data import Bytes, TensorDB
 
 BATCH = 64
+LARGE = 4 << 20
+"""Bytes behind each JPEG, for an ingest of large files."""
 PACKAGES = ["tensordb-data", "numpy", "pymongo", "opencv-python-headless", "simplejpeg"]
 
 
@@ -58,8 +61,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     contenders.append(Contender(title, looped(lambda s=stream: s, lambda b: len(b["jpg"]))))
             harness.race(contenders, rounds=options.rounds, seconds=options.seconds)
         targets = [Target(f"{what}, in place", f"{what}, copied", 0.95) for what in ("decoded", "encoded")]
-        context = {"samples": len(jpegs), "batch": BATCH, "bytes_a_sample": sum(map(len, jpegs)) // len(jpegs)}
-        context |= ingests(place, jpegs, 1 if options.quick else 3)
+        context: dict[str, Any] = {
+            "samples": len(jpegs),
+            "batch": BATCH,
+            "bytes_a_sample": sum(map(len, jpegs)) // len(jpegs),
+        }
+        large = [jpeg + os.urandom(LARGE) for jpeg in jpegs[: 20 if options.quick else 150]]
+        context["ingest"] = [ingests(place, files, 1 if options.quick else 3) for files in (jpegs, large)]
         title = f"B16 in place: {len(jpegs):,} JPEGs of 500 × 375 ({context['bytes_a_sample']:,} B), batches of {BATCH}"
         return harness.report(title, contenders, targets, options, context, PACKAGES, "in_place")
 
@@ -70,27 +78,28 @@ def shrink_jpg(sample: dict[str, Any]) -> dict[str, Any]:
 
 def ingests(place: Path, jpegs: Sequence[bytes], rounds: int) -> dict[str, Any]:
     """Files a second of a folder, by way, the median of some rounds in turns; and bytes that each writes."""
-    folder = place / "photos"
+    size = sum(map(len, jpegs)) // len(jpegs)
+    folder, blobs = place / f"photos{size}", place / f"w{size}/blobs"
     folder.mkdir()
     for number, jpeg in enumerate(jpegs):
         (folder / f"{number:06}.jpg").write_bytes(jpeg)
     seconds: dict[str, list[float]] = {}
     written: dict[str, float] = {}
-    with TensorDB(place / "v", roots={"photos": folder}) as db:
+    with TensorDB(blobs.parent, roots={"photos": folder}) as db:
         for _ in range(rounds):
             for verify in ("none", "decode"):
                 for stays in (True, False):
                     name = f"{'in place' if stays else 'copied'}, verify={verify}"
-                    before, began = objects(place / "v/blobs"), time.perf_counter()
+                    before, began = objects(blobs), time.perf_counter()
                     report = db.data.ingest(folder, "d", in_place=stays, verify=verify)
                     seconds.setdefault(name, []).append(time.perf_counter() - began)
                     assert report.added == len(jpegs), report
-                    written[name] = (objects(place / "v/blobs") - before) / len(jpegs)
+                    written[name] = (objects(blobs) - before) / len(jpegs)
                     db.data.drop("d")
     rates = {name: len(jpegs) / statistics.median(each) for name, each in seconds.items()}
     for name, rate in rates.items():
-        print(f"ingest {name}: {rate:,.0f} files/s, {written[name]:,.0f} bytes a sample in the blob store")
-    return {"ingest_files_per_s": rates, "ingest_bytes_a_sample": written}
+        print(f"ingest of {size:,} B, {name}: {rate:,.0f} files/s, {written[name]:,.0f} bytes a sample in the store")
+    return {"bytes_a_file": size, "files_per_s": rates, "bytes_a_sample": written}
 
 
 def objects(folder: Path) -> int:
