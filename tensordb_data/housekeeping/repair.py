@@ -126,6 +126,7 @@ def _wrong_segments(warehouse: Warehouse) -> Iterator[Repair]:
         except StorageError:  # missing or damaged, which `fsck` reports
             continue
         right = {name: described[name] for name in _PLACE if name in doc or name != "blobs"}
+        right |= {"roots": described["roots"]} if "roots" in described else {}
         wrong = {name: doc.get(name) for name, value in right.items() if doc.get(name) != value}
         if wrong:
 

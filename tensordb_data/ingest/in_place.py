@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.blobs.stores.base import without_secrets
 from tensordb_data.blobs.stores.foreign import ForeignFile, Root
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.schema import Array, Field, Text
@@ -150,11 +151,12 @@ def refused(what: str) -> SchemaError:
 
 
 def check_local(root: str) -> Path:
-    """The folder of a source.
+    """A place of a source as a path.
 
     Raises:
         SchemaError: It is not on this machine.
     """
     if "://" in root:
-        raise refused(f"{root} is not on this machine, and samples point into files of mounted folders only")
+        shown = without_secrets(root)
+        raise refused(f"{shown} is not on this machine, and samples point into files of mounted folders only")
     return Path(os.path.abspath(root))

@@ -136,9 +136,12 @@ class _Ingest:
             if self._in_place:
                 if not self._given.is_place:
                     raise refused("rows in memory are in no file")
-                more = (self._reading.base, self._reading.images)
-                folders = [self._given.files.root, *(os.fsdecode(one) for one in more if one is not None)]
-                self._given.in_place = InPlace(self._warehouse, [check_local(one) for one in folders], self._dry)
+                given = self._given.source
+                named = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+                more = [one for one in (self._reading.base, self._reading.images) if one is not None]
+                asked = [check_local(os.fsdecode(one)) for one in (*named, *more)]
+                folders = [check_local(self._given.files.root), *asked[len(named) :]]
+                self._given.in_place = InPlace(self._warehouse, folders, self._dry)
             source = open_source(self._given)
             if self._in_place and not (getattr(source, "can_refer", False) or self._reading.files):
                 raise refused("the blobs of this format do not lie in its files as they are")

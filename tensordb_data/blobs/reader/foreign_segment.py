@@ -7,7 +7,7 @@ mapped, unless its root says that its files are stable: so a file that is cut sh
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +66,8 @@ class ForeignSegment(OpenSegment):
         self.compared = np.zeros(self.blobs, np.uint8)
         self.coming = np.zeros(0, np.int64)
         self.requests = {}
-        self._stable: OrderedDict[int, tuple[FileState, Bytes1D]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._stable: dict[int, tuple[FileState, Bytes1D]] = {}
 
     def read(self, numbers: Int64s, rows: Int64s) -> dict[int, memoryview]:
         """The stored bytes of some blobs, checked, by row.
@@ -136,11 +137,13 @@ class ForeignSegment(OpenSegment):
         root = self._find_root(file.root)
         if not root.stable or not file.size:
             return root.read(file, ranges)
-        found = self._stable.get(number)
+        with self._lock:
+            found = self._stable.get(number)
         if found is None:
             found = root.mapped(file)
-            self._stable[number] = found
-            while len(self._stable) > _MAPPED:
-                self._stable.pop(next(iter(self._stable)), None)
+            with self._lock:
+                self._stable[number] = found
+                while len(self._stable) > _MAPPED:
+                    del self._stable[next(iter(self._stable))]
         state, memory = found
         return state, [copy_of(memory, offset, length) for offset, length in ranges]

@@ -97,13 +97,14 @@ class Root:
             return _state(fd)
 
     def key_of(self, path: str | os.PathLike[str]) -> str | None:
-        """The key of a file, by its path; "" for the root itself, None for what is not below it, as it is written."""
-        text = os.path.abspath(path)
-        for folder in (str(self.path), os.path.realpath(self.path)):
-            if text == folder:
+        """The key of a file, by its path; "" for the root itself, None for what is not below it."""
+        written, folder = os.path.abspath(path), str(self.path)
+        # As it is written, first: links below the root are part of a key. Then by where links above it lead.
+        for text, top in ((written, folder), (os.path.realpath(written), os.path.realpath(folder))):
+            if text == top:
                 return ""
-            if text.startswith(folder.rstrip(os.sep) + os.sep):
-                return os.path.relpath(text, folder).replace(os.sep, "/")
+            if text.startswith(top.rstrip(os.sep) + os.sep):
+                return os.path.relpath(text, top).replace(os.sep, "/")
         return None
 
     def read(self, file: ForeignFile, ranges: Sequence[Range]) -> tuple[FileState, list[memoryview | None]]:

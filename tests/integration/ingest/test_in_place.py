@@ -148,6 +148,21 @@ def test_sparse_members_are_copied(opened: TensorDB, photos: Path) -> None:
         assert "sparse" in report.notes[0]
 
 
+@pytest.mark.parametrize("blobs", ["memory://", "gridfs://"])
+def test_places_in_other_stores(mongo_uri: str, photos: Path, tmp_path: Path, blobs: str) -> None:
+    """The small object is in a store that is no folder; copied blobs are read from there."""
+    members = {f"{i}.png": path.read_bytes() for i, path in enumerate(sorted(photos.rglob("*.png")))}
+    members |= {f"{i}.npy": npy(np.arange(i + 1)) for i in range(12)}
+    path = tar(tmp_path / "a.tar", members)
+    with TensorDB(mongo_uri, blobs=blobs, roots={"shards": tmp_path}) as db:
+        assert db.data.ingest(path, "d", in_place=True).copied
+        for options in ({"passes": 1}, {"passes": 1, "shuffle": True}):
+            batches = list(db.data.find({"dataset": "d"}).stream(batch_size=5, **options))  # type: ignore[arg-type]
+            assert sorted(len(value) for batch in batches for value in batch["npy"]) == list(range(1, 13))
+        assert images(db, "d", "png") == list(members.values())[:12]
+        assert db.fsck().findings == []
+
+
 def test_what_arrow_files_hold(opened: TensorDB, photos: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     data = [None if i % 5 == 1 else path.read_bytes() for i, path in enumerate(files)]
@@ -202,9 +217,12 @@ def test_what_cannot_stay_is_refused(opened: TensorDB, photos: Path, tmp_path: P
     for source, what in [
         (photos / "x.csv", "the blobs of this format"),
         ([{"a": 1}], "rows in memory are in no file"),
+        ("s3://user:secret@bucket/a.tar", r"s3://bucket/a.tar is not on this machine"),
+        (["https://host/a.tar?key=secret"], r"https://host/a.tar is not on this machine"),
     ]:
-        with pytest.raises(SchemaError, match=f"in_place: {what}.*without in_place=True it is copied"):
+        with pytest.raises(SchemaError, match=f"in_place: {what}.*without in_place=True it is copied") as caught:
             opened.data.ingest(source, "no", in_place=True)
+        assert "secret" not in str(caught.value)
     assert opened.data.schema("no") is None
     outside = picture(tmp_path / "outside.png")
     (photos / "ape/link.png").symlink_to(outside)
@@ -370,6 +388,20 @@ def test_killed_and_taken_up(opened: TensorDB, photos: Path, monkeypatch: pytest
     report = opened.data.ingest(photos, "d", in_place=True)
     assert (report.added, report.unchanged) == (6, 6)
     assert opened.fsck().findings == []
+
+
+def test_damaged_images(opened: TensorDB, photos: Path) -> None:
+    import cv2
+
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
+    (photos / "ape/half.jpg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    (photos / "ape/none.png").write_bytes(b"")
+    report = opened.data.ingest(photos, "d", in_place=True)
+    assert (report.added, sorted(where for where, _ in report.failed)) == (12, ["ape/half.jpg", "ape/none.png"])
+    report = opened.data.ingest(photos, "d", in_place=True, on_damage="keep")
+    assert (report.added, report.referenced) == (1, len(data) // 2 + 2)
+    one = opened.database["data"].find_one({"path": "ape/half.jpg"})
+    assert one is not None and "JPEG" in one["_tdb"]["damaged"]
 
 
 def test_copies_first_and_files_in_place_later(opened: TensorDB, photos: Path) -> None:

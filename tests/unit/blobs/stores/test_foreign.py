@@ -103,6 +103,9 @@ def test_values(root: Root) -> None:
     assert root.key_of(root.path / "sub/x") == "sub/x"
     assert (root.key_of(root.path), root.key_of(root.path.parent), root.key_of(f"{root.path}x")) == ("", None, None)
     assert Root("/").key_of("/etc/x") == "etc/x"
+    (root.path.parent / "short").symlink_to(root.path)
+    assert root.key_of(root.path.parent / "short/sub/x") == "sub/x"
+    assert Root(root.path.parent / "short").key_of(root.path / "sub/x") == "sub/x"
     with pytest.raises(StorageError, match="mount it as a folder") as caught:
         Root("s3://user:secret@bucket/x?key=1")
     assert "secret" not in str(caught.value) and "key" not in str(caught.value).split("found")[1].split(":")[0]
