@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tensordb_data.blobs.stores.base import without_secrets
-from tensordb_data.blobs.stores.foreign import Root, no_folder
+from tensordb_data.blobs.stores.foreign import Root, is_root_name, no_folder
 from tensordb_data.common.system.file_urls import file_path
 from tensordb_data.errors import StorageError
 from tensordb_data.warehouse.catalog import resolve_blobs
@@ -149,7 +149,7 @@ def check_root_name(name: object) -> str:
     Raises:
         StorageError: It is none.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+    if not isinstance(name, str) or not is_root_name(name):
         raise StorageError(
             f"the name of a root is made of letters, digits, '_', '.' and '-', at most 100 of them; found {name!r:.120}"
         )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from tensordb_data.blobs.stores.foreign import ForeignFile, is_foreign_key
+from tensordb_data.blobs.stores.foreign import ForeignFile, is_foreign_key, is_root_name
 from tensordb_data.common.zstd import expand
 from tensordb_data.errors import CorruptBlobError
 
@@ -115,7 +115,7 @@ def read_files(part: bytes | memoryview, name: str) -> FileTable:
             bytes(found["keys"]),
         )
         n = len(table)
-        if not all(isinstance(root, str) for root in roots) or {
+        if not all(map(is_root_name, roots)) or {
             len(table.size),
             len(table.mtime_ns),
             len(table.ends),

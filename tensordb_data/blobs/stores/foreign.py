@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from tensordb_data.common.system.beneath import LeadsOutError, opened_beneath
 from tensordb_data.common.system.files import read_at
 from tensordb_data.common.system.mmap import Bytes1D, UnmappedError, copied, map_open_file
 from tensordb_data.errors import CorruptBlobError, StorageError
+
+_NAME = re.compile(r"\w[\w.-]{0,99}")
 
 Range = tuple[int, int]
 """Offset and bytes."""
@@ -163,6 +166,11 @@ class Root:
 
 FindRoot = Callable[[str], Root]
 """The root of a name; raises StorageError if this client has not opened it."""
+
+
+def is_root_name(name: object) -> bool:
+    """Whether a value is the name of a root: letters, digits, `_`, `.` and `-`, at most 100 of them."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def is_foreign_key(key: str) -> bool:

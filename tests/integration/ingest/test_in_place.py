@@ -132,6 +132,20 @@ def test_tar_files(mongo_uri: str, warehouse_dir: Path, tmp_path: Path, photos: 
         assert db.fsck().findings == []
 
 
+def test_arrays_beside_them_in_fast_streams(
+    mongo_uri: str, warehouse_dir: Path, tmp_path: Path, photos: Path
+) -> None:
+    """Small arrays of one size, copied into a reference segment: where batches would be made of mapped memory alone."""
+    members: dict[str, bytes] = {}
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        members |= {f"{i}.png": path.read_bytes(), f"{i}.npy": npy(np.full(5, i, np.int32))}
+    with TensorDB(mongo_uri, blobs=warehouse_dir / "blobs", roots={"t": tmp_path}) as db:
+        db.data.ingest(tar(tmp_path / "a.tar", members), "d", in_place=True)
+        stream = db.data.find({"dataset": "d"}, fields=["npy"]).stream(batch_size=4, passes=4, shuffle=True)
+        found = sorted(int(row[0]) for batch in stream for row in batch["npy"])
+        assert found == sorted([*range(12)] * 4)
+
+
 def test_sparse_members_are_copied(opened: TensorDB, photos: Path) -> None:
     path, hole = photos / "s.tar", photos / "hole.bin"
     with open(hole, "wb") as file:

@@ -121,6 +121,12 @@ def test_a_key_that_leads_out_is_no_file(key: str) -> None:
         table.file(1)
 
 
+@pytest.mark.parametrize("name", ["", "a b", "\x1b[2J", "a/b", "x" * 101])
+def test_a_name_that_no_root_has(name: str) -> None:
+    with pytest.raises(CorruptBlobError, match="expected a table of files"):
+        read_files(pack_files([ForeignFile(name, "k", 1, 1)]), "s")
+
+
 @settings(max_examples=200)
 @given(st.binary(max_size=80), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_made_up_indexes_are_refused(data: bytes, table: int, count: int) -> None:
