@@ -11,6 +11,7 @@ from tensordb_data.api.runs import Run, RunSelection
 from tensordb_data.api.search import Hit
 from tensordb_data.api.selection import Selection
 from tensordb_data.api.watch import Watch
+from tensordb_data.blobs.stores.foreign import Root
 from tensordb_data.checkpoint.options import Every, SaveOptions
 from tensordb_data.errors import (
     ArchitectureError,
@@ -97,6 +98,7 @@ __all__ = [
     "PortableAddress",
     "Query",
     "QueryError",
+    "Root",
     "Run",
     "RunHeldError",
     "RunLog",

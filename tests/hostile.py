@@ -31,9 +31,13 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.segments import format as layout
-from tensordb_data.blobs.segments.format import SegmentBuilder, read_segment
+from tensordb_data.blobs.segments.foreign import ForeignBlob
+from tensordb_data.blobs.segments.format import SegmentBuilder, Trailer
 from tensordb_data.blobs.segments.inline import inline_reference, read_inline
+from tensordb_data.blobs.segments.read import read_segment
+from tensordb_data.blobs.segments.reference_format import ReferenceBuilder, parse_references
 from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.stores.foreign import ForeignFile
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import TensorDBError
 from tensordb_data.params.exchange.reading import read_source
@@ -86,9 +90,25 @@ def read_as_segment(data: bytes) -> None:
     read_segment(store, "s")
 
 
+def reference_index() -> bytes:
+    builder = ReferenceBuilder("p", "d", {})
+    for number in range(5):
+        builder.add(ForeignBlob(ForeignFile("r", f"a/{number % 2}.jpg", 90, 5), 10 * number, 10, number))
+    builder.add(b"own")
+    made = builder.finish([])
+    return b"".join(made.parts)[made.index[0] :][: made.index[1]]
+
+
+def read_as_references(data: bytes) -> None:
+    """The index of a reference segment with a checksum that is right."""
+    found = parse_references(data, Trailer((11, 0), 0, (11, len(data)), 0), "s")
+    for number in range(min(len(found.offsets), 100)):
+        found.blob(number)
+
+
 def with_documents(data: bytes) -> bytes:
     """A segment whose documents part is what is given, and whose checksums are right."""
-    with mock.patch.object(layout, "_pack_documents", lambda documents: data):
+    with mock.patch.object(layout, "pack_documents", lambda documents: data):
         return segment([])
 
 
@@ -194,6 +214,7 @@ def formats(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]
         "array": (array.decode, [bytes(array.encode(np.zeros((3, 4), "f4"))), b"\x02" + bytes(16), b""]),
         "text": (Text().decode, ["äöü".encode(), b""]),
         "segment": (read_as_segment, [segment([{"label": 1}]), segment([]), b""]),
+        "references": (read_as_references, [reference_index()]),
         "documents": (lambda data: read_as_segment(with_documents(data)), packed),
         "plan": (read_as_plan, [plan_bytes(False), plan_bytes(True), b""]),
         "tombstone": (tombstone, [zstandard.compress(stones), bomb(2**31), zstandard.compress(bson.encode(nested))]),

@@ -28,6 +28,7 @@ from tensordb_data.search.index import search_index
 from tensordb_data.search.reindex import selected_groups
 from tensordb_data.warehouse.bound_query import BoundQuery
 from tensordb_data.warehouse.context import Warehouse
+from tensordb_data.warehouse.roots import Roots
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -47,9 +48,11 @@ class TensorDB(Overview, Housekeeping):
         blobs: Where new blobs go: a folder, `file://`, `s3://`, `gs://`, `az://`, `memory://` or `gridfs://`. The
             warehouse records it. With None the recorded place is used; a new warehouse uses the folder `blobs` in
             its own folder, or `gridfs://` on a server.
-        roots: Places of older blobs that may be read, as `blobs` was given then. A place that only the database names
-            is refused. `$TENSORDB_ROOTS` names more, with commas between them. `tensordb roots add` opens a place for
-            all that this user does.
+        roots: Places of older blobs that may be read, as `blobs` was given then: a list. A place that only the database
+            names is refused. Or the folders of files that samples point into, by the names of their roots:
+            `{"photos": "/mnt/photos"}`, with a path or a `Root`; they are never written. `$TENSORDB_ROOTS` names more
+            of both, with commas between them: `s3://old/blobs,photos=/mnt/photos`. `tensordb roots add` opens a place
+            for all that this user does.
         cache: A folder on a local disk. It keeps blobs that were read from S3, GCS, Azure and GridFS, and plans of
             streams. Processes share it, and warehouses may share it. By default `cache` in the warehouse's own
             folder; for a server, a folder in `$XDG_CACHE_HOME` or `~/.cache`; with `client=`, none. Its files may be
@@ -85,7 +88,7 @@ class TensorDB(Overview, Housekeeping):
         *,
         project: str | None = None,
         blobs: str | Path | None = None,
-        roots: Sequence[str | Path] | None = None,
+        roots: Roots | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         client: Any = None,
@@ -121,7 +124,7 @@ class TensorDB(Overview, Housekeeping):
         project: str | None = None,
         studyID: str | int | None = None,
         blobs: str | Path | None = None,
-        roots: Sequence[str | Path] | None = None,
+        roots: Roots | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         read_only: bool = False,

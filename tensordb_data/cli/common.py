@@ -36,6 +36,10 @@ Cache = Annotated[
     str | None,
     typer.Option("--cache", envvar="TENSORDB_CACHE", help="A folder on a local disk for blobs.", show_envvar=True),
 ]
+Roots = Annotated[
+    list[str] | None,
+    typer.Option("--root", metavar="NAME=PATH", help="The folder of files that samples point into. May be repeated."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one a line.")]
 
 
@@ -48,6 +52,7 @@ def warehouse(
     read_only: bool = False,
     blobs: str | None = None,
     cache: str | None = None,
+    roots: Sequence[str] | None = None,
 ) -> Iterator[TensorDB]:
     """The warehouse that the options name; errors are those of `reported_errors`.
 
@@ -58,11 +63,13 @@ def warehouse(
         read_only: Whether the command only reads. One that has no right to write in the folder does so anyway.
         blobs: Where blobs are; by default as `$TENSORDB_BLOBS` says.
         cache: The folder for blobs on a local disk; by default as `$TENSORDB_CACHE` says.
+        roots: Folders of files that samples point into, `NAME=PATH` each.
     """
     if not db:
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
         )
+    named = dict(_root(text) for text in roots or ())
     with one_line_errors():
         folder = parse(db).folder
         there = folder is not None and Layout(folder).manifest.exists()
@@ -71,8 +78,17 @@ def warehouse(
         read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
         blobs = blobs or os.environ.get("TENSORDB_BLOBS") or None
         cache = cache or os.environ.get("TENSORDB_CACHE") or None
-        with TensorDB(db, project=project, read_only=read_only, blobs=blobs, cache=cache) as opened:
+        with TensorDB(
+            db, project=project, read_only=read_only, blobs=blobs, cache=cache, roots=named or None
+        ) as opened:
             yield opened
+
+
+def _root(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise typer.BadParameter(f"expected NAME=PATH, found {text!r}", param_hint="--root")
+    return name, path
 
 
 @contextlib.contextmanager

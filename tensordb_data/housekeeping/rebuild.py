@@ -16,7 +16,8 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from tensordb_data.blobs.segments.format import SegmentDocuments, read_segment
+from tensordb_data.blobs.segments.format import SegmentDocuments
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets

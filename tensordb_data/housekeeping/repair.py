@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.blobs.keys import is_key
-from tensordb_data.blobs.segments.format import read_segment
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.html import Report
 from tensordb_data.errors import StorageError, UnsupportedError
@@ -126,6 +126,7 @@ def _wrong_segments(warehouse: Warehouse) -> Iterator[Repair]:
         except StorageError:  # missing or damaged, which `fsck` reports
             continue
         right = {name: described[name] for name in _PLACE if name in doc or name != "blobs"}
+        right |= {"roots": described["roots"]} if "roots" in described else {}
         wrong = {name: doc.get(name) for name, value in right.items() if doc.get(name) != value}
         if wrong:
 

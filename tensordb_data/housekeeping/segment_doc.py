@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from tensordb_data.blobs.segments.format import (
-    ENTRY_BYTES,
     TRAILER_BYTES,
     SegmentDocuments,
     SegmentIndex,
@@ -23,9 +22,10 @@ def segment_doc(index: SegmentIndex, documents: SegmentDocuments, root: int, key
         key: The key of the object.
         nbytes: The size of the object.
     """
-    size = len(index.offsets) * ENTRY_BYTES
+    size = index.nbytes
+    roots = {"roots": list(index.roots)} if index.roots else {}
     return {
         "p": documents.project, "dataset": documents.dataset, "root": root, "key": key, "bytes": nbytes,
         "blobs": int(index.lengths.sum()), "index": [nbytes - size - TRAILER_BYTES, size],
-        "sum": checksum_bytes(index.checksum), "n": len(documents.samples), "state": "live",
+        "sum": checksum_bytes(index.checksum), "n": len(documents.samples), "state": "live", **roots,
     }  # fmt: skip

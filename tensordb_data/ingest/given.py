@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.ingest.in_place import MakeRange, Range
 from tensordb_data.ingest.places import Files, find_files
 
 if TYPE_CHECKING:
+    from tensordb_data.ingest.in_place import InPlace
     from tensordb_data.ingest.options import Columns, Reading
     from tensordb_data.ingest.report import Report
     from tensordb_data.ingest.source import FileInfo
@@ -32,6 +34,7 @@ class Given:
         memo: What a reader keeps from one pass over its files to the next.
         base: The folder below which files are that a column names, unless the user has said so. A reader may set it;
             None for a source that is not on this machine.
+        in_place: Where files stay, if they do: then a blob may be a `Range`.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Given:
         self.labels = labels
         self.base: Path | None = Path(".")
         self.memo: dict[str, Any] = {}
+        self.in_place: InPlace | None = None
         self._pool = pool
         self._files: Files | None = None
 
@@ -80,6 +84,29 @@ class Given:
             StorageError: It cannot be read.
         """
         return self.files.open(file)
+
+    def whole(self, file: FileInfo) -> Any:
+        """A whole file as the value of a blob: its bytes; or a `Range`, if it stays where it is.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        folder = self.files.folder
+        if self.in_place is None or folder is None:
+            return self.files.read(file)
+        return self.in_place.whole(folder / file.name)
+
+    def ranges(self, file: FileInfo) -> MakeRange | None:
+        """What makes ranges of a file, of offset and length; None if its bytes are copied.
+
+        Raises:
+            StorageError: The file cannot be looked at.
+        """
+        folder = self.files.folder
+        if self.in_place is None or folder is None:
+            return None
+        root, foreign = self.in_place.file(folder / file.name)
+        return lambda offset, length: Range(root, foreign, offset, length)
 
     def choose(self, suffixes: Iterable[str]) -> list[FileInfo]:
         """The files with one of some suffixes, or all if there is one file. Others are noted as ignored."""

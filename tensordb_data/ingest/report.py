@@ -53,9 +53,15 @@ class Report:
     """What one should know: a column that was left out, a key that is missing."""
     nbytes: int = 0
     """Bytes of the source that were read."""
+    referenced: int = 0
+    """Bytes of blobs that stay where they are, with `in_place=True`."""
+    copied: int = 0
+    """Bytes of blobs that were copied into the warehouse."""
     seconds: float = 0.0
     dry_run: bool = False
     """Whether nothing was written."""
+    in_place: bool = False
+    """Whether files stay where they are."""
     schema: dict[str, Field] = dataclasses.field(default_factory=dict)
     """The fields of the samples."""
 
@@ -132,6 +138,8 @@ class Report:
         if self.ignored:
             most = Counter(self.ignored).most_common()
             parts.append("ignored: " + ", ".join(f"{count:,} {suffix}" for suffix, count in most))
+        if self.in_place and not self.dry_run:
+            parts += [f"{show_size(self.referenced)} referenced", f"{show_size(self.copied)} copied"]
         parts += [f"{show_size(self.nbytes)} read", f"{self.seconds:.0f} s"]
         return ("dry run: " if self.dry_run else "") + " · ".join(parts)
 

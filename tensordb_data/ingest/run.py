@@ -19,9 +19,11 @@ from tensordb_data.ingest.engine.file_log import FileLog
 from tensordb_data.ingest.engine.format1 import may_have_old, old_ids
 from tensordb_data.ingest.engine.identify import Identifier, file_number
 from tensordb_data.ingest.engine.missing import Missing
+from tensordb_data.ingest.engine.place import Place
 from tensordb_data.ingest.engine.prepare import Prepared, Preparer
 from tensordb_data.ingest.engine.seen import Seen
 from tensordb_data.ingest.given import Given
+from tensordb_data.ingest.in_place import InPlace, check_local, refused
 from tensordb_data.ingest.open import open_source
 from tensordb_data.ingest.options import Checks, Columns, IngestOptions, Reading, Rows, fingerprint, group_of
 from tensordb_data.ingest.report import Report
@@ -58,6 +60,7 @@ def ingest(
     source: Any,
     dataset: str,
     *,
+    in_place: bool = False,
     progress: bool | Progress[Report] | None = None,
     dry_run: bool = False,
     **options: Unpack[IngestOptions],
@@ -68,6 +71,7 @@ def ingest(
         db: The warehouse.
         source: A path, glob, list of such or URL; a table in memory; or an iterable of rows.
         dataset: The name of the dataset. It is made if it does not exist.
+        in_place: Whether files stay where they are, and samples point into them. What cannot be pointed at is copied.
         progress: True shows a bar. A function is called now and then with the bytes done, the bytes in all, and the
             report so far.
         dry_run: Whether to write nothing, and only report what would be done, and the schema.
@@ -80,7 +84,7 @@ def ingest(
         SchemaError: The source is of an unknown kind, or does not fit the dataset or the options.
         IngestError: More failed than `on_error` allows.
     """
-    return run_ingest(db.warehouse, source, dataset, progress, dry_run, options)
+    return run_ingest(db.warehouse, source, dataset, progress, dry_run, options, in_place=in_place)
 
 
 def run_ingest(
@@ -90,10 +94,14 @@ def run_ingest(
     progress: bool | Progress[Report] | None,
     dry_run: bool,
     options: Mapping[str, Any],
+    *,
+    in_place: bool = False,
 ) -> Report:
     """See `ingest`."""
     check_dataset_name(dataset)
-    run = _Ingest(warehouse, source, dataset, dry_run, options)
+    if not isinstance(in_place, bool):
+        raise QueryError(f"in_place= is True or False; found {in_place!r:.200}")
+    run = _Ingest(warehouse, source, dataset, dry_run, options, in_place)
     with showing(progress, lambda report: report.added + report.updated + report.unchanged) as show:
         return run.run(show)
 
@@ -102,12 +110,12 @@ class _Ingest:
     """One call."""
 
     def __init__(
-        self, warehouse: Warehouse, source: Any, dataset: str, dry_run: bool, options: Mapping[str, Any]
+        self, warehouse: Warehouse, source: Any, dataset: str, dry_run: bool, options: Mapping[str, Any], in_place: bool
     ) -> None:
-        self._warehouse, self._dataset, self._dry = warehouse, dataset, dry_run
+        self._warehouse, self._dataset, self._dry, self._in_place = warehouse, dataset, dry_run, in_place
         self._columns, self._rows = group_of(Columns, "columns", options), group_of(Rows, "rows", options)
         self._checks, self._reading = group_of(Checks, "checks", options), group_of(Reading, "reading", options)
-        self.report = Report(dataset, dry_run=dry_run)
+        self.report = Report(dataset, dry_run=dry_run, in_place=in_place)
         on_error = self._checks.on_error
         self.report.stop_after(on_error if isinstance(on_error, int) else {"raise": 0}.get(on_error))
         workers = self._reading.workers or min(_WORKERS, cpus())
@@ -125,16 +133,28 @@ class _Ingest:
     def run(self, show: Progress[Report]) -> Report:
         """Do it."""
         try:
+            if self._in_place:
+                if not self._given.is_place:
+                    raise refused("rows in memory are in no file")
+                given = self._given.source
+                named = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+                more = [one for one in (self._reading.base, self._reading.images) if one is not None]
+                asked = [check_local(os.fsdecode(one)) for one in (*named, *more)]
+                folders = [check_local(self._given.files.root), *asked[len(named) :]]
+                self._given.in_place = InPlace(self._warehouse, folders, self._dry)
             source = open_source(self._given)
+            if self._in_place and not (getattr(source, "can_refer", False) or self._reading.files):
+                raise refused("the blobs of this format do not lie in its files as they are")
             self._unlisted = self.report.failures > 0
-            self._source_id = self._rows.source_id or source.id
+            place = Place(self._given, self._warehouse, self._dataset, source)
+            self._source_id = self._rows.source_id or place.id
             if self._rows.prune and not self._source_id:
                 raise QueryError("prune=True needs source_id= here: samples of which source are to be deleted?")
             self._log = FileLog(self._warehouse, self._dataset, self._source_id, self._fingerprint())
             self._missing = Missing(self._warehouse, self._dataset, self._source_id, self._seen, dry_run=self._dry)
             self._identifier = Identifier(
                 Identities(self._warehouse.project, identity_name(self._warehouse, self._dataset)),
-                self._rows, self._source_id, getattr(source, "root", source.id), self.report,
+                self._rows, self._source_id, place.root, self.report,
             )  # fmt: skip
             self._read(source, show)
             self._end(source)
@@ -163,6 +183,7 @@ class _Ingest:
         schema = self._schema(preparer.take(columns, self._stored))
         report.schema = dict(schema)
         preparer.use(schema, self._given.base)
+        preparer.in_place = self._given.in_place
         self._begin(schema)
         done, total = 0, sum(file.size for file in todo)
         failures = report.failures
@@ -198,6 +219,8 @@ class _Ingest:
 
     def _begin(self, schema: Schema) -> None:
         warehouse, report = self._warehouse, self.report
+        if self._given.in_place is not None:
+            self._given.in_place.begin()
         if not self._dry:
             register(warehouse, self._dataset)
             self._log.begin()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 16 * 2**20
 CHUNK_ROWS = 4096
+CHUNK_REFERENCED = 2**30
+"""Bytes of files that stay where they are, of which nothing is kept in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Chunk:
     """Some rows, as columns.
 
     About 4,096 rows or 16 MB at most are good. A column is an array (n, …) or a list of n values; None is a missing
-    value. Encoded images, audio and other blobs are bytes, or a `pathlib.Path` that is read later.
+    value. Encoded images, audio and other blobs are bytes, or a `pathlib.Path` that is read later; of a file that
+    stays where it is, a `Range` of it.
     """
 
     columns: dict[str, Any]

@@ -330,7 +330,7 @@ def put_segment(
     doc = {
         "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "sum": packed.index_checksum,
-        "n": len(samples), "state": "writing",
+        "n": len(samples), "state": "writing", **({"roots": list(packed.roots)} if packed.roots else {}),
     }  # fmt: skip
     # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
     warehouse.index["segments"].update_one(

@@ -12,14 +12,15 @@ meanwhile is as good as any other.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
-from tensordb_data.blobs.segments.format import SegmentBuilder
+from tensordb_data.blobs.segments.foreign import ForeignBlob
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
+from tensordb_data.blobs.segments.reference_format import ReferenceBuilder
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.html import Report
@@ -44,10 +45,9 @@ Doc = dict[str, Any]
 
 
 @dataclass
-class Compacted(Report):
-    """What a compaction did."""
+class Moved(Report):
+    """What was done with blobs that have moved into new segments."""
 
-    dataset: str
     samples: int = 0
     """Samples whose blobs have moved."""
     bytes: int = 0
@@ -60,6 +60,13 @@ class Compacted(Report):
     """Bytes of those objects."""
     damaged: list[str] = field(default_factory=list)
     """Samples that were not moved, because a blob does not match its checksum, and why."""
+
+
+@dataclass
+class Compacted(Moved):
+    """What a compaction did."""
+
+    dataset: str = ""
 
 
 Progress = Callable[[int, int, Compacted], None]
@@ -78,13 +85,13 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
         raise NotFoundError(f"there is no dataset {dataset!r} in project {warehouse.project!r}")
     schema = Schema.from_doc(about["schema"] or {})
     fields = [name for name, field in schema.items() if field.is_blob]
-    report, last = Compacted(dataset), int(about["seq"])
+    report, last = Compacted(dataset=dataset), int(about["seq"])
     dead = _mostly_dead(warehouse, dataset)
     # Samples up to there had no inline blobs when an earlier compaction ended, and never get any.
     start = 0 if dead else int(about.get("compacted", 0))
-    mover = _Mover(warehouse, dataset, schema, report)
+    mover = Mover(warehouse, dataset, schema, report)
     whole = True
-    for docs in _cut(_found(warehouse, dataset, fields, dead, start, last)):
+    for docs in cut(_found(warehouse, dataset, fields, dead, start, last), staying(warehouse, dead)):
         whole &= mover.move(docs, dead)
         if progress is not None:
             progress(docs[-1]["_tdb"]["s"] - start, last - start, report)
@@ -92,7 +99,7 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
         # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
         index["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
-    _mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
+    mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
     if progress is not None:
         progress(last - start, last - start, report)
     return report
@@ -142,13 +149,25 @@ def _found(
         start = docs[-1]["_tdb"]["s"]
 
 
-def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
-    """Runs of samples whose blobs make one segment."""
+def staying(warehouse: Warehouse, ids: Sequence[ObjectId]) -> set[ObjectId]:
+    """Those of some segments whose blobs are in files of others."""
+    return {
+        doc["_id"] for doc in warehouse.index["segments"].find({"_id": {"$in": list(ids)}, "roots": {"$exists": True}})
+    }
+
+
+def cut(docs: Iterable[Doc], light: Container[ObjectId] = ()) -> Iterator[list[Doc]]:
+    """Runs of samples whose blobs make one segment.
+
+    Args:
+        docs: The samples.
+        light: Segments of whose blobs only the places are copied.
+    """
     run: list[Doc] = []
     size = 0
     for doc in docs:
         run.append(doc)
-        size += sum(part["n"] for part in doc["_tdb"]["b"].values())
+        size += sum(part["n"] for part in doc["_tdb"]["b"].values() if part.get("k") not in light)
         if size >= write_batch.SEGMENT_BYTES or len(run) >= write_batch.BATCH_SAMPLES:
             yield run
             run, size = [], 0
@@ -156,10 +175,21 @@ def _cut(docs: Iterable[Doc]) -> Iterator[list[Doc]]:
         yield run
 
 
-class _Mover:
-    """Moves blobs of samples into segments, one a call."""
+class Mover:
+    """Moves blobs of samples into segments, one a call.
 
-    def __init__(self, warehouse: Warehouse, dataset: str, schema: Schema, report: Compacted) -> None:
+    Args:
+        warehouse: The warehouse.
+        dataset: The dataset.
+        schema: Its schema.
+        report: Counts what was done.
+        adopts: Whether blobs in files of others are copied. Otherwise the new segments say where they are.
+    """
+
+    def __init__(
+        self, warehouse: Warehouse, dataset: str, schema: Schema, report: Moved, *, adopts: bool = False
+    ) -> None:
+        self._adopts = adopts
         self._warehouse, self._dataset, self._schema, self._report = warehouse, dataset, schema.to_doc(), report
         self.unused: list[ObjectId] = []
         """Segments that were written in vain, because another compaction was faster."""
@@ -170,7 +200,7 @@ class _Mover:
         Returns:
             Whether nothing is left to be moved: each blob was moved, by this process or another, or is damaged.
         """
-        segment, builder = ObjectId(), SegmentBuilder(self._warehouse.project, self._dataset, self._schema)
+        segment, builder = ObjectId(), ReferenceBuilder(self._warehouse.project, self._dataset, self._schema)
         updates, samples = [], []
         for doc, parts in self._readable(docs, set(dead)):
             new = {name: _copied(builder, segment, part, stored) for name, (part, stored) in parts.items()}
@@ -201,7 +231,7 @@ class _Mover:
             for doc in docs
         ]
         remote = [part for parts in movable for part in parts.values() if not is_inline(part)]
-        stored = iter(self._stored(remote))
+        stored = iter(self._in_segments(remote))
         for doc, parts in zip(docs, movable, strict=True):
             found = {name: (part, part["d"] if is_inline(part) else next(stored)) for name, part in parts.items()}
             try:
@@ -214,6 +244,14 @@ class _Mover:
                 self._report.damaged.append(f"sample {doc['_id']}: {error}")
                 continue
             yield doc, found
+
+    def _in_segments(self, parts: Sequence[Doc]) -> list[Any]:
+        """The stored bytes of blobs in segments, or where they stay; in place of a damaged one its error."""
+        stay: list[ForeignBlob | None] = [None] * len(parts)
+        if parts and not self._adopts and staying(self._warehouse, list({part["k"] for part in parts})):
+            stay = self._warehouse.blobs.reader.foreign(BlobRefs.from_docs(parts))
+        read = iter(self._stored([part for part, place in zip(parts, stay, strict=True) if place is None]))
+        return [next(read) if place is None else place for place in stay]
 
     def _stored(self, parts: Sequence[Doc]) -> list[Any]:
         """The stored bytes of blobs in segments; in place of a damaged one its error."""
@@ -253,9 +291,10 @@ class _Body:
         return self._warehouse.index.update_each("data", self._updates, session)
 
 
-def _copied(builder: SegmentBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
+def _copied(builder: ReferenceBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
     compressed = bool(part.get("z"))
-    reference: Doc = {"k": segment, "o": builder.copy(stored, compressed), "n": len(stored)}
+    offset = builder.add(stored)[0] if isinstance(stored, ForeignBlob) else builder.copy(stored, compressed)
+    reference: Doc = {"k": segment, "o": offset, "n": len(stored)}
     kept: Doc = {key: part[key] for key in ("m", "was") if key in part}  # of an update that has replaced the blob
     return {**reference, **kept, **({"z": True} if compressed else {})}
 
@@ -273,7 +312,7 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
     return (part for part in doc["_tdb"]["b"].values() if part.get("k") == segment)
 
 
-def _mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Compacted) -> None:
+def mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Moved) -> None:
     """Mark those of some segments as dying to which no sample refers."""
     segments = warehouse.index["segments"]
     # `v` is read first: whoever refers to a segment after that has incremented it.

@@ -41,6 +41,7 @@ class WriteBatch:
         level: The zstd level for arrays, bytes and text; None for no compression.
         live: Whether small blobs go into the documents, and the batch is due at `LIVE_SAMPLES`.
         most: The number of samples at which the batch is full in any case.
+        builder: What collects the blobs: a `ReferenceBuilder` takes some that stay in files of others.
     """
 
     stored = False
@@ -58,6 +59,7 @@ class WriteBatch:
         level: int | None,
         live: bool = False,
         most: int = BATCH_SAMPLES,
+        builder: type[SegmentBuilder] = SegmentBuilder,
     ) -> None:
         self.segment_id = ObjectId()
         self.docs: list[dict[str, Any]] = []
@@ -65,7 +67,7 @@ class WriteBatch:
         """Samples that exist and get other values in the same commit, as they are then. The segment has their blobs."""
         self.numbers: set[int] = set()
         """The first sequence number of each attempt to commit it."""
-        self.builder = SegmentBuilder(project, dataset, schema.to_doc())
+        self.builder = builder(project, dataset, schema.to_doc())
         self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
         self._document_bytes = 0
         self._live, self._limit = live, min(BATCH_SAMPLES, most)

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 from tensordb_data.blobs.keys import is_key
 from tensordb_data.errors import StorageError
-from tensordb_data.warehouse.roots import not_opened, not_owned
+from tensordb_data.warehouse.roots import check_root_name, not_opened, not_owned
 
 if TYPE_CHECKING:
     from tensordb_data.blobs.reader.reader import BlobReader
     from tensordb_data.blobs.stores.base import Store
+    from tensordb_data.blobs.stores.foreign import Root
     from tensordb_data.warehouse.connection import Connections
 
 _NEAR = ("file://", "memory://", "gridfs://")
@@ -68,6 +69,23 @@ class BlobStorage:
         """
         if not self.can_read(self.roots[0]["url"]):
             raise not_opened(self.roots[0]["url"])
+
+    @property
+    def named(self) -> Mapping[str, Root]:
+        """The roots of files that samples point into, which this client has opened."""
+        return self._connections.opened.named
+
+    def root(self, name: str) -> Root:
+        """The root of files of a name.
+
+        Raises:
+            StorageError: This client has not opened it.
+        """
+        return self._connections.opened.root(name)
+
+    def open_root(self, name: str, root: Root) -> None:
+        """Open a root of files in this process, and in those to which this warehouse goes."""
+        self._connections.opened.named[check_root_name(name)] = root
 
     def store(self, root: int | None = None) -> Store:
         """The store of a root; None for that of new blobs.

@@ -132,7 +132,9 @@ class Connection:
                 from tensordb_data.blobs.reader.reader import BlobReader
 
                 kept = None if cache is None else SegmentCache(cache / "segments", cache_bytes)
-                self._reader = BlobReader(self._segments, self.store, self._references, cache=kept)
+                self._reader = BlobReader(
+                    self._segments, self.store, self._references, root=self._opened.root, cache=kept
+                )
             return self._reader
 
     def _references(self, ids: Sequence[Any], fields: Sequence[str]) -> Mapping[Any, Mapping[str, Any]]:

@@ -22,7 +22,7 @@ from tensordb_data.warehouse.blob_storage import BlobStorage
 from tensordb_data.warehouse.connection import Connections
 from tensordb_data.warehouse.datasets import Datasets
 from tensordb_data.warehouse.index import Index
-from tensordb_data.warehouse.roots import OpenedRoots
+from tensordb_data.warehouse.roots import OpenedRoots, Roots
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Warehouse:
         address: Address,
         *,
         blobs: str | Path | None = None,
-        roots: Sequence[str | Path] | None = None,
+        roots: Roots | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
     ) -> Warehouse:

@@ -6,25 +6,34 @@ client uses a root of the database only if it is one of these:
 - a folder within that of its embedded warehouse, GridFS in its own database, or memory of its own process;
 - the place that was given as `blobs=`, or a root of the user's config file;
 - for reading only: the places that were given as `roots=`, or in `$TENSORDB_ROOTS`.
+
+Samples may also point into files of others, below a root of which the database holds only the name. Where such a root
+is, the client says: `roots={"photos": "/mnt/photos"}`, `TENSORDB_ROOTS=photos=/mnt/photos`, or the user's config file.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tensordb_data.blobs.stores.base import without_secrets
+from tensordb_data.blobs.stores.foreign import Root, is_root_name, no_folder
 from tensordb_data.common.system.file_urls import file_path
 from tensordb_data.errors import StorageError
 from tensordb_data.warehouse.catalog import resolve_blobs
-from tensordb_data.warehouse.user_config import roots_of_user
+from tensordb_data.warehouse.user_config import files_of_user, roots_of_user
 
 VARIABLE = "TENSORDB_ROOTS"
+_NAMED = re.compile(r"(\w[\w.-]*)=(.+)", re.DOTALL)
+
+Roots = Sequence[str | Path] | Mapping[str, "str | Path | Root"]
+"""What `roots=` takes: places of blobs, or folders of files by the names of roots."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,13 @@ class OpenedRoots:
     """Blobs are read, written and removed there."""
     read: tuple[str, ...] = ()
     """Blobs are read there."""
+    named: dict[str, Root] = field(default_factory=dict)
+    """Folders of files that samples point into. They are read, and never written."""
+    given: tuple[str, ...] = ()
+    """The names of those that must be there."""
 
     @classmethod
-    def of_user(cls, blobs: str | None, roots: Sequence[str | Path] | None, folder: Path | None) -> OpenedRoots:
+    def of_user(cls, blobs: str | None, roots: Roots | None, folder: Path | None) -> OpenedRoots:
         """What the arguments, the environment and the config file of this user name.
 
         Args:
@@ -48,13 +61,36 @@ class OpenedRoots:
         Raises:
             StorageError: One of them is no place for blobs, or is a folder that does not exist.
         """
-        if isinstance(roots, (str, Path)) or not isinstance(roots, (Sequence, type(None))):
-            raise StorageError(f"roots= is a list of folders and URLs, such as roots=[{str(roots)!r}]; found {roots!r}")
-        named = [*(roots or ()), *filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(",")))]
+        if isinstance(roots, (str, Path)) or not isinstance(roots, (Sequence, Mapping, type(None))):
+            raise StorageError(
+                f"roots= is a list of folders and URLs, such as roots=[{str(roots)!r}], or a dict of folders by name: "
+                f"roots={{'photos': '/mnt/photos'}}; found {roots!r:.200}"
+            )
+        variable = [text for text in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if text]
+        pairs = {match[1]: match[2] for text in variable if (match := _NAMED.fullmatch(text))}
+        places = [text for text in variable if not _NAMED.fullmatch(text)]
+        given: dict[str, Any] = {**pairs, **(roots if isinstance(roots, Mapping) else {})}
+        files = {check_root_name(name): one if isinstance(one, Root) else Root(one) for name, one in given.items()}
+        known = {name: file_path(url) for name, url in roots_of_user().items() if url.startswith("file://")}
+        known.update((name, Path(path)) for name, path in files_of_user().items())
+        urls = [] if isinstance(roots, Mapping) else list(roots or ())
         owned = [*([] if blobs is None else [blobs]), *roots_of_user().values()]
-        opened = cls(tuple(owned), tuple(resolve_blobs(url, folder, "roots=") for url in named))
+        read = [resolve_blobs(url, folder, "roots=") for url in (*urls, *places)]
+        named = {**{name: Root(path) for name, path in known.items()}, **files}
+        opened = cls(tuple(owned), tuple(read), named, tuple(files))
         opened.check_folders()
         return opened
+
+    def root(self, name: str) -> Root:
+        """The root of a name.
+
+        Raises:
+            StorageError: This client has not opened it.
+        """
+        found = self.named.get(name)
+        if found is None:
+            raise not_named(name, self.named)
+        return found
 
     def check_folders(self) -> None:
         """Check that the folders that were named are there: one that is not mounted here is missed at once.
@@ -68,6 +104,9 @@ class OpenedRoots:
                     f"this machine has no folder {path}, which was named as a root of blobs (roots= or ${VARIABLE}): "
                     "mount it, or leave it out"
                 )
+        for name in self.given:
+            if not self.named[name].path.is_dir():
+                raise no_folder(name, self.named[name])
 
     def owns(self, url: str, folder: Path | None) -> bool:
         """Whether blobs may be written to a root of the database, and removed from it.
@@ -84,12 +123,37 @@ class OpenedRoots:
 
     def to_json(self) -> dict[str, Any]:
         """The argument of `from_json` in another process."""
-        return {"owned": list(self.owned), "read": list(self.read)}
+        named = {name: [str(root.path), root.stable] for name, root in self.named.items()}
+        return {"owned": list(self.owned), "read": list(self.read), "named": named, "given": list(self.given)}
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> OpenedRoots:
         """The roots that `to_json` names."""
-        return cls(tuple(given["owned"]), tuple(given["read"]))
+        named = {name: Root(path, stable) for name, (path, stable) in given.get("named", {}).items()}
+        return cls(tuple(given["owned"]), tuple(given["read"]), named, tuple(given.get("given", ())))
+
+
+def not_named(name: str, known: Mapping[str, Root]) -> StorageError:
+    """The error for a root of files that this client has not opened."""
+    there = f"; opened are {', '.join(sorted(known))}" if known else ""
+    return StorageError(
+        f"samples point into files below the root {name!r}, and this client was not told where that is: give "
+        f"TensorDB(..., roots={{{name!r}: PATH}}), set {VARIABLE}={name}=PATH, or type `tensordb roots add --read-only"
+        f" {shlex.quote(name)} PATH`{there}"
+    )
+
+
+def check_root_name(name: object) -> str:
+    """The name itself, if it is one of a root.
+
+    Raises:
+        StorageError: It is none.
+    """
+    if not isinstance(name, str) or not is_root_name(name):
+        raise StorageError(
+            f"the name of a root is made of letters, digits, '_', '.' and '-', at most 100 of them; found {name!r:.120}"
+        )
+    return name
 
 
 def not_opened(url: str) -> StorageError:

@@ -1,6 +1,7 @@
 """The config file of this user: `$XDG_CONFIG_HOME/tensordb/config.json`, by default in `~/.config`.
 
-It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`.
+It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`, and folders of
+files that samples point into, which are only read: `{"files": {"photos": "/mnt/photos"}}`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,16 @@ def roots_of_user() -> dict[str, str]:
     Raises:
         StorageError: The file cannot be read, or is no config file.
     """
-    roots = _read().get("roots", {})
-    if not isinstance(roots, dict) or not all(isinstance(url, str) for url in roots.values()):
-        raise StorageError(f'{path()}: expected "roots" with a URL for each name, found {roots!r:.200}')
-    return dict(roots)
+    return _section("roots", "a URL")
+
+
+def files_of_user() -> dict[str, str]:
+    """The folders of files that samples point into: absolute paths by the names of roots.
+
+    Raises:
+        StorageError: The file cannot be read, or is no config file.
+    """
+    return _section("files", "a path")
 
 
 def write_roots(roots: Mapping[str, str]) -> None:
@@ -38,7 +45,27 @@ def write_roots(roots: Mapping[str, str]) -> None:
     Raises:
         StorageError: The file cannot be read or written.
     """
-    text = json.dumps({**_read(), "roots": dict(roots)}, indent=2, ensure_ascii=False) + "\n"
+    _write({"roots": dict(roots)})
+
+
+def write_files(files: Mapping[str, str]) -> None:
+    """Replace the folders of files; the rest of the file stays.
+
+    Raises:
+        StorageError: The file cannot be read or written.
+    """
+    _write({"files": dict(files)})
+
+
+def _section(name: str, what: str) -> dict[str, str]:
+    found = _read().get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise StorageError(f'{path()}: expected "{name}" with {what} for each name, found {found!r:.200}')
+    return dict(found)
+
+
+def _write(section: Mapping[str, Any]) -> None:
+    text = json.dumps({**_read(), **section}, indent=2, ensure_ascii=False) + "\n"
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=".config-")  # for this user alone

@@ -85,6 +85,7 @@ class Data(Collection[Sample]):
         source: Any,
         dataset: str,
         *,
+        in_place: bool = False,
         progress: bool | Showing[Report] | None = None,
         dry_run: bool = False,
         **options: Unpack[IngestOptions],
@@ -99,6 +100,10 @@ class Data(Collection[Sample]):
             source: A path, a glob, a list of such, or a URL, with `{000..099}` for many; a DataFrame or another table
                 in memory; a dataset of Hugging Face or PyTorch; or any iterable of dicts.
             dataset: The name of the dataset. It is made if it does not exist.
+            in_place: Whether files stay where they are, and samples point into them: files of images, ranges of tar
+                files, MDS shards, TFRecord and Arrow files. What cannot be pointed at is copied, and the report says
+                how much. The files must be below a root (see `TensorDB(roots=)`); where none holds them, one is named
+                after their folder, in the config file of this user.
             progress: True shows a bar. A function is called now and then with the bytes done, the bytes in all, and the
                 report so far.
             dry_run: Whether to write nothing, and only report what would be done, and the schema.
@@ -116,7 +121,7 @@ class Data(Collection[Sample]):
         """
         from tensordb_data.ingest.run import run_ingest
 
-        return run_ingest(self._warehouse, source, dataset, progress, dry_run, options)
+        return run_ingest(self._warehouse, source, dataset, progress, dry_run, options, in_place=in_place)
 
     def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], *, source: str) -> Annotated:
         """Set values that a machine has found, and note who set each of them, and when.

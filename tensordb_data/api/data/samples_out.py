@@ -18,6 +18,8 @@ from tensordb_data.export.plan import DEFAULT_SPLIT
 from tensordb_data.export.report import ExportReport
 from tensordb_data.export.rows import blob_names, check_data, fields_of, read_rows
 from tensordb_data.export.run import ExportOptions, export
+from tensordb_data.housekeeping.adopt import adopt
+from tensordb_data.samples.compact import Moved
 from tensordb_data.schema import Array
 
 if TYPE_CHECKING:
@@ -86,6 +88,23 @@ class SamplesOut(abc.ABC):
             StorageError: The file exists, or cannot be written.
         """
         return write_tasks(self.bound, path, fields, predictions)
+
+    def adopt(self) -> Moved:
+        """Copy blobs that lie in files of others into the warehouse, which then needs these files no more.
+
+        Ids and values of the samples stay. It may run beside readers and writers, and be stopped: what was copied stays
+        copied, and the next call goes on. The files are not touched.
+
+        Returns:
+            What was done. Samples whose file is missing or has changed stay as they are, and are named in `damaged`.
+
+        Raises:
+            QueryError: The Selection is not one of samples.
+            StorageError: A root is not opened, or the blob store failed.
+        """
+        bound = self.bound
+        check_data(bound, "samples to adopt")
+        return adopt(bound)
 
     def export(
         self,

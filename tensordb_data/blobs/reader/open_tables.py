@@ -14,11 +14,13 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.reader.download_pool import REQUEST_COST, Fetcher
+from tensordb_data.blobs.reader.foreign_segment import ForeignSegment
 from tensordb_data.blobs.reader.open_segment import OpenSegment
 from tensordb_data.blobs.reader.segment_table import Table
 from tensordb_data.blobs.segments.format import ENTRY_BYTES, SegmentPlace
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.blobs.stores.foreign import FindRoot
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import StorageError
 
@@ -35,6 +37,7 @@ class Tables:
         self,
         find_segments: FindSegments,
         store: Callable[[int], Store],
+        root: FindRoot,
         cache: SegmentCache | None,
         fetcher: Fetcher,
         max_open: int,
@@ -42,7 +45,8 @@ class Tables:
     ) -> None:
         self.generation = object()
         """A check holds as long as this object stays the same."""
-        self._find_segments, self._store, self._cache, self._fetcher = find_segments, store, cache, fetcher
+        self._find_segments, self._store, self._root = find_segments, store, root
+        self._cache, self._fetcher = cache, fetcher
         self._max_open, self._max_index_bytes = max_open, max_index_bytes
         self._lock = threading.Lock()
         self._turn = threading.Lock()
@@ -150,10 +154,12 @@ class Tables:
             raise StorageError(f"expected the segment {id} in the index, found none: was its data deleted?")
         place = SegmentPlace.from_doc(docs[id])
         store = self._store(place.root)
-        if store.local_path(place.key) is not None:
-            return OpenSegment(docs[id], store)
+        local, refers = store.local_path(place.key) is not None, "roots" in docs[id]
+        if local:
+            return ForeignSegment(docs[id], store, self._root) if refers else OpenSegment(docs[id], store)
         cache = None if isinstance(store, MemoryStore) else self._cache
-        work = partial(self._fetcher.retried, partial(OpenSegment, docs[id], store, cache))
+        opens = partial(ForeignSegment, docs[id], store, self._root)
+        work = partial(self._fetcher.retried, opens if refers else partial(OpenSegment, docs[id], store, cache))
         future = self._fetcher.submit(work, lambda: REQUEST_COST, urgent=True)
         self._opening[id] = future
         future.add_done_callback(partial(self._keep, id))

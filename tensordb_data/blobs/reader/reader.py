@@ -18,14 +18,17 @@ from bson import ObjectId
 
 from tensordb_data.blobs.reader.checked_blobs import CheckedBlobs
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
+from tensordb_data.blobs.reader.foreign_segment import ForeignSegment
 from tensordb_data.blobs.reader.open_segment import Bools, CutShortError, Int64s, OpenSegment
 from tensordb_data.blobs.reader.open_tables import FindSegments, Tables
 from tensordb_data.blobs.reader.remote import GAP, WASTE, Arrival, Remote
 from tensordb_data.blobs.reader.segment_table import Table, groups
 from tensordb_data.blobs.segments.compression import Batch, Blob, Frames
+from tensordb_data.blobs.segments.foreign import ForeignBlob
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import BlobRefs, at_row
 from tensordb_data.blobs.stores.base import Store
+from tensordb_data.blobs.stores.foreign import FindRoot, Root
 from tensordb_data.errors import CorruptBlobError, StorageError
 
 FindReferences = Callable[[Sequence[ObjectId], Sequence[str]], Mapping[ObjectId, Mapping[str, Any]]]
@@ -45,6 +48,8 @@ class PendingRead:
     table: Table
     wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]]
     """For each segment: the rows, the numbers of their blobs, and the requests that bring them."""
+    foreign: list[tuple[ForeignSegment, Int64s, Int64s]]
+    """For each reference segment: the rows, and the numbers of their blobs."""
 
 
 class BlobReader:
@@ -58,6 +63,7 @@ class BlobReader:
         find_segments: the documents of segments, by their ids.
         store: the store of a blob root, by its number.
         find_references: the blob references in sample documents now, by `_id` and field: for inline blobs.
+        root: the root of a name, below which files of others are.
         cache: where blobs of remote stores are kept; None reads them through.
         max_open: local segments kept mapped.
         max_index_bytes: memory for the indexes of remote segments.
@@ -69,6 +75,7 @@ class BlobReader:
         store: Callable[[int], Store],
         find_references: FindReferences | None = None,
         *,
+        root: FindRoot | None = None,
         cache: SegmentCache | None = None,
         max_open: int = 8192,
         max_index_bytes: int = 256 << 20,
@@ -77,7 +84,9 @@ class BlobReader:
         self._lock = threading.Lock()
         self._frames = Frames()
         self._remote = Remote(cache)
-        self._tables = Tables(find_segments, store, cache, self._remote.fetcher, max_open, max_index_bytes)
+        self._tables = Tables(
+            find_segments, store, root or _no_root, cache, self._remote.fetcher, max_open, max_index_bytes
+        )
         self._cache = cache
         self._scouts: concurrent.futures.ThreadPoolExecutor | None = None
         self._scouts_pid = 0
@@ -227,6 +236,22 @@ class BlobReader:
             raise StorageError("expected references into segments, found some to blobs in documents")
         return self._find_references(ids, fields)
 
+    def foreign(self, refs: BlobRefs) -> list[ForeignBlob | None]:
+        """Where blobs are that stay in files of others; None for each blob that is in a store of ours.
+
+        Raises:
+            CorruptBlobError: a reference is to what is no blob; `row` says which.
+            StorageError: a store lacks a segment.
+        """
+        found: list[ForeignBlob | None] = [None] * len(refs)
+        table = self._tables.table(refs) if len(refs) else None
+        for number, rows in groups(refs.segment, np.arange(len(refs))) if table is not None else ():
+            segment = table.at(number) if table is not None else None
+            if isinstance(segment, ForeignSegment):
+                for row, at in zip(rows.tolist(), segment.positions(*_columns(refs, rows), rows).tolist(), strict=True):
+                    found[row] = segment.index.blob(at)
+        return found
+
     def missed(self) -> int:
         """How many blobs this thread has fetched from a remote store since the last call."""
         count, self._local.missed = getattr(self._local, "missed", 0), 0
@@ -276,6 +301,8 @@ class BlobReader:
                 for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
                     if not segment.compared[number]:
                         extra[row] = _arrived(arrivals, number, row)
+            for reference, rows, numbers in pending.foreign:
+                extra.update(reference.read(numbers, rows))
         except concurrent.futures.CancelledError:
             raise StorageError("the blob reader is closed: connect again") from None
         table = pending.table
@@ -287,6 +314,7 @@ class BlobReader:
         """Open the segments of the references, check blobs that are in local memory, and request the others."""
         table = self._tables.table(refs)
         wanted: list[tuple[OpenSegment, Int64s, Int64s, list[concurrent.futures.Future[Arrival]]]] = []
+        foreign: list[tuple[ForeignSegment, Int64s, Int64s]] = []
         if not refs.checked(table.generation):
             rows, at = np.arange(len(refs)), np.zeros(len(refs), np.int64)
             local = rows if table.local else rows[table.is_local[refs.segment]]
@@ -299,12 +327,15 @@ class BlobReader:
                 absent = np.concatenate((absent, part[refs.length[part] > 0]))
             for number, part in groups(refs.segment, absent):
                 segment = table.at(number)
+                if isinstance(segment, ForeignSegment):
+                    foreign.append((segment, part, at[part]))
+                    continue
                 dense = self._is_dense(refs, number, segment)
                 futures = self._remote.want(segment, np.unique(at[part]), dense, urgent)
                 wanted.append((segment, part, at[part], futures))
         if wanted:
             self._known = 0
-        return PendingRead(table, wanted)
+        return PendingRead(table, wanted, foreign)
 
     def _is_dense(self, refs: BlobRefs, number: int, segment: OpenSegment) -> bool:
         """Whether the plan that the references are from will want most of a segment, and the cache can hold it all."""
@@ -327,6 +358,10 @@ class BlobReader:
         used = [segment for segment, is_used in zip(table.opened, table.used.tolist(), strict=True) if is_used]
         table.used[:] = False
         self._cache.touch(segment.file for segment in used if segment is not None and segment.file is not None)
+
+
+def _no_root(name: str) -> Root:
+    raise StorageError(f"expected no files of others, found some below the root {name!r}")
 
 
 def _columns(refs: BlobRefs, rows: Int64s) -> tuple[Int64s, Int64s, Bools]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xxhash
 import zstandard
 
-from tensordb_data.blobs.stores.base import Buffer, Store
+from tensordb_data.blobs.stores.base import Buffer
 from tensordb_data.common.zstd import MAX_EXPANDED, expand
 from tensordb_data.errors import CorruptBlobError, StorageError
 
@@ -45,6 +45,8 @@ class SegmentBytes:
     index: tuple[int, int]
     """Offset and bytes of the index part; the trailer follows it and ends the object."""
     index_checksum: bytes
+    roots: tuple[str, ...] = ()
+    """The names of the roots that its blobs are below, if they are in files of others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ class SegmentPlace:
             CorruptBlobError: they differ.
         """
         found = (nbytes, nbytes - TRAILER_BYTES - sum(self.index), self.index[1])
-        if found != (self.nbytes, 0, ENTRY_BYTES * len(index.offsets)):
+        if found != (self.nbytes, 0, index.nbytes):
             raise CorruptBlobError(
                 f"{self.key}: its document says {self.nbytes} bytes and an index of {self.index[1]} bytes at "
                 f"{self.index[0]}, and the object of {nbytes} bytes has {len(index.offsets)} blobs"
@@ -124,6 +126,16 @@ class SegmentIndex:
     compressed: npt.NDArray[np.bool_]
     checksum: int
     """Of the index part itself."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the index part."""
+        return ENTRY_BYTES * len(self.offsets)
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The names of the roots that the blobs are below; none, as they are in the segment itself."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +233,7 @@ class SegmentBuilder:
 
     def finish(self, samples: Sequence[Mapping[str, Any]]) -> SegmentBytes:
         """End the segment with the samples' documents as written, in order."""
-        documents = _pack_documents([self._head, *samples])
+        documents = pack_documents([self._head, *samples])
         lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
         index = b"".join(
             (
@@ -231,9 +243,7 @@ class SegmentBuilder:
             )
         )
         at, checksum = self.nbytes + len(documents), _checksum(index)
-        trailer = _pack_trailer(
-            Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), checksum)
-        )
+        trailer = pack_trailer(Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), checksum))
         parts = [*self._parts, documents, index, trailer]
         return SegmentBytes(parts, at + len(index) + len(trailer), (at, len(index)), checksum_bytes(checksum))
 
@@ -247,13 +257,14 @@ class SegmentBuilder:
 TRAILER_BYTES = _TRAILER.size
 
 
-def read_trailer(tail: Buffer, nbytes: int, name: str) -> Trailer:
+def read_trailer(tail: Buffer, nbytes: int, name: str, kind: bytes = MAGIC) -> Trailer:
     """The trailer at the end of a segment.
 
     Args:
         tail: the segment's last bytes, `TRAILER_BYTES` or more.
         nbytes: bytes of the whole segment.
         name: how error messages call it.
+        kind: what ends a segment of this kind.
 
     Raises:
         CorruptBlobError: these bytes do not end a whole segment of this version.
@@ -262,9 +273,9 @@ def read_trailer(tail: Buffer, nbytes: int, name: str) -> Trailer:
         raise CorruptBlobError(f"{name}: expected a segment, found {nbytes} bytes, fewer than its trailer")
     raw = bytes(tail[len(tail) - _TRAILER.size :])
     *places, own, version, magic = _TRAILER.unpack(raw)
-    if magic != MAGIC:
+    if magic != kind:
         raise CorruptBlobError(
-            f"{name}: expected a segment that ends with {MAGIC!r}, found {magic!r}: cut off, or no segment"
+            f"{name}: expected a segment that ends with {kind!r}, found {magic!r}: cut off, or no segment"
         )
     if version != VERSION:
         raise CorruptBlobError(
@@ -274,7 +285,8 @@ def read_trailer(tail: Buffer, nbytes: int, name: str) -> Trailer:
         raise CorruptBlobError(f"{name}: the trailer does not match its checksum: damaged")
     trailer = Trailer((places[0], places[1]), places[2], (places[3], places[4]), places[5])
     at, length = trailer.index
-    if at + length + _TRAILER.size != nbytes or sum(trailer.documents) != at or length % ENTRY_BYTES:
+    odd = length % ENTRY_BYTES if kind == MAGIC else 0
+    if at + length + _TRAILER.size != nbytes or sum(trailer.documents) != at or odd:
         raise CorruptBlobError(f"{name}: expected a segment of {at + length + _TRAILER.size} bytes, found {nbytes}")
     return trailer
 
@@ -316,25 +328,6 @@ def read_documents(part: Buffer, trailer: Trailer, name: str) -> SegmentDocument
         raise CorruptBlobError(f"{name}: expected documents, found something else: {error}") from None
 
 
-def read_segment(store: Store, key: str) -> tuple[SegmentIndex, SegmentDocuments]:
-    """What a segment says of itself, from the object alone: its index and its documents.
-
-    Raises:
-        CorruptBlobError: the object is not a whole segment of this version.
-        StorageError: the store does not have it.
-    """
-    name = f"{store.url}/{key}"
-    size = store.size(key)
-    if size < len(MAGIC) + _TRAILER.size:
-        raise CorruptBlobError(f"{name}: expected a segment, found {size} bytes, fewer than its trailer")
-    head, tail = store.get_ranges(key, [0, size - _TRAILER.size], [len(MAGIC), _TRAILER.size])
-    check_magic(head, name)
-    trailer = read_trailer(tail, size, name)
-    offsets, lengths = zip(trailer.index, trailer.documents, strict=False)
-    index, documents = store.get_ranges(key, offsets, lengths)
-    return read_index(index, trailer, name), read_documents(documents, trailer, name)
-
-
 def checksum_bytes(checksum: int) -> bytes:
     """A checksum as a document holds it: BSON has no unsigned integers."""
     return checksum.to_bytes(8, "little")
@@ -346,13 +339,15 @@ def check_magic(head: Buffer, name: str) -> None:
         raise CorruptBlobError(f"{name}: expected a segment that begins with {MAGIC!r}, found {bytes(head[:8])!r}")
 
 
-def _pack_trailer(trailer: Trailer) -> bytes:
+def pack_trailer(trailer: Trailer, kind: bytes = MAGIC) -> bytes:
+    """The trailer of a segment of a kind."""
     places = (*trailer.documents, trailer.documents_checksum, *trailer.index, trailer.index_checksum)
-    own = _checksum(_TRAILER.pack(*places, 0, VERSION, MAGIC)[:-_OWN_CHECKSUM])
-    return _TRAILER.pack(*places, own, VERSION, MAGIC)
+    own = _checksum(_TRAILER.pack(*places, 0, VERSION, kind)[:-_OWN_CHECKSUM])
+    return _TRAILER.pack(*places, own, VERSION, kind)
 
 
-def _pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
+def pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
+    """The documents part of a segment."""
     try:
         packed = b"".join(bson.encode(document) for document in documents)
     except (bson.errors.InvalidDocument, OverflowError) as error:

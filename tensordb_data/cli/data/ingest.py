@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, warehouse
+from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, Roots, warehouse
 from tensordb_data.cli.output import say
 
 _NAMED = 20
@@ -57,12 +57,16 @@ def ingest(
     on_damage: Annotated[str, typer.Option(metavar="fail|keep", help="What a damaged image does.")] = "fail",
     verify: Annotated[str, typer.Option(metavar="decode|header|none", help="How images are checked.")] = "decode",
     workers: Annotated[int | None, typer.Option(help="Threads that read and check.")] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Files stay where they are, and samples point into them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Write nothing, and say what would be done.")] = False,
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
     blobs: Blobs = None,
     cache: Cache = None,
+    root: Roots = None,
 ) -> None:
     """Bring images, tables or other files into a dataset. Run again, it adds nothing twice.
 
@@ -78,10 +82,10 @@ def ingest(
     }  # fmt: skip
     if split is not None:
         options["set"]["split"] = split
-    with warehouse(db, project, new=not dry_run, blobs=blobs, cache=cache) as opened:
+    with warehouse(db, project, new=not dry_run, blobs=blobs, cache=cache, roots=root) as opened:
         try:
             given: Any = source[0] if len(source) == 1 else source
-            report = opened.data.ingest(given, dataset, progress=True, dry_run=dry_run, **options)
+            report = opened.data.ingest(given, dataset, in_place=in_place, progress=True, dry_run=dry_run, **options)
         except KeyboardInterrupt:
             say("tensordb: interrupted; what was added stays, and the next run goes on from there", err=True)
             raise

@@ -313,6 +313,13 @@ class _Backup:
         yield from (f"collection {name}: it is not one of a warehouse" for name in names if name[:7] != "system.")
         if self._foreign:
             yield f"{self._foreign:,} objects whose key or place is not one of ours: `tensordb fsck` names them"
+        lists = [roots for doc in self._documents("segments") if isinstance(roots := doc.get("roots"), list)]
+        names_of_roots = {str(name) for roots in lists for name in roots}
+        for name in sorted(names_of_roots):
+            yield (
+                f"files below the root {name!r}, into which samples point: they stay where they are; adopt() of a "
+                "Selection copies them into the warehouse"
+            )
         for doc in self._documents("datasets"):
             for each in doc.get("open") or ():
                 yield (

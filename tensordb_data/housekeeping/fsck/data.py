@@ -10,13 +10,16 @@ import numpy as np
 import xxhash
 from bson import ObjectId
 
-from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace, read_segment
+from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
+from tensordb_data.blobs.segments.read import read_segment
+from tensordb_data.blobs.segments.reference_format import ReferenceIndex
 from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common.chunks import runs_by_size
 from tensordb_data.errors import CorruptBlobError, StorageError
 from tensordb_data.housekeeping.documents import Schemas, faults, project_of
+from tensordb_data.housekeeping.fsck.foreign import ForeignCheck
 from tensordb_data.housekeeping.fsck.walk import ROUND, Doc, Walk
 
 _OPEN = 64  # segments whose places are kept while samples are looked at
@@ -52,6 +55,7 @@ class DataCheck:
 
     def __init__(self, walk: Walk) -> None:
         self._walk, self._report = walk, walk.report
+        self._foreign = ForeignCheck(walk)
         self._damaged: dict[ObjectId, frozenset[int]] = {}
         self._bad: set[ObjectId] = set()
         self._datasets: Counter[tuple[str, str]] = Counter()
@@ -69,7 +73,10 @@ class DataCheck:
                 place = SegmentPlace.from_doc(doc)
                 index, _ = read_segment(store, place.key)
                 place.check(store.size(place.key), index)
-                damaged = frozenset(self._damaged_blobs(store, place.key, index))
+                if isinstance(index, ReferenceIndex):
+                    damaged = frozenset(self._foreign.check(doc["_id"], store, place.key, index))
+                else:
+                    damaged = frozenset(self._damaged_blobs(store, place.key, index))
                 if damaged:
                     self._damaged[doc["_id"]] = damaged
 
@@ -107,11 +114,15 @@ class DataCheck:
         self._warn_of_strangers()
 
     def _blob(self, doc: Doc, where: str, name: str, part: Doc) -> None:
-        complaint = self._complaint(part)
+        finding = self._foreign.about(part)
+        complaint = self._complaint(part) if finding is None else (finding.kind, finding.what)
         if complaint is not None and self._walk.mongo["data"].find_one(
             {"_id": doc["_id"], f"_tdb.b.{name}": part}, {"_id": 1}
         ):
-            self._report.find(complaint[0], where, complaint[1])
+            if finding is not None:
+                self._foreign.tell(finding)
+            else:
+                self._report.find(complaint[0], where, complaint[1])
 
     def _warn_of_strangers(self) -> None:
         known = {(doc["_id"]["p"], doc["_id"]["d"]) for doc in self._walk.mongo["datasets"].find({}, {"_id": 1})}

@@ -15,7 +15,8 @@ class Finding:
 
     kind: str
     """`missing object`, `damaged object`, `damaged blob`, `damaged document`, `dangling reference`, `foreign key`,
-    `unopened root`, `leftover` or `unknown object`."""
+    `unopened root`, `leftover` or `unknown object`; of files that samples point into, `missing file` or `changed
+    file`."""
     where: str
     """What it is about: a sample and its field, a parameter set, a key of the store."""
     what: str

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Binary, ObjectId
 
+from tensordb_data.blobs.segments.reference_format import ReferenceBuilder
 from tensordb_data.errors import DuplicateError
 from tensordb_data.ingest.engine.prepare import Prepared, names_digest, taken
 from tensordb_data.mongo.retry import read_all
@@ -206,7 +207,7 @@ class Applier:
     ) -> None:
         if not found.new and not found.changed and not found.elsewhere and also is None:
             return
-        batch = WriteBatch(self._warehouse.project, self._dataset, self._schema, None)
+        batch = WriteBatch(self._warehouse.project, self._dataset, self._schema, None, builder=ReferenceBuilder)
         self._add(batch, rows, found.new, [ids[row] for row in found.new])
         for row, doc in zip(found.new, batch.docs, strict=True):
             self._internals(doc, rows, row, files)
@@ -222,6 +223,9 @@ class Applier:
 
         # With the schema by which the rows were encoded: the commit sees if the dataset has been widened since.
         commit(self._warehouse, self._dataset, self._schema, batch, also=body)
+        if isinstance(batch.builder, ReferenceBuilder):
+            self._report.referenced += batch.builder.referenced
+            self._report.copied += batch.builder.copied
 
     def _add(self, batch: WriteBatch, rows: Prepared, which: Sequence[int], ids: Sequence[ObjectId]) -> None:
         """Add rows to a batch, whose values are encoded already."""

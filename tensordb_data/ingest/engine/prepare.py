@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from tensordb_data.blobs.segments.foreign import ForeignBlob
 from tensordb_data.common.bson_values import MAX_DOCUMENT
-from tensordb_data.errors import SchemaError, StorageError, TensorDBError
-from tensordb_data.ingest.engine.verify import image_damage
+from tensordb_data.errors import SchemaError
+from tensordb_data.ingest.engine.refer import damage_of, file_values, has_ranges, referring, without_errors
 from tensordb_data.samples.tables import as_column
 from tensordb_data.schema import BlobField, Field, Image, Scalar
 from tensordb_data.schema.missing import is_missing
@@ -24,6 +25,7 @@ from tensordb_data.schema.schema import Schema, check_field_name, located, missi
 from tensordb_data.warehouse.identity import row_key, scalar_bytes
 
 if TYPE_CHECKING:
+    from tensordb_data.ingest.in_place import InPlace
     from tensordb_data.ingest.options import Checks, Columns, Reading, Rows
     from tensordb_data.ingest.report import Report
     from tensordb_data.ingest.source import Chunk
@@ -82,6 +84,8 @@ class Preparer:
         self._dataset, self._columns, self._rows, self._checks = dataset, columns, rows, checks
         self._reading, self._report, self._pool = reading, report, pool
         self._base: Path | None = None
+        self.in_place: InPlace | None = None
+        """Where files stay, if they do."""
         self._schema = Schema({})
         self._names: dict[str, str] = {}
         self._key: list[str] = []
@@ -213,8 +217,7 @@ class Preparer:
             values = [self._path(name, value, row, bad) for row, value in enumerate(values)]
         if isinstance(values, np.ndarray) or not any(isinstance(value, Path) for value in values):
             return values
-        read = self._pool.map(_bytes_of, values)
-        return [_or_failed(row, value, bad) for row, value in enumerate(read)]
+        return without_errors(list(self._pool.map(file_values(self.in_place), values)), bad, _FAILED)
 
     def _path(self, name: str, value: Any, row: int, bad: dict[int, str]) -> Any:
         if is_missing(value) or isinstance(value, (bytes, Path)):
@@ -272,9 +275,15 @@ class Preparer:
                     return rows
         except SchemaError:
             pass  # found below, row by row
+        if has_ranges(values):
+            refer = referring(field, self._checks.verify == "decode")
+            values = without_errors(list(self._pool.map(refer, values)), bad, _FAILED)
         encode: Callable[[Any], Any] = field.encode  # type: ignore[attr-defined]
         found: list[Any] = []
         for row, value in enumerate(values):
+            if isinstance(value, ForeignBlob):
+                found.append(value)
+                continue
             if value is _FAILED or (field.optional and is_missing(value)):
                 found.append(None)
                 continue
@@ -292,7 +301,7 @@ class Preparer:
         if self._checks.verify != "decode":
             return
         rows = [row for row, data in enumerate(images) if data is not None and row not in bad]
-        found = self._pool.map(lambda row: image_damage(bytes(images[row]), field), rows)
+        found = self._pool.map(lambda row: damage_of(images[row], field), rows)
         for row, why in zip(rows, found, strict=True):
             if why is not None and self._checks.on_damage == "keep":
                 damaged[row] = why
@@ -354,32 +363,17 @@ def _is_blob(column: Any) -> bool:
     if isinstance(column, np.ndarray):
         return True
     first = next((value for value in column if value is not None), None)
-    return isinstance(first, (bytes, bytearray, memoryview))
+    return isinstance(first, (bytes, bytearray, memoryview, ForeignBlob))
 
 
 def _blob_digest(data: Any) -> bytes:
+    if isinstance(data, ForeignBlob):
+        return data.digest
     return b"" if data is None else xxhash.xxh3_128_digest(data)
 
 
 def _part(value: Any) -> bytes:
     return bytes(8) if value is None else xxhash.xxh3_64_digest(scalar_bytes({"": value}))
-
-
-def _bytes_of(value: Any) -> Any:
-    """The bytes of a file, or the error; other values as they are."""
-    if not isinstance(value, Path):
-        return value
-    try:
-        return value.read_bytes()
-    except OSError as error:
-        return StorageError(f"{value}: {error.strerror or error}")
-
-
-def _or_failed(row: int, value: Any, bad: dict[int, str]) -> Any:
-    if not isinstance(value, TensorDBError):
-        return value
-    bad.setdefault(row, str(value))
-    return _FAILED
 
 
 def _check_known(option: str, names: Iterable[str], source: Mapping[str, Field]) -> None:

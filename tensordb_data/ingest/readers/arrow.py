@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.ingest.readers.arrow_places import Places
 from tensordb_data.ingest.readers.arrow_table import ArrowTable
 from tensordb_data.ingest.readers.arrow_types import pyarrow
 from tensordb_data.ingest.readers.tables import Tables
@@ -22,7 +23,7 @@ _FILE, _FEATHER = b"ARROW1", b"FEA1"
 def open_arrow(given: Given) -> Tables:
     """Feather files, and IPC files and streams of Arrow."""
     pyarrow()
-    return Tables(given, given.choose(SUFFIXES), lambda file: arrow_table(given, file))
+    return Tables(given, given.choose(SUFFIXES), lambda file: arrow_table(given, file), can_refer=True)
 
 
 def open_saved(given: Given) -> Tables:
@@ -49,7 +50,9 @@ def open_saved(given: Given) -> Tables:
             given.report.ignore(name)
     if not parts:
         raise SchemaError(f"{given.files.root}: expected files of Arrow that state.json names, found none")
-    return Tables(given, [files[name] for name in parts], lambda file: arrow_table(given, file), splits=parts)
+    return Tables(
+        given, [files[name] for name in parts], lambda file: arrow_table(given, file), splits=parts, can_refer=True
+    )
 
 
 def arrow_table(given: Given, file: FileInfo) -> ArrowTable:
@@ -68,9 +71,20 @@ def arrow_table(given: Given, file: FileInfo) -> ArrowTable:
             return pyarrow.feather.read_table(source)
         return pa.ipc.open_file(source) if head == _FILE else pa.ipc.open_stream(source)
 
+    reading: list[Places] = []
+
+    def locate(column: Any) -> Sequence[Any]:
+        places = reading[-1].locate(column)
+        if reading[-1].lost:
+            given.report.note(f"{file.name}: it is compressed, so its values were copied")
+        return places
+
     def batches(columns: Sequence[str] | None) -> Iterator[Any]:
+        ranges = given.ranges(file)
         try:
-            with given.open(file) as source:
+            with given.open(file) as plain:
+                reading[:] = [] if ranges is None else [Places(plain, ranges)]
+                source: Any = reading[-1] if reading else plain
                 found = opened(source)
                 if isinstance(found, pa.Table):
                     parts = iter(found.to_batches())
@@ -89,7 +103,8 @@ def arrow_table(given: Given, file: FileInfo) -> ArrowTable:
             schema = opened(source).schema
     except (pa.ArrowException, OSError) as error:
         raise SchemaError(f"{where}: expected a file of Arrow: {error}") from None
-    return ArrowTable(where, schema, batches, size=file.size)
+    stays = given.in_place is not None
+    return ArrowTable(where, schema, batches, size=file.size, locate=locate if stays else None)
 
 
 def _json(given: Given, file: FileInfo) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from typing import Any
 
 from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.engine.format1 import old_arrow_keys
+from tensordb_data.ingest.in_place import as_it_is
 from tensordb_data.ingest.readers.arrow_types import ArrowColumn, pyarrow, values_of
 from tensordb_data.ingest.readers.tables import Part
-from tensordb_data.ingest.source import CHUNK_BYTES
+from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_REFERENCED
 from tensordb_data.schema import Field, Scalar
 
+Locate = Callable[[Any], Sequence[Any]]
+"""Gives for each value of a column of bytes the `Range` in which it lies; None where it lies in none."""
 Batches = Callable[[Sequence[str] | None], Iterator[Any]]
 """Gives record batches with some of the columns; with None, all."""
 
@@ -32,6 +35,7 @@ class ArrowTable:
         rows: How many rows it has; None if that is not known.
         whole: The columns of which it is known that they lack no values.
         old_name: The name of the file in keys of version 0.1; None if that read no such files.
+        locate: Says where values lie in the file, if they may stay there.
     """
 
     def __init__(
@@ -44,11 +48,12 @@ class ArrowTable:
         rows: int | None = None,
         whole: Sequence[str] = (),
         old_name: str | None = None,
+        locate: Locate | None = None,
     ) -> None:
         if len(set(schema.names)) < len(schema.names):
             raise SchemaError(f"{where}: expected different names, found {schema.names}")
         self._where, self._schema, self._batches, self._size = where, schema, batches, size
-        self._rows, self._whole, self._old_name = rows, set(whole), old_name
+        self._rows, self._whole, self._old_name, self._locate = rows, set(whole), old_name, locate
         self._features = huggingface_features(schema)
         self._classes = {
             name: ("class" if name == "label" else f"{name}_class", feature["names"])
@@ -83,10 +88,10 @@ class ArrowTable:
     def parts(self, fields: Mapping[str, Field]) -> Iterator[Part]:
         first, total = 0, self._rows
         for batch in self._batches(None):
-            for some in _cut(batch):
+            for some in _cut(batch, CHUNK_BYTES if self._locate is None else CHUNK_REFERENCED):
                 try:
                     columns = {
-                        name: values_of(name, some.column(name), fields[name], first) for name in some.schema.names
+                        name: self._values(name, some.column(name), fields[name], first) for name in some.schema.names
                     }
                 except SchemaError as error:
                     raise SchemaError(f"{self._where}, {error}") from None
@@ -96,6 +101,15 @@ class ArrowTable:
                 old = None if self._old_name is None else partial(old_arrow_keys, self._old_name, first, some)
                 yield Part(columns, some.num_rows, nbytes, old)
                 first += some.num_rows
+
+    def _values(self, name: str, column: Any, field: Field, first: int) -> Any:
+        if self._locate is None or not as_it_is(field):
+            return values_of(name, column, field, first)
+        places = self._locate(column)
+        if None not in places:
+            return places
+        values = values_of(name, column, field, first)
+        return [value if place is None else place for place, value in zip(places, values, strict=True)]
 
 
 def huggingface_features(schema: Any) -> dict[str, Mapping[str, Any]]:
@@ -110,9 +124,9 @@ def huggingface_features(schema: Any) -> dict[str, Mapping[str, Any]]:
     return {name: feature for name, feature in features.items() if isinstance(feature, Mapping)}
 
 
-def _cut(batch: Any) -> Iterator[Any]:
+def _cut(batch: Any, most: int) -> Iterator[Any]:
     """A batch in parts of at most so many bytes, and as few rows as a commit should have."""
-    rows = max(1, min(4096, int(batch.num_rows * CHUNK_BYTES / max(1, batch.nbytes))))
+    rows = max(1, min(4096, int(batch.num_rows * most / max(1, batch.nbytes))))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import SchemaError, TensorDBError
 from tensordb_data.ingest.engine.format1 import old_key
+from tensordb_data.ingest.in_place import bytes_of
 from tensordb_data.ingest.open import IMAGES
 from tensordb_data.ingest.readers.layout import Layout, find_layout
 from tensordb_data.ingest.readers.metadata import Metadata
-from tensordb_data.ingest.source import CHUNK_BYTES, Chunk, FileInfo
+from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_REFERENCED, CHUNK_ROWS, Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import is_deep, is_gray, is_image
 from tensordb_data.schema.image_header import read_header
@@ -41,6 +42,7 @@ class ImageFolder:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         files = given.files
         self.id, self.root = files.id, files.root
         self._about = Metadata(given, files.files)
@@ -106,10 +108,12 @@ class ImageFolder:
             where=[file.name for file in good],
             nbytes=sum(file.size for file in files),
             done=good,
-            old_keys=lambda: [old_key(f.name, 0, data) for f, data in zip(good, columns["image"], strict=True)],
+            old_keys=lambda: [
+                old_key(f.name, 0, bytes_of(data)) for f, data in zip(good, columns["image"], strict=True)
+            ],
         )
 
-    def _read_all(self, file: FileInfo) -> dict[str, tuple[str, bytes | TensorDBError]]:
+    def _read_all(self, file: FileInfo) -> dict[str, tuple[str, Any]]:
         """The image, its mask and what else is linked: by field, the name of the file, and its bytes or the error."""
         names = {"image": file.name}
         if (mask := self._layout.places[file.name].mask) is not None:
@@ -185,12 +189,12 @@ class ImageFolder:
             numbered.setdefault(name, max(numbered.values(), default=-1) + 1)
         return numbered
 
-    def _read(self, name: str) -> bytes | TensorDBError:
+    def _read(self, name: str) -> Any:
         file = self._by_name.get(name)
         try:
             if file is None:
                 raise SchemaError("there is no such image")
-            return self._given.files.read(file)
+            return self._given.whole(file)
         except TensorDBError as error:
             return error
 
@@ -228,10 +232,12 @@ class ImageFolder:
     def _groups(self, files: Sequence[FileInfo]) -> Iterator[list[FileInfo]]:
         group: list[FileInfo] = []
         nbytes = 0
+        stay = self._given.in_place is not None
+        most, files_at_once = (CHUNK_REFERENCED, CHUNK_ROWS) if stay else (CHUNK_BYTES, _CHUNK_FILES)
         for file in files:
             group.append(file)
             nbytes += file.size
-            if nbytes >= CHUNK_BYTES or len(group) >= _CHUNK_FILES:
+            if nbytes >= most or len(group) >= files_at_once:
                 yield group
                 group, nbytes = [], 0
         if group:

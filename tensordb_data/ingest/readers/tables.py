@@ -56,6 +56,7 @@ class Tables:
         files: The files.
         open_table: Opens one of them.
         splits: The split of each file, by its name; None finds it in the names, if all of several files name one.
+        can_refer: Whether values may stay in the files.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Tables:
         files: Sequence[FileInfo],
         open_table: Callable[[FileInfo], Table],
         splits: Mapping[str, str | None] | None = None,
+        *,
+        can_refer: bool = False,
     ) -> None:
-        self._given, self._open = given, open_table
+        self._given, self._open, self.can_refer = given, open_table, can_refer
         self.id, self.root, self.files = given.files.id, given.files.root, list(files)
         given.base = given.files.folder
         self._hive = {file.name: _hive(file.name) for file in self.files}

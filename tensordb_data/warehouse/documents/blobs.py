@@ -33,6 +33,8 @@ class SegmentDocument(TypedDict):
     """Where the index of the blobs is in the object: offset and bytes."""
     sum: NotRequired[bytes]
     """The checksum of that index; missing in segments that 0.1 wrote."""
+    roots: NotRequired[list[str]]
+    """The names of the roots that its blobs are below, if they are in files of others."""
     n: int
     """How many samples were written with it."""
     state: BlobState

@@ -9,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import Array, Scalar, SchemaError, Text
-from tensordb_data.blobs.segments.format import read_segment
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.samples import write_batch as batch_module
 from tensordb_data.samples.columns import count_rows, encode_columns, make_ids

@@ -41,6 +41,7 @@ class CocoFiles:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         self._folder = local_folder(given, "annotations of COCO")
         self.files = given.choose((".json",))

@@ -35,6 +35,7 @@ class VocFolder:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         self._folder = local_folder(given, "annotations of VOC")
         self._xml = {}

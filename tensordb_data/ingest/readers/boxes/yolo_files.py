@@ -37,6 +37,7 @@ class YoloFolder:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         folder = local_folder(given, "annotations of YOLO")
         config = self._config_file(given.files)

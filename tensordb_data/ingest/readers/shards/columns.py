@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import TensorDBError
+from tensordb_data.ingest.in_place import Range
 from tensordb_data.ingest.readers.layout import SPLITS
-from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_ROWS, Chunk, FileInfo
+from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_REFERENCED, CHUNK_ROWS, Chunk, FileInfo
 from tensordb_data.schema import Field, Scalar
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class _Pending:
         self._columns: dict[str, list[Any]] = {name: [] for name in self._names}
         self._keys: list[bytes] = []
         self._where: list[str] = []
-        self._nbytes = 0
+        self._nbytes = self._staying = 0
 
     def add(self, key: str, row: Mapping[str, Any], nbytes: int) -> None:
         """Add a row.
@@ -129,11 +130,13 @@ class _Pending:
         self._keys.append(f"{self._file.name}\0{key}".encode(errors="surrogateescape"))
         self._where.append(f"{self._file.name}, {key}")
         self._nbytes += nbytes
+        self._staying += sum(value.length for value in row.values() if isinstance(value, Range))
 
     @property
     def is_full(self) -> bool:
         """Whether these are rows enough for a chunk."""
-        return len(self._keys) >= CHUNK_ROWS or self._nbytes >= CHUNK_BYTES
+        held = self._nbytes - self._staying
+        return len(self._keys) >= CHUNK_ROWS or held >= CHUNK_BYTES or self._staying >= CHUNK_REFERENCED
 
     def chunk(self, *, last: bool = False) -> Chunk:
         """The rows as a chunk; others may follow.

@@ -128,13 +128,17 @@ def _array(rest: str) -> tuple[str | None, tuple[int, ...] | None]:
         raise CorruptBlobError(f"expected a shape such as 2,3, found {shape!r:.40}") from None
 
 
-def read_shard(file: BinaryIO, shard: MdsShard, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def read_shard(
+    file: BinaryIO, shard: MdsShard, columns: Mapping[str, str], place: Callable[[str, int, int], Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """The samples of a shard that is not compressed.
 
     Args:
         file: The file, open to be read at any place.
         shard: What the index says of it.
         columns: The encodings of the columns to read.
+        place: Called with the name, the offset in the file and the bytes of each value; what it returns is taken as the
+            value. With None from it, the value is read.
 
     Raises:
         CorruptBlobError: It is not what the index says.
@@ -154,12 +158,17 @@ def read_shard(file: BinaryIO, shard: MdsShard, columns: Mapping[str, str]) -> I
         file.seek(low)
         data = file.read(high - low)
         try:
-            yield {name: decoders[name](value) for name, value in _values(data, shard) if name in decoders}
+            row: dict[str, Any] = {}
+            for name, at, value in _values(data, shard):
+                if name in decoders:
+                    there = None if place is None else place(name, low + at, len(value))
+                    row[name] = decoders[name](value) if there is None else there
+            yield row
         except (ValueError, TypeError, LookupError, struct.error, RecursionError, OverflowError) as error:
             raise CorruptBlobError(f"{shard.name}, sample {number}: {error}") from None
 
 
-def _values(data: bytes, shard: MdsShard) -> Iterator[tuple[str, bytes]]:
+def _values(data: bytes, shard: MdsShard) -> Iterator[tuple[str, int, bytes]]:
     varying = [name for name, size in shard.sizes.items() if size is None]
     sizes = dict(zip(varying, struct.unpack_from(f"<{len(varying)}I", data), strict=True))
     at = 4 * len(varying)
@@ -167,7 +176,7 @@ def _values(data: bytes, shard: MdsShard) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"the sizes of its values do not sum up to its {len(data):,} bytes")
     for name, fixed in shard.sizes.items():
         size = sizes[name] if fixed is None else fixed
-        yield name, data[at : at + size]
+        yield name, at, data[at : at + size]
         at += size
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tensordb_data.errors import SchemaError, TensorDBError
+from tensordb_data.ingest.in_place import Range, as_it_is
 from tensordb_data.ingest.readers.shards.columns import Kind, chunks_of, splits_of
 from tensordb_data.ingest.readers.shards.mds import MdsShard, field_of, read_index, read_shard, unpacked
 from tensordb_data.ingest.source import Chunk, FileInfo
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
 
 INDEX = "index.json"
+_AS_IT_IS = ("bytes", "jpeg", "png")
+"""Encodings whose values are the bytes that a field stores."""
 _LARGEST = 1 << 32
 
 
@@ -34,6 +37,7 @@ class MdsFolders:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         there = {file.name: file for file in given.files.files}
         indexes = [file for file in given.files.files if os.path.basename(file.name) == INDEX]
@@ -109,8 +113,17 @@ class MdsFolders:
         shard = self._shards[file.name]
         columns = {name: encoding for name, encoding in shard.encodings.items() if name in self._fields}
         split, nbytes = {"split": self._splits.get(file.name)}, file.size // max(1, shard.samples)
+        ranges = self._given.ranges(file)
+        if ranges is not None and file.name.rpartition("/")[2] == shard.packed:
+            self._given.report.note(f"{file.name}: it is compressed, so its values were copied")
+            ranges = None
+        stay = {name for name, encoding in columns.items() if encoding in _AS_IT_IS and as_it_is(self._fields[name])}
+
+        def place(name: str, offset: int, length: int) -> Range | None:
+            return ranges(offset, length) if ranges is not None and name in stay else None
+
         with self._opened(file, shard) as opened:
-            for number, row in enumerate(read_shard(opened, shard, columns)):
+            for number, row in enumerate(read_shard(opened, shard, columns, None if ranges is None else place)):
                 yield str(number), {**split, **row}, nbytes
 
     @contextlib.contextmanager

@@ -70,6 +70,11 @@ class TarIndex:
             found.members[suffix] = member
         self.samples: Sequence[TarSample] = list(samples.values())
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether gzip has compressed the file, so that its members are nowhere as they are."""
+        return self._limit is None
+
     def read(self, member: Member) -> bytes:
         """The bytes of a member.
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from tensordb_data.common.wire.tfrecord import records
 from tensordb_data.errors import SchemaError, TensorDBError
+from tensordb_data.ingest.in_place import as_it_is
 from tensordb_data.ingest.readers.shards.columns import chunks_of, required, splits_of
-from tensordb_data.ingest.readers.shards.tfrecord import Values, parse_example
+from tensordb_data.ingest.readers.shards.tfrecord import PlacedBytes, Values, parse_example
 from tensordb_data.ingest.source import Chunk, FileInfo
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, Text
 from tensordb_data.schema.image import is_deep, is_image
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
 
 _NAME = re.compile(r"\.tfrec(ord)?s?(\.gz)?(-\d+-of-\d+)?$", re.IGNORECASE)
+
+
+_BEFORE, _AROUND = 12, 16
+"""Bytes before the data of a record, and before and behind it."""
 
 
 def open_tfrecord(given: Given) -> TfRecords:
@@ -91,6 +96,7 @@ class TfRecords:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         files = given.files.files
         self.files = list(files) if len(files) == 1 else [file for file in files if _NAME.search(file.name)]
@@ -130,20 +136,35 @@ class TfRecords:
             yield from chunks_of(file, self._fields, self._rows(file), self._given.report)
 
     def _rows(self, file: FileInfo) -> Iterator[tuple[str, dict[str, Any], int]]:
-        for number, (nbytes, example) in enumerate(self._examples(file)):
+        ranges, at = self._given.ranges(file), 0
+        if ranges is not None and self._is_packed(file):
+            self._given.report.note(f"{file.name}: gzip has compressed it, so its values were copied")
+            ranges = None
+        for number, (nbytes, example) in enumerate(self._examples(file, placed=ranges is not None)):
+            start, at = at + _BEFORE, at + nbytes
             row: dict[str, Any] = {"split": self._splits.get(file.name)}
             try:
-                row |= {name: _value(values, self._fields[name]) for name, values in example.items()
-                        if name in self._fields}  # fmt: skip
+                for name, values in example.items():
+                    if (field := self._fields.get(name)) is None:
+                        continue
+                    first = values[0] if len(values) == 1 else None
+                    if ranges is not None and isinstance(first, PlacedBytes) and as_it_is(field):
+                        row[name] = ranges(start + first.at, len(first))
+                    else:
+                        row[name] = _value(values, field)
             except ValueError as error:
                 self._given.report.fail(f"{file.name}, {number}", str(error))
                 continue
             yield str(number), row, nbytes
 
-    def _examples(self, file: FileInfo) -> Iterator[tuple[int, dict[str, Values]]]:
+    def _examples(self, file: FileInfo, *, placed: bool = False) -> Iterator[tuple[int, dict[str, Values]]]:
         with self._given.open(file) as opened:
             for data in records(opened, file.size):
-                yield len(data) + 16, parse_example(data)
+                yield len(data) + _AROUND, parse_example(data, placed=placed)
+
+    def _is_packed(self, file: FileInfo) -> bool:
+        with self._given.open(file) as opened:
+            return opened.read(2) == b"\x1f\x8b"
 
 
 def _value(values: Values, field: Field) -> Any:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
+from tensordb_data.ingest.in_place import MakeRange, as_it_is
 from tensordb_data.ingest.open import IMAGES
 from tensordb_data.ingest.readers.shards.columns import Kind, chunks_of, required, splits_of
 from tensordb_data.ingest.readers.shards.tar import TarIndex, TarSample
 from tensordb_data.ingest.source import Chunk, FileInfo
-from tensordb_data.schema import Array, Bytes, Field, Image, Scalar
+from tensordb_data.schema import Array, BlobField, Bytes, Field, Image, Scalar
 from tensordb_data.schema.array import dtype_name
 from tensordb_data.schema.image import is_deep, is_gray, is_image
 
@@ -66,6 +67,7 @@ class TarFiles:
 
     def __init__(self, given: Given) -> None:
         self._given = given
+        self.can_refer = True
         self.id, self.root = given.files.id, given.files.root
         self.files = given.choose((".tar", ".tar.gz", ".tgz"))
         columns = given.columns
@@ -120,9 +122,13 @@ class TarFiles:
                     yield from chunks_of(file, self._fields, self._rows(file, index), self._given.report)
 
     def _rows(self, file: FileInfo, index: TarIndex) -> Iterator[tuple[str, dict[str, Any], int]]:
+        place = self._given.ranges(file)
+        if place is not None and index.is_packed:
+            self._given.report.note(f"{file.name}: gzip has compressed it, so its members were copied")
+            place = None
         for sample in index.samples:
             try:
-                row, nbytes = self._row(index, sample)
+                row, nbytes = self._row(index, sample, place)
             except (TensorDBError, ValueError, LookupError, EOFError, RecursionError) as error:
                 self._given.report.fail(f"{file.name}, {sample.key}", str(error))
                 continue
@@ -196,7 +202,7 @@ class TarFiles:
             return Image(mode, "uint16" if about.deep == about.looked else "uint8")
         return Bytes()
 
-    def _row(self, index: TarIndex, sample: TarSample) -> tuple[dict[str, Any], int]:
+    def _row(self, index: TarIndex, sample: TarSample, place: MakeRange | None) -> tuple[dict[str, Any], int]:
         row: dict[str, Any] = {KEY: sample.key}
         nbytes = 0
         for suffix, member in sample.members.items():
@@ -204,8 +210,14 @@ class TarFiles:
             is_parted = suffix == "json" and bool(self._parts)
             if name not in self._fields and not is_parted:
                 continue
-            data = index.read(member)
             nbytes += member.size
+            field = self._fields.get(str(name))
+            if place is not None and not is_parted and isinstance(field, BlobField) and as_it_is(field):
+                if member.sparse is None:
+                    row[str(name)] = place(member.offset, member.size)
+                    continue
+                self._given.report.note(f"{member.name}: a sparse member, whose bytes do not lie together, was copied")
+            data = index.read(member)
             if is_parted:
                 doc = json.loads(data)
                 row |= {part: _part(doc, part) for part in self._parts}

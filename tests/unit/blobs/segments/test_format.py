@@ -11,7 +11,8 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tensordb_data.blobs.segments.format import MAGIC, TRAILER_BYTES, SegmentBuilder, read_segment
+from tensordb_data.blobs.segments.format import MAGIC, TRAILER_BYTES, SegmentBuilder
+from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import CorruptBlobError, StorageError
 

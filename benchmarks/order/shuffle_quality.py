@@ -1,6 +1,6 @@
 """How well do blocks shuffle? How far apart neighbours of a segment land in a pass, beside a full permutation.
 
-    python benchmarks/shuffle_quality.py        # prints a table, writes results/shuffle_quality.png
+    python benchmarks/order/shuffle_quality.py        # prints a table, writes results/shuffle_quality.png
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     axes.set_xlabel("distance in the pass between samples that were neighbours in a segment, as a part of the pass")
     axes.set_ylabel("part of the neighbours that are closer")
     axes.legend()
-    target = Path(__file__).parent / "results" / "shuffle_quality.png"
+    target = Path(__file__).parents[1] / "results" / "shuffle_quality.png"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=110)
     print(f"written: {target}")

@@ -1,6 +1,6 @@
 """How much of a batch is padding? Shuffled batches of 32, batches by tokens, and packs, for log-normal lengths.
 
-python benchmarks/sequences.py        # prints a table
+python benchmarks/order/sequences.py        # prints a table
 """
 
 from __future__ import annotations
