@@ -50,6 +50,7 @@ from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
 from tensordb_data.samples.writer import Writer
 from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
+from tensordb_data.schema.views.scaled import Scaled
 from tensordb_data.stream.benchmark import bench
 from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
@@ -101,6 +102,7 @@ __all__ = [
     "SampleError",
     "SaveOptions",
     "Scalar",
+    "Scaled",
     "ScanWarning",
     "SchemaError",
     "Selection",

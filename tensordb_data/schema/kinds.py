@@ -30,7 +30,8 @@ def field_from_doc(doc: Mapping[str, Any]) -> Field:
         was = None if was is None else tuple(int(n) for n in was)
         return Array(doc_value(doc, "dtype"), doc.get("shape"), optional=optional, was=was)
     if kind == "image":
-        return Image(doc_value(doc, "mode", "unchanged"), doc_value(doc, "dtype", "uint8"), optional=optional)
+        mode, dtype = doc_value(doc, "mode", "unchanged"), doc_value(doc, "dtype", "uint8")
+        return Image(mode, dtype, bool(doc.get("orient", False)), optional=optional)
     if kind == "bytes":
         return Bytes(optional=optional)
     if kind == "text":

@@ -98,7 +98,7 @@ class State(NamedTuple):
 
 
 def _order(spec: StreamSpec) -> dict[str, Any]:
-    """What decides the order of the samples. A state does not fit a stream that differs in it."""
+    """What decides the order of the samples, and how they are decoded. A state fits no stream that differs in it."""
     weights = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
     return {
         "query": spec.query.replace(fields=None).fingerprint,
@@ -108,4 +108,5 @@ def _order(spec: StreamSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "follow": spec.follow,
         "tokens": None if spec.tokens is None else spec.tokens.to_doc(),
+        "decode": {name: doc for name, view in spec.decode if (doc := view.to_doc()) is not None} or None,
     }
