@@ -57,10 +57,28 @@ def _is_record(head: bytes) -> bool:
     return is_record(head)
 
 
+def _is_sound(head: bytes) -> bool:
+    from tensordb_data.schema.media.sound import sound_format
+
+    return sound_format(head) is not None and head[:1] != b"\xff"  # as an MP3 without tags begins, and much else
+
+
+def _is_video(head: bytes) -> bool:
+    from tensordb_data.schema.media.containers import video_format
+
+    return video_format(head) is not None
+
+
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf")
+VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".ogv")
+MEDIA = ("images", "audio", "video")
+"""Formats of which a table beside the files is about them."""
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
     "huggingface": Reader(_OURS + "arrow:open_saved", (), ("dataset_dict.json", "state.json")),
     "images": Reader(_OURS + "image_folder:open_images"),
+    "audio": Reader(_OURS + "media.audio:open_audio", AUDIO, (), _is_sound),
+    "video": Reader(_OURS + "media.video:open_video", VIDEO, (), _is_video),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
     "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
     "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
