@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 IMAGES = (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
           ".ppm", ".tif", ".tiff", ".webp")  # fmt: skip
-_HEAD = 64
+_HEAD = 4096
 _ABOUT = ("index.json", "manifest.json", "dataset_info.json", "features.json")
 """Files about the others beside them, which tell no format."""
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
@@ -46,9 +46,9 @@ def open_source(given: Given) -> Source:
     suffixes = ", ".join(sorted({_suffix(file) or "no suffix" for file in files})[:10])
     notes = "".join(f"; {note}" for note in given.report.notes)
     raise SchemaError(
-        f"{given.source}: expected a folder of images, audio or video, or a file or folder of one of the"
-        f" formats {', '.join(BUILT_IN)}, found {suffixes}; name the reader with format= if the suffix does not tell"
-        f"{notes}"
+        f"{given.source}: expected a folder of images, audio, video or volumes, or a file or folder of"
+        f" one of the formats {', '.join(BUILT_IN)}, found {suffixes}; name the reader with format= if the suffix does"
+        f" not tell{notes}"
     )
 
 

@@ -69,9 +69,21 @@ def _is_video(head: bytes) -> bool:
     return video_format(head) is not None
 
 
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _is_nifti(head: bytes) -> bool:
+    from tensordb_data.schema.media.nifti import is_nifti
+
+    return is_nifti(head)
+
+
 AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf")
 VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".ogv")
-MEDIA = ("images", "audio", "video")
+DICOM = (".dcm", ".dicom", ".ima")
+NIFTI = (".nii", ".nii.gz")
+MEDIA = ("images", "audio", "video", "dicom", "nifti")
 """Formats of which a table beside the files is about them."""
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
@@ -79,6 +91,8 @@ BUILT_IN: dict[str, Reader] = {
     "images": Reader(_OURS + "image_folder:open_images"),
     "audio": Reader(_OURS + "media.audio:open_audio", AUDIO, (), _is_sound),
     "video": Reader(_OURS + "media.video:open_video", VIDEO, (), _is_video),
+    "dicom": Reader(_OURS + "media.dicom:open_dicom", DICOM, (), _is_dicom),
+    "nifti": Reader(_OURS + "media.nifti:open_nifti", NIFTI, (), _is_nifti),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
     "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
     "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
@@ -112,7 +126,7 @@ def register(
         name: The name of the format, for `format=`.
         opener: Makes a source; see `tensordb_data.ingest.source`.
         suffixes: How names of its files end, such as `".lance"`.
-        sniff: Tells whether the first 64 bytes of a file are of this format.
+        sniff: Tells whether the first bytes of a file, 64 or more, are of this format.
 
     Raises:
         QueryError: The name is that of a reader of this library, or an argument is not what it should be.

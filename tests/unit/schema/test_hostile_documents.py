@@ -35,7 +35,7 @@ def test_a_field_is_what_its_document_says(field: Field) -> None:
 @given(
     st.fixed_dictionaries(
         {"kind": st.sampled_from(KINDS) | values},
-        optional={name: values for name in ("dtype", "shape", "mode", "rate", "channels", "orient", "was", "optional")},
+        optional=dict.fromkeys(("dtype", "shape", "mode", "rate", "channels", "orient", "was", "optional"), values),
     )
     | values
 )

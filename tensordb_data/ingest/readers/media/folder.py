@@ -42,6 +42,8 @@ class MediaFolder(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     unread: ClassVar[tuple[str, ...]] = ()
     """Suffixes of files of this kind that are not read."""
+    classes: ClassVar[bool] = True
+    """Whether folders are classes."""
 
     def __init__(self, given: Given) -> None:
         self._given = given
@@ -56,7 +58,7 @@ class MediaFolder(ABC):
             raise SchemaError(f"{files.root}: expected {self.what}, found none; ignored: {ignored}")
         names = self._described() if self._about else list(self._parts)
         split = given.reading.split == "auto" and "split" not in self._about.fields
-        self._layout = find_layout(names, given.report.fail, split=split, label=not self._about)
+        self._layout = find_layout(names, given.report.fail, split=split, label=self.classes and not self._about)
         self.files = [self._info(self._parts[name]) for name in self._layout.places]
 
     # What a kind says
