@@ -95,7 +95,7 @@ BUILT_IN: dict[str, Reader] = {
     "nifti": Reader(_OURS + "media.nifti:open_nifti", NIFTI, (), _is_nifti),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
     "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
-    "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
+    "npz": Reader(_OURS + "npz:open_npz", (".npz", ".npy"), (), lambda head: head[:6] == b"\x93NUMPY"),
     "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq"), (), lambda head: head[:4] == b"PAR1"),
     "arrow": Reader(
         _OURS + "arrow:open_arrow", (".arrow", ".feather", ".ipc", ".arrows"), (), lambda head: head[:6] == b"ARROW1"
