@@ -88,7 +88,7 @@ def opened(data: Buffer) -> Iterator[tuple[Any, Any]]:
             stream.codec_context.options = {"err_detect": "explode"}
             _check_pixels(1, stream.codec_context.width * stream.codec_context.height)
             yield container, stream
-    except (av.FFmpegError, OSError, ValueError, MemoryError, OverflowError, RuntimeError) as error:
+    except (av.FFmpegError, OSError, ValueError, LookupError, ArithmeticError, MemoryError, RuntimeError) as error:
         if isinstance(error, CorruptBlobError):
             raise
         raise CorruptBlobError(f"expected a video, found damaged bytes: {error}") from None

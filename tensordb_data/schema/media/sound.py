@@ -77,10 +77,20 @@ def opened(data: Buffer) -> Iterator[Any]:
     if sound_format(data) is None:
         raise CorruptBlobError(f"expected a sound, found {len(data)} bytes beginning {bytes(data[:8])!r}")
     try:
-        with _forward(soundfile)(io.BytesIO(data)) as sound:
+        with _forward(soundfile)(_Bytes(data)) as sound:
             yield sound
     except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError, OverflowError) as error:
         raise CorruptBlobError(f"expected a sound, found damaged bytes: {error}") from None
+
+
+class _Bytes(io.BytesIO):
+    """What libsndfile reads. Damaged files lead it to places before the start, and an error would only be printed."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 @functools.cache
