@@ -49,8 +49,8 @@ from tensordb_data.stream.plan.sample_table import FieldLayout, compact, table_f
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.warehouse import deletion_log
 from tests.helpers import bomb
-from tests.media import sound, video
-from tests.volumes import dicom, nifti
+from tests.media.recordings import sound, video
+from tests.media.volumes import dicom, nifti
 
 SECONDS, MEMORY = 2.0, 200 << 20
 LAYOUT = FieldLayout.choose(

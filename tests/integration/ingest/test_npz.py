@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, SchemaError, TensorDB
-from tests.media import picture
+from tests.media.recordings import picture
 
 
 def test_arrays_that_belong_together_are_taken(db: TensorDB, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_what_cannot_be_stored(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "doc", [{}, {"kind": "video"}, {"kind": "array"}, {"kind": "array", "dtype": "object"}, {"kind": None}]
+    "doc", [{}, {"kind": "mesh"}, {"kind": "array"}, {"kind": "array", "dtype": "object"}, {"kind": None}]
 )
 def test_schema_documents_that_are_malformed(doc: dict[str, Any]) -> None:
     with pytest.raises(SchemaError):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tensordb_data import Array, Audio, Clip, SampleError, Scalar, TensorDB, Video, Window, mix
 from tensordb_data.api.selection import Selection
 from tensordb_data.torch import QueryDataset
-from tests.media import number_of, sound, video
+from tests.media.recordings import number_of, sound, video
 
 SOUNDS = {"train/cat/a.wav": sound(8000), "train/dog/b.flac": sound(6000, form="FLAC"),
           "val/cat/c.mp3": sound(5000, form="MP3"), "val/dog/d.ogg": sound(4000, channels=1, form="OGG")}  # fmt: skip

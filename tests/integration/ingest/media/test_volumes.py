@@ -9,7 +9,7 @@ import pydicom
 
 from tensordb_data import Image, TensorDB, Volume
 from tensordb_data.schema.media.dicom import unpack
-from tests.volumes import dicom, nifti
+from tests.media.volumes import dicom, nifti
 
 VALUES = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 

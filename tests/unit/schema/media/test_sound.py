@@ -16,7 +16,7 @@ from tensordb_data import Audio, QueryError, Window
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SampleError, SchemaError
 from tensordb_data.schema import field_from_doc
 from tensordb_data.schema.media.sound import sound_format, sound_info
-from tests.media import sound
+from tests.media.recordings import sound
 
 FORMS = [("WAV", None), ("FLAC", None), ("MP3", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("AIFF", None), ("AU", None)]
 FILES = {(form, kind): sound(24_000, form=form, subtype=kind) for form, kind in FORMS}

@@ -17,7 +17,7 @@ from tensordb_data.errors import CorruptBlobError, MissingExtraError, SampleErro
 from tensordb_data.schema import field_from_doc
 from tensordb_data.schema.media.containers import video_format
 from tensordb_data.schema.media.frames import frame_times, read_frames, table_of, times_of
-from tests.media import number_of, video
+from tests.media.recordings import number_of, video
 
 N = 48
 KINDS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaErro
 from tensordb_data.schema import field_from_doc
 from tensordb_data.schema.media.dicom import affine_of, order_of, pack, plain_dtype, read_tags, unpack
 from tensordb_data.schema.media.nifti import read_header
-from tests.volumes import dicom, nifti
+from tests.media.volumes import dicom, nifti
 
 VALUES = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
 
