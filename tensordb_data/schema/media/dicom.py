@@ -6,7 +6,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -62,20 +62,32 @@ def unpack(data: Buffer) -> list[bytes]:
 def read_tags(data: Buffer, *, pixels: bool = False) -> Any:
     """A DICOM file, as a `pydicom.Dataset`.
 
+    Args:
+        data: The file.
+        pixels: Whether to read all of it. Otherwise it has the tags that say what the file is, and no others.
+
     Raises:
         CorruptBlobError: It is damaged.
         MissingExtraError: pydicom is not installed.
     """
+    return read_from(io.BytesIO(data), pixels=pixels)
+
+
+def read_from(file: BinaryIO, *, pixels: bool = False) -> Any:
+    """The same as `read_tags`, of an open file, of which no more is read than is needed."""
     try:
         import pydicom
     except ImportError:
         raise MissingExtraError("DICOM is read with pydicom: pip install 'tensordb-data[medical]'") from None
-    if not is_dicom(data):
-        raise CorruptBlobError(f"expected a DICOM file, found {len(data)} bytes beginning {bytes(data[:8])!r}")
-    if _DEFLATED in bytes(data[:2048]):
+    head = file.read(2048)
+    file.seek(0)
+    if not is_dicom(head):
+        raise CorruptBlobError(f"expected a DICOM file, found bytes beginning {head[:8]!r}")
+    if _DEFLATED in head:
         raise CorruptBlobError("a DICOM file that is deflated as a whole is not read: write it without")
     try:
-        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels)
+        wanted: Any = None if pixels else list(_TAGS)
+        return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=wanted)
     except Exception as error:  # what a damaged file leads to is not limited to a few errors
         raise CorruptBlobError(f"expected a DICOM file, found a damaged one: {error}") from None
 
@@ -121,6 +133,13 @@ def plain_dtype(tags: Any) -> str:
     return next(fitting, "float32")
 
 
+_TAGS = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "BodyPartExamined",
+    "Manufacturer", "PhotometricInterpretation", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsStored",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 

@@ -21,7 +21,7 @@ from tensordb_data.schema.media.dicom import (
     order_of,
     pack,
     plain_dtype,
-    read_tags,
+    read_from,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class DicomFolder(MediaFolder):
 
     def _read_tags(self, file: FileInfo) -> Any:
         try:
-            return read_tags(self._given.files.read(file))
+            with self._given.open(file) as opened:
+                return read_from(opened)
         except MissingExtraError:
             raise
         except TensorDBError as error:
