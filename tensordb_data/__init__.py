@@ -52,7 +52,10 @@ from tensordb_data.params.retention import Keep
 from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
 from tensordb_data.samples.writer import Writer
-from tensordb_data.schema import Array, Bytes, Image, Scalar, Text
+from tensordb_data.schema import Array, Audio, Bytes, Image, Scalar, Text, Video, Volume
+from tensordb_data.schema.views.clip import Clip
+from tensordb_data.schema.views.scaled import Scaled
+from tensordb_data.schema.views.window import Window
 from tensordb_data.stream.benchmark import bench
 from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
@@ -64,11 +67,13 @@ __all__ = [
     "Architecture",
     "ArchitectureError",
     "Array",
+    "Audio",
     "Built",
     "BusyError",
     "Bytes",
     "CheckpointError",
     "ClaimLostError",
+    "Clip",
     "ConnectError",
     "CorruptBlobError",
     "DeployError",
@@ -107,6 +112,7 @@ __all__ = [
     "SampleError",
     "SaveOptions",
     "Scalar",
+    "Scaled",
     "ScanWarning",
     "SchemaError",
     "Selection",
@@ -120,7 +126,10 @@ __all__ = [
     "TimeLimitError",
     "Tokens",
     "UnsupportedError",
+    "Video",
+    "Volume",
     "Watch",
+    "Window",
     "WorkerError",
     "Writer",
     "bench",

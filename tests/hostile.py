@@ -41,14 +41,20 @@ from tensordb_data.blobs.stores.foreign import ForeignFile
 from tensordb_data.blobs.stores.memory import MemoryStore
 from tensordb_data.errors import TensorDBError
 from tensordb_data.params.exchange.reading import read_source
-from tensordb_data.schema import Array, Image, Scalar, Text
+from tensordb_data.schema import Array, Audio, Image, Scalar, Text, Video, Volume
+from tensordb_data.schema.media.dicom import pack
+from tensordb_data.schema.orientation import orientation
 from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.views.clip import Clip
+from tensordb_data.schema.views.window import Window
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import FieldLayout, compact, table_from_docs
 from tensordb_data.tensors.compression import decompress
 from tensordb_data.warehouse import deletion_log
 from tests.helpers import bomb
+from tests.media.recordings import sound, video
+from tests.media.volumes import dicom, nifti
 
 SECONDS, MEMORY = 2.0, 200 << 20
 LAYOUT = FieldLayout.choose(
@@ -192,6 +198,25 @@ def parameter_files() -> dict[str, list[bytes]]:
     }
 
 
+def media() -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
+    """For sound, video and volumes: what reads them, and whole ones to spoil."""
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    sounds = [sound(200, form=form) for form in ("WAV", "FLAC", "MP3", "OGG", "AIFF", "AU", "CAF")]
+    videos = [video(4, form, codec, height=16) for form, codec in (
+        ("mp4", "libx264"), ("matroska", "libx264"), ("avi", "mpeg4"), ("mpegts", "libx264"), ("flv", "libx264"),
+        ("webm", "libvpx"))]  # fmt: skip
+    volumes = [nifti(voxels), nifti(voxels, packed=True), nifti(voxels, version=2), dicom(voxels)]
+    volumes.append(pack([dicom(voxels[0]), dicom(voxels[1], 2.0)]))
+    window, clip = Window(0.01, rate=4000, pad="zeros", at="middle"), Clip(frames=2, at="middle", pad="loop")
+    return {
+        "sound": (Audio(rate=4000).decode, sounds),
+        "window": (lambda data: window.decode(Audio(), data, None, None), sounds),
+        "video": (Video().decode, videos),
+        "clip": (lambda data: clip.decode(Video(), data, None, None), videos),
+        "volume": (Volume().decode, volumes),
+    }
+
+
 def formats(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]]]:
     """For each format: what reads it, and whole ones to spoil."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
@@ -211,6 +236,8 @@ def formats(folder: Path) -> dict[str, tuple[Callable[[bytes], Any], list[bytes]
     made = [path.read_bytes() for path in (folder / "seed").glob("*.seg")]
     return {
         "image": (Image().decode, images),
+        "turned": (lambda data: (orientation(data), Image("rgb", orient=True).decode_scaled(data, 4)), images),
+        **media(),
         "array": (array.decode, [bytes(array.encode(np.zeros((3, 4), "f4"))), b"\x02" + bytes(16), b""]),
         "text": (Text().decode, ["äöü".encode(), b""]),
         "segment": (read_as_segment, [segment([{"label": 1}]), segment([]), b""]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from tensordb_data.api.selection import Selection
+from tensordb_data.schema import BlobField
+from tensordb_data.schema.views.view import View
 from tensordb_data.torch.convert import to_samples, to_tensors
 
 
@@ -24,6 +26,7 @@ class MapDataset(Dataset[dict[str, Any]]):
         selection: Of samples.
         fields: The fields; None for the required ones.
         transform: Called for each sample, as in `Selection.stream`. Its random numbers are another thing in each epoch.
+        decode: How fields are decoded, as in `Selection.stream`.
 
     Raises:
         NotFoundError: The query names no dataset that exists.
@@ -36,8 +39,9 @@ class MapDataset(Dataset[dict[str, Any]]):
         fields: Sequence[str] | None = None,
         *,
         transform: Callable[..., Any] | str | None = None,
+        decode: Mapping[str, bool | View | BlobField] | None = None,
     ) -> None:
-        self._dataset = selection.dataset(fields, transform=transform)
+        self._dataset = selection.dataset(fields, transform=transform, decode=decode)
 
     def __repr__(self) -> str:
         return f"tensordb_data.torch.{self._dataset!r}"

@@ -16,6 +16,8 @@ from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError, TimeLimitError
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.schema import BlobField
+from tensordb_data.schema.views.view import View, views_of
 from tensordb_data.stream.deliver.map_dataset import MapDataset
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.mixture.mixture import Mix
@@ -194,6 +196,10 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
                 tokens a batch, padding included. `tokens=Tokens(pack=4096, ...)`, short `pack=4096`, packs them into
                 rows of 4,096, and adds `<name>_segments`, `<name>_positions` and `cu_seqlens`. See `Tokens`.
 
+                And how fields are decoded, if not as their kinds say: `decode={"image": False}` gives the bytes as
+                they are stored, `Scaled(224)` a smaller JPEG, `Window(seconds=2)` a part of a sound, `Clip(frames=16)`
+                frames of a video, and `Image("gray")` or another kind what this kind gives.
+
         Returns:
             A Stream. Iterating it gives batches: dicts of field to array, of shape (batch_size, ...).
 
@@ -210,15 +216,19 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
         spec = StreamSpec(
             self.query, units_of(batch_size, tokens), names, shuffle=shuffle, replacement=replacement, weights=weights,
             seed=seed, passes=passes, follow=follow, transform=transform, workers=workers, ragged=ragged,
-            max_failures=max_failures, tokens=tokens, rank=shard.rank or 0, world_size=shard.world_size or 1,
-            end=shard.tail,
+            max_failures=max_failures, decode=views_of(batches.get("decode")), tokens=tokens, rank=shard.rank or 0,
+            world_size=shard.world_size or 1, end=shard.tail,
         )  # fmt: skip
         stream = Stream(self.db.warehouse, spec, shard)
         stream.check_transform()
         return stream
 
     def dataset(
-        self, fields: Sequence[str] | None = None, *, transform: Callable[..., Any] | str | None = None
+        self,
+        fields: Sequence[str] | None = None,
+        *,
+        transform: Callable[..., Any] | str | None = None,
+        decode: Mapping[str, bool | View | BlobField] | None = None,
     ) -> MapDataset:
         """The samples by their number, for samplers and splits of other libraries: `len(ds)`, `ds[3]`, `ds[[1, 5]]`.
 
@@ -227,16 +237,18 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
         Args:
             fields: The fields to deliver; None for those of the query, or else for every required one.
             transform: Called for each sample; see `stream`.
+            decode: How fields are decoded, if not as their kinds say; see `stream`.
 
         Raises:
             NotFoundError: The query names no dataset that exists.
-            QueryError: The Selection is not a selection of samples; there is no such field; or the transform would see
-                none of the fields.
+            QueryError: The Selection is not a selection of samples; there is no such field; a field cannot be decoded
+                so; or the transform would see none of the fields.
         """
         if self.query.collection != "data":
             raise QueryError(f"only samples are a dataset: db.data.find(...); this is db.{self.query.collection}")
         names = field_names(fields if fields is not None else self.query.fields)
-        return MapDataset(self.db.warehouse, StreamSpec(self.query, 1, names, transform=transform))
+        spec = StreamSpec(self.query, 1, names, transform=transform, decode=views_of(decode))
+        return MapDataset(self.db.warehouse, spec)
 
     # Writing
 

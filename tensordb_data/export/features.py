@@ -108,7 +108,8 @@ class Columns:
             return found
         if isinstance(field, (Bytes, Text)):
             return _value("string" if isinstance(field, Text) else "binary")
-        return {"_type": _MEDIA.get(field.to_doc()["kind"], "Image")}
+        media = _MEDIA.get(field.to_doc()["kind"])
+        return {"bytes": _value("binary"), "path": _value("string")} if media is None else {"_type": media}
 
     def _column(self, name: str, field: Field, rows: Sequence[Row]) -> Any:
         pa, kind = self._pa, self.schema.field(name).type

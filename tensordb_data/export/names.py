@@ -12,6 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from tensordb_data.schema.media.containers import video_format
+from tensordb_data.schema.media.dicom import is_dicom
+from tensordb_data.schema.media.nifti import is_nifti
+from tensordb_data.schema.media.sound import sound_format
+
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"|?*\\/\u202a-\u202e\u2066-\u2069]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _LONGEST = 200
@@ -21,10 +26,15 @@ _PARTS = 16
 _SUFFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"II*\0", "tif"),
     (b"MM\0*", "tif"), (b"\0\0\0\x0cjP  ", "jp2"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3"),
-    (b"P4", "pbm"), (b"P5", "pgm"), (b"P6", "ppm"), (b"\xff\xfb", "mp3"), (b"\x1aE\xdf\xa3", "mkv"),
+    (b"P4", "pbm"), (b"P5", "pgm"), (b"P6", "ppm"), (b"\xff\xfb", "mp3"), (b"\xff\xf3", "mp3"),
+    (b"\x1aE\xdf\xa3", "mkv"),
 )  # fmt: skip
-_SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "webm": "mkv", "m4v": "mp4", "oga": "ogg"}
-_KNOWN = {*_SAME, *(suffix for _, suffix in _SUFFIXES), "webp", "wav", "avif", "heic", "mp4", "bin"}
+_SAME = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif", "webm": "mkv", "m4v": "mp4", "mov": "mp4", "oga": "ogg",
+         "opus": "ogg", "ogv": "ogg", "aif": "aiff", "aifc": "aiff", "mpeg": "mpg", "mts": "ts", "m2ts": "ts",
+         "dicom": "dcm", "ima": "dcm"}  # fmt: skip
+_VIDEO = {"mov": "mp4", "matroska": "mkv", "mpeg": "mpg", "mpegts": "ts"}
+_KNOWN = {*_SAME, *(suffix for _, suffix in _SUFFIXES), "webp", "wav", "avif", "heic", "mp4", "avi", "flv", "mpg", "ts",
+          "aiff", "au", "caf", "dcm", "nii", "bin"}  # fmt: skip
 
 
 def safe_part(text: str, instead: str = "_") -> str:
@@ -61,6 +71,8 @@ def safe_path(text: str) -> str | None:
 def with_suffix(path: str, suffix: str) -> str:
     """A path whose suffix says what is in the file. One that says so already stays as it is."""
     found = PurePosixPath(path).suffix[1:].lower()
+    if path.lower().endswith(f".{suffix}"):
+        return path
     if found and _SAME.get(found, found) == suffix:
         return path
     return f"{path[: -len(found) - 1]}.{suffix}" if found in _KNOWN else f"{path}.{suffix}"
@@ -70,10 +82,22 @@ def suffix_of(data: Any) -> str:
     """The suffix of a file with these bytes, `bin` if they tell nothing."""
     head = bytes(memoryview(data)[:16])
     if head[:4] == b"RIFF":
-        return {b"WEBP": "webp", b"WAVE": "wav"}.get(head[8:12], "bin")
+        return {b"WEBP": "webp", b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12], "bin")
     if head[4:8] == b"ftyp":
         return {b"avif": "avif", b"heic": "heic"}.get(head[8:12], "mp4")
-    return next((suffix for magic, suffix in _SUFFIXES if head.startswith(magic)), "bin")
+    return next((suffix for magic, suffix in _SUFFIXES if head.startswith(magic)), None) or _suffix_of_media(data)
+
+
+def _suffix_of_media(data: Any) -> str:
+    sound = None if bytes(data[:1]) == b"\xff" else sound_format(data)  # which many bytes begin with
+    video = video_format(data)
+    if sound is not None or video is not None:
+        return sound or _VIDEO.get(video or "", video or "")
+    if is_dicom(data):
+        return "dcm"
+    if is_nifti(data):
+        return "nii.gz" if bytes(data[:2]) == b"\x1f\x8b" else "nii"
+    return "bin"
 
 
 class Names:

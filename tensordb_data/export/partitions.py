@@ -78,4 +78,3 @@ def _divided(state: DataState, blocks: Sequence[Block], sizes: Sequence[int], n:
         low, high = number * len(sizes) // n, (number + 1) * len(sizes) // n
         mine = [next(rows) for _ in range(low, high)]
         yield Partition(number, n, high - low, sum(sizes[low:high]), state, packed(mine))
-

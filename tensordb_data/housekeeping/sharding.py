@@ -97,9 +97,7 @@ def execute(warehouse: Warehouse, say: Callable[[str], None] = lambda line: None
     return len(steps)
 
 
-def _shard(
-    database: str, collection: str, key: dict[str, Any], *, ready: bool, unique: bool = False
-) -> list[Step]:
+def _shard(database: str, collection: str, key: dict[str, Any], *, ready: bool, unique: bool = False) -> list[Step]:
     """The steps for a collection; one that has no index on the key gets it."""
     command = {"shardCollection": f"{database}.{collection}", "key": key, **({"unique": True} if unique else {})}
     shard = Step("admin", command, f"{collection} goes over the shards")

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tensordb_data.errors import MissingExtraError, SchemaError, TensorDBError
-from tensordb_data.ingest.registry import BUILT_IN, Reader, others, reader_named
+from tensordb_data.ingest.registry import BUILT_IN, MEDIA, Reader, others, reader_named
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 IMAGES = (".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
           ".ppm", ".tif", ".tiff", ".webp")  # fmt: skip
-_HEAD = 64
+_HEAD = 4096
 _ABOUT = ("index.json", "manifest.json", "dataset_info.json", "features.json")
 """Files about the others beside them, which tell no format."""
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
@@ -46,8 +46,9 @@ def open_source(given: Given) -> Source:
     suffixes = ", ".join(sorted({_suffix(file) or "no suffix" for file in files})[:10])
     notes = "".join(f"; {note}" for note in given.report.notes)
     raise SchemaError(
-        f"{given.source}: expected a folder of images, or a file or folder of one of the formats {', '.join(BUILT_IN)},"
-        f" found {suffixes}; name the reader with format= if the suffix does not tell{notes}"
+        f"{given.source}: expected a folder of images, audio, video or volumes, or a file or folder of"
+        f" one of the formats {', '.join(BUILT_IN)}, found {suffixes}; name the reader with format= if the suffix does"
+        f" not tell{notes}"
     )
 
 
@@ -74,8 +75,9 @@ def _by_names(files: list[FileInfo]) -> str | None:
             if reader.suffixes and lower.endswith(reader.suffixes):
                 counts[name] += 1
                 break
-    if counts["images"]:  # tables beside images are about them
-        return "images"
+    media = {name: counts[name] for name in MEDIA if counts[name]}
+    if media:  # tables beside images and their like are about them
+        return max(media, key=lambda name: media[name])
     return counts.most_common(1)[0][0] if counts else None
 
 

@@ -57,13 +57,45 @@ def _is_record(head: bytes) -> bool:
     return is_record(head)
 
 
+def _is_sound(head: bytes) -> bool:
+    from tensordb_data.schema.media.sound import sound_format
+
+    return sound_format(head) is not None and head[:1] != b"\xff"  # as an MP3 without tags begins, and much else
+
+
+def _is_video(head: bytes) -> bool:
+    from tensordb_data.schema.media.containers import video_format
+
+    return video_format(head) is not None
+
+
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
+
+
+def _is_nifti(head: bytes) -> bool:
+    from tensordb_data.schema.media.nifti import is_nifti
+
+    return is_nifti(head)
+
+
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf")
+VIDEO = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".ogv")
+DICOM = (".dcm", ".dicom", ".ima")
+NIFTI = (".nii", ".nii.gz")
+MEDIA = ("images", "audio", "video", "dicom", "nifti")
+"""Formats of which a table beside the files is about them."""
 _OURS = "tensordb_data.ingest.readers."
 BUILT_IN: dict[str, Reader] = {
     "huggingface": Reader(_OURS + "arrow:open_saved", (), ("dataset_dict.json", "state.json")),
     "images": Reader(_OURS + "image_folder:open_images"),
+    "audio": Reader(_OURS + "media.audio:open_audio", AUDIO, (), _is_sound),
+    "video": Reader(_OURS + "media.video:open_video", VIDEO, (), _is_video),
+    "dicom": Reader(_OURS + "media.dicom:open_dicom", DICOM, (), _is_dicom),
+    "nifti": Reader(_OURS + "media.nifti:open_nifti", NIFTI, (), _is_nifti),
     "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
     "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
-    "npz": Reader(_OURS + "npz:open_npz", (".npz",)),
+    "npz": Reader(_OURS + "npz:open_npz", (".npz", ".npy"), (), lambda head: head[:6] == b"\x93NUMPY"),
     "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq"), (), lambda head: head[:4] == b"PAR1"),
     "arrow": Reader(
         _OURS + "arrow:open_arrow", (".arrow", ".feather", ".ipc", ".arrows"), (), lambda head: head[:6] == b"ARROW1"
@@ -94,7 +126,7 @@ def register(
         name: The name of the format, for `format=`.
         opener: Makes a source; see `tensordb_data.ingest.source`.
         suffixes: How names of its files end, such as `".lance"`.
-        sniff: Tells whether the first 64 bytes of a file are of this format.
+        sniff: Tells whether the first bytes of a file, 64 or more, are of this format.
 
     Raises:
         QueryError: The name is that of a reader of this library, or an argument is not what it should be.

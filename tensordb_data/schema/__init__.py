@@ -1,6 +1,21 @@
 """How the values of a sample become bytes or index fields, and back."""
 
 from tensordb_data.schema.infer import infer
-from tensordb_data.schema.kinds import Array, BlobField, Bytes, Field, Image, Scalar, Text, field_from_doc
+from tensordb_data.schema.kinds import (
+    Array,
+    Audio,
+    BlobField,
+    Bytes,
+    Field,
+    Image,
+    Scalar,
+    Text,
+    Video,
+    Volume,
+    field_from_doc,
+)
 
-__all__ = ["Array", "BlobField", "Bytes", "Field", "Image", "Scalar", "Text", "field_from_doc", "infer"]
+__all__ = [
+    "Array", "Audio", "BlobField", "Bytes", "Field", "Image", "Scalar", "Text", "Video", "Volume", "field_from_doc",
+    "infer",
+]  # fmt: skip

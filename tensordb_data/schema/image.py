@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema.field import BlobField, Buffer, Element, describe
 from tensordb_data.schema.image_header import is_heic, read_header
+from tensordb_data.schema.orientation import orientation, upright
 from tensordb_data.schema.palette import as_gray, levels, palette_bits
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,8 +32,8 @@ class Image(BlobField):
 
     JPEG and PNG, and what OpenCV reads besides: WebP, TIFF, GIF (its first frame), BMP, AVIF, JPEG 2000 and PNM.
 
-    It is read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). An EXIF
-    orientation is not applied. Decoding needs opencv, the extra `tensordb-data[images]`.
+    It is read as an array [height, width] (gray), [height, width, 3] (RGB) or [height, width, 4] (RGBA). CMYK comes as
+    RGB, without its colour profile. Decoding needs opencv, the extra `tensordb-data[images]`.
 
     An image of more than 100 million pixels is neither stored nor decoded: a file of 100 kB can claim gigabytes. Set
     the environment variable `TENSORDB_MAX_PIXELS` to allow more, wherever it is written or read.
@@ -41,11 +42,13 @@ class Image(BlobField):
         mode: "unchanged" for the channels of each file, "rgb" or "gray" to convert all to those, "index" for the
             indices of palette PNGs, which are the classes of a mask; of gray images it gives their values.
         dtype: "uint8", or "uint16" for PNGs with 16 bits a channel.
+        orient: whether the EXIF orientation of a JPEG, PNG or WebP is applied. Boxes and masks must be meant so, too.
         optional: whether samples may leave the field out.
     """
 
     mode: str = "unchanged"
     dtype: str = "uint8"
+    orient: bool = False
 
     kind: ClassVar[str] = "image"
 
@@ -54,9 +57,12 @@ class Image(BlobField):
             raise SchemaError(f"expected an image mode of {', '.join(_MODES)}, found {self.mode!r}")
         if self.dtype not in ("uint8", "uint16"):
             raise SchemaError(f"expected an image dtype of uint8 or uint16, found {self.dtype!r}")
+        if not isinstance(self.orient, bool):
+            raise SchemaError(f"expected an image orient of True or False, found {self.orient!r}")
 
     def to_doc(self) -> dict[str, Any]:
-        return self._doc(kind=self.kind, mode=self.mode, dtype=self.dtype)
+        doc = self._doc(kind=self.kind, mode=self.mode, dtype=self.dtype)
+        return {**doc, "orient": True} if self.orient else doc
 
     @property
     def element(self) -> Element:
@@ -84,6 +90,27 @@ class Image(BlobField):
         return data
 
     def decode(self, buf: Buffer) -> npt.NDArray[Any]:
+        return self._decoded(buf, 1)
+
+    def decode_scaled(self, buf: Buffer, least: int) -> npt.NDArray[Any]:
+        """The pixels of a JPEG at 1/8, 1/4 or 1/2 of its size, or in full; of other images always in full.
+
+        Args:
+            buf: The encoded image.
+            least: Pixels of the shorter side, at least.
+
+        Raises:
+            CorruptBlobError: see `decode`.
+        """
+        height, width = _size(buf) if bytes(buf[:3]) == _JPEG else (0, 0)
+        return self._decoded(buf, next((n for n in (8, 4, 2) if -(-min(height, width) // n) >= least), 1))
+
+    def _decoded(self, buf: Buffer, reduced: int) -> npt.NDArray[Any]:
+        pixels = self._pixels(buf, reduced)
+        turned = orientation(buf) if self.orient else 1
+        return upright(pixels, turned) if turned != 1 else pixels
+
+    def _pixels(self, buf: Buffer, reduced: int) -> npt.NDArray[Any]:
         try:
             import cv2
         except ImportError:
@@ -94,16 +121,20 @@ class Image(BlobField):
         bits = palette_bits(buf) if self.mode == "index" else 0
         if bits:
             buf = as_gray(buf)
+        # Of a reduced JPEG there is no "unchanged": gray stays gray, and all else is RGB, as it is in full.
+        mode = ("gray" if channels == 1 else "rgb") if reduced > 1 and self.mode == "unchanged" else self.mode
         flags = {
             "unchanged": cv2.IMREAD_UNCHANGED,
             "rgb": cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
             "gray": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
             "index": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION,
-        }[self.mode]
+        }[mode]
         # A JPEG comes as RGB at once, which saves a pass over its pixels.
-        at_once = channels > 0 and (self.mode == "rgb" or (self.mode == "unchanged" and channels > 1))
+        at_once = channels > 0 and (mode == "rgb" or (mode == "unchanged" and channels > 1))
         if at_once:
             flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        flags |= {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+                  2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 1: 0}[reduced]  # fmt: skip
         try:
             pixels: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(buf, np.uint8), flags)
         except cv2.error as error:

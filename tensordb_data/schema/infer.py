@@ -14,6 +14,9 @@ from tensordb_data.schema.array import Array, as_array, is_array
 from tensordb_data.schema.binary import Bytes
 from tensordb_data.schema.field import Field, describe
 from tensordb_data.schema.image import Image, image_bytes, is_deep, is_image
+from tensordb_data.schema.media.audio import Audio
+from tensordb_data.schema.media.video import Video
+from tensordb_data.schema.media.volume import Volume
 from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.scalar import Scalar
 
@@ -47,7 +50,7 @@ def infer(value: Any) -> Field:
             field.check(value)
             return field
     if isinstance(value, pathlib.Path):
-        value = image_bytes(value)
+        value = _file(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         if is_image(value):
             return Image(dtype="uint16" if is_deep(value) else "uint8")
@@ -62,3 +65,23 @@ def infer(value: Any) -> Field:
         kind = {"b": "bool", "f": "float"}.get(array.dtype.kind, "int")
         return Scalar(kind)
     return Array(array.dtype.name, array.shape)
+
+
+def _file(path: pathlib.Path) -> Any:
+    """The bytes of an image in a file.
+
+    Raises:
+        SchemaError: It is none; for a sound, video or volume the message says how to declare it.
+    """
+    try:
+        return image_bytes(path)
+    except SchemaError as error:
+        for field in (Audio(), Video(), Volume()):
+            try:
+                field.check(path)
+            except SchemaError:
+                continue
+            raise SchemaError(
+                f"{path} is no image: declare the field in schema=, or in types= of an ingest, as {field!r}"
+            ) from None
+        raise error

@@ -98,8 +98,8 @@ class Schema(Mapping[str, Field], Shown):
             if isinstance(field, type) and field in _TYPES:
                 field = Scalar(_TYPES[field])
             if not isinstance(field, Field):
-                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected Array, Image, Bytes, Text, Scalar or "
-                                  f"a Python type, found {field!r}")  # fmt: skip
+                raise SchemaError(f"dataset {dataset!r}, field {name!r}: expected Array, Image, Audio, Video, Volume, "
+                                  f"Bytes, Text, Scalar or a Python type, found {field!r}")  # fmt: skip
             out[name] = field
         return cls(out)
 

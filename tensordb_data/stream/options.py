@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from tensordb_data.common.options import OptionGroup, Written
 from tensordb_data.errors import QueryError
 from tensordb_data.stream.spec import End, Ragged, Shuffle, Weights
 from tensordb_data.stream.tokens import Long, Tokens
+
+if TYPE_CHECKING:
+    from tensordb_data.schema import BlobField
+    from tensordb_data.schema.views.view import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,9 @@ class TokenOptions(TypedDict, total=False):
 
 class BatchOptions(ShardOptions, TokenOptions, total=False):
     """What is in a batch, and whose it is."""
+
+    decode: Mapping[str, bool | View | BlobField] | None
+    """How fields are decoded: `{"image": False}` for encoded bytes, `Scaled(224)`, `Window`, `Clip`, or a kind."""
 
 
 class StreamOptions(BatchOptions, total=False):

@@ -14,6 +14,7 @@ from tensordb_data.common.import_paths import import_path, resolve
 from tensordb_data.errors import QueryError
 from tensordb_data.feedback.value import Feedback
 from tensordb_data.query.query import Query
+from tensordb_data.schema.views.view import View
 from tensordb_data.stream.tokens import Tokens
 
 End = Literal["short", "drop", "pad"]
@@ -61,6 +62,8 @@ class StreamSpec:
     raises. With `pad`, arrays are always padded with zeros, and a field `<name>_lengths` has the true shapes."""
     max_failures: int | float = 0
     """How many samples that cannot be read, decoded or transformed may be skipped: a number, or a rate below 1."""
+    decode: tuple[tuple[str, View], ...] = ()
+    """How fields are decoded, of which it is said, by their names in order; see `views_of`."""
     tokens: Tokens | None = None
     """How batches are made of sequences; None if each batch has `batch_size` samples in the order of the pass."""
     rank: int = 0
@@ -112,6 +115,9 @@ class StreamSpec:
             resolve(self.transform)
         elif self.transform is not None and not callable(self.transform):
             raise QueryError(f"`transform` must be callable. Found: {type(self.transform).__name__}")
+        for name, _ in self.decode:
+            if self.fields is not None and name not in self.fields:
+                raise QueryError(f"`decode` names the field {name!r}, which is not delivered: {', '.join(self.fields)}")
         _whole("workers", self.workers, 0)
         if self.workers:
             if self.transform is None:
@@ -128,6 +134,16 @@ class StreamSpec:
             self._check_tokens(self.tokens)
         if self.query.collection != "data":
             raise QueryError(f"only samples can be streamed: a query on `data`. Found one on `{self.query.collection}`")
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """How fields are decoded, of which it is said."""
+        return dict(self.decode)
+
+    @property
+    def draws(self) -> bool:
+        """Whether what is delivered depends on random numbers, besides the order."""
+        return self.transform is not None or any(view.draws for _, view in self.decode)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to a worker process.

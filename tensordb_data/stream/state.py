@@ -106,7 +106,7 @@ class State(NamedTuple):
 
 
 def _order(spec: StreamSpec) -> dict[str, Any]:
-    """What decides the order of the samples. A state does not fit a stream that differs in it."""
+    """What decides the order of the samples, and how they are decoded. A state fits no stream that differs in it."""
     weights: Any = spec.weights if spec.weights is None or isinstance(spec.weights, str) else "function"
     if isinstance(spec.weights, Feedback):
         weights = spec.weights.to_doc()
@@ -118,4 +118,5 @@ def _order(spec: StreamSpec) -> dict[str, Any]:
         "seed": spec.seed,
         "follow": spec.follow,
         "tokens": None if spec.tokens is None else spec.tokens.to_doc(),
+        "decode": {name: doc for name, view in spec.decode if (doc := view.to_doc()) is not None} or None,
     }

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.hostile import attack, formats
 
 # A plan, a cached file and a tensor that are none are told to the one who asks.
-NAMED = ("image", "array", "segment", "documents", "tombstone", "safetensors", "torch")
+NAMED = ("image", "sound", "window", "video", "clip", "volume", "array", "segment", "documents", "tombstone",
+         "safetensors", "torch")  # fmt: skip
 
 
 def test_spoiled_input_of_every_format(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from tensordb_data.blobs.segments.foreign import ForeignBlob
 from tensordb_data.common.bson_values import MAX_DOCUMENT
 from tensordb_data.errors import SchemaError
 from tensordb_data.ingest.engine.refer import damage_of, file_values, has_ranges, referring, without_errors
+from tensordb_data.ingest.engine.verify import CHECKED
 from tensordb_data.samples.tables import as_column
-from tensordb_data.schema import BlobField, Field, Image, Scalar
+from tensordb_data.schema import Audio, BlobField, Field, Image, Scalar, Video, Volume
 from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.schema import Schema, check_field_name, located, missing_field
 from tensordb_data.warehouse.identity import row_key, scalar_bytes
@@ -186,7 +187,7 @@ class Preparer:
                 encoded[name] = self._encoded(name, field, columns[name], bad)
             elif not field.optional:
                 raise missing_field(self._dataset, name, field)
-            if isinstance(field, Image) and name in encoded:
+            if isinstance(field, CHECKED) and name in encoded:
                 self._look(field, encoded[name], bad, damaged)
         rows = [row for row in range(n) if row not in bad]
         old = None if chunk.old_keys is None else partial(_picked, chunk.old_keys, rows)
@@ -297,11 +298,13 @@ class Preparer:
                 found.append(None)
         return found
 
-    def _look(self, field: Image, images: Sequence[Any], bad: dict[int, str], damaged: dict[int, str]) -> None:
+    def _look(
+        self, field: Image | Audio | Video | Volume, files: Sequence[Any], bad: dict[int, str], damaged: dict[int, str]
+    ) -> None:
         if self._checks.verify != "decode":
             return
-        rows = [row for row, data in enumerate(images) if data is not None and row not in bad]
-        found = self._pool.map(lambda row: damage_of(images[row], field), rows)
+        rows = [row for row, data in enumerate(files) if data is not None and row not in bad]
+        found = self._pool.map(lambda row: damage_of(files[row], field), rows)
         for row, why in zip(rows, found, strict=True):
             if why is not None and self._checks.on_damage == "keep":
                 damaged[row] = why

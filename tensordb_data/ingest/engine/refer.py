@@ -10,9 +10,9 @@ import xxhash
 
 from tensordb_data.blobs.segments.foreign import ForeignBlob
 from tensordb_data.errors import SchemaError, StorageError, TensorDBError
-from tensordb_data.ingest.engine.verify import image_damage
+from tensordb_data.ingest.engine.verify import CHECKED, damage_in
 from tensordb_data.ingest.in_place import InPlace, Range
-from tensordb_data.schema import BlobField, Field, Image
+from tensordb_data.schema import Audio, BlobField, Field, Image, Video, Volume
 
 
 def has_ranges(values: Any) -> bool:
@@ -25,7 +25,7 @@ def referring(field: Field, decode: bool) -> Callable[[Any], Any]:
 
     Args:
         field: The field that takes it.
-        decode: Whether images are decoded, to see if they are damaged.
+        decode: Whether images and other media are decoded, to see if they are damaged.
     """
 
     def refer(value: Any) -> Any:
@@ -42,16 +42,16 @@ def referring(field: Field, decode: bool) -> Callable[[Any], Any]:
             return data  # whoever encodes the others says what is wrong with it
         if not same:
             return data
-        damage = image_damage(data, field) if decode and isinstance(field, Image) else None
+        damage = damage_in(data, field) if decode and isinstance(field, CHECKED) else None
         checksum, digest = xxhash.xxh3_64_intdigest(data), xxhash.xxh3_128_digest(data)
         return ForeignBlob(value.file, value.offset, value.length, checksum, digest=digest, damage=damage)
 
     return refer
 
 
-def damage_of(data: Any, field: Image) -> str | None:
-    """What is wrong with an image, wherever it is; None if nothing is."""
-    return data.damage if isinstance(data, ForeignBlob) else image_damage(bytes(data), field)
+def damage_of(data: Any, field: Image | Audio | Video | Volume) -> str | None:
+    """What is wrong with an image, sound, video or volume, wherever it is; None if nothing is."""
+    return data.damage if isinstance(data, ForeignBlob) else damage_in(bytes(data), field)
 
 
 def file_values(in_place: InPlace | None) -> Callable[[Any], Any]:

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from tensordb_data.errors import MissingExtraError, SchemaError
-from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, infer
+from tensordb_data.schema import Array, Audio, Bytes, Field, Image, Scalar, Video, Volume, infer
 from tensordb_data.schema.image import is_gray
+from tensordb_data.schema.media.audio import MAX_RATE
+from tensordb_data.schema.media.containers import video_format
+from tensordb_data.schema.media.dicom import is_dicom
+from tensordb_data.schema.media.nifti import is_nifti
+from tensordb_data.schema.media.sound import sound_format
 
 _HEADER = 4096  # bytes that hold the header of nearly every image; one with a longer header is taken for coloured
 _LONG = 64
@@ -97,9 +102,23 @@ class ArrowColumn:
     def _is_image(self, found: Field) -> bool:
         return isinstance(found, Image) or _feature(self._features) == "Image"
 
+    def _media(self) -> Field | None:
+        """The field of sound, video or volumes, by what Hugging Face says or the first bytes; None if it is none."""
+        said = _feature(self._features)
+        if said == "Audio" or (not said and self._first is not None and sound_format(self._first) is not None):
+            rate = self._features.get("sampling_rate") if isinstance(self._features, Mapping) else None
+            return Audio(rate if isinstance(rate, int) and 0 < rate <= MAX_RATE else None)
+        if said == "Video" or (not said and self._first is not None and video_format(self._first) is not None):
+            return Video()
+        if not said and self._first is not None and (is_nifti(self._first) or is_dicom(self._first)):
+            return Volume()
+        return None
+
     def _found(self) -> Field:
         types, kind = pyarrow().types, self.kind
         if self._is_blob:
+            if self.is_media and (media := self._media()) is not None:
+                return media
             found = Bytes() if self._first is None else infer(self._first)
             if not self.is_media or (self._first is not None and not self._is_image(found)):
                 return found

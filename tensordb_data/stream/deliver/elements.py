@@ -18,6 +18,7 @@ def elements_of(layout: FieldLayout, spec: StreamSpec) -> dict[str, Element]:
         layout: The fields.
         spec: Of a stream without a transform.
     """
+    layout = layout.delivered(spec.views, spec.fields)
     pack = None if spec.tokens is None else spec.tokens.pack
     packed = set() if pack is None else set(sequence_fields(layout))
     found: dict[str, Element] = {}

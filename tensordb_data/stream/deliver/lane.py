@@ -176,7 +176,7 @@ def blobs_of(plan: Plan, spec: StreamSpec, reader: BlobReader) -> dict[str, Chec
 def may_use_lane(plan: Plan, spec: StreamSpec) -> bool:
     """Whether the samples of a plan are small and plain: blobs of one size, and no transform."""
     table = plan.table
-    if spec.transform is not None or spec.tokens is not None or table.inline or not len(table):
+    if spec.transform is not None or spec.tokens is not None or spec.decode or table.inline or not len(table):
         return False
     total = 0
     for name, refs in table.refs.items():

@@ -39,8 +39,9 @@ class MapDataset:
     time. A copy that is pickled goes over the same ones. It holds about 32 bytes a sample, and its pickle next to
     nothing. In each rank of a distributed run the dataset is made anew: the data must not change meanwhile.
 
-    A transform gets its random numbers from a key that Python's module `random` draws, since the number of a sample
-    says nothing about the epoch. A DataLoader seeds this module in each of its workers.
+    A transform, and a `Clip` or `Window` at a random place, gets its random numbers from a key that Python's module
+    `random` draws, since the number of a sample says nothing about the epoch. A DataLoader seeds this module in each of
+    its workers.
 
     Args:
         warehouse: Where the samples are.
@@ -57,7 +58,8 @@ class MapDataset:
         self._data: State = self._planner.agree_on_state()
         library = library_in(spec)
         if library is not None:
-            library.targets(self._planner.plan(self._data).table.layout)
+            layout = self._planner.plan(self._data).table.layout
+            library.targets(layout.delivered(spec.views, spec.fields))
         self._opened: tuple[int, RowLoader] | None = None
 
     @property
@@ -127,7 +129,7 @@ class MapDataset:
             return {}
         plan = self._planner.plan(self._data)
         table = plan.table.take(rows)
-        keys = [random.getrandbits(64) for _ in range(len(rows))] if self._spec.transform is not None else []
+        keys = [random.getrandbits(64) for _ in range(len(rows))] if self._spec.draws else []
         (found,) = self._loader.load(table, keys, [len(rows)], plan.versions, Clock())
         if isinstance(found, SampleError):
             raise found

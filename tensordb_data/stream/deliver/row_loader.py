@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tensordb_data.errors import SampleError
-from tensordb_data.stream.fetch.decode import Column
+from tensordb_data.stream.fetch.decode import Column, Decoding
 from tensordb_data.stream.fetch.relocate import Relocator
 from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.plan import Plan
@@ -82,8 +82,8 @@ class RowLoader:
         self._budget.count_tried(samples)
 
     def keys(self, number: int, positions: NDArray[np.int64]) -> list[int]:
-        """The random keys of the samples at `positions` of pass `number`. Empty if there is no transform."""
-        return [] if self._transform is None else position_keys(self._spec.seed, number, positions)
+        """The random keys of the samples at `positions` of pass `number`. Empty if nothing draws random numbers."""
+        return [] if not self._spec.draws else position_keys(self._spec.seed, number, positions)
 
     def load(
         self, table: SampleTable, keys: Sequence[int], sizes: Sequence[int], versions: Versions | None, clock: Clock
@@ -95,7 +95,7 @@ class RowLoader:
 
         Args:
             table: The samples.
-            keys: Their random keys, from `keys`.
+            keys: Their random keys, from `keys`, if something draws random numbers.
             sizes: The number of samples of each part. A part becomes one batch.
             versions: The versions of the plan that the table was taken from. None if the table was just read from the
                 index: then no sample of it is looked for again.
@@ -156,7 +156,8 @@ class RowLoader:
             return Rows({}, rows, table)
         packed = self._spec.tokens is not None and self._spec.tokens.pack is not None
         stack = self._spec.ragged != "pad" and not packed
-        return Rows(load_transformed(table, self._reader, self._transform, keys, stack, clock), rows, table)
+        decoding = Decoding(self._spec.views, self._spec.fields, keys)
+        return Rows(load_transformed(table, self._reader, self._transform, decoding, stack, clock), rows, table)
 
     def _split(self, rows: Rows, sizes: Sequence[int]) -> list[Rows | SampleError]:
         """The rows of each part of a table, by the sizes of the parts."""

@@ -75,15 +75,18 @@ class Stream(BatchStream[State]):
         self._finish: Callable[[Batch], Batch] | None = None
 
     def check_transform(self) -> None:
-        """Check that the transform is one that samples of this stream can go through. No sample is read.
+        """Check that samples of this stream can be decoded as it says, and go through its transform. None is read.
 
         Raises:
-            QueryError: It would be called with none of their fields; see `Library.targets`.
+            QueryError: A field cannot be decoded so, or the transform would be called with none of their fields; see
+                `Library.targets`.
         """
-        library = library_in(self.spec)
-        if library is not None and library.asks_for_fields:
+        library, spec = library_in(self.spec), self.spec
+        if spec.decode or (library is not None and library.asks_for_fields):
             with suppress(NotFoundError):  # a dataset that does not exist yet is looked at when it does
-                library.targets(self._planner.layout(self._planner.versions()))
+                layout = self._planner.layout(self._planner.versions())
+                if library is not None and library.asks_for_fields:
+                    library.targets(layout.delivered(spec.views, spec.fields))
 
     def __repr__(self) -> str:
         at = self._state.at

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import NoneType
 from typing import Any, cast
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.reader.reader import BlobReader
@@ -16,6 +18,7 @@ from tensordb_data.blobs.segments.references import MALFORMED, REPLACED
 from tensordb_data.common.buffer_pool import empty
 from tensordb_data.errors import CorruptBlobError, SampleError, SchemaError, StorageError, TensorDBError
 from tensordb_data.schema import BlobField, Scalar
+from tensordb_data.schema.views.view import View, Views
 from tensordb_data.stream.fetch.inline import load_inline
 from tensordb_data.stream.plan.inline import gather_inline, inline_rows, read_inline
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -35,19 +38,33 @@ Values = Column | Iterator[Any]
 """A column, or an iterator of m values that decodes each value when it is drawn."""
 
 
-def load(table: SampleTable, reader: BlobReader, clock: Clock) -> dict[str, Values]:
-    """Load the values of every field of `table.layout`, in its order.
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How the fields of some samples are decoded."""
+
+    views: Views = dataclasses.field(default_factory=dict)
+    """How those fields are decoded of which the stream says so."""
+    fields: tuple[str, ...] | None = None
+    """The fields that were asked for; None for every required one."""
+    keys: Sequence[int] = ()
+    """For each sample a 64-bit number made of (seed, pass, position), if it is needed."""
+
+
+def load(table: SampleTable, reader: BlobReader, clock: Clock, decoding: Decoding) -> dict[str, Values]:
+    """Load the values of every field that is delivered, in the order of `table.layout`.
 
     Raises:
+        QueryError: A field cannot be decoded as `decoding` says.
         SampleError: A sample lacks a field, or its bytes cannot be read or decoded. The message names the sample and
             the field. An iterator among the values raises it too.
     """
     if table.inline:
         with clock("fetch"):
             table = load_inline(table, reader)
+    views = decoding.views
     return {
-        name: _blobs(table, name, reader, clock) if name in table.refs else _values(table, name)
-        for name in table.layout.fields
+        name: _blobs(table, name, reader, clock, decoding) if name in table.refs else _values(table, name)
+        for name in (table.layout.delivered(views, decoding.fields) if views else table.layout).fields
     }
 
 
@@ -93,7 +110,7 @@ def _values(table: SampleTable, name: str) -> Column:
     return np.array(items, _NUMBERS[kinds.pop()]) if len(kinds) == 1 and kinds <= _NUMBERS.keys() else items
 
 
-def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> Values:
+def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock, decoding: Decoding) -> Values:
     absent = np.flatnonzero(table.refs[name].length < 0)
     if absent.size and table.refs[name].length[absent[0]] == REPLACED:
         raise SampleError(
@@ -111,6 +128,11 @@ def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> V
             f" {{{name!r}: {{'$exists': True}}}}, or leave it out of `fields`"
         )
     fields = [cast(BlobField, table.layout.schemas[dataset][name]) for dataset in table.datasets]
+    view = decoding.views.get(name)
+    if view is not None:
+        for one in fields:
+            view.check(name, one)
+        return _viewed(table, name, fields, reader, clock, view, decoding)
     if all(field.stored_alike(fields[0]) for field in fields[1:]):
         return _decode(table, name, fields[0], reader, clock)
     items: list[Any] = [None] * len(table)
@@ -119,6 +141,39 @@ def _blobs(table: SampleTable, name: str, reader: BlobReader, clock: Clock) -> V
         for row, item in zip(rows, _decode(table.take(rows), name, field, reader, clock), strict=True):
             items[row] = item
     return items
+
+
+def _viewed(
+    table: SampleTable,
+    name: str,
+    fields: Sequence[BlobField],
+    reader: BlobReader,
+    clock: Clock,
+    view: View,
+    decoding: Decoding,
+) -> Iterator[Any]:
+    """The values of a field that is decoded as a view says."""
+    beside: list[Any] = [None] * len(table)
+    with clock("fetch"):
+        buffers = _buffers(table, name, reader)
+        extra = view.beside(name)
+        if extra is not None and extra in table.refs:
+            there = np.flatnonzero(table.refs[extra].length >= 0)
+            some = table.take(there)
+            kinds = [cast(BlobField, table.layout.schemas[dataset][extra]) for dataset in table.datasets]
+            for row, data in zip(there.tolist(), _buffers(some, extra, reader), strict=True):
+                beside[row] = (kinds[table.dataset[row]], data)
+    clock.bytes += sum(map(len, buffers))
+    _count(table, name, reader, clock)
+    mark = xxhash.xxh3_64_intdigest(name.encode())
+
+    def decode(row: int) -> Any:
+        rng = np.random.Generator(np.random.Philox(key=(decoding.keys[row], mark))) if view.draws else None
+        found = beside[row]
+        more = None if found is None else found[0].decode(found[1])
+        return view.decode(fields[table.dataset[row]], buffers[row], rng, more)
+
+    return _each(table, name, decode)
 
 
 def _decode(table: SampleTable, name: str, field: BlobField, reader: BlobReader, clock: Clock) -> Values:
@@ -131,20 +186,36 @@ def _decode(table: SampleTable, name: str, field: BlobField, reader: BlobReader,
             clock.bytes += rows.nbytes
             _count(table, name, reader, clock)
             return field.decode_rows(rows)
-        with clock("fetch"):
-            buffers = _read(table, name, reader)
     except StorageError as error:
-        row = getattr(error, "row", None)
-        raise SampleError(f"{table.name(row or 0)}, field {name!r}: {error}") from error
+        raise _unread(table, name, error) from error
+    with clock("fetch"):
+        buffers = _buffers(table, name, reader)
     clock.bytes += sum(map(len, buffers))
     _count(table, name, reader, clock)
-    return _decoded(table, name, field, buffers)
+    return _each(table, name, lambda row: field.decode(buffers[row]))
 
 
-def _decoded(table: SampleTable, name: str, field: BlobField, buffers: list[Any]) -> Iterator[Any]:
-    for row, buffer in enumerate(buffers):
+def _buffers(table: SampleTable, name: str, reader: BlobReader) -> list[Any]:
+    """The stored bytes of a field.
+
+    Raises:
+        SampleError: They cannot be read.
+    """
+    try:
+        return _read(table, name, reader)
+    except StorageError as error:
+        raise _unread(table, name, error) from error
+
+
+def _unread(table: SampleTable, name: str, error: StorageError) -> SampleError:
+    return SampleError(f"{table.name(getattr(error, 'row', None) or 0)}, field {name!r}: {error}")
+
+
+def _each(table: SampleTable, name: str, decode: Callable[[int], Any]) -> Iterator[Any]:
+    """What `decode` gives for the row of each sample. Errors name the sample."""
+    for row in range(len(table)):
         try:
-            yield field.decode(buffer)
+            yield decode(row)
         except TensorDBError as error:
             raise SampleError(f"{table.name(row)}, field {name!r}: {error}") from error
 

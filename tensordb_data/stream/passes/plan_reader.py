@@ -95,7 +95,7 @@ class PlanReader:
         return self._layout(self.warehouse.datasets.schemas(sorted(versions)))
 
     def _layout(self, schemas: Mapping[str, Schema]) -> FieldLayout:
-        layout = FieldLayout.choose(self._spec.fields, schemas)
+        layout = FieldLayout.choose(self._spec.fields, schemas).decoded(self._spec.views)
         if self._spec.fields is None:
             tell_left_out(layout)
         if schemas and not layout.fields:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from tensordb_data.blobs.segments.inline import INLINE
 from tensordb_data.blobs.segments.references import MALFORMED, BlobRefs, is_reference, references_of
 from tensordb_data.errors import QueryError
+from tensordb_data.schema import Field
 from tensordb_data.schema.schema import Schema
+from tensordb_data.schema.views.view import Views
 from tensordb_data.stream.plan.inline import InlineBlobs, inline_from_docs
 
 INTERNAL = ("_id", "dataset", "tags")
@@ -57,6 +59,42 @@ class FieldLayout:
                     " narrow the query to one dataset"
                 )
         return cls(fields, schemas)
+
+    def decoded(self, views: Views) -> FieldLayout:
+        """The layout with what is needed to decode fields in other ways.
+
+        Raises:
+            QueryError: A field is not delivered, or cannot be decoded so.
+        """
+        fields = list(self.fields)
+        for name, view in views.items():
+            if name not in fields and self.schemas:
+                raise QueryError(f"`decode` names the field {name!r}, which is not delivered: {', '.join(fields)}")
+            for found in self._all(name):
+                view.check(name, found)
+            if (beside := view.beside(name)) is not None and beside not in fields and self.is_blob(beside):
+                fields.append(beside)
+        return FieldLayout(tuple(fields), self.schemas)
+
+    def delivered(self, views: Views, fields: tuple[str, ...] | None) -> FieldLayout:
+        """The layout of what is delivered, of one that `decoded` gave: as if fields were stored as they are delivered.
+
+        Args:
+            views: How fields are decoded.
+            fields: Those that were asked for; None for every required one.
+        """
+        if not views:
+            return self
+        added = {beside for name, view in views.items() if (beside := view.beside(name)) is not None}
+        wanted = [n for n in self.fields if n not in added or (n in fields if fields else self.is_required(n))]
+        schemas = {
+            dataset: Schema({name: views[name].gives(f) if name in views else f for name, f in schema.items()})
+            for dataset, schema in self.schemas.items()
+        }
+        return FieldLayout(tuple(wanted), schemas)
+
+    def _all(self, name: str) -> list[Field]:
+        return [schema[name] for schema in self.schemas.values() if name in schema]
 
     def index_fields(self) -> FieldLayout:
         """The layout of all fields in the index, those included that some samples may lack."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tensordb_data.blobs.reader.reader import BlobReader
 from tensordb_data.common.import_paths import import_path, resolve
-from tensordb_data.stream.fetch.decode import Column, load
+from tensordb_data.stream.fetch.decode import Column, Decoding, load
 from tensordb_data.stream.order.permutation import pass_key
 from tensordb_data.stream.plan.sample_table import SampleTable
 from tensordb_data.stream.spec import StreamSpec
@@ -71,7 +71,7 @@ def load_transformed(
     table: SampleTable,
     reader: BlobReader,
     transform: OpenTransform | None,
-    keys: Sequence[int],
+    decoding: Decoding,
     stack: bool,
     clock: Clock,
 ) -> dict[str, Column]:
@@ -81,18 +81,19 @@ def load_transformed(
         table: the samples.
         reader: of their blobs.
         transform: the transform, if there is one.
-        keys: for each sample, if there is a transform; see `position_keys`.
+        decoding: how fields are decoded, with a random key for each sample if there is a transform; see
+            `position_keys`.
         stack: whether values are put into arrays as they come, where that is possible.
         clock: of the task.
 
     Raises:
         SampleError: a sample cannot be read, decoded or transformed.
-        QueryError: the transform sees none of the fields; see `Library.targets`.
+        QueryError: the transform sees none of the fields, see `Library.targets`; or a field cannot be decoded so.
         WorkerError: see `WorkerPool.columns`.
     """
-    values = load(table, reader, clock)
+    values = load(table, reader, clock, decoding)
     if transform is not None:
-        targets = transform.library.targets(table.layout)
-        return transform.calls.columns(values, len(table), keys, targets, stack, table.name, clock)
+        targets = transform.library.targets(table.layout.delivered(decoding.views, decoding.fields))
+        return transform.calls.columns(values, len(table), decoding.keys, targets, stack, table.name, clock)
     with clock("decode"):
         return materialize(values, len(table), stack)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from tensordb_data import Image, Scalar, SchemaError, TensorDB
@@ -210,3 +211,25 @@ def test_yolo_from_its_file_that_was_written_elsewhere(db: TensorDB, tmp_path: P
     (tmp_path / "y/data.yaml").write_text("names: 3")
     with pytest.raises(Exception, match=r"expected the data\.yaml of YOLO"):
         db.data.ingest(tmp_path / "y/data.yaml", "z", format="yolo")
+
+
+def test_annotations_are_for_the_pixels_that_are_delivered(db: TensorDB, tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x112] = 6
+    folder = tmp_path / "c/images"
+    folder.mkdir(parents=True)
+    PIL.Image.new("RGB", (6, 4)).save(folder / "7.jpg", exif=exif)
+    about = tmp_path / "c/about.json"
+
+    def ingest(name: str, width: int, height: int, orient: bool) -> Any:
+        image = {"id": 7, "file_name": "7.jpg", "width": width, "height": height}
+        about.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+        types = {"image": Image("rgb", orient=orient)}
+        return db.data.ingest(about, name, format="coco", images=folder, types=types)
+
+    for number, (orient, size) in enumerate([(False, (6, 4)), (True, (4, 6))]):
+        assert ingest(f"good{number}", *size, orient).failed == []
+        assert db.data.find({"dataset": f"good{number}"}).first()["image"].shape == (size[1], size[0], 3)
+        (failure,) = ingest(f"bad{number}", *size, not orient).failed
+        assert "turns it on its side" in failure.why
+        assert f"Image('rgb'{', orient=True' if orient else ''})" in failure.why

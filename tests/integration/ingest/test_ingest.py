@@ -193,7 +193,7 @@ def test_npz(db: TensorDB, tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="one first dimension"):
         ingest(db, tmp_path / "uneven.npz", "u")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], object))
-    with pytest.raises(SchemaError, match="arrays of numbers"):
+    with pytest.raises(SchemaError, match="pickles and are not read"):
         ingest(db, tmp_path / "objects.npz", "u")
     (tmp_path / "no.npz").write_bytes(b"PK")
     with pytest.raises(SchemaError, match="expected a"):
@@ -236,7 +236,7 @@ def test_other_sources_and_clashes(db: TensorDB, tmp_path: Path, pictures: Path)
     with pytest.raises(SchemaError, match=r"found .txt"):
         ingest(db, tmp_path / "a.txt", "d")
     (tmp_path / "a.npz").write_text("x")
-    with pytest.raises(SchemaError, match="no zip archive"):
+    with pytest.raises(SchemaError, match=r"expected a \.npz or \.npy file"):
         ingest(db, tmp_path / "a.npz", "d")
     with pytest.raises(SchemaError, match="'label' of its own"):
         ingest(db, pictures, "d", set={"label": 3})

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tensordb_data import Array, TensorDB
+from tensordb_data import Array, Image, TensorDB
 from tensordb_data.api.selection import Selection
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.tf import query_dataset
@@ -211,3 +212,13 @@ def test_batches_of_sequences_are_those_of_the_stream(db: TensorDB, options: dic
         assert ours.keys() == theirs.keys() == dataset.element_spec.keys()
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     assert dataset.element_spec["tokens"].shape.as_list() == [None, options.get("pack")]
+
+
+def test_encoded_images_are_strings(db: TensorDB) -> None:
+    files = [cv2.imencode(".png", np.full((2 + n, 3), n, np.uint8))[1].tobytes() for n in range(5)]
+    with db.data.writer("photos", schema={"image": Image("gray")}) as writer:
+        writer.add_many(image=files)
+    photos = db.data.find({"dataset": "photos"})
+    dataset = query_dataset(photos, batch_size=2, passes=1, decode={"image": False})
+    assert dataset.element_spec == {"image": tf.TensorSpec([None], tf.string)}
+    assert [one for batch in dataset for one in batch["image"].numpy().tolist()] == files

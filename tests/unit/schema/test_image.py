@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+import PIL.ImageOps
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema import Image, field_from_doc
 from tensordb_data.schema.image import is_gray
+from tensordb_data.schema.orientation import orientation
 
 rng = np.random.default_rng(0)
 GRAY = rng.integers(0, 256, (20, 30), np.uint8)
@@ -247,3 +249,64 @@ def test_indices_of_what_has_none() -> None:
     np.testing.assert_array_equal(Image("index").decode(gray), np.full((2, 2), 7))
     with pytest.raises(SchemaError, match="found one with colours, which has no indices"):
         Image("index").encode(bytes(cv2.imencode(".png", np.zeros((2, 2, 3), np.uint8))[1]))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_orientation_is_applied_where_it_is_asked_for(form: str, turned: int) -> None:
+    out, exif = io.BytesIO(), PIL.Image.Exif()
+    exif[0x112] = turned
+    PIL.Image.fromarray(np.dstack([SMOOTH] * 3)).save(out, form, quality=95, exif=exif)
+    data = out.getvalue()
+    shown = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))).convert("RGB"))
+    for mode in ("rgb", "unchanged"):
+        found = Image(mode, orient=True).decode(data)
+        assert found.shape == shown.shape and found.flags.c_contiguous
+        assert np.abs(found.astype(int) - shown).max() <= 4  # two decoders
+    assert Image("rgb").decode(data).shape == (64, 96, 3)
+
+
+@given(
+    st.binary(max_size=60),
+    st.sampled_from([b"\xff\xd8\xff\xe1\0\x40Exif\0\0II*\0\x08\0\0\0", b"\x89PNG\r\n\x1a\n"]),
+)
+def test_orientation_of_garbage_is_upright(tail: bytes, head: bytes) -> None:
+    assert 1 <= orientation(head + tail) <= 8
+
+
+def test_a_document_says_that_an_image_is_turned_only_where_it_is() -> None:
+    assert "orient" not in Image("rgb").to_doc()
+    turned = Image("rgb", orient=True)
+    assert field_from_doc(turned.to_doc()) == turned and repr(turned) == "Image('rgb', orient=True)"
+    with pytest.raises(SchemaError, match="orient of True or False, found 1"):
+        Image(orient=1)  # type: ignore[arg-type]
+
+
+def test_16_bits_and_cmyk_and_the_first_frame() -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (9, 7, 3), np.uint16)
+    for suffix in (".png", ".tiff"):
+        data = cv2.imencode(suffix, deep)[1].tobytes()
+        assert np.array_equal(Image("rgb", "uint16").decode(data), deep[:, :, ::-1])
+        with pytest.raises(SchemaError, match="uint16"):
+            Image("rgb").encode(data)
+    out = io.BytesIO()
+    PIL.Image.new("CMYK", (8, 8), (255, 0, 0, 0)).save(out, "JPEG")
+    cyan = Image("rgb").decode(out.getvalue())
+    assert cyan.shape == (8, 8, 3) and (np.abs(cyan[0, 0].astype(int) - [0, 255, 255]) <= 2).all()
+    out = io.BytesIO()
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:])
+    assert Image("rgb").decode(out.getvalue())[0, 0].tolist() == [255, 0, 0]
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 120), st.sampled_from(["rgb", "gray", "unchanged"]))
+@settings(max_examples=30)
+def test_a_scaled_jpeg_keeps_its_shorter_side(height: int, width: int, least: int, mode: str) -> None:
+    data = jpeg(np.zeros((height, width), np.uint8))
+    full, found = Image(mode).decode(data), Image(mode).decode_scaled(data, least)
+    assert min(found.shape[:2]) >= min(least, height, width) and found.shape[2:] == full.shape[2:]
+    factor = round(height / found.shape[0]) if height > 16 and width > 16 else 0
+    if factor:
+        assert factor in (1, 2, 4, 8) and found.shape[:2] == (-(-height // factor), -(-width // factor))
+        assert factor == 8 or min(-(-height // (2 * factor)), -(-width // (2 * factor))) < least
+    assert (Image(mode).decode_scaled(png(GRAY), 1) == Image(mode).decode(png(GRAY))).all()

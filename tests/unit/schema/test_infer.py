@@ -13,6 +13,7 @@ import torch
 
 from tensordb_data.errors import SchemaError
 from tensordb_data.schema import Array, Bytes, Field, Image, Scalar, field_from_doc, infer
+from tests.media.recordings import sound
 
 
 def png(dtype: str = "uint8") -> bytes:
@@ -97,7 +98,7 @@ def test_what_cannot_be_stored(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "doc", [{}, {"kind": "video"}, {"kind": "array"}, {"kind": "array", "dtype": "object"}, {"kind": None}]
+    "doc", [{}, {"kind": "mesh"}, {"kind": "array"}, {"kind": "array", "dtype": "object"}, {"kind": None}]
 )
 def test_schema_documents_that_are_malformed(doc: dict[str, Any]) -> None:
     with pytest.raises(SchemaError):
@@ -109,3 +110,12 @@ def test_reprs_read_like_code() -> None:
     assert repr(Scalar("int", optional=True)) == "Scalar('int', optional=True)"
     assert repr(Image()) == "Image()"
     assert repr(Image(dtype="uint16")) == "Image(dtype='uint16')"
+
+
+def test_a_file_of_sound_says_how_to_declare_it(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.wav").write_bytes(sound(20))
+    with pytest.raises(SchemaError, match=r"a\.wav is no image: declare the field .* as Audio\(\)"):
+        infer(tmp_path / "a.wav")
+    (tmp_path / "a.txt").write_bytes(b"text")
+    with pytest.raises(SchemaError, match="JPEG or PNG"):
+        infer(tmp_path / "a.txt")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import CorruptBlobError, SchemaError, TensorDBError
+from tensordb_data.errors import SchemaError, TensorDBError
 from tensordb_data.ingest.readers.boxes.coco import CocoFile, CocoImage, read_coco
 from tensordb_data.ingest.readers.boxes.images import Images, annotation_fields, first_folder, local_folder
 from tensordb_data.ingest.readers.layout import SPLITS
@@ -99,7 +99,7 @@ class CocoFiles:
             if found.dropped:
                 report.note(f"{file.name}: {found.dropped:,} annotations are of images that it does not name")
             try:
-                images = Images(self._images(file, found))
+                images = Images(self._images(file, found), self._fields.get("image"))
                 segments = Images(self._segments(file, found)) if found.is_panoptic else None
             except SchemaError as error:
                 report.fail(file.name, str(error))
@@ -121,10 +121,7 @@ class CocoFiles:
             yield str(image.id), {"split": self._splits.get(file.name), **row}, nbytes
 
     def _row(self, image: CocoImage, images: Images, segments: Images | None) -> dict[str, Any]:
-        size = images.size(image.file_name)
-        said = (image.width, image.height)
-        if size is not None and None not in said and size != said and size != said[::-1]:
-            raise CorruptBlobError(f"has {size[0]} x {size[1]} pixels; its annotations are for {said[0]} x {said[1]}")
+        images.check(image.file_name, image.width, image.height)
         row = {**image.extra, "image": images.path(image.file_name), "image_id": image.id, "file_name": image.file_name,
                "width": image.width, "height": image.height, "annotations": image.annotations}  # fmt: skip
         if segments is not None and image.segments_file is not None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import SchemaError
+from tensordb_data.errors import CorruptBlobError, SchemaError
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import image_size
+from tensordb_data.schema.orientation import is_turned, orientation
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
@@ -22,10 +23,12 @@ class Images:
 
     Args:
         folder: The folder.
+        field: How the images are decoded.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, field: Field | None = None) -> None:
         self.folder = folder
+        self.orient = isinstance(field, Image) and field.orient
 
     def path(self, name: str) -> Path:
         """The path of an image.
@@ -39,18 +42,49 @@ class Images:
         return path
 
     def size(self, name: str) -> tuple[int, int] | None:
-        """Width and height of an image, by its header; None if it does not say.
+        """Width and height of an image as it is delivered, by its header; None if it does not say.
 
         Raises:
             SchemaError: It cannot be read, or is not below the folder.
         """
+        size, turned = self._header(name)
+        return size[::-1] if size is not None and turned and self.orient else size
+
+    def check(self, name: str, width: int | None, height: int | None) -> None:
+        """Refuse annotations that were made for an image of another size, or for one that is turned otherwise.
+
+        Args:
+            name: The image.
+            width: What its annotations say; None if nothing.
+            height: The same.
+
+        Raises:
+            SchemaError: It cannot be read, or is not below the folder.
+            CorruptBlobError: The annotations are for another image.
+        """
+        size, turned = self._header(name)
+        if size is None or width is None or height is None:
+            return
+        said = (width, height)
+        if said not in (size, size[::-1]):
+            raise CorruptBlobError(f"has {size[0]} x {size[1]} pixels; its annotations are for {width} x {height}")
+        if turned and said != (size[::-1] if self.orient else size):
+            raise CorruptBlobError(
+                f"its EXIF orientation turns it on its side, and its annotations are for {width} x {height} pixels,"
+                f" {'before' if self.orient else 'after'} that: give"
+                f" types={{'image': Image('rgb'{'' if self.orient else ', orient=True'})}}"
+            )
+
+    def _header(self, name: str) -> tuple[tuple[int, int] | None, bool]:
+        """Width and height of the pixels that are stored, and whether they are to be turned on their side."""
         path = self.path(name)
         try:
             with open(path, "rb") as file:
-                height, width = image_size(file.read(_HEADER))
+                head = file.read(_HEADER)
         except OSError as error:
             raise SchemaError(f"{path}: {error.strerror or error}") from None
-        return (width, height) if width and height else None
+        height, width = image_size(head)
+        return (width, height) if width and height else None, is_turned(orientation(head))
 
 
 def local_folder(given: Given, what: str) -> Path:

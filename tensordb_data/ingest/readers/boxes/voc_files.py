@@ -105,6 +105,7 @@ class VocFolder:
 
     def schema(self, wanted: Mapping[str, Field], files: Sequence[FileInfo]) -> Mapping[str, Field]:
         fields = annotation_fields(wanted, path=Scalar("str"))
+        self._field = fields["image"]
         if self._split_of:
             lacking = any(self._stem(file) not in self._split_of for file in self.files)
             fields["split"] = wanted.get("split") or Scalar("str", optional=lacking)
@@ -135,11 +136,9 @@ class VocFolder:
     def _row(self, file: FileInfo, labels: Mapping[str, int]) -> dict[str, Any]:
         xml, image = self._of[file.name]
         parsed, path = self._parsed[xml], Path(image)
-        size = Images(path.parent).size(path.name)
-        width, height = size or (parsed.width, parsed.height)
-        said = (parsed.width, parsed.height)
-        if size is not None and None not in said and said not in (size, size[::-1]):
-            raise SchemaError(f"has {width} x {height} pixels; its annotations are for {said[0]} x {said[1]}")
+        images = Images(path.parent, self._field)
+        images.check(path.name, parsed.width, parsed.height)
+        width, height = images.size(path.name) or (parsed.width, parsed.height)
         return {"image": path, "path": file.name, "width": width, "height": height,
                 "annotations": numbered(parsed.objects, labels),
                 "split": self._split_of.get(self._stem(file))}  # fmt: skip

@@ -131,6 +131,7 @@ class YoloFolder:
         if self._split_of and is_free:
             fields["split"] = wanted.get("split") or Scalar("str")
         self._fields = fields
+        self._images = Images(self._images.folder, fields["image"])
         return fields
 
     def rows(self, files: Sequence[FileInfo]) -> Iterator[Chunk]:
