@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from tensordb_data.embedded.paths import Layout
 from tensordb_data.errors import ConnectError, NotFoundError, QueryError
 from tensordb_data.mongo.address import Address, parse, redact, without_login
 from tensordb_data.warehouse.context import Warehouse
-from tensordb_data.warehouse.roots import OpenedRoots
+from tensordb_data.warehouse.roots import OpenedRoots, Roots
 
 _ENVIRONMENT = "env:"
 _VARIABLE = "TENSORDB"
@@ -55,7 +54,9 @@ class PortableAddress:
         given = warehouse.to_json()
         uri = None if given["uri"] is None else without_login(given["uri"])
         roots = [{**root, "url": without_secrets(root["url"])} for root in given["roots"]]
-        opened = {kind: [without_secrets(url) for url in urls] for kind, urls in given["opened"].items()}
+        opened = {**given["opened"]}
+        for kind in ("owned", "read"):
+            opened[kind] = [without_secrets(url) for url in opened[kind]]
         text = json.dumps({**given, "uri": uri, "roots": roots, "opened": opened}, sort_keys=True, default=str)
         found = cls(text, uri != given["uri"], "" if given["folder"] is None else _machine())
         _living[found] = warehouse
@@ -98,7 +99,7 @@ class PortableAddress:
         credentials: str | None = None,
         *,
         project: str | None = None,
-        roots: Sequence[str | Path] | None = None,
+        roots: Roots | None = None,
         cache: str | Path | None = None,
         cache_bytes: int | str | None = None,
         read_only: bool = False,
@@ -120,8 +121,8 @@ class PortableAddress:
         """
         given = self._complete(credentials)
         folder = None if given["folder"] is None else Path(given["folder"])
-        own = OpenedRoots.of_user(None, roots, folder).to_json()
-        given["opened"] = {kind: [*dict.fromkeys([*urls, *own[kind]])] for kind, urls in given["opened"].items()}
+        own = OpenedRoots.of_user(None, roots, folder)
+        given["opened"] = OpenedRoots.from_json(given["opened"]).with_own(own).to_json()
         given["read_only"] |= read_only
         if project is not None:
             given["project"] = parse("mongodb://localhost", project=project).project

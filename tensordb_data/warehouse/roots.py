@@ -81,6 +81,15 @@ class OpenedRoots:
         opened.check_folders()
         return opened
 
+    def with_own(self, own: OpenedRoots) -> OpenedRoots:
+        """These, which have come from another process, and those of the user here, who says where a name is."""
+        return OpenedRoots(
+            tuple(dict.fromkeys([*self.owned, *own.owned])),
+            tuple(dict.fromkeys([*self.read, *own.read])),
+            {**self.named, **own.named},
+            tuple(dict.fromkeys([*self.given, *own.given])),
+        )
+
     def root(self, name: str) -> Root:
         """The root of a name.
 
