@@ -55,8 +55,10 @@ def logged_updates(
         ids = [where["_id"] for where, _ in some]
         here = {"_id": {"$in": ids}, "_tdb.p": warehouse.project}
         before = read_before(warehouse.index["data"], here, sorted(fields), session, len(some))
-        stamped = [_stamped(update, number) for update in some] if mutation.stamps and number is not None else some
-        modified = warehouse.index.update_each("data", stamped, session)
+        sent: Sequence[Update] = some
+        if mutation.stamps and number is not None:
+            sent = [stamped(update, number) for update in some]
+        modified = warehouse.index.update_each("data", sent, session)
         count += modified
         new = new_values(some, set(before.ids))
         if modified:
@@ -90,7 +92,8 @@ def note_updates(
     )  # fmt: skip
 
 
-def _stamped(update: Update, number: int) -> Update:
+def stamped(update: Update, number: int) -> Update:
+    """An update of a sample that also stamps it."""
     where, changes = update
     return where, {**changes, "$set": {**changes.get("$set", {}), STAMP: number}}
 
