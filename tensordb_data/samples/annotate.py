@@ -14,7 +14,6 @@ from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
 from tensordb_data.samples.changes.each import logged_updates
 from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
-from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -44,7 +43,7 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
         with Mutation(warehouse, "annotate", names, alone=alone, stamps=few) as mutation:
 
             def change(some: Sequence[Update], session: Any) -> int:
-                check_not_renamed(warehouse, names, fields, session)
+                mutation.check_not_renamed(fields)
                 return logged_updates(warehouse, mutation, some, of, fields, "annotate", source, session)
 
             for some in chunks(updates, LIMIT):

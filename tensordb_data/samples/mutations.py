@@ -38,12 +38,14 @@ from tensordb_data.mongo.errors import UNAUTHORIZED, is_too_large
 from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.samples.commit import back_off
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.renamed import refuse_renamed
 from tensordb_data.warehouse.datasets import ONE_MORE
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from tensordb_data.warehouse.context import Warehouse
+    from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 T = TypeVar("T")
 
@@ -86,16 +88,29 @@ class Mutation:
         self._warehouse, self._kind, self.alone, self._prepare = warehouse, kind, alone, prepare
         self.stamps = stamps and warehouse.index.is_server
         """Whether it stamps samples."""
-        self.numbers: Mapping[str, int] = {}
-        """Its number in each dataset; within a step, and after it."""
+        self._counted: Mapping[str, DatasetDocument] = {}
         self._names = None if datasets is None else sorted(datasets)
         self._id: ObjectId | None = None
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """Its number in each dataset; within a step, and after it."""
+        return {name: doc["mut"] for name, doc in self._counted.items()}
+
+    def check_not_renamed(self, fields: Iterable[str]) -> None:
+        """Within a step, refuse to write under the old name of a field.
+
+        Raises:
+            SchemaError: A field had such a name, and has another one now.
+        """
+        for name, doc in self._counted.items():
+            refuse_renamed(name, doc.get("renamed", {}), fields)
 
     def __enter__(self) -> Mutation:
         self._warehouse.index.make("changes")
         if not self._warehouse.index.is_server:
             self._prepare(None)
-            self.numbers = self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
+            self._counted = self._warehouse.datasets.mark_changed(self._names, deleted=self._kind == "delete")
         elif not self.alone:
             self._announce()
         return self
@@ -141,7 +156,7 @@ class Mutation:
             _Ended: The lease has run out, and a reader has ended the mutation.
         """
         if self._id is None:
-            self.numbers = self._warehouse.datasets.mark_changed(
+            self._counted = self._warehouse.datasets.mark_changed(
                 self._names, deleted=self._kind == "delete", stamped=self.stamps, session=session
             )
             return
@@ -162,7 +177,7 @@ class Mutation:
         def announce(session: Any) -> None:
             self._prepare(session)
             begin(session)
-            self.numbers = self._warehouse.datasets.numbers(self._names, session)
+            self._counted = self._warehouse.datasets.counted(self._names, session)
 
         self._warehouse.index.make("mutations")
         self._warehouse.index.transaction(announce)

@@ -124,7 +124,8 @@ def _end(warehouse: Warehouse, old: str, new: str, session: Any) -> None:
     """In a transaction: remove the old document, and note the rename, unless another call has done so."""
     leaves = {"_id": warehouse.datasets.id(old), "leaving.to": new}
     if warehouse.index["datasets"].delete_one(leaves, session=session).deleted_count:
-        number = warehouse.datasets.numbers([new], session).get(new)
+        about = warehouse.datasets.counted([new], session).get(new)
+        number = None if about is None else about["mut"]
         to = {"$rename": {"dataset": {"from": old, "to": new}}}
         write_entry(warehouse, new, "rename", number=number, count=0, session=session, update=to)
 

@@ -26,6 +26,7 @@ ONE_MORE = {
     "to": {"$add": ["$mut", 1]},
 }
 """What `stamps` becomes with a mutation whose samples are stamped: see `DatasetDocument`."""
+_COUNTED = {"mut": 1, "renamed": 1}
 
 
 class Datasets:
@@ -94,7 +95,7 @@ class Datasets:
         deleted: bool = False,
         stamped: bool = False,
         session: ClientSession | None = None,
-    ) -> dict[str, int]:
+    ) -> dict[str, DatasetDocument]:
         """Count a change of existing samples in those datasets, or in every one.
 
         Args:
@@ -104,11 +105,11 @@ class Datasets:
             session: Of the transaction that changes them, if there is one.
 
         Returns:
-            The mutation counter of each dataset after that.
+            `mut` and `renamed` of each dataset after that.
         """
         index, found = self._index, self.filter(names)
 
-        def count() -> dict[str, int]:
+        def count() -> dict[str, DatasetDocument]:
             change: Any = {"$inc": {"mut": 1}, "$currentDate": {"changed": True}}
             if index.is_server and (deleted or stamped):
                 more: dict[str, Any] = {"$add": ["$mut", 1]}
@@ -119,22 +120,22 @@ class Datasets:
                     index["datasets"].update_one(
                         {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
                     )
-                return self.numbers(names)
+                return self.counted(names)
             if names is not None and len(names) == 1:
                 one: DatasetDocument | None = index["datasets"].find_one_and_update(
-                    {"_id": self.id(names[0])}, change, {"mut": 1}, return_document=ReturnDocument.AFTER,
+                    {"_id": self.id(names[0])}, change, _COUNTED, return_document=ReturnDocument.AFTER,
                     session=session,
                 )  # fmt: skip
-                return {} if one is None else {names[0]: one["mut"]}
+                return {} if one is None else {names[0]: one}
             index["datasets"].update_many(found, change, session=session)
-            return self.numbers(names, session)
+            return self.counted(names, session)
 
         return index.write(count) if session is None else count()
 
-    def numbers(self, names: Sequence[str] | None, session: ClientSession | None = None) -> dict[str, int]:
-        """The mutation counter of each of those datasets, or of every one, as a transaction sees it."""
-        docs: Iterable[DatasetDocument] = self._index["datasets"].find(self.filter(names), {"mut": 1}, session=session)
-        return {doc["_id"]["d"]: doc["mut"] for doc in docs}
+    def counted(self, names: Sequence[str] | None, session: ClientSession | None = None) -> dict[str, DatasetDocument]:
+        """`mut` and `renamed` of each of those datasets, or of every one, as a transaction sees them."""
+        docs: Iterable[DatasetDocument] = self._index["datasets"].find(self.filter(names), _COUNTED, session=session)
+        return {doc["_id"]["d"]: doc for doc in docs}
 
     def _read(self, filter: Mapping[str, Any], projection: Mapping[str, Any]) -> list[Any]:
         return read_all(self._index["datasets"].find(filter, projection))

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples import mutations
-from tensordb_data.samples.changes.before import Before, changed_by, read_before
+from tensordb_data.samples.changes.before import Before, change_one, changed_by, read_before, tells
 from tensordb_data.samples.changes.entries import cut_values, write_entry
 from tensordb_data.samples.mutations import Mutation, are_few
-from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.schema.schema import PROVENANCE
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def update_samples(selection: BoundQuery, update: Update) -> int:
     with Mutation(warehouse, "update", names, alone=alone, stamps=are_few(warehouse, len(ids), names)) as mutation:
 
         def change(some: Sequence[bytes], session: Any) -> int:
-            check_not_renamed(warehouse, sorted(names), fields, session)
+            mutation.check_not_renamed(fields)
             where = selection.of_ids([ObjectId(id) for id in some])
             return logged_update(warehouse, mutation, where, sorted(names), update, len(some), session)
 
@@ -89,20 +88,25 @@ def _update(
     session: Any,
 ) -> int:
     data, number = warehouse.index["data"], mutation.numbers.get(name)
-    before = read_before(data, where, _read(update), session, size)
+    stamps = mutation.stamps and number is not None
+    stamped = {**update, "$set": {**update.get("$set", {}), STAMP: number}}
+    at_once = size == 1 and stamps and tells(update)
+    if at_once:
+        before = change_one(data, where, _read(update), stamped, session)
+    else:
+        before = read_before(data, where, _read(update), session, size)
     if not before.ids:
         return 0
     changed = changed_by(before, update)
-    stamps = mutation.stamps and number is not None
-    if not stamps or changed is None:
+    if at_once and changed is not None:
+        count = len(changed.ids)
+    elif not stamps or changed is None:
         count = int(data.update_many(where, update, session=session).modified_count)
-    if stamps:
-        stamp: dict[str, Any] = {"$set": {STAMP: number}}
-        if changed is None:  # the server alone knows how many are modified; those that fit still have these ids
-            data.update_many({"_id": {"$in": list(before.ids)}}, stamp, session=session)
-        else:
-            data.update_many(where, {**update, "$set": {**update.get("$set", {}), **stamp["$set"]}}, session=session)
-            count = len(changed.ids)
+        if stamps:  # the server alone knows how many are modified; those that fit still have these ids
+            data.update_many({"_id": {"$in": list(before.ids)}}, {"$set": {STAMP: number}}, session=session)
+    else:
+        data.update_many(where, stamped, session=session)
+        count = len(changed.ids)
     if count:
         found: Before = before if changed is None else changed
         write_entry(

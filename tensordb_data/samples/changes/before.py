@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import bson
+import numpy as np
 from bson import ObjectId
+from numpy.typing import NDArray
 
 from tensordb_data.common.bson_values import LENIENT
 from tensordb_data.samples.changes.entries import VALUES, documents
 from tensordb_data.schema.schema import PROVENANCE
 
 _ID = b"\x07_id\0"
-_AFTER = 4 + len(_ID) + 12
+_AT = 4 + len(_ID)
+_AFTER = _AT + 12
 _KNOWN = 10_000
 
 Doc = Mapping[str, Any]
@@ -61,14 +64,39 @@ def read_before(
         return Before(ids_of(b"".join(cursor)), None)
 
 
+def change_one(collection: Any, where: Doc, fields: Iterable[str], update: Doc, session: Any) -> Before:
+    """Update one sample, if there is one; returns some fields of it as they were."""
+    wanted = dict.fromkeys(fields, 1)
+    doc = collection.find_one_and_update(where, update, wanted, session=session)
+    if doc is None:
+        return Before([], b"")
+    values = bson.encode(doc)
+    return Before([doc["_id"]], values if len(values) <= VALUES else None)
+
+
 def ids_of(values: bytes) -> list[ObjectId]:
     """The `_id` of each of some documents."""
-    return [_id(values[low:high]) for low, high in documents(values)]
+    if (rows := _alike(values)) is None:
+        return [_id(values[low:high]) for low, high in documents(values)]
+    packed = rows[:, _AT:_AFTER].tobytes()
+    return [ObjectId(packed[at : at + 12]) for at in range(0, len(packed), 12)]
+
+
+def _alike(values: bytes) -> NDArray[np.uint8] | None:
+    """Documents of one size that begin with an `_id`, as rows of bytes; None if they are others."""
+    if not values:
+        return None
+    size = int.from_bytes(values[:4], "little")
+    if size <= _AFTER or len(values) % size:
+        return None
+    rows = np.frombuffer(values, np.uint8).reshape(-1, size)
+    head = np.frombuffer(values[:4] + _ID, np.uint8)
+    return rows if (rows[:, :_AT] == head).all() else None
 
 
 def _id(doc: bytes) -> ObjectId:
-    if doc[4 : 4 + len(_ID)] == _ID:
-        return ObjectId(doc[4 + len(_ID) : _AFTER])
+    if doc[4:_AT] == _ID:
+        return ObjectId(doc[_AT:_AFTER])
     found: ObjectId = _decoded(doc)["_id"]
     return found
 
@@ -84,22 +112,55 @@ def changed_by(before: Before, update: Mapping[str, Mapping[str, Any]]) -> Befor
         before: The samples, with all that the update touches.
         update: The update.
     """
-    if before.values is None or (changes := _changes(update)) is None:
+    changes = _changes(update)
+    if changes is None or before.values is None:
         return None
+    rows = _alike(before.values)
+    changed = None if rows is None else _differ(rows, update)
+    if changed is None:
+        changed = _each(before.values, changes)
+    if changed.all():
+        return before
+    if rows is not None:
+        values = rows[changed].tobytes()
+    else:
+        found = documents(before.values)
+        values = b"".join(before.values[slice(*found[at])] for at in np.flatnonzero(changed).tolist())
+    return Before([before.ids[at] for at in np.flatnonzero(changed).tolist()], values)
+
+
+def _differ(rows: NDArray[np.uint8], update: Mapping[str, Mapping[str, Any]]) -> NDArray[np.bool_] | None:
+    """Which documents a new number in one field changes; None if they have anything but a number of its type there."""
+    set_ = update.get("$set", {})
+    (value,) = set_.values() if len(set_) == 1 else (None,)
+    if type(value) not in (int, float, bool) or update.keys() - {"$set", "$unset"}:
+        return None
+    wanted = np.frombuffer(bson.encode(set_)[4:], np.uint8)
+    name = 2 + len(next(iter(set_)).encode())  # with its type and its end: what comes after it is of a fixed size
+    rest = rows[:, _AFTER:]
+    if rest.shape[1] != len(wanted) or (rest[:, :name] != wanted[:name]).any():
+        return None
+    differ: NDArray[np.bool_] = (rest != wanted).any(axis=1)
+    return differ
+
+
+def _each(values: bytes, changes: Callable[[Doc], bool]) -> NDArray[np.bool_]:
     known: dict[bytes, bool] = {}
-    kept = []
-    for at, (low, high) in enumerate(documents(before.values)):
-        doc = before.values[low:high]
+    changed = []
+    for low, high in documents(values):
+        doc = values[low:high]
         rest = doc[_AFTER:]
         if (differs := known.get(rest)) is None:
             differs = changes(_decoded(doc))
             if len(known) < _KNOWN:
                 known[rest] = differs
-        if differs:
-            kept.append((at, doc))
-    if len(kept) == len(before.ids):
-        return before
-    return Before([before.ids[at] for at, _ in kept], b"".join(doc for _, doc in kept))
+        changed.append(differs)
+    return np.array(changed, np.bool_)
+
+
+def tells(update: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the values of before tell what an update changes."""
+    return _changes(update) is not None
 
 
 def _changes(update: Mapping[str, Mapping[str, Any]]) -> Callable[[Doc], bool] | None:

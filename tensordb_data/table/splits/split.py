@@ -21,7 +21,6 @@ from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import check_name
 from tensordb_data.samples.changes.apply import logged_update
 from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
-from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
@@ -125,7 +124,7 @@ def _write(bound: BoundQuery, config: SplitDocument, name: str, rows: SplitRows,
         with Mutation(warehouse, "update", rows.datasets, alone=len(moved) <= LIMIT, stamps=few) as mutation:
 
             def change(some: Sequence[int], session: Any) -> int:
-                check_not_renamed(warehouse, rows.datasets, [name], session)
+                mutation.check_not_renamed([name])
                 changed = 0
                 for i, part in enumerate(parts):
                     ids = [rows.id(at) for at in some if new[at] == i]
