@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import getpass
+import json
 import os
 import socket
 from pathlib import Path
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 import zstandard
 from bson import Binary, ObjectId
+from typer.testing import CliRunner
 
 from tensordb_data import NotFoundError, QueryError, Scalar, TensorDB
+from tensordb_data.cli.main import app
 from tensordb_data.samples import annotate, mutations
 from tensordb_data.samples import delete as deletion
 from tensordb_data.samples.changes import before, commits, entries
@@ -241,6 +244,25 @@ def test_entries_of_other_tools_harm_no_reader(numbers: TensorDB, few: bool) -> 
     assert [(c.old, c.new) for c in history if c.mutation == 1] == [({"label": 3}, {"label": 7})]
     assert "\x1b" not in repr(history) and len(numbers.data.changes("numbers")) == len(HOSTILE) + 3
     assert "\x1b" not in repr(numbers.data.changes("numbers")) and numbers.data.changes("numbers")._repr_html_()
+
+
+def test_from_a_shell(numbers: TensorDB, mongo_uri: str, warehouse_dir: Path) -> None:
+    def said(*words: str, status: int = 0) -> str:
+        done = CliRunner().invoke(app, [*words, "--db", mongo_uri])
+        assert done.exit_code == status, done.output
+        return done.output
+
+    id = id_of(numbers, 3)
+    numbers.data.find({"_id": id}).update({"$set": {"label": 7}})
+    assert "label=7" in said("history", str(id)) and "update" in said("changes", "numbers")
+    add, update = map(json.loads, said("history", str(id), "--json").splitlines())
+    assert (add["what"], update["old"], update["new"]) == ("add", {"label": 3}, {"label": 7})
+    assert json.loads(said("changes", "numbers", "--limit", "1", "--json"))["mutation"] == 1
+    assert "24 hexadecimal digits" in said("history", "7", status=1)
+    assert "no dataset" in said("changes", "none", status=1) and "90d" in said(
+        "changes", "numbers", "--prune", "old", status=1
+    )  # fmt: skip
+    assert "0 entries removed" in said("changes", "numbers", "--prune", "90d")
 
 
 def test_arguments(numbers: TensorDB) -> None:
