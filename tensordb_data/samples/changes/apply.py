@@ -98,8 +98,8 @@ def _update(
     if not before.ids:
         return 0
     changed = changed_by(before, update)
-    if at_once and changed is not None:
-        count = len(changed.ids)
+    if at_once:  # it is done; of values that are too large to be kept, nobody knows whether they were the same
+        count = len(before.ids if changed is None else changed.ids)
     elif not stamps or changed is None:
         count = int(data.update_many(where, update, session=session).modified_count)
         if stamps:  # the server alone knows how many are modified; those that fit still have these ids

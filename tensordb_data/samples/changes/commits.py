@@ -65,7 +65,7 @@ class CommitLog:
         id = ObjectId()
         new = {
             "p": self._warehouse.project, "dataset": self._dataset, "k": "add", "m": None, "n": count,
-            "by": author(self._warehouse, self._source), "lo": first, "hi": last, "r": [first, last],
+            "by": author(self._source), "lo": first, "hi": last, "r": [first, last],
         }  # fmt: skip
         now = {"$set": new, "$currentDate": {"at": True, "began": True}}
         changes.update_one({"_id": id}, now, upsert=True, session=session)

@@ -36,14 +36,19 @@ VALUES = 4 << 20
 """Bytes of the earlier values, and of new ones, in an entry at most, before they are compressed."""
 UPDATE = 64 << 10
 """Bytes of the update in an entry at most."""
-JOB = "the job of this process"
-"""The key of `Warehouse.memo` for it."""
-
 _SECRET = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s]*")
 _SIZE = struct.Struct("<i")
 _LEVEL = 1
 
 Doc = dict[str, Any]
+
+
+_job: list[str] = []
+
+
+def note_job(name: str) -> None:
+    """Note the job that this process runs: changes that it makes name it."""
+    _job[:] = [name]
 
 
 @functools.lru_cache(maxsize=1)
@@ -54,18 +59,17 @@ def _process(pid: int) -> Doc:
     return {"user": user, "host": socket.gethostname(), "pid": pid}
 
 
-def author(warehouse: Warehouse, source: str | None = None) -> Doc:
+def author(source: str | None = None) -> Doc:
     """Who makes a change: user, host and process; and the job or the source, where there is one.
 
     Args:
-        warehouse: The warehouse.
         source: Who annotates, or what is ingested. If it is a URL, its credentials and options are left out.
     """
     found = dict(_process(os.getpid()))
     if source:
         found["source"] = _SECRET.sub("", source)
-    if job := warehouse.memo(JOB, str):
-        found["job"] = job
+    if _job:
+        found["job"] = _job[0]
     return found
 
 
@@ -105,7 +109,7 @@ def write_entry(
     left = list(cut)
     doc: Doc = {
         "p": warehouse.project, "dataset": dataset, "k": kind, "m": number, "n": count,
-        "by": author(warehouse, source),
+        "by": author(source),
     }  # fmt: skip
     if ids is not None:
         doc["few" if len(ids) <= FEW else "ids"] = list(ids)

@@ -49,7 +49,7 @@ class Change(Row):
     `"rename field"`, or `"prune"` of the log itself."""
     dataset: str
     count: int
-    """How many samples."""
+    """How many samples; of a `"prune"`, how many entries."""
     by: Doc = field(default_factory=dict)
     """`user`, `host` and `pid`; and `source` or `job`, where there is one."""
     mutation: int | None = None
@@ -117,11 +117,13 @@ def history(warehouse: Warehouse, id: ObjectId) -> Listing[SampleChange]:
     project, changes = warehouse.project, warehouse.index["changes"]
     one = {"_id": id, "_tdb.p": project}
     sample = warehouse.index["data"].find_one(one, {"dataset": 1, "_tdb.s": 1})
-    here: dict[str, Any] = {} if sample is None else {"dataset": sample.get("dataset")}
+    here: dict[str, Any] = {} if sample is None else {"dataset": {"$eq": sample.get("dataset")}}
     docs = read_all(changes.find({"p": project, "few": id}, {"r": 0}))
-    docs += read_all(changes.find({"p": project, **here, "ids": id}, {"r": 0}))
+    docs += read_all(changes.find({"p": project, **here, "ids": id}, {"r": 0, "ids": 0, "s": 0}))
+    deletion = {"p": project, **here, "ids": id, "k": "delete"}
+    gone = [doc for doc in docs if "s" in doc] + read_all(changes.find(deletion, {"dataset": 1, "ids": 1, "s": 1}))
     found = [change for doc in docs if (change := _of_sample(doc, id)) is not None]
-    for dataset, sequence in _places(sample, docs, id):
+    for dataset, sequence in _places(sample, gone, id):
         added = _added(warehouse, dataset, sequence)
         found += [] if added is None else [SampleChange(**_common(added))]
     if not found and sample is None:
@@ -129,13 +131,13 @@ def history(warehouse: Warehouse, id: ObjectId) -> Listing[SampleChange]:
     return Listing(sorted(found, key=lambda change: (_naive(change.at), change.mutation or 0)), "nothing is known")
 
 
-def _places(sample: Doc | None, docs: Sequence[Doc], id: ObjectId) -> set[tuple[str, int]]:
+def _places(sample: Doc | None, gone: Sequence[Doc], id: ObjectId) -> set[tuple[str, int]]:
     """Dataset and sequence number of a sample: of now, and of when it was deleted."""
     found: set[tuple[str, int]] = set()
     internals = None if sample is None else sample.get("_tdb")
     if sample is not None and isinstance(internals, Mapping) and isinstance(internals.get("s"), int):
         found.add((str(sample.get("dataset")), internals["s"]))
-    for doc in docs:
+    for doc in gone:
         sequence, ids = doc.get("s"), _ids(doc)
         if isinstance(sequence, bytes) and len(sequence) == 8 * len(ids) and id in ids:
             number = int(np.frombuffer(sequence, "<i8")[ids.index(id)])

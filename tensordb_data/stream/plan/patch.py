@@ -61,7 +61,8 @@ def first(before: Plan, name: str) -> int:
 
 def _is_stamped(doc: Mapping[str, Any], since: int, mutation: int) -> bool:
     stamps = doc.get("stamps")
-    return isinstance(stamps, Mapping) and stamps.get("to") == mutation and stamps.get("since", mutation) <= since
+    begins = stamps.get("since") if isinstance(stamps, Mapping) and stamps.get("to") == mutation else None
+    return isinstance(begins, int) and begins <= since
 
 
 def patched_plan(

@@ -171,6 +171,12 @@ def test_large_values_are_left_out_and_the_log_says_so(numbers: TensorDB, monkey
     assert [(change.old, change.new) for change in changes[2:]] == [({}, {}), ({}, {})]
     assert ["update of more than" in change.left_out for change in changes] == [False, False, True, False]
     assert "earlier values" in changes[3].left_out and "new values" in changes[3].left_out
+    assert numbers.data.find({"_id": id}).update({"$inc": {"label": 10}, "$set": {"text": "c"}}) == 1
+    monkeypatch.setattr("tensordb_data.samples.changes.before.VALUES", 50)
+    numbers.data.annotate({id: {"text": long}}, source="m")
+    assert numbers.data.find({"_id": id}).update({"$inc": {"label": 10}, "$set": {"text": "d"}}) == 1
+    assert numbers.data.find({"_id": id}).first()["label"] == 22  # each took place once
+    assert "earlier values" in numbers.data.history(id)[-1].left_out
 
 
 def test_an_ingest_says_what_it_changed(db: TensorDB, tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_an_ingest_says_what_it_changed(db: TensorDB, tmp_path: Path) -> None:
 
 
 def test_credentials_of_a_source_stay_out(db: TensorDB) -> None:
-    found = entries.author(db.warehouse, "s3://key:secret@bucket/prefix?X-Amz-Signature=secret")
+    found = entries.author("s3://key:secret@bucket/prefix?X-Amz-Signature=secret")
     assert found["source"] == "s3://bucket/prefix"
 
 
@@ -213,8 +219,8 @@ def test_old_entries_are_removed_only_when_asked(numbers: TensorDB) -> None:
     assert numbers.data.prune_changes("numbers", older_than=dt.timedelta(days=1)) == 0
     assert kinds(numbers) == [("add", 6), ("update", 1)]
     assert numbers.data.prune_changes("numbers", older_than=dt.timedelta(0)) == 2
-    assert kinds(numbers) == [("prune", 0)] and list(numbers.data.history(id)) == []
-    assert fill(numbers, "numbers", 1) and kinds(numbers) == [("prune", 0), ("add", 1)]
+    assert kinds(numbers) == [("prune", 2)] and list(numbers.data.history(id)) == []
+    assert fill(numbers, "numbers", 1) and kinds(numbers) == [("prune", 2), ("add", 1)]
     with pytest.raises(NotFoundError):
         numbers.data.prune_changes("none", older_than=dt.timedelta(0))
     with pytest.raises(QueryError, match="timedelta"):
@@ -230,6 +236,13 @@ HOSTILE: list[dict[str, Any]] = [
     {"new": Binary(zstandard.compress(bson.encode({"set": 4, "unset": 5, "blobs": 6})))}, {"by": {"source": {"a": 1}}},
     {"at": bson.DatetimeMS(2**60)}, {"k": "\x1b[2J", "by": {"user": "\x1b]0;x"}},
 ]  # fmt: skip
+
+
+def test_a_job_is_named(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "_job", [])
+    entries.note_job("7")
+    assert numbers.data.find({"label": 1}).tag("x") == 1
+    assert numbers.data.changes("numbers")[-1].who == "job 7"
 
 
 @pytest.mark.parametrize("few", [True, False])
