@@ -19,9 +19,9 @@ from tensordb_data.cli import (
     upgrade,
     worker,
 )
-from tensordb_data.cli.data import export, find, ingest, stream
+from tensordb_data.cli.data import changes, export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
-from tensordb_data.cli.housekeeping import backup, changes, compact, fsck, gc, storage
+from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, storage
 from tensordb_data.cli.output import say
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
