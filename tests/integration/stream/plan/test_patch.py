@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,43 @@ def test_overlapping_changes(opened: TensorDB, ways: list[str], monkeypatch: pyt
         step(first, ids[5:6], 100)
     found = plan(opened, "a")
     assert ways[-1] == "patched" and found.table.values["n"][:6].tolist() == [100, 100, 200, 100, 100, 100]
+    assert content(found) == content(whole(opened, "a"))
+
+
+def test_each_patch_beside_writers_is_the_plan_of_its_moment(opened: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutations, "LIMIT", 3)
+    monkeypatch.setattr(annotation, "LIMIT", 3)
+    monkeypatch.setattr(patch, "_SHARE", 10.0)
+    compared, made = [], plan_reader.patched_plan
+
+    def patched(before: Plan, query: Any, versions: Any, session: Any) -> Plan | None:
+        found = made(before, query, versions, session)
+        if found is not None:
+            anew = plan_reader.read_plan(query, before.table.layout, versions, session)
+            compared.append(content(found) == content(anew))
+        return found
+
+    monkeypatch.setattr(plan_reader, "patched_plan", patched)
+    add(opened, "a", 40)
+    plan(opened, "a")
+    kinds = (["set", "inc", "delete"], ["annotate", "tag", "live"], ["add", "compact", "set"])
+
+    def write(which: int) -> None:
+        for round_ in range(4):
+            for what in kinds[which]:
+                do(opened, what, "a", (7 * round_ + 5 * which) % 20, 4)
+
+    few = {"filter": {"n": {"$lt": 15}}}
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(write, which) for which in range(3)]
+        while not all(writer.done() for writer in running):
+            plan(opened, "a")
+            plan(opened, "a", **few)
+            forget(opened)
+        for writer in running:
+            writer.result()
+    found = plan(opened, "a")
+    assert compared and all(compared)
     assert content(found) == content(whole(opened, "a"))
 
 
