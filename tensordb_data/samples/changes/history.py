@@ -6,8 +6,9 @@ Other tools may have written anything into it. An entry is read as far as it is 
 from __future__ import annotations
 
 import datetime as dt
+import operator as operator_
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -249,6 +250,9 @@ def _both(update: Doc, before: Doc | None) -> tuple[dict[str, Any], dict[str, An
 
 
 _UNKNOWN = object()
+_COMPUTED: Mapping[str, Callable[[Any, Any], Any]] = {
+    "$inc": operator_.add, "$mul": operator_.mul, "$min": min, "$max": max
+}  # fmt: skip
 
 
 def _after(operator: str, inside: str, value: Any, old: Any, is_known: bool) -> Any:
@@ -261,8 +265,8 @@ def _after(operator: str, inside: str, value: Any, old: Any, is_known: bool) -> 
     if not is_known:
         return _UNKNOWN
     numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (old, value))
-    if operator in ("$inc", "$mul") and numbers:
-        return old + value if operator == "$inc" else old * value
+    if operator in _COMPUTED and numbers:
+        return _COMPUTED[operator](old, value)
     tags = [tag for tag in old if isinstance(tag, str)] if isinstance(old, list) else []
     if operator == "$addToSet" and isinstance(value, Mapping) and isinstance(value.get("$each"), list):
         return [*tags, *(tag for tag in value["$each"] if tag not in tags)]

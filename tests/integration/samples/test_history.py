@@ -86,8 +86,9 @@ def test_what_changes_nothing_is_not_in_the_log(numbers: TensorDB) -> None:
     assert four.update({"$set": {"label": 3}}) == 0 == four.untag("none")
     assert four.tag("a") == 4 and four.tag("a") == 0
     assert four.update({"$min": {"label": 2}}) == 4 and four.update({"$min": {"label": 2}}) == 0
-    assert kinds(numbers) == [("add", 6), ("update", 3), ("tag", 4), ("update", 4)]
-    assert len(numbers.data.history(four.head(4)[3].id)) == 3
+    assert numbers.data.find({"label": {"$in": [2, 5]}}).update({"$max": {"label": 4}}) == 4
+    assert [change.what for change in numbers.data.history(id_of(numbers, 5))] == ["add"]
+    assert kinds(numbers) == [("add", 6), ("update", 3), ("tag", 4), ("update", 4), ("update", 4)]
 
 
 @pytest.mark.parametrize("many", [False, True])
