@@ -6,6 +6,7 @@ cache, the plan is read, opened again and a shuffled pass streamed, which gives 
 
     python benchmarks/plan.py
     python benchmarks/plan.py --samples 10000000 --rounds 2 --keep DIR   # writes them once
+    python benchmarks/plan.py --changes --samples 500000   # what changes cost, and the plans after them
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         return {}
     count, arguments = _taken(arguments, "--samples", 1_000_000)
     kept, arguments = _taken(arguments, "--keep", "")
+    only_changes = "--changes" in arguments
+    arguments = [argument for argument in arguments if argument != "--changes"]
     options = harness.arguments(__doc__ or "", [], arguments)
     harness.quiet()
     count = 5_000 if options.quick else int(count)
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         db = stack.enter_context(harness.warehouse(folder))
         fill(db, count)
+        if only_changes:
+            return changes(db, count, options)
         contenders = [Contender(CURSOR, contextlib.nullcontext, "yardstick"), Contender(PLAN, contextlib.nullcontext)]  # type: ignore[arg-type]
         reopened: list[float] = []
         for round_ in range(0 if options.quick else -1, options.rounds):
@@ -61,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         context = {"samples": count, "bytes_a_blob": BYTES, "batch": BATCH}
         context.update(found, reopen_s=statistics.median(reopened))
-        contenders[1].note = (
+        contenders[
+            1
+        ].note = (
             f"{found['bytes_a_sample']:.1f} B a sample in memory, {found['small_bytes_a_sample']:.1f} with a checkpoint"
         )
         title = f"B6 plan: {count:,} samples of one blob and one label"
@@ -74,6 +81,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f" {found['peak_rss_mb']:,.0f} MB ({found['rss_before_mb']:,.0f} before)"
         )
         return result
+
+
+def changes(db: Any, count: int, options: Any) -> dict[str, Any]:
+    """What changes of the samples cost, and the plans after them."""
+    from shared.changes import measure
+
+    found = measure(db, count, options.rounds, _planner, lambda text: print(text, flush=True))
+    result = {
+        "question": f"changes of {count:,} samples, and the next plan",
+        "quick": options.quick,
+        "machine": harness.machine(),
+        "load_before": options.load,
+        "packages": harness.versions(PACKAGES),
+        "figures": found,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "changes.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def fill(db: Any, count: int) -> None:

@@ -17,6 +17,8 @@ EXAMPLES = {
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",
+    "changes": "tensordb changes photos --limit 20",
+    "history": "tensordb history 6565f0c2a5b8c1d2e3f40516 --json",
     "gc": "tensordb gc --dry-run",
     "fsck": "tensordb fsck --json",
     "backup create": "tensordb backup create /mnt/disk2/warehouse-2026-11-29",

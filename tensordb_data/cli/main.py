@@ -19,7 +19,7 @@ from tensordb_data.cli import (
     upgrade,
     worker,
 )
-from tensordb_data.cli.data import export, find, ingest, stream
+from tensordb_data.cli.data import changes, export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, shard, storage
 from tensordb_data.cli.output import say
@@ -34,8 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, storage, find, export, search, runs, importing, logs, stream, compact, jobs, worker, continuous,
-    params, gc, fsck, backup, upgrade, shard, roots, ui,
+    server, ingest, storage, find, export, search, runs, importing, logs, stream, compact, changes, jobs, worker,
+    continuous, params, gc, fsck, backup, upgrade, shard, roots, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

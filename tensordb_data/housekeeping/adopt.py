@@ -6,6 +6,7 @@ has the old one. So it may be stopped at any time, and the next call goes on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from bson import ObjectId
 from tensordb_data.blobs.segments.references import references_of
 from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.retry import read_all
+from tensordb_data.samples.changes.entries import write_entry
 from tensordb_data.samples.compact import Moved, Mover, cut, mark_unused
+from tensordb_data.samples.mutations import Mutation
 from tensordb_data.schema.schema import Schema
 
 if TYPE_CHECKING:
@@ -46,16 +49,20 @@ def _adopt_in(warehouse: Warehouse, dataset: str, ids: list[ObjectId], refer: se
     about: DatasetDocument | None = warehouse.index["datasets"].find_one({"_id": warehouse.datasets.id(dataset)})
     if about is None:
         return
-    mover = Mover(warehouse, dataset, Schema.from_doc(about["schema"] or {}), report, adopts=True)
+    runs = cut(_referring(warehouse, dataset, ids, refer))
+    first = next(runs, None)
+    if first is None:
+        return
     left: set[ObjectId] = set()
     before = report.samples
-    for docs in cut(_referring(warehouse, dataset, ids, refer)):
-        left.update(part["k"] for doc in docs for part in references_of(doc).values() if part.get("k") in refer)
-        mover.move(docs, list(refer))
-    if report.samples > before:
-        # As a compaction does, so that the next pass of a stream reads the new places.
-        same = {"_id": about["_id"], "created": about["created"]}
-        warehouse.index["datasets"].update_one(same, {"$inc": {"mut": 1}})
+    # A compaction, to readers: values stay, and the next pass of a stream reads the new places.
+    with Mutation(warehouse, "compact", [dataset], alone=False, stamps=True) as mutation:
+        mover = Mover(warehouse, dataset, Schema.from_doc(about["schema"] or {}), report, mutation, adopts=True)
+        for docs in itertools.chain([first], runs):
+            left.update(part["k"] for doc in docs for part in references_of(doc).values() if part.get("k") in refer)
+            mover.move(docs, list(refer))
+    if moved := report.samples - before:
+        write_entry(warehouse, dataset, "compact", number=mutation.numbers.get(dataset), count=moved)
     mark_unused(warehouse, dataset, [*left, *mover.unused], report)
 
 

@@ -30,6 +30,7 @@ from tensordb_data.errors import (
 )
 from tensordb_data.job_runner.handoff import EXITED, claimed_job, open_database
 from tensordb_data.jobs.spec import GIVEN, QUERIES
+from tensordb_data.samples.changes.entries import note_job
 
 _F_SETSIG = 10  # of Linux; the module fcntl has no name for it
 
@@ -48,6 +49,7 @@ def main() -> None:
         with open_database(ticket) as db:
             try:
                 job = claimed_job(db, ticket)
+                note_job(str(job.id))
                 _report(job, ticket, pid)
             except (ClaimLostError, NotFoundError) as error:
                 sys.stderr.write(f"tensordb: {error}\n")

@@ -12,8 +12,8 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import QueryError, SchemaError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
-from tensordb_data.samples.mutations import LIMIT, Mutation
-from tensordb_data.samples.renamed import check_not_renamed
+from tensordb_data.samples.changes.each import logged_updates
+from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -39,11 +39,13 @@ def annotate(warehouse: Warehouse, values: Mapping[ObjectId, Mapping[str, Any]],
         search_index(warehouse, "data").add_groups({}, _texts(of, updates))
         fields = {path.split(".")[0] for _, update in updates for changes in update.values() for path in changes}
 
-        def change(some: Sequence[Update], session: Any) -> int:
-            check_not_renamed(warehouse, names, fields, session)
-            return warehouse.index.update_each("data", some, session)
+        alone, few = len(updates) <= LIMIT, are_few(warehouse, len(updates), names)
+        with Mutation(warehouse, "annotate", names, alone=alone, stamps=few) as mutation:
 
-        with Mutation(warehouse, "annotate", names, alone=len(updates) <= LIMIT) as mutation:
+            def change(some: Sequence[Update], session: Any) -> int:
+                mutation.check_not_renamed(fields)
+                return logged_updates(warehouse, mutation, some, of, fields, "annotate", source, session)
+
             for some in chunks(updates, LIMIT):
                 changed += mutation.step(some, change)
     return Annotated(changed, tuple(id for id in values if id not in of))

@@ -7,6 +7,7 @@ import datetime as dt
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -17,6 +18,7 @@ from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
+from tensordb_data.samples.changes.commits import CommitLog, commit_log
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import WriteBatch
@@ -103,6 +105,7 @@ def commit(
     holds_lock: bool = False,
     also: Callable[[Any, int], None] | None = None,
     skip_existing: bool = False,
+    source: str | None = None,
 ) -> Schema:
     """Make a batch durable and visible, all of it or nothing.
 
@@ -115,6 +118,7 @@ def commit(
         also: What else takes place in the transaction, called with the session and the mutation counter. The counter is
             raised if the batch replaces values of samples. It may be called several times.
         skip_existing: Leave out samples whose `_id` the dataset has already. `batch.skipped` counts them.
+        source: What the samples are from, for the log of changes.
 
     Returns:
         The dataset's schema, which may have fields of other writers by now.
@@ -127,7 +131,7 @@ def commit(
     """
     segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
-    warehouse.index.make("data")
+    warehouse.index.make("data", "changes")
     if skip_existing:  # before their blobs are written; the transaction looks again
         new = _new_documents(warehouse, dataset, batch.docs)
         batch.skipped, batch.docs = batch.skipped + len(batch.docs) - len(new), new
@@ -140,8 +144,10 @@ def commit(
         batch.stored = True
     try:
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
+            log = commit_log(warehouse, dataset, source)
+            body = _Body(warehouse, dataset, schema, batch, also, skip_existing, log)
             stored: Schema = warehouse.index.transaction(body)
+            body.log()
             batch.skipped += body.skipped
             return stored
     except (DuplicateError, SchemaError):
@@ -220,11 +226,15 @@ class _Body:
         batch: WriteBatch,
         also: Callable[[Any, int], None] | None,
         skip_existing: bool,
+        log: CommitLog,
     ) -> None:
         self.skipped = 0
         """Samples that were left out, because another writer had committed them just before."""
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
         self._also, self._skip_existing, self._attempts = also, skip_existing, 0
+        self._log = log
+        self.log: Callable[[], None] = lambda: None
+        """Called when the transaction has taken place."""
 
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
@@ -265,9 +275,22 @@ class _Body:
                     f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
                     " it was committed: write these samples again"
                 )
+        if docs:
+            self.log = partial(self._log.done, self._log.write(first, first + len(docs) - 1, session))
+        if self._batch.replaced:
+            self._note_stamps(counter, session)
         if self._also is not None:
             self._also(session, int(counter["mut"]))
         return schema
+
+    def _note_stamps(self, counter: DatasetDocument, session: Any) -> None:
+        """Note that the samples that are replaced are stamped, see `Mutation`."""
+        number = int(counter["mut"])
+        before = counter.get("stamps", {"since": 0, "to": -1})
+        since = before["since"] if before["to"] == number - 1 else number - 1
+        self._warehouse.index["datasets"].update_one(
+            {"_id": counter["_id"]}, {"$set": {"stamps": {"since": since, "to": number}}}, session=session
+        )
 
     def _new(self, docs: list[dict[str, Any]], session: Any) -> list[dict[str, Any]]:
         """Those documents that are still new. The others need no numbers."""

@@ -5,8 +5,8 @@ references, each only where the sample still has the old one, and count themselv
 nothing refers to any more becomes `dying`; its object stays where it is. Whatever is killed in between, each sample
 refers to bytes that are there, and the next compaction goes on.
 
-A compaction does not announce itself as a mutation. It moves bytes and changes no value, so that a plan that was read
-meanwhile is as good as any other.
+A compaction moves bytes and changes no value, so that a plan that was read meanwhile is as good as any other, and plans
+do not wait for it. It announces itself as a mutation, by whose number the samples are found that were moved since.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -26,7 +27,10 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.common.html import Report
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.samples import write_batch
+from tensordb_data.samples.changes.each import stamped
+from tensordb_data.samples.changes.entries import write_entry
 from tensordb_data.samples.commit import back_off, drop_segment, put_segment
+from tensordb_data.samples.mutations import Mutation
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.index import Update
 
@@ -89,17 +93,25 @@ def compact(warehouse: Warehouse, dataset: str, progress: Progress | None = None
     dead = _mostly_dead(warehouse, dataset)
     # Samples up to there had no inline blobs when an earlier compaction ended, and never get any.
     start = 0 if dead else int(about.get("compacted", 0))
-    mover = Mover(warehouse, dataset, schema, report)
-    whole = True
-    for docs in cut(_found(warehouse, dataset, fields, dead, start, last), staying(warehouse, dead)):
-        whole &= mover.move(docs, dead)
-        if progress is not None:
-            progress(docs[-1]["_tdb"]["s"] - start, last - start, report)
+    runs = cut(_found(warehouse, dataset, fields, dead, start, last), staying(warehouse, dead))
+    first = next(runs, None)
+    whole, unused = True, list(dead)
+    if first is not None:
+        with Mutation(warehouse, "compact", [dataset], alone=False, stamps=True) as mutation:
+            mover = Mover(warehouse, dataset, schema, report, mutation)
+            for docs in itertools.chain([first], runs):
+                whole &= mover.move(docs, dead)
+                if progress is not None:
+                    progress(docs[-1]["_tdb"]["s"] - start, last - start, report)
+        unused += mover.unused
+        if report.samples:
+            write_entry(
+                warehouse, dataset, "compact", number=mutation.numbers.get(dataset), count=report.samples
+            )  # fmt: skip
     if whole and last > about.get("compacted", 0):
-        # With the mutation counter, so that the next pass of a stream reads the new places.
         same = {"_id": about["_id"], "created": about["created"]}
-        index["datasets"].update_one(same, {"$max": {"compacted": last}, "$inc": {"mut": 1}})
-    mark_unused(warehouse, dataset, [*dead, *mover.unused], report)
+        index["datasets"].update_one(same, {"$max": {"compacted": last}})
+    mark_unused(warehouse, dataset, unused, report)
     if progress is not None:
         progress(last - start, last - start, report)
     return report
@@ -183,14 +195,23 @@ class Mover:
         dataset: The dataset.
         schema: Its schema.
         report: Counts what was done.
+        mutation: Of which each transaction is a step.
         adopts: Whether blobs in files of others are copied. Otherwise the new segments say where they are.
     """
 
     def __init__(
-        self, warehouse: Warehouse, dataset: str, schema: Schema, report: Moved, *, adopts: bool = False
+        self,
+        warehouse: Warehouse,
+        dataset: str,
+        schema: Schema,
+        report: Moved,
+        mutation: Mutation,
+        *,
+        adopts: bool = False,
     ) -> None:
         self._adopts = adopts
         self._warehouse, self._dataset, self._schema, self._report = warehouse, dataset, schema.to_doc(), report
+        self._mutation = mutation
         self.unused: list[ObjectId] = []
         """Segments that were written in vain, because another compaction was faster."""
 
@@ -213,7 +234,7 @@ class Mover:
         moved, whole = 0, True
         try:
             for some in chunks(updates, _CHUNK):
-                moved += self._warehouse.index.transaction(_Body(self._warehouse, segment, some))
+                moved += self._mutation.step(some, partial(self._replace, segment))
         except _Died:
             whole = False
             if not moved:  # a gc took this writer for dead, perhaps before the object was there
@@ -223,6 +244,21 @@ class Mover:
         if not moved and whole:
             self.unused.append(segment)
         return whole
+
+    def _replace(self, segment: ObjectId, updates: Sequence[Update], session: Any) -> int:
+        """Within a step, put new references in the place of the old ones."""
+        # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
+        done = self._warehouse.index["segments"].update_one(
+            {"_id": segment, "state": {"$in": ["writing", "live"]}},
+            {"$set": {"state": "live"}, "$inc": {"v": 1}},
+            session=session,
+        )
+        if not done.matched_count:
+            raise _Died
+        number = self._mutation.numbers.get(self._dataset)
+        if self._mutation.stamps and number is not None:
+            updates = [stamped(update, number) for update in updates]
+        return self._warehouse.index.update_each("data", updates, session)
 
     def _readable(self, docs: Sequence[Doc], dead: set[ObjectId]) -> Iterator[tuple[Doc, dict[str, tuple[Doc, Any]]]]:
         """The samples with their blobs to be moved: reference and stored bytes, by field."""
@@ -269,28 +305,6 @@ class Mover:
         return found
 
 
-class _Body:
-    """The body of a transaction. It may run several times."""
-
-    def __init__(self, warehouse: Warehouse, segment: ObjectId, updates: Sequence[Update]) -> None:
-        self._warehouse, self._segment, self._updates = warehouse, segment, updates
-        self._attempts = 0
-
-    def __call__(self, session: Any) -> int:
-        back_off(self._attempts)
-        self._attempts += 1
-        index = self._warehouse.index
-        # A write, not only a look: whoever declares the segment dying at this time conflicts with it.
-        done = index["segments"].update_one(
-            {"_id": self._segment, "state": {"$in": ["writing", "live"]}},
-            {"$set": {"state": "live"}, "$inc": {"v": 1}},
-            session=session,
-        )
-        if not done.matched_count:
-            raise _Died
-        return self._warehouse.index.update_each("data", self._updates, session)
-
-
 def _copied(builder: ReferenceBuilder, segment: ObjectId, part: Doc, stored: Any) -> Doc:
     compressed = bool(part.get("z"))
     offset = builder.add(stored)[0] if isinstance(stored, ForeignBlob) else builder.copy(stored, compressed)
@@ -330,8 +344,7 @@ def mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], rep
             if segments.update_one(same, dying, session=session).modified_count:
                 done.append(doc)
         if done:  # no plan of the data from here on refers to them
-            one = {"_id": warehouse.datasets.id(dataset)}
-            warehouse.index["datasets"].update_one(one, {"$inc": {"mut": 1}}, session=session)
+            warehouse.datasets.mark_changed([dataset], stamped=True, session=session)
         return done
 
     marked = warehouse.index.transaction(body) if unused else []

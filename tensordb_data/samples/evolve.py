@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import BusyError, NotFoundError, QueryError, SchemaError
 from tensordb_data.query.query import Query
-from tensordb_data.samples.mutations import update_samples
+from tensordb_data.samples.changes.apply import update_samples
 from tensordb_data.samples.rename_field import rename_field
 from tensordb_data.schema import Field, Scalar
 from tensordb_data.schema.schema import Schema, stored_doc, stored_schema

@@ -21,6 +21,7 @@ from tensordb_data.errors import BusyError, DuplicateError, NotFoundError, Query
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.query import Query
 from tensordb_data.samples.arguments import check_dataset_name
+from tensordb_data.samples.changes.entries import write_entry
 from tensordb_data.samples.delete import delete_samples
 from tensordb_data.samples.mutations import LIMIT, Mutation, end_silent
 from tensordb_data.search.index import search_index
@@ -58,10 +59,10 @@ def rename(warehouse: Warehouse, old: str, new: str) -> int:
         while docs := read_all(data.find(here, {"_tdb.b": 0}).limit(LIMIT)):
             search_index(warehouse, "data").add_documents([{**doc, "dataset": new} for doc in docs])
             moved += mutation.step([doc["_id"] for doc in docs], change)
-        for name in ("segments", "tombstones", "sources"):
+        for name in ("segments", "tombstones", "sources", "changes"):
             of = {"p": warehouse.project, "dataset": old}
             retry_while_unavailable(partial(warehouse.index[name].update_many, of, {"$set": {"dataset": new}}))
-    retry_while_unavailable(lambda: datasets.delete_one({"_id": warehouse.datasets.id(old), "leaving.to": new}))
+    warehouse.index.transaction(partial(_end, warehouse, old, new))
     return moved
 
 
@@ -79,9 +80,11 @@ def drop(warehouse: Warehouse, name: str) -> int:
         raise _leaving(name, found["leaving"]["to"])
     count = 0
     while _one(warehouse.index["data"], there) is not None:
-        count += delete_samples(BoundQuery(warehouse, Query("data", {"dataset": name})))
-    retry_while_unavailable(lambda: datasets.delete_one({"_id": id, "leaving": {"to": None}}))
+        count += delete_samples(BoundQuery(warehouse, Query("data", {"dataset": name})), log=False)
     of = {"p": warehouse.project, "dataset": name}
+    # Before the dataset: one that is made anew under this name begins with an empty log.
+    retry_while_unavailable(lambda: warehouse.index["changes"].delete_many(of))
+    retry_while_unavailable(lambda: datasets.delete_one({"_id": id, "leaving": {"to": None}}))
     retry_while_unavailable(lambda: warehouse.index["sources"].delete_many(of))
     was = {"_id.p": warehouse.project, "was": name}  # that was another one
     retry_while_unavailable(lambda: datasets.update_many(was, {"$unset": {"was": ""}}))
@@ -115,6 +118,16 @@ def _begin(warehouse: Warehouse, old: str, new: str, session: Any) -> None:
     about = {"_id": warehouse.datasets.id(new), **fields, "was": old, "ids": identity}
     datasets.insert_one(about, session=session)
     datasets.update_one({"_id": source["_id"]}, {"$set": {"leaving": {"to": new}}}, session=session)
+
+
+def _end(warehouse: Warehouse, old: str, new: str, session: Any) -> None:
+    """In a transaction: remove the old document, and note the rename, unless another call has done so."""
+    leaves = {"_id": warehouse.datasets.id(old), "leaving.to": new}
+    if warehouse.index["datasets"].delete_one(leaves, session=session).deleted_count:
+        about = warehouse.datasets.counted([new], session).get(new)
+        number = None if about is None else about["mut"]
+        to = {"$rename": {"dataset": {"from": old, "to": new}}}
+        write_entry(warehouse, new, "rename", number=number, count=0, session=session, update=to)
 
 
 def _one(collection: Any, filter: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from pymongo import ReturnDocument
 from tensordb_data.common.options import nearest
 from tensordb_data.errors import BusyError, NotFoundError, SchemaError, UnsupportedError
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
+from tensordb_data.samples.changes.entries import write_entry
 from tensordb_data.samples.mutations import LIMIT, end_silent
 from tensordb_data.schema.schema import PROVENANCE, Schema, check_field_name, stored_schema
 from tensordb_data.search.index import search_index
@@ -36,6 +37,7 @@ def rename_field(warehouse: Warehouse, dataset: str, old: str, new: str) -> Sche
         raise UnsupportedError("mongomock cannot rename a field: it knows no pipelines; use a real server")
     renaming = _Renaming(warehouse, dataset, old, new)
     renaming.check()
+    warehouse.index.make("changes")
     while (schema := warehouse.index.transaction(renaming.switch)) is None:
         renaming.copy()
     renaming.clean()
@@ -118,6 +120,10 @@ class _Renaming:
         renamed = {name: to for name, to in before.items() if name != self._new} | {self._old: self._new}
         changes = {"$set": {"schema": schema, "renamed": renamed}, "$unset": {"renaming": ""}}
         self._datasets.update_one({"_id": self._id}, changes, session=session)
+        to = {"$rename": {self._old: self._new}}
+        write_entry(
+            self._warehouse, self._dataset, "rename field", number=doc["mut"], count=0, session=session, update=to
+        )
         return Schema.from_doc(schema)
 
     def copy(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import SchemaError
@@ -28,8 +28,22 @@ def check_not_renamed(
     """
     found = warehouse.index["datasets"].find(warehouse.datasets.filter(datasets), {"renamed": 1}, session=session)
     for doc in read_all(found) if session is None else found:  # a transaction begins again as a whole
-        for name in doc.get("renamed", {}).keys() & set(fields):
-            raise renamed_error(doc["_id"]["d"], name, doc["renamed"][name])
+        refuse_renamed(doc["_id"]["d"], doc.get("renamed", {}), fields)
+
+
+def refuse_renamed(dataset: str, renamed: Mapping[str, str], fields: Iterable[str]) -> None:
+    """Refuse to write under the old name of a field.
+
+    Args:
+        dataset: The dataset.
+        renamed: The new names of its fields, by the old ones.
+        fields: The names to write under.
+
+    Raises:
+        SchemaError: A field had such a name, and has another one now.
+    """
+    for name in renamed.keys() & set(fields):
+        raise renamed_error(dataset, name, renamed[name])
 
 
 def renamed_error(dataset: str, old: str, new: str) -> SchemaError:

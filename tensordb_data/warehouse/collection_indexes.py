@@ -21,6 +21,18 @@ INDEXES: dict[str, list[IndexModel]] = {
             partialFilterExpression={"_tdb.src.f": {"$exists": True}},
         ),
         IndexModel([("_tdb.p", _UP), ("_tdb.src.a", _UP)], partialFilterExpression={"_tdb.src.a": {"$exists": True}}),
+        # Samples that a mutation has changed, see stream/plan/patch.py.
+        IndexModel(
+            [("_tdb.p", _UP), ("dataset", _UP), ("_tdb.m", _UP)],
+            partialFilterExpression={"_tdb.m": {"$exists": True}},
+        ),
+    ],
+    # The log of changes, see samples/changes/: by dataset, by sample, and the entries with samples by the thousand.
+    "changes": [
+        IndexModel([("p", _UP), ("dataset", _UP), ("m", _UP)]),
+        IndexModel([("p", _UP), ("few", _UP)], partialFilterExpression={"few": {"$exists": True}}),
+        IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)], partialFilterExpression={"ids": {"$exists": True}}),
+        IndexModel([("p", _UP), ("dataset", _UP), ("lo", _UP)], partialFilterExpression={"lo": {"$exists": True}}),
     ],
     # The files of sources that are in, see ingest/file_log.py.
     "sources": [IndexModel([("p", _UP), ("dataset", _UP), ("s", _UP)])],

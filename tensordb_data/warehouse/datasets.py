@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pymongo import ReturnDocument
 from pymongo.read_concern import ReadConcern
 
 from tensordb_data.mongo.retry import read_all
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 
 DataVersion = tuple[int, int]
 """Sequence and mutation counter of a dataset. Two states with the same pair are the same state."""
+
+ONE_MORE = {
+    "since": {"$cond": [{"$eq": ["$stamps.to", "$mut"]}, "$stamps.since", "$mut"]},
+    "to": {"$add": ["$mut", 1]},
+}
+"""What `stamps` becomes with a mutation whose samples are stamped: see `DatasetDocument`."""
+_COUNTED = {"mut": 1, "renamed": 1}
 
 
 class Datasets:
@@ -81,35 +89,53 @@ class Datasets:
         return {doc["_id"]["d"]: doc.get("del", 0) for doc in docs}
 
     def mark_changed(
-        self, names: Sequence[str] | None, *, deleted: bool = False, session: ClientSession | None = None
-    ) -> None:
+        self,
+        names: Sequence[str] | None,
+        *,
+        deleted: bool = False,
+        stamped: bool = False,
+        session: ClientSession | None = None,
+    ) -> dict[str, DatasetDocument]:
         """Count a change of existing samples in those datasets, or in every one.
 
         Args:
             names: The datasets; None for all of the project.
             deleted: Whether samples were deleted.
+            stamped: Whether plans can find the samples, see `samples.stamps`; in a transaction only.
             session: Of the transaction that changes them, if there is one.
+
+        Returns:
+            `mut` and `renamed` of each dataset after that.
         """
         index, found = self._index, self.filter(names)
 
-        def count() -> None:
-            if not deleted:
-                now = {"$currentDate": {"changed": True}}
-                index["datasets"].update_many(found, {"$inc": {"mut": 1}, **now}, session=session)
-            elif index.is_server:
+        def count() -> dict[str, DatasetDocument]:
+            change: Any = {"$inc": {"mut": 1}, "$currentDate": {"changed": True}}
+            if index.is_server and (deleted or stamped):
                 more: dict[str, Any] = {"$add": ["$mut", 1]}
-                change = {"mut": more, "del": more, "changed": "$$NOW"}
-                index["datasets"].update_many(found, [{"$set": change}], session=session)
-            else:  # mongomock knows no pipelines
+                to_set = {"mut": more, "changed": "$$NOW", **({"del": more} if deleted else {})}
+                change = [{"$set": to_set | ({"stamps": ONE_MORE} if stamped else {})}]
+            elif deleted:  # mongomock knows no pipelines
                 for doc in index["datasets"].find(found, {"mut": 1}):
                     index["datasets"].update_one(
                         {"_id": doc["_id"]}, {"$set": {"mut": doc["mut"] + 1, "del": doc["mut"] + 1}}
                     )
+                return self.counted(names)
+            if names is not None and len(names) == 1:
+                one: DatasetDocument | None = index["datasets"].find_one_and_update(
+                    {"_id": self.id(names[0])}, change, _COUNTED, return_document=ReturnDocument.AFTER,
+                    session=session,
+                )  # fmt: skip
+                return {} if one is None else {names[0]: one}
+            index["datasets"].update_many(found, change, session=session)
+            return self.counted(names, session)
 
-        if session is None:
-            index.write(count)
-        else:
-            count()
+        return index.write(count) if session is None else count()
+
+    def counted(self, names: Sequence[str] | None, session: ClientSession | None = None) -> dict[str, DatasetDocument]:
+        """`mut` and `renamed` of each of those datasets, or of every one, as a transaction sees them."""
+        docs: Iterable[DatasetDocument] = self._index["datasets"].find(self.filter(names), _COUNTED, session=session)
+        return {doc["_id"]["d"]: doc for doc in docs}
 
     def _read(self, filter: Mapping[str, Any], projection: Mapping[str, Any]) -> list[Any]:
         return read_all(self._index["datasets"].find(filter, projection))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
@@ -15,11 +16,13 @@ from tensordb_data.curation.label_studio import Imported, import_annotations
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.ingest.options import IngestOptions
 from tensordb_data.samples.annotate import annotate
+from tensordb_data.samples.changes.apply import update_samples
+from tensordb_data.samples.changes.history import Change, SampleChange, history, list_changes
+from tensordb_data.samples.changes.prune import prune_changes
 from tensordb_data.samples.compact import Compacted, Progress, compact
 from tensordb_data.samples.delete import delete_samples
 from tensordb_data.samples.evolve import DatasetSchema
 from tensordb_data.samples.existing.annotate_many import annotate_many
-from tensordb_data.samples.mutations import update_samples
 from tensordb_data.samples.rename import drop, rename
 from tensordb_data.samples.sample import Sample, make_samples
 from tensordb_data.samples.update import prepare_update
@@ -275,6 +278,56 @@ class Data(Collection[Sample]):
             SchemaError: It is not of Label Studio, or a value does not fit its field.
         """
         return import_annotations(self._warehouse, path, fields, values, source)
+
+    def history(self, id: ObjectId) -> Listing[SampleChange]:
+        """Who changed a sample, when, and how: its creation, updates, tags, annotations, ingests, and its deletion.
+
+        It is a list, the newest change last, and a table when it is printed. Each change has `at`, `what`, `who`, `old`
+        and `new`. Values are known where the log has them: those of a change of very large values are left out, and
+        `left_out` says so. Changes that were made before this warehouse had a log are not known.
+
+        Args:
+            id: The `_id` of the sample, which may be deleted.
+
+        Raises:
+            NotFoundError: There is no such sample in this project, and there was none that the log knows of.
+            QueryError: `id` is no ObjectId.
+        """
+        return history(self._warehouse, id)
+
+    def changes(self, dataset: str, *, limit: int | None = None) -> Listing[Change]:
+        """The log of changes of a dataset: what was done, when, by whom, and to how many samples.
+
+        It is a list, the newest last, and a table when it is printed. Commits of one process within a minute are one
+        entry; a change of more than 10,000 samples has an entry for each 10,000. What a change did to a sample is in
+        `history`.
+
+        Args:
+            dataset: The name of the dataset.
+            limit: Only so many, the newest ones.
+
+        Raises:
+            NotFoundError: There is no such dataset.
+        """
+        return list_changes(self._warehouse, dataset, limit)
+
+    def prune_changes(self, dataset: str, *, older_than: dt.timedelta) -> int:
+        """Remove entries from the log of changes of a dataset. Nothing else removes any, but `drop`.
+
+        The log notes that, so that a history with a hole says so.
+
+        Args:
+            dataset: The name of the dataset.
+            older_than: How old entries must be, on the clock of the server.
+
+        Returns:
+            How many entries were removed.
+
+        Raises:
+            NotFoundError: There is no such dataset.
+            QueryError: `older_than` is no positive timedelta.
+        """
+        return prune_changes(self._warehouse, dataset, older_than)
 
     def compact(self, dataset: str, *, progress: Progress | None = None) -> Compacted:
         """Move blobs of live writers from documents into segments, and rewrite segments that are mostly deleted.

@@ -16,6 +16,8 @@ from tensordb_data.blobs.segments.reference_format import ReferenceBuilder
 from tensordb_data.errors import DuplicateError
 from tensordb_data.ingest.engine.prepare import Prepared, names_digest, taken
 from tensordb_data.mongo.retry import read_all
+from tensordb_data.samples.changes.apply import STAMP
+from tensordb_data.samples.changes.each import note_updates
 from tensordb_data.samples.columns import Column
 from tensordb_data.samples.commit import TooLarge, commit
 from tensordb_data.samples.existing.replaced import new_reference, note_replaced
@@ -222,7 +224,7 @@ class Applier:
                 also(session)
 
         # With the schema by which the rows were encoded: the commit sees if the dataset has been widened since.
-        commit(self._warehouse, self._dataset, self._schema, batch, also=body)
+        commit(self._warehouse, self._dataset, self._schema, batch, also=body, source=self._source)
         if isinstance(batch.builder, ReferenceBuilder):
             self._report.referenced += batch.builder.referenced
             self._report.copied += batch.builder.copied
@@ -315,11 +317,13 @@ class Applier:
                     to_set[path] = new_reference(value, part, counter)
                 else:
                     to_set[path] = value
-            updates.append((where, {"$set": to_set, "$unset": to_unset}))
+            updates.append((where, {"$set": {**to_set, STAMP: counter}, "$unset": to_unset}))
         if not updates:
             return
+        write = note_updates(self._warehouse, self._dataset, updates, counter, self._source, session)
         if self._warehouse.index.update_each("data", updates, session) != len(updates):
             raise _Moved
+        write()
         note_replaced(self._warehouse, old, counter, session)
 
 

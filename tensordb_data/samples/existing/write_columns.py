@@ -18,10 +18,11 @@ from tensordb_data.blobs.segments.references import is_reference, references_of
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import StorageError
 from tensordb_data.mongo.retry import read_all
+from tensordb_data.samples.changes.each import logged_updates
 from tensordb_data.samples.columns import Column
 from tensordb_data.samples.commit import drop_segment, put_segment
 from tensordb_data.samples.existing.replaced import new_reference, note_replaced
-from tensordb_data.samples.mutations import LIMIT, Mutation
+from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
 from tensordb_data.samples.renamed import check_not_renamed
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema.schema import PROVENANCE, Schema
@@ -96,9 +97,11 @@ def write_columns(
         raise
     changed = 0
     if steps:
-        with Mutation(warehouse, kind, {step.dataset for step in steps}, alone=len(steps) == 1) as mutation:
+        names, count = {step.dataset for step in steps}, sum(len(step.samples) for step in steps)
+        few = are_few(warehouse, count, names)
+        with Mutation(warehouse, kind, names, alone=len(steps) == 1, stamps=few) as mutation:
             for step in steps:
-                changed += mutation.step(step.samples, _Change(warehouse, step, provenance))
+                changed += mutation.step(step.samples, _Change(warehouse, mutation, step, kind, provenance))
     return changed
 
 
@@ -139,8 +142,16 @@ def _whole(warehouse: Warehouse, samples: Sequence[Doc], columns: Mapping[str, C
 class _Change:
     """Changes the samples of a step, or some of them, within a transaction. It may run several times."""
 
-    def __init__(self, warehouse: Warehouse, step: _Step, provenance: Mapping[str, Any] | None) -> None:
-        self._warehouse, self._step, self._provenance = warehouse, step, provenance
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        mutation: Mutation,
+        step: _Step,
+        kind: str,
+        provenance: Mapping[str, Any] | None,
+    ) -> None:
+        self._warehouse, self._mutation, self._step = warehouse, mutation, step
+        self._kind, self._provenance = kind, provenance
 
     def __call__(self, samples: Sequence[Doc], session: Any) -> int:
         warehouse, step = self._warehouse, self._step
@@ -167,7 +178,9 @@ class _Change:
                     f"dataset {step.dataset!r}: writing took so long that a gc has removed new blobs, and samples were"
                     " left as they were: write fewer at once, or give gc a longer grace period"
                 )
-        return warehouse.index.update_each("data", updates, session)
+        of = dict.fromkeys(before, step.dataset)
+        source = None if self._provenance is None else self._provenance["source"]
+        return logged_updates(warehouse, self._mutation, updates, of, step.fields, self._kind, source, session)
 
     def _before(self, samples: Sequence[Doc], session: Any) -> dict[ObjectId, dict[str, Doc]]:
         """The references that the samples have in the fields that change. Reads see one state of the data here."""

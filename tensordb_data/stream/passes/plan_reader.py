@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,7 @@ from tensordb_data.stream.plan.cache import NewestPlan, PlanCache, PlanKey, plan
 from tensordb_data.stream.plan.extend import can_extend, extended_plan
 from tensordb_data.stream.plan.index_snapshot import DataMoved, Deletions, IndexSnapshot, lacks_snapshot, open_snapshot
 from tensordb_data.stream.plan.left_out import tell_left_out
+from tensordb_data.stream.plan.patch import can_patch, patched_plan
 from tensordb_data.stream.plan.plan import Plan, read_plan
 from tensordb_data.stream.plan.sample_table import FieldLayout
 from tensordb_data.stream.spec import StreamSpec
@@ -197,15 +199,27 @@ class PlanReader:
         kept = self.cached(layout, versions, now)
         if kept is not None:
             return kept
-        before = self._before(layout, versions, now)
-        if before is None:
-            plan = read_plan(self._ordered, layout, versions, now.session)
-        else:
+        before, plan = self._before(layout, versions, now), None
+        if before is not None and can_extend(before.versions, versions):
             plan = extended_plan(before, self._ordered, versions, now.session)
+        elif before is not None:
+            plan = patched_plan(before, self._ordered, versions, now.session)
+        if plan is None:
+            plan = read_plan(self._ordered, layout, versions, now.session)
+        plan = replace(plan, since=self._since(before, versions, now))
         now.check()
         if now.is_of(versions):
             self.keep(plan, now)
         return plan
+
+    @staticmethod
+    def _since(before: Plan | None, versions: Versions, now: IndexSnapshot) -> dict[str, int]:
+        """`Plan.since` of a plan that was read now, or made of one of before."""
+        found = {name: number for name, number in now.begun().items() if name in versions}
+        for name, number in () if before is None else before.since.items():
+            if before is not None and before.versions[name][1] == versions[name][1]:
+                found[name] = min(number, found.get(name, number))
+        return found
 
     def keep(self, plan: Plan, now: IndexSnapshot | None = None) -> None:
         """Store a plan in the cache of this host, if it has one."""
@@ -235,7 +249,7 @@ class PlanReader:
         return plan
 
     def _before(self, layout: FieldLayout, versions: Versions, now: IndexSnapshot) -> Plan | None:
-        """A plan to which only samples were added since; None if none is known."""
+        """A plan of before that can be brought up to date without reading all of it; None if none is known."""
         if self._ordered.query.sort or self._spec.query.limit is not None or not now.is_of(versions):
             return None
         born = now.born(list(versions))
@@ -243,6 +257,8 @@ class PlanReader:
         plan = self._newest.of_query(key)
         if plan is None and (folder := self.warehouse.cache_dir) is not None:
             known = PlanCache(folder / "plans").newest(key)
-            if known is not None and can_extend(known, versions):
+            if known is not None and known.keys() == versions.keys():
                 plan = self._open(plan_key(self._ordered, layout, known, born), layout)
-        return plan if plan is not None and can_extend(plan.versions, versions) else None
+        if plan is None or not (can_extend(plan.versions, versions) or can_patch(plan, versions, now.docs)):
+            return None
+        return plan

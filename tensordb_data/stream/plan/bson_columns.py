@@ -100,8 +100,10 @@ def _table(
             column = _column(rows, value)
             columns[field] = column.astype(np.int64) if kind == "int" else column
     ids = np.ascontiguousarray(_column(rows, values["_id"]))
-    after = (name, int(_column(rows[-1:], values["_tdb.s"])[0]))
-    return SampleTable(layout, ids, (name,), np.zeros(len(rows), np.uint16), refs, columns, inline), after
+    sequence = _column(rows, values["_tdb.s"]).astype(np.int64)
+    after = (name, int(sequence[-1]))
+    dataset_ = np.zeros(len(rows), np.uint16)
+    return SampleTable(layout, ids, (name,), dataset_, refs, columns, inline, None, sequence), after
 
 
 def _text(reply: bytes, value: _Value) -> str:

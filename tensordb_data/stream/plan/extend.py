@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tensordb_data.stream.plan.index_reader import IndexReader
 from tensordb_data.stream.plan.plan import PAGE, Plan, plan_of
@@ -42,18 +43,23 @@ def extended_plan(
     added = list(pages.tables())
     if not added:
         return replace(before, versions=versions)
-    plan = plan_of(_in_order(concatenate(layout, [before.table, *added])), versions)
+    plan = replace(plan_of(in_order(concatenate(layout, [before.table, *added])), versions), since=before.since)
     if len(plan.table.datasets) == 1:
         for name, refs in plan.table.refs.items():
             refs.take_checks_from(before.table.refs[name])
     return plan
 
 
-def _in_order(table: SampleTable) -> SampleTable:
+def in_order(table: SampleTable) -> SampleTable:
     """The samples of each dataset together, as a query without a sort has them."""
     if len(table.datasets) == 1:
         return table
     ranks = np.argsort(np.argsort(np.array(table.datasets, object)))[table.dataset]
-    order = np.argsort(ranks, kind="stable")
-    sorted_ = table.take(order)
-    return replace(sorted_, all_ids=sorted_.ids, rows=None)
+    return whole_rows(table, np.argsort(ranks, kind="stable"))
+
+
+def whole_rows(table: SampleTable, rows: NDArray[np.int64]) -> SampleTable:
+    """The samples at `rows`, as a table of its own, with their sequence numbers."""
+    taken = table.take(rows)
+    sequence = None if table.sequence is None else table.sequence[rows]
+    return replace(taken, all_ids=taken.ids, rows=None, sequence=sequence)

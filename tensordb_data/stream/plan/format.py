@@ -35,7 +35,7 @@ _LEVEL = 1
 _DTYPES = {
     "ids": ("|u1",), "dataset": ("<u2",), "segment": ("<u4",), "offset": ("<i8", "<u4"), "length": ("<i8",),
     "compressed": ("|b1",), "value": ("<i8", "<f8", "|b1", "|O"), "chances": ("<f8",),
-    "lengths": ("<i8",),
+    "lengths": ("<i8",), "sequence": ("<u4", "<i8"),
 }  # fmt: skip
 """What the columns may be, by the first word of their names."""
 
@@ -53,11 +53,12 @@ def pack_plan(plan: Plan, *, small: bool = False) -> list[bytes | memoryview]:
         "versions": {name: list(pair) for name, pair in plan.versions.items()},
         "datasets": list(table.datasets),
         "segments": {name: [str(id_) for id_ in refs.segments] for name, refs in table.refs.items()},
+        "since": dict(plan.since),
         "columns": {},
     }
     parts: list[bytes | memoryview] = []
     at = 0
-    for name, column in _columns(plan):
+    for name, column in _columns(plan, small):
         view = _bytes(column, small)
         directory["columns"][name] = [column.dtype.str, list(column.shape), at, len(view)]
         padding = 0 if small else -len(view) % _ALIGNED
@@ -114,18 +115,22 @@ def unpack_plan(content: NDArray[np.uint8], layout: FieldLayout) -> Plan:
     several = len(datasets) > 1
     dataset = _below(len(datasets), column("dataset", [n])) if several else np.broadcast_to(np.uint16(0), (n,))
     inline = {name: InlineBlobs() for name, found in refs.items() if INLINE in found.segments}
-    table = SampleTable(layout, ids, datasets, dataset, refs, values, inline)
+    sequence = column("sequence", [n]) if "sequence" in columns else None
+    table = SampleTable(layout, ids, datasets, dataset, refs, values, inline, None, sequence)
+    since = {str(name): int(number) for name, number in directory.get("since", {}).items()}
     versions = {name: (int(pair[0]), int(pair[1])) for name, pair in directory["versions"].items()}
     chances = column("chances", [n]) if "chances" in columns else None
     lengths = {name[8:]: column(name, [n]) for name in columns if name.startswith("lengths ")}
-    return Plan(table, versions, directory["ids"], chances, lengths)
+    return Plan(table, versions, directory["ids"], chances, lengths, since)
 
 
-def _columns(plan: Plan) -> Iterator[tuple[str, NDArray[Any]]]:
+def _columns(plan: Plan, small: bool) -> Iterator[tuple[str, NDArray[Any]]]:
     table = plan.table
     yield "ids", table.ids
     if len(table.datasets) > 1:
         yield "dataset", table.dataset
+    if table.sequence is not None and not small:  # a plan that travels is not brought up to date
+        yield "sequence", table.sequence
     for name, refs in table.refs.items():
         yield f"segment {name}", refs.segment
         yield f"offset {name}", refs.offset

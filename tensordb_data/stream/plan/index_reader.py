@@ -57,6 +57,7 @@ class IndexReader:
         first: The size of the first page. It can be small, because somebody waits for it.
         session: The session of a snapshot.
         since: Only samples that were committed after these versions are read.
+        among: A further filter, and the index by which it is read, of one dataset.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class IndexReader:
         first: int | None = None,
         session: ClientSession | None = None,
         since: Versions | None = None,
+        among: tuple[Mapping[str, Any], str] | None = None,
     ) -> None:
-        self._since = since
+        self._since, self._among = since, among
         self._bound_query, self._layout, self._versions, self._rows = bound_query, layout, versions, rows
         self._first = None if bound_query.query.sort else first
         self._after, self._limit, self._read = after, limit, 0
@@ -164,6 +166,8 @@ class IndexReader:
 
     def _index(self, filter_: Mapping[str, Any]) -> str | None:
         """The index by which the rest should be read, if the server would not choose it."""
+        if self._among is not None:
+            return self._among[1]
         if self._bound_query.query.sort or self._bound_query.query.split is not None or len(self._versions) != 1:
             return None
         ((name, (sequence, _)),) = self._versions.items()
@@ -172,7 +176,9 @@ class IndexReader:
 
     def _open(self, raw: bool = False) -> Cursor[Any] | MergedCursor:
         query = self._bound_query.query
-        extra: list[dict[str, Any]] = [bounded(self._versions, self._since)]
+        extra: list[Mapping[str, Any]] = [bounded(self._versions, self._since)]
+        if self._among is not None:
+            extra.append(self._among[0])
         if not query.sort and self._after is not None:
             dataset, sequence = self._after
             later = {"_tdb.s": {"$gt": sequence}}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ PATIENCE = 30.0
 """Seconds that a plan waits for open mutations."""
 
 _LOOK = (0.02, 0.5)  # seconds between two looks: the first ones, and the longest
-_FIELDS = ("seq", "mut", "del", "schema", "created", "open", "calm")
+_FIELDS = ("seq", "mut", "del", "schema", "created", "open", "calm", "stamps")
 # The server does not keep snapshots for so long; or has none for an instant, because a collection or index was just
 # made; or has no snapshots at all.
 _NO_SNAPSHOT = {239, 246, 72, 123, 40415}
@@ -86,6 +86,12 @@ class IndexSnapshot:
         """The deletions that this state knows of."""
         return Deletions(self.at, {name: doc.get("del", 0) for name, doc in self.docs.items()})
 
+    def begun(self) -> dict[str, int]:
+        """Of each dataset with open mutations, the last number before the oldest of them."""
+        return {
+            name: min(entry["mut"] for entry in doc["open"]) - 1 for name, doc in self.docs.items() if doc.get("open")
+        }
+
     def is_of(self, versions: Versions) -> bool:
         """Whether the samples up to `versions` are the same as they were at `versions`."""
         now = ((self.versions.get(name, (0, -1)), then) for name, then in versions.items())
@@ -101,7 +107,7 @@ class IndexSnapshot:
             now = _documents(self.warehouse, list(self.docs))
             for name, doc in self.docs.items():
                 found = now.get(name)  # None if another tool has removed the dataset
-                if found is None or found["mut"] != doc["mut"] or found.get("open"):
+                if found is None or found["mut"] != doc["mut"] or _awaited(found):
                     raise DataMoved
 
 
@@ -135,7 +141,7 @@ def open_snapshot(
             # write cannot end it.
             if busy and silent and _ended(warehouse, names, silent):
                 continue
-            open_ = {id: text for id, text in busy.items() if id not in silent}
+            open_ = {id: text for id, text in _busy(now.docs, _awaited).items() if id not in silent}
             if not open_:
                 yield now
                 return
@@ -173,7 +179,7 @@ def _before(
 ) -> tuple[IndexSnapshot, Timestamp | None] | None:
     """Open a snapshot of the last instant before the mutations that are open in `now`, if the server still has it."""
     while True:
-        times = [doc["calm"]["at"] for doc in now.docs.values() if doc.get("open")]
+        times = [doc["calm"]["at"] for doc in now.docs.values() if _awaited(doc)]
         if not times or None in times:
             return None
         try:
@@ -183,7 +189,7 @@ def _before(
                 raise
             return None
         # With several datasets, one may have been calm while another was not. Then go back further.
-        if not _busy(found[0].docs):
+        if not _busy(found[0].docs, _awaited):
             return found
         now = found[0]
 
@@ -220,15 +226,24 @@ def _documents(warehouse: Warehouse, names: Sequence[str] | None) -> dict[str, D
 
 
 def _versions_before(docs: Mapping[str, Doc]) -> Versions:
-    calm = {name: doc["calm"] if doc.get("open") else doc for name, doc in docs.items()}
+    calm = {name: doc["calm"] if _awaited(doc) else doc for name, doc in docs.items()}
     return {name: (doc["seq"], doc["mut"]) for name, doc in calm.items()}
 
 
-def _busy(docs: Mapping[str, Doc]) -> dict[Any, str]:
-    """The open mutations, with a text that says which one it is and which process makes it."""
+def _open(doc: Doc) -> Sequence[Doc]:
+    return doc.get("open") or ()
+
+
+def _awaited(doc: Doc) -> Sequence[Doc]:
+    """The open mutations of a dataset for which a plan waits: not compactions, which change no value."""
+    return [entry for entry in _open(doc) if entry["kind"] != "compact"]
+
+
+def _busy(docs: Mapping[str, Doc], which: Callable[[Doc], Sequence[Doc]] = _open) -> dict[Any, str]:
+    """Open mutations, with a text that says which one it is and which process makes it."""
     found: dict[Any, str] = {}
     for name, doc in sorted(docs.items()):
-        for entry in doc.get("open") or ():
+        for entry in which(doc):
             found.setdefault(
                 entry["id"],
                 f"dataset {name!r} is being changed since {entry['since']:%Y-%m-%d %H:%M:%S} UTC: {entry['kind']}"

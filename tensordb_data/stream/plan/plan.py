@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ class Plan:
     """float64 [n]: running sums of the weights, if the plan was stored with them."""
     lengths: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     """int64 [n]: the lengths of the samples by the field that says so, if the plan was stored with them."""
+    since: Mapping[str, int] = field(default_factory=dict)
+    """For a dataset of which a mutation was open when the plan was read, the last one before the oldest of these."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -49,8 +51,12 @@ def read_plan(
         versions: Only samples up to these versions are read.
         session: The session of a snapshot, so that all samples are of one moment.
     """
-    pages = IndexReader(bound_query, layout, versions, PAGE, limit=bound_query.query.limit, session=session)
-    return plan_of(concatenate(layout, list(pages.tables())), versions)
+    query = bound_query.query
+    pages = IndexReader(bound_query, layout, versions, PAGE, limit=query.limit, session=session)
+    table = concatenate(layout, list(pages.tables()))
+    if query.sort or query.limit is not None:  # nothing is ever put between these samples
+        table = replace(table, sequence=None)
+    return plan_of(table, versions)
 
 
 def plan_of(table: SampleTable, versions: Versions) -> Plan:

@@ -136,6 +136,7 @@ class SampleTable:
         values: For each other field, an int64, float64, bool or object array [m].
         inline: The blob fields of which some blobs are in the documents of the samples.
         rows: int64 [m]: which of the n samples these are; None if they are all.
+        sequence: int64 or uint32 [m]: the sequence number of each sample; None where nobody needs them, as in a batch.
     """
 
     layout: FieldLayout
@@ -146,6 +147,7 @@ class SampleTable:
     values: Mapping[str, NDArray[Any]]
     inline: Mapping[str, InlineBlobs] = field(default_factory=dict)
     rows: NDArray[np.int64] | None = None
+    sequence: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -187,6 +189,7 @@ class SampleTable:
     def nbytes(self) -> int:
         """Memory held by the columns."""
         columns: list[NDArray[Any]] = [self.ids, self.dataset, *self.values.values()]
+        columns += [] if self.sequence is None else [self.sequence]
         for refs in self.refs.values():
             columns += [refs.segment, refs.offset, refs.length]
         return sum(column.nbytes for column in columns if 0 not in column.strides)
@@ -211,14 +214,19 @@ def table_from_docs(layout: FieldLayout, docs: Sequence[Mapping[str, Any]]) -> S
         elif name == "_id":
             values[name] = objects([doc["_id"] for doc in docs])
         else:
-            values[name] = _column(layout, name, [doc.get(name) for doc in docs])
-    return SampleTable(layout, ids, tuple(numbers), dataset, refs, values, inline)
+            values[name] = column_of(layout, name, [doc.get(name) for doc in docs])
+    return SampleTable(layout, ids, tuple(numbers), dataset, refs, values, inline, None, _sequence(docs))
+
+
+def _sequence(docs: Sequence[Mapping[str, Any]]) -> NDArray[np.int64] | None:
+    found = [internals.get("s") if isinstance(internals := doc.get("_tdb"), Mapping) else None for doc in docs]
+    return None if set(map(type, found)) - {int, Int64} else np.array(found, np.int64)
 
 
 def compact(table: SampleTable) -> SampleTable:
     """The same table in as little memory as possible.
 
-    A sample with one number and one blob of fixed size takes about 28 bytes.
+    A sample with one number and one blob of fixed size takes about 32 bytes.
     """
     refs = {}
     for name, found in table.refs.items():
@@ -230,7 +238,10 @@ def compact(table: SampleTable) -> SampleTable:
         refs[name] = BlobRefs(found.segments, found.segment, offset, length, found.compressed)
     dataset = np.broadcast_to(np.uint16(0), table.dataset.shape) if len(table.datasets) == 1 else table.dataset
     without = dict.fromkeys(table.inline, InlineBlobs())
-    return SampleTable(table.layout, table.ids, table.datasets, dataset, refs, table.values, without)
+    sequence = table.sequence
+    if sequence is not None and len(sequence) and sequence.min() >= 0 and sequence.max() < 2**32:
+        sequence = sequence.astype(np.uint32)
+    return SampleTable(table.layout, table.ids, table.datasets, dataset, refs, table.values, without, None, sequence)
 
 
 def _taken(refs: BlobRefs, rows: NDArray[np.int64]) -> BlobRefs:
@@ -269,7 +280,8 @@ def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
     )
 
 
-def _column(layout: FieldLayout, name: str, items: list[Any]) -> NDArray[Any]:
+def column_of(layout: FieldLayout, name: str, items: list[Any]) -> NDArray[Any]:
+    """The values of a field as a column, of numbers if all of them are as the schema says."""
     kinds = {getattr(schema[name], "kind", None) for schema in layout.schemas.values() if name in schema}
     kind = str(kinds.pop()) if len(kinds) == 1 else ""
     # What is missing, or was written by another tool as something else, is told when its sample is loaded.
@@ -298,6 +310,7 @@ def concatenate(layout: FieldLayout, tables: Sequence[SampleTable]) -> SampleTab
         columns = [table.values[name] for table in tables]
         same = len({column.dtype for column in columns}) == 1
         values[name] = np.concatenate(columns if same else [column.astype(object) for column in columns])
+    sequences = [table.sequence for table in tables if table.sequence is not None]
     return SampleTable(
         layout,
         np.concatenate([table.ids for table in tables]),
@@ -306,4 +319,6 @@ def concatenate(layout: FieldLayout, tables: Sequence[SampleTable]) -> SampleTab
         {name: _joined([table.refs[name] for table in tables]) for name in tables[0].refs},
         values,
         {name: InlineBlobs() for table in tables for name in table.inline},
+        None,
+        np.concatenate([numbers.astype(np.int64) for numbers in sequences]) if len(sequences) == len(tables) else None,
     )

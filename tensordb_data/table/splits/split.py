@@ -19,8 +19,8 @@ from tensordb_data.common.options import is_number
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.query import check_name
-from tensordb_data.samples.mutations import LIMIT, Mutation
-from tensordb_data.samples.renamed import check_not_renamed
+from tensordb_data.samples.changes.apply import logged_update
+from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
 from tensordb_data.samples.update import evolve, fit
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
@@ -109,7 +109,7 @@ def _hash(seed: int, key: bytes) -> float:
 
 
 def _write(bound: BoundQuery, config: SplitDocument, name: str, rows: SplitRows, new: NDArray[np.int64]) -> int:
-    warehouse, data, parts = bound.warehouse, bound.collection, config["parts"]
+    warehouse, parts = bound.warehouse, config["parts"]
     _evolve(bound, name, parts, rows.datasets)
     moved = np.flatnonzero(new != rows.now)
     _note(bound, name, rows.datasets, None, unless=config)
@@ -118,20 +118,22 @@ def _write(bound: BoundQuery, config: SplitDocument, name: str, rows: SplitRows,
     if len(moved):
         search_index(warehouse, "data").add_groups({}, texts)
 
-    def change(some: Sequence[int], session: Any) -> int:
-        check_not_renamed(warehouse, rows.datasets, [name], session)
-        changed = 0
-        for i, part in enumerate(parts):
-            ids = [rows.id(at) for at in some if new[at] == i]
-            if ids:
-                there = {"_tdb.p": warehouse.project, "_id": {"$in": ids}}
-                update = {"$set": {name: part}, "$unset": {f"{PROVENANCE}.{name}": ""}}
-                changed += data.update_many(there, update, session=session).modified_count
-        return changed
-
     count = 0
     if len(moved):
-        with Mutation(warehouse, "update", rows.datasets, alone=len(moved) <= LIMIT) as mutation:
+        few = are_few(warehouse, len(moved), rows.datasets)
+        with Mutation(warehouse, "update", rows.datasets, alone=len(moved) <= LIMIT, stamps=few) as mutation:
+
+            def change(some: Sequence[int], session: Any) -> int:
+                mutation.check_not_renamed([name])
+                changed = 0
+                for i, part in enumerate(parts):
+                    ids = [rows.id(at) for at in some if new[at] == i]
+                    if ids:
+                        there = {"_tdb.p": warehouse.project, "_id": {"$in": ids}}
+                        update = {"$set": {name: part}, "$unset": {f"{PROVENANCE}.{name}": ""}}
+                        changed += logged_update(warehouse, mutation, there, rows.datasets, update, len(ids), session)
+                return changed
+
             count = sum(mutation.step(some, change) for some in chunks(moved.tolist(), LIMIT))
     if config["stratify"] is not None:
         _note(bound, name, rows.datasets, config)

@@ -12,7 +12,13 @@ from tensordb_data.warehouse.documents.blobs import LeaseDocument, SegmentDocume
 from tensordb_data.warehouse.documents.feedback import FeedbackDocument
 from tensordb_data.warehouse.documents.jobs import DeploymentDocument, JobDocument, WorkerDocument
 from tensordb_data.warehouse.documents.runs import ArchitectureDocument, LogDocument, ParameterSetDocument, RunDocument
-from tensordb_data.warehouse.documents.samples import DatasetDocument, MutationDocument, PassDocument, SampleDocument
+from tensordb_data.warehouse.documents.samples import (
+    ChangeDocument,
+    DatasetDocument,
+    MutationDocument,
+    PassDocument,
+    SampleDocument,
+)
 from tensordb_data.warehouse.documents.sources import SourceDocument
 from tensordb_data.warehouse.documents.warehouse import EntryDocument, WarehouseDocument
 
@@ -36,6 +42,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
     "leases": LeaseDocument,
     "passes": PassDocument,
     "mutations": MutationDocument,
+    "changes": ChangeDocument,
     "workers": WorkerDocument,
     "deployments": DeploymentDocument,
     "warehouse": WarehouseDocument,

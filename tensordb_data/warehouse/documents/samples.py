@@ -55,6 +55,8 @@ class SampleInternals(TypedDict):
     """The project."""
     s: int
     """The sequence number within the dataset. Commits are in this order."""
+    m: NotRequired[int]
+    """The number of the last mutation of it that left stamps; missing if there was none."""
     b: NotRequired[dict[str, BlobReferenceDocument]]
     """The references of its blobs, by field; missing if it has none."""
     src: NotRequired[OriginDocument]
@@ -90,10 +92,12 @@ class OpenMutation(TypedDict):
     mut: int
     """What the mutation counter was raised to when it began."""
     kind: str
-    """`"update"`, `"delete"` or `"annotate"`."""
+    """`"update"`, `"delete"`, `"annotate"` or `"compact"`."""
     host: str
     pid: int
     since: dt.datetime
+    stamps: NotRequired[bool]
+    """Whether it leaves stamps."""
 
 
 class CalmState(TypedDict):
@@ -103,6 +107,17 @@ class CalmState(TypedDict):
     """A time of the cluster; None if the server tells none."""
     seq: int
     mut: int
+
+
+class StampsState(TypedDict):
+    """Mutations by which a plan can be brought up to date: those after `since`, up to `to`.
+
+    Each of their samples has a stamp, `_tdb.m`, or is named in the log of changes as deleted. Where `to` is less than
+    `mut`, later ones have left none.
+    """
+
+    since: int
+    to: int
 
 
 class LeavingState(TypedDict):
@@ -149,12 +164,16 @@ class DatasetDocument(_Deletions):
     """The name that it had before it was renamed."""
     calm: NotRequired[CalmState]
     """A state before the oldest open mutation."""
+    stamps: NotRequired[StampsState]
+    """Which mutations left stamps; missing if none did."""
     renamed: NotRequired[dict[str, str]]
     """The names of fields by those that they had before, see `samples.rename_field`."""
     renaming: NotRequired[dict[str, str]]
     """`from` and `to` of a field whose values are being copied to another name."""
     splits: NotRequired[dict[str, SplitDocument]]
     """How the samples were split last, by the field that says into what; of splits that balance strata."""
+    pruned: NotRequired[dt.datetime]
+    """When entries of its log of changes were removed last."""
     ids: NotRequired[str]
     """Its name within the `_id`s of its samples, see `warehouse.identity`; missing if that is its name."""
     ingests: NotRequired[int]
@@ -172,6 +191,56 @@ class MutationDocument(TypedDict):
     kind: str
     until: dt.datetime
     """When it runs out, unless it is renewed."""
+
+
+class AuthorDocument(TypedDict):
+    """Who has made a change."""
+
+    user: str | None
+    """The name of the user in the operating system."""
+    host: str
+    pid: int
+    source: NotRequired[str]
+    """Who annotates, or what is ingested."""
+    job: NotRequired[str]
+
+
+class ChangeDocument(TypedDict):
+    """`changes`: an entry of the log of changes. See `samples.changes`."""
+
+    _id: ObjectId
+    p: str
+    """The project."""
+    dataset: str
+    k: str
+    """What was done: `"add"`, `"update"`, `"tag"`, …"""
+    m: int | None
+    """The number of the mutation; None for one without."""
+    n: int
+    """How many samples."""
+    at: dt.datetime
+    by: AuthorDocument
+    u: NotRequired[bytes]
+    """The update, as BSON."""
+    few: NotRequired[list[ObjectId]]
+    """The samples, if they are at most 100."""
+    ids: NotRequired[list[ObjectId]]
+    """The samples, if they are more."""
+    s: NotRequired[bytes]
+    """The sequence numbers of deleted samples, in the order of their ids: int64."""
+    old: NotRequired[bytes]
+    """The values before, as BSON documents one after the other, compressed with zstd."""
+    new: NotRequired[bytes]
+    """The values after, in the same form, where `u` does not say them."""
+    cut: NotRequired[str]
+    """What is left out, and why."""
+    lo: NotRequired[int]
+    hi: NotRequired[int]
+    """The lowest and the highest sequence number of new samples."""
+    began: NotRequired[dt.datetime]
+    """When the first of them were committed. `at` is of the last ones."""
+    r: NotRequired[list[int]]
+    """The sequence numbers of new samples: the first and the last of each commit, or of several in a row."""
 
 
 class PassDocument(TypedDict):

@@ -148,7 +148,7 @@ def test_what_is_under_way_is_ended_as_it_began(db: TensorDB, monkeypatch: pytes
     fill(db)
     fill(db, "gone")
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -76,5 +76,6 @@ def test_every_document_has_the_fields_that_are_promised(db: TensorDB) -> None:
         "architectures",
         "search",
         "tombstones",
+        "changes",
     }
     assert all(db.database[name].find_one() for name in kinds)
