@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.architectures import Architectures
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.frozen.selection import FrozenSelection
 from tensordb_data.api.jobs import Jobs
 from tensordb_data.api.logs import Logs
 from tensordb_data.api.overview import Overview
@@ -223,7 +224,7 @@ class TensorDB(Overview):
             raise QueryError(
                 f"select takes a Query (sel.query, or Query.from_json(text)); found {type(query).__name__}"
             )
-        return Selection(self, query)
+        return Selection(self, query) if query.frozen is None else FrozenSelection(self, query)
 
     def search(
         self, words: str, *, kind: str | Sequence[str] | None = None, project: str | None = None, limit: int = 20

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.frozen.selection import FrozenSelection, named_set
 from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
 from tensordb_data.ingest.options import IngestOptions
@@ -21,6 +22,7 @@ from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Existing, Writer
 from tensordb_data.search.reindex import reindexing
 from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
+from tensordb_data.time.cards import FrozenCard, list_sets
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -219,6 +221,25 @@ class Data(Collection[Sample]):
             NotFoundError: There is no such dataset.
         """
         return one_dataset(self._warehouse, name)
+
+    @overload
+    def frozen(self, name: None = None) -> Listing[FrozenCard]: ...
+
+    @overload
+    def frozen(self, name: str) -> FrozenSelection: ...
+
+    def frozen(self, name: str | None = None) -> Listing[FrozenCard] | FrozenSelection:
+        """A frozen set by its name; or the cards of all, the newest first, which are a table when they are printed.
+
+        Args:
+            name: The name that `Selection.freeze` gave it; None for all.
+
+        Raises:
+            NotFoundError: There is no frozen set of this name.
+        """
+        if name is None:
+            return list_sets(self._warehouse)
+        return named_set(self.db, name)
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
         return make_samples(self._warehouse, docs)
