@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import InUseError
 from tensordb_data.frozen.frozen_set import find_set
-from tensordb_data.mongo.retry import read_all, retry_while_unavailable
+from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.frozen_set import Frozen
+from tensordb_data.warehouse.deletion_log import delete_with_tombstone
 
 if TYPE_CHECKING:
     from bson import ObjectId
@@ -30,12 +31,17 @@ def drop_set(warehouse: Warehouse, frozen: Frozen, force: bool) -> None:
             f"the frozen set {doc['name']!r} is in use: {named}{more} would name a set that is not there. Delete them"
             " first, or drop it with force=True"
         )
-    retry_while_unavailable(partial(warehouse.index.transaction, partial(_remove, warehouse, doc["_id"])))
+    # With a tombstone, so that a rebuild of a lost index does not bring it back.
+    delete_with_tombstone(warehouse, "frozen", [doc], partial(_delete, warehouse))
 
 
-def _remove(warehouse: Warehouse, id: ObjectId, session: Any) -> None:
-    warehouse.index["frozen_segments"].delete_many({"set": id}, session=session)
-    warehouse.index["frozen"].delete_one({"_id": id}, session=session)
+def _delete(warehouse: Warehouse, ids: list[ObjectId]) -> int:
+    return warehouse.index.transaction(partial(_remove, warehouse, ids))
+
+
+def _remove(warehouse: Warehouse, ids: list[ObjectId], session: Any) -> int:
+    warehouse.index["frozen_segments"].delete_many({"set": {"$in": ids}}, session=session)
+    return int(warehouse.index["frozen"].delete_many({"_id": {"$in": ids}}, session=session).deleted_count)
 
 
 def users_of(warehouse: Warehouse, id: ObjectId, name: str) -> list[str]:

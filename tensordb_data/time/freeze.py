@@ -12,7 +12,7 @@ import contextlib
 import datetime as dt
 import getpass
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +22,11 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline
-from tensordb_data.common.chunks import chunks
-from tensordb_data.errors import CorruptBlobError, DuplicateError, QueryError, ReadOnlyError, StorageError
+from tensordb_data.errors import CorruptBlobError, DuplicateError, QueryError, ReadOnlyError
 from tensordb_data.frozen.codec import encode_datasets, encode_ids, encode_refs, encode_values
 from tensordb_data.frozen.columns import Block
-from tensordb_data.frozen.frozen_set import FrozenSet, codec_of
+from tensordb_data.frozen.frozen_set import codec_of
+from tensordb_data.frozen.holds import counted, hold_segments
 from tensordb_data.frozen.structure import (
     BLOB,
     DATASET,
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 _ROUND = 64 << 20  # bytes of pieces that are stored at once
 _SEGMENT = 32 << 20
 _RENEW = 60.0  # seconds between two renewals of the lease
-_NAMED = 1000  # segments in one document
 
 
 def freeze(bound: BoundQuery, name: str, tags: Sequence[str]) -> Frozen:
@@ -209,36 +208,6 @@ class _Freezing:
         return Structure(schemas, structure.versions, self._rows, columns, set=about)
 
 
-def counted(structure: Structure, nbytes: int) -> dict[str, Any]:
-    """The fields of the document of a set that its structure tells."""
-    shown = (name.split(" ", 1)[1] for name in structure.columns if name.startswith((VALUE, BLOB)))
-    return {
-        "count": structure.count, "holes": structure.holes, "fields": list(dict.fromkeys(shown)),
-        "fingerprint": structure.fingerprint, "bytes": nbytes,
-    }  # fmt: skip
-
-
-def hold_segments(warehouse: Warehouse, set: ObjectId, segments: Sequence[ObjectId], session: Any) -> None:
-    """In a transaction, make the segments of a set live, and name them, so that a gc keeps them.
-
-    Raises:
-        StorageError: One of them is gone.
-    """
-    found = warehouse.index["segments"]
-    live = {"$set": {"state": "live"}, "$inc": {"v": 1}, "$unset": {"dying": ""}}
-    for some in chunks(segments, _NAMED):
-        # A write, not only a look: a gc that has just found one of them unused conflicts with it.
-        there = {"_id": {"$in": list(some)}, "state": {"$in": ["writing", "live", "dying"]}}
-        done = found.update_many(there, live, session=session).matched_count
-        if done < len(some):
-            raise StorageError(
-                f"{len(some) - done} of the segments to which the samples refer are not in the warehouse: run fsck,"
-                " which names the samples, and leave them out"
-            )
-        names = {"p": warehouse.project, "set": set, "k": list(some)}
-        warehouse.index["frozen_segments"].insert_one({"_id": ObjectId(), **names}, session=session)
-
-
 class _Copies:
     """Copies blobs that are in documents into segments, which documents of samples need not outlive."""
 
@@ -292,14 +261,3 @@ def _user() -> str:
     with contextlib.suppress(KeyError, OSError, ImportError):
         return getpass.getuser()
     return ""
-
-
-def segments_of(found: FrozenSet) -> Iterator[ObjectId]:
-    """The segments to which a set refers, each once."""
-    seen: set[ObjectId] = set()
-    for block in found.blocks(()):
-        for refs in block.refs.values():
-            there = np.unique(refs.segment[refs.length >= 0]).tolist()
-            new = {refs.segments[at] for at in there} - seen
-            seen |= new
-            yield from new

@@ -92,7 +92,15 @@ class FrozenSelection(Selection[Sample]):
         """
         raise refused(self.query, "deleted from")
 
-    def split(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def split(
+        self,
+        parts: Mapping[str, float],
+        *,
+        by: str | None = None,
+        stratify: str | None = None,
+        seed: int = 0,
+        field: str = "split",
+    ) -> NoReturn:
         """Refused: a frozen set never changes. Split the samples before you freeze them.
 
         Raises:
