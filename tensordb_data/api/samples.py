@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.frozen.selection import FrozenSelection, named_set
+from tensordb_data.api.selection import Selection
 from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
+from tensordb_data.errors import QueryError
 from tensordb_data.ingest.options import IngestOptions
 from tensordb_data.samples.annotate import annotate
 from tensordb_data.samples.compact import Compacted, Progress, compact
@@ -23,6 +25,7 @@ from tensordb_data.samples.writer import Existing, Writer
 from tensordb_data.search.reindex import reindexing
 from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
 from tensordb_data.time.cards import FrozenCard, list_sets
+from tensordb_data.time.diff import Diff, diff
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -240,6 +243,32 @@ class Data(Collection[Sample]):
         if name is None:
             return list_sets(self._warehouse)
         return named_set(self.db, name)
+
+    def diff(self, old: str | Selection[Sample], new: str | Selection[Sample]) -> Diff:
+        """Compare two frozen sets, or one with the samples of now: what was added, removed and changed.
+
+        Args:
+            old: The name of a frozen set, or a Selection.
+            new: The same.
+
+        Returns:
+            `added`, `removed` and `changed`, each of which has a length at once and reads its samples as it is
+            iterated. A change has `(old, new)` by field. It is a table of the counts when it is printed.
+
+        Raises:
+            NotFoundError: There is no frozen set of such a name, or no such dataset.
+            QueryError: An argument is neither a name nor a Selection of samples of this project.
+        """
+        return diff(self._state(old), self._state(new))
+
+    def _state(self, named: object) -> BoundQuery:
+        if isinstance(named, str):
+            return self.frozen(named).bound
+        if isinstance(named, Selection) and named.db == self.db:
+            return named.bound
+        raise QueryError(
+            f"expected the name of a frozen set, or a Selection of this warehouse and project; found {named!r:.200}"
+        )
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
         return make_samples(self._warehouse, docs)

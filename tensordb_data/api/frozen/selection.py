@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tensordb_data.api.selection import Selection
@@ -14,6 +14,7 @@ from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
 from tensordb_data.time.cards import FrozenCard, card_of
 from tensordb_data.time.drop import drop_set
+from tensordb_data.time.restore import Restored, restore
 
 if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
@@ -57,6 +58,26 @@ class FrozenSelection(Selection[Sample]):
             NotFoundError: There is no such set any more.
         """
         drop_set(self.db.warehouse, self.frozen, force)
+
+    def restore(self, fields: Sequence[str] | None = None) -> Restored:
+        """Give the samples of today the values that they had: an update of those that differ.
+
+        What annotated a value then is noted again. Blobs are not restored, nor is what was added since removed. If the
+        process is killed, call it again.
+
+        Args:
+            fields: Such as `["label", "tags"]`; None for all that the set has of the index. A field that was renamed
+                since is restored under its new name.
+
+        Returns:
+            How many samples were updated, and what was not restored: samples that were deleted, fields that are gone or
+            hold values of another kind now.
+
+        Raises:
+            QueryError: The set has no such field, or it is a blob.
+            NotFoundError: The set was dropped.
+        """
+        return restore(self.bound, fields)
 
     # Refused
 
