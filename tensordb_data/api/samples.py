@@ -26,6 +26,7 @@ from tensordb_data.search.reindex import reindexing
 from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
 from tensordb_data.time.cards import FrozenCard, list_sets
 from tensordb_data.time.diff import Diff, diff
+from tensordb_data.time.overlap import Overlap, overlap
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -260,6 +261,27 @@ class Data(Collection[Sample]):
             QueryError: An argument is neither a name nor a Selection of samples of this project.
         """
         return diff(self._state(old), self._state(new))
+
+    def overlap(
+        self, one: str | Selection[Sample], other: str | Selection[Sample], *, fields: Sequence[str] | None = None
+    ) -> Overlap:
+        """Which samples two Selections share, such as those for training and those for a test.
+
+        Args:
+            one: A Selection, or the name of a frozen set.
+            other: The same.
+            fields: The blobs by whose content samples are the same; None for all that both have. Without blobs in
+                common it is the values of all fields that both have.
+
+        Returns:
+            `by_id`, the samples that are in both; and `by_content`, pairs of different samples whose stored bytes are
+            equal. It is a table of the counts when it is printed.
+
+        Raises:
+            NotFoundError: There is no frozen set of such a name, or no such dataset.
+            QueryError: An argument is malformed.
+        """
+        return overlap(self._state(one), self._state(other), fields)
 
     def _state(self, named: object) -> BoundQuery:
         if isinstance(named, str):

@@ -46,7 +46,7 @@ class BlobContents:
         rows = np.flatnonzero(~absent & ~lacks & ~same)
         if not len(rows):
             return found
-        mine, theirs = self._checksums(one, rows), self._checksums(other, rows)
+        mine, theirs = self.checksums(one, rows), self.checksums(other, rows)
         packed = [np.zeros(len(rows), np.bool_) if r.compressed is None else r.compressed[rows] for r in (one, other)]
         alike = (mine == theirs) & (one.length[rows] == other.length[rows]) & (packed[0] == packed[1])
         found[rows[~alike]] = True
@@ -56,7 +56,8 @@ class BlobContents:
             found[row] = bytes(both[0]) != bytes(both[1])
         return found
 
-    def _checksums(self, refs: BlobRefs, rows: Rows) -> NDArray[np.uint64]:
+    def checksums(self, refs: BlobRefs, rows: Rows) -> NDArray[np.uint64]:
+        """The checksums of the stored bytes of the blobs at some rows, which all have one."""
         found = np.zeros(len(rows), np.uint64)
         segment, offset, length = refs.segment[rows], refs.offset[rows], refs.length[rows]
         for number in np.unique(segment).tolist():

@@ -23,6 +23,7 @@ from tensordb_data.frozen.frozen_set import codec_of
 from tensordb_data.frozen.structure import IDS, VALUE
 from tensordb_data.samples.sample import Sample
 from tensordb_data.time.blob_content import BlobContents
+from tensordb_data.time.ids import matched
 from tensordb_data.time.sides import Rows, Side, compared, side_of
 
 if TYPE_CHECKING:
@@ -260,18 +261,6 @@ def _pairs(old: Side, new: Side) -> dict[int, int]:
         if piece is not None and piece in known:
             found.setdefault(known[piece], chunk)
     return found
-
-
-def matched(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple[Rows, Rows]:
-    """The rows of the ids, uint8 [n, 12] and [m, 12], that both have: int64 [k] each."""
-    ids = np.concatenate([one, other])
-    high = np.ascontiguousarray(ids[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
-    low = np.ascontiguousarray(ids[:, 8:]).view(">u4").reshape(-1).astype(np.uint32)
-    order = np.lexsort((low, high))
-    twice = np.flatnonzero((high[order[1:]] == high[order[:-1]]) & (low[order[1:]] == low[order[:-1]]))
-    first, second = order[twice], order[twice + 1]
-    both = (first < len(one)) & (second >= len(one))
-    return first[both].astype(np.int64), second[both].astype(np.int64) - len(one)
 
 
 def values_differ(one: Values, other: Values, codec: Codec) -> NDArray[np.bool_]:

@@ -185,4 +185,3 @@ class _Restoring:
         with Mutation(self._warehouse, "update", datasets, alone=alone) as mutation:
             for some in chunks(updates, LIMIT):
                 self.report.updated += mutation.step(some, change)
-
