@@ -14,6 +14,7 @@ from tensordb_data.common.text_table import size
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.query import Query
+from tensordb_data.warehouse.record import Record
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -57,6 +58,14 @@ class FrozenCard(Row):
         by = f"{self.user}@{self.host}"
         named, fields, tags = ", ".join(self.datasets), ", ".join(self.fields), ", ".join(self.tags)
         return self.name, count, size(self.nbytes), named, fields, self.created, by, tags or None
+
+
+class FrozenRecord(Record):
+    """A frozen set as a search finds it: a mapping of what is known of it."""
+
+    __slots__ = ()
+
+    collection = "frozen"
 
 
 def card_of(doc: FrozenSetDocument | Mapping[str, Any]) -> FrozenCard:

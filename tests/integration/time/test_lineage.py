@@ -40,7 +40,8 @@ class Training:
         ) as checkpointer:
             step = checkpointer.restore()
             while step < last:
-                for step, batch in enumerate(self.loader, step + 1):
+                for batch in self.loader:
+                    step += 1
                     received += batch["_id"]
                     checkpointer.step()
                     self.seen[step] = list(received)
