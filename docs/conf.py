@@ -56,8 +56,8 @@ copybutton_exclude = ".linenos, .gp"
 
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
-    "Begin": ["tutorial", "ingest", "formats-in", "streams", "table", "time", "samples-out", "ranks", "saves", "platforms",
-              "migration"],
+    "Begin": ["tutorial", "ingest", "formats-in", "streams", "table", "time", "samples-out", "ranks", "saves",
+              "platforms", "migration"],
     "Frameworks": [
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",
