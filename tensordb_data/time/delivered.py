@@ -62,7 +62,7 @@ class Delivered:
     ) -> None:
         self._warehouse, self._queries = warehouse, list(queries)
         self.packed = packed
-        """uint8 [n, 12]: their `_id`s, in order."""
+        """uint8 [n, 12]: their ids, in order."""
         self.times = times
         """int64 [n]: how often each was delivered."""
         self.notes = tuple(notes)
@@ -75,7 +75,7 @@ class Delivered:
 
     @property
     def ids(self) -> list[ObjectId]:
-        """Their `_id`s."""
+        """Their ids."""
         return as_ids(self.packed)
 
     def __len__(self) -> int:

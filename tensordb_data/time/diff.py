@@ -84,7 +84,7 @@ class Samples(Sequence[Sample]):
 
     @property
     def ids(self) -> list[ObjectId]:
-        """Their `_id`s."""
+        """Their ids."""
         return ids_at(self._side, self._rows)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -111,7 +111,7 @@ class Changes(Sequence[Change]):
 
     @property
     def ids(self) -> list[ObjectId]:
-        """Their `_id`s."""
+        """Their ids."""
         return ids_at(self._sides[1], self._rows[1])
 
     @property
