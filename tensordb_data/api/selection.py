@@ -281,8 +281,8 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
         self._guard("delete", all)
         return self._verbs.write_selected(self._writable, None)
 
-    def freeze(self, name: str, *, tags: Sequence[str] = ()) -> Self:
-        """Give a name to these samples with these values, for ever; see `FrozenSelection`, which is returned.
+    def freeze(self, name: str, *, tags: Sequence[str] = ()) -> Any:
+        """Give a name to these samples with these values, for ever. Returns a `FrozenSelection`.
 
         All samples are of one state of the data, in the order of the Selection. What is stored is about 32 bytes a
         sample and its values; blobs stay where they are, and outlive `delete()` and `gc()`. What another set has
@@ -299,8 +299,7 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
             CorruptBlobError: A sample has something else than a blob, or a blob in its document is damaged.
             StorageError: The blob store failed.
         """
-        found: Self = self.db.select(Query("data", frozen=freeze(self.bound, name, tags), fields=self.query.fields))
-        return found
+        return self.db.select(Query("data", frozen=freeze(self.bound, name, tags)))
 
     # Combining
 

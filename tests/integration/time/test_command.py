@@ -48,13 +48,13 @@ def test_commands(db: TensorDB, run: Any) -> None:
     assert [one.name for one in db.data.frozen()] == ["v1"]
 
 
-def test_search_finds_frozen_sets(db: TensorDB) -> None:
+def test_search_finds_frozen_sets(db: TensorDB, run: Any) -> None:
     fill(db, 5)
     frozen = db.data.find({"dataset": "mixed"}).freeze("chest 2026", tags=["release"])
     (hit,) = db.search("chest 2026")
     assert hit.kind == "data" and hit.name == "chest 2026" and hit.query == frozen.query and hit["count"] == 5
     assert content(hit.selection) == content(frozen)
     assert [found.name for found in db.search("release")] == ["chest 2026"]
-    assert db.search("chest", kind="jobs") == []
+    assert db.search("chest", kind="jobs") == [] and "chest 2026" in run("search", "chest")
     frozen.drop()
     assert db.search("chest 2026") == []
