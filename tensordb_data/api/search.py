@@ -117,6 +117,8 @@ def _frozen(db: Facade) -> Iterator[Mapping[str, Any]]:
     """Entries for the newest frozen sets. There are few, so that they need none in the index."""
     found = db.warehouse.index["frozen"].find({"_tdb.p": db.project}, {"_tdb": 0}).sort("_id", -1).limit(_SETS)
     for doc in found:
+        if not isinstance(doc.get("created"), dt.datetime):  # another tool has changed it
+            continue
         name, tags = str(doc.get("name")), [str(tag) for tag in doc.get("tags") or ()]
         yield {
             "_id": doc["_id"].binary, "k": "data", "n": name, "t": tags, "x": [], "at": doc["created"], "frozen": doc,

@@ -260,7 +260,7 @@ def segments_in_sets(warehouse: Warehouse, ids: Sequence[ObjectId]) -> set[Objec
     """Those of some segments to which frozen sets refer."""
     wanted = set(ids)
     found = warehouse.index["frozen_segments"].find({"k": {"$in": list(ids)}}, {"k": 1})
-    return {id for doc in read_all(found) for id in doc["k"]} & wanted
+    return {id for doc in read_all(found) if isinstance(doc["k"], list) for id in doc["k"]} & wanted
 
 
 def label_of(doc: Mapping[str, Any]) -> str:

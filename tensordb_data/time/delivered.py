@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _FETCH = 1000
 _NOW = 1 << 62
+_PASSES = 1_000_000
 
 Doc = Mapping[str, Any]
 Ids = NDArray[np.uint8]
@@ -141,7 +142,7 @@ def delivered(warehouse: Warehouse, doc: Doc) -> Delivered:
     mine = states[-1][1]
     if len(mine) != len(rows):
         raise NotFoundError(f"{label}: its position is of {len(mine)} streams, and its lineage names {len(rows)}")
-    found: list[Ids] = []
+    found: list[tuple[Ids, int]] = []
     notes: list[str] = []
     queries: list[Query] = []
     began = _began(warehouse, doc)
@@ -151,11 +152,19 @@ def delivered(warehouse: Warehouse, doc: Doc) -> Delivered:
         except (QueryError, KeyError, TypeError):
             raise NotFoundError(f"{label}: the query of its samples is malformed") from None
         history = [(one, each[number]) for one, each in states if len(each) > number]
-        one = _OneStream(warehouse, query, row, state, history, began)
-        found += one.ids()
+        try:
+            one = _OneStream(warehouse, query, row, state, history, began)
+            found += one.ids()
+        except (QueryError, TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+            if isinstance(error, NotFoundError):
+                raise
+            raise NotFoundError(f"{label}: the state of its stream is malformed: {error!s:.200}") from None
         notes += one.notes
         queries.append(query)
-    packed, times = unique_ids(np.concatenate(found) if found else np.zeros((0, 12), np.uint8))
+    packed, times = unique_ids(
+        np.concatenate([np.zeros((0, 12), np.uint8), *(ids for ids, _ in found)]),
+        np.concatenate([np.zeros(0, np.int64), *(np.full(len(ids), times, np.int64) for ids, times in found)]),
+    )
     return Delivered(warehouse, packed, times, list(dict.fromkeys(notes)), queries)
 
 
@@ -221,6 +230,7 @@ class _OneStream:
         self._began = began
         self._known = list(self._evidence(history))
         self._plans: dict[Any, Plan | None] = {}
+        self._found: dict[Any, tuple[Ids, int]] = {}
 
     def _evidence(self, history: Sequence[tuple[Doc, Doc]]) -> Iterator[_Known]:
         for doc, state in history:
@@ -270,11 +280,11 @@ class _OneStream:
             return None
         return None
 
-    def ids(self) -> list[Ids]:
-        """The ids of all deliveries, in parts."""
+    def ids(self) -> list[tuple[Ids, int]]:
+        """The ids of all deliveries, in parts, and how often each part was delivered."""
         state = self._state
         if state.get("follow"):
-            return [self._followed()]
+            return [(self._followed(), 1)]
         last, position = int(state.get("pass", 0)), int(state.get("position", 0))
         if state.get("by sample"):
             self.notes.append(
@@ -285,32 +295,33 @@ class _OneStream:
         if state.get("tokens") is not None and position:
             self.notes.append("its batches were made by tokens, so that of the pass in progress all samples count")
             last, position = last + 1, 0
-        found: list[Ids] = []
+        if last > _PASSES:
+            raise ValueError(f"pass {last}")
         for number in range(last):
-            found += self._of_pass(number, None)
+            self._of_pass(number, None)
         if position:
-            found += self._of_pass(last, position)
-        return found
+            self._of_pass(last, position)
+        return list(self._found.values())
 
-    def _of_pass(self, number: int, position: int | None) -> list[Ids]:
-        """The ids of a pass: of the first positions, or of all."""
+    def _of_pass(self, number: int, position: int | None) -> None:
+        """Add the ids of a pass: of the first positions, or of all."""
         plan = self._plan(number)
         if plan is None:
             self.notes.append(f"nothing is known of the data of pass {number}")
-            return []
+            return
         n = len(plan)
-        count = self._whole(n) if position is None else position
-        if count == n and not self._spec.replacement:
-            return [plan.table.ids]
-        blocks = self._state.get("blocks") or (0, 0)
-        if self._spec.replacement and self._state.get("weights") and plan.cumulative_weights is None:
+        count = self._whole(n) if position is None else min(position, n)
+        unknown = self._spec.replacement and self._state.get("weights") and plan.cumulative_weights is None
+        if unknown:
             self.notes.append(f"the weights of pass {number} are not known, so that all samples count")
-            return [plan.table.ids]
-        shuffle = BlockShuffle(int(blocks[0]), int(blocks[1]))
-        if not n:
-            return []
-        rows = rows_at(np.arange(count), n, number, self._spec, shuffle, plan.cumulative_weights)
-        return [plan.table.ids[rows]]
+        if unknown or (count == n and not self._spec.replacement):
+            ids, times = self._found.get(id(plan), (plan.table.ids, 0))
+            self._found[id(plan)] = ids, times + 1
+        elif n:
+            blocks = self._state.get("blocks") or (0, 0)
+            shuffle = BlockShuffle(int(blocks[0]), int(blocks[1]))
+            rows = rows_at(np.arange(count), n, number, self._spec, shuffle, plan.cumulative_weights)
+            self._found[number, id(plan)] = plan.table.ids[rows], 1
 
     def _whole(self, n: int) -> int:
         """How many samples a whole pass delivers."""
@@ -320,16 +331,17 @@ class _OneStream:
         return min(n, sharding.position(sharding.rounds))
 
     def _plan(self, number: int) -> Plan | None:
+        # Counters only grow: if the nearest states before and after are the same one, so is what lies between.
         before = [known for known in self._known if known.number <= number]
         after = [known for known in self._known if known.number >= number]
-        for one in sorted(before, key=lambda known: -known.number):
-            for other in sorted(after, key=lambda known: known.number):
-                if one.number == number or one.versions == other.versions:
-                    for known in (one, other) if one.versions == other.versions else (one,):
-                        if (plan := self._opened(known)) is not None:
-                            return plan
+        one = max(before, key=lambda known: known.number, default=None)
+        other = min(after, key=lambda known: known.number, default=None)
+        at_it = one is not None and one.number == number
+        same = one is not None and (at_it or (other is not None and one.versions == other.versions))
+        if one is not None and same and (plan := self._opened(one.versions)) is not None:
+            return plan
         for known in [*sorted(after, key=lambda known: known.number), *reversed(before)]:
-            if (plan := self._opened(known)) is not None:
+            if (plan := self._opened(known.versions)) is not None:
                 what = "the data of today" if known.number in (_NOW, -1) else f"that of pass {known.number}"
                 self.notes.append(
                     f"no checkpoint has the data of pass {number}, which may have differed from {what}, which counts"
@@ -337,11 +349,12 @@ class _OneStream:
                 return plan
         return None
 
-    def _opened(self, known: _Known) -> Plan | None:
-        """A plan that is known. One of the same versions is opened once."""
-        if self._plans.get(known.versions) is None:
-            self._plans[known.versions] = known.plan()
-        return self._plans[known.versions]
+    def _opened(self, versions: Any) -> Plan | None:
+        """A plan of the data at some versions, from whatever has it."""
+        if versions not in self._plans:
+            plans = (known.plan() for known in self._known if known.versions == versions)
+            self._plans[versions] = next((plan for plan in plans if plan is not None), None)
+        return self._plans[versions]
 
     def _followed(self) -> Ids:
         self.notes.append("it followed what was committed: the samples count that are there today and match")

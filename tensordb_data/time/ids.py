@@ -11,14 +11,21 @@ from numpy.typing import NDArray
 Ids = NDArray[np.uint8]
 
 
-def unique_ids(ids: Ids) -> tuple[Ids, NDArray[np.int64]]:
-    """The different ones, in order, and how often each occurs."""
+def unique_ids(ids: Ids, times: NDArray[np.int64] | None = None) -> tuple[Ids, NDArray[np.int64]]:
+    """The different ones, in order, and how often each occurs.
+
+    Args:
+        ids: The ids.
+        times: int64 [n]: how often each row counts; None for once.
+    """
     order = in_order(ids)
     sorted_ = ids[order]
     starts = np.ones(len(ids), np.bool_)
     starts[1:] = (sorted_[1:] != sorted_[:-1]).any(axis=1)
     first = np.flatnonzero(starts)
-    return sorted_[first], np.diff(np.append(first, len(ids))).astype(np.int64)
+    if times is None or not len(ids):
+        return sorted_[first], np.diff(np.append(first, len(ids))).astype(np.int64)
+    return sorted_[first], np.add.reduceat(times[order], first)
 
 
 def matched(one: Ids, other: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
