@@ -7,9 +7,9 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from tensordb_data.api.data.samples_out import SamplesOut
+from tensordb_data.api.data.selection_table import SelectionTable
 from tensordb_data.api.protocol import Facade, Verbs
-from tensordb_data.api.samples_out import SamplesOut
-from tensordb_data.api.selection_table import SelectionTable
 from tensordb_data.api.watch import Watch
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.options import suggesting

@@ -9,20 +9,17 @@ import typer
 
 from tensordb_data.cli import (
     continuous,
-    export,
-    find,
-    ingest,
     jobs,
     logs,
     params,
     roots,
     search,
     server,
-    stream,
     ui,
     upgrade,
     worker,
 )
+from tensordb_data.cli.data import export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, storage
 from tensordb_data.cli.output import say

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import Array, Bytes, TensorDB, Text
-from tensordb_data.api.samples import Data
+from tensordb_data.api.data.samples import Data
 from tensordb_data.blobs.segments.inline import INLINE, MAX_INLINE
 from tensordb_data.errors import CorruptBlobError, SampleError
 from tensordb_data.samples import write_buffer
