@@ -5,6 +5,7 @@ Everything is data, everything is identified by a query, and the training side p
 
 from tensordb_data.api.architectures import Architecture, Built
 from tensordb_data.api.database import TensorDB
+from tensordb_data.api.frozen.parameter_set import ParameterSet
 from tensordb_data.api.job import Job
 from tensordb_data.api.logs import LogRow, LogSelection
 from tensordb_data.api.runs import Run, RunSelection
@@ -24,6 +25,7 @@ from tensordb_data.errors import (
     DuplicateError,
     EmbeddedServerError,
     IngestError,
+    InUseError,
     JobCancelledError,
     MissingExtraError,
     NotAllowedError,
@@ -47,7 +49,6 @@ from tensordb_data.feedback.value import Feedback
 from tensordb_data.jobs.permissions import Permissions
 from tensordb_data.jobs.spec import JobLimits, JobSpec
 from tensordb_data.logs.writer import RunLog
-from tensordb_data.params.parameter_set import ParameterSet
 from tensordb_data.params.retention import Keep
 from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
@@ -84,6 +85,7 @@ __all__ = [
     "Feedback",
     "Hit",
     "Image",
+    "InUseError",
     "IngestError",
     "Job",
     "JobCancelledError",

@@ -52,6 +52,10 @@ class DuplicateError(TensorDBError, ValueError):
     """An entity with the same identity exists already."""
 
 
+class InUseError(TensorDBError):
+    """Something is not removed, because other entities refer to it."""
+
+
 class TimeLimitError(TensorDBError, TimeoutError):
     """A read took longer than the time that it was given."""
 

@@ -34,6 +34,9 @@ def load() -> None:
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]
     found += [_returned(getattr(selection, name)) for name in ("similar", "duplicates", "feedback_of", "label_issues")]
+    frozen = _named(sys.modules[data.__module__], "FrozenSelection")
+    found += [frozen, _named(sys.modules[data.__module__], "FrozenCard"), _returned(frozen.restore)]
+    found += [_returned(function) for function in (data.diff, data.overlap, tdb.ParameterSet.samples)]
     found += [_returned(params.sizes), _returned(params.lineage)]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]
     found += [_returned(logs.import_runs)]
@@ -47,7 +50,7 @@ def _generic(collection: type[Any]) -> list[type[Any]]:
     """A collection's base, what it holds, and what all records are."""
     (base,) = types.get_original_bases(collection) if sys.version_info >= (3, 12) else collection.__orig_bases__
     (record,) = typing.get_args(base)
-    return [typing.get_origin(base), record, record.__base__]
+    return [typing.get_origin(base), record, next(cls for cls in record.__mro__ if cls.__name__ == "Record")]
 
 
 def _returned(member: Any) -> type[Any]:

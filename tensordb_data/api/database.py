@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tensordb_data.api.architectures import Architectures
 from tensordb_data.api.collection import Collection
 from tensordb_data.api.data.samples import Data
+from tensordb_data.api.frozen.selection import FrozenSelection
 from tensordb_data.api.housekeeping import Housekeeping
 from tensordb_data.api.jobs import Jobs
 from tensordb_data.api.logs import Logs
@@ -235,7 +236,7 @@ class TensorDB(Overview, Housekeeping):
             raise QueryError(
                 f"select takes a Query (sel.query, or Query.from_json(text)); found {type(query).__name__}"
             )
-        return Selection(self, query)
+        return Selection(self, query) if query.frozen is None else FrozenSelection(self, query)
 
     def search(
         self, words: str, *, kind: str | Sequence[str] | None = None, project: str | None = None, limit: int = 20

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 
+from tensordb_data.api.frozen.parameter_set import ParameterSet
 from tensordb_data.common.html import Html, Shown, table
 from tensordb_data.common.text_table import text_table
 from tensordb_data.errors import NotFoundError, QueryError
-from tensordb_data.params.parameter_set import ParameterSet
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:

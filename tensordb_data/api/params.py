@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.frozen.given import check_samples, query_of
+from tensordb_data.api.frozen.parameter_set import ParameterSet
 from tensordb_data.api.lineage import Lineage, lineage_of
+from tensordb_data.api.selection import Selection
 from tensordb_data.common.chunks import chunks
 from tensordb_data.errors import SchemaError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.params.exchange.importing import import_set
 from tensordb_data.params.exchange.source import Imported
 from tensordb_data.params.lineage import surroundings
-from tensordb_data.params.parameter_set import RESERVED, ParameterSet, parent_id, set_fields
+from tensordb_data.params.parameter_set import RESERVED, parent_id, set_fields
 from tensordb_data.params.prune import Pruned, prune
 from tensordb_data.params.retention import Keep
 from tensordb_data.params.save import save_parameters
 from tensordb_data.params.sizes import SetSize, sizes
-from tensordb_data.query.query import Filter
+from tensordb_data.query.query import Filter, Query
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.search.index import search_index
 from tensordb_data.tensors.snapshot import view
+from tensordb_data.time.seen import scored_on, trained_on
 from tensordb_data.warehouse.annotation import Annotated, check_ids, check_source
 from tensordb_data.warehouse.index import Update
 from tensordb_data.warehouse.metrics import check_names, scalar
@@ -124,13 +128,20 @@ class Params(Collection[ParameterSet]):
         fields(None)  # what is wrong is said before a large file is read
         return import_set(self._warehouse, path, key, fields, parent_id(parent))
 
-    def annotate(self, values: Mapping[ObjectId, Mapping[str, Any]], source: str) -> Annotated:
+    def annotate(
+        self,
+        values: Mapping[ObjectId, Mapping[str, Any]],
+        source: str,
+        *,
+        data: Selection[Any] | Query | None = None,
+    ) -> Annotated:
         """Adds metrics to checkpoints, for example those of an evaluator. All values are checked before one is set.
 
         Args:
             values: Metrics by the `_id` of the checkpoint: `{best.id: {"test_acc": 0.9}}`. A metric that the checkpoint
                 has already is replaced.
             source: Who annotates. It is noted, with the time, as `provenance.<metric>`.
+            data: The samples on which the metrics were found; noted there too, for `scored_on`.
 
         Returns:
             How many checkpoints were annotated, and the ids that no checkpoint of this project has.
@@ -141,7 +152,9 @@ class Params(Collection[ParameterSet]):
         """
         check_source(source)
         check_ids(values)
-        by = {"source": source, "at": dt.datetime.now(dt.timezone.utc)}
+        by: dict[str, Any] = {"source": source, "at": dt.datetime.now(dt.timezone.utc)}
+        if data is not None:
+            by["data"] = query_of(data).to_json()
         updates: list[Update] = []
         for id, given in values.items():
             if not isinstance(given, Mapping) or not given:
@@ -175,6 +188,34 @@ class Params(Collection[ParameterSet]):
             QueryError: `id` is none.
         """
         return lineage_of(self.db, id)
+
+    def trained_on(self, samples: Selection[Any]) -> list[ParameterSet]:
+        """The checkpoints that have seen any of some samples, the oldest first.
+
+        What a checkpoint has seen is what `ParameterSet.samples` says. One for which that is not exact counts if what
+        stands in for the data has any of the samples.
+
+        Args:
+            samples: A Selection of samples, such as a frozen set.
+
+        Raises:
+            QueryError: It is none.
+        """
+        return self.entities(trained_on(check_samples(samples).bound))
+
+    def scored_on(self, samples: Selection[Any]) -> list[ParameterSet]:
+        """The checkpoints that have a metric that was found on any of some samples, the oldest first.
+
+        It knows of metrics that were annotated with `data=`. A query is asked again, so that it finds the samples of
+        today, unless it is of a frozen set.
+
+        Args:
+            samples: A Selection of samples, such as a frozen set.
+
+        Raises:
+            QueryError: It is none.
+        """
+        return self.entities(scored_on(check_samples(samples).bound))
 
     def prune(self, run: str, keep: Keep, *, dry_run: bool = False) -> Pruned:
         """Deletes the checkpoints of a run that a policy does not keep, also those saved by `save`.

@@ -19,8 +19,8 @@ from tensordb_data.runs.listing import RunQuery, list_runs
 from tensordb_data.table.notebook import runs_html
 
 if TYPE_CHECKING:
+    from tensordb_data.api.frozen.parameter_set import ParameterSet
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.params.parameter_set import ParameterSet
 
 _ALL_ROWS = {"superseded": {"$in": [None, True]}}
 

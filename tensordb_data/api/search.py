@@ -15,10 +15,12 @@ from pymongo.errors import ExecutionTimeout
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.bson_values import COLLECTIONS
 from tensordb_data.errors import QueryError
+from tensordb_data.query.frozen_set import Frozen
 from tensordb_data.query.query import Query
 from tensordb_data.search.index import GROUPED, REFRESH, renew, search_index
 from tensordb_data.search.tokenize import index_words, may_begin, scoped, search_words, words
 from tensordb_data.search.vocabulary import has_all, pattern
+from tensordb_data.time.cards import FrozenRecord
 from tensordb_data.warehouse.bound_query import BoundQuery
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _MOST_FORMS = 20  # of a word that was cut short, in one query
 _LOOK_MS = 100
 _TOGETHER_MS = 15  # of a search, for looks whether there is a text with several words of a field
 _READ = dict.fromkeys(("k", "n", "t", "x", "f", "e", "at"), 1)  # of an entry: its words are for the index
+_SETS = 1000  # frozen sets that are looked at
 _STALE = dt.timedelta(seconds=24 * REFRESH)
 
 
@@ -45,7 +48,8 @@ class Hit:
     kind: str
     """The collection."""
     name: str
-    """The dataset of samples, the run of log rows and checkpoints, the name of an architecture, the kind of a job."""
+    """The dataset of samples, or of frozen ones their set; the run of log rows and checkpoints, the name of an
+    architecture, the kind of a job."""
     tags: tuple[str, ...]
     score: float
     """For comparison within one search. Hits are ordered by the number of words found first, then by score."""
@@ -58,7 +62,8 @@ class Hit:
     @property
     def selection(self) -> Selection[Any]:
         """The entities that were found, to read, count, tag or stream."""
-        return Selection(self.db, self.query)
+        found: Selection[Any] = self.db.select(self.query)
+        return found
 
     @property
     def id(self) -> Any:
@@ -102,8 +107,22 @@ def search(db: Facade, text: str, kind: str | Sequence[str] | None, limit: int) 
             *_by_words(filter(_is_word_page, found), wanted),
         )
     ]
+    if "data" in kinds:
+        scored += [(*_score(entry, wanted, rare), entry["at"], bytes(entry["_id"]), entry) for entry in _frozen(db)]
     scored.sort(key=lambda one: one[:4], reverse=True)
     return _alive(db, ((score, entry) for hits, score, _, _, entry in scored if hits), limit)
+
+
+def _frozen(db: Facade) -> Iterator[Mapping[str, Any]]:
+    """Entries for the newest frozen sets. There are few, so that they need none in the index."""
+    found = db.warehouse.index["frozen"].find({"_tdb.p": db.project}, {"_tdb": 0}).sort("_id", -1).limit(_SETS)
+    for doc in found:
+        if not isinstance(doc.get("created"), dt.datetime):  # another tool has changed it
+            continue
+        name, tags = str(doc.get("name")), [str(tag) for tag in doc.get("tags") or ()]
+        yield {
+            "_id": doc["_id"].binary, "k": "data", "n": name, "t": tags, "x": [], "at": doc["created"], "frozen": doc,
+        }  # fmt: skip
 
 
 def _candidates(
@@ -235,8 +254,13 @@ def _alive(db: Facade, scored: Iterable[tuple[float, Mapping[str, Any]]], limit:
     left = _TOGETHER_MS
     rest = iter(scored)
     while len(hits) < limit and (some := list(itertools.islice(rest, limit - len(hits)))):
-        members = _members(db, [entry for _, entry in some])
+        members = _members(db, [entry for _, entry in some if "frozen" not in entry])
         for score, entry in some:
+            if (doc := entry.get("frozen")) is not None:
+                query = Query("data", frozen=Frozen(entry["n"], doc["_id"]))
+                record = FrozenRecord(db.warehouse, doc)
+                hits.append(Hit("data", entry["n"], tuple(entry["t"]), score, query, record, db))
+                continue
             query = _query(entry, is_server=db.warehouse.index.is_server)
             entity = members.get(entry["_id"])
             if entity is None and _are_together(entry):

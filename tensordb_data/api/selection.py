@@ -14,6 +14,7 @@ from tensordb_data.api.watch import Watch
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import NotFoundError, QueryError, TimeLimitError
+from tensordb_data.frozen.bound_query import bind
 from tensordb_data.query.query import Query, check_name
 from tensordb_data.query.tags import clean_tags
 from tensordb_data.schema import BlobField
@@ -24,6 +25,7 @@ from tensordb_data.stream.mixture.mixture import Mix
 from tensordb_data.stream.options import BatchOptions, StreamOptions, shard_of, tokens_of, units_of
 from tensordb_data.stream.spec import Ragged, Shuffle, StreamSpec, Weights, field_names
 from tensordb_data.table.bounded import count_within, positive
+from tensordb_data.time.freeze import freeze
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 from tensordb_data.warehouse.query_plan import explain, warn_of_scan
 from tensordb_data.warehouse.record import Record
@@ -291,6 +293,26 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
         self._guard("delete", all)
         return self._verbs.write_selected(self._writable, None)
 
+    def freeze(self, name: str, *, tags: Sequence[str] = ()) -> Any:
+        """Give a name to these samples with these values, for ever. Returns a `FrozenSelection`.
+
+        All samples are of one state of the data, in the order of the Selection. What is stored is about 32 bytes a
+        sample and its values; blobs stay where they are, and outlive `delete()` and `gc()`. What another set has
+        already is not stored again. If this is killed, there is no such set.
+
+        Args:
+            name: A text of 1 to 200 characters, which no frozen set of the project has.
+            tags: Tags of the set.
+
+        Raises:
+            DuplicateError: There is a frozen set of this name.
+            NotFoundError: The query names no dataset that exists.
+            QueryError: An argument is malformed, or these are no samples, or frozen ones.
+            CorruptBlobError: A sample has something else than a blob, or a blob in its document is damaged.
+            StorageError: The blob store failed.
+        """
+        return self.db.select(Query("data", frozen=freeze(self.bound, name, tags)))
+
     # Combining
 
     def __and__(self, other: Mapping[str, Any] | Selection[R] | Query) -> Selection[R]:
@@ -327,7 +349,7 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
     @property
     def bound(self) -> BoundQuery:
         """The query, bound to its warehouse."""
-        return BoundQuery(self.db.warehouse, self.query, self._seconds)
+        return bind(self.db.warehouse, self.query, self._seconds)
 
     def _replaced(self, query: Query) -> Self:
         found = copy.copy(self)

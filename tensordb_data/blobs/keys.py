@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-FOLDERS = ("segments", "params", "architectures", "logs", "tombstones")
+FOLDERS = ("segments", "params", "architectures", "logs", "tombstones", "frozen")
 """The folders of a store that are ours."""
 
 _ID = "[0-9a-f]{24}"
-_KEY = re.compile(rf"(segments|tombstones)/{_ID}|(params|architectures|logs)/{_ID}(-[0-9]+)?\.safetensors", re.ASCII)
+_KEY = re.compile(
+    rf"(segments|tombstones)/{_ID}|(params|architectures|logs|frozen)/{_ID}(-[0-9]+)?\.safetensors", re.ASCII
+)
 _TEMPORARY = re.compile(r"\.put-[0-9]+-[0-9a-f]{12}", re.ASCII)
 
 

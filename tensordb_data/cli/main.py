@@ -25,6 +25,7 @@ from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, shard, sto
 from tensordb_data.cli.output import say
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
+from tensordb_data.cli.time import frozen
 
 app = typer.Typer(
     name="tensordb",
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, storage, find, export, search, runs, importing, logs, stream, compact, changes, jobs, worker,
+    server, ingest, storage, find, export, frozen, search, runs, importing, logs, stream, compact, changes, jobs, worker,
     continuous, params, gc, fsck, backup, upgrade, shard, roots, ui,
 )  # fmt: skip
 for module in MODULES:

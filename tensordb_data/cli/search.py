@@ -57,6 +57,8 @@ def search(
 def _matches(hit: Hit) -> int | str:
     """How many there are, as far as that is counted at once: the table is not worth more time."""
     found = hit.selection.bound
+    if hit.query.frozen is not None:
+        return hit.selection.count()
     try:
         return int(found.collection.count_documents(found.filter(), maxTimeMS=_COUNT_MS))
     except ExecutionTimeout:

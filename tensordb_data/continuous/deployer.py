@@ -19,8 +19,8 @@ from tensordb_data.params.load import describe
 
 if TYPE_CHECKING:
     from tensordb_data.api.database import TensorDB
+    from tensordb_data.api.frozen.parameter_set import ParameterSet
     from tensordb_data.api.selection import Selection
-    from tensordb_data.params.parameter_set import ParameterSet
 
 Check = Callable[[Any, About], Any]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.api.architectures import Built
+from tensordb_data.api.frozen.parameter_set import ParameterSet
 from tensordb_data.common.deprecation import Grouped, moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.continuous.loop import Loop, log
@@ -30,7 +31,7 @@ from tensordb_data.mongo.claims import Claim, check_lease, claim, claim_path
 from tensordb_data.mongo.errors import is_transient
 from tensordb_data.mongo.heartbeat import keep_renewing
 from tensordb_data.params.load import describe
-from tensordb_data.params.parameter_set import RESERVED, ParameterSet
+from tensordb_data.params.parameter_set import RESERVED
 from tensordb_data.schema.schema import PROVENANCE
 from tensordb_data.warehouse.metrics import check_names, scalar
 
@@ -139,7 +140,7 @@ class Evaluator(Loop):
             )  # fmt: skip
             if claimed is None:
                 return self._next_free()
-            found = ParameterSet(self._db.warehouse, claimed.document)
+            (found,) = self._db.params.entities([claimed.document])
             try:
                 self._evaluate(found, claimed)
             except ClaimLostError as error:

@@ -20,6 +20,7 @@ from tensordb_data.errors import QueryError, SampleError, StorageError
 from tensordb_data.export.arrow import pyarrow, table_of
 from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import Row, merged_fields, stored_rows
+from tensordb_data.query.frozen_set import Frozen
 from tensordb_data.query.query import Query
 from tensordb_data.samples.sample import Sample
 from tensordb_data.schema.array import numpy_dtype
@@ -56,6 +57,8 @@ class DataState:
     """Sequence number and mutation counter of each dataset."""
     schemas: bytes
     """The schemas of the datasets, as BSON."""
+    frozen: Frozen | None = None
+    """The frozen set of which the samples are; they stay as they are."""
 
     def layout(self) -> FieldLayout:
         """How the fields of `read` are stored."""
@@ -188,7 +191,7 @@ class Partition:
 
     def _existing(self, docs: list[Doc], credentials: str | None) -> list[Doc]:
         """The documents of the samples that were not deleted since."""
-        if not docs:
+        if not docs or self.state.frozen is not None:
             return docs
         warehouse = self.state.address.open(credentials)
         table = table_from_docs(FieldLayout((), self.state.layout().schemas), docs)
@@ -204,7 +207,7 @@ class Partition:
 
     def _batch(self, docs: Sequence[Doc], credentials: str | None) -> Batch:
         layout, stats = self.state.layout(), Stats(1)
-        spec = StreamSpec(Query("data"), max(1, len(docs)), self.fields)
+        spec = StreamSpec(Query("data", frozen=self.state.frozen), max(1, len(docs)), self.fields)
         if docs:
             warehouse = self.state.address.open(credentials)
             loader = RowLoader(warehouse, spec, None, FailureBudget(0, stats), stats)
@@ -221,7 +224,7 @@ class Partition:
             return
         warehouse = self.state.address.open(credentials)
         for some in chunks(docs, _CHUNK):
-            located = self._located(warehouse, some, blobs) if blobs else some
+            located = self._located(warehouse, some, blobs) if blobs and self.state.frozen is None else some
             yield from stored_rows(
                 [Sample(warehouse, doc, layout.schemas[doc["dataset"]], []) for doc in located], blobs
             )

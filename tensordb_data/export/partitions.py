@@ -15,7 +15,7 @@ from tensordb_data.errors import QueryError
 from tensordb_data.export.partition import DataState, Doc, Partition, packed, split_rows, unpacked
 from tensordb_data.export.portable import PortableAddress
 from tensordb_data.export.rows import check_data
-from tensordb_data.stream.passes.plan_reader import PlanReader
+from tensordb_data.stream.passes.frozen_reader import plan_reader
 from tensordb_data.stream.plan.index_reader import bounded
 from tensordb_data.stream.plan.index_snapshot import IndexSnapshot
 from tensordb_data.stream.plan.sample_table import FieldLayout
@@ -39,7 +39,7 @@ def partitions(
     each = parse_size(nbytes, "partitions: nbytes")
     address = PortableAddress.of(bound.warehouse)
     names = field_names(fields if fields is not None else bound.query.fields)
-    reader = PlanReader(bound.warehouse, StreamSpec(bound.query, 1, names))
+    reader = plan_reader(bound.warehouse, StreamSpec(bound.query, 1, names))
 
     def read(now: IndexSnapshot, layout: FieldLayout) -> tuple[DataState, list[Block]]:
         every = dict.fromkeys(name for schema in layout.schemas.values() for name in schema)
@@ -47,7 +47,7 @@ def partitions(
         schemas = bson.encode({name: schema.to_doc() for name, schema in layout.schemas.items()})
         state = DataState(
             address, layout.fields if names is not None else (*layout.fields, "_id"), names,
-            tuple(sorted((name, now.versions[name]) for name in layout.schemas)), schemas,
+            tuple(sorted((name, now.versions[name]) for name in layout.schemas)), schemas, bound.query.frozen,
         )  # fmt: skip
         return state, list(_blocks(bound, wanted, now))
 
@@ -60,7 +60,7 @@ def partitions(
 
 def _blocks(bound: BoundQuery, wanted: FieldLayout, now: IndexSnapshot) -> Iterator[Block]:
     projection = {**wanted.projection(inline=False), "tags": 1, "_tdb.p": 1}
-    known = bounded({name: now.versions[name] for name in wanted.schemas})
+    known = None if bound.query.frozen else bounded({name: now.versions[name] for name in wanted.schemas})
     with reported(bound.query), contextlib.closing(bound.cursor(projection, known, now.session)) as cursor:
         for docs in batched(cursor, _CHUNK):
             rows = [bson.encode(doc) for doc in docs]

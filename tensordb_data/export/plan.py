@@ -100,6 +100,8 @@ class Plan:
 
     def _relocated(self, docs: Sequence[Doc]) -> list[Doc] | None:
         """The documents with the places where a compaction has put their blobs; None if nothing has moved."""
+        if any("f" in doc["_tdb"] for doc in docs):  # a frozen set keeps its blobs where they are
+            return None
         found = self.warehouse.index["data"].find({"_id": {"$in": [doc["_id"] for doc in docs]}}, {"_tdb": 1})
         now: dict[Any, Doc] = {doc["_id"]: doc["_tdb"] for doc in found}
         for doc in docs:
@@ -150,7 +152,8 @@ def read_plan(
         BusyError: The data changes all the time, on a server that has no snapshots.
     """
     divider = None if split is None else _divider(bound, split)
-    names = selected_datasets(bound.query.filter)
+    # a frozen set is of one state, whatever happens to its datasets
+    names = selected_datasets(bound.query.filter) if bound.query.frozen is None else []
     use_snapshot = True
     for _ in range(_ATTEMPTS):
         try:

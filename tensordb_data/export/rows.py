@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tensordb_data.common.chunks import batched, runs_by_size
 from tensordb_data.errors import QueryError, SchemaError
-from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.samples.sample import Sample, make_samples, read_stored
 from tensordb_data.schema import BlobField, Field, Image, Scalar
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
@@ -52,10 +51,7 @@ def fields_of(bound: BoundQuery, names: Sequence[str] | None = None) -> dict[str
         SchemaError: Two datasets have a field of one name and different kinds.
     """
     wanted = bound.query.fields if names is None else names
-    restricted = selected_datasets(bound.query.filter)
-    datasets = bound.warehouse.datasets
-    known = sorted(datasets.versions() if restricted is None else set(restricted))
-    return merged_fields(datasets.schemas(known), wanted)
+    return merged_fields(bound.schemas(), wanted)
 
 
 def merged_fields(schemas: Mapping[str, Schema], wanted: Sequence[str] | None) -> dict[str, Field]:

@@ -24,6 +24,7 @@ _EXPECTED: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "params": {"_tdb.p": str},
     "architectures": {"_tdb.p": str, "name": str},
     "logs": {"_tdb.p": str, "run": str},
+    "frozen": {"_tdb.p": str, "name": str, "_tdb.structure": (bytes, Binary)},
 }
 """What must be in the documents of a collection for an object to be found, and of which types."""
 
@@ -98,7 +99,7 @@ def document_fault(collection: str, doc: Mapping[str, Any]) -> str | None:
             found = found.get(part) if isinstance(found, Mapping) else None
         if not isinstance(found, types) or isinstance(found, bool):
             return f"expected {path} as this library writes it, found {describe(found)}"
-    if collection in ("params", "architectures", "logs"):
+    if collection in ("params", "architectures", "logs", "frozen"):
         contents = doc["_tdb"].get("tensors", [])
         if not isinstance(contents, list) or not all(isinstance(content, bytes) for content in contents):
             return f"expected a list of tensors in _tdb.tensors, found {describe(contents)}"

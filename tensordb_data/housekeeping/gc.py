@@ -6,9 +6,10 @@ and nothing while a backup runs.
 First the document leaves the state `dying`, by a write that conflicts with one that makes it live again. Then the
 object is removed.
 
-It is safe beside others. A commit writes the state of its segment in the transaction that inserts the samples. A save
-holds a lease, see `tensors.lease`. A reader that finds a blob gone asks where it is now. Of two gc, each step is one
-write on condition of the state before it.
+It is safe beside others. A freeze holds a lease as a backup does, and makes the segments of its set live in the
+transaction that names them. A commit writes the state of its segment in the transaction that inserts the samples. A
+save holds a lease, see `tensors.lease`. A reader that finds a blob gone asks where it is now. Of two gc, each step is
+one write on condition of the state before it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
     from tensordb_data.warehouse.documents.blobs import SegmentDocument, TensorDocument
 
-_USERS = ("params", "architectures", "logs")
+_USERS = ("params", "architectures", "logs", "frozen")
 """The collections whose documents refer to tensors."""
 _MARK_SECONDS = 30
 _MARGIN = dt.timedelta(seconds=60)
@@ -176,7 +177,7 @@ class _Collection:
     # Segments
 
     def mark_segments(self) -> None:
-        """Mark live segments to which no sample refers, and segments of writers that were silent for too long."""
+        """Mark live segments that neither samples nor frozen sets use, and those of writers silent for too long."""
         silent = self._now() - max(self._grace, dt.timedelta(seconds=SECONDS))
         abandoned = {"state": "writing", "created": {"$lt": silent}}
         for batch in batched(self._mongo["segments"].find(abandoned, batch_size=BATCH), BATCH):
@@ -187,7 +188,7 @@ class _Collection:
             self._mark("segments", unused, {"v"}, _dataset, "bytes")
 
     def sweep_segments(self) -> None:
-        """Remove dying segments to which no sample refers."""
+        """Remove dying segments to which no sample and no frozen set refers."""
         segments, ripe = self._mongo["segments"], self._ripe()
         later = {"state": "dying", "dying": {"$gt": ripe}}
         total = {"$group": {"_id": None, "n": {"$sum": 1}, "bytes": {"$sum": "$bytes"}}}
@@ -326,8 +327,9 @@ def _content(tensor: TensorDocument | Doc) -> tuple[str, bytes]:
 
 def _run(tensor: TensorDocument) -> str:
     project = tensor["_id"]["p"]
-    if tensor["key"].startswith("architectures/"):
-        return f"architectures of {project}"
+    for folder, what in (("architectures/", "architectures"), ("frozen/", "frozen sets")):
+        if tensor["key"].startswith(folder):
+            return f"{what} of {project}"
     run = tensor.get("run")
     return f"parameters of {project}" if run is None else f"run {run} of {project}"
 

@@ -20,6 +20,7 @@ from tensordb_data.blobs.segments.format import SegmentDocuments
 from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.common.chunks import batched, chunks
 from tensordb_data.errors import SchemaError, StorageError, UnsupportedError
+from tensordb_data.housekeeping.rebuild_frozen import rebuild_frozen
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
 from tensordb_data.housekeeping.segment_doc import segment_doc
@@ -38,7 +39,7 @@ def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:
     """See `TensorDB.rebuild`."""
     about = warehouse.index["warehouse"]
     begun = about.find_one({"_id": "warehouse", "rebuilding": warehouse.project}) is not None
-    for name, what in (("data", "samples"), ("params", "parameter sets")):
+    for name, what in (("data", "samples"), ("params", "parameter sets"), ("frozen", "frozen sets")):
         if not begun and warehouse.index[name].find_one({"_tdb.p": warehouse.project}, {"_id": 1}) is not None:
             raise UnsupportedError(
                 f"project {warehouse.project!r} has {what}, so its index is not lost, and a rebuild would undo changes;"
@@ -49,7 +50,8 @@ def rebuild(warehouse: Warehouse, progress: Progress | None = None) -> Rebuilt:
     run.read_tombstones()
     run.read()
     run.number()
-    run.enter_tombstones(rebuild_sets(warehouse, run.report, run.deleted, run.progress))
+    places = rebuild_sets(warehouse, run.report, run.deleted, run.progress)
+    run.enter_tombstones({**places, **rebuild_frozen(warehouse, run.report, run.deleted, run.progress)})
     about.update_one({"_id": "warehouse"}, {"$pull": {"rebuilding": warehouse.project}})
     return run.report
 
@@ -81,7 +83,7 @@ class _Rebuild:
                 for deletion in found.deletions:
                     for id, number in zip(deletion.ids, deletion.sequence or [-1] * len(deletion.ids), strict=True):
                         self.deleted[id] = max(self.deleted.get(id, (deletion.time, number)), (deletion.time, number))
-                kept = found if found.collection == "params" else replace(found, deletions=[])
+                kept = found if found.collection in ("params", "frozen") else replace(found, deletions=[])
                 self._tombstones.append((root["id"], key, kept))
 
     def enter_tombstones(self, places: Mapping[ObjectId, Mapping[str, Any]]) -> None:

@@ -71,7 +71,7 @@ def rebuild_sets(
         progress("objects of tensors", done, len(keys))
         store = warehouse.blobs.store(root)
         try:
-            for content in _enter(warehouse, root, key, report):
+            for content in enter_tensors(warehouse, root, key, report, STRUCTURE):
                 about = _about(warehouse, content, root, key)
                 if about is None:
                     report.skipped.append(f"{store.url}/{key}: a set of an older version, which does not say whose")
@@ -91,8 +91,19 @@ def rebuild_sets(
     return places
 
 
-def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterator[bytes]:
-    """Enter the tensors of an object; yields the content addresses of those that are structures of sets."""
+def enter_tensors(warehouse: Warehouse, root: int, key: str, report: Rebuilt, structure: str) -> Iterator[bytes]:
+    """Enter the tensors of an object; yields the content addresses of those that are structures of sets.
+
+    Args:
+        warehouse: The warehouse.
+        root: The blob root.
+        key: The key of the object.
+        report: Gets other projects that are met.
+        structure: The name of the tensor that is a structure.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
     store = warehouse.blobs.store(root)
     about, places = _header(store, key)
     if about.get("project") != warehouse.project:
@@ -115,7 +126,7 @@ def _enter(warehouse: Warehouse, root: int, key: str, report: Rebuilt) -> Iterat
                 {"_id": tensor_id(warehouse.project, content), "root": root, "key": key, "o": places[name][0],
                  "n": places[name][1], "state": "live", **({} if nbytes is None else {"z": nbytes})}
             )  # fmt: skip
-            if name == STRUCTURE or name.startswith(f"{STRUCTURE}#"):
+            if name == structure or name.startswith(f"{structure}#"):
                 structures.append(content)
     for some in chunks(rows, TENSORS_AT_ONCE):
         made = [

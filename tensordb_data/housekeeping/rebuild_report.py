@@ -33,8 +33,10 @@ class Rebuilt(Report):
     sets: int = 0
     runs: dict[str, int] = field(default_factory=dict)
     """Checkpoints by run."""
+    frozen: int = 0
+    """Frozen sets."""
     deleted: int = 0
-    """Samples and checkpoints whose bytes still exist, and which stay deleted because tombstones name them."""
+    """Samples, checkpoints and frozen sets whose bytes still exist, and which stay deleted: tombstones name them."""
     skipped: list[str] = field(default_factory=list)
     """Objects and checkpoints that could not be used, and why."""
     projects: list[str] = field(default_factory=list)

@@ -1,13 +1,15 @@
 """Find the segments to which samples refer, in bounded memory for any number of segments and samples.
 
 For each quarter of a million segments, the server goes through all samples once, of all datasets and projects: other
-tools may move samples to another dataset, and their blobs stay where they are. It sorts on its disk if need be. Here,
+tools may move samples to another dataset, and their blobs stay where they are. It sorts on its disk if need be. What
+frozen sets refer to is in use, too. Here,
 some thirty bytes are kept of each segment. They tell afterwards whether the segment has changed.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import heapq
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -96,7 +98,24 @@ def _partitioned(warehouse: Warehouse, held: _Held, used: Iterator[ObjectId]) ->
 
 
 def _used(warehouse: Warehouse, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
-    """Segments in a range of ids that samples refer to, in order."""
+    """Segments in a range of ids that samples or frozen sets refer to, in order; perhaps several times."""
+    # The sets are read after the samples: one that is made meanwhile has changed its segments, which are left out then.
+    yield from heapq.merge(_used_by_samples(warehouse, low, high), _used_by_sets(warehouse, low, high))
+
+
+def _used_by_sets(warehouse: Warehouse, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
+    stages: Sequence[Doc] = [
+        {"$match": {"k": {"$elemMatch": {"$gte": low, "$lte": high}}}},
+        {"$unwind": "$k"},
+        {"$match": {"k": {"$gte": low, "$lte": high}}},
+        {"$group": {"_id": "$k"}},
+        {"$sort": {"_id": 1}},
+    ]
+    for doc in warehouse.index["frozen_segments"].aggregate(stages, allowDiskUse=True, batchSize=_ANSWER):
+        yield doc["_id"]
+
+
+def _used_by_samples(warehouse: Warehouse, low: ObjectId, high: ObjectId) -> Iterator[ObjectId]:
     stages: Sequence[Doc] = [
         {"$match": {"_tdb.b": {"$type": "object"}}},
         {"$project": {"r": {"$objectToArray": "$_tdb.b"}}},

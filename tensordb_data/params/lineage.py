@@ -40,7 +40,8 @@ def of_data(stream: Any) -> list[dict[str, Any]]:
         if (query := getattr(spec, "query", None)) is not None:
             # as text: a document cannot be searched by fields whose names begin with "$"
             row = {"query": query.to_json(), "fingerprint": query.fingerprint, "shuffle": spec.shuffle}
-            row = {**row, "seed": spec.seed, "batch_size": spec.batch_size}
+            row = {**row, "seed": spec.seed, "batch_size": spec.batch_size, "end": spec.end}
+            row = row if spec.world_size == 1 else {**row, "world_size": spec.world_size}
             found.append(row if spec.tokens is None else {**row, "tokens": spec.tokens.to_doc()})
     return found
 

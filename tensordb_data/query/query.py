@@ -13,6 +13,7 @@ from bson import json_util
 from tensordb_data.common.bson_values import COLLECTIONS, JSON, plain
 from tensordb_data.common.options import suggesting
 from tensordb_data.errors import QueryError
+from tensordb_data.query.frozen_set import Frozen, clean_frozen
 from tensordb_data.query.ids import with_ids
 from tensordb_data.query.large_in import Split, is_large, size_of, split
 from tensordb_data.query.source import python
@@ -49,12 +50,13 @@ class Query:
         sort: `[("val_acc", -1), …]`, a dict of the same, or a field name for ascending order.
         limit: The most entities to return, at least 1; None for all.
         fields: Names of the fields to read; None for all. `_id` and `tags` are always read.
+        frozen: The name of a frozen set of samples, whose samples are selected as they were; without a filter or sort.
 
     Raises:
         QueryError: An argument is malformed or refused. The message says where, and what to write instead.
     """
 
-    __slots__ = ("_collection", "_fields", "_filter", "_limit", "_sort", "_split", "_text")
+    __slots__ = ("_collection", "_fields", "_filter", "_frozen", "_limit", "_sort", "_split", "_text")
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Query:
         sort: Sort | None = None,
         limit: int | None = None,
         fields: Iterable[str] | None = None,
+        frozen: str | Frozen | Mapping[str, Any] | None = None,
     ) -> None:
         if collection not in COLLECTIONS:
             raise QueryError(f"no collection {collection!r}; there are {', '.join(COLLECTIONS)}")
@@ -72,6 +75,12 @@ class Query:
         self._sort = clean_sort(sort)
         self._limit = clean_limit(limit)
         self._fields = _clean_fields(fields)
+        self._frozen = clean_frozen(frozen)
+        if self._frozen is not None and (collection != "data" or self._filter or self._sort):
+            raise QueryError(
+                f"the frozen set {self._frozen.name!r} has its samples and their order for ever: it takes no filter and"
+                " no sort. Filter before you freeze: db.data.find({...}).freeze(name)"
+            )
         self._split = _split(self._filter, self._sort)
         self._text: str | None = None
 
@@ -106,6 +115,11 @@ class Query:
         return self._fields
 
     @property
+    def frozen(self) -> Frozen | None:
+        """The frozen set that is selected, or None for what is there now."""
+        return self._frozen
+
+    @property
     def _json(self) -> str:
         if self._text is None:
             self._text = self._canonical()
@@ -133,14 +147,17 @@ class Query:
             raise QueryError(f"a query in JSON was expected, this is not JSON: {error}") from None
         if not isinstance(doc, dict) or "collection" not in doc:
             raise QueryError('a query in JSON is an object with "collection", "filter", "sort", "limit", "fields"')
-        unknown = set(doc) - {"collection", "filter", "sort", "limit", "fields"}
+        unknown = set(doc) - {"collection", "filter", "sort", "limit", "fields", "frozen"}
         if unknown:
             raise QueryError(f"a query has no {', '.join(map(repr, sorted(unknown)))}; it has "
-                             "collection, filter, sort, limit and fields")  # fmt: skip
+                             "collection, filter, sort, limit, fields and frozen")  # fmt: skip
         sort = doc.get("sort")
         if isinstance(sort, list):
             sort = [tuple(pair) if isinstance(pair, list) else pair for pair in sort]
-        return cls(doc["collection"], doc.get("filter"), sort=sort, limit=doc.get("limit"), fields=doc.get("fields"))
+        return cls(
+            doc["collection"], doc.get("filter"), sort=sort, limit=doc.get("limit"), fields=doc.get("fields"),
+            frozen=doc.get("frozen"),
+        )  # fmt: skip
 
     @suggesting(QueryChanges)
     def replace(self, **changes: Unpack[QueryChanges]) -> Query:
@@ -149,7 +166,7 @@ class Query:
             return self
         parts: dict[str, Any] = {
             "collection": self._collection, "filter": self._filter, "sort": self._sort, "limit": self._limit,
-            "fields": self._fields,
+            "fields": self._fields, "frozen": self._frozen,
         }  # fmt: skip
         return Query(**{**parts, **changes})
 
@@ -161,6 +178,9 @@ class Query:
             "limit": self._limit,
             "fields": None if self._fields is None else list(self._fields),
         }
+        if self._frozen is not None:
+            id = self._frozen.id
+            doc["frozen"] = {"name": self._frozen.name, **({} if id is None else {"id": str(id)})}
         # Numbers of our own stay plain JSON; those of the filter keep their BSON type.
         doc["filter"] = json.loads(json_util.dumps(doc["filter"], json_options=JSON))
         return json.dumps(doc, separators=(",", ":"), ensure_ascii=False)
@@ -186,6 +206,12 @@ class Query:
         Args:
             db: The name of the warehouse in the source.
         """
+        if self._frozen is not None:
+            found = f"{db}.data.frozen({self._frozen.name!r})"
+            changes = ", ".join(
+                f"{name}={value!r}" for name, value in (("limit", self._limit), ("fields", self._fields)) if value
+            )
+            return f"{db}.select({found}.query.replace({changes}))" if changes else found
         options = {"sort": self._sort, "limit": self._limit, "fields": self._fields}
         return python(f"{db}.{self._collection}.find", self._filter, options)
 
@@ -197,6 +223,8 @@ class Query:
 
     def __repr__(self) -> str:
         parts = [repr(self._collection), repr(self._filter)]
+        if self._frozen is not None:
+            parts[1] = f"frozen={self._frozen.name!r}"
         for name, value in (("sort", self._sort), ("limit", self._limit), ("fields", self._fields)):
             if value is not None:
                 parts.append(f"{name}={list(value) if isinstance(value, tuple) else value!r}")

@@ -26,6 +26,7 @@ from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.common.chunks import chunks
 from tensordb_data.common.html import Report
 from tensordb_data.errors import CorruptBlobError, NotFoundError
+from tensordb_data.frozen.frozen_set import segments_in_sets
 from tensordb_data.samples import write_batch
 from tensordb_data.samples.changes.each import stamped
 from tensordb_data.samples.changes.entries import write_entry
@@ -327,12 +328,13 @@ def _within(doc: Doc, segment: ObjectId) -> Iterator[Doc]:
 
 
 def mark_unused(warehouse: Warehouse, dataset: str, ids: Sequence[ObjectId], report: Moved) -> None:
-    """Mark those of some segments as dying to which no sample refers."""
+    """Mark those of some segments as dying to which no sample and no frozen set refers."""
     segments = warehouse.index["segments"]
     # `v` is read first: whoever refers to a segment after that has incremented it.
     found: list[SegmentDocument] = list(segments.find({"_id": {"$in": list(ids)}, "state": "live"}))
     used = references(warehouse, dataset, ids) if found else {}
-    unused = [doc for doc in found if doc["_id"] not in used]
+    held = segments_in_sets(warehouse, ids) if found else set()
+    unused = [doc for doc in found if doc["_id"] not in used and doc["_id"] not in held]
     attempts = itertools.count()
 
     def body(session: Any) -> list[SegmentDocument]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pymongo
+from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from tensordb_data.blobs.segments.inline import is_inline, read_inline
@@ -20,6 +21,7 @@ from tensordb_data.errors import (
     StorageError,
     TensorDBError,
 )
+from tensordb_data.frozen.frozen_set import set_by_id
 from tensordb_data.samples.pictures.encode import picture
 from tensordb_data.schema import Array, BlobField, Field, Image
 from tensordb_data.warehouse.record import Record
@@ -151,16 +153,26 @@ class Sample(Record):
 
 def make_samples(warehouse: Warehouse, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
     """Make samples of a chunk of documents. They load their blobs together."""
-    schemas = warehouse.datasets.schemas(sorted({doc["dataset"] for doc in docs})) if docs else {}
+    frozen = {id: set_by_id(warehouse, id).schemas for id in {_set_of(doc) for doc in docs} if id is not None}
+    living = sorted({doc["dataset"] for doc in docs if _set_of(doc) is None})
+    schemas = warehouse.datasets.schemas(living) if living else {}
     neighbours: list[weakref.ref[Sample]] = []
     samples = []
     for doc in docs:
-        schema = schemas.get(doc["dataset"])
+        id = _set_of(doc) if frozen else None
+        schema = schemas.get(doc["dataset"]) if id is None else frozen[id].get(doc["dataset"])
         if schema is None:
             raise SampleError(f"sample {doc['_id']} belongs to the dataset {doc['dataset']!r}, which has no schema")
         samples.append(Sample(warehouse, doc, schema, neighbours))
     neighbours += map(weakref.ref, samples)
     return samples
+
+
+def _set_of(doc: Mapping[str, Any]) -> Any:
+    """The `_id` of the frozen set of a document; None of one that is in the index."""
+    internals = doc.get("_tdb")
+    found = internals.get("f") if isinstance(internals, Mapping) else None
+    return found if isinstance(found, ObjectId) else None
 
 
 def read_stored(samples: Sequence[Sample], name: str) -> list[Buffer | None]:

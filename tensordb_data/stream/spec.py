@@ -180,6 +180,7 @@ class StreamSpec:
             "passes": self.passes is not None,
             "a sort": bool(self.query.sort),
             "a limit": self.query.limit is not None,
+            "a frozen set, to which nothing is added": self.query.frozen is not None,
             "world_size": self.world_size > 1,
             f"end={self.end!r}": self.end != "short",
         }

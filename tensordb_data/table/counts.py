@@ -43,7 +43,8 @@ Counts = dict[tuple[str | None, Any], int]
 def _counts(bound: BoundQuery, field: str, fields: Fields | None) -> Counts:
     counts: Counts = {}
     query = bound.query
-    if query.split is not None or not bound.warehouse.index.is_server or not is_simple(field):
+    asked = query.split is None and query.frozen is None and bound.warehouse.index.is_server and is_simple(field)
+    if not asked:
         for doc in bound.cursor({field.split(".")[0]: 1}):
             found = False
             for value in values_at(doc, field):

@@ -38,6 +38,10 @@ def documents_of(bound: BoundQuery, ids: Sequence[Any]) -> list[dict[str, Any]]:
     """The documents of some ids, in their order, with the fields of the query. Those that were deleted are left out."""
     projection = bound.projection()
     docs: dict[Any, dict[str, Any]] = {}
+    if bound.query.frozen is not None:  # they are not those in the index
+        wanted = set(ids)
+        docs.update((doc["_id"], doc) for doc in bound.cursor(projection) if doc["_id"] in wanted)
+        return [docs[id] for id in ids if id in docs]
     with reported(bound.query):
         for some in chunks(ids, _FETCH):
             named = {"_tdb.p": bound.warehouse.project, "_id": {"$in": list(some)}}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tensordb_data.common.options import nearest
 from tensordb_data.errors import QueryError
-from tensordb_data.query.datasets import selected_datasets
 from tensordb_data.query.query import check_name
 from tensordb_data.schema.schema import PROVENANCE
 
@@ -23,10 +22,8 @@ Fields = dict[str, dict[str, "Field"]]
 
 def schema_fields(bound: BoundQuery) -> Fields:
     """The fields of the datasets that a query of samples may match, in the order of their schemas."""
-    restricted, datasets = selected_datasets(bound.query.filter), bound.warehouse.datasets
-    known = sorted(datasets.versions() if restricted is None else set(restricted))
     found: Fields = {}
-    for dataset, schema in sorted(datasets.schemas(known).items()):
+    for dataset, schema in sorted(bound.schemas().items()):
         for name, field in schema.items():
             found.setdefault(name, {})[dataset] = field
     return found

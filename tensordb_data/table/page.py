@@ -126,7 +126,8 @@ def _walked(bound: BoundQuery, n: int, mark: Mark, seconds: float) -> tuple[list
 def _sorted(bound: BoundQuery, n: int, mark: Mark) -> tuple[list[dict[str, Any]], Mark | None, float]:
     """In any other order."""
     order = bound.sort()
-    by_keys = bound.query.split is None and bound.warehouse.index.is_server and _are_single(bound, order)
+    asked = bound.query.split is None and bound.query.frozen is None and bound.warehouse.index.is_server
+    by_keys = asked and _are_single(bound, order)
     if mark.keys is not None and (not by_keys or len(mark.keys) != len(order)):
         raise QueryError("page: after= is of another query; begin with after=None")
     extra = None if mark.keys is None else after(order, mark.keys)

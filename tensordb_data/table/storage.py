@@ -152,7 +152,7 @@ class Storage(Shown):
 def projects(warehouse: Warehouse) -> list[str]:
     """See `TensorDB.projects`."""
     where = {"data": "_tdb.p", "params": "_tdb.p", "architectures": "_tdb.p", "jobs": "_tdb.p", "logs": "_tdb.p",
-             "runs": "_tdb.p", "datasets": "_id.p"}  # fmt: skip
+             "runs": "_tdb.p", "frozen": "_tdb.p", "datasets": "_id.p"}  # fmt: skip
     found: set[str] = set()
     for name, path in where.items():
         values = retry_while_unavailable(partial(warehouse.index[name].distinct, path), reads=True)

@@ -26,7 +26,7 @@ Position = tuple[str, int]
 def can_walk(bound: BoundQuery) -> bool:
     """Whether a query gives samples in their default order, and is sent at once."""
     query = bound.query
-    return query.collection == "data" and query.sort is None and query.split is None
+    return query.collection == "data" and query.sort is None and query.split is None and query.frozen is None
 
 
 def datasets_of(bound: BoundQuery) -> list[tuple[str, int]]:

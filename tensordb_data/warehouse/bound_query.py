@@ -30,6 +30,7 @@ from tensordb_data.query.query import Query, names, too_large
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
+    from tensordb_data.schema.schema import Schema
     from tensordb_data.warehouse.context import Warehouse
 
 _IDS = 10_000
@@ -108,7 +109,14 @@ class BoundQuery:
         if self.query.split is not None and self.query.split.field != "_id":
             raise too_large(self.query.filter)
 
+    def schemas(self) -> dict[str, Schema]:
+        """The schemas of the datasets whose samples it may match."""
+        named, datasets = selected_datasets(self.query.filter), self.warehouse.datasets
+        return datasets.schemas(sorted(datasets.versions() if named is None else set(named)))
+
     def _scoped(self, *filters: Mapping[str, Any] | None) -> dict[str, Any]:
+        if self.query.frozen is not None:  # see `frozen.bound_query`, which asks the server nothing
+            raise QueryError(f"the frozen set {self.query.frozen.name!r} is not selected by a filter of the server")
         parts = [part for part in (*filters, self._hidden) if part]
         project = {"_tdb.p": self.warehouse.project}
         return {"$and": [project, *parts]} if parts else project

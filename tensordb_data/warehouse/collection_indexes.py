@@ -81,6 +81,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)]),
         IndexModel([("state", _UP), ("created", _UP)]),
     ],
+    "frozen": [
+        IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True),
+        IndexModel([("_tdb.tensors", _UP)]),
+    ],
+    "frozen_segments": [IndexModel([("k", _UP)]), IndexModel([("set", _UP)])],
     "tombstones": [IndexModel([("p", _UP), ("c", _UP), ("dataset", _UP), ("_id", _UP)])],
 }
 

@@ -182,7 +182,7 @@ def read(store: Store, key: str) -> Tombstone:
 def _write(warehouse: Warehouse, collection: str, docs: Sequence[Doc], dataset: str | None) -> ObjectId:
     sequence = [int(doc["_tdb"]["s"]) for doc in docs] if collection == "data" else []
     deletion = Deletion(ObjectId(), [doc["_id"] for doc in docs], sequence)
-    about = {"objects": _objects(warehouse, docs)} if collection == "params" else {}
+    about = {"objects": _objects(warehouse, docs)} if collection in ("params", "frozen") else {}
     return write(warehouse, Tombstone(warehouse.project, collection, dataset, [deletion]), about)
 
 

@@ -6,13 +6,16 @@ import datetime as dt
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from tensordb_data.api.collection import Collection
+from tensordb_data.api.frozen.selection import FrozenSelection, named_set
+from tensordb_data.api.selection import Selection
 from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
 from tensordb_data.curation.embed import Embedded, embed
 from tensordb_data.curation.label_studio import Imported, import_annotations
+from tensordb_data.errors import QueryError
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.ingest.options import IngestOptions
 from tensordb_data.samples.annotate import annotate
@@ -29,6 +32,9 @@ from tensordb_data.samples.update import prepare_update
 from tensordb_data.samples.writer import Existing, Writer
 from tensordb_data.search.reindex import reindexing
 from tensordb_data.table.datasets import Dataset, list_datasets, one_dataset
+from tensordb_data.time.cards import FrozenCard, list_sets
+from tensordb_data.time.diff import Diff, diff
+from tensordb_data.time.overlap import Overlap, overlap
 from tensordb_data.warehouse.annotation import Annotated
 from tensordb_data.warehouse.bound_query import BoundQuery, reported
 
@@ -413,6 +419,72 @@ class Data(Collection[Sample]):
             NotFoundError: There is no such dataset.
         """
         return one_dataset(self._warehouse, name)
+
+    @overload
+    def frozen(self, name: None = None) -> Listing[FrozenCard]: ...
+
+    @overload
+    def frozen(self, name: str) -> FrozenSelection: ...
+
+    def frozen(self, name: str | None = None) -> Listing[FrozenCard] | FrozenSelection:
+        """A frozen set by its name; or the cards of all, the newest first, which are a table when they are printed.
+
+        Args:
+            name: The name that `Selection.freeze` gave it; None for all.
+
+        Raises:
+            NotFoundError: There is no frozen set of this name.
+        """
+        if name is None:
+            return list_sets(self._warehouse)
+        return named_set(self.db, name)
+
+    def diff(self, old: str | Selection[Sample], new: str | Selection[Sample]) -> Diff:
+        """Compare two frozen sets, or one with the samples of now: what was added, removed and changed.
+
+        Args:
+            old: The name of a frozen set, or a Selection.
+            new: The same.
+
+        Returns:
+            `added`, `removed` and `changed`, each of which has a length at once and reads its samples as it is
+            iterated. A change has `(old, new)` by field. It is a table of the counts when it is printed.
+
+        Raises:
+            NotFoundError: There is no frozen set of such a name, or no such dataset.
+            QueryError: An argument is neither a name nor a Selection of samples of this project.
+        """
+        return diff(self._state(old), self._state(new))
+
+    def overlap(
+        self, one: str | Selection[Sample], other: str | Selection[Sample], *, fields: Sequence[str] | None = None
+    ) -> Overlap:
+        """Which samples two Selections share, such as those for training and those for a test.
+
+        Args:
+            one: A Selection, or the name of a frozen set.
+            other: The same.
+            fields: The blobs by whose content samples are the same; None for all that both have. Without blobs in
+                common it is the values of all fields that both have.
+
+        Returns:
+            `by_id`, the samples that are in both; and `by_content`, pairs of different samples whose stored bytes are
+            equal. It is a table of the counts when it is printed.
+
+        Raises:
+            NotFoundError: There is no frozen set of such a name, or no such dataset.
+            QueryError: An argument is malformed.
+        """
+        return overlap(self._state(one), self._state(other), fields)
+
+    def _state(self, named: object) -> BoundQuery:
+        if isinstance(named, str):
+            return self.frozen(named).bound
+        if isinstance(named, Selection) and named.db == self.db:
+            return named.bound
+        raise QueryError(
+            f"expected the name of a frozen set, or a Selection of this warehouse and project; found {named!r:.200}"
+        )
 
     def entities(self, docs: Sequence[Mapping[str, Any]]) -> list[Sample]:
         return make_samples(self._warehouse, docs)

@@ -14,6 +14,7 @@ from bson import ObjectId
 from tensordb_data.blobs.stores.base import Store
 from tensordb_data.common.chunks import batched
 from tensordb_data.housekeeping.fsck.data import DataCheck
+from tensordb_data.housekeeping.fsck.frozen import FrozenCheck
 from tensordb_data.housekeeping.fsck.params import ParamsCheck
 from tensordb_data.housekeeping.fsck.report import Checked
 from tensordb_data.housekeeping.fsck.walk import BATCH, Progress, Walk
@@ -34,6 +35,8 @@ def check(warehouse: Warehouse, progress: Progress | None = None) -> Checked:
     params.sets("params")
     params.sets("architectures")
     params.rows()
+    params.sets("frozen")
+    FrozenCheck(walk, data).sets()
     rest.tombstones()
     rest.leftovers()
     rest.unknown_objects()
@@ -77,7 +80,7 @@ class _RestCheck:
         """Objects are named in the index before they are written: those that are not belong to nobody."""
         for root in self._walk.warehouse.blobs.opened:
             store = self._walk.warehouse.blobs.store(root["id"])
-            for folder in ("segments/", "params/", "architectures/", "logs/", FOLDER):
+            for folder in ("segments/", "params/", "architectures/", "logs/", "frozen/", FOLDER):
                 for keys in batched((key for key, _ in store.list(folder)), BATCH):
                     self._unknown(store, keys)
 

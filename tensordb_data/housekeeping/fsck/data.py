@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 from bson import ObjectId
+from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace
 from tensordb_data.blobs.segments.inline import check_inline, is_inline
@@ -150,6 +151,19 @@ class DataCheck:
         except CorruptBlobError as error:
             return "damaged blob", str(error)
         return None
+
+    def place_fault(
+        self, id: ObjectId, offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> tuple[str, str] | None:
+        """Kind and words for the first of some places in a segment that is wrong; None if all are right."""
+        segment = self._segment(id)
+        if segment.index is not None and not segment.damaged:
+            known, sizes = np.asarray(segment.index.offsets), np.asarray(segment.index.lengths)
+            at = np.minimum(np.searchsorted(known, offsets, side="right") - 1, len(known) - 1)
+            right = (at >= 0) & (known[at] == offsets) & (sizes[at] == lengths) if len(known) else np.zeros(0, np.bool_)
+            offsets, lengths = (offsets[~right], lengths[~right]) if len(known) else (offsets, lengths)
+        places = zip(offsets.tolist(), lengths.tolist(), strict=True)
+        return next((found for place in places if (found := segment.complaint(*place)) is not None), None)
 
     def _segment(self, id: ObjectId) -> _Segment:
         found = self._open.get(id)

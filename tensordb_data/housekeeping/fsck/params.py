@@ -1,4 +1,4 @@
-"""Parameters and architectures: every tensor is known, is where its document says, and is what its name says."""
+"""Tensors of checkpoints, architectures and frozen sets: each is known, is where it should be, and matches its name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zstandard
 
 from tensordb_data.common.chunks import chunks, runs_by_size
 from tensordb_data.errors import StorageError
+from tensordb_data.frozen.frozen_set import label_of
 from tensordb_data.housekeeping.fsck.walk import BATCH, ROUND, Doc, Walk, kind_of
 from tensordb_data.params.load import describe
 from tensordb_data.tensors.compression import decompress
@@ -74,7 +75,8 @@ class ParamsCheck:
         sets = list(self._walk.mongo["params"].find(used, {"run": 1, "step": 1}).limit(4))
         others = list(self._walk.mongo["architectures"].find(used, {"name": 1, "version": 1}).limit(4))
         rows = list(self._walk.mongo["logs"].find(used, {"run": 1, "step": 1}).limit(4))
-        names = [*map(describe, sets), *map(_architecture, others), *map(_row, rows)]
+        frozen = list(self._walk.mongo["frozen"].find(used, {"name": 1}).limit(4))
+        names = [*map(describe, sets), *map(_architecture, others), *map(_row, rows), *map(label_of, frozen)]
         return "used by " + (", ".join(names[:3]) or "nothing") + (" and others" if len(names) > 3 else "")
 
     def sets(self, name: str) -> None:
@@ -131,4 +133,6 @@ def _row(doc: Doc) -> str:
     return f"row of run {doc['run']!r} at step {doc.get('step')}"
 
 
-_NAMES: Mapping[str, Callable[[Doc], str]] = {"params": describe, "architectures": _architecture, "logs": _row}
+_NAMES: Mapping[str, Callable[[Doc], str]] = {
+    "params": describe, "architectures": _architecture, "logs": _row, "frozen": label_of,
+}  # fmt: skip

@@ -145,6 +145,8 @@ class StreamIteration:
     def _by_cursor(self, at: Position) -> bool:
         spec = self._spec
         alone = spec.world_size == 1 and self._worker == (0, 1) and self._resolve_pass is None
+        if spec.query.frozen is not None:  # there is no cursor on it
+            return False
         in_order = not spec.shuffle and not spec.replacement and not spec.query.sort and spec.end != "pad"
         return alone and in_order and spec.tokens is None and (at.position == 0 or at.after is not None)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import SampleError
 from tensordb_data.stream.fetch.decode import Column, Decoding
-from tensordb_data.stream.fetch.relocate import Relocator
+from tensordb_data.stream.fetch.relocate import FrozenRelocator, Relocator
 from tensordb_data.stream.plan.index_snapshot import Deletions
 from tensordb_data.stream.plan.plan import Plan
 from tensordb_data.stream.plan.sample_table import SampleTable
@@ -67,7 +67,8 @@ class RowLoader:
         stats: Stats,
     ) -> None:
         self._reader, self._spec, self._transform = warehouse.blobs.reader, spec, transform
-        self._budget, self._relocator = budget, Relocator(warehouse, stats)
+        self._budget = budget
+        self._relocator = (Relocator if spec.query.frozen is None else FrozenRelocator)(warehouse, stats)
 
     def note_deletions(self, seen: Deletions) -> None:
         """Note which deletions there were at some time, see `Relocator.note`."""

@@ -163,3 +163,14 @@ class Relocator:
             wanted = {"_id": {"$in": ids[low : low + _IDS]}, "_tdb.p": self.warehouse.project}
             found.update(doc["_id"].binary for doc in data.find(wanted, {"_id": 1}))
         return found
+
+
+@dataclass
+class FrozenRelocator(Relocator):
+    """The same for a frozen set, whose samples are all there, where they were."""
+
+    def has_deletions(self, versions: Versions) -> bool:
+        return False
+
+    def relocate(self, table: SampleTable, versions: Versions) -> tuple[SampleTable, Mask]:
+        return table, np.ones(len(table), np.bool_)

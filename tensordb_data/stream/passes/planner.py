@@ -17,7 +17,7 @@ from tensordb_data.common.boards import READ_ONLY
 from tensordb_data.errors import BusyError, NotAllowedError, StateError
 from tensordb_data.stream.order.block_shuffle import choose_block_shuffle
 from tensordb_data.stream.passes.beside import Beside
-from tensordb_data.stream.passes.plan_reader import PlanReader
+from tensordb_data.stream.passes.frozen_reader import plan_reader
 from tensordb_data.stream.passes.registry import SharedPassRegistry, new_token
 from tensordb_data.stream.passes.stream_board import StreamBoard
 from tensordb_data.stream.plan.format import DAMAGED, pack_plan, unpack_plan
@@ -41,7 +41,7 @@ class Planner:
 
     def __init__(self, warehouse: Warehouse, spec: StreamSpec) -> None:
         self.warehouse, self.spec = warehouse, spec
-        self._reader = PlanReader(warehouse, spec)
+        self._reader = plan_reader(warehouse, spec)
         self.beside = Beside(spec, self._reader)
         """What the order of the samples needs to know of them."""
         self.totals: dict[Hashable, int] = {}

@@ -14,7 +14,7 @@ from tensordb_data.ui.view import timed_out
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-    from tensordb_data.params.parameter_set import ParameterSet
+    from tensordb_data.api.frozen.parameter_set import ParameterSet
     from tensordb_data.params.sizes import SetSize
     from tensordb_data.ui.view import View
 

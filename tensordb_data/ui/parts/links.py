@@ -17,6 +17,8 @@ from tensordb_data.ui.view import View
 
 def query_link(view: View, query: Query) -> str | None:
     """The page of what a query selects; None for one of a collection that has no page."""
+    if query.frozen is not None:
+        return None
     filter = query.filter
     sort = [name if direction > 0 else f"-{name}" for name, direction in query.sort or ()]
     if query.collection == "data":

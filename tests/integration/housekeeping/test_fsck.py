@@ -56,6 +56,7 @@ def test_a_whole_warehouse(full):
         "params",
         "architectures",
         "logs",
+        "frozen",
         "tombstones",
     }
     assert all(done <= total for _, done, total in seen)

@@ -9,6 +9,7 @@ import numpy as np
 from tensordb_data import JobLimits, TensorDB
 from tensordb_data.warehouse.documents import DOCUMENTS
 from tensordb_data.warehouse.documents.blobs import BlobState
+from tensordb_data.warehouse.documents.frozen import FrozenSetInternals
 from tensordb_data.warehouse.documents.jobs import JobInternals, JobStatus
 from tensordb_data.warehouse.documents.runs import ArchitectureInternals, LogInternals, ParameterSetInternals
 from tensordb_data.warehouse.documents.samples import BlobReferenceDocument, SampleInternals
@@ -21,6 +22,7 @@ INTERNALS = {
     "logs": LogInternals,
     "jobs": JobInternals,
     "architectures": ArchitectureInternals,
+    "frozen": FrozenSetInternals,
 }
 
 
@@ -50,6 +52,7 @@ def test_every_document_has_the_fields_that_are_promised(db: TensorDB) -> None:
     claimed = db.jobs.claim(worker="w", lease=60)
     assert claimed is not None
     claimed.heartbeat(0.5)
+    db.data.find({"dataset": "d"}).freeze("v1", tags=["a"])
     found = 0
     for name, kind in DOCUMENTS.items():
         for doc in db.database[name].find():
@@ -77,5 +80,7 @@ def test_every_document_has_the_fields_that_are_promised(db: TensorDB) -> None:
         "search",
         "tombstones",
         "changes",
+        "frozen",
+        "frozen_segments",
     }
     assert all(db.database[name].find_one() for name in kinds)

@@ -1,0 +1,1 @@
+"""Frozen sets, for users."""
