@@ -35,8 +35,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, storage, find, export, frozen, search, runs, importing, logs, stream, compact, changes, jobs, worker,
-    continuous, params, gc, fsck, backup, upgrade, shard, roots, ui,
+    server, ingest, storage, find, export, frozen, search, runs, importing, logs, stream, compact, changes, jobs,
+    worker, continuous, params, gc, fsck, backup, upgrade, shard, roots, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tensordb_data.api.protocol import Facade
-    from tensordb_data.api.selection import Selection
     from tensordb_data.common.system.progress import Progress as Showing
     from tensordb_data.ingest.report import Report
     from tensordb_data.schema import Field
