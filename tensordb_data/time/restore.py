@@ -17,8 +17,8 @@ from tensordb_data.frozen.columns import MISSING, PROVENANCE, TAGS
 from tensordb_data.frozen.frozen_set import codec_of
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.update import clean_update
-from tensordb_data.samples.mutations import LIMIT, Mutation
-from tensordb_data.samples.renamed import check_not_renamed
+from tensordb_data.samples.changes.each import logged_updates
+from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
 from tensordb_data.samples.update import fit
 from tensordb_data.schema.schema import Schema, stored_schema
 from tensordb_data.search.index import search_index
@@ -59,7 +59,7 @@ def restore(bound: BoundQuery, fields: Sequence[str] | None) -> Restored:
     if bound.warehouse.address.read_only:
         raise ReadOnlyError("nothing can be restored: this TensorDB was opened with read_only=True")
     names = _names(bound, fields)
-    restoring = _Restoring(bound.warehouse, names)
+    restoring = _Restoring(bound.warehouse, names, f"frozen:{bound.set.doc['name']}")
     updates = list(restoring.updates(bound))
     restoring.apply(updates)
     return restoring.report
@@ -80,13 +80,13 @@ def _names(bound: FrozenQuery, fields: Sequence[str] | None) -> list[str]:
 
 
 class _Restoring:
-    def __init__(self, warehouse: Warehouse, names: Sequence[str]) -> None:
-        self._warehouse, self._names = warehouse, list(names)
+    def __init__(self, warehouse: Warehouse, names: Sequence[str], source: str) -> None:
+        self._warehouse, self._names, self._source = warehouse, list(names), source
         self._codec: Codec = codec_of(warehouse)
         self.report = Restored()
         self._not_applied: Counter[str] = Counter()
         self._schemas: dict[str, tuple[Schema, Mapping[str, str]]] = {}
-        self._datasets: set[str] = set()
+        self._of: dict[ObjectId, str] = {}
         self._groups: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._texts: dict[tuple[str, str, str], Any] = {}
 
@@ -157,7 +157,7 @@ class _Restoring:
                 self._texts[dataset, target, fitted] = doc["_id"]
             self._count(target)
         if update:
-            self._datasets.add(dataset)
+            self._of[doc["_id"]] = dataset
         return update
 
     def _fitted(self, dataset: str, schema: Schema, name: str, value: Any) -> tuple[str, Any]:
@@ -176,12 +176,14 @@ class _Restoring:
             return
         search_index(self._warehouse, "data").add_groups(self._groups, self._texts)
 
-        def change(some: Sequence[Update], session: Any) -> int:
-            check_not_renamed(self._warehouse, datasets, self.report.fields, session)
-            return self._warehouse.index.update_each("data", some, session)
+        datasets, fields = sorted(set(self._of.values())), self.report.fields
+        alone, few = len(updates) <= LIMIT, are_few(self._warehouse, len(updates), datasets)
+        with Mutation(self._warehouse, "update", datasets, alone=alone, stamps=few) as mutation:
 
-        datasets = sorted(self._datasets)
-        alone = len(updates) <= LIMIT
-        with Mutation(self._warehouse, "update", datasets, alone=alone) as mutation:
+            def change(some: Sequence[Update], session: Any) -> int:
+                mutation.check_not_renamed(fields)
+                of, source = self._of, self._source
+                return logged_updates(self._warehouse, mutation, some, of, fields, "update", source, session)
+
             for some in chunks(updates, LIMIT):
                 self.report.updated += mutation.step(some, change)
