@@ -145,7 +145,13 @@ class PortableAddress:
     def _complete(self, credentials: str | None) -> dict[str, Any]:
         """The argument of `Warehouse.from_json`, with the login."""
         given: dict[str, Any] = json.loads(self.text)
+        if credentials is not None and not isinstance(credentials, str):
+            raise ConnectError(
+                f"credentials is an address with its password, or 'env:NAME'; found a {type(credentials).__name__}"
+            )
         if given["folder"] is not None:
+            if credentials is not None and not credentials.startswith(_ENVIRONMENT):
+                raise ConnectError(f"credentials= is of a server, and the warehouse is in the folder {given['folder']}")
             self._check_machine(Path(given["folder"]))
         elif self.needs_login or credentials is not None:
             given["uri"] = _with_login(Address(uri=given["uri"]), credentials)
@@ -193,10 +199,6 @@ def _machine() -> str:
 
 def _with_login(wanted: Address, credentials: str | None) -> str:
     """The address that is given in full; it must be of the same servers."""
-    if credentials is not None and not isinstance(credentials, str):
-        raise ConnectError(
-            f"credentials is an address with its password, or 'env:NAME'; found a {type(credentials).__name__}"
-        )
     name = _VARIABLE if credentials is None else credentials.removeprefix(_ENVIRONMENT)
     if credentials is None or credentials.startswith(_ENVIRONMENT):
         full, source = os.environ.get(name), f"${name}"

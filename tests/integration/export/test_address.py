@@ -102,6 +102,10 @@ def test_a_folder_is_opened_on_its_own_machine_only(warehouse_dir: Path, monkeyp
         assert found.stdout.split() == [b"3", b"shoes"]
         address = db.address
     assert str(folder) in repr(address)
+    for credentials in (3, "mongodb://me:s3cret@db1/ware"):
+        with pytest.raises(ConnectError, match="credentials") as caught:
+            TensorDB(address, credentials=credentials)  # type: ignore[arg-type]
+        assert "s3cret" not in str(caught.value)
     elsewhere = dataclasses.replace(address, machine="another-boot another-host")
     assert elsewhere == address
     with pytest.raises(ConnectError, match=r"folder .* of the machine another-host: one in a folder serves one"):
