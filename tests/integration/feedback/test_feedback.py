@@ -169,6 +169,15 @@ def test_chunks_are_merged_and_nothing_changes_by_it(db, monkeypatch):
             assert found.value("variance")[at] == pytest.approx(np.var(numbers))
 
 
+def test_a_chunk_that_was_merged_is_not_added_again(db):
+    ids = np.array([id.binary for id in fill(db)], "S12")
+    (document,) = chunk_documents(db.warehouse, "r", "loss", moments_of(ids, np.ones(8)))
+    insert_chunk(db.warehouse, document)
+    assert merge_chunks(db.warehouse, "r", "loss")
+    insert_chunk(db.warehouse, document)  # by a process that did not get the answer
+    assert read_moments(db.warehouse, "r", "loss")[0].count.tolist() == [1] * 8
+
+
 def test_of_two_merges_one_counts(db, monkeypatch):
     ids = np.array([id.binary for id in fill(db)], "S12")
     for number in (1.0, 2.0):
