@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from tensordb_data.api.runs import RunSelection
 from tensordb_data.api.search import Hit, search
 from tensordb_data.api.selection import Selection
 from tensordb_data.common.options import suggesting
-from tensordb_data.errors import QueryError
+from tensordb_data.errors import QueryError, StorageError
 from tensordb_data.export.portable import PortableAddress, check_alone
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.mongo.address import HostOptions, parse
@@ -311,8 +312,13 @@ class TensorDB(Overview, Housekeeping):
     def __enter__(self) -> TensorDB:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except StorageError as lost:
+            if error is None:
+                raise
+            warnings.warn(str(lost), stacklevel=2)  # it must not hide what went wrong first
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TensorDB):

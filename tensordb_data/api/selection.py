@@ -172,8 +172,9 @@ class Selection(SamplesOut, SelectionTable[R], Generic[R]):
                 the cache. `"full"` for a permutation of all samples in any case.
             replacement: Draw every sample at random from all samples, so that one may come twice in a pass and another
                 not at all. None for True if there are `weights`.
-            weights: How likely each sample is to be drawn: the name of a field, or a function that takes a dict of the
-                sample's index fields and returns a number.
+            weights: How likely each sample is to be drawn: the name of a field; a function that takes a dict of the
+                sample's index fields and returns a number; or `Feedback("cnn-1", "loss")`, what a run has told of it,
+                as it is when a pass begins.
             seed: For the order, and for the `rng` that `transform` gets.
             passes: How many passes (epochs over the selection) to deliver; None for no end.
             follow: Deliver the samples that exist, in the order of commits, and then those that are committed later.

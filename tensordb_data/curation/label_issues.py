@@ -47,7 +47,7 @@ class LabelIssues(Sequence[LabelIssue], Shown):
 
     @property
     def ids(self) -> list[ObjectId]:
-        """Their `_id`s, the worst first."""
+        """Their ids, the worst first."""
         return [issue.id for issue in self._issues]
 
     def __len__(self) -> int:

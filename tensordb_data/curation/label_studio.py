@@ -30,7 +30,7 @@ _BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Imported(Report):
+class ImportedAnnotations(Report):
     """What `db.data.import_label_studio` did."""
 
     changed: int
@@ -133,7 +133,7 @@ def import_annotations(
     fields: Mapping[str, str] | None,
     values: Mapping[str, Mapping[str, Any]] | None,
     source: str,
-) -> Imported:
+) -> ImportedAnnotations:
     """See `Data.import_label_studio`."""
     chosen: dict[str, dict[ObjectId, dict[str, Any]]] = {}
     stored = _Stored(warehouse, values or {})
@@ -163,7 +163,7 @@ def import_annotations(
         annotated = annotate(warehouse, of, who)
         changed += annotated.changed
         unknown += annotated.unknown
-    return Imported(changed, tuple(unknown), left, tuple(conflicts), foreign)
+    return ImportedAnnotations(changed, tuple(unknown), left, tuple(conflicts), foreign)
 
 
 class _Stored:

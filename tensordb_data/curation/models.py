@@ -56,6 +56,11 @@ def _need(field: str | None, what: str) -> None:
 
 
 def _of_torch(torch: Any, model: Any, values: Any) -> NDArray[Any]:
+    if isinstance(values, list):
+        raise QueryError(
+            "the values of this field cannot be put into one tensor, since they are no numbers or differ in shape: give"
+            " a transform= that makes arrays of one shape of them, or a function of the batch"
+        )
     first = next(model.parameters(), None)
     tensor = torch.as_tensor(values)
     if first is not None:

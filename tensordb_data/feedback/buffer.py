@@ -13,7 +13,7 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.common.background import BackgroundWorker
-from tensordb_data.errors import QueryError, StorageError
+from tensordb_data.errors import QueryError, ReadOnlyError, StorageError
 from tensordb_data.feedback.moments import Moments, merged, moments_of
 from tensordb_data.feedback.numbers import Numbers, sample_ids, sample_numbers
 from tensordb_data.feedback.store import chunk_documents, insert_chunk, merge_if_due
@@ -76,6 +76,8 @@ class FeedbackBuffer(BackgroundWorker):
             run_name(run)
             for name in numbers:
                 number_name(name)
+            if self.warehouse.address.read_only:
+                raise ReadOnlyError(f"{self.warehouse} takes no feedback: it was opened with read_only=True")
         found = sample_ids(ids)
         entry = (run, found, {name: sample_numbers(name, value, len(found)) for name, value in numbers.items()})
         if self._is_forked:
@@ -170,12 +172,15 @@ class FeedbackBuffer(BackgroundWorker):
                 self._together = before
                 self._entries.extendleft(reversed(taken))
                 self._waiting += sum(len(some) * len(given) for _, some, given in taken)
+                is_new = failure is not None and self._failure is None
                 self._failure, self._busy = failure, False
                 self._attempts += 1
                 wait = _RETRY[0] if failure is None else min(_RETRY[1], wait * 2)
                 self._changed.notify_all()
                 if last and (failure is not None or self._empty()):
                     return
+            if is_new:
+                log.warning("feedback is kept in memory, since the server does not take it: %s", first_line(failure))
 
     def _put_together(self) -> None:
         taken, self._entries, self._waiting = self._entries, deque(), 0

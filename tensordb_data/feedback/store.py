@@ -30,6 +30,8 @@ MOST = 200_000
 _STATE = "state"
 _SOME, _MANY, _TOO_MANY = 8, 64, 512  # chunks: from when on a merge may pay, and when it is due
 _ATTEMPTS = 10
+_REMEMBERED = 5000
+"""Chunks of which the state knows that they were merged, for a process that did not get the answer and sends again."""
 _ABANDONED = dt.timedelta(hours=1)
 _COLUMNS = {"count": "<i8", "mean": "<f8", "squares": "<f8", "last": "<f8"}
 
@@ -43,8 +45,15 @@ def chunk_documents(warehouse: Warehouse, run: str, name: str, moments: Moments)
 
 
 def insert_chunk(warehouse: Warehouse, document: Mapping[str, Any]) -> None:
-    """Add a chunk. To add it twice changes nothing."""
-    _once(warehouse, lambda: warehouse.index["feedback"].insert_one(dict(document)))
+    """Add a chunk. To add it twice changes nothing, also if it was merged in between."""
+    collection = warehouse.index["feedback"]
+    merged_already = {"_id": _state_id(warehouse, document["r"], document["m"]), "merged": document["_id"]}
+
+    def insert() -> None:
+        if collection.find_one(merged_already, {"_id": 1}) is None:
+            collection.insert_one(dict(document))
+
+    _once(warehouse, insert)
 
 
 def version_of(warehouse: Warehouse, run: str, name: str) -> Version:
@@ -115,7 +124,8 @@ def merge_chunks(
         insert_chunk(warehouse, document)
 
     def commit(session: ClientSession | None) -> bool:
-        change = {"$set": {"base": after}}
+        flushed = [doc["_id"] for doc in found if doc["g"] is None]
+        change = {"$set": {"base": after}, "$push": {"merged": {"$each": flushed, "$slice": -_REMEMBERED}}}
         if not collection.update_one({**state, "base": before}, change, session=session).modified_count:
             return False
         for some in chunks([doc["_id"] for doc in found], 1000):
@@ -172,7 +182,7 @@ def _order(doc: Mapping[str, Any]) -> tuple[bool, dt.datetime, str]:
 
 def _base(warehouse: Warehouse, run: str, name: str) -> Any:
     state = {"_id": _state_id(warehouse, run, name)}
-    found = retry_while_unavailable(lambda: warehouse.index["feedback"].find_one(state), reads=True)
+    found = retry_while_unavailable(lambda: warehouse.index["feedback"].find_one(state, {"base": 1}), reads=True)
     base = (found or {}).get("base")
     return base if isinstance(base, ObjectId) else None
 

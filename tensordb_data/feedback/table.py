@@ -48,19 +48,19 @@ class FeedbackTable(Shown):
 
     @property
     def ids(self) -> list[ObjectId]:
-        """The `_id`s of the samples."""
+        """The ids of the samples."""
         return self._at(np.arange(len(self)))
 
     def highest(self, n: int, how: How = "mean") -> list[ObjectId]:
-        """The `_id`s of the `n` samples with the highest values, the highest first. Those without feedback are none."""
+        """The ids of the `n` samples with the highest values, the highest first. Those without feedback are none."""
         return self._at(self._order(how)[::-1][: _number(n)])
 
     def lowest(self, n: int, how: How = "mean") -> list[ObjectId]:
-        """The `_id`s of the `n` samples with the lowest values, the lowest first. Those without feedback are none."""
+        """The ids of the `n` samples with the lowest values, the lowest first. Those without feedback are none."""
         return self._at(self._order(how)[: _number(n)])
 
     def where(self, mask: NDArray[np.bool_]) -> list[ObjectId]:
-        """The `_id`s of the samples for which a mask is true: `table.where(table.mean > 2)`.
+        """The ids of the samples for which a mask is true: `table.where(table.mean > 2)`.
 
         Raises:
             QueryError: It is no mask, or of another length.

@@ -14,7 +14,7 @@ from tensordb_data.api.selection import Selection
 from tensordb_data.common.listing import Listing
 from tensordb_data.common.options import suggesting
 from tensordb_data.curation.embed import Embedded, embed
-from tensordb_data.curation.label_studio import Imported, import_annotations
+from tensordb_data.curation.label_studio import ImportedAnnotations, import_annotations
 from tensordb_data.errors import QueryError
 from tensordb_data.feedback.buffer import feedback_buffer
 from tensordb_data.ingest.options import IngestOptions
@@ -167,7 +167,7 @@ class Data(Collection[Sample]):
 
         Args:
             run: The name of the run. It is made if it does not exist.
-            ids: The `_id`s of n samples, such as those in a batch. One may come several times.
+            ids: The ids of n samples, such as `batch["_id"]`. One may come several times.
             numbers: For each name n numbers, of shape (n,): of NumPy, PyTorch, TensorFlow or JAX, on any device, or a
                 list. They are copied. NaN and infinite numbers are not counted.
 
@@ -260,7 +260,7 @@ class Data(Collection[Sample]):
         *,
         values: Mapping[str, Mapping[str, Any]] | None = None,
         source: str = "label-studio",
-    ) -> Imported:
+    ) -> ImportedAnnotations:
         """Set values that people have given in Label Studio, by the tasks of `Selection.to_label_studio`.
 
         The values of a task are those of its newest annotation that was not skipped. A single choice is a text, or an

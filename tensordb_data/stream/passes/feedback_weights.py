@@ -47,8 +47,8 @@ class FeedbackWeights:
 
     def drop(self) -> None:
         """Forget what can be read again from the cache of this host."""
-        if self._warehouse.cache_dir is not None:
-            self._known = {}
+        if (folder := self._folder) is not None:
+            self._known = {name: sums for name, sums in self._known.items() if not (folder / f"{name}.f64").exists()}
         self._read = None
 
     def take_over(self, other: FeedbackWeights) -> None:

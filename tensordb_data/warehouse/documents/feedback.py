@@ -24,7 +24,9 @@ class FeedbackDocument(TypedDict):
     g: ObjectId | Literal["state"] | None
     """None for what a flush has added. What a merge has written counts if this is the `base` of the state."""
     base: NotRequired[ObjectId | None]
-    """Of the state alone."""
+    """Of the state alone, as is what follows."""
+    merged: NotRequired[list[ObjectId]]
+    """The chunks that were merged last, so that none of them is added again."""
     at: NotRequired[dt.datetime]
     """When it was written, by the clock of the process. All that follows is of n samples, in the order of their ids."""
     n: NotRequired[int]

@@ -91,6 +91,9 @@ def test_models_of_frameworks(db):
     expected = net[0](torch.from_numpy(np.stack([sample["x"] for sample in sel]))).detach().numpy()
     assert np.allclose(vectors(db, "a"), expected, atol=1e-5)  # without dropout
 
+    with pytest.raises(QueryError, match="give a transform="):
+        db.data.embed(sel, net, "c", inputs="text")
+
     class Encoder:
         def encode(self, texts: list[str]) -> Any:
             return torch.tensor([[len(text), 1.0] for text in texts], dtype=torch.bfloat16)

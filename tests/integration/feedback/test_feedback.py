@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from bson import ObjectId
 
 from tensordb_data import Feedback, NotFoundError, QueryError, StorageError, TensorDB
+from tensordb_data.errors import ReadOnlyError
 from tensordb_data.feedback.buffer import FeedbackBuffer, feedback_buffer
 from tensordb_data.feedback.moments import moments_of
 from tensordb_data.feedback.store import (
@@ -103,9 +103,11 @@ def test_nothing_is_lost_at_exit_or_close_and_little_at_a_kill(db, mongo_uri, wa
         "    feedback_buffer(db.warehouse).flush(); db.data.feedback('r', ids, loss=[5.0] * len(ids))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    for end, code in (("close", 0), ("exit", 0), ("kill", -signal.SIGKILL)):
-        run = [sys.executable, "-c", script, mongo_uri, end, *map(str, ids)]
-        assert subprocess.run(run, env={**os.environ}).returncode == code
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, mongo_uri, end, *map(str, ids)])
+        for end in ("close", "exit", "kill")
+    ]
+    assert [run.wait() for run in runs] == [0, 0, -signal.SIGKILL]
     table = db.data.find({"dataset": "d"}).feedback_of("r", "loss")
     assert table.count.tolist() == [3] * 4 and table.mean.tolist() == [1] * 4
 
@@ -165,6 +167,15 @@ def test_chunks_are_merged_and_nothing_changes_by_it(db, monkeypatch):
             assert found.count[at] == len(numbers) and found.last[at] == numbers[-1]
             assert found.mean[at] == pytest.approx(np.mean(numbers))
             assert found.value("variance")[at] == pytest.approx(np.var(numbers))
+
+
+def test_a_chunk_that_was_merged_is_not_added_again(db):
+    ids = np.array([id.binary for id in fill(db)], "S12")
+    (document,) = chunk_documents(db.warehouse, "r", "loss", moments_of(ids, np.ones(8)))
+    insert_chunk(db.warehouse, document)
+    assert merge_chunks(db.warehouse, "r", "loss")
+    insert_chunk(db.warehouse, document)  # by a process that did not get the answer
+    assert read_moments(db.warehouse, "r", "loss")[0].count.tolist() == [1] * 8
 
 
 def test_of_two_merges_one_counts(db, monkeypatch):
@@ -231,6 +242,29 @@ def test_a_server_that_is_away_loses_nothing(db, monkeypatch):
         feedback_buffer(db.warehouse).close()
     with pytest.raises(StorageError, match="takes no feedback any more"):
         db.data.feedback("r", ids, loss=np.ones(8))
+
+
+def test_a_connection_that_only_reads(db, mongo_uri):
+    ids = fill(db)
+    db.data.feedback("r", ids, loss=np.ones(8))
+    flush(db)
+    with TensorDB(mongo_uri, read_only=True) as reader:
+        sel = reader.data.find({"dataset": "d"})
+        assert sel.feedback_of("r", "loss").count.sum() == 8
+        assert len(next(iter(sel.stream(batch_size=4, weights=Feedback("r", "loss"))))["x"]) == 4
+        with pytest.raises(ReadOnlyError, match="takes no feedback"):
+            reader.data.feedback("r", ids, loss=np.ones(8))
+
+
+def test_what_was_lost_does_not_hide_an_error(mongo_uri, warehouse_dir, monkeypatch):
+    def fail(self: FeedbackBuffer, together: Any) -> None:
+        raise OSError("away")
+
+    monkeypatch.setattr(FeedbackBuffer, "_store", fail)
+    with pytest.warns(UserWarning, match="feedback of 'r' was lost"), pytest.raises(ZeroDivisionError):
+        with TensorDB(mongo_uri, blobs=f"file://{warehouse_dir}/blobs") as db:
+            db.data.feedback("r", [ObjectId()], loss=[1.0])
+            raise ZeroDivisionError
 
 
 def test_feedback_without_a_server():
