@@ -37,6 +37,24 @@ def read_header(data: bytes | bytearray | memoryview) -> Header | None:
     return None
 
 
+def has_more_frames(data: bytes | bytearray | memoryview) -> bool:
+    """Whether an image has further pages or frames, which are not read: of a TIFF, WebP or PNG."""
+    head = bytes(data[:64])
+    if head.startswith(b"RIFF"):
+        return head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 0x02)
+    if head.startswith(b"\x89PNG"):
+        return head[37:41] == b"acTL"
+    if not head.startswith((b"II*\0", b"MM\0*")):
+        return False
+    order = "<" if head.startswith(b"II") else ">"
+    try:
+        at = struct.unpack_from(order + "I", head, 4)[0]
+        entries = struct.unpack_from(order + "H", data, at)[0]
+        return bool(struct.unpack_from(order + "I", data, at + 2 + 12 * entries)[0])
+    except struct.error:
+        return False
+
+
 def is_heic(data: bytes | bytearray | memoryview) -> bool:
     """Whether the bytes begin like a HEIC image, as phones take them."""
     return bytes(data[4:12]) in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmsf1")

@@ -36,6 +36,7 @@ def video(
     b_frames: int = 2,
     rotation: int | None = None,
     height: int = 48,
+    open_gop: bool = False,
 ) -> bytes:
     """A video whose frames show their numbers, as bars. With `vfr`, odd ones are shown for longer."""
     out = io.BytesIO()
@@ -47,6 +48,8 @@ def video(
         context.time_base = Fraction(1, 1000) if vfr else Fraction(1, rate)
         if codec == "libx264":
             stream.options = {"crf": "10", "bf": str(b_frames), "preset": "ultrafast" if not b_frames else "veryfast"}
+        if open_gop:  # frames that are shown after a key frame may need what is before it
+            stream.options = {"crf": "10", "x264-params": f"open-gop=1:keyint={gop}:bframes=3"}
         if rotation is not None:
             stream.set_display_rotation(rotation)
         at = 0

@@ -13,12 +13,14 @@ from typing_extensions import assert_type
 
 from tensordb_data import (
     Built,
+    Clip,
     Every,
     Image,
     Job,
     JobLimits,
     JobSpec,
     LogSelection,
+    MapDataset,
     ParameterSet,
     Partition,
     Permissions,
@@ -27,11 +29,13 @@ from tensordb_data import (
     Run,
     Sample,
     SaveOptions,
+    Scaled,
     Selection,
     Shard,
     Stream,
     TensorDB,
     Tokens,
+    Window,
 )
 from tensordb_data.continuous import Evaluator, Trainer
 from tensordb_data.ingest import Columns, Report, Rows
@@ -82,6 +86,9 @@ assert_type(samples.stream(32, shard=Shard(rank=0, world_size=2, tail="pad")), S
 assert_type(samples.stream(32, rank=1, world_size=4, end="drop", weights="weight"), Stream)
 assert_type(samples.stream(batch_tokens=32_768, length="n_tokens"), Stream)
 assert_type(samples.stream(8, tokens=Tokens(pack=4096, long="split")), Stream)
+assert_type(samples.stream(8, decode={"image": False, "film": Clip(frames=16), "sound": Window(2.0)}), Stream)
+assert_type(samples.dataset(decode={"image": Scaled(224), "mask": Image("index")}), MapDataset)
+samples.stream(8, decode={"image": "small"})  # type: ignore[dict-item]
 samples.stream(8, pack=4096, long="keep")  # type: ignore[arg-type]
 samples.stream(32, suffle=True)  # type: ignore[call-arg]
 samples.stream(32, end="keep")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from tensordb_data.ingest.readers.metadata import Metadata
 from tensordb_data.ingest.source import CHUNK_BYTES, CHUNK_REFERENCED, CHUNK_ROWS, Chunk, FileInfo
 from tensordb_data.schema import Field, Image, Scalar
 from tensordb_data.schema.image import is_deep, is_gray, is_image
-from tensordb_data.schema.image_header import read_header
+from tensordb_data.schema.image_header import has_more_frames, read_header
 from tensordb_data.schema.palette import palette_bits
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _UNREAD = (".heic", ".heif", ".ico", ".pcx", ".psd", ".tga")
 _TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
 _CHUNK_FILES = 1024
+_FIRST = "of images with several frames, the first is read"
 _HEADER = 64 << 10  # bytes that hold the header of nearly every image
 
 
@@ -99,6 +100,8 @@ class ImageFolder:
                                    "label": labels.get(place.label or "")}  # fmt: skip
             row.update(self._about.row(file.name) if self._about else {})
             row.update({name: data for name, (_, data) in read.items()})
+            if any(has_more_frames(data) for _, data in read.values() if not isinstance(data, TensorDBError)):
+                self._given.report.note(_FIRST)
             for name, column in columns.items():
                 column.append(row.get(name))
             good.append(file)
@@ -161,7 +164,7 @@ class ImageFolder:
         """Whether a file is an image, by its suffix; by its first bytes if the suffix does not tell."""
         if file.name.lower().endswith(IMAGES):
             if file.name.lower().endswith(".gif"):
-                self._given.report.note("of images with several frames, the first is read")
+                self._given.report.note(_FIRST)
             return True
         suffix = file.name.rpartition("/")[2].rpartition(".")
         if (

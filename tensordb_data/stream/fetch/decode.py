@@ -168,7 +168,7 @@ def _viewed(
     mark = xxhash.xxh3_64_intdigest(name.encode())
 
     def decode(row: int) -> Any:
-        rng = np.random.Generator(np.random.Philox(key=(decoding.keys[row], mark))) if view.draws else None
+        rng = np.random.Generator(np.random.Philox(key=decoding.keys[row] | mark << 64)) if view.draws else None
         found = beside[row]
         more = None if found is None else found[0].decode(found[1])
         return view.decode(fields[table.dataset[row]], buffers[row], rng, more)

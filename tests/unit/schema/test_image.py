@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaError
 from tensordb_data.schema import Image, field_from_doc
 from tensordb_data.schema.image import is_gray
+from tensordb_data.schema.image_header import has_more_frames
 from tensordb_data.schema.orientation import orientation
 
 rng = np.random.default_rng(0)
@@ -310,3 +311,13 @@ def test_a_scaled_jpeg_keeps_its_shorter_side(height: int, width: int, least: in
         assert factor in (1, 2, 4, 8) and found.shape[:2] == (-(-height // factor), -(-width // factor))
         assert factor == 8 or min(-(-height // (2 * factor)), -(-width // (2 * factor))) < least
     assert (Image(mode).decode_scaled(png(GRAY), 1) == Image(mode).decode(png(GRAY))).all()
+
+
+@pytest.mark.parametrize("form", ["TIFF", "WEBP", "PNG"])
+def test_further_frames_are_seen(form: str) -> None:
+    frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    for count in (1, 3):
+        out = io.BytesIO()
+        frames[0].save(out, form, **({"save_all": True, "append_images": frames[1:]} if count > 1 else {}))
+        assert has_more_frames(out.getvalue()) == (count > 1)
+        assert has_more_frames(out.getvalue()[:12]) in (True, False)

@@ -110,8 +110,8 @@ class DicomFolder(MediaFolder):
 
     @property
     def facts(self) -> Mapping[str, Field]:
-        return {"affine": Scalar("json"), "spacing": Scalar("json"), "slices": Scalar("int"),
-                "slice_thickness": Scalar("float"), **{name: Scalar("str") for name in _TEXTS}}  # fmt: skip
+        kinds = {"affine": "json", "spacing": "json", "slice_thickness": "float", **dict.fromkeys(_TEXTS, "str")}
+        return {"slices": Scalar("int"), **{name: Scalar(kind, optional=True) for name, kind in kinds.items()}}
 
     def field_of(self, parts: Sequence[Part]) -> Field:
         kinds = {plain_dtype(self._tags[file.name]) for part in parts for file in part.files}

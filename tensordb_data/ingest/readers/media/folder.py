@@ -74,7 +74,7 @@ class MediaFolder(ABC):
     @property
     @abstractmethod
     def facts(self) -> Mapping[str, Field]:
-        """The fields that `read` gives besides the file, by name. All are optional."""
+        """The fields that `read` gives besides the file, by name. Those that some files lack are optional."""
 
     @abstractmethod
     def read(self, part: Part) -> tuple[bytes, Mapping[str, Any]]:
@@ -98,7 +98,7 @@ class MediaFolder(ABC):
         if layout.has_split:
             fields["split"] = wanted.get("split") or text
         self._names = [name for name in self.facts if name not in taken and name not in fields]
-        fields |= {n: wanted.get(n) or dataclasses.replace(self.facts[n], optional=True) for n in self._names}
+        fields |= {name: wanted.get(name) or self.facts[name] for name in self._names}
         fields |= {name: wanted.get(name) or field for name, field in taken.items()}
         return {**fields, "path": wanted.get("path") or text}
 

@@ -24,6 +24,7 @@ class VideoFolder(MediaFolder):
     """Video: fields `video`, `path`, `fps`, `frames`, `duration`, `width`, `height`, and what folders and tables say.
 
     `video_packets` has the time of each frame, so that a clip finds its frames without a look through the whole file.
+    A video of one frame has no rate and no duration: both are 0.
     """
 
     column = "video"
@@ -34,7 +35,7 @@ class VideoFolder(MediaFolder):
     @property
     def facts(self) -> Mapping[str, Field]:
         return {"fps": Scalar("float"), "frames": Scalar("int"), "duration": Scalar("float"), "width": Scalar("int"),
-                "height": Scalar("int"), self.column + TABLE: Array("int64", (None, 2))}  # fmt: skip
+                "height": Scalar("int"), self.column + TABLE: Array("int64", (None, 2), optional=True)}  # fmt: skip
 
     def field_of(self, parts: Sequence[Part]) -> Field:
         return Video()
@@ -45,7 +46,7 @@ class VideoFolder(MediaFolder):
         height, width = frame_size(data)
         frames, duration = len(times.pts), times.duration
         return data, {
-            "fps": frames / duration if duration else None,
+            "fps": frames / duration if duration else 0.0,
             "frames": frames,
             "duration": duration,
             "width": width,

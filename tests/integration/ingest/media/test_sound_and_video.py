@@ -42,8 +42,7 @@ def test_a_folder_of_sound(db: TensorDB, tmp_path: Path) -> None:
         ("train/dog/bad.wav", "expected 32000"), ("train/dog/x.m4a", ".m4a is not re")}  # fmt: skip
     assert dict(db.data.schema("sounds")) == {
         "audio": Audio(), "label": Scalar("int"), "class": Scalar("str"), "split": Scalar("str"),
-        "rate": Scalar("int", optional=True), "channels": Scalar("int", optional=True),
-        "frames": Scalar("int", optional=True), "path": Scalar("str"),
+        "rate": Scalar("int"), "channels": Scalar("int"), "frames": Scalar("int"), "path": Scalar("str"),
     }  # fmt: skip
     for sample in db.data.find({"dataset": "sounds"}):
         assert sample.encoded("audio") == SOUNDS[sample["path"]]
@@ -139,7 +138,8 @@ def test_clips_are_a_function_of_seed_and_position(db: TensorDB, videos: Selecti
     stream = upright.stream(batch_size=2, **options)
     assert "video_packets" not in stream.element_spec() and "video" in stream.element_spec()
     first = list(itertools.islice(stream, 6))
-    assert set(first[0]) == {"video", "path", "class", "label"} and first[0]["video"].shape == (2, 4, 48, 64, 3)
+    facts = {"fps", "frames", "duration", "width", "height"}
+    assert set(first[0]) == {"video", "path", "class", "label", *facts} and first[0]["video"].shape == (2, 4, 48, 64, 3)
     expected = starts(first)
     assert len({start for _, start in expected}) > 3
     assert starts(itertools.islice(upright.stream(batch_size=1, **options), 12)) == expected
