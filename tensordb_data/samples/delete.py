@@ -83,5 +83,5 @@ def _log(
     if docs:
         write_entry(
             warehouse, dataset, "delete", number=mutation.numbers.get(dataset), count=count, session=session,
-            ids=[doc["_id"] for doc in docs], sequence=[int(doc["_tdb"]["s"]) for doc in docs],
+            at=mutation.at(dataset), ids=[doc["_id"] for doc in docs], sequence=[int(doc["_tdb"]["s"]) for doc in docs],
         )  # fmt: skip

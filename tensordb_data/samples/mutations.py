@@ -24,6 +24,7 @@ does a program that does not know of stamps: then `to` is less than `mut`, and p
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,6 +97,10 @@ class Mutation:
     def numbers(self) -> Mapping[str, int]:
         """Its number in each dataset; within a step, and after it."""
         return {name: doc["mut"] for name, doc in self._counted.items()}
+
+    def at(self, name: str) -> dt.datetime | None:
+        """Within a step, the time of its transaction on the clock of the server; None if that is not known."""
+        return self._counted[name].get("changed") if self._id is None and name in self._counted else None
 
     def check_not_renamed(self, fields: Iterable[str]) -> None:
         """Within a step, refuse to write under the old name of a field.

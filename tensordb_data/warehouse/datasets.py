@@ -26,7 +26,7 @@ ONE_MORE = {
     "to": {"$add": ["$mut", 1]},
 }
 """What `stamps` becomes with a mutation whose samples are stamped: see `DatasetDocument`."""
-_COUNTED = {"mut": 1, "renamed": 1}
+_COUNTED = {"mut": 1, "renamed": 1, "changed": 1}
 
 
 class Datasets:
@@ -105,7 +105,7 @@ class Datasets:
             session: Of the transaction that changes them, if there is one.
 
         Returns:
-            `mut` and `renamed` of each dataset after that.
+            `mut`, `renamed` and `changed` of each dataset after that.
         """
         index, found = self._index, self.filter(names)
 
@@ -133,7 +133,7 @@ class Datasets:
         return index.write(count) if session is None else count()
 
     def counted(self, names: Sequence[str] | None, session: ClientSession | None = None) -> dict[str, DatasetDocument]:
-        """`mut` and `renamed` of each of those datasets, or of every one, as a transaction sees them."""
+        """`mut`, `renamed` and `changed` of each of those datasets, or of every one, as a transaction sees them."""
         docs: Iterable[DatasetDocument] = self._index["datasets"].find(self.filter(names), _COUNTED, session=session)
         return {doc["_id"]["d"]: doc for doc in docs}
 

@@ -110,8 +110,9 @@ def _update(
     if count:
         found: Before = before if changed is None else changed
         write_entry(
-            warehouse, name, kind_of(update), number=number, count=count, session=session, ids=found.ids,
-            update=_of_user(update), old=found.values, cut=[] if found.values is not None else [cut_values("earlier")],
+            warehouse, name, kind_of(update), number=number, count=count, session=session,
+            at=mutation.at(name), ids=found.ids, update=_of_user(update), old=found.values,
+            cut=[] if found.values is not None else [cut_values("earlier")],
         )  # fmt: skip
     return count
 

@@ -64,8 +64,8 @@ def logged_updates(
         if modified:
             cut = [cut_values(what) for what, v in (("earlier", before.values), ("new", new)) if v is None]
             write_entry(
-                warehouse, name, kind, number=number, count=modified, session=session, source=source,
-                ids=before.ids, old=before.values, new=new, cut=cut,
+                warehouse, name, kind, number=number, count=modified, session=session, at=mutation.at(name),
+                source=source, ids=before.ids, old=before.values, new=new, cut=cut,
             )  # fmt: skip
     return count
 

@@ -14,6 +14,7 @@ ids.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
 import getpass
 import os
@@ -81,6 +82,7 @@ def write_entry(
     number: int | None,
     count: int,
     session: Any = None,
+    at: dt.datetime | None = None,
     source: str | None = None,
     ids: Sequence[ObjectId] | None = None,
     sequence: Sequence[int] | None = None,
@@ -98,6 +100,7 @@ def write_entry(
         number: The number of the mutation.
         count: How many samples.
         session: Of the transaction that makes the change.
+        at: Its time on the clock of the server, if the caller knows it; it saves a look for an entry that is not there.
         source: See `author`.
         ids: The samples.
         sequence: Their sequence numbers, if they are deleted.
@@ -128,6 +131,9 @@ def write_entry(
             doc[name] = Binary(zstandard.ZstdCompressor(level=_LEVEL).compress(values))
     if left:
         doc["cut"] = "; ".join(left)
+    if at is not None:
+        warehouse.index["changes"].insert_one({**doc, "at": at}, session=session)
+        return
     change = {"$set": doc, "$currentDate": {"at": True}}
     warehouse.index["changes"].update_one({"_id": ObjectId()}, change, upsert=True, session=session)
 
