@@ -19,6 +19,7 @@ from tensordb_data.cli import (
     upgrade,
     worker,
 )
+from tensordb_data.cli.config import command as config
 from tensordb_data.cli.data import export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, storage
@@ -28,14 +29,14 @@ from tensordb_data.cli.runs import listing as runs
 
 app = typer.Typer(
     name="tensordb",
-    help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db or $TENSORDB.",
+    help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db, $TENSORDB or `config set db`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
     server, ingest, storage, find, export, search, runs, importing, logs, stream, compact, jobs, worker, continuous,
-    params, gc, fsck, backup, upgrade, roots, ui,
+    params, gc, fsck, backup, upgrade, roots, config, ui,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.cli.common import one_line_errors
+from tensordb_data.cli.config.settings import settings
 from tensordb_data.cli.output import say
 from tensordb_data.embedded import control
 from tensordb_data.embedded.binary import far_ahead, known_holes
@@ -112,8 +113,12 @@ def _far_ahead(folder: Path) -> str | None:
 
 def folder_of(db: str | None) -> Path:
     """The folder that the option names; anything else is a mistake in the command line."""
+    with one_line_errors():
+        db = settings({"db": db})["db"].value
     if not db:
-        raise typer.BadParameter("name the warehouse folder, or set TENSORDB", param_hint="--db")
+        raise typer.BadParameter(
+            "name the warehouse folder, or set TENSORDB, or `tensordb config set db ...`", param_hint="--db"
+        )
     try:
         folder = parse(db).folder
     except TensorDBError as error:

@@ -1,6 +1,7 @@
 """The config file of this user: `$XDG_CONFIG_HOME/tensordb/config.json`, by default in `~/.config`.
 
-It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`.
+It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`. Beside them
+stands what the command line uses where it is not told, such as `{"db": "/data/warehouse"}`; see `cli.config`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def roots_of_user() -> dict[str, str]:
     Raises:
         StorageError: The file cannot be read, or is no config file.
     """
-    roots = _read().get("roots", {})
+    roots = read_config().get("roots", {})
     if not isinstance(roots, dict) or not all(isinstance(url, str) for url in roots.values()):
         raise StorageError(f'{path()}: expected "roots" with a URL for each name, found {roots!r:.200}')
     return dict(roots)
@@ -38,7 +39,16 @@ def write_roots(roots: Mapping[str, str]) -> None:
     Raises:
         StorageError: The file cannot be read or written.
     """
-    text = json.dumps({**_read(), "roots": dict(roots)}, indent=2, ensure_ascii=False) + "\n"
+    write_config({**read_config(), "roots": dict(roots)})
+
+
+def write_config(fields: Mapping[str, Any]) -> None:
+    """Replace the whole file. Nobody but this user may read it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    text = json.dumps(dict(fields), indent=2, ensure_ascii=False) + "\n"
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=".config-")  # for this user alone
@@ -49,7 +59,12 @@ def write_roots(roots: Mapping[str, str]) -> None:
         raise StorageError(f"cannot write {path()}: {error.strerror or error}") from None
 
 
-def _read() -> dict[str, Any]:
+def read_config() -> dict[str, Any]:
+    """All that stands in the file; nothing if there is none.
+
+    Raises:
+        StorageError: It cannot be read, or holds no JSON object.
+    """
     try:
         found = json.loads(path().read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: this user has no home
