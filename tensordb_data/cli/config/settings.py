@@ -1,4 +1,4 @@
-"""Which warehouse a command line means: an option, else an environment variable, else the config file, else a default."""
+"""Which warehouse a command line means: an option, else a variable of the environment, else the config file."""
 
 from __future__ import annotations
 
