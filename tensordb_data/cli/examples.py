@@ -23,6 +23,7 @@ EXAMPLES = {
     "backup restore": "tensordb backup restore /mnt/disk2/warehouse-2026-11-29 --db ./restored",
     "upgrade": "tensordb upgrade --db ./warehouse --mongod /opt/mongodb-7.0/bin/mongod",
     "ui": "tensordb ui --db ./warehouse --write",
+    "top": "tensordb top --interval 1 --project shoes",
     "config set": "tensordb config set db mongodb://me@db1/lab?replicaSet=rs0",
     "config unset": "tensordb config unset blobs",
     "config path": "tensordb config path",

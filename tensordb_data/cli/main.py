@@ -23,6 +23,7 @@ from tensordb_data.cli.config import command as config
 from tensordb_data.cli.data import export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, storage
+from tensordb_data.cli.live import top
 from tensordb_data.cli.output import say
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 MODULES = (
     server, ingest, storage, find, export, search, runs, importing, logs, stream, compact, jobs, worker, continuous,
-    params, gc, fsck, backup, upgrade, roots, config, ui,
+    params, gc, fsck, backup, upgrade, roots, config, ui, top,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

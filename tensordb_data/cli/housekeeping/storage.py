@@ -8,7 +8,7 @@ from bson import json_util
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import table
-from tensordb_data.common.text_table import size
+from tensordb_data.common.sizes import show_size
 from tensordb_data.table.datasets import Dataset
 
 _JSON = json_util.RELAXED_JSON_OPTIONS
@@ -31,7 +31,7 @@ def datasets(as_json: Json = False, db: Db = None, project: Project = None) -> N
         table([
             {
                 "name": one.name, "count": f"{one.count:,}" if one.exact else f"≈ {one.count:,}",
-                "size": size(one.nbytes), "fields": list(one.schema or ()), "created": _time(one.created),
+                "size": show_size(one.nbytes), "fields": list(one.schema or ()), "created": _time(one.created),
                 "changed": _time(one.changed),
             }
             for one in found
