@@ -59,23 +59,41 @@ def warehouse(
         blobs: Where blobs are.
         cache: The folder for blobs on a local disk.
     """
-    with one_line_errors():
-        meant = settings({"db": db, "project": project, "blobs": blobs, "cache": cache})
+    with one_line_errors(), opened(db, project, new=new, read_only=read_only, blobs=blobs, cache=cache) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def opened(
+    db: str | None,
+    project: str | None = None,
+    *,
+    new: bool = False,
+    read_only: bool = False,
+    blobs: str | None = None,
+    cache: str | None = None,
+) -> Iterator[TensorDB]:
+    """The same, with errors as they are.
+
+    Raises:
+        TensorDBError: The warehouse cannot be opened.
+        BadParameter: None is named.
+    """
+    meant = settings({"db": db, "project": project, "blobs": blobs, "cache": cache})
     where = meant["db"].value
     if not where:
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB, or `tensordb config set db ...`",
             param_hint="--db",
         )
-    with one_line_errors():
-        folder = parse(where).folder
-        there = folder is not None and Layout(folder).manifest.exists()
-        if not new and folder is not None and not there:
-            raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
-        read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
-        project, blobs, cache = (meant[key].value for key in ("project", "blobs", "cache"))
-        with TensorDB(where, project=project, read_only=read_only, blobs=blobs, cache=cache) as opened:
-            yield opened
+    folder = parse(where).folder
+    there = folder is not None and Layout(folder).manifest.exists()
+    if not new and folder is not None and not there:
+        raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
+    read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
+    project, blobs, cache = (meant[key].value for key in ("project", "blobs", "cache"))
+    with TensorDB(where, project=project, read_only=read_only, blobs=blobs, cache=cache) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.mongo.retry import within
+from tensordb_data.table.activity.curve import sampled_curve
 from tensordb_data.ui import view as view_
 from tensordb_data.ui.pages.runs import MOST_CHOSEN
 from tensordb_data.ui.parts.tails import tail
@@ -60,19 +61,7 @@ def curves(view: View) -> Response:
 
 def _sampled(view: View, name: str, metric: str, kind: str) -> Iterable[dict[str, Any]]:
     for each in [kind] if kind else tail(view, name).kinds:
-        of = {"run": name, "kind": each}
-        orders = ([("step", way), ("_id", way)] for way in (1, -1))
-        ends = [view.db.logs.find(of, sort=order, limit=1, fields=["step"]).all() for order in orders]
-        if not ends[0]:
-            continue
-        low, high = ends[0][0]["step"], ends[1][0]["step"]
-        width = max(1, (high - low) // _POINTS)
-        steps = sorted({*range(low, high + 1, width), high})
-        rows = view.db.logs.find(
-            {**of, "step": {"$in": steps}}, sort=[("step", 1)], fields=["step", metric], limit=4 * _POINTS
-        )
-        found = [(row["step"], row.get(metric)) for row in rows]
-        pairs = [(step, value) for step, value in found if isinstance(value, (int, float))]
+        pairs = sampled_curve(view.db.warehouse, name, each, metric, _POINTS)
         if pairs:
             values = [_finite(value) for _, value in pairs]
             yield {
