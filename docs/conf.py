@@ -62,8 +62,8 @@ contents = {
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",
     ],
-    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "terminal", "housekeeping",
-                 "embedded", "share", "security"],
+    "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "terminal", "metrics",
+                 "housekeeping", "embedded", "share", "security"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
         "reference/ingest", "reference/errors", "cli",

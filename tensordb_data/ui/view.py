@@ -60,6 +60,8 @@ class Window:
     """What was counted of datasets; see the first page."""
     thumbs: Kept = field(default_factory=lambda: Kept(_THUMBS))
     """Thumbnails that were sent."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What metrics tell, by project."""
     late: dict[str, float] = field(default_factory=dict)
     """When the metrics of the runs of a project took too long to read."""
     slow: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_SLOW))
