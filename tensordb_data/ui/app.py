@@ -28,7 +28,8 @@ PAGES: dict[str, Handler] = {
     "explain": samples.explained, "python": samples.python,
     "sample": sample.sample, "logged": sample.logged, "blob": sample.blob, "array": sample.array,
     "thumbs": thumbs.thumbs, "thumb": thumbs.thumb,
-    "runs": runs.runs, "curves": curves.curves, "params": params.params, "set": params.one_set,
+    "runs": runs.runs, "curves": curves.curves, "sampled": curves.sampled, "fresh": curves.fresh,
+    "params": params.params, "set": params.one_set,
     "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
@@ -36,9 +37,9 @@ OWN_TIME: frozenset[Handler] = frozenset(
     (home.home, samples.samples, samples.tiles, samples.facets, metrics_page.metrics)
 )
 """Those that give the database a time for each thing that they ask; one for all of them would take its place."""
-SLOW: frozenset[Handler] = frozenset((samples.count, curves.curves))
+SLOW: frozenset[Handler] = frozenset((samples.count, curves.curves, home.garbage))
 """Those that may take as long as somebody waits for them."""
-EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry}
+EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry, "garbage": home.garbage}
 """What `write=True` adds: none of them deletes, moves or makes anything."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", "": "text/plain"}
 
@@ -102,7 +103,7 @@ async def _post(handler: Handler, window: Window, request: Request) -> Response:
         given = None
     if not isinstance(given, dict):
         return PlainTextResponse("400: a change is a JSON object\n", 400)
-    return await answer(handler, View(window, request, given), own_time=True)
+    return await answer(handler, View(window, request, given), own_time=True, slow=handler in SLOW)
 
 
 async def _static(files: dict[str, tuple[bytes, str]], request: Request) -> Response:

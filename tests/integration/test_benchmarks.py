@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.read_text().startswith('"""B'))  # B1: ..., B2: ...
+SCRIPTS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py") if path.read_text().startswith('"""B'))  # B1: ..., B2: ...
 ALWAYS = ("B1:",)
 ALL = os.environ.get("MATRICES") == "all"
 SOME = [script for script in SCRIPTS if (FOLDER / script).read_text().removeprefix('"""').startswith(ALWAYS)]
