@@ -63,7 +63,7 @@ contents = {
         "frameworks/fsdp2",
     ],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "terminal", "metrics",
-                 "housekeeping", "embedded", "share", "security"],
+                 "housekeeping", "embedded", "share", "clusters", "security", "reliability"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
         "reference/ingest", "reference/errors", "cli",
