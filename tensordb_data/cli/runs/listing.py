@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from tensordb_data.table.activity.curve import kinds_of, main_metric, sampled_cu
 
 _BARS = 16
 _SECONDS = 0.5  # for the curve of one run
+_ALL_SECONDS = 4.0
 
 
 def register(app: typer.Typer) -> None:
@@ -49,27 +51,44 @@ def runs(
             for run in found:
                 say(json_util.dumps(dict(run), json_options=json_util.RELAXED_JSON_OPTIONS))
             return
-        table([_row(opened, run, metric) for run in found])
+        curves = _Curves(opened, metric)
+        table([_row(run, curves) for run in found])
+        if curves.left_out:
+            say(f"{curves.left_out:,} curves would take too long here; a filter or --limit makes the list shorter")
         if not found:
             say("no runs")
 
 
-def _row(db: TensorDB, run: Run, metric: str | None) -> dict[str, Any]:
+def _row(run: Run, curves: _Curves) -> dict[str, Any]:
     row = as_row(run)
     size = show_size(run["bytes"]) if isinstance(run["bytes"], (int, float)) and run["bytes"] else None
     head = {name: row.pop(name) for name in ("name", "status")}
-    return {**head, "curve": _curve(db, run, metric or main_metric(sorted(run.last))), "bytes": size, **row}
+    return {**head, "curve": curves.of(run), "bytes": size, **row}
 
 
-def _curve(db: TensorDB, run: Run, metric: str | None) -> str | None:
-    """A metric over the steps, of the first kind of rows that has it; None where it is not found in time."""
-    if metric is None:
+class _Curves:
+    """Lines of a metric over the steps, as long as there is time for them."""
+
+    def __init__(self, db: TensorDB, metric: str | None) -> None:
+        self._db, self._metric = db, metric
+        self._until = time.monotonic() + _ALL_SECONDS
+        self.left_out = 0
+        """Curves for which there was no time."""
+
+    def of(self, run: Run) -> str | None:
+        """The line of a run, of the first kind of rows that has the metric; None where there is none."""
+        metric = self._metric or main_metric(sorted(run.last))
+        if metric is None:
+            return None
+        if time.monotonic() > self._until:
+            self.left_out += 1
+            return None
+        warehouse = self._db.warehouse
+        try:
+            with within(_SECONDS):
+                for kind in kinds_of(warehouse, run.name):
+                    if curve := sampled_curve(warehouse, run.name, kind, metric, _BARS - 1):
+                        return f"{metric} {sparkline([value for _, value in thinned(curve, _BARS)])}"
+        except (PyMongoError, TensorDBError):
+            self.left_out += 1
         return None
-    try:
-        with within(_SECONDS):
-            for kind in kinds_of(db.warehouse, run.name):
-                if curve := sampled_curve(db.warehouse, run.name, kind, metric, _BARS - 1):
-                    return f"{metric} {sparkline([value for _, value in thinned(curve, _BARS)])}"
-    except (PyMongoError, TensorDBError):
-        pass  # the row says the rest
-    return None

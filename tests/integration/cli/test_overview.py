@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
+from tensordb_data.cli.runs import listing
 from tensordb_data.table.activity.curve import main_metric, sampled_curve, thinned
 from tensordb_data.table.activity.growth import growth
 
@@ -60,6 +61,14 @@ def test_runs_have_a_curve_and_bytes(filled: TensorDB, mongo_uri: str) -> None:
     assert [(each.name, each["bytes"]) for each in filled.runs({"bytes": {"$gt": 0}})] == [("cnn", 16_000)]
     found = [json.loads(line) for line in run("runs", "--json", "--db", mongo_uri).splitlines()]
     assert {each["name"]: each["bytes"] for each in found} == {"cnn": 16_000, EVIL: 0}
+
+
+def test_curves_that_would_take_too_long_are_left_out(
+    filled: TensorDB, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_ALL_SECONDS", -1.0)
+    shown = run("runs", "--db", mongo_uri)
+    assert "cnn" in shown and "1 curves would take too long here" in shown and "█" not in shown
 
 
 def test_a_curve_is_of_a_few_rows(filled: TensorDB) -> None:

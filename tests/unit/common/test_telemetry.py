@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import mongomock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
-from tensordb_data import metrics
+from tensordb_data import TensorDB, metrics
+from tensordb_data.common.telemetry import otel
 from tensordb_data.common.telemetry.endpoint import serving
 from tensordb_data.common.telemetry.exposition import exposition, prometheus_name
 from tensordb_data.common.telemetry.measures import MEASURES, OWN, Value, add, collect, watch
@@ -129,6 +131,22 @@ def test_opentelemetry_reads_the_counts() -> None:
     points = {point.attributes["outcome"]: point.value for point in found["tensordb.jobs"].data.data_points}
     assert points["done"] == counted("tensordb.jobs", outcome="done")
     provider.shutdown()
+
+
+def test_a_variable_turns_opentelemetry_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(otel, "enable", lambda: calls.append(1))
+    monkeypatch.setattr(otel, "_on", set())
+    for value in (None, "", "0"):
+        if value is None:
+            monkeypatch.delenv("TENSORDB_OTEL", raising=False)
+        else:
+            monkeypatch.setenv("TENSORDB_OTEL", value)
+        otel.enable_if_asked()
+    assert calls == []
+    monkeypatch.setenv("TENSORDB_OTEL", "1")
+    with TensorDB(client=mongomock.MongoClient()):
+        assert calls == [1]
 
 
 def test_without_opentelemetry_an_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
