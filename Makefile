@@ -88,11 +88,11 @@ typecheck: $(STAMP) view ## mypy --strict over the library, and over a program t
 	@cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p tensordb_data -m usage
 
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
-	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
+	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py benchmarks/*/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
 
 bench-check: $(STAMP) ## the benchmarks that have a committed figure of this kind, without peers: what has fallen by more than its spread
 	@for name in $(CHECKED); do echo; $(BIN)/python benchmarks/$$name.py --peers none || exit 1; done
-	@$(BIN)/python benchmarks/check.py
+	@$(BIN)/python benchmarks/shared/check.py
 
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt

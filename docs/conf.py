@@ -64,8 +64,8 @@ contents = {
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",
     ],
-    "By topic": ["live", "changes", "logs", "architectures", "jobs", "engines", "continuous", "words", "ui",
-                 "housekeeping", "embedded", "share", "clusters", "security", "reliability"],
+    "By topic": ["live", "changes", "logs", "architectures", "jobs", "engines", "continuous", "words", "ui", "terminal",
+                 "metrics", "housekeeping", "embedded", "share", "clusters", "security", "reliability"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/ray",
         "reference/continuous", "reference/ingest", "reference/errors", "cli",

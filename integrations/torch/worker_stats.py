@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from tensordb_data.stream.stats import SIZE, Stats
+from tensordb_data.common.telemetry.measures import Value, watch
+from tensordb_data.stream.stats import SIZE, Stats, values_of
 from tensordb_data.torch.sample_mode import Items
 
 _WORKERS = 256
@@ -47,6 +49,7 @@ class WorkerStats:
 
     def __init__(self) -> None:
         self._rows = torch.zeros((_WORKERS, SIZE), dtype=torch.float64)
+        watch(self, functools.partial(_values, self._rows))
 
     def share(self) -> None:
         """Move to shared memory, before workers are started."""
@@ -54,8 +57,7 @@ class WorkerStats:
 
     def rows(self) -> list[list[float]]:
         """The rows of those workers that have done something."""
-        used = self._rows[self._rows.any(dim=1)]
-        return [list(map(float, row)) for row in used.tolist()]
+        return _used(self._rows)
 
     def writer(self, worker: int, stats: Stats) -> WorkerStatsWriter | None:
         """Make the writer for one iteration in a worker, which `stats` counts. `None` if there is no row left."""
@@ -72,3 +74,13 @@ class WorkerStatsWriter:
     def write(self) -> None:
         """Add what was counted since the iteration began."""
         self._row[:] = self._before + self._stats.totals()
+
+
+def _used(rows: torch.Tensor) -> list[list[float]]:
+    return [list(map(float, row)) for row in rows[rows.any(dim=1)].tolist()]
+
+
+def _values(rows: torch.Tensor) -> Iterator[Value]:
+    """What the workers have counted, for whoever asks this process for its metrics."""
+    for row in _used(rows):
+        yield from values_of(row)

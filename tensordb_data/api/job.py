@@ -24,6 +24,7 @@ from tensordb_data.errors import (
 from tensordb_data.jobs import transitions
 from tensordb_data.jobs.recovery import followers, resolve_dependencies, revive_followers
 from tensordb_data.jobs.result import storable
+from tensordb_data.jobs.run_name import run_of_job
 from tensordb_data.jobs.spec import QUERIES
 from tensordb_data.mongo.claims import Claim, confirmed
 from tensordb_data.mongo.retry import retry_while_unavailable
@@ -62,7 +63,7 @@ class Job(LinkedRecord):
     @property
     def run(self) -> str:
         """The name of the job's run in `db.logs`. A worker logs there what the job prints."""
-        return f"job-{self.id}"
+        return run_of_job(self.id)
 
     @property
     def output(self) -> LogSelection:

@@ -12,6 +12,7 @@ from tensordb_data.api.frozen.parameter_set import ParameterSet
 from tensordb_data.common.html import Html, Shown, table
 from tensordb_data.common.text_table import text_table
 from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.jobs.run_name import job_of_run
 from tensordb_data.query.query import Query
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tensordb_data.api.protocol import Facade
 
 _MOST = 1_000
-_JOB = "job-"
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ def _found(db: Facade, id: object) -> ParameterSet:
 
 def _job(db: Facade, run: str | None) -> Job | None:
     """The job of a run that a worker has named."""
-    if run is None or not run.startswith(_JOB) or not ObjectId.is_valid(run.removeprefix(_JOB)):
+    id = None if run is None else job_of_run(run)
+    if id is None:
         return None
-    found: list[Job] = db.jobs.find({"_id": run.removeprefix(_JOB)}).head(1)
+    found: list[Job] = db.jobs.find({"_id": id}).head(1)
     return found[0] if found else None
 
 

@@ -28,9 +28,10 @@ _ALL_ROWS = {"superseded": {"$in": [None, True]}}
 class Run(LinkedRecord):
     """One run as it was when it was listed: a mapping of the fields that filters and sorts of `db.runs` use.
 
-    These are `name`, `tags`, `status`, `config`, `sets` (how many checkpoints it has), `attempts`, `lineage` (of the
-    newest checkpoint), `began`, and of the newest attempt `ended`, `host` and `pid`; and `last` and `best` of each
-    metric, over the rows that are not superseded and all checkpoints.
+    These are `name`, `tags`, `status`, `config`, `sets` (how many checkpoints it has), `bytes` (of these, each counted
+    in full, also where some share what is stored once), `attempts`, `lineage` (of the newest checkpoint), `began`, and
+    of the newest attempt `ended`, `host` and `pid`; and `last` and `best` of each metric, over the rows that are not
+    superseded and all checkpoints.
     """
 
     __slots__ = ()

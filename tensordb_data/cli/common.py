@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tensordb_data.api.database import TensorDB
+from tensordb_data.cli.config.settings import settings
 from tensordb_data.cli.output import say
 from tensordb_data.embedded.paths import Layout
 from tensordb_data.embedded.read_only import is_writable
@@ -57,31 +57,54 @@ def warehouse(
     """The warehouse that the options name; errors are those of `reported_errors`.
 
     Args:
-        db: The folder or address.
+        db: The folder or address. Of what is None, the environment says what is meant, or the config file of this user.
         project: The project.
         new: Whether the command has a use for a folder that does not hold a warehouse yet.
         read_only: Whether the command only reads. One that has no right to write in the folder does so anyway.
-        blobs: Where blobs are; by default as `$TENSORDB_BLOBS` says.
-        cache: The folder for blobs on a local disk; by default as `$TENSORDB_CACHE` says.
+        blobs: Where blobs are.
+        cache: The folder for blobs on a local disk.
         roots: Folders of files that samples point into, `NAME=PATH` each.
     """
-    if not db:
+    with (
+        one_line_errors(),
+        opened(db, project, new=new, read_only=read_only, blobs=blobs, cache=cache, roots=roots) as found,
+    ):
+        yield found
+
+
+@contextlib.contextmanager
+def opened(
+    db: str | None,
+    project: str | None = None,
+    *,
+    new: bool = False,
+    read_only: bool = False,
+    blobs: str | None = None,
+    cache: str | None = None,
+    roots: Sequence[str] | None = None,
+) -> Iterator[TensorDB]:
+    """The same, with errors as they are.
+
+    Raises:
+        TensorDBError: The warehouse cannot be opened.
+        BadParameter: None is named.
+    """
+    meant = settings({"db": db, "project": project, "blobs": blobs, "cache": cache})
+    where = meant["db"].value
+    if not where:
         raise typer.BadParameter(
-            "name the warehouse (a folder or a mongodb:// address), or set TENSORDB", param_hint="--db"
+            "name the warehouse (a folder or a mongodb:// address), or set TENSORDB, or `tensordb config set db ...`",
+            param_hint="--db",
         )
     named = dict(_root(text) for text in roots or ())
-    with one_line_errors():
-        folder = parse(db).folder
-        there = folder is not None and Layout(folder).manifest.exists()
-        if not new and folder is not None and not there:
-            raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
-        read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
-        blobs = blobs or os.environ.get("TENSORDB_BLOBS") or None
-        cache = cache or os.environ.get("TENSORDB_CACHE") or None
-        with TensorDB(
-            db, project=project, read_only=read_only, blobs=blobs, cache=cache, roots=named or None
-        ) as opened:
-            yield opened
+    folder = parse(where).folder
+    there = folder is not None and Layout(folder).manifest.exists()
+    if not new and folder is not None and not there:
+        raise NotFoundError(f"there is no warehouse in {folder}; `tensordb ingest` and `tensordb up` make one")
+    read_only = read_only or (there and folder is not None and not is_writable(Layout(folder)))
+    project, blobs, cache = (meant[key].value for key in ("project", "blobs", "cache"))
+    with TensorDB(where, project=project, read_only=read_only, blobs=blobs, cache=cache, roots=named or None) as found:
+        yield found
 
 
 def _root(text: str) -> tuple[str, str]:

@@ -19,9 +19,11 @@ from tensordb_data.cli import (
     upgrade,
     worker,
 )
+from tensordb_data.cli.config import command as config
 from tensordb_data.cli.data import changes, export, find, ingest, stream
 from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, shard, storage
+from tensordb_data.cli.live import top
 from tensordb_data.cli.output import say
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
@@ -29,14 +31,14 @@ from tensordb_data.cli.time import frozen
 
 app = typer.Typer(
     name="tensordb",
-    help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db or $TENSORDB.",
+    help="A machine-learning data warehouse on MongoDB. The warehouse is named by --db, $TENSORDB or `config set db`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
     server, ingest, storage, find, export, frozen, search, runs, importing, logs, stream, compact, changes, jobs,
-    worker, continuous, params, gc, fsck, backup, upgrade, shard, roots, ui,
+    worker, continuous, params, gc, fsck, backup, upgrade, shard, roots, config, ui, top,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

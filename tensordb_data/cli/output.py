@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
 from tensordb_data.common.text_table import escaped
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _PIPED = 160  # columns where nobody looks at the lines, but `grep` or `less -S`
 
@@ -38,7 +42,6 @@ def grid(
         colors: Of cells that hold exactly this text.
         numbers: The names of columns whose cells stand on the right.
     """
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -50,15 +53,27 @@ def grid(
             table.add_column(Text(escaped(name)), no_wrap=True, overflow="ellipsis", min_width=least[number])
     for row in rows:
         table.add_row(*(Text(escaped(cell), style=(colors or {}).get(cell, "")) for cell in row))
-    Console(width=_width()).print(table)
+    show(table)
+
+
+def show(what: RenderableType) -> None:
+    """Print something that rich draws, of which all stored text is escaped already."""
+    from rich.console import Console
+
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # `| head` has seen enough, which is no failure
+
+    console = Pipe(width=_width())
+    console.print(what)
+    console.file.flush()  # whoever reads a pipe sees it at once, and one that nobody reads is noticed
 
 
 def note(text: str) -> None:
     """Print a remark below a table, less visible than it."""
-    from rich.console import Console
     from rich.text import Text
 
-    Console(width=_width()).print(Text(escaped(text)), style="dim")
+    show(Text(escaped(text), style="dim"))
 
 
 def width() -> int:

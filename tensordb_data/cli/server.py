@@ -1,4 +1,4 @@
-"""`tensordb up`, `down`, `uri` and `status`: the embedded server of a warehouse folder."""
+"""`tensordb up`, `down`, `uri` and `status`: the server of a warehouse folder, and what a warehouse holds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.cli.common import one_line_errors
+from tensordb_data.cli.common import Db as Address
+from tensordb_data.cli.common import Project, one_line_errors, opened
+from tensordb_data.cli.config.settings import settings
+from tensordb_data.cli.live.status import status_lines
 from tensordb_data.cli.output import say
 from tensordb_data.embedded import control
 from tensordb_data.embedded.binary import far_ahead, known_holes
-from tensordb_data.embedded.paths import locate
+from tensordb_data.embedded.paths import Layout, locate
 from tensordb_data.errors import TensorDBError
 from tensordb_data.mongo.address import parse
+from tensordb_data.table.activity.facts import facts
+from tensordb_data.table.activity.growth import growth
+
+_BARS = 24
 
 Db = Annotated[
     str | None,
@@ -73,22 +80,57 @@ def uri(db: Db = None) -> None:
 
 
 def status(
-    db: Db = None,
+    db: Address = None,
+    project: Project = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say whether the server runs, and for whom. Exit status 1 when it does not."""
-    folder = folder_of(db)
+    """Say whether the server runs, for whom, and what its warehouse holds. Exit status 1 when it does not run.
+
+    It starts no server. Of a folder, it says who is connected; of an address, what the warehouse there holds.
+    """
     with one_line_errors():
-        now = control.status(folder)
+        where = settings({"db": db})["db"].value
+    now = None
+    if not (where or "").startswith(("mongodb://", "mongodb+srv://")):  # only a folder has a server that is ours
+        folder = folder_of(where)
+        with one_line_errors():
+            now = control.status(folder)
+    state = {} if now is None else dataclasses.asdict(now) | {"folder": str(now.folder)}
+    lines = [] if now is None else list(_lines(now))
+    if now is None or (now.running and Layout(now.folder).manifest.exists()):
+        held, more = _held(where, project, alone=now is None)
+        state, lines = state | {"warehouse": held}, [*lines, *more]
     if as_json:
-        say(json.dumps(dataclasses.asdict(now) | {"folder": str(now.folder)}))
+        say(json.dumps(state))
     else:
-        for line in _lines(now):
+        for line in lines:
             say(line)
-        if (newer := _far_ahead(folder)) is not None:
+        if now is not None and (newer := _far_ahead(now.folder)) is not None:
             say(f"newer    {newer}")
-    if not now.running:
+    if now is not None and not now.running:
         raise typer.Exit(1)
+
+
+def _held(where: str | None, project: str | None, *, alone: bool) -> tuple[dict[str, Any] | None, list[str]]:
+    """What a warehouse holds, for programs and for people.
+
+    Args:
+        where: The warehouse.
+        project: The project.
+        alone: Whether nothing else is told, so that an error is the answer.
+    """
+    with one_line_errors():
+        try:
+            with opened(where, project, read_only=True) as found:
+                known = facts(found.warehouse)
+                lines = list(status_lines(known, growth(found.warehouse, _BARS)))
+                if alone:
+                    lines = [f"server   MongoDB {known.version}, {found.warehouse.address}", *lines]
+                return known.to_json(), lines
+        except TensorDBError as error:
+            if alone:
+                raise
+            return None, [f"unknown  {' '.join(str(error).split())}"]
 
 
 def _lines(now: control.Status) -> Iterator[str]:
@@ -112,8 +154,12 @@ def _far_ahead(folder: Path) -> str | None:
 
 def folder_of(db: str | None) -> Path:
     """The folder that the option names; anything else is a mistake in the command line."""
+    with one_line_errors():
+        db = settings({"db": db})["db"].value
     if not db:
-        raise typer.BadParameter("name the warehouse folder, or set TENSORDB", param_hint="--db")
+        raise typer.BadParameter(
+            "name the warehouse folder, or set TENSORDB, or `tensordb config set db ...`", param_hint="--db"
+        )
     try:
         folder = parse(db).folder
     except TensorDBError as error:

@@ -31,6 +31,9 @@ def ui(
     write: Annotated[
         bool, typer.Option("--write", help="Allow labels, tags, cancel and retry; else it reads.")
     ] = False,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Serve ./metrics for Prometheus, too; it brings the token as credentials.")
+    ] = False,
     host: Annotated[str, typer.Option(help="The interface; the default takes connections of this machine only.")] = (
         "127.0.0.1"
     ),
@@ -60,7 +63,7 @@ def ui(
     with warehouse(db, project, read_only=not write, roots=root) as opened, bind(host, port) as listening:
         hosts = [*(allow_host or ()), *([] if _is_loopback(host) else [f"[{host}]" if ":" in host else host])]
         calm()
-        server = make_server(make_app(opened, token=token, write=write, hosts=hosts), certificate)
+        server = make_server(make_app(opened, token=token, write=write, hosts=hosts, metrics=metrics), certificate)
         if not _is_loopback(host) and certificate is None:
             say("whoever can read the network between here and the browser can read the token and all that is shown: "
                 "give --certfile and --keyfile, or leave --host out and use a tunnel", err=True)  # fmt: skip

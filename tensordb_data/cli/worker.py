@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from types import FrameType
@@ -9,9 +10,13 @@ from typing import Annotated
 
 import typer
 
+from tensordb_data.api.database import TensorDB
 from tensordb_data.cli.common import Db, Project, Roots, warehouse
 from tensordb_data.cli.output import say
+from tensordb_data.common.telemetry.exposition import exposition
+from tensordb_data.common.telemetry.measures import collect
 from tensordb_data.errors import QueryError
+from tensordb_data.table.activity.measured import Measured
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +38,10 @@ def worker(
     name: Annotated[str | None, typer.Option(help="The worker's name; default: host and process number.")] = None,
     lease: Annotated[float, typer.Option(help="Seconds until a job of a dead worker is given to another.")] = 60.0,
     grace: Annotated[float, typer.Option(help="Seconds that a cancelled job has to end, and to obey SIGTERM.")] = 10,
+    metrics: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, metavar="PORT", help="Serve metrics for Prometheus at 127.0.0.1."),
+    ] = None,
     until_empty: Annotated[bool, typer.Option("--until-empty", help="End when no job is left for it.")] = False,
     db: Db = None,
     project: Project = None,
@@ -62,11 +71,23 @@ def worker(
                 _say("ends after the job that runs; once more to hand that back")
                 worker.drain()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        _say(f"worker {worker.name} waits for jobs")
-        count = worker.run(until_empty=until_empty)
-        _say(f"worker {worker.name} has run {count} jobs")
+        with contextlib.ExitStack() as open_meanwhile:
+            if metrics is not None:
+                _serve_metrics(opened, metrics, open_meanwhile)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, stop)
+            _say(f"worker {worker.name} waits for jobs")
+            count = worker.run(until_empty=until_empty)
+            _say(f"worker {worker.name} has run {count} jobs")
+
+
+def _serve_metrics(db: TensorDB, port: int, open_meanwhile: contextlib.ExitStack) -> None:
+    from tensordb_data.common.telemetry.endpoint import serving
+
+    # Without names of datasets: every user of this machine can ask.
+    measured = Measured(db.warehouse, names=False)
+    port = open_meanwhile.enter_context(serving(port, lambda: exposition([*collect(), *measured.values()])))
+    _say(f"metrics at http://127.0.0.1:{port}/metrics")
 
 
 def _say(line: str) -> None:

@@ -17,6 +17,7 @@ _UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+_SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def parse_size(size: int | str, name: str) -> int:
@@ -39,9 +40,15 @@ def parse_size(size: int | str, name: str) -> int:
     return found
 
 
-def show_size(nbytes: int) -> str:
-    """A number of bytes, such as `"19.3 GB"`."""
-    size, units = float(nbytes), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 999.95 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{nbytes:,} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
+def show_size(nbytes: float, space: str = " ") -> str:
+    """A number of bytes for people: `784 B`, `33.6 MB`.
+
+    Args:
+        nbytes: The number.
+        space: What stands before the unit.
+    """
+    amount, power = float(nbytes), 0
+    while abs(amount) >= (1000 if power == 0 else 999.5) and power < len(_SHOWN) - 1:
+        amount, power = amount / 1000, power + 1
+    text = f"{amount:.0f}" if power == 0 or abs(amount) >= 999.5 else f"{amount:.3g}"
+    return f"{text}{space}{_SHOWN[power]}"

@@ -7,6 +7,7 @@ follows, and halves of characters, which no terminal can show.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ _UNSAFE = re.compile(
 )
 LONGEST = 60
 """Characters of a cell at most."""
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def escaped(text: str) -> str:
@@ -74,9 +75,23 @@ def _joined(parts: Iterable[str]) -> str:
     return text
 
 
-def size(nbytes: float) -> str:
-    """A number of bytes for people: `784 B`, `33.6 MB`."""
-    power = 0
-    while nbytes >= 1000 and power < len(_UNITS) - 1:
-        nbytes, power = nbytes / 1000, power + 1
-    return f"{nbytes:.0f} {_UNITS[power]}" if power == 0 else f"{nbytes:.3g} {_UNITS[power]}"
+def sparkline(values: Sequence[float], most: float | None = None) -> str:
+    """Values as a line of bars, one character each: `▁▂▅█`. One that is not finite is a blank.
+
+    Args:
+        values: The values, from 0 on if `most` is given.
+        most: The value of the highest bar; None to draw from the least value to the greatest.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low = 0.0 if most is not None or not finite else min(finite)
+    high = most if most is not None else max(finite, default=0.0)
+    return "".join(_bar(value, low, high) for value in values)
+
+
+def _bar(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return " "
+    # Halves: the difference of the greatest floats is infinite.
+    width = high / 2 - low / 2
+    part = (value / 2 - low / 2) / width if width > 0 else 0.0
+    return _BARS[min(len(_BARS) - 1, max(0, int(part * len(_BARS))))]

@@ -20,6 +20,7 @@ from tensordb_data.common.deprecation import Grouped, moved_options
 from tensordb_data.common.options import suggesting
 from tensordb_data.common.system.machine import cpus, memory
 from tensordb_data.common.system.modules import require_linux
+from tensordb_data.common.telemetry.measures import add
 from tensordb_data.errors import ClaimLostError, ConnectError, JobCancelledError, QueryError, UnsupportedError
 from tensordb_data.job_runner.handoff import job_ticket
 from tensordb_data.job_runner.host_slots import HostSlots, Slot, visible_devices
@@ -167,6 +168,8 @@ class Worker:
             finally:
                 how = process.close()
             self._conclude(job, heartbeat, told, None if process.exited else how)
+            ended = "lost" if heartbeat.lost else "stopped" if told == "stopped" else str(job.get("status"))
+            add("tensordb.jobs", outcome=ended)
         finally:
             heartbeat.close()
             self._job = None

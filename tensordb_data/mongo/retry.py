@@ -12,6 +12,7 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from tensordb_data.common.patience import impatient, is_impatient
+from tensordb_data.common.telemetry.measures import add
 from tensordb_data.errors import ConnectError
 from tensordb_data.mongo.errors import first_line, is_cursor_lost, is_transient
 
@@ -58,6 +59,7 @@ def retry_while_unavailable(call: Callable[[], T], seconds: float = 60.0, *, rea
                 raise ConnectError(
                     f"the database went away and did not come back in {seconds:g} s: {first_line(error)}"
                 ) from error
+            add("tensordb.retries")
             time.sleep(min(wait, deadline - now) * random.uniform(0.5, 1.0))
             wait = min(_WAIT[1], wait * 2)
 

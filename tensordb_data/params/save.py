@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId, json_util
 
 from tensordb_data.common.html import Report
+from tensordb_data.common.telemetry.measures import add
 from tensordb_data.params.plan_versions import plan_versions
 from tensordb_data.params.shared import Share, taking_part
 from tensordb_data.params.table import (
@@ -88,6 +89,27 @@ def save_parameters(
         CheckpointError: The set could not be committed; or it is not whole; or another process failed.
         RunHeldError: The lease is another's.
     """
+    try:
+        report = _save(warehouse, snapshot, fields, parent, compressor, lease, share)
+    except BaseException:
+        add("tensordb.saves", outcome="failed")
+        raise
+    add("tensordb.saves", outcome="durable")
+    add("tensordb.save.bytes", report.nbytes)
+    add("tensordb.save.stored", report.stored)
+    add("tensordb.save.time", report.seconds)
+    return report
+
+
+def _save(
+    warehouse: Warehouse,
+    snapshot: Snapshot,
+    fields: Mapping[str, Any],
+    parent: ObjectId | None,
+    compressor: TensorCompressor | None,
+    lease: RunLease | None,
+    share: Share | None,
+) -> SaveReport:
     began = time.perf_counter()
     table, tensors = _table(snapshot)
     run = fields.get("run")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tensordb_data.common.listing import Listing, Row
-from tensordb_data.common.text_table import size
+from tensordb_data.common.sizes import show_size
 from tensordb_data.params.load import describe, reading_structure, structure
 from tensordb_data.tensors.tree import leaf_numbers
 
@@ -36,7 +36,7 @@ class TensorInfo(Row):
 
     def cells(self) -> tuple[Any, ...]:
         """What a table shows."""
-        return self.part, self.name, self.dtype, list(self.shape), size(self.nbytes)
+        return self.part, self.name, self.dtype, list(self.shape), show_size(self.nbytes)
 
 
 def tensors_of(warehouse: Warehouse, document: Mapping[str, Any]) -> Listing[TensorInfo]:

@@ -87,8 +87,11 @@ def _known(warehouse: Warehouse, filter: Mapping[str, Any]) -> list[Doc]:
     of = {**scope, "run": {"$in": named} if exact else {"$type": "string"}}
     sets: list[Doc] = [
         {"$match": of},
-        {"$group": {"_id": "$run", "sets": {"$sum": 1}, "newest": {"$max": {"s": "$_tdb.s", "lineage": "$lineage"}}}},
-    ]
+        {"$group": {
+            "_id": "$run", "sets": {"$sum": 1}, "bytes": {"$sum": "$_tdb.bytes"},
+            "newest": {"$max": {"s": "$_tdb.s", "lineage": "$lineage"}},
+        }},
+    ]  # fmt: skip
     documents = retry_while_unavailable(lambda: list(runs.aggregate(stages)), reads=True)
     counted = retry_while_unavailable(lambda: list(params.aggregate(sets, allowDiskUse=True)), reads=True)
     # Without a condition on the type, the server reads one key of the index for each run, and not one for each row.
@@ -111,7 +114,7 @@ def _described(name: str, document: Mapping[str, Any], sets: Mapping[str, Any]) 
         "status": newest.get("state"), "began": attempts[0].get("began") if attempts else None,
         "ended": newest.get("ended"), "host": newest.get("host"), "pid": newest.get("pid"),
         "config": _kept(document, "config", dict), "imported": _kept(document, "imported", dict),
-        "sets": sets.get("sets", 0), "attempts": attempts,
+        "sets": sets.get("sets", 0), "bytes": sets.get("bytes", 0), "attempts": attempts,
         "lineage": (sets.get("newest") or {}).get("lineage") or {}, "last": {}, "best": {},
     }  # fmt: skip
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tensordb_data.common.system.machine import cpus
+from tensordb_data.common.telemetry.measures import Value, watch
 from tensordb_data.stream.bottleneck import Seconds, Times, advice, bottleneck
 
 THREADS = ("index", "fetch", "decode", "transform", "batch")
@@ -18,6 +20,36 @@ _LOOP = ("start", "wait", "loop")
 _COUNTS = ("samples", "batches", "bytes", "blobs", "missed", "skipped", "deleted")
 SIZE = 2 * len(THREADS + AHEAD) + len(_LOOP + _COUNTS)
 """Length of `Stats.totals`."""
+
+
+def values_of(totals: Sequence[float]) -> Iterator[Value]:
+    """The measures of `Stats.totals`; none of a stream that has done nothing."""
+    stages = len(THREADS + AHEAD)
+    yield from _values(
+        *(
+            dict(zip(names, totals[start : start + len(names)], strict=True))
+            for names, start in (
+                (THREADS + AHEAD, 0), (THREADS + AHEAD, stages), (_LOOP, 2 * stages), (_COUNTS, SIZE - len(_COUNTS)),
+            )
+        )
+    )  # fmt: skip
+
+
+def _values(
+    work: Mapping[str, float], wait: Mapping[str, float], loop: Mapping[str, float], counts: Mapping[str, float]
+) -> Iterator[Value]:
+    if not any(counts.values()):
+        return
+    for name in ("samples", "batches", "bytes", "skipped", "deleted"):
+        yield Value(f"tensordb.stream.{name}", float(counts[name]))
+    yield Value("tensordb.stream.blobs", float(counts["blobs"] - counts["missed"]), (("cache", "hit"),))
+    yield Value("tensordb.stream.blobs", float(counts["missed"]), (("cache", "miss"),))
+    for stage in (*THREADS, *AHEAD):
+        if work[stage] or wait[stage]:
+            yield Value("tensordb.stream.stage", work[stage], (("stage", stage), ("state", "work")))
+            yield Value("tensordb.stream.stage", wait[stage], (("stage", stage), ("state", "wait")))
+    for part in _LOOP:
+        yield Value("tensordb.stream.loop", loop[part], (("part", part),))
 
 
 class Clock:
@@ -72,6 +104,7 @@ class Stats:
         self._wait = dict(self._work)
         self._loop = dict.fromkeys(_LOOP, 0.0)
         self._counts = dict.fromkeys(_COUNTS, 0)
+        watch(self, functools.partial(_values, self._work, self._wait, self._loop, self._counts))
 
     def add_task(self, clock: Clock) -> None:
         """Add the times of one task."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tensordb_data.common.listing import Listing, Row
 from tensordb_data.common.options import nearest
-from tensordb_data.common.text_table import size
+from tensordb_data.common.sizes import show_size
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.mongo.retry import read_all, retry_while_unavailable
 from tensordb_data.query.query import Query
@@ -56,7 +56,7 @@ class Dataset(Row):
         """What a table shows."""
         count = f"{self.count:,}" if self.exact else f"≈ {self.count:,}"
         fields = ", ".join(self.schema or ())
-        return self.name, count, size(self.nbytes), fields, self.created, self.changed
+        return self.name, count, show_size(self.nbytes), fields, self.created, self.changed
 
 
 def list_datasets(warehouse: Warehouse) -> Listing[Dataset]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.html import Html, Shown, paragraph, table
-from tensordb_data.common.text_table import brief, size, text_table
+from tensordb_data.common.sizes import show_size
+from tensordb_data.common.text_table import brief, text_table
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.table.fields import Fields, schema_fields
 from tensordb_data.table.tally import Tally
@@ -57,8 +58,8 @@ class FieldSummary:
     def _row(self) -> tuple[Any, ...]:
         numbers: tuple[Any, ...] = (self.min, self.mean, self.max)
         if self.nbytes is not None:
-            numbers = tuple(None if number is None else size(number) for number in numbers)
-            frequent: Any = f"{size(self.nbytes)} in all"
+            numbers = tuple(None if number is None else show_size(number) for number in numbers)
+            frequent: Any = f"{show_size(self.nbytes)} in all"
         else:
             frequent = {brief(value): n for value, n in list(self.top.items())[:_SHOWN_TOP]} or None
         missing = f"{self.missing} + {self.nan} NaN" if self.nan else self.missing

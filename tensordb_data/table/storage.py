@@ -15,8 +15,9 @@ from pymongo.errors import OperationFailure
 from tensordb_data.blobs.reader.disk_cache import SegmentCache
 from tensordb_data.blobs.stores.base import without_secrets
 from tensordb_data.common.html import Html, Shown, paragraph, table
+from tensordb_data.common.sizes import show_size
 from tensordb_data.common.system.files import occupied
-from tensordb_data.common.text_table import size, text_table
+from tensordb_data.common.text_table import text_table
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.warehouse.documents import DOCUMENTS
 
@@ -97,8 +98,8 @@ class Storage(Shown):
     def head(self) -> str:
         """The sums, as a sentence."""
         return (
-            f"project {self.project!r}: {size(self.nbytes)} of blobs, {size(self.garbage)} garbage, "
-            f"{size(self.unfinished)} unfinished, {size(self.others)} of other projects"
+            f"project {self.project!r}: {show_size(self.nbytes)} of blobs, {show_size(self.garbage)} garbage, "
+            f"{show_size(self.unfinished)} unfinished, {show_size(self.others)} of other projects"
         )
 
     def __repr__(self) -> str:
@@ -107,16 +108,18 @@ class Storage(Shown):
 
     def tables(self) -> list[tuple[list[str], list[list[Any]], list[str]]]:
         """What is shown: names of columns, rows, and which columns are numbers, of each table."""
-        used: list[list[Any]] = [["dataset", name, size(n)] for name, n in list(self.datasets.items())[:_SHOWN]]
-        used += [["run", "(none)" if name is None else name, size(n)] for name, n in list(self.runs.items())[:_SHOWN]]
+        used: list[list[Any]] = [["dataset", name, show_size(n)] for name, n in list(self.datasets.items())[:_SHOWN]]
+        runs = list(self.runs.items())[:_SHOWN]
+        used += [["run", "(none)" if name is None else name, show_size(n)] for name, n in runs]
         places: list[list[Any]] = [
-            [root.id, root.url, size(root.nbytes), "yes" if root.opened else "no", "yes" if root.writes else "no"]
+            [root.id, root.url, show_size(root.nbytes), "yes" if root.opened else "no", "yes" if root.writes else "no"]
             for root in self.roots
         ]
-        limit = None if self.cache.limit is None else size(self.cache.limit)
-        cache: list[list[Any]] = [[str(self.cache.folder), size(self.cache.nbytes), limit]] if self.cache.folder else []
+        limit = None if self.cache.limit is None else show_size(self.cache.limit)
+        used_here = [str(self.cache.folder), show_size(self.cache.nbytes), limit]
+        cache: list[list[Any]] = [used_here] if self.cache.folder else []
         index: list[list[Any]] = [
-            [name, f"{use.documents:,}", size(use.nbytes), size(use.indexes)]
+            [name, f"{use.documents:,}", show_size(use.nbytes), show_size(use.indexes)]
             for name, use in self.collections.items()
             if use.documents
         ]

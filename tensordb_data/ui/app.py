@@ -15,6 +15,7 @@ from tensordb_data.api.database import TensorDB
 from tensordb_data.errors import QueryError
 from tensordb_data.ui.guard import MOST_BODY, Guard, Keys
 from tensordb_data.ui.pages import curves, edits, home, jobs, params, runs, sample, samples, search, thumbs
+from tensordb_data.ui.pages import metrics as metrics_page
 from tensordb_data.ui.view import HERE, Handler, View, Window, answer
 
 if TYPE_CHECKING:
@@ -27,20 +28,25 @@ PAGES: dict[str, Handler] = {
     "explain": samples.explained, "python": samples.python,
     "sample": sample.sample, "logged": sample.logged, "blob": sample.blob, "array": sample.array,
     "thumbs": thumbs.thumbs, "thumb": thumbs.thumb,
-    "runs": runs.runs, "curves": curves.curves, "params": params.params, "set": params.one_set,
+    "runs": runs.runs, "curves": curves.curves, "sampled": curves.sampled, "fresh": curves.fresh,
+    "params": params.params, "set": params.one_set,
     "jobs": jobs.jobs, "job": jobs.job,
 }  # fmt: skip
 """By the last part of the address. All pages are side by side, so that links among them need no prefix."""
-OWN_TIME: frozenset[Handler] = frozenset((home.home, samples.samples, samples.tiles, samples.facets))
+OWN_TIME: frozenset[Handler] = frozenset(
+    (home.home, samples.samples, samples.tiles, samples.facets, metrics_page.metrics)
+)
 """Those that give the database a time for each thing that they ask; one for all of them would take its place."""
-SLOW: frozenset[Handler] = frozenset((samples.count, curves.curves))
+SLOW: frozenset[Handler] = frozenset((samples.count, curves.curves, home.garbage))
 """Those that may take as long as somebody waits for them."""
-EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry}
+EDITS: dict[str, Handler] = {"edit": edits.edit, "cancel": jobs.cancel, "retry": jobs.retry, "garbage": home.garbage}
 """What `write=True` adds: none of them deletes, moves or makes anything."""
 _TYPES = {".js": "text/javascript", ".css": "text/css", "": "text/plain"}
 
 
-def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[str] = ()) -> ASGIApp:
+def make_app(
+    db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[str] = (), metrics: bool = False
+) -> ASGIApp:
     """The page of a warehouse as an ASGI app, for another server than that of `tensordb ui`, and for tests.
 
     Args:
@@ -49,6 +55,7 @@ def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[s
             with `secrets.token_urlsafe(24)`.
         write: Whether the page may change labels and tags, cancel jobs and retry them.
         hosts: Names by which browsers may call the server, beside those of the loopback interface.
+        metrics: Whether `./metrics` answers Prometheus, which brings the token as its credentials.
 
     Raises:
         QueryError: An argument is malformed.
@@ -62,6 +69,8 @@ def make_app(db: TensorDB, *, token: str, write: bool = False, hosts: Iterable[s
     reading = db if db.warehouse.address.read_only else TensorDB.over(db.warehouse.only_reading())
     window = Window(reading, db if write else None, keys)
     routes = [Route(f"/{name}", functools.partial(_get, handler, window)) for name, handler in PAGES.items()]
+    if metrics:
+        routes.append(Route("/metrics", functools.partial(_get, metrics_page.metrics, window)))
     if write:
         routes += [
             Route(f"/{name}", functools.partial(_post, handler, window), methods=["POST"])
@@ -94,7 +103,7 @@ async def _post(handler: Handler, window: Window, request: Request) -> Response:
         given = None
     if not isinstance(given, dict):
         return PlainTextResponse("400: a change is a JSON object\n", 400)
-    return await answer(handler, View(window, request, given), own_time=True)
+    return await answer(handler, View(window, request, given), own_time=True, slow=handler in SLOW)
 
 
 async def _static(files: dict[str, tuple[bytes, str]], request: Request) -> Response:

@@ -13,10 +13,10 @@ from bson import ObjectId, json_util
 from markupsafe import Markup
 
 from tensordb_data.common.bson_values import JSON
+from tensordb_data.common.sizes import show_size
 
 THIN = "\u202f"
 """Between groups of three digits."""
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def grouped(value: int) -> str:
@@ -60,11 +60,7 @@ def size(value: Any) -> Markup:
     """A number of bytes, with a unit."""
     if value is None:
         return number(None)
-    amount, unit = float(value), 0
-    while abs(amount) >= 1000 and unit < len(_UNITS) - 1:
-        amount, unit = amount / 1000, unit + 1
-    text = f"{amount:.0f}" if unit == 0 else f"{amount:.3g}" if amount < 1000 else f"{amount:.0f}"
-    return Markup('<span title="{} bytes">{}{}{}</span>').format(grouped(int(value)), text, THIN, _UNITS[unit])
+    return Markup('<span title="{} bytes">{}</span>').format(grouped(int(value)), show_size(value, THIN))
 
 
 def time(value: Any) -> Markup:

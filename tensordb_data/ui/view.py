@@ -38,6 +38,7 @@ _PING_SECONDS = 1.0
 _TOGETHER = 4  # requests that ask the database at the same time
 _SLOW = 2  # and others, which take as long as somebody waits
 _THUMBS = 64_000_000  # bytes
+_BLOBS = 128_000_000
 _LONGEST = 8_000  # characters of what was asked for
 
 _log = logging.getLogger("tensordb_data.ui")
@@ -60,6 +61,10 @@ class Window:
     """What was counted of datasets; see the first page."""
     thumbs: Kept = field(default_factory=lambda: Kept(_THUMBS))
     """Thumbnails that were sent."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What metrics tell, by project."""
+    blobs: Kept = field(default_factory=lambda: Kept(_BLOBS))
+    """Stored bytes of blobs that a page has shown."""
     late: dict[str, float] = field(default_factory=dict)
     """When the metrics of the runs of a project took too long to read."""
     slow: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_SLOW))

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from pymongo.errors import PyMongoError
 
 from tensordb_data.common.sizes import parse_size
+from tensordb_data.common.telemetry.otel import enable_if_asked
 from tensordb_data.common.user_cache import user_cache
 from tensordb_data.errors import ConnectError, UnsupportedError
 from tensordb_data.mongo.address import CONNECT_SECONDS, Address
@@ -50,6 +51,7 @@ class Warehouse:
         connections: Connections | None = None,
         opened: OpenedRoots | None = None,
     ) -> None:
+        enable_if_asked()
         self.address, self.cache, self.cache_bytes = address, cache, cache_bytes
         self.project = address.project
         self._connections = connections or Connections(address, opened or OpenedRoots())

@@ -1,7 +1,8 @@
 """The config file of this user: `$XDG_CONFIG_HOME/tensordb/config.json`, by default in `~/.config`.
 
 It names blob roots: `{"roots": {"lab": "s3://lab/blobs", "archive": "file:///mnt/archive/blobs"}}`, and folders of
-files that samples point into, which are only read: `{"files": {"photos": "/mnt/photos"}}`.
+files that samples point into, which are only read: `{"files": {"photos": "/mnt/photos"}}`. Beside them stands what the
+command line uses where it is not told, such as `{"db": "/data/warehouse"}`; see `cli.config`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def write_roots(roots: Mapping[str, str]) -> None:
     Raises:
         StorageError: The file cannot be read or written.
     """
-    _write({"roots": dict(roots)})
+    write_config({**read_config(), "roots": dict(roots)})
 
 
 def write_files(files: Mapping[str, str]) -> None:
@@ -54,18 +55,23 @@ def write_files(files: Mapping[str, str]) -> None:
     Raises:
         StorageError: The file cannot be read or written.
     """
-    _write({"files": dict(files)})
+    write_config({**read_config(), "files": dict(files)})
 
 
 def _section(name: str, what: str) -> dict[str, str]:
-    found = _read().get(name, {})
+    found = read_config().get(name, {})
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise StorageError(f'{path()}: expected "{name}" with {what} for each name, found {found!r:.200}')
     return dict(found)
 
 
-def _write(section: Mapping[str, Any]) -> None:
-    text = json.dumps({**_read(), **section}, indent=2, ensure_ascii=False) + "\n"
+def write_config(fields: Mapping[str, Any]) -> None:
+    """Replace the whole file. Nobody but this user may read it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    text = json.dumps(dict(fields), indent=2, ensure_ascii=False) + "\n"
     try:
         path().parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path().parent, prefix=".config-")  # for this user alone
@@ -76,7 +82,12 @@ def _write(section: Mapping[str, Any]) -> None:
         raise StorageError(f"cannot write {path()}: {error.strerror or error}") from None
 
 
-def _read() -> dict[str, Any]:
+def read_config() -> dict[str, Any]:
+    """All that stands in the file; nothing if there is none.
+
+    Raises:
+        StorageError: It cannot be read, or holds no JSON object.
+    """
     try:
         found = json.loads(path().read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: this user has no home

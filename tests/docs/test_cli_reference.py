@@ -33,7 +33,7 @@ def commands(group: Any, above: str = "tensordb") -> Iterator[tuple[str, Any]]:
 def example(name: str, command: Any) -> str | None:
     """What follows the command's name in the example of its help."""
     text = "\n\n".join(filter(None, [command.help, command.epilog]))
-    found = re.search(rf"Example: {name} (.*?)(\n\n|\Z)", text, re.DOTALL)
+    found = re.search(rf"Example: {name}(?= |\n\n|\Z)(.*?)(\n\n|\Z)", text, re.DOTALL)
     return found and found[1].replace("\\\n", " ")
 
 
@@ -53,7 +53,7 @@ def test_every_command_and_option_has_a_help_and_an_example() -> None:
         silent = [param.name for param in command.params if not getattr(param, "help", None)]
         assert not silent, f"{name}: no help for {silent}"
         if not hasattr(command, "commands"):
-            assert example(name, command), f"{name}: no `Example: {name} …` in its help, nor in cli/examples.py"
+            assert example(name, command) is not None, f"{name}: no `Example: {name} …` in help or cli/examples.py"
 
 
 def test_examples_are_command_lines_of_the_command() -> None:

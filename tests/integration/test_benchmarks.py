@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py") if path.read_text().startswith('"""B'))  # B1: ..., B2: ...
+FILES = sorted(FOLDER.rglob("*.py"))
+SCRIPTS = [str(path.relative_to(FOLDER)) for path in FILES if path.read_text().startswith('"""B')]  # B1: ..., B2: ...
 ALWAYS = ("B1:",)
 ALL = os.environ.get("MATRICES") == "all"
 SOME = [script for script in SCRIPTS if (FOLDER / script).read_text().removeprefix('"""').startswith(ALWAYS)]

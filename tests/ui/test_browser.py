@@ -16,6 +16,20 @@ playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
 
+def test_curves_go_on_with_the_rows_that_are_new(filled: TensorDB, opened: Callable[..., Any]) -> None:
+    page = opened(make_app(filled, token=TOKEN), "runs?run=cnn-lr0.1&metric=loss")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    expect(page.locator('#plot[data-drawn="exact"]')).to_be_visible()
+    expect(page.locator("#plot-legend li")).to_contain_text("at step 40")
+    with filled.logs.run("cnn-lr0.1") as log:
+        log.write(41, loss=0.125)
+        log.write(42, loss=0.0625)
+    expect(page.locator("#plot-legend li")).to_contain_text("0.0625 at step 42", timeout=60_000)
+    expect(page.locator("#plot")).to_have_attribute("data-rows", "42")
+    assert [url for url in asked if "/fresh?" in url]
+
+
 def test_curves_and_keys(filled: TensorDB, opened: Callable[..., Any]) -> None:
     page = opened(make_app(filled, token=TOKEN), "runs")
     expect(page.locator("#plot canvas")).to_be_visible()

@@ -81,8 +81,8 @@ def test_pictures_that_a_run_has_logged(client: TestClient, filled: TensorDB) ->
 
 
 def test_curves(client: TestClient) -> None:
-    for sampled in ("", "&sampled=1"):
-        found = client.get(f"/curves?run=cnn-lr0.1&run=cnn-lr0.01&metric=loss{sampled}").json()
+    for page in ("curves", "sampled"):
+        found = client.get(f"/{page}?run=cnn-lr0.1&run=cnn-lr0.01&metric=loss").json()
         assert [line["run"] for line in found["lines"]] == ["cnn-lr0.1", "cnn-lr0.01"]
         assert found["lines"][0]["step"] == list(range(1, 41)) and found["lines"][0]["rows"] == 40
         assert found["lines"][0]["mean"][0] == pytest.approx(2.4 * np.exp(-0.1))
@@ -97,8 +97,8 @@ def test_numbers_that_are_none_leave_a_gap(db: TensorDB) -> None:
         for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):
             log.write(step, loss=value)
     client = enter(TestClient(make_app(db, token=TOKEN), base_url="http://127.0.0.1"))
-    for sampled in ("", "&sampled=1"):
-        (line,) = client.get(f"/curves?run=r&metric=loss{sampled}").json()["lines"]
+    for page in ("curves", "sampled"):
+        (line,) = client.get(f"/{page}?run=r&metric=loss").json()["lines"]
         assert line["mean"] == [1.0, None, None, 2.0] and line["nonfinite"] == 2
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "check.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shared" / "check.py"
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 from bson import json_util
 
 from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.cli.tables import table
-from tensordb_data.common.text_table import size
+from tensordb_data.common.text_table import sparkline
+from tensordb_data.table.activity.growth import growth
 from tensordb_data.table.datasets import Dataset
 
+_BARS = 16
 _JSON = json_util.RELAXED_JSON_OPTIONS
 
 
@@ -21,20 +25,19 @@ def register(app: typer.Typer) -> None:
 
 
 def datasets(as_json: Json = False, db: Db = None, project: Project = None) -> None:
-    """List datasets: how many samples, bytes, fields, and when they were made and changed."""
+    """List datasets: how many samples, bytes, fields, when they were made and changed, and how their bytes came in.
+
+    The line goes from the first segment of the project until now.
+    """
     with warehouse(db, project) as opened:
         found = opened.data.datasets()
         if as_json:
             for dataset in found:
                 say(json_util.dumps(_plain(dataset), json_options=_JSON))
             return
+        lines = growth(opened.warehouse, _BARS)
         table([
-            {
-                "name": one.name, "count": f"{one.count:,}" if one.exact else f"≈ {one.count:,}",
-                "size": size(one.nbytes), "fields": list(one.schema or ()), "created": _time(one.created),
-                "changed": _time(one.changed),
-            }
-            for one in found
+            {**dict(zip(Dataset.COLUMNS, one.cells(), strict=True)), **_line(lines.get(one.name))} for one in found
         ])  # fmt: skip
         if not found:
             say("no datasets")
@@ -55,5 +58,5 @@ def _plain(one: Dataset) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _time(value: object) -> str:
-    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+def _line(bars: Sequence[int] | None) -> dict[str, str]:
+    return {} if not bars else {"bytes by time": sparkline(bars, max(bars))}

@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tensordb_data.common.sizes import show_size
 from tensordb_data.mongo.retry import within
 from tensordb_data.runs.listing import list_runs
 from tensordb_data.ui import view as view_
+from tensordb_data.ui.shown import brief, grouped
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -57,6 +59,18 @@ def home(view: View) -> Response:
 def storage(view: View) -> Response:
     """`./storage`: bytes by dataset and run, garbage of the last gc, cache, roots and indexes."""
     return view.page("storage.html", storage=view.db.storage())
+
+
+def garbage(view: View) -> Response:
+    """`./garbage`: what a gc would find, which takes long; a dry run, so that nothing is marked or removed."""
+    found = view.writing.gc(dry_run=True)
+    most = sorted(found.by.items(), key=lambda item: -item[1])[:_RUNS]
+    of = f": {', '.join(f'{brief(name, 80)} {show_size(n)}' for name, n in most)}" if most else ""
+    return view.data({
+        "said": f"a gc would mark {show_size(found.marked_bytes)} that are unused ({grouped(found.marked)} blobs), and "
+                f"remove {show_size(found.removed_bytes + found.temporary_bytes)} that were marked before or are "
+                f"unfinished; {show_size(found.waiting_bytes)} have to wait{of}",
+    })  # fmt: skip
 
 
 def _datasets(view: View) -> list[Counted]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensordb_data.errors import QueryError
+from tensordb_data.jobs.run_name import job_of_run
 from tensordb_data.mongo.retry import within
 from tensordb_data.runs.listing import list_runs
 from tensordb_data.ui.parts.links import flat, parsed, parsed_sort, stored_query
@@ -105,5 +106,5 @@ def _lineage(view: View, run: Mapping[str, Any]) -> dict[str, Any]:
     code = lineage.get("code")
     return {
         "queries": queries, "parent": lineage.get("parent"), "code": code if isinstance(code, Mapping) else {},
-        "job": run["name"].removeprefix("job-") if run["name"].startswith("job-") else None,
+        "job": job_of_run(run["name"]),
     }  # fmt: skip

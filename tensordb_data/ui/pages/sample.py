@@ -14,6 +14,7 @@ from tensordb_data.table.cursors import after, value_of
 from tensordb_data.ui.parts import pictures
 from tensordb_data.ui.parts.asked import Asked, asked, fields_of
 from tensordb_data.ui.parts.links import id_of
+from tensordb_data.ui.parts.stored import decoded, stored
 from tensordb_data.ui.parts.tails import tail
 
 if TYPE_CHECKING:
@@ -78,9 +79,9 @@ def blob(view: View) -> Response:
     with pictures.decoding:
         if isinstance(found.blobs[name], Array):
             channel = view.whole("channel", 0, 1_000_000) if view.one("channel") else None
-            data = pictures.picture(found[name], view.whole("slice", 0, 100_000_000), channel)
+            data = pictures.picture(decoded(view, found, name), view.whole("slice", 0, 100_000_000), channel)
         else:
-            data = found.encoded(name)
+            data = stored(view, found, name)
     kind = None if view.one("raw") else pictures.media_type(data)
     if kind is None:
         return view.tagged(Response(data, media_type="application/octet-stream", headers=_SANDBOX))
@@ -138,7 +139,7 @@ def _shown(view: View, sample: Sample, name: str) -> Shown:
         pictures.check_size(sample, name)
         if isinstance(field, Array):
             with pictures.decoding:
-                array = sample[name]
+                array = decoded(view, sample, name)
             shape = " × ".join(map(str, array.shape)) or "a single number"
             about = f"{array.dtype}, {shape}"
             if not pictures.slices_of(array.shape):
@@ -146,7 +147,7 @@ def _shown(view: View, sample: Sample, name: str) -> Shown:
                 return replace(found, about=about, text=text, cut=array.size > _VALUES)
             channels = array.shape[-1] if array.ndim > 2 and array.shape[-1] in (3, 4) else 0
             return replace(found, about=about, slices=pictures.slices_of(array.shape), channels=channels)
-        data = sample.encoded(name)
+        data = stored(view, sample, name)
         if isinstance(field, Image):
             pictures.media_type(data)
             return replace(found, slices=1)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from tensordb_data.blobs.segments.references import references_of
 from tensordb_data.errors import MissingExtraError, NotFoundError, QueryError
 from tensordb_data.table.thumbnails import Thumbnail, thumbnails_of
 from tensordb_data.ui.parts import pictures
 from tensordb_data.ui.parts.asked import asked
 from tensordb_data.ui.parts.links import id_of
+from tensordb_data.ui.parts.stored import blob_key
 
 if TYPE_CHECKING:
     from tensordb_data.samples.sample import Sample
@@ -63,7 +63,7 @@ def thumb(view: View) -> Response:
 def _packed(view: View, samples: Sequence[Sample], name: str) -> dict[Hashable, bytes]:
     """What is sent of each sample, by its id; those that were sent before are kept in memory."""
     kept = view.window.thumbs
-    keys = {sample.id: _key(view, sample, name) for sample in samples}
+    keys = {sample.id: blob_key(view, sample, name) for sample in samples}
     found: dict[Hashable, bytes] = {id: data for id, key in keys.items() if (data := kept.get(key)) is not None}
     missing = [sample for sample in samples if sample.id not in found]
     if missing:
@@ -85,10 +85,3 @@ def _made(samples: Sequence[Sample], name: str) -> list[Thumbnail]:
         if len(samples) == 1:
             return [Thumbnail(samples[0].id, "image/png", b"", 0, 0, str(error))]
     return [one for sample in samples for one in _made([sample], name)]  # small images need no OpenCV
-
-
-def _key(view: View, sample: Sample, name: str) -> Hashable:
-    """What a blob is known by: an `_id` alone may be deleted and written again."""
-    reference = references_of(sample._doc).get(name)
-    place = [reference.get(part) for part in ("k", "o", "n", "x")] if isinstance(reference, dict) else []
-    return view.db.project, name, str(sample.id), str(place)

@@ -6,6 +6,8 @@ const legend = document.getElementById("plot-legend");
 const dashes = [[], [8, 4], [2, 3], [12, 4, 2, 4]];
 let found = null;
 let chart = null;
+let whole = performance.now(); // when all rows were read last
+let took = 0;
 
 function colour(name) {
   const probe = document.createElement("span");
@@ -115,8 +117,8 @@ function tell(lines, runs, kinds, step) {
   );
 }
 
-async function load(sampled) {
-  const answer = await fetch(figure.dataset.src + (sampled ? "&sampled=1" : ""));
+async function load(page, more = "") {
+  const answer = await fetch(figure.dataset.src.replace("./curves?", `./${page}?`) + more);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error);
   return body;
@@ -143,10 +145,10 @@ addEventListener("resize", () => chart?.setSize({ width: figure.clientWidth, hei
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => found && draw());
 
 async function show() {
-  const exact = load(false);
+  const exact = load("curves");
   exact.catch(() => {}); // told below
   try {
-    const first = await load(true);
+    const first = await load("sampled");
     if (!found) {
       found = first;
       draw();
@@ -167,20 +169,45 @@ async function show() {
   }
 }
 
+function take(fresh) {
+  // Each new row is a point of its own, until all is read anew.
+  for (const one of fresh.lines) {
+    const line = found.lines.find((known) => known.run === one.run && known.kind === one.kind);
+    if (!line || one.step[0] <= line.step[line.step.length - 1]) return false; // a new line, or steps that come again
+    for (const name of ["mean", "low", "high"]) line[name].push(...one.value);
+    line.step.push(...one.step);
+    line.rows += one.value.filter((value) => value !== null).length;
+    line.nonfinite += one.value.filter((value) => value === null).length;
+  }
+  found.newest = fresh.newest;
+  return true;
+}
+
+async function anew() {
+  const began = performance.now();
+  const fresh = await load("curves");
+  [whole, took] = [performance.now(), performance.now() - began];
+  const changed = JSON.stringify(fresh.lines) !== JSON.stringify(found.lines);
+  found = fresh;
+  if (changed) draw();
+}
+
 async function refresh() {
-  if (!document.hidden && found && !found.sampled) {
-    const began = performance.now();
+  let wait = 3000;
+  if (!document.hidden && found?.newest) {
     try {
-      const fresh = await load(false);
-      if (JSON.stringify(fresh.lines) !== JSON.stringify(found.lines)) {
-        found = fresh;
-        draw();
-      }
+      const fresh = await load("fresh", `&after=${found.newest}`);
+      const due = performance.now() - whole > Math.max(60000, 100 * took);
+      if (fresh.more || due || !take(fresh)) {
+        await anew();
+        wait = Math.max(wait, 20 * took);
+      } else if (fresh.lines.length) draw();
+      figure.dataset.rows = found.lines.reduce((sum, line) => sum + line.rows, 0);
     } catch {
       // the next time, perhaps
     }
-    setTimeout(refresh, Math.max(3000, 20 * (performance.now() - began)));
-  } else setTimeout(refresh, 3000);
+  }
+  setTimeout(refresh, wait);
 }
 
 show().then(() => setTimeout(refresh, 3000));

@@ -111,7 +111,8 @@ def _texts(value):
 
 
 @pytest.mark.parametrize("words", ["status", "uri", "find data", "jobs list"])
-def test_the_warehouse_of_another_user_is_one_line(words, tmp_path):
+def test_the_warehouse_of_another_user_is_one_line(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/no/config")  # this user has none
     folder = tmp_path / "w"
     folder.mkdir(mode=0o700)
     (folder / "tensordb.json").write_text("{}")

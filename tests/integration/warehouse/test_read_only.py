@@ -24,6 +24,7 @@ from tensordb_data.cli.main import app
 from tensordb_data.common.system import file_locks
 from tensordb_data.embedded import control
 from tensordb_data.errors import EmbeddedServerError, NotFoundError, ReadOnlyError
+from tensordb_data.table.activity.facts import facts
 from tensordb_data.torch import QueryDataset
 
 N = 50
@@ -191,6 +192,8 @@ def test_a_user_of_a_server_with_the_role_read(warehouse_dir: Path, copies: Path
             with TensorDB(address + "&directConnection=true", blobs=blobs, read_only=True) as reader:
                 reads(reader)
                 refuses(reader)
+                known = facts(reader.warehouse)
+                assert not known.missing and not known.look.missing and known.written == N
             assert sorted(db.database.list_collection_names()) == names
     finally:
         control.down(folder)

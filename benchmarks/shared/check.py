@@ -1,7 +1,7 @@
 """Compares results with the figures that were committed last, on a machine of the same kind, by their ratios.
 
     make bench-check                                     # runs the benchmarks that have figures, then this
-    .venv/bin/python benchmarks/check.py                 # of results that are there
+    .venv/bin/python benchmarks/shared/check.py          # of results that are there
 
 A ratio of a contender over its baseline is taken within each round. One has fallen if its median is below all that the
 rounds of the committed figure have seen. The exit status is 1 then, and 2 if there was nothing to compare.
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 _KIND = ("cpu", "gpu", "cores")
 
 

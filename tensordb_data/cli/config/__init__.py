@@ -1,0 +1,1 @@
+"""The settings of the command line, and the command that shows and changes them."""
