@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bson import ObjectId
 
 from tensordb_data.common.listing import Listing, Row
-from tensordb_data.common.text_table import size
+from tensordb_data.common.sizes import show_size
 from tensordb_data.errors import QueryError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.query.query import Query
@@ -57,7 +57,7 @@ class FrozenCard(Row):
         count = f"{self.count:,}" if not self.holes else f"{self.count:,} + {self.holes:,} holes"
         by = f"{self.user}@{self.host}"
         named, fields, tags = ", ".join(self.datasets), ", ".join(self.fields), ", ".join(self.tags)
-        return self.name, count, size(self.nbytes), named, fields, self.created, by, tags or None
+        return self.name, count, show_size(self.nbytes), named, fields, self.created, by, tags or None
 
 
 class FrozenRecord(Record):
