@@ -18,6 +18,7 @@ from tensordb_data.errors import DuplicateError, SchemaError, StorageError, Tens
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.encode.rows import number
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.schema import Scalar
@@ -133,10 +134,10 @@ def commit(
         batch.skipped, batch.docs = batch.skipped + len(batch.docs) - len(new), new
         if not new:
             return schema
-    samples = [*batch.docs, *batch.replaced]
-    search_index(warehouse, "data").add_documents(samples)
+    n = len(batch) + len(batch.replaced)
+    search_index(warehouse, "data").add_groups(*batch.words())
     if segment is not None and not batch.stored:
-        put_segment(warehouse, dataset, segment, batch.builder, samples)
+        put_segment(warehouse, dataset, segment, batch.builder, batch.encoded(), n)
         batch.stored = True
     try:
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
@@ -156,7 +157,7 @@ def commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        if not is_too_large(error) or len(samples) == 1:
+        if not is_too_large(error) or n == 1:
             raise
         raise TooLarge from error
 
@@ -188,7 +189,7 @@ def _new_documents(
 
 def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
-    ids = [doc["_id"] for doc in batch.docs]
+    ids = batch.ids
     if not ids:
         return False
     try:
@@ -200,7 +201,7 @@ def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     first = found[ids[0]]
     consecutive = all(found[id]["s"] == first["s"] + i for i, id in enumerate(ids))
     ours = first["s"] in batch.numbers  # a sample without blobs of another writer looks alike otherwise
-    return ours and consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
+    return ours and consecutive and first.get("b") == batch.first_references()
 
 
 def back_off(attempts: int) -> None:
@@ -229,12 +230,13 @@ class _Body:
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
         self._attempts += 1
-        warehouse, index, docs = self._warehouse, self._warehouse.index, self._batch.docs
+        warehouse, index, batch = self._warehouse, self._warehouse.index, self._batch
+        count = len(batch)
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter: DatasetDocument | None = index["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
             {
-                "$inc": {"seq": len(docs), "mut": 1} if self._batch.replaced else {"seq": len(docs)},
+                "$inc": {"seq": count, "mut": 1} if batch.replaced else {"seq": count},
                 "$currentDate": {"changed": True},
             },
             return_document=ReturnDocument.AFTER,
@@ -243,12 +245,14 @@ class _Body:
         if counter is None or "leaving" in counter:
             raise self._gone(counter)
         schema = self._merged_schema(counter, session)
-        first = counter["seq"] - len(docs) + 1
+        first = counter["seq"] - count + 1
+        batch.numbers.add(first)
+        docs: Sequence[Mapping[str, Any]]
         if self._skip_existing:
-            docs = self._new(docs, session)
-        self._batch.numbers.add(first)
-        for sequence, doc in enumerate(docs, first):
-            doc["_tdb"]["s"] = sequence
+            docs = self._new(batch.docs, session)
+            number(docs, first)
+        else:
+            docs = batch.numbered(first, plain=not index.is_server)
         try:
             if docs:
                 index["data"].insert_many(docs, session=session)
@@ -256,9 +260,9 @@ class _Body:
             if is_too_large(error):
                 raise
             raise _duplicate(self._dataset, error) from None
-        if self._batch.has_segment:
+        if batch.has_segment:
             # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
-            there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
+            there = {"_id": batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
             if not index["segments"].update_one(there, lives, session=session).matched_count:
                 raise _SegmentGone(
@@ -317,9 +321,22 @@ class _Body:
 
 
 def put_segment(
-    warehouse: Warehouse, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
+    warehouse: Warehouse,
+    dataset: str,
+    id: ObjectId,
+    builder: SegmentBuilder,
+    samples: Sequence[Mapping[str, Any] | bytes],
+    n: int,
 ) -> None:
     """Make a segment durable, in the state "writing": no sample refers to it yet.
+
+    Args:
+        warehouse: The warehouse.
+        dataset: The dataset.
+        id: The `_id` of the segment.
+        builder: Its blobs.
+        samples: The documents of its samples, or many of them together in BSON.
+        n: How many samples these are.
 
     Raises:
         StorageError: The blob store failed; nothing is left of it.
@@ -330,7 +347,7 @@ def put_segment(
     doc = {
         "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
         "blobs": blobs, "index": list(packed.index), "sum": packed.index_checksum,
-        "n": len(samples), "state": "writing",
+        "n": n, "state": "writing",
     }  # fmt: skip
     # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
     warehouse.index["segments"].update_one(

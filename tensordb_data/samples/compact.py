@@ -178,7 +178,7 @@ class _Mover:
             samples.append({**doc, "_tdb": {**doc["_tdb"], "b": {**doc["_tdb"]["b"], **new}}})
         if not updates:
             return True
-        put_segment(self._warehouse, self._dataset, segment, builder, samples)
+        put_segment(self._warehouse, self._dataset, segment, builder, samples, len(samples))
         self._report.segments += 1
         moved, whole = 0, True
         try:
