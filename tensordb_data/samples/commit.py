@@ -246,6 +246,7 @@ class _Body:
             raise self._gone(counter)
         schema = self._merged_schema(counter, session)
         first = counter["seq"] - count + 1
+        self._check_counter(counter, first, session)
         batch.numbers.add(first)
         docs: Sequence[Mapping[str, Any]]
         if self._skip_existing:
@@ -272,6 +273,24 @@ class _Body:
         if self._also is not None:
             self._also(session, int(counter["mut"]))
         return schema
+
+    def _check_counter(self, counter: DatasetDocument, first: int, session: Any) -> None:
+        """Check that no sample has the numbers that follow. Only another tool can have set the counter back.
+
+        Raises:
+            StorageError: Some sample has.
+        """
+        seen = self._warehouse.memo(("numbers", self._dataset), dict)
+        created = counter.get("created")
+        if first <= seen.get(created, 0) or created not in seen:
+            taken = {"_tdb.p": self._warehouse.project, "dataset": self._dataset, "_tdb.s": {"$gte": first}}
+            if self._warehouse.index["data"].find_one(taken, {"_id": 1}, session=session) is not None:
+                raise StorageError(
+                    f"dataset {self._dataset!r}: its counter says {first - 1}, and samples have higher numbers, so its "
+                    "document was edited or made anew by another tool; nothing of this commit was written: "
+                    "`tensordb fsck --repair` sets the counter right"
+                )
+        seen[created] = counter["seq"]  # if this transaction fails, or leaves some out, the next one looks again
 
     def _new(self, docs: list[dict[str, Any]], session: Any) -> list[dict[str, Any]]:
         """Those documents that are still new. The others need no numbers."""
