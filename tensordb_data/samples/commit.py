@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
-from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.commit_lock import commit_lock
 from tensordb_data.samples.encode.rows import number
+from tensordb_data.samples.encode.segment import drop_segment, put_segment
 from tensordb_data.samples.renamed import renamed_error
-from tensordb_data.samples.write_batch import WriteBatch
+from tensordb_data.samples.write_batch import LIVE_SAMPLES, WriteBatch
 from tensordb_data.schema import Scalar
 from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
+from tensordb_data.search.alongside import EntriesAlongside
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _LONGEST_WAIT = 0.25
+_PATIENCE = 1.0
+"""Seconds for which a transaction waits for the entries of the search index, while others wait for it."""
 
 
 class TooLarge(Exception):
     """A transaction of so many samples is too large for the cache of the server."""
+
+
+class _EntriesLate(Exception):
+    """The entries of the search index take longer than a transaction can wait."""
 
 
 class _SegmentGone(StorageError):
@@ -126,7 +132,6 @@ def commit(
         StorageError: The blob store failed.
         TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
-    segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
     warehouse.index.make("data")
     if skip_existing:  # before their blobs are written; the transaction looks again
@@ -135,14 +140,37 @@ def commit(
         if not new:
             return schema
     n = len(batch) + len(batch.replaced)
-    search_index(warehouse, "data").add_groups(*batch.words())
+    entries = EntriesAlongside(search_index(warehouse, "data"), batch.words(), few=n <= LIVE_SAMPLES)
+    try:
+        return _commit(warehouse, dataset, schema, batch, entries, n, holds_lock, also, skip_existing)
+    except Exception:
+        entries.end()  # no thread is left behind
+        raise
+
+
+def _commit(
+    warehouse: Warehouse,
+    dataset: str,
+    schema: Schema,
+    batch: WriteBatch,
+    entries: EntriesAlongside,
+    n: int,
+    holds_lock: bool,
+    also: Callable[[Any, int], None] | None,
+    skip_existing: bool,
+) -> Schema:
+    segment = batch.segment_id if batch.has_segment else None
     if segment is not None and not batch.stored:
         put_segment(warehouse, dataset, segment, batch.builder, batch.encoded(), n)
         batch.stored = True
     try:
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
-            stored: Schema = warehouse.index.transaction(body)
+            body = _Body(warehouse, dataset, schema, batch, entries, also, skip_existing)
+            try:
+                stored: Schema = warehouse.index.transaction(body)
+            except _EntriesLate:
+                entries.wait()
+                stored = warehouse.index.transaction(body)
             batch.skipped += body.skipped
             return stored
     except (DuplicateError, SchemaError):
@@ -219,12 +247,14 @@ class _Body:
         dataset: str,
         schema: Schema,
         batch: WriteBatch,
+        entries: EntriesAlongside,
         also: Callable[[Any, int], None] | None,
         skip_existing: bool,
     ) -> None:
         self.skipped = 0
         """Samples that were left out, because another writer had committed them just before."""
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
+        self._entries = entries
         self._also, self._skip_existing, self._attempts = also, skip_existing, 0
 
     def __call__(self, session: Any) -> Schema:
@@ -272,6 +302,8 @@ class _Body:
                 )
         if self._also is not None:
             self._also(session, int(counter["mut"]))
+        if not self._entries.wait(_PATIENCE):
+            raise _EntriesLate
         return schema
 
     def _check_counter(self, counter: DatasetDocument, first: int, session: Any) -> None:
@@ -280,7 +312,7 @@ class _Body:
         Raises:
             StorageError: Some sample has.
         """
-        seen = self._warehouse.memo(("numbers", self._dataset), dict)
+        seen: dict[Any, int] = self._warehouse.memo(("numbers", self._dataset), dict)
         created = counter.get("created")
         if first <= seen.get(created, 0) or created not in seen:
             taken = {"_tdb.p": self._warehouse.project, "dataset": self._dataset, "_tdb.s": {"$gte": first}}
@@ -337,53 +369,6 @@ class _Body:
                 {"_id": counter["_id"]}, {"$set": {"schema": stored_doc(schema)}}, session=session
             )
         return schema
-
-
-def put_segment(
-    warehouse: Warehouse,
-    dataset: str,
-    id: ObjectId,
-    builder: SegmentBuilder,
-    samples: Sequence[Mapping[str, Any] | bytes],
-    n: int,
-) -> None:
-    """Make a segment durable, in the state "writing": no sample refers to it yet.
-
-    Args:
-        warehouse: The warehouse.
-        dataset: The dataset.
-        id: The `_id` of the segment.
-        builder: Its blobs.
-        samples: The documents of its samples, or many of them together in BSON.
-        n: How many samples these are.
-
-    Raises:
-        StorageError: The blob store failed; nothing is left of it.
-    """
-    blobs = builder.nbytes - len(MAGIC)
-    packed = builder.finish(samples)
-    root, key = warehouse.blobs.write_root, f"segments/{id}"
-    doc = {
-        "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
-        "blobs": blobs, "index": list(packed.index), "sum": packed.index_checksum,
-        "n": n, "state": "writing",
-    }  # fmt: skip
-    # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
-    warehouse.index["segments"].update_one(
-        {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
-    )
-    try:
-        warehouse.blobs.store(root).put(key, packed.parts)
-    except StorageError:
-        drop_segment(warehouse, id)
-        raise
-
-
-def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
-    """Remove a segment to which no sample refers, and none will."""
-    with contextlib.suppress(StorageError, PyMongoError):
-        warehouse.blobs.delete(warehouse.blobs.write_root, f"segments/{id}")
-        warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:

@@ -25,7 +25,8 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.common.html import Report
 from tensordb_data.errors import CorruptBlobError, NotFoundError
 from tensordb_data.samples import write_batch
-from tensordb_data.samples.commit import back_off, drop_segment, put_segment
+from tensordb_data.samples.commit import back_off
+from tensordb_data.samples.encode.segment import drop_segment, put_segment
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.index import Update
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -147,13 +147,18 @@ class WriteBatch:
             out += rows.numbered(first + len(out))
         return out
 
-    def words(self) -> tuple[Groups, Texts]:
-        """The groups and texts of all samples, for the search index."""
-        groups, texts = words_of("data", [*self._docs, *self.replaced])
-        for rows in self._rows():
-            groups.update(rows.groups())
-            texts.update(rows.texts())
-        return groups, texts
+    def words(self) -> Callable[[], tuple[Groups, Texts]]:
+        """What tells the groups and texts of its present samples, for the search index. A thread may call it."""
+        docs, settled = [*self._docs, *self.replaced], list(self._rows())
+
+        def find() -> tuple[Groups, Texts]:
+            groups, texts = words_of("data", docs)
+            for rows in settled:
+                groups.update(rows.groups())
+                texts.update(rows.texts())
+            return groups, texts
+
+        return find
 
     def grow(self, schema: Schema) -> None:
         """Take the optional fields that the schema has got since the first samples were added."""

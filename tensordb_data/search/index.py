@@ -1,4 +1,4 @@
-"""The search index: entries for entities, written before the entities, so that no entity lacks its entry.
+"""The search index: entries for entities, written before the entities are visible, so that none lacks its entry.
 
 An entry may outlive the entity that it names. So a search checks that the entity still exists.
 """
@@ -127,6 +127,18 @@ class SearchIndex:
         """
         if docs:
             self.add_groups(*words_of(self._kind, docs))
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether entries can be written while a transaction is under way: on a server, not on mongomock."""
+        return self._warehouse.index.is_server
+
+    def has(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> bool:
+        """Whether this process has written the entries of all of these, not long ago."""
+        if time.monotonic() - self._since > REFRESH or not self._groups.issuperset(groups):
+            return False
+        empty: set[str] = set()
+        return all(text in self._texts.get((name, field), empty) or not text.strip() for name, field, text in texts)
 
     def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
         """Write the entries of groups and of texts.

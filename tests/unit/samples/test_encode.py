@@ -117,7 +117,7 @@ def test_documents_have_the_bytes_of_plain_ones(
     assert encoded.ids == ids == [doc["_id"] for doc in docs]
     assert encoded.first_references() == docs[0]["_tdb"].get("b") and len(encoded) == len(docs) == len(rows)
     each = [words_of("data", [doc]) for doc in docs]
-    assert encoded.words() == tuple(
+    assert encoded.words()() == tuple(
         {key: id for part in parts for key, id in part.items()} for parts in zip(*each, strict=True)
     )
     with mock.patch.object(rows_module, "FEW", 1):
