@@ -9,6 +9,7 @@ PIP    := $(BIN)/python -m pip -qq --no-input --disable-pip-version-check instal
 TYPES  := build/types
 # Narrow a test run: make test TESTS=tests/unit. Five at a time on two cores: much of the time servers start and stop.
 TESTS  ?= tests
+CHECKED ?= small_tensors large_tensors remote_cold
 PYTEST := $(BIN)/python -m pytest -q
 FULL   := -n 5 --dist worksteal
 ROUNDS ?= 5
@@ -24,7 +25,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench peers chaos interleavings soak soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network interleavings soak soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -60,11 +61,12 @@ demo: $(DEMO) ## digits into a warehouse, training killed and resumed, Keras on 
 test: $(STAMP) lint typecheck ## lint, strict type check and all tests (TESTS=... for a part of them)
 	@$(PYTEST) $(FULL) $(TESTS)
 
-test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak and chaos
+test-long: $(STAMP) lint typecheck ## all tests with every combination where make test runs pairs, then soak, chaos and network
 	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
 	@$(BIN)/python tests/long/soak.py
 	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
 	@$(BIN)/python tests/long/chaos.py
+	@$(BIN)/python tests/long/network.py
 
 shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
 	@$(BIN)/python tests/shake.py $(ROUNDS) $(FULL) $(TESTS)
@@ -88,6 +90,10 @@ typecheck: $(STAMP) view ## mypy --strict over the library, and over a program t
 bench: $(STAMP) ## every benchmark at full size, one after the other (benchmarks/README.md; BENCH=--quick for a glance)
 	@for script in $$(grep -l '^"""B[0-9]' benchmarks/*.py); do echo; $(BIN)/python $$script $(BENCH) || exit 1; done
 
+bench-check: $(STAMP) ## the benchmarks that have a committed figure of this kind, without peers: what has fallen by more than its spread
+	@for name in $(CHECKED); do echo; $(BIN)/python benchmarks/$$name.py --peers none || exit 1; done
+	@$(BIN)/python benchmarks/shared/check.py
+
 peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-dateutil than the tests have, too)
 	@$(BIN)/python -m pip -qq --no-input --disable-pip-version-check install --no-deps -r benchmarks/requirements.txt
 
@@ -103,6 +109,9 @@ interleavings: $(STAMP) ## gc within each step of a writer, saver, reader, compa
 
 chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 minutes, the database twice; all accounted for
 	@$(BIN)/python tests/long/chaos.py
+
+network: $(STAMP) ## connections to MongoDB that are reset, torn, lost, paused, slowed and refused, 100 times; all accounted for
+	@$(BIN)/python tests/long/network.py
 
 upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
 	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/long/upgrade_mongod.py

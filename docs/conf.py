@@ -63,7 +63,7 @@ contents = {
         "frameworks/fsdp2",
     ],
     "By topic": ["live", "logs", "architectures", "jobs", "continuous", "words", "ui", "housekeeping",
-                 "embedded", "share", "security"],
+                 "embedded", "share", "clusters", "security", "reliability"],
     "Reference": [
         "reference/warehouse", "reference/streams", "reference/torch", "reference/tf", "reference/continuous",
         "reference/ingest", "reference/errors", "cli",

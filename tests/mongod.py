@@ -23,6 +23,8 @@ class Mongod:
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.folder, self.options = folder, options
         self.port = _free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        """Under which clients reach it; another one if there is something between."""
         self.uri = f"mongodb://127.0.0.1:{self.port}/tdb?replicaSet=rs"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +50,7 @@ class Mongod:
         self.launch()
         with pymongo.MongoClient(f"mongodb://127.0.0.1:{self.port}", directConnection=True) as client:
             with contextlib.suppress(pymongo.errors.OperationFailure):  # it has been one before
-                member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
+                member = {"_id": 0, "host": self.host}
                 client.admin.command("replSetInitiate", {"_id": "rs", "members": [member]})
             while not client.admin.command("hello")["isWritablePrimary"]:
                 time.sleep(0.02)

@@ -83,13 +83,16 @@ class Watch(Iterator[R], Generic[R]):
             if until is not None and time.monotonic() >= until:
                 return False
             try:
-                if self._stream is None:
-                    self._stream = self._opened()
-                ids = self._changed()
+                stream = self._stream  # `close` of another thread forgets it
+                if stream is None:
+                    stream = self._stream = self._opened()
+                ids = self._changed(stream)
                 if ids:
                     self._found.extend(self._matching(ids))
-                self._token = self._stream.resume_token
+                self._token = stream.resume_token
                 failures = 0
+            except StopIteration:  # it was closed
+                continue
             except PyMongoError as error:
                 if self._closed.is_set():
                     continue
@@ -133,24 +136,19 @@ class Watch(Iterator[R], Generic[R]):
             [{"$match": news}, short], max_await_time_ms=_AWAIT_MS, batch_size=_BATCH, **position
         )
 
-    def _changed(self) -> list[Any]:
+    def _changed(self, stream: Any) -> list[Any]:
         """The ids in the news, in order; empty when there is none yet."""
         ids: dict[Any, None] = {}
-        event = self._stream.try_next()
+        event = stream.try_next()
         while event is not None:
             if event["operationType"] in ("drop", "rename", "dropDatabase", "invalidate"):
                 raise ConnectError("the collection that is watched was dropped")
             if self._concerns(event):
                 ids[event["documentKey"]["_id"]] = None
-            if len(ids) >= _BATCH or not self._buffered():
+            if len(ids) >= _BATCH or not _has_more(stream):
                 break
-            event = self._stream.try_next()
+            event = stream.try_next()
         return list(ids)
-
-    def _buffered(self) -> bool:
-        """Whether another event is here already, so that asking for it does not wait."""
-        cursor = getattr(self._stream, "_cursor", None)
-        return bool(getattr(cursor, "_data", ()))
 
     def _concerns(self, event: Mapping[str, Any]) -> bool:
         if event["operationType"] != "update" or self._fields is None:
@@ -183,3 +181,9 @@ class Watch(Iterator[R], Generic[R]):
                 stream.close()
             except PyMongoError:
                 return
+
+
+def _has_more(stream: Any) -> bool:
+    """Whether another event is here already, so that asking for it does not wait."""
+    cursor = getattr(stream, "_cursor", None)
+    return bool(getattr(cursor, "_data", ()))

@@ -1,10 +1,11 @@
-"""Renew a claim while its work goes on."""
+"""Renew a claim, or a lease, while its work goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from pymongo.errors import PyMongoError
 
@@ -15,19 +16,20 @@ _BEATS = 3  # renewals in the time of a lease: two may fail
 
 
 class Heartbeat:
-    """A thread that renews a claim until it is stopped, or until another has the claim.
+    """A thread that renews something until it is stopped, or until it is lost.
 
     Args:
-        claim: The claim.
-        lease: Seconds to which each renewal prolongs it.
+        renew: What to call.
+        every: Seconds between two calls.
+        loss: What it raises if it is lost.
     """
 
-    def __init__(self, claim: Claim, lease: float) -> None:
-        self._claim, self._lease = claim, lease
+    def __init__(self, renew: Callable[[], object], every: float, loss: type[Exception] = ClaimLostError) -> None:
+        self._renew, self._every, self._loss = renew, every, loss
         self._ended = threading.Event()
         self._then: Callable[[], object] | None = None
         self.lost = False
-        """Whether another has the claim, or the entity was deleted."""
+        """Whether another has it, or the entity was deleted."""
         self._thread = threading.Thread(target=self._beat, name="tensordb-heartbeat", daemon=True)
         self._thread.start()
 
@@ -42,11 +44,11 @@ class Heartbeat:
         self._ended.set()
 
     def _beat(self) -> None:
-        while not self._ended.wait(self._lease / _BEATS):
+        while not self._ended.wait(self._every):
             with contextlib.suppress(ConnectError, PyMongoError):  # the server was away: the next renewal may reach it
                 try:
-                    self._claim.renew(self._lease)
-                except ClaimLostError:
+                    self._renew()
+                except self._loss:
                     self.lost = True
                     break
         self._ended.wait()
@@ -54,11 +56,20 @@ class Heartbeat:
             self._then()
 
 
+def heartbeat_of(claim: Claim, lease: float) -> Heartbeat:
+    """A heartbeat that prolongs a claim to `lease` seconds, each time a third of it has passed."""
+    return Heartbeat(lambda: claim.renew(lease), lease / _BEATS)
+
+
 @contextlib.contextmanager
-def keep_renewing(claim: Claim, lease: float) -> Iterator[None]:
-    """Renew the claim from a thread until the block ends. If the claim was lost, the next write of its owner fails."""
-    heartbeat = Heartbeat(claim, lease)
+def beating(heartbeat: Heartbeat) -> Iterator[None]:
+    """Stop the heartbeat when the block ends. If what it renews was lost, the next write of its owner fails."""
     try:
         yield
     finally:
         heartbeat.stop()
+
+
+def keep_renewing(claim: Claim, lease: float) -> AbstractContextManager[None]:
+    """Renew the claim from a thread until the block ends."""
+    return beating(heartbeat_of(claim, lease))

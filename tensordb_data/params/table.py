@@ -132,10 +132,18 @@ class LeafRow(NamedTuple):
             raise ValueError(f"a leaf {name!r} of the kind {kind!r}")
         if isinstance(content, list):
             return cls(name, kind, dtype, tuple(shape), nbytes, None, b"", _pieces(name, dtype, shape, content))
-        inline = b"" if content is not None else base64.b64decode(text)
-        if content is None and nbytes not in (None, len(inline)):
-            raise ValueError(f"{len(inline)} bytes for the leaf {name!r} of {dtype} {shape}")
-        return cls(name, kind, dtype, tuple(shape), nbytes, None if content is None else bytes.fromhex(content), inline)
+        stored = _stored(content, text, nbytes, f"leaf {name!r} of {dtype} {shape}")
+        return cls(name, kind, dtype, tuple(shape), nbytes, *stored)
+
+
+def _stored(content: Any, text: Any, nbytes: int | None, of: str) -> tuple[bytes | None, bytes]:
+    """The digest of a tensor or a piece, or the bytes of a small one."""
+    if content is not None:
+        return bytes.fromhex(content), b""
+    inline = base64.b64decode(text)
+    if nbytes not in (None, len(inline)):
+        raise ValueError(f"{len(inline)} bytes for the {of}")
+    return None, inline
 
 
 def _pieces(name: str, dtype: str, shape: Sequence[int], said: Sequence[Any]) -> tuple[Piece, ...]:
@@ -144,11 +152,8 @@ def _pieces(name: str, dtype: str, shape: Sequence[int], said: Sequence[Any]) ->
         nbytes = nbytes_of(dtype, part)
         if nbytes is None or not all(type(n) is int and n >= 0 for n in offset):
             raise ValueError(f"a piece of the leaf {name!r} of {dtype} at {offset}")
-        inline = b"" if content is not None else base64.b64decode(text)
-        if content is None and nbytes != len(inline):
-            raise ValueError(f"{len(inline)} bytes for a piece of the leaf {name!r} of {dtype} {part}")
-        box = Box(tuple(offset), tuple(part))
-        pieces.append(Piece(box, nbytes, None if content is None else bytes.fromhex(content), inline))
+        stored = _stored(content, text, nbytes, f"piece of the leaf {name!r} of {dtype} {part}")
+        pieces.append(Piece(Box(tuple(offset), tuple(part)), nbytes, *stored))
     if not is_whole(shape, [piece.box for piece in pieces]):
         raise ValueError(f"the pieces of the leaf {name!r}, which are not all of {shape}")
     return tuple(pieces)

@@ -27,7 +27,7 @@ from tensordb_data.common.system.process_identity import has_ended, process_iden
 from tensordb_data.errors import ClaimLostError, ConnectError, NotFoundError, ReadOnlyError, RunHeldError
 from tensordb_data.mongo.claims import Claim, claim
 from tensordb_data.mongo.errors import UNAUTHORIZED
-from tensordb_data.mongo.heartbeat import Heartbeat, keep_renewing
+from tensordb_data.mongo.heartbeat import heartbeat_of, keep_renewing
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.runs.attempts import with_changes
 from tensordb_data.runs.documents import ATTEMPTS, LEASE, LEFT, attempts_of, make_run, named
@@ -98,7 +98,7 @@ class RunLease:
         self.begun = False
         self._pid = os.getpid()
         self._ended = False
-        self._heartbeat = Heartbeat(claimed, SECONDS)
+        self._heartbeat = heartbeat_of(claimed, SECONDS)
         _held[claimed.token] = self
         self._at_exit: Callable[[], None] | None = _at_exit(self)
 

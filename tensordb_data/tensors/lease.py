@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
+
+from tensordb_data.mongo.heartbeat import Heartbeat, beating
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -99,26 +100,9 @@ class Lease:
         if not self._leases.update_one({"_id": self.id, "state": "held"}, update, session=session).matched_count:
             raise LeaseLost
 
-    @contextlib.contextmanager
-    def kept_alive(self, seconds: float) -> Iterator[None]:
+    def kept_alive(self, seconds: float) -> AbstractContextManager[None]:
         """Renew the lease from a thread, as often as that, until the block ends. If it is lost, the owner finds out."""
-        ended = threading.Event()
-
-        def beat() -> None:
-            while not ended.wait(seconds):
-                with contextlib.suppress(PyMongoError):  # the server was away: the next renewal may reach it
-                    try:
-                        self.hold(None)
-                    except LeaseLost:
-                        return
-
-        thread = threading.Thread(target=beat, name="tensordb-save-lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+        return beating(Heartbeat(lambda: self.hold(None), seconds, LeaseLost))
 
     @property
     def _leases(self) -> Any:

@@ -20,6 +20,6 @@ def test_the_demo_trains_is_killed_resumes_and_reports(warehouse_dir: Path) -> N
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "resumed at step 300" in done.stdout
     twice = re.search(r"(\d+) of (\d+) losses are equal", done.stdout)
-    assert twice and twice[1] == twice[2] == "23"
+    assert twice and twice[1] == twice[2] and int(twice[1]) >= 23  # more, if it prints on before the kill
     assert (warehouse_dir / "demo" / "losses.png").read_bytes().startswith(b"\x89PNG")
     assert not done.stderr, done.stderr

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tensordb_data import JobLimits, TensorDB
 from tensordb_data.continuous import Deployer, Evaluator, load_deployed
 from tensordb_data.errors import ClaimLostError, NotFoundError
 from tests.integration.job_runner.test_worker import until
+from tests.long.account import account_for
 from tests.long.chaos import changes, wrong
 from tests.mongod import Mongod, ReplicaSet, started
 
@@ -211,6 +213,20 @@ def test_every_job_has_one_completion_whatever_becomes_of_the_primary(tmp_path: 
         )
         assert scores == Counter(story.saved) and not db.params.find({"acc_error": {"$exists": True}}).count()
         assert all(one["acc"] == one["step"] for one in db.params.find({"run": "r"}))
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_or_made_twice_whatever_becomes_of_the_primary(tmp_path: Path) -> None:
+    with started(ReplicaSet(tmp_path)) as servers:
+
+        def strike(fault: Callable[[Mongod], Callable[[], None]]) -> None:
+            old = servers.primary()
+            back = fault(old)
+            servers.primary(besides=old)
+            back()
+
+        faults = [(fault.__name__, partial(strike, fault)) for fault in (stepped_down, killed, stopped)]
+        assert account_for(servers.uri, f"file://{tmp_path}/blobs", faults) == []
 
 
 def test_a_claim_that_only_a_deposed_primary_knew_of_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,7 @@ class Known:
             self.maybe_gone = set(message["delete"])
         elif "deleted" in message:
             self.there -= self.maybe_gone
+            self.labelled -= self.maybe_gone  # a later life may write samples of these numbers again
             self.maybe_gone = set()
         elif "updated" in message:
             self.labelled |= set(message["updated"])
@@ -151,6 +152,7 @@ class Known:
         assert newest >= self.saved, f"step {self.saved} was saved, {newest} is the newest"
         assert all((each.load()["w"] == each["step"]).all() for each in sets)
         self.there, self.maybe, self.maybe_gone, self.saved = set(numbers), [], set(), newest
+        self.labelled &= self.there
 
 
 def make_old(mongo: Any) -> None:

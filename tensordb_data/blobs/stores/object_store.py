@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -19,15 +20,18 @@ from tensordb_data.errors import StorageError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
+T = TypeVar("T")
+
 _CLIENT: ClientConfig = {"connect_timeout": "3s", "read_timeout": "20s", "timeout": "120s"}
 _RETRY: RetryConfig = {
-    "max_retries": 3,
+    "max_retries": 8,
     "retry_timeout": timedelta(seconds=60),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
 # The first request must not make a newcomer with a wrong address wait.
 _FIRST_CLIENT: ClientConfig = {"connect_timeout": "3s", "timeout": "10s"}
-_FIRST_RETRY: RetryConfig = {**_RETRY, "max_retries": 1, "retry_timeout": timedelta(seconds=4)}
+_FIRST_RETRY: RetryConfig = {**_RETRY, "max_retries": 3, "retry_timeout": timedelta(seconds=4)}
+_STALE = (0.1, 0.3, 0.9)  # seconds between attempts to read what is not there: some stores show an object a bit later
 
 _network_pid: int | None = None  # the process that first used the network
 
@@ -65,7 +69,7 @@ class ObjectStore:
         check_key(key)
         self._reach("read", key)
         try:
-            return memoryview(obstore.get(self._store, key).bytes())
+            return memoryview(_soon(lambda: obstore.get(self._store, key).bytes()))
         except Exception as error:
             raise self._error("read", key, error) from None
 
@@ -81,7 +85,7 @@ class ObjectStore:
             if asked:
                 starts, sizes = [int(offsets[i]) for i in asked], [int(lengths[i]) for i in asked]
                 # The caller has merged near ranges by its own measure.
-                answers = obstore.get_ranges(self._store, key, starts=starts, lengths=sizes, coalesce=0)
+                answers = _soon(lambda: obstore.get_ranges(self._store, key, starts=starts, lengths=sizes, coalesce=0))
                 for i, answer in zip(asked, answers, strict=True):
                     found[i] = memoryview(answer)
         except Exception as error:
@@ -183,6 +187,16 @@ class ObjectStore:
                 f"expected a blob at {place}, found none: was it deleted, or is the bucket another one?"
             )
         return StorageError(f"cannot {action} {place}{_at_endpoint(self.url)}: {_reason(error)}")
+
+
+def _soon(read: Callable[[], T]) -> T:
+    """What is read, again a bit later if it is not there."""
+    for pause in _STALE:
+        try:
+            return read()
+        except FileNotFoundError:
+            time.sleep(pause)
+    return read()
 
 
 def _environment_options(url: str) -> dict[str, Any]:

@@ -186,9 +186,7 @@ def test_what_is_refused_is_named_as_it_was_written(
 
 def test_a_warehouse_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[Any, dict[str, Any]]] = []
-    monkeypatch.setattr(
-        "tensordb_data.api.database.Warehouse.open", lambda where, **more: opened.append((where, more))
-    )
+    monkeypatch.setattr("tensordb_data.api.database.Warehouse.open", lambda where, **more: opened.append((where, more)))
     more: dict[str, Any] = {"db_name": "n", "user_name": "me", "password": "pw"}
     TensorDB(ip="db1", port=27018, studyID="1", blobs="s3://b", **more)
     TensorDB.from_host("db1", 27018, project="1", blobs="s3://b", **more)

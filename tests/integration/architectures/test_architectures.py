@@ -137,11 +137,24 @@ def test_keras_with_classes_of_ones_own(db, mypkg):
         {"class_name": "StringLookup", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
         {"class_name": "TextVectorization", "module": "keras.layers", "config": {"vocabulary": "/etc/passwd"}},
         {"class_name": "IntegerLookup", "module": "keras.src.layers", "config": {"vocabulary": "/etc/passwd"}},
-        {"class_name": "Lambda", "module": "keras.layers", "config": {"function": {
-            "class_name": "function", "module": "keras.utils", "config": "get_file", "registered_name": "get_file"}}},
+        {
+            "class_name": "Lambda",
+            "module": "keras.layers",
+            "config": {
+                "function": {
+                    "class_name": "function",
+                    "module": "keras.utils",
+                    "config": "get_file",
+                    "registered_name": "get_file",
+                }
+            },
+        },
         {"class_name": "Lambda", "module": "keras.layers", "config": {"function": ["4wAAAA==", None, None]}},
-        {"class_name": "Activation", "module": "keras.layers", "config": {"activation": {
-            "class_name": "function", "module": "keras.saving", "config": "load_model"}}},
+        {
+            "class_name": "Activation",
+            "module": "keras.layers",
+            "config": {"activation": {"class_name": "function", "module": "keras.saving", "config": "load_model"}},
+        },
     ],
 )
 def test_a_keras_configuration_runs_nothing_else(db, node):

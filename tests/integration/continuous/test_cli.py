@@ -11,13 +11,13 @@ from tensordb_data import TensorDB
 from tensordb_data.continuous import load_deployed
 from tests.integration.continuous.programs import save
 
-CODE = '''
+CODE = """
 def mean(state, batches):
     return float(state["w"].mean()) / sum(len(batch["label"]) for batch in batches)
 
 def smoke(state, about):
     assert about["step"] != 3, "it smokes"
-'''
+"""
 
 
 def test_evaluate_then_deploy(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:

@@ -260,9 +260,7 @@ def test_nan_is_refused_unless_it_is_asked_for(db: TensorDB, tmp_path: Path) -> 
         assert first["f"] == 1.5 and second["f"] != second["f"]
 
 
-def test_a_library_that_is_not_there_is_named(
-    db: TensorDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_that_is_not_there_is_named(db: TensorDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(db, 1)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match="pip install datasets"):

@@ -50,7 +50,13 @@ def test_a_whole_warehouse(full):
     assert (report.samples, report.segments, report.sets) == (20, 1, 2) and report.tensors == 7
     assert report.bytes > 20 * 500
     assert {what for what, _, _ in seen} == {
-        "segments", "data", "tensors", "params", "architectures", "logs", "tombstones",
+        "segments",
+        "data",
+        "tensors",
+        "params",
+        "architectures",
+        "logs",
+        "tombstones",
     }
     assert all(done <= total for _, done, total in seen)
     full.gc(grace=0)

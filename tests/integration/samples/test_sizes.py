@@ -75,8 +75,13 @@ def test_blobs_in_a_segment(db: TensorDB, monkeypatch: pytest.MonkeyPatch, name:
     def pack(self: Any, data: Any, compress: int | None = None) -> tuple[bytes, bool]:
         return real(self, data, compress) if bytes(data) != marked else (bomb(min(size, 3 * 10**9), claimed=size), True)
 
-    real, marked = segments.SegmentBuilder.pack, SCHEMA[name].encode(
-        {"x": np.ones(100, np.uint8), "rows": np.ones(7, np.uint8), "note": "m", "raw": b"m", "image": png(9, 9)}[name]
+    real, marked = (
+        segments.SegmentBuilder.pack,
+        SCHEMA[name].encode(
+            {"x": np.ones(100, np.uint8), "rows": np.ones(7, np.uint8), "note": "m", "raw": b"m", "image": png(9, 9)}[
+                name
+            ]
+        ),
     )
     monkeypatch.setattr(segments.SegmentBuilder, "pack", pack)
     values = {"x": np.zeros(100, np.uint8), "rows": np.zeros(7, np.uint8), "note": "n", "raw": b"n", "image": png(8, 8)}

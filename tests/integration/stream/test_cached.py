@@ -150,9 +150,7 @@ def test_two_trainers_on_one_cache(db: TensorDB, mongo_uri: str, tmp_path: Path)
     trainers = []
     for seed in (3, 3):
         command = [sys.executable, "-c", TRAINER, mongo_uri, str(tmp_path / "shared"), str(seed)]
-        process = warm.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
-        )
+        process = warm.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ})
         trainers.append(process)
     for process in trainers:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"

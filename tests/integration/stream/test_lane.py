@@ -115,9 +115,7 @@ def test_what_is_new_is_in_the_next_pass(warm: TensorDB, lanes: list[bool]) -> N
     assert len(lanes) > 1  # of the first pass, and of those whose blobs the new plan knows to be good
 
 
-def test_deleted_samples_are_left_out(
-    warm: TensorDB, lanes: list[bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deleted_samples_are_left_out(warm: TensorDB, lanes: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relocate, "_LOOK", 0.0)
     monkeypatch.setattr(lane, "_WINDOW", 64)
     list(stream(warm, "a"))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tensordb_data import TensorDB
-from tests.lossy_proxy import LossyProxy, lossy
+from tests.faults.lossy_proxy import LossyProxy, lossy
 
 ALL = os.environ.get("MATRICES") == "all"
 

@@ -1,0 +1,1 @@
+"""What stands between a client and a server, and fails as it is told to."""
