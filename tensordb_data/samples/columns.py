@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 from bson import ObjectId
 
-from tensordb_data.common.object_ids import new_ids
 from tensordb_data.errors import SchemaError
+from tensordb_data.mongo.object_ids import new_ids
 from tensordb_data.samples.tables import as_column
 from tensordb_data.schema import BlobField, Field, Scalar
 from tensordb_data.schema.missing import is_missing

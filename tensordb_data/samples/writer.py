@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
-from tensordb_data.common.object_ids import new_object_id
 from tensordb_data.errors import QueryError, TensorDBError
+from tensordb_data.mongo.object_ids import new_object_id
 from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, keyed, make_ids
 from tensordb_data.samples.commit import merge_schema, register

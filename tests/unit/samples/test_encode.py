@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensordb_data import Array, Bytes, Scalar, SchemaError, Text
-from tensordb_data.common import object_ids
-from tensordb_data.common.object_ids import new_ids, new_object_id
+from tensordb_data.mongo import object_ids
+from tensordb_data.mongo.object_ids import new_ids, new_object_id
 from tensordb_data.samples import write_batch as batch_module
 from tensordb_data.samples.columns import encode_columns
 from tensordb_data.samples.encode import rows as rows_module
