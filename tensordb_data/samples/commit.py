@@ -1,4 +1,8 @@
-"""Commit samples: make their segment durable, then make them visible in one transaction."""
+"""Commit samples: make their segment durable, and them visible in one transaction, which ends after that.
+
+The segment of many samples goes into a local store while their documents are inserted. A remote store may take longer
+than a transaction should be open: there the transaction begins when the segment is durable.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,13 @@ from tensordb_data.errors import DuplicateError, SchemaError, StorageError, Tens
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.encode.alongside import Alongside
 from tensordb_data.samples.encode.rows import number
-from tensordb_data.samples.encode.segment import drop_segment, put_segment
+from tensordb_data.samples.encode.segment import announce_segment, drop_segment, put_segment
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import LIVE_SAMPLES, WriteBatch
 from tensordb_data.schema import Scalar
 from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
-from tensordb_data.search.alongside import EntriesAlongside
 from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
@@ -31,15 +35,15 @@ if TYPE_CHECKING:
 
 _LONGEST_WAIT = 0.25
 _PATIENCE = 1.0
-"""Seconds for which a transaction waits for the entries of the search index, while others wait for it."""
+"""Seconds for which a transaction waits for its segment and the entries of its samples, while others wait for it."""
 
 
 class TooLarge(Exception):
     """A transaction of so many samples is too large for the cache of the server."""
 
 
-class _EntriesLate(Exception):
-    """The entries of the search index take longer than a transaction can wait."""
+class _Late(Exception):
+    """The segment, or the entries of the search index, take longer than a transaction can wait, or have failed."""
 
 
 class _SegmentGone(StorageError):
@@ -140,37 +144,20 @@ def commit(
         if not new:
             return schema
     n = len(batch) + len(batch.replaced)
-    entries = EntriesAlongside(search_index(warehouse, "data"), batch.words(), few=n <= LIVE_SAMPLES)
-    try:
-        return _commit(warehouse, dataset, schema, batch, entries, n, holds_lock, also, skip_existing)
-    except Exception:
-        entries.end()  # no thread is left behind
-        raise
-
-
-def _commit(
-    warehouse: Warehouse,
-    dataset: str,
-    schema: Schema,
-    batch: WriteBatch,
-    entries: EntriesAlongside,
-    n: int,
-    holds_lock: bool,
-    also: Callable[[Any, int], None] | None,
-    skip_existing: bool,
-) -> Schema:
+    many = n > LIVE_SAMPLES and warehouse.index.is_server
     segment = batch.segment_id if batch.has_segment else None
-    if segment is not None and not batch.stored:
-        put_segment(warehouse, dataset, segment, batch.builder, batch.encoded(), n)
-        batch.stored = True
+    entries, storing = Alongside(_entries(warehouse, batch, n), threaded=warehouse.index.is_server), Alongside()
+    body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
     try:
+        if segment is not None and not batch.stored:
+            args = (warehouse, dataset, segment, batch.builder, batch.encoded(), n)
+            if many and warehouse.blobs.store(warehouse.blobs.write_root).local_path("segments") is not None:
+                storing = Alongside(announce_segment(*args))
+            else:
+                put_segment(*args)
+        body.alongside = (entries, storing)
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            body = _Body(warehouse, dataset, schema, batch, entries, also, skip_existing)
-            try:
-                stored: Schema = warehouse.index.transaction(body)
-            except _EntriesLate:
-                entries.wait()
-                stored = warehouse.index.transaction(body)
+            stored = _transaction(warehouse, body)
             batch.skipped += body.skipped
             return stored
     except (DuplicateError, SchemaError):
@@ -185,9 +172,41 @@ def _commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
+        entries.end()
         if not is_too_large(error) or n == 1:
             raise
+        storing.wait()
+        batch.stored = True
         raise TooLarge from error
+    except Exception:
+        entries.end()  # no thread is left behind
+        raise
+
+
+def _entries(warehouse: Warehouse, batch: WriteBatch, n: int) -> Callable[[], None] | None:
+    """What writes the entries of n samples in the search index; None if they are there, as those of few mostly are."""
+    index, words = search_index(warehouse, "data"), batch.words()
+    if n > LIVE_SAMPLES:
+        return lambda: index.add_groups(*words())
+    found = words()
+    return None if index.has(*found) else lambda: index.add_groups(*found)
+
+
+def _transaction(warehouse: Warehouse, body: _Body) -> Schema:
+    """Run the transaction. After an error, too, what is alongside has ended; an interrupt does not wait for it."""
+    stored: Schema
+    try:
+        try:
+            stored = warehouse.index.transaction(body)
+        except _Late:
+            for each in body.alongside:
+                each.wait()
+            stored = warehouse.index.transaction(body)
+    except Exception:
+        for each in body.alongside:
+            each.end()
+        raise
+    return stored
 
 
 def _new_documents(
@@ -247,14 +266,14 @@ class _Body:
         dataset: str,
         schema: Schema,
         batch: WriteBatch,
-        entries: EntriesAlongside,
         also: Callable[[Any, int], None] | None,
         skip_existing: bool,
     ) -> None:
         self.skipped = 0
         """Samples that were left out, because another writer had committed them just before."""
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
-        self._entries = entries
+        self.alongside: tuple[Alongside, ...] = ()
+        """What must be done before the transaction ends."""
         self._also, self._skip_existing, self._attempts = also, skip_existing, 0
 
     def __call__(self, session: Any) -> Schema:
@@ -291,6 +310,9 @@ class _Body:
             if is_too_large(error):
                 raise
             raise _duplicate(self._dataset, error) from None
+        # Before what others write, too: a segment that could not be stored is removed again.
+        if not all(each.end(_PATIENCE) and each.failure is None for each in self.alongside):
+            raise _Late
         if batch.has_segment:
             # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
             there = {"_id": batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
@@ -302,8 +324,6 @@ class _Body:
                 )
         if self._also is not None:
             self._also(session, int(counter["mut"]))
-        if not self._entries.wait(_PATIENCE):
-            raise _EntriesLate
         return schema
 
     def _check_counter(self, counter: DatasetDocument, first: int, session: Any) -> None:

@@ -128,11 +128,6 @@ class SearchIndex:
         if docs:
             self.add_groups(*words_of(self._kind, docs))
 
-    @property
-    def is_concurrent(self) -> bool:
-        """Whether entries can be written while a transaction is under way: on a server, not on mongomock."""
-        return self._warehouse.index.is_server
-
     def has(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> bool:
         """Whether this process has written the entries of all of these, not long ago."""
         if time.monotonic() - self._since > REFRESH or not self._groups.issuperset(groups):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bson import ObjectId
@@ -24,7 +24,23 @@ def put_segment(
     samples: Sequence[Mapping[str, Any] | bytes],
     n: int,
 ) -> None:
-    """Make a segment durable, in the state "writing": no sample refers to it yet.
+    """Make a segment durable, in the state "writing": no sample refers to it yet; see `announce_segment`.
+
+    Raises:
+        StorageError: The blob store failed; nothing is left of it.
+    """
+    announce_segment(warehouse, dataset, id, builder, samples, n)()
+
+
+def announce_segment(
+    warehouse: Warehouse,
+    dataset: str,
+    id: ObjectId,
+    builder: SegmentBuilder,
+    samples: Sequence[Mapping[str, Any] | bytes],
+    n: int,
+) -> Callable[[], None]:
+    """Name a segment in the index, in the state "writing": no sample refers to it yet.
 
     Args:
         warehouse: The warehouse.
@@ -34,8 +50,8 @@ def put_segment(
         samples: The documents of its samples, or many of them together in BSON.
         n: How many samples these are.
 
-    Raises:
-        StorageError: The blob store failed; nothing is left of it.
+    Returns:
+        What makes it durable. It raises a `StorageError` if the blob store fails, and then nothing is left of it.
     """
     blobs = builder.nbytes - len(MAGIC)
     packed = builder.finish(samples)
@@ -49,11 +65,15 @@ def put_segment(
     warehouse.index["segments"].update_one(
         {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
     )
-    try:
-        warehouse.blobs.store(root).put(key, packed.parts)
-    except StorageError:
-        drop_segment(warehouse, id)
-        raise
+
+    def put() -> None:
+        try:
+            warehouse.blobs.store(root).put(key, packed.parts)
+        except StorageError:
+            drop_segment(warehouse, id)
+            raise
+
+    return put
 
 
 def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:

@@ -69,7 +69,7 @@ def test_where_the_entries_fail_nothing_is_committed(db: TensorDB, monkeypatch: 
         writer.add_many(caption=captions(0, n))
         writer.flush()
         assert db.data.find().count() == n and len(db.search("thing3")) >= 1
-    assert not [thread for thread in threading.enumerate() if thread.name == "tensordb-entries"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "tensordb-alongside"]
 
 
 def test_samples_without_new_words_need_no_thread(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
