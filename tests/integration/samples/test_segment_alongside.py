@@ -124,3 +124,30 @@ def test_too_many_for_the_server_are_split_over_one_segment(db: TensorDB, monkey
         writer.add_many(**columns())
     assert refused and db.database["segments"].count_documents({}) == 1
     check(db, N)
+
+
+@pytest.mark.parametrize("state", ["dying", "gone"])
+def test_a_gc_that_meets_a_segment_on_its_way(db: TensorDB, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """What it has not begun to remove lives; otherwise nothing is committed."""
+    announce = commit_module.announce_segment
+
+    def announced(*args: Any) -> Any:
+        put = announce(*args)
+
+        def then() -> None:
+            put()
+            db.database["segments"].update_one({"_id": args[2]}, {"$set": {"state": state}})
+
+        return then
+
+    monkeypatch.setattr(commit_module, "announce_segment", announced)
+    writer = db.data.writer("d")
+    writer.add_many(**columns())
+    if state == "dying":
+        writer.close()
+        assert db.database["segments"].find_one({})["state"] == "live"  # type: ignore[index]
+        check(db, N)
+        return
+    with pytest.raises(StorageError, match="write these samples again"):
+        writer.close()
+    assert db.data.find().count() == 0 and list(db.warehouse.blobs.store(0).list()) == []
