@@ -1,7 +1,7 @@
 """Commit samples: make their segment durable, and them visible in one transaction, which ends after that.
 
-The segment of many samples goes into a local store while their documents are inserted. A remote store may take longer
-than a transaction should be open: there the transaction begins when the segment is durable.
+The segment of many samples goes into a local store while their documents are inserted. A remote store may take too long
+for a transaction that is open: there it comes first.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from tensordb_data.errors import DuplicateError, SchemaError, StorageError, Tens
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.commit_lock import commit_lock
-from tensordb_data.samples.encode.alongside import Alongside
+from tensordb_data.samples.encode.alongside import Alongside, entries_to_write
 from tensordb_data.samples.encode.rows import number
 from tensordb_data.samples.encode.segment import announce_segment, drop_segment, put_segment
 from tensordb_data.samples.renamed import renamed_error
 from tensordb_data.samples.write_batch import LIVE_SAMPLES, WriteBatch
 from tensordb_data.schema import Scalar
 from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
-from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -144,15 +143,18 @@ def commit(
         if not new:
             return schema
     n = len(batch) + len(batch.replaced)
-    many = n > LIVE_SAMPLES and warehouse.index.is_server
+    are_many = n > LIVE_SAMPLES and warehouse.index.is_server
     segment = batch.segment_id if batch.has_segment else None
-    entries, storing = Alongside(_entries(warehouse, batch, n), threaded=warehouse.index.is_server), Alongside()
+    entries, storing = Alongside(entries_to_write(warehouse, batch.words(), are_many)), Alongside()
     body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
     try:
         if segment is not None and not batch.stored:
             args = (warehouse, dataset, segment, batch.builder, batch.encoded(), n)
-            if many and warehouse.blobs.store(warehouse.blobs.write_root).local_path("segments") is not None:
-                storing = Alongside(announce_segment(*args))
+            if (
+                _are_many(warehouse, n)
+                and warehouse.blobs.store(warehouse.blobs.write_root).local_path("segments") is not None
+            ):
+                storing = Alongside(announce_segment(*args)).start()
             else:
                 put_segment(*args)
         body.alongside = (entries, storing)
@@ -172,24 +174,11 @@ def commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        entries.end()
         if not is_too_large(error) or n == 1:
             raise
         storing.wait()
         batch.stored = True
         raise TooLarge from error
-    except Exception:
-        entries.end()  # no thread is left behind
-        raise
-
-
-def _entries(warehouse: Warehouse, batch: WriteBatch, n: int) -> Callable[[], None] | None:
-    """What writes the entries of n samples in the search index; None if they are there, as those of few mostly are."""
-    index, words = search_index(warehouse, "data"), batch.words()
-    if n > LIVE_SAMPLES:
-        return lambda: index.add_groups(*words())
-    found = words()
-    return None if index.has(*found) else lambda: index.add_groups(*found)
 
 
 def _transaction(warehouse: Warehouse, body: _Body) -> Schema:
@@ -303,6 +292,8 @@ class _Body:
             number(docs, first)
         else:
             docs = batch.numbered(first, plain=not index.is_server)
+        for each in self.alongside:
+            each.start()
         try:
             if docs:
                 index["data"].insert_many(docs, session=session)
