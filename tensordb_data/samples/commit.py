@@ -150,10 +150,8 @@ def commit(
     try:
         if segment is not None and not batch.stored:
             args = (warehouse, dataset, segment, batch.builder, batch.encoded(), n)
-            if (
-                _are_many(warehouse, n)
-                and warehouse.blobs.store(warehouse.blobs.write_root).local_path("segments") is not None
-            ):
+            store = warehouse.blobs.store(warehouse.blobs.write_root)
+            if are_many and store.local_path("segments") is not None:
                 storing = Alongside(announce_segment(*args)).start()
             else:
                 put_segment(*args)

@@ -41,7 +41,7 @@ def test_no_sample_is_visible_before_its_bytes(db: TensorDB, monkeypatch: pytest
 
     def slow(self: FileStore, *args: Any, **more: Any) -> None:
         began.set()
-        go.wait()
+        go.wait(60)
         put(self, *args, **more)
 
     body = commit_module._Body.__call__
@@ -57,8 +57,8 @@ def test_no_sample_is_visible_before_its_bytes(db: TensorDB, monkeypatch: pytest
         writer.add_many(**columns())
         thread = threading.Thread(target=writer.flush)
         thread.start()
-        began.wait()
-        inserted.wait()  # the transaction is under way, and the bytes are not there
+        assert began.wait(60)
+        assert inserted.wait(60)  # the transaction is under way, and the bytes are not there
         assert db.data.find().count() == 0
         go.set()
         thread.join()
@@ -89,7 +89,7 @@ def test_a_commit_that_is_refused_leaves_no_segment(db: TensorDB, monkeypatch: p
     insert = commit_module._Body._check_counter
 
     def slow(self: FileStore, *args: Any, **more: Any) -> None:
-        began.wait()
+        assert began.wait(60)
         put(self, *args, **more)
 
     def starts(self: Any, *args: Any) -> None:

@@ -25,7 +25,7 @@ def test_no_sample_is_seen_before_its_entry(db: TensorDB, monkeypatch: pytest.Mo
 
     def slow(self: SearchIndex, entries: Any) -> None:
         began.set()
-        go.wait()
+        go.wait(60)
         write(self, entries)
 
     checked = commit_module._Body._check_counter
@@ -43,7 +43,7 @@ def test_no_sample_is_seen_before_its_entry(db: TensorDB, monkeypatch: pytest.Mo
         writer.add_many(caption=captions(0))
         thread = threading.Thread(target=writer.flush)
         thread.start()
-        began.wait()
+        assert began.wait(60)
         assert db.data.find().count() == 1
         go.set()
         thread.join()
