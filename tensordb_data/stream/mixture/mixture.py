@@ -7,7 +7,6 @@ and the states of its streams.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.fetch.failure_budget import FailureBudget
 from tensordb_data.stream.mixture.batch_builder import BatchRequest, MixBatchBuilder
 from tensordb_data.stream.mixture.component import Component, PositionRange
-from tensordb_data.stream.order.permutation import draw, pass_key
+from tensordb_data.stream.mixture.proportions import Proportions, check_agreement
 from tensordb_data.stream.passes.registry import OpenedPasses
 from tensordb_data.stream.ranks import Divider
 from tensordb_data.stream.state import OnChange, State
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 _FORMAT = 2
-_AGREE = ("batch_size", "ragged", "rank", "world_size")
 _DRAWN = 1 << 20
 
 
@@ -94,13 +92,11 @@ class Mix(BatchStream[MixState]):
         ):
             raise QueryError("`mix` takes (stream, weight) pairs, at least one, of streams made by `Selection.stream`")
         self.streams: list[Stream] = [pair[0] for pair in pairs]
-        self.weights = [_weight(pair[1]) for pair in pairs]
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-            raise QueryError(f"`seed` must be a whole number from 0 to 2**63 - 1. Found: {seed!r}")
-        self.seed = seed
+        self._proportions = Proportions([pair[1] for pair in pairs], seed)
+        self.weights, self.seed = self._proportions.weights, self._proportions.seed
         super().__init__(MixState(0, tuple(stream._state for stream in self.streams)))
         self._tally = (0, 0, np.zeros(len(pairs), np.int64))
-        _check([stream.spec for stream in self.streams])
+        check_agreement([stream.spec for stream in self.streams])
         self._budgets = [FailureBudget(stream.spec.max_failures, self._stats) for stream in self.streams]
         self._stats.workers = sum(stream.spec.workers for stream in self.streams)
 
@@ -184,7 +180,7 @@ class Mix(BatchStream[MixState]):
         if first != low or last > high:
             last, counts = low, np.zeros(len(self.streams), np.int64)
         for start in range(last, high, _DRAWN):
-            counts = counts + self._counts(self._choices(start, min(start + _DRAWN, high)))
+            counts = counts + self._proportions.counts(self._proportions.choices(start, min(start + _DRAWN, high)))
         self._tally = (low, high, counts)
         return counts
 
@@ -206,12 +202,12 @@ class Mix(BatchStream[MixState]):
     def _find_ranks(self, divider: Divider | None = None) -> None:
         for stream in self.streams:
             stream._find_ranks(divider)
-        _check([stream.spec for stream in self.streams])
+        check_agreement([stream.spec for stream in self.streams])
 
     def _know_ranks(self) -> None:
         for stream in self.streams:
             stream._know_ranks()
-        _check([stream.spec for stream in self.streams])
+        check_agreement([stream.spec for stream in self.streams])
 
     def _number_ranks(self, rank: int, world_size: int) -> None:
         for stream in self.streams:
@@ -355,8 +351,8 @@ class Mix(BatchStream[MixState]):
         stride, low = spec.batch_size * spec.world_size, spec.rank * spec.batch_size
         high = low + spec.batch_size
         while True:
-            choices = self._choices(mix_state.total, mix_state.total + stride)
-            before, mine, behind = map(self._counts, (choices[:low], choices[low:high], choices[high:]))
+            choices = self._proportions.choices(mix_state.total, mix_state.total + stride)
+            before, mine, behind = map(self._proportions.counts, (choices[:low], choices[low:high], choices[high:]))
             ranges: list[list[PositionRange]] = []
             state_after: list[State] = []
             for number, (component, state) in enumerate(zip(components, mix_state.components, strict=True)):
@@ -382,35 +378,3 @@ class Mix(BatchStream[MixState]):
             return [error]
         self._stats.add_task(clock)
         return [MixBatch(batch, samples, state_after, opened)]
-
-    def _choices(self, low: int, high: int) -> NDArray[np.int64]:
-        sums = np.cumsum(np.array(self.weights, np.float64))
-        return draw(np.arange(low, high), pass_key(self.seed, 0), len(self.weights), sums)
-
-    def _counts(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.bincount(choices, minlength=len(self.weights))
-
-
-def _weight(weight: object) -> float:
-    number = isinstance(weight, (int, float, np.number)) and not isinstance(weight, bool)
-    if not number or not math.isfinite(weight) or weight <= 0:  # type: ignore[arg-type, operator]
-        raise QueryError(f"a weight of a mix must be a number above 0. Found: {weight!r}")
-    return float(weight)  # type: ignore[arg-type]
-
-
-def _check(specs: list[StreamSpec]) -> None:
-    for name in _AGREE:
-        values = {getattr(spec, name) for spec in specs}
-        if len(values) > 1:
-            raise QueryError(
-                f"the streams of a mix must have one `{name}`. Found: {', '.join(map(repr, sorted(values)))}"
-            )
-    for spec in specs:
-        if spec.tokens is not None:
-            raise QueryError(
-                "a mix takes its samples one by one, and `batch_tokens` and `pack` need those of a window of one"
-                " stream: mix streams without them, or take whole batches of several streams in turn, as"
-                " docs/streams.md shows under Sequences"
-            )
-        if spec.passes is not None or spec.follow:
-            raise QueryError("the streams of a mix have no end: make them without `passes` and without `follow`")
