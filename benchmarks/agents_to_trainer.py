@@ -10,7 +10,7 @@ Latency runs from `add` in an agent to the moment the trainer has the batch. Eve
 or come twice. The published plot has 3,017 samples/s at 5 agents and 12,000 at 25, and is nearly flat there.
 
     python benchmarks/agents_to_trainer.py --agents 5,10,15,20,25
-    python benchmarks/plot.py benchmarks/results/agents_to_trainer.json
+    python benchmarks/shared/plot.py benchmarks/results/agents_to_trainer.json
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Then: the bytes that a second save stores when 90% of the tensors have not chang
 same bytes with as many threads.
 
     python benchmarks/checkpoint_stall.py --sizes 100 --every 10,50 --peers torch.save,dcp
-    python benchmarks/plot.py benchmarks/results/checkpoint_stall.json
+    python benchmarks/shared/plot.py benchmarks/results/checkpoint_stall.json
 """
 
 from __future__ import annotations

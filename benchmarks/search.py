@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from shared import harness
 
+from tensordb_data.samples.write_batch import WriteBatch
 from tensordb_data.search.index import SearchIndex, search_index
 
 TARGET, WRITING = 0.05, 0.95
@@ -148,7 +149,8 @@ def writers(db: Any, what: str, samples: int, rounds: int) -> list[float]:
         return samples / (time.perf_counter() - begin)
 
     def without(name: str) -> float:
-        with mock.patch.object(SearchIndex, "add_documents"):
+        nothing = mock.patch.object(WriteBatch, "words", lambda batch: lambda: ({}, {}))
+        with nothing, mock.patch.object(SearchIndex, "add_groups"):
             return write(name)
 
     write("warm-up")

@@ -1,1 +1,1 @@
-"""What the benchmarks share: the harness, the data, the peers of saves."""
+"""What the benchmarks share: the harness, the data, the peers of saves, the pictures."""

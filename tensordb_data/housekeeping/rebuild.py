@@ -24,6 +24,7 @@ from tensordb_data.housekeeping.rebuild_frozen import rebuild_frozen
 from tensordb_data.housekeeping.rebuild_params import rebuild_sets
 from tensordb_data.housekeeping.rebuild_report import Progress, Rebuilt
 from tensordb_data.housekeeping.segment_doc import segment_doc
+from tensordb_data.housekeeping.sequence import numbered_twice
 from tensordb_data.mongo.errors import are_duplicates
 from tensordb_data.schema.schema import Schema, stored_doc
 from tensordb_data.search.index import search_index
@@ -162,22 +163,36 @@ class _Rebuild:
         return found is not None and (came_before(segment, found[0]) or sample["_tdb"].get("s") == found[1])
 
     def number(self) -> None:
-        """Give the samples their sequence numbers, and write the documents of the datasets."""
+        """Give the samples their sequence numbers, and write the documents of the datasets.
+
+        Raises:
+            StorageError: Samples have the same number.
+        """
         for dataset, schema in self._schemas.items():
-            scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
-            total, last = self._mongo["data"].count_documents(scope), 0
-            found = self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True)
-            for docs in batched(found, _BATCH):
-                numbered = enumerate(docs, last + 1)
-                self._mongo["data"].bulk_write(
-                    [UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": number}}) for number, doc in numbered]
+            last = self._number_samples(dataset)
+            twice = next(numbered_twice(self._mongo["data"], self._warehouse.project, dataset), None)
+            if twice is not None:
+                raise StorageError(
+                    f"dataset {dataset!r}: several samples have the sequence number {twice}, so another process has "
+                    "written or rebuilt at the same time: stop it, and call rebuild again"
                 )
-                last += len(docs)
-                self.progress(dataset, last, total)
             about = {"seq": last, "mut": 1, "schema": stored_doc(schema), "created": dt.datetime.now(dt.timezone.utc)}
             self._mongo["datasets"].replace_one({"_id": self._warehouse.datasets.id(dataset)}, about, upsert=True)
             self.report.datasets[dataset] = last
             self.report.samples += last
+
+    def _number_samples(self, dataset: str) -> int:
+        scope = {"_tdb.p": self._warehouse.project, "dataset": dataset}
+        total, last = self._mongo["data"].count_documents(scope), 0
+        found = self._mongo["data"].find(scope, {"_id": 1}, sort=[("_id", 1)], allow_disk_use=True)
+        for docs in batched(found, _BATCH):
+            numbered = enumerate(docs, last + 1)
+            self._mongo["data"].bulk_write(
+                [UpdateOne({"_id": doc["_id"]}, {"$set": {"_tdb.s": number}}) for number, doc in numbered]
+            )
+            last += len(docs)
+            self.progress(dataset, last, total)
+        return last
 
 
 def came_before(segment: ObjectId, deletion: ObjectId) -> bool:

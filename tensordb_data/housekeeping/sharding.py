@@ -16,7 +16,7 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.errors import ConnectError, UnsupportedError
 from tensordb_data.mongo.errors import first_line
-from tensordb_data.warehouse.collection_indexes import CHUNKS_KEY, INDEXES, SHARD_KEYS, plain_index
+from tensordb_data.warehouse.collection_indexes import CHUNKS_KEY, SHARD_KEYS
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -42,17 +42,7 @@ class Step:
 def plan(warehouse: Warehouse) -> list[Step]:
     """The commands that divide a warehouse, in order. Nothing is asked of the server."""
     name = warehouse.address.database
-    mark = {"q": {"_id": "warehouse"}, "u": {"$set": {"sharded": 1}}}
-    steps = [
-        Step(name, {"update": "warehouse", "updates": [mark]}, "from here on, no client asks for the unique index"),
-        Step("admin", {"enableSharding": name}, "needed before MongoDB 6.0, and does no harm"),
-    ]
-    for index in INDEXES["data"]:
-        if index.document.get("unique"):
-            steps += [
-                Step(name, {"dropIndexes": "data", "index": index.document["name"]}, "it cannot be unique over shards"),
-                Step(name, _create("data", [plain_index(index).document]), "the same index, for ranges and orders"),
-            ]
+    steps = [Step("admin", {"enableSharding": name}, "needed before MongoDB 6.0, and does no harm")]
     for collection, key in SHARD_KEYS.items():
         steps += _shard(name, collection, key, ready=key == {"_id": 1})
     for root in warehouse.blobs.roots:
@@ -83,6 +73,7 @@ def execute(warehouse: Warehouse, say: Callable[[str], None] = lambda line: None
             f"{warehouse.address.hosts} is {what}, and no mongos: only a sharded cluster divides data; nothing was"
             " done. --dry-run prints the commands"
         )
+    warehouse.index.make("data")  # without the unique index of earlier versions, which no shard could keep
     steps = plan(warehouse)
     for step in steps:
         say(str(step))

@@ -10,6 +10,7 @@ import numpy as np
 from bson import ObjectId
 
 from tensordb_data.errors import SchemaError
+from tensordb_data.mongo.object_ids import new_ids
 from tensordb_data.samples.tables import as_column
 from tensordb_data.schema import BlobField, Field, Scalar
 from tensordb_data.schema.missing import is_missing
@@ -146,7 +147,7 @@ def is_column(value: Any) -> bool:
 def make_ids(n: int, given: Any) -> list[ObjectId]:
     """The ids of n samples."""
     if given is None:
-        return [ObjectId() for _ in range(n)]
+        return new_ids(n)
     ids = list(given)
     if len(ids) != n or not all(isinstance(id, ObjectId) for id in ids):
         raise SchemaError(f"_id: expected a list of {n} bson.ObjectId, found {len(ids)} values")

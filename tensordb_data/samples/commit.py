@@ -1,4 +1,8 @@
-"""Commit samples: make their segment durable, then make them visible in one transaction."""
+"""Commit samples: make their segment durable, and them visible in one transaction, which ends after that.
+
+The segment of many samples goes into a local store while their documents are inserted. A remote store may take too long
+for a transaction that is open: there it comes first.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,37 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, PyMongoError
 
-from tensordb_data.blobs.segments.format import MAGIC, SegmentBuilder
 from tensordb_data.errors import DuplicateError, SchemaError, StorageError, TensorDBError
 from tensordb_data.mongo.errors import DUPLICATE_KEY, is_too_large, write_errors
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples.changes.commits import CommitLog, commit_log
 from tensordb_data.samples.commit_lock import commit_lock
+from tensordb_data.samples.encode.alongside import Alongside, entries_to_write
+from tensordb_data.samples.encode.rows import number
+from tensordb_data.samples.encode.segment import announce_segment, drop_segment, put_segment
 from tensordb_data.samples.renamed import renamed_error
-from tensordb_data.samples.write_batch import WriteBatch
+from tensordb_data.samples.write_batch import LIVE_SAMPLES, WriteBatch
 from tensordb_data.schema import Scalar
 from tensordb_data.schema.schema import Schema, located, stored_doc, stored_schema
-from tensordb_data.search.index import search_index
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
     from tensordb_data.warehouse.documents.samples import DatasetDocument
 
 _LONGEST_WAIT = 0.25
+_PATIENCE = 1.0
+"""Seconds for which a transaction waits for its segment and the entries of its samples, while others wait for it."""
 
 
 class TooLarge(Exception):
     """A transaction of so many samples is too large for the cache of the server."""
+
+
+class _Late(Exception):
+    """The segment, or the entries of the search index, take longer than a transaction can wait, or have failed."""
 
 
 class _SegmentGone(StorageError):
@@ -129,7 +139,6 @@ def commit(
         StorageError: The blob store failed.
         TooLarge: The server cannot take so many samples at once. None of them is visible; the segment stays.
     """
-    segment = batch.segment_id if batch.has_segment else None
     warehouse.index.check_place()  # before anything makes a folder there again
     warehouse.index.make("data", "changes")
     if skip_existing:  # before their blobs are written; the transaction looks again
@@ -137,16 +146,23 @@ def commit(
         batch.skipped, batch.docs = batch.skipped + len(batch.docs) - len(new), new
         if not new:
             return schema
-    samples = [*batch.docs, *batch.replaced]
-    search_index(warehouse, "data").add_documents(samples)
-    if segment is not None and not batch.stored:
-        put_segment(warehouse, dataset, segment, batch.builder, samples)
-        batch.stored = True
+    n = len(batch) + len(batch.replaced)
+    are_many = n > LIVE_SAMPLES and warehouse.index.is_server
+    segment = batch.segment_id if batch.has_segment else None
+    entries, storing = Alongside(entries_to_write(warehouse, batch.words(), are_many)), Alongside()
+    body = _Body(warehouse, dataset, schema, batch, also, skip_existing)
     try:
+        if segment is not None and not batch.stored:
+            args = (warehouse, dataset, segment, batch.builder, batch.encoded(), n)
+            store = warehouse.blobs.store(warehouse.blobs.write_root)
+            if are_many and store.local_path("segments") is not None:
+                storing = Alongside(announce_segment(*args)).start()
+            else:
+                put_segment(*args)
+        body.alongside = (entries, storing)
         with contextlib.nullcontext() if holds_lock else commit_lock(warehouse, dataset):
-            log = commit_log(warehouse, dataset, source)
-            body = _Body(warehouse, dataset, schema, batch, also, skip_existing, log)
-            stored: Schema = warehouse.index.transaction(body)
+            body.noted = commit_log(warehouse, dataset, source)
+            stored = _transaction(warehouse, body)
             body.log()
             batch.skipped += body.skipped
             return stored
@@ -162,9 +178,28 @@ def commit(
             drop_segment(warehouse, segment)
         raise
     except OperationFailure as error:
-        if not is_too_large(error) or len(samples) == 1:
+        if not is_too_large(error) or n == 1:
             raise
+        storing.wait()
+        batch.stored = True
         raise TooLarge from error
+
+
+def _transaction(warehouse: Warehouse, body: _Body) -> Schema:
+    """Run the transaction. After an error, too, what is alongside has ended; an interrupt does not wait for it."""
+    stored: Schema
+    try:
+        try:
+            stored = warehouse.index.transaction(body)
+        except _Late:
+            for each in body.alongside:
+                each.wait()
+            stored = warehouse.index.transaction(body)
+    except Exception:
+        for each in body.alongside:
+            each.end()
+        raise
+    return stored
 
 
 def _new_documents(
@@ -194,7 +229,7 @@ def _new_documents(
 
 def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     """Whether a commit of unknown outcome took place; None when the database cannot say."""
-    ids = [doc["_id"] for doc in batch.docs]
+    ids = batch.ids
     if not ids:
         return False
     try:
@@ -206,7 +241,7 @@ def was_committed(warehouse: Warehouse, batch: WriteBatch) -> bool | None:
     first = found[ids[0]]
     consecutive = all(found[id]["s"] == first["s"] + i for i, id in enumerate(ids))
     ours = first["s"] in batch.numbers  # a sample without blobs of another writer looks alike otherwise
-    return ours and consecutive and first.get("b") == batch.docs[0]["_tdb"].get("b")
+    return ours and consecutive and first.get("b") == batch.first_references()
 
 
 def back_off(attempts: int) -> None:
@@ -226,25 +261,28 @@ class _Body:
         batch: WriteBatch,
         also: Callable[[Any, int], None] | None,
         skip_existing: bool,
-        log: CommitLog,
     ) -> None:
         self.skipped = 0
         """Samples that were left out, because another writer had committed them just before."""
         self._warehouse, self._dataset, self._schema, self._batch = warehouse, dataset, schema, batch
+        self.alongside: tuple[Alongside, ...] = ()
+        """What must be done before the transaction ends."""
         self._also, self._skip_existing, self._attempts = also, skip_existing, 0
-        self._log = log
+        self.noted: CommitLog | None = None
+        """Where the commit is noted; under the commit lock."""
         self.log: Callable[[], None] = lambda: None
         """Called when the transaction has taken place."""
 
     def __call__(self, session: Any) -> Schema:
         back_off(self._attempts)
         self._attempts += 1
-        warehouse, index, docs = self._warehouse, self._warehouse.index, self._batch.docs
+        warehouse, index, batch = self._warehouse, self._warehouse.index, self._batch
+        count = len(batch)
         # This comes first: of two writers that conflict, one stops here, before it has done any work.
         counter: DatasetDocument | None = index["datasets"].find_one_and_update(
             {"_id": warehouse.datasets.id(self._dataset)},
             {
-                "$inc": {"seq": len(docs), "mut": 1} if self._batch.replaced else {"seq": len(docs)},
+                "$inc": {"seq": count, "mut": 1} if batch.replaced else {"seq": count},
                 "$currentDate": {"changed": True},
             },
             return_document=ReturnDocument.AFTER,
@@ -253,12 +291,17 @@ class _Body:
         if counter is None or "leaving" in counter:
             raise self._gone(counter)
         schema = self._merged_schema(counter, session)
-        first = counter["seq"] - len(docs) + 1
+        first = counter["seq"] - count + 1
+        self._check_counter(counter, first, session)
+        batch.numbers.add(first)
+        docs: Sequence[Mapping[str, Any]]
         if self._skip_existing:
-            docs = self._new(docs, session)
-        self._batch.numbers.add(first)
-        for sequence, doc in enumerate(docs, first):
-            doc["_tdb"]["s"] = sequence
+            docs = self._new(batch.docs, session)
+            number(docs, first)
+        else:
+            docs = batch.numbered(first, plain=not index.is_server)
+        for each in self.alongside:
+            each.start()
         try:
             if docs:
                 index["data"].insert_many(docs, session=session)
@@ -266,17 +309,20 @@ class _Body:
             if is_too_large(error):
                 raise
             raise _duplicate(self._dataset, error) from None
-        if self._batch.has_segment:
+        # Before what others write, too: a segment that could not be stored is removed again.
+        if not all(each.end(_PATIENCE) and each.failure is None for each in self.alongside):
+            raise _Late
+        if batch.has_segment:
             # A segment that a gc has marked lives again. If a gc removes it now, the two writes of `state` conflict.
-            there = {"_id": self._batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
+            there = {"_id": batch.segment_id, "state": {"$in": ["writing", "live", "dying"]}}
             lives = {"$set": {"state": "live"}, "$unset": {"dying": ""}}
             if not index["segments"].update_one(there, lives, session=session).matched_count:
                 raise _SegmentGone(
                     f"dataset {self._dataset!r}: this flush took so long that a gc has removed its segment; nothing of"
                     " it was committed: write these samples again"
                 )
-        if docs:
-            self.log = partial(self._log.done, self._log.write(first, first + len(docs) - 1, session))
+        if docs and self.noted is not None:
+            self.log = partial(self.noted.done, self.noted.write(first, first + len(docs) - 1, session))
         if self._batch.replaced:
             self._note_stamps(counter, session)
         if self._also is not None:
@@ -291,6 +337,24 @@ class _Body:
         self._warehouse.index["datasets"].update_one(
             {"_id": counter["_id"]}, {"$set": {"stamps": {"since": since, "to": number}}}, session=session
         )
+
+    def _check_counter(self, counter: DatasetDocument, first: int, session: Any) -> None:
+        """Check that no sample has the numbers that follow. Only another tool can have set the counter back.
+
+        Raises:
+            StorageError: Some sample has.
+        """
+        seen: dict[Any, int] = self._warehouse.memo(("numbers", self._dataset), dict)
+        created = counter.get("created")
+        if first <= seen.get(created, 0) or created not in seen:
+            taken = {"_tdb.p": self._warehouse.project, "dataset": self._dataset, "_tdb.s": {"$gte": first}}
+            if self._warehouse.index["data"].find_one(taken, {"_id": 1}, session=session) is not None:
+                raise StorageError(
+                    f"dataset {self._dataset!r}: its counter says {first - 1}, and samples have higher numbers, so its "
+                    "document was edited or made anew by another tool; nothing of this commit was written: "
+                    "`tensordb fsck --repair` sets the counter right"
+                )
+        seen[created] = counter["seq"]  # if this transaction fails, or leaves some out, the next one looks again
 
     def _new(self, docs: list[dict[str, Any]], session: Any) -> list[dict[str, Any]]:
         """Those documents that are still new. The others need no numbers."""
@@ -337,40 +401,6 @@ class _Body:
                 {"_id": counter["_id"]}, {"$set": {"schema": stored_doc(schema)}}, session=session
             )
         return schema
-
-
-def put_segment(
-    warehouse: Warehouse, dataset: str, id: ObjectId, builder: SegmentBuilder, samples: Sequence[Mapping[str, Any]]
-) -> None:
-    """Make a segment durable, in the state "writing": no sample refers to it yet.
-
-    Raises:
-        StorageError: The blob store failed; nothing is left of it.
-    """
-    blobs = builder.nbytes - len(MAGIC)
-    packed = builder.finish(samples)
-    root, key = warehouse.blobs.write_root, f"segments/{id}"
-    doc = {
-        "p": warehouse.project, "dataset": dataset, "root": root, "key": key, "bytes": packed.nbytes,
-        "blobs": blobs, "index": list(packed.index), "sum": packed.index_checksum,
-        "n": len(samples), "state": "writing", **({"roots": list(packed.roots)} if packed.roots else {}),
-    }  # fmt: skip
-    # The index names a segment before it exists, so that a gc finds one without samples. It uses the server's clock.
-    warehouse.index["segments"].update_one(
-        {"_id": id}, {"$setOnInsert": doc, "$currentDate": {"created": True}}, upsert=True
-    )
-    try:
-        warehouse.blobs.store(root).put(key, packed.parts)
-    except StorageError:
-        drop_segment(warehouse, id)
-        raise
-
-
-def drop_segment(warehouse: Warehouse, id: ObjectId) -> None:
-    """Remove a segment to which no sample refers, and none will."""
-    with contextlib.suppress(StorageError, PyMongoError):
-        warehouse.blobs.delete(warehouse.blobs.write_root, f"segments/{id}")
-        warehouse.index["segments"].delete_one({"_id": id, "state": "writing"})
 
 
 def _duplicate(dataset: str, error: BulkWriteError) -> Exception:

@@ -30,7 +30,8 @@ from tensordb_data.frozen.frozen_set import segments_in_sets
 from tensordb_data.samples import write_batch
 from tensordb_data.samples.changes.each import stamped
 from tensordb_data.samples.changes.entries import write_entry
-from tensordb_data.samples.commit import back_off, drop_segment, put_segment
+from tensordb_data.samples.commit import back_off
+from tensordb_data.samples.encode.segment import drop_segment, put_segment
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.schema.schema import Schema
 from tensordb_data.warehouse.index import Update
@@ -230,7 +231,7 @@ class Mover:
             samples.append({**doc, "_tdb": {**doc["_tdb"], "b": {**doc["_tdb"]["b"], **new}}})
         if not updates:
             return True
-        put_segment(self._warehouse, self._dataset, segment, builder, samples)
+        put_segment(self._warehouse, self._dataset, segment, builder, samples, len(samples))
         self._report.segments += 1
         moved, whole = 0, True
         try:

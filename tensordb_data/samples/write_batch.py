@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-import bson
 import numpy as np
 from bson import ObjectId
 
 from tensordb_data.blobs.segments.format import SegmentBuilder
-from tensordb_data.blobs.segments.inline import MAX_INLINE, MAX_INLINE_TOTAL, checksum, inline_reference
-from tensordb_data.common.bson_values import MAX_DOCUMENT
+from tensordb_data.blobs.segments.inline import MAX_INLINE, MAX_INLINE_TOTAL
 from tensordb_data.errors import SchemaError
 from tensordb_data.samples.columns import Column
+from tensordb_data.samples.encode.measure import Measures
+from tensordb_data.samples.encode.references import MISSING, Place, References, in_document, in_segment
+from tensordb_data.samples.encode.rows import SampleRows, number
 from tensordb_data.schema import Array, BlobField, Bytes, Text
 from tensordb_data.schema.missing import is_missing
 from tensordb_data.schema.schema import Schema, located, missing_field
+from tensordb_data.search.index import Groups, Texts, words_of
 
 SEGMENT_BYTES = 32 * 2**20
 BATCH_SAMPLES = 50_000
@@ -26,8 +28,6 @@ DOCUMENT_BYTES = 32 * 2**20
 LIVE_SAMPLES = 400
 """Samples at which a live writer commits: enough to make a transaction pay, and few enough to be quick."""
 
-_SLACK = 64 * 1024  # what the sequence and later tags may add to a document
-_PLAIN_DOCUMENT = 300
 _COMPRESSED = (Array, Bytes, Text)
 
 
@@ -62,21 +62,33 @@ class WriteBatch:
         builder: type[SegmentBuilder] = SegmentBuilder,
     ) -> None:
         self.segment_id = ObjectId()
-        self.docs: list[dict[str, Any]] = []
         self.replaced: list[dict[str, Any]] = []
         """Samples that exist and get other values in the same commit, as they are then. The segment has their blobs."""
         self.numbers: set[int] = set()
         """The first sequence number of each attempt to commit it."""
         self.builder = builder(project, dataset, schema.to_doc())
-        self._project, self._dataset, self._schema, self._level = project, dataset, schema, level
+        self._project, self._dataset, self._level = project, dataset, level
         self._document_bytes = 0
         self._live, self._limit = live, min(BATCH_SAMPLES, most)
         self._due = min(LIVE_SAMPLES if live else BATCH_SAMPLES, most)
         self._in_segment = False
-        self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
+        # The first samples as documents, if anyone has asked for them, then those that are settled, then the others.
+        # What is added is added by one call, so that an interrupt leaves all of a sample here, or nothing.
+        self._docs: list[dict[str, Any]] = []
+        self._settled: list[SampleRows] = []
+        self._added: list[SampleRows] = []
+        self._singles: SampleRows | None = None  # the last of those, if it takes single samples
+        self._count = 0  # about as many as there are
+        self._fit(schema)
+
+    def _fit(self, schema: Schema) -> None:
+        self._schema = schema
+        self._fields = [(name, field, cast(Any, field).encode, field.is_blob) for name, field in schema.items()]
+        self._measures = Measures(self._dataset, schema)
+        self._singles = None
 
     def __len__(self) -> int:
-        return len(self.docs)
+        return len(self._docs) + sum(map(len, self._settled)) + sum(map(len, self._added))
 
     @property
     def has_segment(self) -> bool:
@@ -86,157 +98,172 @@ class WriteBatch:
     @property
     def due(self) -> bool:
         """Whether it is time to commit."""
-        return len(self.docs) >= self._due or self.full
+        return self._count >= self._due or self.full
 
     @property
     def full(self) -> bool:
         """Whether it has no room for more."""
         return (
-            len(self.docs) >= self._limit
-            or self.builder.nbytes >= SEGMENT_BYTES
-            or self._document_bytes >= DOCUMENT_BYTES
+            self._count >= self._limit or self.builder.nbytes >= SEGMENT_BYTES or self._document_bytes >= DOCUMENT_BYTES
         )
+
+    @property
+    def docs(self) -> list[dict[str, Any]]:
+        """The documents one by one, which may be changed. Who only writes them uses `encoded` and `numbered`."""
+        self._docs += itertools.chain.from_iterable(rows.documents() for rows in self._rows())
+        self._settled = []
+        return self._docs
+
+    @docs.setter
+    def docs(self, docs: list[dict[str, Any]]) -> None:
+        self._docs, self._settled, self._added, self._singles = docs, [], [], None
+        self._count = len(docs)
+
+    @property
+    def ids(self) -> list[ObjectId]:
+        """The `_id`s of the samples, in order."""
+        return [doc["_id"] for doc in self._docs] + [id for rows in self._rows() for id in rows.ids]
+
+    def first_references(self) -> dict[str, Any] | None:
+        """The references of the first sample, by field; None if it has none."""
+        if self._docs:
+            found: dict[str, Any] | None = self._docs[0]["_tdb"].get("b")
+            return found
+        return self._rows()[0].references(0) or None
+
+    def encoded(self) -> list[dict[str, Any] | bytes]:
+        """The documents for the segment: as they are, or in BSON, many of them one after the other."""
+        return [*self._docs, *(rows.encode() for rows in self._rows()), *self.replaced]
+
+    def numbered(self, first: int, *, plain: bool = False) -> list[Mapping[str, Any]]:
+        """The documents to be inserted, with consecutive sequence numbers.
+
+        Args:
+            first: That of the first.
+            plain: Whether they must be dicts, for a driver that takes no other ones.
+        """
+        docs = self.docs if plain else self._docs
+        number(docs, first)
+        out: list[Mapping[str, Any]] = list(docs)
+        for rows in self._rows():
+            out += rows.numbered(first + len(out))
+        return out
+
+    def words(self) -> Callable[[], tuple[Groups, Texts]]:
+        """What tells the groups and texts of its present samples, for the search index. A thread may call it."""
+        docs, settled = [*self._docs, *self.replaced], list(self._rows())
+
+        def find() -> tuple[Groups, Texts]:
+            groups, texts = words_of("data", docs)
+            for rows in settled:
+                groups.update(rows.groups())
+                texts.update(rows.texts())
+            return groups, texts
+
+        return find
 
     def grow(self, schema: Schema) -> None:
         """Take the optional fields that the schema has got since the first samples were added."""
         if schema is not self._schema:
-            self._schema = schema
+            self._fit(schema)
             self.builder.set_schema(schema.to_doc())
-            self._fields = [(name, field, field.is_blob) for name, field in schema.items()]
 
     def halves(self) -> tuple[WriteBatch, WriteBatch]:
         """Split a batch of two samples or more into two, to be committed one after the other.
 
         They share the segment.
         """
+        docs = self.docs
         one, two = copy.copy(self), copy.copy(self)
-        middle = len(self.docs) // 2
-        one.docs, two.docs, two.first = self.docs[:middle], self.docs[middle:], False
+        middle = len(docs) // 2
+        one.docs, two.docs, two.first = docs[:middle], docs[middle:], False
         one.numbers, two.numbers, two.skipped = set(), set(), 0
         return one, two
 
     def add(self, id: ObjectId, tags: Sequence[str], sample: Mapping[str, Any]) -> None:
         """Add one sample, whose names were checked. After an error, nothing of it was added."""
-        doc: dict[str, Any] = {"_id": id, "dataset": self._dataset, "tags": list(tags)}
-        blobs: list[tuple[str, BlobField, Any]] = []
-        for name, field, is_blob in self._fields:
+        values: dict[str, Any] = {}
+        for name, field, encode, _ in self._fields:
             value = sample.get(name)
-            if field.optional and is_missing(value):
-                continue
-            if name not in sample:
+            if value is None and name not in sample and not field.optional:
                 raise missing_field(self._dataset, name, field)
             try:
-                encoded = cast(Any, field).encode(value)
+                values[name] = None if field.optional and is_missing(value) else encode(value)
             except SchemaError as error:
                 raise SchemaError(located(self._dataset, name, field, error)) from None
-            if is_blob:
-                blobs.append((name, cast(BlobField, field), encoded))
-            else:
-                doc[name] = encoded
-        self._document_bytes += self._measured(doc)
+        self._document_bytes += self._measures.one(tags, values)
         room = MAX_INLINE_TOTAL if self._live else -1
-        references: dict[str, Any] = {}
-        for name, field, data in blobs:
-            references[name] = reference = self._put(field, data, room)
-            if "d" in reference:
-                room -= reference["n"]
-        doc["_tdb"] = self._internal(references)
-        self.docs.append(doc)
+        for name, field, _, is_blob in self._fields:
+            if is_blob:
+                values[name] = place = self._put(cast(BlobField, field), values[name], room)
+                _, _, length, stored = place
+                room -= 0 if stored is None else length
+        if self._singles is None:
+            self._singles = SampleRows(self._project, self._dataset, self._schema, self.segment_id)
+            self._added.append(self._singles)
+        self._singles.keep((id, list(tags), *values.values()))
+        self._count += 1
 
     def add_columns(self, ids: Sequence[ObjectId], tags: Iterable[list[str]], columns: Mapping[str, Column]) -> None:
         """Add samples whose columns were encoded by `encode_columns`."""
+        rows = SampleRows(self._project, self._dataset, self._schema, self.segment_id)
         n = len(ids)
-        scalars = {name: column for name, column in columns.items() if not isinstance(column.field, BlobField)}
-        keys = ("_id", "dataset", "tags", *scalars)
-        rows = zip(ids, itertools.repeat(self._dataset), tags, *(c.values for c in scalars.values()), strict=False)
-        docs = [dict(zip(keys, row, strict=True)) for row in rows]
-        for name, column in scalars.items():
-            if column.field.optional:
-                for doc in docs:
-                    if doc[name] is None:
-                        del doc[name]
-        if any(column.varies for column in scalars.values()):
-            self._document_bytes += sum(map(self._measured, docs))
-        else:
-            self._document_bytes += _PLAIN_DOCUMENT * n
-        names = [name for name in columns if name not in scalars]
-        room = MAX_INLINE_TOTAL // max(1, len(names)) if self._live else -1
-        references = [self._put_column(columns[name], room) for name in names]
-        if not names:
-            internals: Iterable[dict[str, Any]] = (self._internal({}) for _ in range(n))
-        elif any(columns[name].field.optional for name in names):
-            internals = (
-                self._internal({k: v for k, v in zip(names, row, strict=True) if v is not None})
-                for row in zip(*references, strict=True)
-            )
-        else:
-            rows = zip(*references, strict=True)
-            internals = [{"p": self._project, "s": 0, "b": dict(zip(names, row, strict=True))} for row in rows]
-        for doc, internal in zip(docs, internals, strict=True):
-            doc["_tdb"] = internal
-        self.docs += docs
+        rows.ids += ids
+        rows.tags += itertools.islice(tags, n)
+        scalars = {name: column for name, column in columns.items() if name in rows.scalars}
+        self._document_bytes += self._measures.many(rows.tags, scalars)
+        for name, values in rows.scalars.items():
+            values += scalars[name].values if name in scalars else itertools.repeat(None, n)
+        room = MAX_INLINE_TOTAL // max(1, len(columns) - len(scalars)) if self._live else -1
+        for name, references in rows.blobs.items():
+            if name in columns:
+                self._put_column(references, columns[name], room)
+            else:
+                references.add_missing(n)
+        self._singles = None
+        self._added.append(rows)
+        self._count += n
+
+    def _rows(self) -> list[SampleRows]:
+        """All samples that are not documents, as columns."""
+        for part in self._added:
+            rows = part.settle()
+            if self._settled and self._settled[-1].schema is rows.schema:
+                self._settled[-1].extend(rows)
+            else:
+                self._settled.append(rows)
+        self._added, self._singles = [], None
+        return self._settled
 
     def room(self, columns: Mapping[str, Column]) -> int:
         """How many rows of these columns still fit, at most as many as one commit should have."""
         fields = [column.field for column in columns.values() if isinstance(column.field, BlobField)]
         sizes = [field.fixed_nbytes for field in fields]
-        rows = min(self._due, self._limit - len(self.docs))
+        rows = min(self._due, self._limit - self._count)
         if any(size is None for size in sizes):
             return min(rows, 256)
         each = sum(size for size in sizes if size is not None)
         return max(1, min(rows, (SEGMENT_BYTES - self.builder.nbytes) // each + 1)) if each else rows
 
-    def _put(self, field: BlobField, data: Any, room: int) -> dict[str, Any]:
-        """Put a blob into the document, if it is small and fits into `room` bytes, and otherwise into the segment.
-
-        Returns:
-            The reference.
-        """
+    def _put(self, field: BlobField, data: Any, room: int) -> Place:
+        """Put a blob into the document, if it is small and fits into `room` bytes, and otherwise into the segment."""
+        if data is None:
+            return MISSING
         level = self._level if isinstance(field, _COMPRESSED) else None
         if room >= 0:
             stored = bytes(data)
             if len(stored) <= min(MAX_INLINE, room):
                 packed, compressed = self.builder.pack(stored, level)
                 self._document_bytes += len(packed)
-                return inline_reference(packed, compressed)
+                return in_document(packed, compressed)
         self._in_segment = True
-        offset, length, compressed = self.builder.add(data, level)
-        reference: dict[str, Any] = {"k": self.segment_id, "o": offset, "n": length}
-        if compressed:
-            reference["z"] = True
-        return reference
+        return in_segment(*self.builder.add(data, level))
 
-    def _put_column(self, column: Column, room: int) -> list[dict[str, Any] | None]:
-        field = cast(BlobField, column.field)
-        values = column.values
-        if isinstance(values, np.ndarray) and self._level is None:
-            segment, size = self.segment_id, values.shape[1]
-            if size <= min(MAX_INLINE, room):
-                self._document_bytes += values.size
-                return [{"d": row, "n": size, "x": checksum(row)} for row in map(bytes, values)]
+    def _put_column(self, references: References, column: Column, room: int) -> None:
+        field, values = cast(BlobField, column.field), column.values
+        table = isinstance(values, np.ndarray)
+        if table and self._level is None and not values.shape[1] <= min(MAX_INLINE, room):
             self._in_segment = True
-            return [{"k": segment, "o": offset, "n": size} for offset in self.builder.add_rows(values).tolist()]
-        if isinstance(values, np.ndarray):
-            return [self._put(field, row.data, room) for row in values]
-        return [None if value is None else self._put(field, value, room) for value in values]
-
-    def _internal(self, references: Mapping[str, Any]) -> dict[str, Any]:
-        return {"p": self._project, "s": 0, "b": dict(references)} if references else {"p": self._project, "s": 0}
-
-    def _measured(self, doc: Mapping[str, Any]) -> int:
-        try:
-            size = len(bson.encode(doc))
-        except (bson.errors.InvalidDocument, bson.errors.InvalidStringData, OverflowError) as error:
-            raise SchemaError(
-                f"dataset {self._dataset!r}: this sample cannot be stored in the index: {error}"
-            ) from None
-        if size > MAX_DOCUMENT - _SLACK:
-            name, bytes_ = max(
-                ((name, len(bson.encode({"": value}))) for name, value in doc.items()), key=lambda pair: pair[1]
-            )
-            raise SchemaError(
-                f"dataset {self._dataset!r}, field {name!r}: expected at most 16 MB a sample in the index, found "
-                f"{size / 2**20:.1f} MB, {bytes_ / 2**20:.1f} of them in this field; store it as a blob: declare it as "
-                "Text(), Bytes() or Array(...) in schema="
-            )
-        return size
+            references.add_run(self.builder.add_rows(values).tolist(), values.shape[1])
+        elif len(values):
+            references.add(self._put(field, value.data if table else value, room) for value in values)

@@ -14,6 +14,7 @@ from bson import ObjectId
 
 from tensordb_data.common.bson_values import member_value
 from tensordb_data.errors import QueryError, TensorDBError
+from tensordb_data.mongo.object_ids import new_object_id
 from tensordb_data.samples.arguments import check_dataset_name, compression_level, sample_tags, tags_of_samples
 from tensordb_data.samples.columns import count_rows, encode_columns, keyed, make_ids
 from tensordb_data.samples.commit import merge_schema, register
@@ -141,7 +142,7 @@ class Writer:
         self._own()
         if _key is not None:
             _id = keyed(self._identities, [_key], 1, _id)[0]
-        id, tags = new_id(_id), sample_tags(tags)
+        id, tags = new_object_id() if _id is None else new_id(_id), sample_tags(tags)
         buffer = self._buffer
         with buffer.changed:
             buffer.ready()

@@ -18,6 +18,7 @@ from tensordb_data.errors import CorruptBlobError, MissingExtraError, SchemaErro
 from tensordb_data.schema.field import BlobField, Buffer, Element, Rows, describe
 
 Shape = tuple[int | None, ...]
+_IS_LITTLE = sys.byteorder == "little"
 _PADDED = 0x80  # in the byte of the number of dimensions
 
 
@@ -81,6 +82,9 @@ class Array(BlobField):
         self._array(value)
 
     def encode(self, value: Any) -> Buffer:
+        usual = _IS_LITTLE and type(value) is np.ndarray and value.shape == self.shape
+        if usual and value.dtype == numpy_dtype(self.dtype):
+            return bytes(value.tobytes())
         array = self._array(value)
         body = _little(array).reshape(-1).view(np.uint8).data
         if self.fixed_shape is not None or array.shape == self.was:

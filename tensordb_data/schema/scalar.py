@@ -51,6 +51,9 @@ class Scalar(Field):
         Raises:
             SchemaError: it does not fit.
         """
+        kind = type(value)
+        if (kind is float and self.kind == "float") or (kind is int and self.kind == "int" and _fits(value)):
+            return value
         plain = _plain(value)
         if plain is None and self.optional:
             return None
@@ -97,6 +100,10 @@ _TESTS: dict[str, Any] = {
 _DTYPE_KINDS = {"bool": "b", "int": "iu", "float": "fiu"}
 
 
+def _fits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
 def _exact(value: int) -> float:
     """An integer as a float that is equal to it.
 
@@ -126,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _in_range(value: Any) -> Any:
-    if type(value) is int and not -(2**63) <= value < 2**63:
+    if type(value) is int and not _fits(value):
         raise SchemaError(f"expected an integer of 64 bits, found {str(value)[:40]}")
     if isinstance(value, str):
         try:

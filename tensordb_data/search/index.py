@@ -1,4 +1,4 @@
-"""The search index: entries for entities, written before the entities, so that no entity lacks its entry.
+"""The search index: entries for entities, written before the entities are visible, so that none lacks its entry.
 
 An entry may outlive the entity that it names. So a search checks that the entity still exists.
 """
@@ -45,6 +45,8 @@ _SKIPPED = {
 
 Group = tuple[str, tuple[str, ...]]
 Text = tuple[str, str, str]
+Groups = dict[Group, Any]
+Texts = dict[Text, Any]
 
 
 def entry_words(name: str, tags: Sequence[str], texts: Sequence[str], field: Mapping[str, Any]) -> list[str]:
@@ -58,6 +60,20 @@ def entry_words(name: str, tags: Sequence[str], texts: Sequence[str], field: Map
     if "v" in field:
         return limit_words([*index_words(*texts), *map(scoped, index_words(name))])
     return limit_words([*words(name, *tags, *texts), *index_words(name, *tags, *texts)])
+
+
+def words_of(kind: str, docs: Sequence[Mapping[str, Any]]) -> tuple[Groups, Texts]:
+    """Groups and texts of samples or log rows, each with the `_id` of one that has it; see `SearchIndex.add_groups`."""
+    name = GROUPED[kind]
+    groups = {(doc[name], tuple(doc["tags"])): doc["_id"] for doc in docs}
+    fields = {field for doc in (*docs[:1], *docs[-1:]) for field, value in doc.items() if type(value) is str}
+    texts = {
+        (doc[name], field, doc[field]): doc["_id"]
+        for field in fields - _SKIPPED[kind]
+        for doc in docs
+        if type(doc.get(field)) is str
+    }
+    return groups, texts
 
 
 def renew(warehouse: Warehouse) -> None:
@@ -109,18 +125,15 @@ class SearchIndex:
 
         This is nearly free if none is new.
         """
-        if not docs:
-            return
-        name = GROUPED[self._kind]
-        groups = {(doc[name], tuple(doc["tags"])): doc["_id"] for doc in docs}
-        fields = {field for doc in (docs[0], docs[-1]) for field, value in doc.items() if type(value) is str}
-        texts = {
-            (doc[name], field, doc[field]): doc["_id"]
-            for field in fields - _SKIPPED[self._kind]
-            for doc in docs
-            if type(doc.get(field)) is str
-        }
-        self.add_groups(groups, texts)
+        if docs:
+            self.add_groups(*words_of(self._kind, docs))
+
+    def has(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> bool:
+        """Whether this process has written the entries of all of these, not long ago."""
+        if time.monotonic() - self._since > REFRESH or not self._groups.issuperset(groups):
+            return False
+        empty: set[str] = set()
+        return all(text in self._texts.get((name, field), empty) or not text.strip() for name, field, text in texts)
 
     def add_groups(self, groups: Mapping[Group, Any], texts: Mapping[Text, Any]) -> None:
         """Write the entries of groups and of texts.

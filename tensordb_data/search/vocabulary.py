@@ -19,7 +19,12 @@ _RUN = re.compile(r"[^\W_]+")
 
 def runs(text: str) -> set[str]:
     """The words of a text in lower case, with their accents: what a query on the field can match."""
-    return {run for piece in text[:_SEARCHED].lower().split() for run in _RUN.findall(piece) or [piece]}
+    return {run for piece in text[:_SEARCHED].lower().split() for run in _runs(piece)}
+
+
+def _runs(piece: str) -> list[str]:
+    found: list[str] = _RUN.findall(piece)
+    return found or [piece]
 
 
 def pattern(forms: Sequence[str], *, is_server: bool) -> dict[str, str]:
@@ -59,15 +64,17 @@ class Vocabulary:
         Returns:
             Pieces, and the `_id` of one that has it by word.
         """
-        pieces: set[str] = set()
+        known, pieces = self._pieces, set[str]()
         words: dict[str, Any] = {}
         for text, member in texts.items():
             if len(self._words) + len(words) >= _MOST:
                 break
-            new = set(text[:_SEARCHED].lower().split()) - self._pieces
-            if not new <= pieces:
-                pieces |= new
-                words.update((run, member) for run in runs(text) if run not in self._words and run not in words)
+            for piece in text[:_SEARCHED].lower().split():
+                if piece not in known and piece not in pieces:
+                    pieces.add(piece)
+                    for run in _runs(piece):
+                        if run not in self._words and run not in words:
+                            words[run] = member
         return pieces, words
 
     def met(self, pieces: set[str], words: Iterable[str]) -> None:

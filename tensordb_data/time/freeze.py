@@ -42,7 +42,7 @@ from tensordb_data.frozen.structure import (
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.query.frozen_set import Frozen, check_set_name
 from tensordb_data.query.tags import clean_tags
-from tensordb_data.samples.commit import put_segment
+from tensordb_data.samples.encode.segment import put_segment
 from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.tensors.leaf import Leaf
 from tensordb_data.tensors.lease import Lease
@@ -245,7 +245,7 @@ class _Copies:
 
     def _put(self, dataset: str) -> None:
         id, builder = self._open.pop(dataset)
-        put_segment(self._warehouse, dataset, id, builder, [])
+        put_segment(self._warehouse, dataset, id, builder, [], 0)
 
     def flush(self) -> None:
         """Store what is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -9,10 +10,18 @@ from pymongo.errors import OperationFailure
 
 from tensordb_data.mongo.errors import UNAUTHORIZED
 
+SEQUENCE = "sequence"
+"""The name of the index of samples by sequence number."""
+UNIQUE = "_tdb.p_1_dataset_1__tdb.s_1"
+"""The name of the one that earlier versions have made in its place, which is unique."""
+
+_CONFLICTS = (85, 86)  # a server takes no second index of the same fields
+
 _UP, _DOWN = ASCENDING, DESCENDING
 INDEXES: dict[str, list[IndexModel]] = {
     "data": [
-        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], unique=True),
+        # A unique one would cost each insert a look. A counter in the transaction of the commit keeps numbers apart.
+        IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("_tdb.s", _UP)], name=SEQUENCE),
         IndexModel([("_tdb.p", _UP), ("dataset", _UP), ("label", _UP), ("_tdb.s", _UP)]),
         IndexModel([("_tdb.p", _UP), ("tags", _UP)]),
         # Samples of a file of a source, and those whose `_id` an earlier version has made. See ingest/.
@@ -101,20 +110,6 @@ chunks of GridFS, by `CHUNKS_KEY`."""
 CHUNKS_KEY = {"files_id": 1, "n": 1}
 
 
-def plain_index(index: IndexModel) -> IndexModel:
-    """The index without a demand that values are unique, which a shard cannot meet for the others."""
-    document = {key: value for key, value in index.document.items() if key != "unique"}
-    return IndexModel(list(document.pop("key").items()), **document)
-
-
-def indexes_of(mongo: Any, name: str) -> list[IndexModel]:
-    """The indexes of a collection, in a warehouse that may be sharded."""
-    if name != "data":
-        return INDEXES[name]
-    about = mongo["warehouse"].find_one({"_id": "warehouse"}, {"sharded": 1}) or {}
-    return [plain_index(index) for index in INDEXES[name]] if about.get("sharded") else INDEXES[name]
-
-
 def make_indexes(mongo: Any, name: str) -> None:
     """Make a collection with its indexes, or what is missing of it. A collection that has none is left alone.
 
@@ -125,8 +120,30 @@ def make_indexes(mongo: Any, name: str) -> None:
     if name not in INDEXES:
         return
     try:
-        mongo[name].create_indexes(indexes_of(mongo, name))
+        if name == "data":
+            _make_indexes_of_data(mongo)
+        else:
+            mongo[name].create_indexes(INDEXES[name])
     except OperationFailure as error:
         # A reader without the right to write uses what is there.
         if error.code != UNAUTHORIZED:
             raise
+
+
+def _make_indexes_of_data(mongo: Any) -> None:
+    """Make them, and remove the unique index of sequence numbers once there is a plain one.
+
+    Nothing depends on which of the two there is: where the unique one stands, or an earlier version has made it again,
+    all works as elsewhere, and writing is slower.
+    """
+    data = mongo["data"]
+    try:
+        data.create_indexes(INDEXES["data"])
+    except OperationFailure as error:
+        if error.code not in _CONFLICTS or UNIQUE not in data.index_information():
+            raise
+        data.create_indexes([model for model in INDEXES["data"] if model.document["name"] != SEQUENCE])
+        return
+    if UNIQUE in data.index_information():
+        with contextlib.suppress(OperationFailure):  # another process was faster
+            data.drop_index(UNIQUE)

@@ -39,9 +39,7 @@ RESUMES = ("twice", "at a pass end", "with other workers and ranks")
 CACHES = {"below one segment": SEGMENT // 2, "full": 2 * SEGMENT + SEGMENT // 2, "of two users": 1 << 30}
 ALL = list(itertools.product(ENDS, CONTEXTS, RESUMES, CACHES))
 # Two values determine the other two, in such a way that every pair of values occurs.
-SOME = [
-    (ENDS[a], CONTEXTS[b], RESUMES[(a + b) % 3], list(CACHES)[(a + 2 * b) % 3]) for a in range(3) for b in range(3)
-]
+SOME = [(ENDS[a], CONTEXTS[b], RESUMES[(a + b) % 3], list(CACHES)[(a + 2 * b) % 3]) for a in range(3) for b in range(3)]
 PATIENCE = 120
 
 SCRIPT = """

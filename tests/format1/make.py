@@ -104,8 +104,7 @@ def write(code: Path) -> None:
                 name = path.relative_to(folder).as_posix()
                 if path.is_file() and (
                     name.startswith("blobs/")
-                    or (path.parent == Path(folder)
-                    and path.suffix == ".bson")
+                    or (path.parent == Path(folder) and path.suffix == ".bson")
                     or name == "expected.json"
                 ):
                     content, about = path.read_bytes(), tarfile.TarInfo(name)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import bson
 import bson.errors
@@ -33,6 +33,7 @@ _TRAILER = struct.Struct("<QQQQQQQI8s")
 _OWN_CHECKSUM = struct.Struct("<QI8s").size  # the end of the trailer, which its checksum does not cover
 ENTRY_BYTES = 17  # of the index part, for each blob
 _WORTH = 0.95  # zstd is kept where it saves more than this leaves
+_LARGE = 64 * 1024  # bytes of blobs that are written as they are
 _DOCUMENTS_LEVEL = 3
 
 
@@ -148,6 +149,21 @@ class SegmentDocuments:
     samples: list[dict[str, Any]]
 
 
+class Run(NamedTuple):
+    """One blob, or several of one size."""
+
+    data: bytes
+    size: int
+    """Stored bytes of each."""
+    checksums: int | npt.NDArray[np.uint64]
+    """That of the one, or of each."""
+    compressed: bool
+    end: int
+    """Where the segment ends with them."""
+    elsewhere: tuple[int, int] | None = None
+    """Of a blob that is not in the segment: the number of its file, and its offset there."""
+
+
 class SegmentBuilder:
     """Collects blobs into one segment.
 
@@ -159,13 +175,14 @@ class SegmentBuilder:
 
     def __init__(self, project: str, dataset: str, schema_doc: Mapping[str, Any]) -> None:
         self._head = {"project": project, "dataset": dataset, "schema": dict(schema_doc)}
-        self._parts: list[Buffer] = [MAGIC]
-        self._lengths: list[npt.NDArray[np.int64]] = []
-        self._checksums: list[npt.NDArray[np.uint64]] = []
-        self._compressed: list[npt.NDArray[np.bool_]] = []
+        # Each is added by one call, so that an interrupt leaves all of it, or nothing.
+        self._runs: list[Run] = []
         self._compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.nbytes = len(MAGIC)
+
+    @property
+    def nbytes(self) -> int:
         """Bytes so far."""
+        return self._runs[-1].end if self._runs else len(MAGIC)
 
     def set_schema(self, schema_doc: Mapping[str, Any]) -> None:
         """Note another schema: that of the samples that have been added and of those that follow."""
@@ -203,12 +220,9 @@ class SegmentBuilder:
         Returns:
             Their offset.
         """
-        offset = self.nbytes
-        self._parts.append(bytes(stored))
-        self._lengths.append(np.array([len(stored)], np.int64))
-        self._checksums.append(np.array([xxhash.xxh3_64_intdigest(stored)], np.uint64))
-        self._compressed.append(np.array([compressed]))
-        self.nbytes += len(stored)
+        offset, data = self.nbytes, bytes(stored)
+        digest = xxhash.xxh3_64_intdigest(data)
+        self._runs.append(Run(data, len(data), digest, compressed, offset + len(data)))
         return offset
 
     def add_rows(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -224,28 +238,49 @@ class SegmentBuilder:
         view, digest = memoryview(data), xxhash.xxh3_64_intdigest
         checksums = np.fromiter((digest(view[i * size : (i + 1) * size]) for i in range(n)), np.uint64, n)
         offsets: npt.NDArray[np.int64] = self.nbytes + size * np.arange(n, dtype=np.int64)
-        self._parts.append(data)
-        self._lengths.append(np.full(n, size, np.int64))
-        self._checksums.append(checksums)
-        self._compressed.append(np.zeros(n, np.bool_))
-        self.nbytes += len(data)
+        self._runs.append(Run(data, size, checksums, False, self.nbytes + len(data)))
         return offsets
 
-    def finish(self, samples: Sequence[Mapping[str, Any]]) -> SegmentBytes:
-        """End the segment with the samples' documents as written, in order."""
+    def finish(self, samples: Iterable[Mapping[str, Any] | bytes]) -> SegmentBytes:
+        """End the segment.
+
+        Args:
+            samples: its samples' documents as written, in order; or in BSON, one or many of them together.
+        """
         documents = pack_documents([self._head, *samples])
-        lengths = np.concatenate([np.empty(0, np.int64), *self._lengths])
+        lengths, checksums, compressed = self._columns()
         index = b"".join(
             (
                 (len(MAGIC) + np.cumsum(lengths) - lengths).astype("<i8").tobytes(),
-                _join(self._checksums, "<u8"),
-                _join(self._compressed, "<u1"),
+                checksums.astype("<u8").tobytes(),
+                compressed.astype("<u1").tobytes(),
             )
         )
         at, checksum = self.nbytes + len(documents), _checksum(index)
         trailer = pack_trailer(Trailer((self.nbytes, len(documents)), _checksum(documents), (at, len(index)), checksum))
-        parts = [*self._parts, documents, index, trailer]
+        parts = [MAGIC, *self._joined(), documents, index, trailer]
         return SegmentBytes(parts, at + len(index) + len(trailer), (at, len(index)), checksum_bytes(checksum))
+
+    def _columns(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+        """Length and checksum of each blob, and whether it is compressed."""
+        counts = [1 if isinstance(run.checksums, int) else len(run.checksums) for run in self._runs]
+        empty = np.empty(0, np.uint64)
+        checksums = np.concatenate([empty, *(np.asarray(run.checksums, np.uint64).reshape(-1) for run in self._runs)])
+        lengths = np.repeat(np.array([run.size for run in self._runs], np.int64), counts)
+        return lengths, checksums, np.repeat(np.array([run.compressed for run in self._runs], np.bool_), counts)
+
+    def _joined(self) -> Iterator[Buffer]:
+        """The blobs, with small ones joined: a store writes few parts faster."""
+        small: list[bytes] = []
+        for run in self._runs:
+            if len(run.data) < _LARGE:
+                small.append(run.data)
+                continue
+            if small:
+                yield b"".join(small)
+                small = []
+            yield run.data
+        yield b"".join(small)
 
     def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         found = self._compressors.get(level)
@@ -346,10 +381,10 @@ def pack_trailer(trailer: Trailer, kind: bytes = MAGIC) -> bytes:
     return _TRAILER.pack(*places, own, VERSION, kind)
 
 
-def pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
+def pack_documents(documents: Iterable[Mapping[str, Any] | bytes]) -> bytes:
     """The documents part of a segment."""
     try:
-        packed = b"".join(bson.encode(document) for document in documents)
+        packed = b"".join(doc if isinstance(doc, bytes) else bson.encode(doc) for doc in documents)
     except (bson.errors.InvalidDocument, OverflowError) as error:
         raise StorageError(f"cannot write the samples into their segment: {error}") from None
     if len(packed) > MAX_EXPANDED:
@@ -362,7 +397,3 @@ def pack_documents(documents: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _checksum(data: Buffer) -> int:
     return xxhash.xxh3_64_intdigest(data)
-
-
-def _join(columns: Sequence[npt.NDArray[Any]], dtype: str) -> bytes:
-    return np.concatenate(columns).astype(dtype).tobytes() if columns else b""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ import xxhash
 from tensordb_data.blobs.segments.foreign import SELF, FileTable, ForeignBlob, pack_files, read_files
 from tensordb_data.blobs.segments.format import (
     MAGIC,
+    Run,
     SegmentBuilder,
     SegmentBytes,
     SegmentIndex,
@@ -88,17 +89,17 @@ class ReferenceBuilder(SegmentBuilder):
 
     def __init__(self, project: str, dataset: str, schema_doc: Mapping[str, Any]) -> None:
         super().__init__(project, dataset, schema_doc)
-        self.referenced = 0
-        """Bytes of the blobs that stay where they are."""
         self._numbers: dict[ForeignFile, int] = {}
-        self._file: list[npt.NDArray[np.uint32]] = []
-        self._at: list[npt.NDArray[np.int64]] = []
-        self._own = len(MAGIC)
+
+    @property
+    def referenced(self) -> int:
+        """Bytes of the blobs that stay where they are."""
+        return sum(run.size for run in self._runs if run.elsewhere is not None)
 
     @property
     def copied(self) -> int:
         """Bytes of the blobs that were copied."""
-        return self._own - len(MAGIC)
+        return sum(len(run.data) for run in self._runs)
 
     def add(self, data: Buffer | ForeignBlob, compress: int | None = None) -> tuple[int, int, bool]:
         """Add one blob; one in a file of others stays there.
@@ -109,51 +110,41 @@ class ReferenceBuilder(SegmentBuilder):
         if not isinstance(data, ForeignBlob):
             return super().add(data, compress)
         offset = self.nbytes
-        number = self._numbers.setdefault(data.file, len(self._numbers))
-        self._file.append(np.array([number], np.uint32))
-        self._at.append(np.array([data.offset], np.int64))
-        self._lengths.append(np.array([data.length], np.int64))
-        self._checksums.append(np.array([data.checksum], np.uint64))
-        self._compressed.append(np.array([data.compressed]))
-        self.nbytes += data.length
-        self.referenced += data.length
+        place = self._numbers.setdefault(data.file, len(self._numbers)), data.offset
+        end = offset + data.length
+        self._runs.append(Run(b"", data.length, data.checksum, data.compressed, end, place))
         return offset, data.length, data.compressed
 
-    def copy(self, stored: Buffer, compressed: bool) -> int:
-        offset = super().copy(stored, compressed)
-        self._copied(np.array([len(stored)], np.int64))
-        return offset
+    def _places(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], int]:
+        """For each blob the file that holds it and where it begins there; and where the copied ones end."""
+        file: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
+        at: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+        own = len(MAGIC)
+        for run in self._runs:
+            n = 1 if isinstance(run.checksums, int) else len(run.checksums)
+            number, offset = (SELF, own) if run.elsewhere is None else run.elsewhere
+            file.append(np.full(n, number, np.uint32))
+            at.append(offset + run.size * np.arange(n, dtype=np.int64))
+            own += len(run.data)
+        return np.concatenate(file), np.concatenate(at), own
 
-    def add_rows(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-        offsets = super().add_rows(rows)
-        self._copied(np.full(len(rows), rows.shape[1], np.int64))
-        return offsets
-
-    def _copied(self, lengths: npt.NDArray[np.int64]) -> None:
-        self._file.append(np.full(len(lengths), SELF, np.uint32))
-        self._at.append(self._own + np.cumsum(lengths) - lengths)
-        self._own += int(lengths.sum())
-
-    def finish(self, samples: Sequence[Mapping[str, Any]]) -> SegmentBytes:
+    def finish(self, samples: Iterable[Mapping[str, Any] | bytes]) -> SegmentBytes:
         if not self._numbers:
             return super().finish(samples)
         documents = pack_documents([self._head, *samples])
         files = list(self._numbers)
         table = pack_files(files)
-        columns = (
-            (self._file, "<u4"), (self._at, "<i8"), (self._lengths, "<i8"), (self._checksums, "<u8"),
-            (self._compressed, "<u1"),
-        )  # fmt: skip
-        packed = [np.concatenate(column).astype(dtype).tobytes() for column, dtype in columns]
-        blobs = sum(len(column) for column in self._file)
-        index = b"".join((_HEAD.pack(len(table), blobs), table, *packed))
-        at, checksum = self._own + len(documents), xxhash.xxh3_64_intdigest(index)
-        places = Trailer((self._own, len(documents)), xxhash.xxh3_64_intdigest(documents), (at, len(index)), checksum)
+        (file, at, own), (lengths, checksums, compressed) = self._places(), self._columns()
+        columns = ((file, "<u4"), (at, "<i8"), (lengths, "<i8"), (checksums, "<u8"), (compressed, "<u1"))
+        packed = [column.astype(dtype).tobytes() for column, dtype in columns]
+        index = b"".join((_HEAD.pack(len(table), len(file)), table, *packed))
+        begin, checksum = own + len(documents), xxhash.xxh3_64_intdigest(index)
+        places = Trailer((own, len(documents)), xxhash.xxh3_64_intdigest(documents), (begin, len(index)), checksum)
         trailer = pack_trailer(places, REFERENCES)
-        parts = [REFERENCES, *self._parts[1:], documents, index, trailer]
+        parts = [REFERENCES, *self._joined(), documents, index, trailer]
         roots = tuple(sorted({file.root for file in files}))
         return SegmentBytes(
-            parts, at + len(index) + len(trailer), (at, len(index)), checksum_bytes(checksum), roots
+            parts, begin + len(index) + len(trailer), (begin, len(index)), checksum_bytes(checksum), roots
         )  # fmt: skip
 
 

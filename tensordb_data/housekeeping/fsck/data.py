@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -22,6 +23,9 @@ from tensordb_data.errors import CorruptBlobError, StorageError
 from tensordb_data.housekeeping.documents import Schemas, faults, project_of
 from tensordb_data.housekeeping.fsck.foreign import ForeignCheck
 from tensordb_data.housekeeping.fsck.walk import ROUND, Doc, Walk
+
+Numbered = tuple[str, str, Any]
+"""The project and the dataset of a sample, and its sequence number."""
 
 _OPEN = 64  # segments whose places are kept while samples are looked at
 
@@ -93,7 +97,7 @@ class DataCheck:
     def samples(self) -> None:
         """Every blob of every sample lies in a segment that has it, or is whole in the document."""
         order = [("_tdb.p", 1), ("dataset", 1), ("_tdb.s", 1)]  # segment by segment, mostly
-        schemas = Schemas(self._walk.mongo["datasets"])
+        schemas, before = Schemas(self._walk.mongo["datasets"]), None
         for doc in self._walk.all("data", {}, None, order):
             self._report.samples += 1
             project, dataset = project_of(doc), doc.get("dataset")
@@ -101,6 +105,7 @@ class DataCheck:
             scope = (project, dataset) if isinstance(project, str) and isinstance(dataset, str) else None
             if scope is not None:
                 self._datasets[scope] += 1
+                before = self._numbered(doc, scope, before, where)
             for field_name, what in faults(doc, schemas.of(doc)):
                 self._report.find(
                     "damaged document", where if field_name is None else f"{where}, field {field_name!r}", what
@@ -113,6 +118,20 @@ class DataCheck:
                             home = self._segment(part["k"]).home
                             self._strangers[scope, home or scope] += 1
         self._warn_of_strangers()
+
+    def _numbered(self, doc: Doc, scope: tuple[str, str], before: Numbered | None, where: str) -> Numbered | None:
+        """Compare a sample with the one before it in the order of numbers.
+
+        Returns:
+            What the next one is compared with.
+        """
+        found = (*scope, doc["_tdb"].get("s"))
+        if found == before and isinstance(found[2], int):
+            same = {"_tdb.p": scope[0], "dataset": scope[1], "_tdb.s": found[2]}
+            if self._walk.mongo["data"].count_documents(same, limit=2) == 2:
+                what = f"expected a sequence number of its own, found {found[2]}, which another sample has too"
+                self._report.find("damaged document", where, what)
+        return found
 
     def _blob(self, doc: Doc, where: str, name: str, part: Doc) -> None:
         finding = self._foreign.about(part)

@@ -256,19 +256,19 @@ class Applier:
         out: list[tuple[Doc, Doc, list[str]]] = []
         whole = {"_id": {"$in": [doc["_id"] for doc in changed.values()]}}
         stored = {doc["_id"]: doc for doc in read_all(self._warehouse.index["data"].find(whole))} if changed else {}
-        docs, n = batch.docs, len(batch.docs)
+        n = len(batch)
         for row, seen in changed.items():
             before = stored.get(seen["_id"])
             if before is None or before["_tdb"] != seen["_tdb"]:
                 raise _Moved
             names = self._changed_fields(rows, row, before)
             self._add(batch, some_rows(rows, [row], names), [0], [before["_id"]])
-            given = docs.pop()
+            given = batch.docs.pop()
             self._internals(given, rows, row, files)
             if "a" in (origin := before["_tdb"].get("src", {})):
                 given["_tdb"]["src"]["a"] = origin["a"]
             out.append((before, self._after(before, given, names), names))
-        batch.docs = docs[:n]
+        batch.docs = batch.docs[:n]
         batch.replaced = [after for _, after, _ in out]
         return out
 

@@ -20,7 +20,7 @@ from tensordb_data.errors import StorageError
 from tensordb_data.mongo.retry import read_all
 from tensordb_data.samples.changes.each import logged_updates
 from tensordb_data.samples.columns import Column
-from tensordb_data.samples.commit import drop_segment, put_segment
+from tensordb_data.samples.encode.segment import drop_segment, put_segment
 from tensordb_data.samples.existing.replaced import new_reference, note_replaced
 from tensordb_data.samples.mutations import LIMIT, Mutation, are_few
 from tensordb_data.samples.renamed import check_not_renamed
@@ -119,7 +119,8 @@ def _stored(warehouse: Warehouse, values: NewValues) -> Iterator[_Step]:
         samples, segment = batch.docs, batch.segment_id if batch.has_segment else None
         if segment is not None:
             warehouse.index.check_place()
-            put_segment(warehouse, values.dataset, segment, batch.builder, _whole(warehouse, samples, values.columns))
+            whole = _whole(warehouse, samples, values.columns)
+            put_segment(warehouse, values.dataset, segment, batch.builder, whole, len(whole))
         yield _Step(values.dataset, tuple(values.columns), blobs, segment, samples)
 
 

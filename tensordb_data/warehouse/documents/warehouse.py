@@ -28,8 +28,6 @@ class WarehouseDocument(TypedDict):
     """The generation of the words of all entries, see `search.index`."""
     rebuilding: NotRequired[list[str]]
     """The projects of which a rebuild has begun and not ended."""
-    sharded: NotRequired[int]
-    """1 where `data` is divided over shards: then the sequence number is not in a unique index."""
 
 
 class EntryField(TypedDict):

@@ -349,3 +349,22 @@ def test_training_goes_on_after_a_rebuild(db):
     start, found = train(6)
     db.params.find({"run": "t"}).delete()
     assert start == 4 and all(map(torch.equal, found, train(6)[1]))
+
+
+def test_numbers_that_are_there_twice_are_noticed(written, monkeypatch):
+    lose(written)
+    number = rebuild._Rebuild._number_samples
+
+    def disturbed(self, dataset):
+        last = number(self, dataset)
+        if dataset == "a":
+            written.database["data"].update_one({"dataset": "a", "_tdb.s": 4}, {"$set": {"_tdb.s": 3}})
+        return last
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild._Rebuild, "_number_samples", disturbed)
+        with pytest.raises(StorageError, match="several samples have the sequence number 3"):
+            written.rebuild()
+    assert written.rebuild().datasets == {"a": 19, "live": 5}
+    found = [doc["_tdb"]["s"] for doc in written.database["data"].find({"dataset": "a"}).sort("_tdb.s")]
+    assert found == list(range(1, 20))

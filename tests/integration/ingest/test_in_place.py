@@ -132,9 +132,7 @@ def test_tar_files(mongo_uri: str, warehouse_dir: Path, tmp_path: Path, photos: 
         assert db.fsck().findings == []
 
 
-def test_arrays_beside_them_in_fast_streams(
-    mongo_uri: str, warehouse_dir: Path, tmp_path: Path, photos: Path
-) -> None:
+def test_arrays_beside_them_in_fast_streams(mongo_uri: str, warehouse_dir: Path, tmp_path: Path, photos: Path) -> None:
     """Small arrays of one size, copied into a reference segment: where batches would be made of mapped memory alone."""
     members: dict[str, bytes] = {}
     for i, path in enumerate(sorted(photos.rglob("*.png"))):
@@ -362,7 +360,7 @@ def test_a_hostile_reference_reaches_nothing_outside(opened: TensorDB, photos: P
     from tensordb_data.blobs.segments.foreign import ForeignBlob
     from tensordb_data.blobs.segments.reference_format import ReferenceBuilder
     from tensordb_data.blobs.stores.foreign import ForeignFile
-    from tensordb_data.samples.commit import put_segment
+    from tensordb_data.samples.encode.segment import put_segment
 
     secret = tmp_path / "secret.bin"
     secret.write_bytes(b"secret")
@@ -372,7 +370,7 @@ def test_a_hostile_reference_reaches_nothing_outside(opened: TensorDB, photos: P
     for root, key in [("photos", "../secret.bin"), ("photos", str(secret)), ("photos", "link.bin"), ("other", "x")]:
         segment, builder = ObjectId(), ReferenceBuilder("default", "d", {})
         builder.add(ForeignBlob(ForeignFile(root, key, 6, secret.stat().st_mtime_ns), 0, 6, 0))
-        put_segment(opened.warehouse, "d", segment, builder, [])
+        put_segment(opened.warehouse, "d", segment, builder, [], 0)
         opened.database["segments"].update_one({"_id": segment}, {"$set": {"state": "live"}})
         place = {"_tdb.b.image": {"k": segment, "o": 8, "n": 6}}
         opened.database["data"].update_one({"_id": one.id}, {"$set": place})

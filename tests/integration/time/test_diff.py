@@ -47,9 +47,11 @@ def test_a_diff_names_what_differs(db: TensorDB, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(KeyError, match="has not changed"):
             first["tags"]
     back = db.data.diff("v2", "v1")
-    assert len(back.added) == 3 and len(back.removed) == 4 and [change.id for change in back.changed] == [
-        change.id for change in live.changed
-    ]
+    assert (
+        len(back.added) == 3
+        and len(back.removed) == 4
+        and [change.id for change in back.changed] == [change.id for change in live.changed]
+    )
     assert not db.data.diff("v1", "v1") and not db.data.diff("v2", everything)
     assert len(db.data.diff(v1, db.data.find({"dataset": "mixed", "label": 1000})).removed) == 60
 

@@ -1,6 +1,6 @@
 """Draws a JSON result of a benchmark: bars with the spread of its rounds, or curves over the number of agents.
 
-python benchmarks/plot.py benchmarks/results/small_tensors.json      # writes small_tensors.png beside it
+python benchmarks/shared/plot.py benchmarks/results/small_tensors.json      # writes small_tensors.png beside it
 """
 
 from __future__ import annotations

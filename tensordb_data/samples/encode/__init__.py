@@ -1,0 +1,1 @@
+"""Documents of many samples, encoded together from columns."""
