@@ -288,6 +288,8 @@ def is_same(one: Any, other: Any, codec: Codec) -> bool:
     if isinstance(one, _PLAIN) and isinstance(other, _PLAIN):
         kinds = [int if isinstance(v, int) and not isinstance(v, bool) else type(v) for v in (one, other)]
         return kinds[0] is kinds[1] and (one == other or (one != one and other != other))
+    if isinstance(one, list) and isinstance(other, list) and all(type(item) is str for item in (*one, *other)):
+        return one == other  # tags, mostly
     return bson.encode({"v": one}, codec_options=codec) == bson.encode({"v": other}, codec_options=codec)
 
 
