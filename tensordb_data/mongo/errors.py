@@ -21,6 +21,8 @@ NO_INDEX = frozenset((27, 291))
 """The index that `$text` or `$near` needs does not exist."""
 DUPLICATE_KEY = 11000
 TRANSACTION_TOO_LARGE = 388
+TRANSACTION_TOO_LONG = 290
+_TOO_MUCH = (TRANSACTION_TOO_LARGE, TRANSACTION_TOO_LONG)
 TIME_IS_UP = 50
 """The server has ended an operation that took longer than its `maxTimeMS`."""
 
@@ -71,7 +73,7 @@ def are_duplicates(error: BulkWriteError) -> bool:
 
 
 def is_too_large(error: OperationFailure) -> bool:
-    """Whether a transaction is too large for the cache of the server."""
+    """Whether a transaction is too large for the cache of the server, or for the time that the server gives it."""
     if isinstance(error, BulkWriteError):
-        return any(failure.get("code") == TRANSACTION_TOO_LARGE for failure in write_errors(error))
-    return error.code == TRANSACTION_TOO_LARGE
+        return any(failure.get("code") in _TOO_MUCH for failure in write_errors(error))
+    return error.code in _TOO_MUCH

@@ -14,13 +14,12 @@ import pymongo
 from bson import Binary
 from pymongo.errors import AutoReconnect, PyMongoError
 
-from tensordb_data.mongo.errors import first_line, is_transient
+from tensordb_data.mongo.errors import TRANSACTION_TOO_LONG, first_line, is_transient
 
 T = TypeVar("T")
 
 APPLICATION = "tensordb"
 _AGAIN = "TransientTransactionError"
-_TOOK_TOO_LONG = 290
 IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
@@ -53,12 +52,13 @@ class StaleTransactionGuard:
 
     A read of the body that is not part of the transaction may find the server unavailable. Or the server ends the
     transaction, because it took too long on a busy machine. Nothing is committed then, and the driver is told that it
-    may run the body again.
+    may run the body again. If it takes too long twice, it has too much to do: see `is_too_large`.
     """
 
     def __init__(self, client: Any, body: Callable[[Any], T]) -> None:
         self._client, self._body = client, body
         self._look_at = time.monotonic() + IDLE_SECONDS
+        self._ended = False
 
     def __call__(self, session: Any) -> Any:
         if time.monotonic() > self._look_at:
@@ -67,8 +67,9 @@ class StaleTransactionGuard:
         try:
             return self._body(session)
         except PyMongoError as error:
-            ended = getattr(error, "code", None) == _TOOK_TOO_LONG
-            if error.has_error_label(_AGAIN) or not (ended or is_transient(error)):
+            first = getattr(error, "code", None) == TRANSACTION_TOO_LONG and not self._ended
+            self._ended |= first
+            if error.has_error_label(_AGAIN) or not (first or is_transient(error)):
                 raise
             raise AutoReconnect(first_line(error), {"errorLabels": [_AGAIN]}) from error
 

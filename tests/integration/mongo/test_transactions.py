@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from pymongo.collection import Collection
 from pymongo.errors import OperationFailure
 
 from tensordb_data import TensorDB
@@ -90,3 +92,22 @@ def test_a_transaction_that_the_server_has_ended_runs_again(db: TensorDB) -> Non
 
     assert db.warehouse.index.transaction(body) == "done"
     assert len(runs) == 2
+
+
+def test_what_takes_too_long_twice_is_done_in_parts(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    with db.data.writer("d") as writer:
+        writer.add_many(n=list(range(20)))
+    update, sizes = Collection.update_many, list[int]()
+
+    def refused(self: Any, filter: Any, *args: Any, **more: Any) -> Any:
+        some = filter.get("_id", {}).get("$in", ()) if self.name == "data" else ()
+        if some:
+            sizes.append(len(some))
+        if len(some) > 5:
+            raise OperationFailure("operation was interrupted because it exceeded its lifetime", 290)
+        return update(self, filter, *args, **more)
+
+    monkeypatch.setattr(Collection, "update_many", refused)
+    assert db.data.rename("d", "e") == 20
+    assert sorted(sample["n"] for sample in db.data.find({"dataset": "e"})) == list(range(20))
+    assert sizes == [20, 20, 10, 10, 5, 5, 10, 10, 5, 5], "each is tried twice, then halved"
