@@ -34,8 +34,9 @@ def load() -> None:
     found += [_returned(getattr(selection, name)) for name in ("stream", "watch", "describe", "split")]
     found += [_returned(getattr(selection, name)) for name in ("page", "estimate", "facets", "thumbnails")]
     found += [_returned(getattr(selection, name)) for name in ("similar", "duplicates", "feedback_of", "label_issues")]
-    frozen = _named(sys.modules[data.__module__], "FrozenSelection")
-    found += [frozen, _named(sys.modules[data.__module__], "FrozenCard"), _returned(frozen.restore)]
+    over_time = sys.modules[data.frozen.__module__]
+    frozen = _named(over_time, "FrozenSelection")
+    found += [frozen, _named(over_time, "FrozenCard"), _returned(frozen.restore)]
     found += [_returned(function) for function in (data.diff, data.overlap, tdb.ParameterSet.samples)]
     found += [_returned(params.sizes), _returned(params.lineage)]
     found += [_returned(function) for function in (tdb.mix, tdb.bench, params.prune, logs.find, logs.run)]

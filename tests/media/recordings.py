@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -40,7 +43,7 @@ def video(
 ) -> bytes:
     """A video whose frames show their numbers, as bars. With `vfr`, odd ones are shown for longer."""
     out = io.BytesIO()
-    with av.open(out, "w", format=form) as container:
+    with same_scheduling(), av.open(out, "w", format=form) as container:
         stream: Any = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt = BITS * SIDE, height, "yuv420p"
         stream.gop_size, stream.max_b_frames = gop, b_frames
@@ -60,6 +63,18 @@ def video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return out.getvalue()
+
+
+@contextlib.contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Undo what an encoder does to this thread: that of AV1 makes it a real-time one, of all users' most urgent, if it
+    is root's.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def picture(number: int, height: int = 48) -> npt.NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
@@ -66,6 +67,12 @@ def test_frames_are_those_that_were_asked_for(kind: str) -> None:
         found = numbers(clip.decode(Video(), data, np.random.default_rng(5), table))
         assert found == list(range(found[0], found[0] + 24, 3)) and 0 <= found[0] <= N - 22
         assert found == numbers(clip.decode(Video(), data, np.random.default_rng(5), None))
+
+
+def test_the_encoder_of_the_tests_leaves_this_thread_as_urgent_as_it_was() -> None:
+    before = os.sched_getscheduler(0)
+    video(3, codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
 
 
 def test_a_table_of_another_video_or_a_made_up_one_is_not_believed() -> None:
