@@ -38,7 +38,7 @@ MOST = 13
 FOLDERS = [folder for folder in (ROOT / "tensordb_data").iterdir() if folder.is_dir() and folder.name != "cli"]
 FOLDERS += [ROOT / "integrations/torch", ROOT / "integrations/tf", ROOT / "integrations/ray"]
 # Names of fields and metrics, which are free.
-FREE = {"metrics", "fields", "columns", "values", "lineage", "condition", "changes"}
+FREE = {"metrics", "numbers", "fields", "columns", "values", "lineage", "condition", "changes"}
 # What another library calls, or is called with.
 OUTSIDE = {
     **{f"integrations/torch/transformers.py:{name}": "kwargs" for name in (

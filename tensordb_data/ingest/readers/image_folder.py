@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tensordb_data.errors import SchemaError, TensorDBError
+from tensordb_data.errors import SchemaError, StorageError, TensorDBError
 from tensordb_data.ingest.engine.format1 import old_key
-from tensordb_data.ingest.in_place import bytes_of
+from tensordb_data.ingest.in_place import Range, bytes_of
 from tensordb_data.ingest.open import IMAGES
 from tensordb_data.ingest.readers.layout import Layout, find_layout
 from tensordb_data.ingest.readers.metadata import Metadata
@@ -25,6 +25,7 @@ _UNREAD = (".heic", ".heif", ".ico", ".pcx", ".psd", ".tga")
 _TABLES = (".csv", ".jsonl", ".parquet", ".tsv")
 _CHUNK_FILES = 1024
 _FIRST = "of images with several frames, the first is read"
+_HEAD = 64  # bytes that tell whether an image has more frames
 _HEADER = 64 << 10  # bytes that hold the header of nearly every image
 
 
@@ -100,7 +101,7 @@ class ImageFolder:
                                    "label": labels.get(place.label or "")}  # fmt: skip
             row.update(self._about.row(file.name) if self._about else {})
             row.update({name: data for name, (_, data) in read.items()})
-            if any(has_more_frames(data) for _, data in read.values() if not isinstance(data, TensorDBError)):
+            if any(_has_more(data) for _, data in read.values()):
                 self._given.report.note(_FIRST)
             for name, column in columns.items():
                 column.append(row.get(name))
@@ -249,3 +250,14 @@ class ImageFolder:
 
 def _begins_an_image(head: bytes) -> bool:
     return is_image(head) or read_header(head) is not None
+
+
+def _has_more(data: Any) -> bool:
+    """Whether an image has more than one frame. Of one that stays where it is, the beginning tells, but for a TIFF."""
+    if not isinstance(data, Range):
+        return not isinstance(data, TensorDBError) and has_more_frames(data)
+    try:
+        head = dataclasses.replace(data, length=min(_HEAD, data.length)).read()
+        return has_more_frames(data.read() if head[:2] in (b"II", b"MM") else head)
+    except StorageError:
+        return False  # who reads all of it says so

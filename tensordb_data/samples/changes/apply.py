@@ -14,7 +14,7 @@ from tensordb_data.common.chunks import chunks
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.samples import mutations
 from tensordb_data.samples.changes.before import Before, change_one, changed_by, read_before, tells
-from tensordb_data.samples.changes.entries import cut_values, write_entry
+from tensordb_data.samples.changes.entries import Kept, write_entry
 from tensordb_data.samples.mutations import Mutation, are_few
 from tensordb_data.schema.schema import PROVENANCE
 
@@ -111,8 +111,7 @@ def _update(
         found: Before = before if changed is None else changed
         write_entry(
             warehouse, name, kind_of(update), number=number, count=count, session=session,
-            at=mutation.at(name), ids=found.ids, update=_of_user(update), old=found.values,
-            cut=[] if found.values is not None else [cut_values("earlier")],
+            at=mutation.at(name), ids=found.ids, update=_of_user(update), values=Kept(found.values),
         )  # fmt: skip
     return count
 

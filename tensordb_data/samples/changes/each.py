@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from tensordb_data.samples.changes.apply import STAMP
 from tensordb_data.samples.changes.before import read_before
-from tensordb_data.samples.changes.entries import VALUES, cut_values, write_entry
+from tensordb_data.samples.changes.entries import VALUES, Kept, write_entry
 from tensordb_data.samples.mutations import Mutation
 from tensordb_data.schema.schema import PROVENANCE
 
@@ -62,10 +62,9 @@ def logged_updates(
         count += modified
         new = new_values(some, set(before.ids))
         if modified:
-            cut = [cut_values(what) for what, v in (("earlier", before.values), ("new", new)) if v is None]
             write_entry(
                 warehouse, name, kind, number=number, count=modified, session=session, at=mutation.at(name),
-                source=source, ids=before.ids, old=before.values, new=new, cut=cut,
+                source=source, ids=before.ids, values=Kept(before.values, new),
             )  # fmt: skip
     return count
 
@@ -85,10 +84,9 @@ def note_updates(
     ids = [where["_id"] for where, _ in updates]
     before = read_before(warehouse.index["data"], {"_id": {"$in": ids}}, sorted(fields), session, len(ids))
     new = new_values(updates, set(ids))
-    cut = [cut_values(what) for what, v in (("earlier", before.values), ("new", new)) if v is None]
     return lambda: write_entry(
         warehouse, dataset, "ingest", number=number, count=len(updates), session=session, source=source,
-        ids=before.ids, old=before.values, new=new, cut=cut,
+        ids=before.ids, values=Kept(before.values, new),
     )  # fmt: skip
 
 

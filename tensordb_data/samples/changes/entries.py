@@ -22,6 +22,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -74,6 +75,21 @@ def author(source: str | None = None) -> Doc:
     return found
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The values that an entry has, as documents one after the other, of which each has its `_id`."""
+
+    old: bytes | None
+    """Those before; None if they are too large."""
+    new: bytes | None = b""
+    """Those after, where no update says them; None if they are too large."""
+
+    def left_out(self) -> list[str]:
+        """What is left out, and why."""
+        both = (("earlier", self.old), ("new", self.new))
+        return [_cut(what) for what, kept in both if kept is None or len(kept) > VALUES]
+
+
 def write_entry(
     warehouse: Warehouse,
     dataset: str,
@@ -87,9 +103,7 @@ def write_entry(
     ids: Sequence[ObjectId] | None = None,
     sequence: Sequence[int] | None = None,
     update: Mapping[str, Any] | None = None,
-    old: bytes | None = None,
-    new: bytes | None = None,
-    cut: Sequence[str] = (),
+    values: Kept | None = None,
 ) -> None:
     """Write an entry.
 
@@ -105,11 +119,9 @@ def write_entry(
         ids: The samples.
         sequence: Their sequence numbers, if they are deleted.
         update: What was done to all of them.
-        old: The earlier values, as documents one after the other, of which each has its `_id`.
-        new: The new values in the same form, where there is no `update`.
-        cut: What is left out, and why.
+        values: The values before and after it.
     """
-    left = list(cut)
+    old, new, left = (None, None, []) if values is None else (values.old, values.new, values.left_out())
     doc: Doc = {
         "p": warehouse.project, "dataset": dataset, "k": kind, "m": number, "n": count,
         "by": author(source),
@@ -124,11 +136,9 @@ def write_entry(
             doc["u"] = Binary(packed)
         else:
             left.append(f"an update of more than {UPDATE >> 10} KiB")
-    for name, what, values in (("old", "earlier", old), ("new", "new", new)):
-        if values is not None and len(values) > VALUES:
-            left.append(cut_values(what))
-        elif values:
-            doc[name] = Binary(zstandard.ZstdCompressor(level=_LEVEL).compress(values))
+    for name, kept in (("old", old), ("new", new)):
+        if kept and len(kept) <= VALUES:
+            doc[name] = Binary(zstandard.ZstdCompressor(level=_LEVEL).compress(kept))
     if left:
         doc["cut"] = "; ".join(left)
     if at is not None:
@@ -138,7 +148,7 @@ def write_entry(
     warehouse.index["changes"].update_one({"_id": ObjectId()}, change, upsert=True, session=session)
 
 
-def cut_values(what: str) -> str:
+def _cut(what: str) -> str:
     """What an entry says if values are left out of it."""
     return f"{what} values of more than {VALUES >> 20} MiB"
 

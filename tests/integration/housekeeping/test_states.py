@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from tensordb_data import StorageError
 from tensordb_data.housekeeping import gc, segment_usage
 from tensordb_data.params.load import verify
 from tensordb_data.samples import commit, compact
+from tensordb_data.samples.mutations import Mutation
+from tensordb_data.schema.schema import Schema
 
 LONG_AGO = dt.datetime(2020, 1, 1)
 STATES = ("writing", "live", "dying", "gone")
@@ -107,14 +110,20 @@ def test_a_compaction_after_the_look_of_a_mark(db, monkeypatch, moment):
     db.warehouse.blobs.store(0).put(f"segments/{new}", [bytes(db.warehouse.blobs.store(0).get(old["key"]))])
     db.database["segments"].insert_one({**old, "_id": new, "key": f"segments/{new}", "v": 1, "created": LONG_AGO})
     moves = [({"_id": doc["_id"]}, {"$set": {"_tdb.b.x.k": new}}) for doc in db.database["data"].find({})]
+
+    def move():
+        with Mutation(db.warehouse, "compact", ["d"], alone=False, stamps=True) as mutation:
+            mover = compact.Mover(db.warehouse, "d", Schema({}), compact.Compacted(), mutation)
+            assert mutation.step(moves, partial(mover._replace, new)) == len(moves)
+
     if moment == "look":
-        between(monkeypatch, lambda: db.warehouse.index.transaction(compact._Body(db.warehouse, new, moves)))
+        between(monkeypatch, move)
     else:
         real = gc._Collection._mark
 
         def mark(self, name, docs, *more):
             if docs:
-                db.warehouse.index.transaction(compact._Body(db.warehouse, new, moves))
+                move()
             real(self, name, docs, *more)
 
         monkeypatch.setattr(gc._Collection, "_mark", mark)

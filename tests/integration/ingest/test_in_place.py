@@ -72,7 +72,7 @@ def test_a_folder(opened: TensorDB, photos: Path, warehouse_dir: Path) -> None:
     report = opened.data.ingest(photos, "d", in_place=True)
     total = sum(path.stat().st_size for path in photos.rglob("*.png"))
     assert (report.added, report.failures, report.referenced, report.copied) == (12, 0, total, 0)
-    assert "referenced · 0 bytes copied" in str(report)
+    assert "referenced · 0 B copied" in str(report)
     assert stored_bytes(warehouse_dir / "blobs/segments") < total + 3000
     for sample in opened.data.find({"dataset": "d"}):
         assert sample.encoded("image") == (photos / sample["path"]).read_bytes()
