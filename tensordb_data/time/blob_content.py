@@ -8,8 +8,9 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.blobs.segments.format import TRAILER_BYTES, SegmentIndex, SegmentPlace, read_index, read_trailer
+from tensordb_data.blobs.segments.format import SegmentIndex, SegmentPlace
 from tensordb_data.blobs.segments.inline import INLINE
+from tensordb_data.blobs.segments.read import read_segment_index
 from tensordb_data.blobs.segments.references import BlobRefs
 from tensordb_data.errors import StorageError
 
@@ -77,14 +78,11 @@ class BlobContents:
             doc = self._warehouse.index["segments"].find_one({"_id": id})
             if doc is None:
                 raise StorageError(f"segment {id}, to which samples refer, is not in the warehouse; run fsck")
-            store, place = self._warehouse.blobs.store(doc["root"]), SegmentPlace.from_doc(doc)
-            name, size = f"{store.url}/{place.key}", store.size(place.key)
-            (tail,) = store.get_ranges(place.key, [size - TRAILER_BYTES], [TRAILER_BYTES])
-            trailer = read_trailer(tail, size, name)
-            (part,) = store.get_ranges(place.key, [trailer.index[0]], [trailer.index[1]])
+            place = SegmentPlace.from_doc(doc)
+            found = read_segment_index(self._warehouse.blobs.store(doc["root"]), place.key)
             while len(self._known) >= _KEPT:
                 del self._known[next(iter(self._known))]
-            self._known[id] = read_index(part, trailer, name)
+            self._known[id] = found
         return self._known[id]
 
 

@@ -7,6 +7,7 @@ from tensordb_data.blobs.segments.format import (
     TRAILER_BYTES,
     SegmentDocuments,
     SegmentIndex,
+    Trailer,
     check_magic,
     read_documents,
     read_index,
@@ -27,6 +28,23 @@ def read_segment(store: Store, key: str) -> tuple[SegmentIndex, SegmentDocuments
         StorageError: the store does not have it.
     """
     name = f"{store.url}/{key}"
+    trailer, refers = _trailer(store, key, name)
+    offsets, lengths = zip(trailer.index, trailer.documents, strict=False)
+    index, documents = store.get_ranges(key, offsets, lengths)
+    found = read_references(index, trailer, name) if refers else read_index(index, trailer, name)
+    return found, read_documents(documents, trailer, name)
+
+
+def read_segment_index(store: Store, key: str) -> SegmentIndex:
+    """The index alone; see `read_segment`, for its errors too."""
+    name = f"{store.url}/{key}"
+    trailer, refers = _trailer(store, key, name)
+    (index,) = store.get_ranges(key, [trailer.index[0]], [trailer.index[1]])
+    return read_references(index, trailer, name) if refers else read_index(index, trailer, name)
+
+
+def _trailer(store: Store, key: str, name: str) -> tuple[Trailer, bool]:
+    """The trailer, and whether the segment refers to files of others."""
     size = store.size(key)
     if size < len(MAGIC) + TRAILER_BYTES:
         raise CorruptBlobError(f"{name}: expected a segment, found {size} bytes, fewer than its trailer")
@@ -34,8 +52,4 @@ def read_segment(store: Store, key: str) -> tuple[SegmentIndex, SegmentDocuments
     refers = bytes(head) == REFERENCES
     if not refers:
         check_magic(head, name)
-    trailer = read_trailer(tail, size, name, REFERENCES if refers else MAGIC)
-    offsets, lengths = zip(trailer.index, trailer.documents, strict=False)
-    index, documents = store.get_ranges(key, offsets, lengths)
-    found = read_references(index, trailer, name) if refers else read_index(index, trailer, name)
-    return found, read_documents(documents, trailer, name)
+    return read_trailer(tail, size, name, REFERENCES if refers else MAGIC), refers
