@@ -31,7 +31,8 @@ class Census:
     """What this process holds at one moment."""
 
     threads: frozenset[threading.Thread]
-    children: Counter[str]
+    children: dict[str, frozenset[str]]
+    """Child processes, with those among them that they descend from."""
     files: Counter[str]
     others: int
 
@@ -44,14 +45,19 @@ class Census:
         temporary = tempfile.gettempdir() + os.sep
         maps = Path("/proc/self/maps").read_text().splitlines()
         mapped = {line.split(maxsplit=5)[-1] for line in maps if temporary in line}
-        children: Counter[str] = Counter()
+        known: dict[int, str] = {}
+        above: dict[int, list[int]] = {}
         for child in psutil.Process().children(recursive=True):
             if child.pid in warm.kept():
                 continue
             with contextlib.suppress(psutil.Error):
                 command = " ".join(child.cmdline())
                 if command and not any(kept in command for kept in _KEPT):
-                    children[f"process {child.pid}: {command[:120]}"] += 1
+                    above[child.pid] = [parent.pid for parent in child.parents()]
+                    known[child.pid] = f"process {child.pid}: {command[:120]}"
+        children = {
+            name: frozenset(known[parent] for parent in above[pid] if parent in known) for pid, name in known.items()
+        }
         return Census(
             # A dummy stands for a thread of TensorFlow's own pool that has called Python once.
             threads=frozenset(t for t in threading.enumerate() if not isinstance(t, threading._DummyThread)),
@@ -66,7 +72,9 @@ class Census:
     def excess(self, before: Census) -> list[str]:
         """What is here that was not there `before`."""
         found = [f"thread {thread.name}" for thread in self.threads - before.threads]
-        found += (self.children - before.children).keys()
+        # A browser that is kept for several tests starts processes when it likes; they are its own.
+        news = self.children.keys() - before.children.keys()
+        found += [name for name in news if not self.children[name] & before.children.keys()]
         found += [f"open or mapped: {name}" for name in (self.files - before.files)]
         if self.others > before.others + _POOLED:
             found.append(f"{self.others - before.others} more descriptors")
