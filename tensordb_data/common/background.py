@@ -79,6 +79,39 @@ class BackgroundWorker(abc.ABC):
         self.close()
 
 
+class Outbox(BackgroundWorker):
+    """The base of a buffer whose thread tries again what has failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hurry = False
+        """Whether somebody waits in `_sent_all`."""
+        self._failure: Exception | None = None
+        """Of the newest attempt; None if it succeeded."""
+        self._attempts = 0
+
+    @abc.abstractmethod
+    def _empty(self) -> bool:
+        """Whether nothing is left to be sent."""
+
+    def _sent_all(self) -> bool:
+        """Wait until nothing is left, or an attempt has failed that began after this; whether nothing is left."""
+        if self._is_forked:
+            return True
+        self._changed.recover()
+        with self._changed:
+            if self._empty():
+                return True
+            self._hurry = True
+            self._wake()
+            attempts = self._attempts
+            self._changed.wait_for(
+                lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
+            )
+            self._hurry = False
+            return self._empty()
+
+
 def _close_at_exit(worker: BackgroundWorker) -> Callable[[], None]:
     reference = weakref.ref(worker)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bson import ObjectId
 
-from tensordb_data.common.background import BackgroundWorker
+from tensordb_data.common.background import Outbox
 from tensordb_data.errors import QueryError, ReadOnlyError, StorageError
 from tensordb_data.feedback.moments import Moments, merged, moments_of
 from tensordb_data.feedback.numbers import Numbers, sample_ids, sample_numbers
@@ -36,7 +36,7 @@ _Key = tuple[str, str]
 """The run, and the name of a number."""
 
 
-class FeedbackBuffer(BackgroundWorker):
+class FeedbackBuffer(Outbox):
     """The feedback of one process for a warehouse. A thread stores it each second, at `flush` and at `close`.
 
     If the server is away, what was given is kept, put together by sample, and stored when it is back.
@@ -57,9 +57,7 @@ class FeedbackBuffer(BackgroundWorker):
         self._waiting = 0  # numbers in these entries
         self._together: dict[_Key, Moments] = {}  # those that were put together
         self._sending: list[dict[str, Any]] = []  # documents, not acknowledged yet
-        self._busy = self._hurry = False
-        self._failure: Exception | None = None
-        self._attempts = 0
+        self._busy = False
         self._told: set[_Key] = set()
 
     def add(self, run: str, ids: Any, numbers: Mapping[str, Any]) -> None:
@@ -100,23 +98,9 @@ class FeedbackBuffer(BackgroundWorker):
         Raises:
             StorageError: The server does not take them. They are kept, and stored later.
         """
-        if self._is_forked:
-            return
-        self._changed.recover()
-        with self._changed:
-            if self._empty():
-                return
-            self._hurry = True
-            self._wake()
-            attempts = self._attempts
-            self._changed.wait_for(
-                lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
-            )
-            self._hurry = False
-            if not self._empty():
-                raise StorageError(
-                    f"the server does not take the feedback yet: {first_line(self._failure)}"
-                ) from self._failure
+        if not self._sent_all():
+            failure = self._failure
+            raise StorageError(f"the server does not take the feedback yet: {first_line(failure)}") from failure
 
     def close(self) -> None:
         """Store all numbers, and end.

@@ -10,7 +10,7 @@ import numpy as np
 from bson import Int64, ObjectId
 from numpy.typing import NDArray
 
-from tensordb_data.blobs.segments.references import BlobRefs
+from tensordb_data.blobs.segments.references import BlobRefs, joined_refs
 
 MISSING: Final = object()
 """In a list of values: the sample does not have the field."""
@@ -160,22 +160,3 @@ def no_refs(m: int, some: ObjectId | None = None) -> BlobRefs:
     """References of m samples that lack the blob."""
     nothing = np.zeros(m, np.int64)
     return BlobRefs((some or ObjectId(bytes(12)),), nothing.astype(np.uint32), nothing, nothing - 1)
-
-
-def joined_refs(parts: Sequence[BlobRefs]) -> BlobRefs:
-    """The references of several parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    numbers: dict[ObjectId, int] = {}
-    segment = [
-        np.array([numbers.setdefault(id_, len(numbers)) for id_ in part.segments], np.uint32)[part.segment]
-        for part in parts
-    ]
-    flags = [np.zeros(len(part), np.bool_) if part.compressed is None else part.compressed for part in parts]
-    return BlobRefs(
-        tuple(numbers),
-        np.concatenate(segment),
-        np.concatenate([part.offset.astype(np.int64) for part in parts]),
-        np.concatenate([part.length for part in parts]),
-        None if all(part.compressed is None for part in parts) else np.concatenate(flags),
-    )

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from tensordb_data.common.background import BackgroundWorker
+from tensordb_data.common.background import Outbox
 from tensordb_data.errors import SchemaError, StorageError
 from tensordb_data.logs.arrays import Logged, logged, stored
 from tensordb_data.logs.ids import IDS
@@ -177,7 +177,7 @@ class _Later:
         self.value = value.detach()
 
 
-class _Writer(BackgroundWorker):
+class _Writer(Outbox):
     """The buffer of a log and the thread that empties it."""
 
     _thread_name = "tensordb-log"
@@ -196,10 +196,7 @@ class _Writer(BackgroundWorker):
         self._bytes = 0  # of the arrays of these rows
         self._sent: list[dict[str, Any]] = []  # taken from the buffer, not acknowledged yet
         self._busy = False  # whether rows are taken that may not be in `_sent` yet
-        self._hurry = False
-        self._failure: Exception | None = None  # of the newest attempt
         self._reason: Exception | None = None  # of the newest that failed
-        self._attempts = 0
         self._inserter = RowInserter(self._warehouse, self._common, self._attempt)
         self.dropped = 0
 
@@ -228,23 +225,11 @@ class _Writer(BackgroundWorker):
             )
 
     def flush(self) -> None:
-        if self._is_forked:
-            return
-        self._changed.recover()
-        with self._changed:
-            if self._empty():
-                return
-            self._hurry = True
-            self._wake()
-            attempts = self._attempts
-            self._changed.wait_for(
-                lambda: self._empty() or (self._failure is not None and self._attempts > attempts + 1)
-            )
-            self._hurry = False
-            if not self._empty():
-                raise StorageError(
-                    f"{self._what()}: the server does not take the rows yet: {first_line(self._failure)}"
-                ) from self._failure
+        if not self._sent_all():
+            failure = self._failure
+            raise StorageError(
+                f"{self._what()}: the server does not take the rows yet: {first_line(failure)}"
+            ) from failure
 
     def close(self) -> None:
         if self._is_forked:

@@ -233,3 +233,22 @@ def at_row(error: StorageError, row: int) -> StorageError:
     """The error, with the position in the references that were read."""
     error.row = row
     return error
+
+
+def joined_refs(parts: Sequence[BlobRefs]) -> BlobRefs:
+    """The references of several parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    numbers: dict[ObjectId, int] = {}
+    segment = [
+        np.array([numbers.setdefault(id_, len(numbers)) for id_ in part.segments], np.uint32)[part.segment]
+        for part in parts
+    ]
+    flags = [np.zeros(len(part), np.bool_) if part.compressed is None else part.compressed for part in parts]
+    return BlobRefs(
+        tuple(numbers),
+        np.concatenate(segment),
+        np.concatenate([part.offset for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        None if all(part.compressed is None for part in parts) else np.concatenate(flags),
+    )

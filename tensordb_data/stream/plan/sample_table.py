@@ -11,7 +11,7 @@ from bson import Int64, ObjectId
 from numpy.typing import NDArray
 
 from tensordb_data.blobs.segments.inline import INLINE
-from tensordb_data.blobs.segments.references import MALFORMED, BlobRefs, is_reference, references_of
+from tensordb_data.blobs.segments.references import MALFORMED, BlobRefs, is_reference, joined_refs, references_of
 from tensordb_data.errors import QueryError
 from tensordb_data.schema import Field
 from tensordb_data.schema.schema import Schema
@@ -264,22 +264,6 @@ def _refs(found: Sequence[Mapping[str, Any] | None]) -> BlobRefs:
     return BlobRefs.from_docs([doc or {"k": some, "o": 0, "n": -1} for doc in found])
 
 
-def _joined(parts: Sequence[BlobRefs]) -> BlobRefs:
-    numbers: dict[ObjectId, int] = {}
-    segment = [
-        np.array([numbers.setdefault(id_, len(numbers)) for id_ in part.segments], np.uint32)[part.segment]
-        for part in parts
-    ]
-    flags = [np.zeros(len(part), np.bool_) if part.compressed is None else part.compressed for part in parts]
-    return BlobRefs(
-        tuple(numbers),
-        np.concatenate(segment),
-        np.concatenate([part.offset for part in parts]),
-        np.concatenate([part.length for part in parts]),
-        None if all(part.compressed is None for part in parts) else np.concatenate(flags),
-    )
-
-
 def column_of(layout: FieldLayout, name: str, items: list[Any]) -> NDArray[Any]:
     """The values of a field as a column, of numbers if all of them are as the schema says."""
     kinds = {getattr(schema[name], "kind", None) for schema in layout.schemas.values() if name in schema}
@@ -316,7 +300,7 @@ def concatenate(layout: FieldLayout, tables: Sequence[SampleTable]) -> SampleTab
         np.concatenate([table.ids for table in tables]),
         tuple(names),
         np.concatenate(dataset),
-        {name: _joined([table.refs[name] for table in tables]) for name in tables[0].refs},
+        {name: joined_refs([table.refs[name] for table in tables]) for name in tables[0].refs},
         values,
         {name: InlineBlobs() for table in tables for name in table.inline},
         None,
