@@ -19,6 +19,7 @@ from tensordb_data.ui import make_app
 from tests.conftest import NO_BROWSER
 
 TOKEN = "a-token-of-these-tests-0123456789"
+PATIENCE = 20_000  # milliseconds that a page may take for one step before it counts as hung
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -73,8 +74,9 @@ def chromium() -> Iterator[Any]:
         if os.environ.get("CI"):
             pytest.fail("no chromium: `make setup` installs it for root, elsewhere: apt-get install chromium")
         pytest.skip(NO_BROWSER)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as driver:
         flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
@@ -121,7 +123,7 @@ def opened(chromium: Any, serve: Callable[[Any], str]) -> Iterator[Callable[...,
             context = chromium.new_context(viewport={"width": 1280, "height": 860}, **options)
             open_.callback(context.close)
             tab = context.new_page()
-            tab.set_default_timeout(20_000)
+            tab.set_default_timeout(PATIENCE)
             tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
             tab.on("console", lambda line: is_fault(line) and faults.append(f"console: {line.text}"))
             tab.on("request", lambda one: one.url.startswith((home, "blob:", "data:")) or faults.append(one.url))

@@ -73,6 +73,6 @@ document.addEventListener("keydown", onKey);
 tellTimes();
 setInterval(tellTimes, 10000);
 if (document.querySelector("[data-live]")) poll();
-if (page === "runs" && document.getElementById("plot")) import("./plot.js");
-if (page === "data") import("./grid.js");
-if (page === "sample") import("./sample.js");
+const own = { runs: document.getElementById("plot") && "plot", data: "grid", sample: "sample" }[page];
+const whole = own ? import(`./${own}.js`) : Promise.resolve(); // not awaited: those import from here
+whole.then(() => (document.documentElement.dataset.ready = "1")); // from now on, keys and clicks do what they say

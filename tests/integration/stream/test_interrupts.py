@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,6 @@ from tensordb_data import TensorDB
 from tensordb_data.stream.deliver.ordered_pool import ordered
 from tests.interrupts import Interrupter
 
-ALL = os.environ.get("MATRICES") == "all"
 FILES = (
     "/deliver/ordered_pool.py", "/deliver/base.py", "/deliver/stream.py", "/deliver/iteration.py", "/fetch/prefetch.py",
     "/common/interruptible.py",
@@ -43,10 +41,9 @@ def test_the_pool_ends() -> None:
     results = ordered(itertools.repeat(lambda: 3), 2, 3)
     interrupter.run(lambda: work(results))
     results.close()
-    for at in range(0, interrupter.passed * 9 // 10, 1 if ALL else 4):
+    for at in interrupter.points(400):
         results = ordered(itertools.repeat(lambda: 3), 2, 3)
-        with pytest.raises(KeyboardInterrupt):
-            interrupter.run(lambda results=results: work(results), at)  # type: ignore[misc]
+        interrupter.interrupt(lambda results=results: work(results), at)  # type: ignore[misc]
         results.close()
         assert_all_end(at)
 
@@ -59,7 +56,7 @@ def test_a_stream_ends_and_begins_anew(db: TensorDB, shuffle: bool) -> None:
     stream = db.data.find({"dataset": "d"}).stream(**options)
     interrupter = Interrupter(*FILES)
     interrupter.run(lambda: list(stream))
-    for at in range(0, interrupter.passed * 8 // 10, 1 if ALL else interrupter.passed // 40):
+    for at in interrupter.points(40):
         stream = db.data.find({"dataset": "d"}).stream(**options)
         seen: list[int] = []
 
@@ -67,8 +64,7 @@ def test_a_stream_ends_and_begins_anew(db: TensorDB, shuffle: bool) -> None:
             for batch in stream:
                 seen.extend(batch["n"].tolist())
 
-        with pytest.raises(KeyboardInterrupt):
-            interrupter.run(work, at)
+        interrupter.interrupt(work, at)
         stream.close()
         assert_all_end(at)
         rest = [number for batch in stream for number in batch["n"].tolist()]
