@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import pymongo
 
 from tensordb_data.embedded.binary import find_mongod
+from tests.ports import free_port
 
 
 class Mongod:
@@ -22,7 +21,7 @@ class Mongod:
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.folder, self.options = folder, options
-        self.port = _free_port()
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         """Under which clients reach it; another one if there is something between."""
         self.uri = f"mongodb://127.0.0.1:{self.port}/tdb?replicaSet=rs"
@@ -85,15 +84,6 @@ class Mongod:
         address = f"mongodb://127.0.0.1:{self.port}"
         with pymongo.MongoClient(address, directConnection=True) as client:
             return client.admin.command(command, value, **fields)
-
-
-def _free_port() -> int:
-    """Not one of those that the kernel gives to clients: it might, before the server is there."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class ReplicaSet:

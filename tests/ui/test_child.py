@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tensordb_data import ConnectError, QueryError, TensorDB, UnsupportedError
+from tests.processes import Popen
 
 
 def read(url: str) -> str:
@@ -45,7 +46,7 @@ def test_it_ends_with_its_program(db: TensorDB, mongo_uri: str, warehouse_dir: P
         "page = db.ui(open=False, write=True); print(page._process.pid, page.url, flush=True); os.kill(os.getpid(), 9)"
     )
     # What the page holds open of its own ends when it ends.
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+    with Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         pid, url = running.stdout.readline().split()
         running.wait()

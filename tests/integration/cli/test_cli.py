@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
+from tests.processes import Popen
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_runs(tensordb, db):
 
 def test_logs_as_they_are_written(tensordb, db, mongo_uri):
     command = [sys.executable, "-m", "tensordb_data.cli.main", "logs", "tail", "cnn-1", "-f", "-n", "1", "--json"]
-    with subprocess.Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
+    with Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["step"] == 29  # by now it watches
         with db.logs.run("cnn-1") as log:
