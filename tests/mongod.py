@@ -120,6 +120,19 @@ class ReplicaSet:
                     return member
             time.sleep(0.05)
 
+    def forbid_elections(self) -> None:
+        """From now on a primary stays one though it hears of no other, and none is elected but by `elect`."""
+        config = self.primary().ask("replSetGetConfig")["config"]
+        config["settings"]["electionTimeoutMillis"] = 3_600_000
+        self.primary().ask("replSetReconfig", config | {"version": config["version"] + 1})
+
+    def elect(self, member: Mongod) -> None:
+        """Make a member primary, as soon as it can be."""
+        while not member.says("isWritablePrimary"):
+            with contextlib.suppress(pymongo.errors.PyMongoError):  # not yet
+                member.ask("replSetStepUp")
+            time.sleep(0.05)
+
     def kill(self) -> None:
         """kill -9, all."""
         for member in self.members:

@@ -126,8 +126,10 @@ def test_within_a_process_the_one_that_trains_has_the_run(db):
         assert last.load(None)[0]["step"] == 2  # what the one that is gone had taken is durable
 
 
-def test_the_lease_of_another_machine_is_waited_for_with_one_line(db, capsys):
-    elsewhere(db, 1)
+def test_the_lease_of_another_machine_is_waited_for_with_one_line(db, capsys, monkeypatch):
+    elsewhere(db, 1000)
+    over = [{"$set": {"_tdb.saver.until": "$$NOW"}}]
+    monkeypatch.setattr(lease.time, "sleep", lambda seconds: db.database["runs"].update_one({"name": "r"}, over))
     with contextlib.closing(saver(db)):
         assert [each["state"] for each in run(db)["attempts"]] == ["ended", "lost", "running"]
     said = capsys.readouterr().err.splitlines()

@@ -1,0 +1,1 @@
+from tests.unhurried import unhurried as unhurried
