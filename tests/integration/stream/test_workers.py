@@ -372,12 +372,11 @@ def test_a_worker_of_a_dataloader_has_none_of_its_own(things: TensorDB) -> None:
         next(iter(loader))
 
 
-def test_times_of_workers_are_counted_and_named(things: TensorDB) -> None:
+def test_times_of_workers_are_counted(things: TensorDB) -> None:
     made = stream(things, transforms.python_heavy, workers=1, passes=1)
     list(made)
     stats = made.stats()
     assert stats["stages"]["transform"]["work"] > 0
-    assert stats["bottleneck"] == "transform" and "1 worker process" in stats["advice"]
 
 
 def test_threads_that_iterate_several_streams_share_nothing(things: TensorDB) -> None:
