@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -65,6 +66,8 @@ class Mongod:
         """SIGSTOP: it holds its connections and answers nobody, until SIGCONT."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # until all of its threads have stopped, it may answer
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def await_secondary(self) -> None:
         """Return once it follows a primary."""
