@@ -101,7 +101,8 @@ def mongo_uri(_server_uri: str) -> Iterator[str]:
 
     name = f"t{uuid.uuid4().hex[:12]}"
     server, options = _server_uri.rsplit("/?", 1)
-    yield f"{server}/{name}?{options}"
+    # It is there: on a busy machine it may take longer to answer than one that is not is waited for.
+    yield f"{server}/{name}?{options}&serverSelectionTimeoutMS=60000"
     client: pymongo.MongoClient[dict[str, object]]
     with pymongo.MongoClient(_server_uri) as client:
         client.drop_database(name)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
+from tests import warm
 from tests.processes import Popen
 
 
@@ -25,7 +26,7 @@ def tensordb(db, mongo_uri):
 
     def run(*args):
         command = [sys.executable, "-m", "tensordb_data.cli.main", *args, "--db", mongo_uri]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+        return warm.run(command, capture_output=True, text=True, timeout=100)
 
     return run
 
