@@ -55,7 +55,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Have it told what a worker was doing when it crashed, or a test took longer than it may."""
-    from tests.hangs import LastWords, Reported
+    from tests.steady.hangs import LastWords, Reported
 
     worker = getattr(config, "workerinput", None)
     config.pluginmanager.register(LastWords(Path(worker["last_words"])) if worker else Reported(Path(_cache.name)))

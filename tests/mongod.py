@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import pymongo
 
 from tensordb_data.embedded.binary import find_mongod
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 
 class Mongod:

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 # Ends the server when this process does, however that happens: then the pipe that `cat` reads is closed. Asked politely
 # the server takes 15 s to go, and nothing it holds is wanted any more.

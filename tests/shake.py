@@ -24,7 +24,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-PAUSES = Path(__file__).with_name("pauses.py")
+PAUSES = Path(__file__).parent / "steady" / "pauses.py"
 MARK = "TENSORDB_SHAKE"
 """A variable of the environment: the processes of one round have the same value of it."""
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))\n"
@@ -95,7 +95,7 @@ def busy(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def marked(pauses: bool, every: float = 15.0) -> Iterator[dict[str, str]]:
-    """The environment of a round. With `pauses`, each process that has it is stopped now and then (tests/pauses.py)."""
+    """The environment of a round. With `pauses`, each process that has it is stopped now and then."""
     if not pauses:
         yield dict(os.environ)
         return

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import processes
+from tests.steady import processes
 
 _ENVIRONMENT = dict(os.environ)  # before a test has changed it
 ZYGOTE = Path(__file__).with_name("zygote.py")

@@ -12,7 +12,7 @@ import pytest
 from pymongo import MongoClient
 
 from tensordb_data import Query, TensorDB
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 
 @pytest.fixture

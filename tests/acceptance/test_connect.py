@@ -12,7 +12,7 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from tensordb_data import ConnectError, TensorDB
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 
 def use(db: TensorDB) -> None:

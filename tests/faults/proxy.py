@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 _CHUNK = 1 << 16
 

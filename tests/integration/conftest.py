@@ -1,1 +1,1 @@
-from tests.unhurried import unhurried as unhurried
+from tests.steady.unhurried import unhurried as unhurried

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from tensordb_data import TensorDB
 from tensordb_data.ui import make_app
 from tests.conftest import NO_BROWSER
-from tests.unhurried import unhurried_pages as unhurried_pages
+from tests.steady.unhurried import unhurried_pages as unhurried_pages
 
 TOKEN = "a-token-of-these-tests-0123456789"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

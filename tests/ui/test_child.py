@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tensordb_data import ConnectError, QueryError, TensorDB, UnsupportedError
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 
 def read(url: str) -> str:

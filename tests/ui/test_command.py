@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 
 def test_one_line_on_a_pipe_opens_the_page(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
 from tests import warm
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 
 @pytest.fixture

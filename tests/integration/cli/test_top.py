@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 EVIL = "evil\x1b[2J\x07\u202erun"
 COMMAND = [sys.executable, "-m", "tensordb_data.cli.main", "top"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tensordb_data.common.system import file_locks
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 CLIENT = """
 import json, os, signal, sys

@@ -22,7 +22,7 @@ from tensordb_data import ConnectError, NotFoundError, PortableAddress, QueryErr
 from tensordb_data.embedded import control
 from tensordb_data.mongo.address import Address, without_login
 from tensordb_data.warehouse.context import Warehouse
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 SECRET = "p@ss/word?#é"
 

@@ -13,7 +13,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tests.integration.job_runner.test_worker import until
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "examples/cluster"

@@ -11,7 +11,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tensordb_data import TensorDB
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 
 def test_prometheus_scrapes_a_worker(db: TensorDB, mongo_uri: str) -> None:

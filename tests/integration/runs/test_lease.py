@@ -22,7 +22,7 @@ from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.options import SaveOptions
 from tensordb_data.checkpoint.run_saver import newest_set
 from tensordb_data.runs import lease
-from tests.processes import Popen
+from tests.steady.processes import Popen
 
 HOLDS = """
 import sys

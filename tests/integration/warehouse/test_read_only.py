@@ -25,7 +25,7 @@ from tensordb_data.embedded import control
 from tensordb_data.errors import EmbeddedServerError, NotFoundError, ReadOnlyError
 from tensordb_data.table.activity.facts import facts
 from tensordb_data.torch import QueryDataset
-from tests.ports import free_port
+from tests.steady.ports import free_port
 
 N = 50
 
