@@ -68,8 +68,8 @@ test-long: $(STAMP) lint typecheck ## all tests with every combination where mak
 	@$(BIN)/python tests/long/chaos.py
 	@$(BIN)/python tests/long/network.py
 
-shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores; a shake that was stopped goes on
-	@$(BIN)/python tests/shake.py $(ROUNDS) $(FULL) $(TESTS)
+shake: $(STAMP) ## all tests, or TESTS=..., in ROUNDS=5 rounds on busy cores, with pauses (PAUSES=--pauses); one that was stopped goes on
+	@$(BIN)/python tests/shake.py $(PAUSES) $(ROUNDS) $(FULL) $(TESTS)
 
 matrix: $(STAMP) ## all ways to end, start workers, resume and cache, with each other (six minutes and more)
 	@MATRICES=all $(PYTEST) $(FULL) tests/acceptance/test_matrix.py

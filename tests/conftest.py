@@ -52,6 +52,15 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have it told what a worker was doing when it crashed, or a test took longer than it may."""
+    from tests.steady.hangs import LastWords, Reported
+
+    worker = getattr(config, "workerinput", None)
+    config.pluginmanager.register(LastWords(Path(worker["last_words"])) if worker else Reported(Path(_cache.name)))
+
+
 @pytest.fixture
 def warehouse_dir() -> Iterator[Path]:
     """An empty folder with a short path, for a warehouse of its own. This user has opened `blobs` in it."""
@@ -92,7 +101,8 @@ def mongo_uri(_server_uri: str) -> Iterator[str]:
 
     name = f"t{uuid.uuid4().hex[:12]}"
     server, options = _server_uri.rsplit("/?", 1)
-    yield f"{server}/{name}?{options}"
+    # It is there: on a busy machine it may take longer to answer than one that is not is waited for.
+    yield f"{server}/{name}?{options}&serverSelectionTimeoutMS=60000"
     client: pymongo.MongoClient[dict[str, object]]
     with pymongo.MongoClient(_server_uri) as client:
         client.drop_database(name)

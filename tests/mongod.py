@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import random
+import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import pymongo
 
 from tensordb_data.embedded.binary import find_mongod
+from tests.steady.ports import free_port
 
 
 class Mongod:
@@ -22,7 +22,7 @@ class Mongod:
 
     def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         self.folder, self.options = folder, options
-        self.port = _free_port()
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         """Under which clients reach it; another one if there is something between."""
         self.uri = f"mongodb://127.0.0.1:{self.port}/tdb?replicaSet=rs"
@@ -66,6 +66,8 @@ class Mongod:
         """SIGSTOP: it holds its connections and answers nobody, until SIGCONT."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # until all of its threads have stopped, it may answer
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def await_secondary(self) -> None:
         """Return once it follows a primary."""
@@ -85,15 +87,6 @@ class Mongod:
         address = f"mongodb://127.0.0.1:{self.port}"
         with pymongo.MongoClient(address, directConnection=True) as client:
             return client.admin.command(command, value, **fields)
-
-
-def _free_port() -> int:
-    """Not one of those that the kernel gives to clients: it might, before the server is there."""
-    while True:
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class ReplicaSet:
@@ -128,6 +121,19 @@ class ReplicaSet:
             for member in self.members:
                 if member is not besides and member.runs and member.says("isWritablePrimary"):
                     return member
+            time.sleep(0.05)
+
+    def forbid_elections(self) -> None:
+        """From now on a primary stays one though it hears of no other, and none is elected but by `elect`."""
+        config = self.primary().ask("replSetGetConfig")["config"]
+        config["settings"]["electionTimeoutMillis"] = 3_600_000
+        self.primary().ask("replSetReconfig", config | {"version": config["version"] + 1})
+
+    def elect(self, member: Mongod) -> None:
+        """Make a member primary, as soon as it can be."""
+        while not member.says("isWritablePrimary"):
+            with contextlib.suppress(pymongo.errors.PyMongoError):  # not yet
+                member.ask("replSetStepUp")
             time.sleep(0.05)
 
     def kill(self) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.steady.ports import free_port
 
 # Ends the server when this process does, however that happens: then the pipe that `cat` reads is closed. Asked politely
 # the server takes 15 s to go, and nothing it holds is wanted any more.
@@ -75,7 +76,7 @@ def s3_server(folder: Path, deadline: float = 60.0) -> Iterator[S3Server]:
     }
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
-    ports = _free_ports(8)
+    ports = [free_port() for _ in range(8)]
     log = folder / "weed.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
@@ -137,14 +138,6 @@ def _command(folder: Path, config: Path, ports: list[int]) -> list[str]:
         "-s3.port.lance=0",
         f"-s3.config={config}",
     ]
-
-
-def _free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _answers(url: str) -> bool:

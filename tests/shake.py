@@ -1,8 +1,9 @@
 """Runs the tests again and again on a busy machine, and says what failed in which round.
 
-`make shake`, or `python tests/shake.py [ROUNDS] [ARGUMENTS OF PYTEST]`. Rounds that are over are noted in
+`make shake`, or `python tests/shake.py [--pauses] [ROUNDS] [ARGUMENTS OF PYTEST]`. Rounds that are over are noted in
 build/shake.json, by the state of the tree and by what was run, as each ends: a shake that was stopped goes on with the
-round after them. Exit status 1 if a test failed in any round.
+round after them. With `--pauses`, processes of the tests are also stopped for up to three seconds, at random. Exit
+status 1 if a test failed in any round.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
+PAUSES = Path(__file__).parent / "steady" / "pauses.py"
+MARK = "TENSORDB_SHAKE"
+"""A variable of the environment: the processes of one round have the same value of it."""
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))\n"
 
 
@@ -88,6 +93,22 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
+@contextlib.contextmanager
+def marked(pauses: bool, every: float = 15.0) -> Iterator[dict[str, str]]:
+    """The environment of a round. With `pauses`, each process that has it is stopped now and then."""
+    if not pauses:
+        yield dict(os.environ)
+        return
+    mark = uuid.uuid4().hex
+    pausing = subprocess.Popen([sys.executable, str(PAUSES), f"{MARK}={mark}", str(every)], stdin=subprocess.PIPE)
+    try:
+        yield {**os.environ, MARK: mark}
+    finally:
+        assert pausing.stdin is not None
+        pausing.stdin.close()
+        pausing.wait()
+
+
 def failures(report: Path) -> list[str]:
     """The tests that failed, from a report of JUnit's form."""
     return [
@@ -97,12 +118,12 @@ def failures(report: Path) -> list[str]:
     ]
 
 
-def one_round(arguments: Sequence[str]) -> list[str]:
+def one_round(arguments: Sequence[str], pauses: bool = False) -> list[str]:
     """What failed. A run that ends in another way than by passing or failing tests is told as a failure too."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, marked(pauses) as environment:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *arguments]
-        with subprocess.Popen(command, cwd=ROOT) as run:
+        with subprocess.Popen(command, cwd=ROOT, env=environment) as run:
             try:
                 status = run.wait()
             except KeyboardInterrupt as stopped:
@@ -114,7 +135,7 @@ def one_round(arguments: Sequence[str]) -> list[str]:
     return failed if failed or status == 0 else [f"pytest ended with status {status}"]
 
 
-def shake(record: Record, rounds: int, arguments: Sequence[str]) -> int:
+def shake(record: Record, rounds: int, arguments: Sequence[str], pauses: bool = False) -> int:
     """Run what is missing of so many rounds, and tell of all. The exit status."""
     done = len(record.rounds)
     if done:
@@ -123,7 +144,7 @@ def shake(record: Record, rounds: int, arguments: Sequence[str]) -> int:
         for number in range(done + 1, rounds + 1):
             print(f"shake: round {number} of {rounds}", flush=True)
             began = time.monotonic()
-            record.add(one_round(arguments), time.monotonic() - began)
+            record.add(one_round(arguments, pauses), time.monotonic() - began)
     for number, found in enumerate(record.rounds[:rounds], 1):
         print(f"shake: round {number}, {found['seconds']} s: {', '.join(found['failed']) or 'none failed'}")
     return int(any(found["failed"] for found in record.rounds[:rounds]))
@@ -131,11 +152,12 @@ def shake(record: Record, rounds: int, arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """See above."""
-    rounds, *rest = arguments or ["5"]
-    record = Record(ROOT / "build" / "shake.json", state_of(ROOT), rest)
+    pauses = "--pauses" in arguments
+    rounds, *rest = [each for each in arguments if each != "--pauses"] or ["5"]
+    record = Record(ROOT / "build" / "shake.json", state_of(ROOT), ["--pauses", *rest] if pauses else rest)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return shake(record, int(rounds), rest)
+        return shake(record, int(rounds), rest, pauses)
     except KeyboardInterrupt:
         print(f"\nshake: stopped after {len(record.rounds)} of {rounds} rounds; the same command goes on from there")
         return 130

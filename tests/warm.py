@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.steady import processes
+
 _ENVIRONMENT = dict(os.environ)  # before a test has changed it
 ZYGOTE = Path(__file__).with_name("zygote.py")
 
@@ -41,7 +43,7 @@ def kept() -> set[int]:
     return set() if _zygote is None else {_zygote.process.pid}
 
 
-class Popen(subprocess.Popen[Any]):
+class Popen(processes.Popen):
     """`subprocess.Popen` for `[sys.executable, ...]`."""
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,

@@ -167,9 +167,10 @@ class Worker:
                 told = self._watch(job, process, heartbeat)
             finally:
                 how = process.close()
-            self._conclude(job, heartbeat, told, None if process.exited else how)
+            line = self._conclude(job, heartbeat, told, None if process.exited else how)
             ended = "lost" if heartbeat.lost else "stopped" if told == "stopped" else str(job.get("status"))
             add("tensordb.jobs", outcome=ended)
+            self._say(line)  # who reads it finds it counted
         finally:
             heartbeat.close()
             self._job = None
@@ -199,14 +200,17 @@ class Worker:
             end.proceed()
         return end.told
 
-    def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str | None) -> None:
-        """Report how the job ended, if the process has not. It is done if it ended itself by sys.exit(0)."""
+    def _conclude(self, job: Job, heartbeat: _Heartbeat, told: str, how: str | None) -> str:
+        """Report how the job ended, if the process has not. It is done if it ended itself by sys.exit(0).
+
+        Returns:
+            A line about it.
+        """
         heartbeat.close()
         limit = _time_limit(job)
         try:
             if heartbeat.lost or job.refresh()["status"] != "running" or not job._is_held():
-                self._say(f"job {job.id}: {job.status if not heartbeat.lost else 'lost to another worker, or deleted'}")
-                return
+                return f"job {job.id}: {job.status if not heartbeat.lost else 'lost to another worker, or deleted'}"
             if job.get("cancel"):
                 job.cancel()
             elif told == "stopped":
@@ -215,11 +219,11 @@ class Worker:
                 job.fail(f"stopped after its time limit of {limit:g} s")
             else:
                 job.done() if how is None else job.fail(how)
-            self._say(f"job {job.id}: {'handed back' if told == 'stopped' else job.status}")
+            return f"job {job.id}: {'handed back' if told == 'stopped' else job.status}"
         except (ClaimLostError, LookupError) as error:
-            self._say(str(error))
+            return str(error)
         except (ConnectError, PyMongoError) as error:
-            self._say(f"job {job.id}: not reported, its lease will run out: {error}")
+            return f"job {job.id}: not reported, its lease will run out: {error}"
 
     # What it may claim
 

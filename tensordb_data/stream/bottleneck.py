@@ -145,7 +145,8 @@ def _transform(times: Times, server: str) -> str:
     if times.workers:
         busy = times.busy()["transform"]
         more = "use more of them (`workers=`)" if times.cores > times.workers else "use a machine with more cores"
-        return f"{times.workers} worker processes, {busy:.0%} busy; do less for each sample, or {more}"
+        count = f"{times.workers} worker process{'es' * (times.workers > 1)}"
+        return f"{count}, {busy:.0%} busy; do less for each sample, or {more}"
     blocked = _blocked(times, "transform")
     if times.threads > 1 and blocked >= _BLOCKED:
         return (

@@ -12,6 +12,7 @@ import pytest
 from pymongo import MongoClient
 
 from tensordb_data import Query, TensorDB
+from tests.steady.ports import free_port
 
 
 @pytest.fixture
@@ -69,11 +70,7 @@ def test_search(db: TensorDB) -> None:
 
 
 def test_up_on_a_port_and_the_address_to_paste(warehouse_dir: Path) -> None:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
 
     def tensordb(*args: str) -> str:
         command = [sys.executable, "-m", "tensordb_data.cli.main", *args, "--db", str(warehouse_dir)]

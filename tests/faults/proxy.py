@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from tests.steady.ports import free_port
 
 _CHUNK = 1 << 16
 
@@ -44,9 +45,7 @@ class Proxy:
 
     def __enter__(self) -> Proxy:
         self._thread.start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.flow()
         self.serve()
         return self

@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from tensordb_data import TensorDB
+from tensordb_data.stream.fetch import relocate
 
 _OURS_NOT = {"hello", "ping", "endSessions", "buildInfo"}
 
@@ -42,6 +43,12 @@ class Asked(CommandListener):
 @pytest.fixture
 def asked() -> Asked:
     return Asked()
+
+
+@pytest.fixture(autouse=True)
+def _no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stream asks once a second is not counted: a slow machine would ask it in what takes no second here."""
+    monkeypatch.setattr(relocate, "_LOOK", float("inf"))
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_all_cases_on_one_cluster(folder: Path) -> None:
         for process in processes(folder) if started.poll() is None else ():
             process.send_signal(signal.SIGKILL)
     assert started.returncode == 0, output[-20_000:]
-    _, left = psutil.wait_procs(processes(folder), timeout=10)
+    _, left = psutil.wait_procs(processes(folder), timeout=60)
     assert not left, left
 
 

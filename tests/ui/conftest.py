@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from tensordb_data import TensorDB
 from tensordb_data.ui import make_app
 from tests.conftest import NO_BROWSER
+from tests.steady.unhurried import unhurried_pages as unhurried_pages
 
 TOKEN = "a-token-of-these-tests-0123456789"
 PATIENCE = 20_000  # milliseconds that a page may take for one step before it counts as hung

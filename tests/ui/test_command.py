@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
+from tests.steady.processes import Popen
 
 
 def test_one_line_on_a_pipe_opens_the_page(db: TensorDB, mongo_uri: str, tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_one_line_on_a_pipe_opens_the_page(db: TensorDB, mongo_uri: str, tmp_pat
     token = tmp_path / "token"
     token.write_text("0123456789abcdefghij\n")
     command = [sys.executable, "-m", "tensordb_data.cli.main", "ui", "--db", mongo_uri, "--token-file", str(token)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None and running.stderr is not None
         line = running.stdout.readline()
         found = re.fullmatch(r"(http://127\.0\.0\.1:\d+/)\?token=0123456789abcdefghij\n", line)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests import shake
-from tests.shake import Record, busy, failures, state_of
+from tests.shake import Record, busy, failures, marked, state_of
 
 
 def test_rounds_are_kept_by_state_and_selection(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_shake_that_is_stopped_goes_on(
 ) -> None:
     path, outcomes = tmp_path / "shake.json", iter([[], KeyboardInterrupt, ["x::test_y"], [], AssertionError])
 
-    def one_round(arguments: object) -> list[str]:
+    def one_round(arguments: object, pauses: bool) -> list[str]:
         outcome = next(outcomes)
         if isinstance(outcome, list):
             return outcome
@@ -82,3 +83,15 @@ def test_the_load_ends_with_its_block() -> None:
         assert len(set(psutil.Process().children()) - before) == 2
         raise KeyboardInterrupt
     assert set(psutil.Process().children()) == before
+
+
+def test_processes_of_a_round_are_stopped_for_moments_and_go_on() -> None:
+    with marked(pauses=True, every=0.01) as environment:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment)
+        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:
+            assert child.poll() is None
+    assert psutil.Process(child.pid).status() != psutil.STATUS_STOPPED
+    child.communicate(b"\n")
+    assert child.returncode == 0
+    with marked(pauses=False) as environment:
+        assert shake.MARK not in environment

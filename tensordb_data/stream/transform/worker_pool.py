@@ -107,21 +107,28 @@ class _WorkerHandle:
                 return dict(self._answers.read(self._connection.recv_bytes()))
         except (EOFError, ConnectionError):
             pass
-        self.process.join(_GRACE)
-        code = self.process.exitcode
+        code = self._ended()
         how = f"by signal {-code}" if code is not None and code < 0 else f"with exit status {code}"
         when = "while it transformed a batch" if self._ready else "before it was ready"
         why = "the system kills what takes too much memory" if self._ready else _GUARD
         raise WorkerError(f"worker process {self.process.pid} ended {how} {when}; {why}")
 
+    def _ended(self) -> int | None:
+        """How the process has ended. One that does not by itself is killed.
+
+        It may have ended long ago: the forkserver says how, and may take its time.
+        """
+        self.process.join(_GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        return self.process.exitcode
+
     def close(self) -> None:
         """End the process, and wait for that."""
         self._connection.close()
         if self.process.pid is not None:
-            self.process.join(_GRACE)
-            if self.process.is_alive():
-                self.process.kill()
-            self.process.join()
+            self._ended()
             self.process.close()
         self._requests.close()
         self._answers.close()

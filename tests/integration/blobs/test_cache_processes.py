@@ -146,7 +146,7 @@ def test_a_process_that_was_stopped_holds_nobody_up(folder: Path, monkeypatch: p
     assert check(folder) == 0
 
 
-def test_a_child_forked_during_a_fill_keeps_no_claim(folder: Path) -> None:
+def test_a_child_forked_during_a_fill_keeps_no_claim(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, _ = opened(folder, 0.3)
     plan, rows = plan_of(folder)
     refs = plan.take(np.arange(0, len(rows), 7))
@@ -170,9 +170,8 @@ def test_a_child_forked_during_a_fill_keeps_no_claim(folder: Path) -> None:
     assert begun is not None
     found = reader.gather(refs)
     assert found is not None and (found == rows[::7]).all()
-    began = time.monotonic()
+    monkeypatch.setattr(remote, "_PATIENCE", float("inf"))  # it would wait for ever for what the child has claimed
     check(folder, seed=3)
-    assert time.monotonic() - began < remote._PATIENCE
     os.close(writing)
     assert os.waitpid(pid, 0)[1] == 0
     reader.close()

@@ -40,14 +40,16 @@ def test_twenty_rounds(db, mongo_uri, warehouse_dir):
     dice = random.Random(0)
     acknowledged = 0
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), mongo_uri, f"file://{warehouse_dir}/blobs"]
-    for _ in range(20):
+    for number in range(20):
         process = warm.Popen(command, stdout=subprocess.PIPE, text=True)
         began = int(process.stdout.readline())
         assert began >= acknowledged
+        if number % 4 == 3:  # however slow this machine is, some saves are acknowledged
+            acknowledged = int(process.stdout.readline())
         time.sleep(dice.uniform(0, 0.15))
         process.kill()
         out, _ = process.communicate(timeout=30)
-        acknowledged = max([began, *map(int, out.split())])
+        acknowledged = max([began, acknowledged, *map(int, out.split())])
         document = newest_set(db.warehouse, "r")
         if document is None:
             assert acknowledged == 0

@@ -28,8 +28,7 @@ class Source:
     def __iter__(self):
         yield from range(self.n)
         print("waiting", flush=True)
-        threading.Event().wait(30)
-        print("too late", flush=True)
+        threading.Event().wait()
 
 def make(source=None, **options):
     batch_counter = None if source is None else BatchCounter(source)
@@ -77,7 +76,7 @@ def test_the_step_at_hand_is_finished_and_saved(db, mongo_uri, warehouse_dir, nu
     with child(mongo_uri, warehouse_dir, LOOP) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
     assert process.returncode == status
     assert saved(db)[-1] == int(out.split()[-1])
     assert f"{number.name}: saving at the end of this step" in err
@@ -94,8 +93,8 @@ def test_a_loop_that_waits_for_data_is_saved_while_it_waits(db, mongo_uri, wareh
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=25)
-    assert process.returncode == 143 and "too late" not in out
+        process.communicate(timeout=100)
+    assert process.returncode == 143
     assert saved(db) == [7]
 
 
@@ -113,7 +112,7 @@ def test_a_step_that_does_not_end_is_not_saved_half_done(db, mongo_uri, warehous
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "long step\n"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=100)
     assert process.returncode == 143 and "leaving with what was saved before" in err
     assert saved(db) == [1000]
 
@@ -131,7 +130,7 @@ def test_between_batch_and_step_nothing_is_saved_by_others(db, mongo_uri, wareho
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=25)
+        process.communicate(timeout=100)
     assert process.returncode == 143 and saved(db) == []
 
 
@@ -146,8 +145,8 @@ def test_other_signals_if_they_are_asked_for(db, mongo_uri, warehouse_dir):
     with child(mongo_uri, warehouse_dir, script) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGUSR2)
-        out, err = process.communicate(timeout=25)
-    assert process.returncode == 128 + signal.SIGUSR2 and "too late" not in out and "SIGUSR2: saving" in err
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGUSR2 and "SIGUSR2: saving" in err
     assert saved(db) == [7]
 
 
@@ -168,7 +167,7 @@ def test_the_second_signal_does_not_wait(db, mongo_uri, warehouse_dir):
         while "once more" not in process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=100)
     assert process.returncode == 0 and out == "interrupted\n"
 
 
@@ -190,7 +189,7 @@ def test_handlers_that_were_there_get_the_signal_afterwards(db, mongo_uri, wareh
         print("left after", step, flush=True)
     """
     with child(mongo_uri, warehouse_dir, script) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert saved(db) == [int(out.split()[-1])]
 
@@ -212,7 +211,7 @@ def test_children_keep_their_own_ways(db, mongo_uri, warehouse_dir):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     """
     with child(mongo_uri, warehouse_dir, script) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
 
 
@@ -224,7 +223,7 @@ def test_a_process_that_forgets_to_close_stores_what_was_taken(db, mongo_uri, wa
             ckpt.end_step(step, {"loss": 1.0 / step})
     """
     with child(mongo_uri, warehouse_dir, script) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert saved(db) == [1000, 2000, 3000]
     assert db.logs.find({"run": "r"}).count() == 3000

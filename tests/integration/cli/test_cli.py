@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tensordb_data.cli.main import app
+from tests import warm
+from tests.steady.processes import Popen
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def tensordb(db, mongo_uri):
 
     def run(*args):
         command = [sys.executable, "-m", "tensordb_data.cli.main", *args, "--db", mongo_uri]
-        return subprocess.run(command, capture_output=True, text=True, timeout=100)
+        return warm.run(command, capture_output=True, text=True, timeout=100)
 
     return run
 
@@ -65,7 +67,7 @@ def test_runs(tensordb, db):
 
 def test_logs_as_they_are_written(tensordb, db, mongo_uri):
     command = [sys.executable, "-m", "tensordb_data.cli.main", "logs", "tail", "cnn-1", "-f", "-n", "1", "--json"]
-    with subprocess.Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
+    with Popen([*command, "--db", mongo_uri], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["step"] == 29  # by now it watches
         with db.logs.run("cnn-1") as log:

@@ -85,7 +85,8 @@ def test_a_curve_is_of_a_few_rows(filled: TensorDB) -> None:
 def test_status_of_an_address(filled: TensorDB, mongo_uri: str) -> None:
     filled.jobs.push("train", entry="json:loads")
     shown = run("status", "--db", mongo_uri)
-    assert "2 datasets, 51 samples written" in shown and "saved    0 s ago of run cnn, step 2, 8 kB" in shown
+    assert "2 datasets, 51 samples written" in shown
+    assert re.search(r"^saved    \d+ s ago of run cnn, step 2, 8 kB$", shown, re.MULTILINE)
     assert "jobs     1 ready; 0 workers alive" in shown and "server   MongoDB" in shown
     held = json.loads(run("status", "--json", "--db", mongo_uri))["warehouse"]
     assert (held["datasets"], held["written"], held["format"], held["missing"]) == (2, 51, 2, {})

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import TensorDB
 from tensordb_data.cli.main import app
+from tests.steady.processes import Popen
 
 EVIL = "evil\x1b[2J\x07\u202erun"
 COMMAND = [sys.executable, "-m", "tensordb_data.cli.main", "top"]
@@ -63,7 +64,7 @@ def test_no_warehouse_is_made(tmp_path: Path, mongo_uri: str) -> None:
 
 def test_a_pipe_that_was_read_far_enough_is_no_failure(busy: TensorDB, mongo_uri: str) -> None:
     words = [*COMMAND, "--interval", "0.1", "--json", "--db", mongo_uri]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         assert json.loads(process.stdout.readline())["project"] == "default"
         process.stdout.close()
@@ -86,7 +87,7 @@ def test_ctrl_c_leaves_a_clean_terminal(busy: TensorDB, mongo_uri: str) -> None:
         if not some:
             break
         shown += some
-        if not asked and b"not shown: streams" in shown:
+        if not asked and b"not shown: streams" in shown and b"evil\\x1b[2J" in shown:
             process.send_signal(signal.SIGINT)
             asked = True
     os.close(screen)

@@ -95,7 +95,7 @@ def deploy(address: str, to: str, die_at: str = "") -> None:
     say(drained=True)
 
 
-def evaluate(address: str, name: str, hang_at: str = "-1", die_at: str = "-1") -> None:
+def evaluate(address: str, name: str, hang_at: str = "-1", die_at: str = "-1", lease: str = "1.0") -> None:
     """An evaluator, that hangs or is killed in the middle of the set of some step."""
 
     def score(state: Any, batches: Iterable[Mapping[str, Any]]) -> float:
@@ -110,7 +110,7 @@ def evaluate(address: str, name: str, hang_at: str = "-1", die_at: str = "-1") -
 
     with TensorDB(address) as db:
         valid, sets = db.data.find({"dataset": "d"}), db.params.find({"run": "r"})
-        evaluator = Evaluator(db, sets, score, metric="acc", data=valid, name=name, lease=1.0)
+        evaluator = Evaluator(db, sets, score, metric="acc", data=valid, name=name, lease=float(lease))
         say(ready=True)
         evaluator.run()
     say(drained=True)

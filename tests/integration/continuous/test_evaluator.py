@@ -205,7 +205,8 @@ def test_two_evaluators_score_each_set_once_and_drain(mongo_uri: str, warehouse_
         fill(db)
         for step in range(15):
             save(db, step)
-        pair = [stack.enter_context(running(programs.evaluate, mongo_uri, name)) for name in "ab"]
+        # One that is taken for dead, because this machine is slow, would be succeeded, and score all the same.
+        pair = [stack.enter_context(running(programs.evaluate, mongo_uri, name, -1, -1, 600)) for name in "ab"]
         for program in pair:
             program.hear(ready=True)
         with db.params.find({"run": "r", "acc": {"$exists": True}}).watch() as scored:

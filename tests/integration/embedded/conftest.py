@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tensordb_data.common.system import file_locks
+from tests.steady.ports import free_port
 
 CLIENT = """
 import json, os, signal, sys
@@ -136,12 +136,10 @@ def spawn(folder: Path) -> Iterator[Callable[..., Client]]:
                 pass
 
 
-@pytest.fixture
-def free_port() -> int:
+@pytest.fixture(name="free_port")
+def _free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -239,6 +239,12 @@ def test_mongod_that_does_not_start(script: str, message: str, folder: Path, mon
     assert "\n" not in str(caught.value)
 
 
+def kill(pid: int) -> None:
+    """kill -9; until it has ended, it may still answer."""
+    os.kill(pid, signal.SIGKILL)
+    gone(pid)
+
+
 def gone(pid: int) -> None:
     """Block until a process that is not our child has ended."""
     with contextlib.suppress(ProcessLookupError):
@@ -252,7 +258,7 @@ def test_folder_removed_while_in_use(folder: Path, pids: Callable[[], tuple[int,
     client: Any = open_client(parse(folder))
     supervisor, mongod = pids()
     folder.rename(folder.with_name("gone"))
-    os.kill(mongod, signal.SIGKILL)
+    kill(mongod)
     with pytest.raises(EmbeddedServerError, match=f"cannot start the server of {folder} again"):
         client.test.things.insert_one({})
     gone(supervisor)
@@ -298,7 +304,7 @@ def test_a_client_closes_though_its_server_is_gone_for_good(folder: Path, pids: 
             client.test.things.insert_one({}, session=session)
     supervisor, mongod = pids()
     folder.rename(folder.with_name("gone"))
-    os.kill(mongod, signal.SIGKILL)
+    kill(mongod)
     with pytest.raises(EmbeddedServerError, match="cannot start the server"):
         client.test.things.insert_one({})
     client.close()  # it would tell the server which sessions end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tensordb_data import ConnectError, NotFoundError, PortableAddress, QueryErr
 from tensordb_data.embedded import control
 from tensordb_data.mongo.address import Address, without_login
 from tensordb_data.warehouse.context import Warehouse
+from tests.steady.ports import free_port
 
 SECRET = "p@ss/word?#é"
 
@@ -31,9 +31,7 @@ SECRET = "p@ss/word?#é"
 def secured(warehouse_dir: Path) -> Iterator[str]:
     """The address of a server that asks for a login."""
     folder = warehouse_dir / "server"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     control.up(folder, port)
     try:
         with pymongo.MongoClient(control.uri(folder)) as client:

@@ -109,7 +109,8 @@ def test_nothing_is_lost_at_exit_or_close_and_little_at_a_kill(db, mongo_uri, wa
     ]
     assert [run.wait() for run in runs] == [0, 0, -signal.SIGKILL]
     table = db.data.find({"dataset": "d"}).feedback_of("r", "loss")
-    assert table.count.tolist() == [3] * 4 and table.mean.tolist() == [1] * 4
+    # What waited at the kill is lost, unless a second had passed by then.
+    assert (table.count.tolist(), table.mean.tolist()) in (([3] * 4, [1] * 4), ([4] * 4, [2] * 4))
 
 
 def test_a_run_takes_its_feedback_with_it_and_no_other(db):

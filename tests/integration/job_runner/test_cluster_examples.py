@@ -13,6 +13,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tests.integration.job_runner.test_worker import until
+from tests.steady.processes import Popen
 
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "examples/cluster"
@@ -158,7 +159,7 @@ def test_a_pod_gives_its_job_back(db: TensorDB, mongo_uri: str, tmp_path: Path) 
     secret = container["env"][0]["name"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), secret: mongo_uri}
     command[0] = str(Path(sys.executable).with_name(command[0]))
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as worker:
+    with Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as worker:
         try:
             until(lambda: path.with_suffix(".begun").exists() or worker.poll() is not None)
             worker.send_signal(signal.SIGTERM)

@@ -52,7 +52,7 @@ class Background:
     """A worker in a thread."""
 
     def __init__(self, db, **more):
-        self.worker = Worker(db, **{"may": ALLOWED, "grace": 0.2, "lease": 3.0, **more})
+        self.worker = Worker(db, **{"may": ALLOWED, "grace": 0.2, **more})
         self._thread = threading.Thread(target=self.worker.run)
 
     def __enter__(self):

@@ -11,6 +11,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tensordb_data import TensorDB
+from tests.steady.processes import Popen
 
 
 def test_prometheus_scrapes_a_worker(db: TensorDB, mongo_uri: str) -> None:
@@ -18,7 +19,7 @@ def test_prometheus_scrapes_a_worker(db: TensorDB, mongo_uri: str) -> None:
         writer.add(label=1)
     job = db.jobs.push("read", entry="json:loads", args={"s": "[1]"})
     words = [sys.executable, "-m", "tensordb_data.cli.main", "worker", "--allow", "json", "--metrics", "0"]
-    with subprocess.Popen([*words, "--db", mongo_uri], stderr=subprocess.PIPE, text=True) as worker:
+    with Popen([*words, "--db", mongo_uri], stderr=subprocess.PIPE, text=True) as worker:
         assert worker.stderr is not None
         told = ""
         while "done" not in told:

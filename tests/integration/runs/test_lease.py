@@ -22,6 +22,7 @@ from tensordb_data.checkpoint.checkpointer import Checkpointer
 from tensordb_data.checkpoint.options import SaveOptions
 from tensordb_data.checkpoint.run_saver import newest_set
 from tensordb_data.runs import lease
+from tests.steady.processes import Popen
 
 HOLDS = """
 import sys
@@ -85,7 +86,7 @@ def test_a_training_that_raises_has_failed_and_an_interrupted_one_has_not(db):
 
 def test_a_second_process_is_refused_and_takes_over_at_once_when_the_first_is_killed(db, mongo_uri, warehouse_dir):
     command = [sys.executable, "-c", textwrap.dedent(HOLDS), mongo_uri, f"file://{warehouse_dir}/blobs"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "saved\n"
             since = run(db)["_tdb"]["saver"]["since"]
@@ -125,8 +126,10 @@ def test_within_a_process_the_one_that_trains_has_the_run(db):
         assert last.load(None)[0]["step"] == 2  # what the one that is gone had taken is durable
 
 
-def test_the_lease_of_another_machine_is_waited_for_with_one_line(db, capsys):
-    elsewhere(db, 1)
+def test_the_lease_of_another_machine_is_waited_for_with_one_line(db, capsys, monkeypatch):
+    elsewhere(db, 1000)
+    over = [{"$set": {"_tdb.saver.until": "$$NOW"}}]
+    monkeypatch.setattr(lease.time, "sleep", lambda seconds: db.database["runs"].update_one({"name": "r"}, over))
     with contextlib.closing(saver(db)):
         assert [each["state"] for each in run(db)["attempts"]] == ["ended", "lost", "running"]
     said = capsys.readouterr().err.splitlines()

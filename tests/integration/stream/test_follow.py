@@ -17,12 +17,15 @@ import mongomock
 import numpy as np
 import pytest
 from pymongo.collection import Collection
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import ConnectError, QueryError, StateError, UnsupportedError
+from tensordb_data.stream.deliver import tail
 from tensordb_data.stream.deliver.stream import Stream
 from tensordb_data.stream.deliver.tail import CommitWatcher
+from tensordb_data.stream.passes.planner import Planner
+from tensordb_data.stream.stats import Stats
 from tests.mongod import running
 
 
@@ -377,6 +380,30 @@ def test_a_look_that_took_long_is_not_waited_for_ten_times_as_long(
     with CommitWatcher(db.warehouse) as watcher:
         watcher.wait({}, slow, busy=True)
     assert len(naps) == 1 and naps[0] <= 0.5
+
+
+def test_a_loop_that_takes_its_time_is_no_server_that_is_away(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was lost meanwhile is made anew, as at any other time."""
+    write(db, range(10))
+    now, lost = [0.0], [AutoReconnect("reset by peer")]
+    real = CommitWatcher.wait
+
+    def wait(*args: Any) -> None:
+        if now[0] >= 1000 and lost:
+            raise lost.pop()
+        real(*args)
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(tail, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(CommitWatcher, "wait", wait)
+    pages = tail.follow(Planner(db.warehouse, follow(db).spec), {}, 100, 100, lambda: False, Stats(1))
+    page = next(pages)
+    assert page is not None and len(page[2]) == 10 and next(pages) is None
+    now[0] += 1000  # a validation, say
+    assert next(pages) is None and not lost
+    pages.close()  # type: ignore[attr-defined]
 
 
 def test_a_server_that_comes_back_is_followed_on(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tensordb_data.embedded import control
 from tensordb_data.errors import EmbeddedServerError, NotFoundError, ReadOnlyError
 from tensordb_data.table.activity.facts import facts
 from tensordb_data.torch import QueryDataset
+from tests.steady.ports import free_port
 
 N = 50
 
@@ -178,9 +178,7 @@ def test_a_folder_that_could_be_written(warehouse_dir: Path) -> None:
 
 def test_a_user_of_a_server_with_the_role_read(warehouse_dir: Path, copies: Path) -> None:
     folder, blobs = warehouse_dir / "w", f"file://{warehouse_dir}/blobs"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     control.up(folder, port)
     try:
         with TensorDB(control.uri(folder), blobs=blobs) as db:

@@ -29,6 +29,9 @@ CASES = {
     "transform-bound: 2 threads, 97% busy; do less for each sample": times(transform=(18.0, 0.4), decode=(1.0, 0.0)),
     "transform-bound: 2 threads, 97% busy, 50% of it waiting, as Python code does":
         times(transform=(9.2, 9.2), decode=(1.0, 0.0)),
+    "transform-bound: 1 worker process, 95% busy; do less for each sample, or use more of them":
+        times(transform=(9.0, 0.5), decode=(1.0, 0.0), cores=4, workers=1),
+    "transform-bound: 2 worker processes, 95% busy": times(transform=(18.0, 1.0), decode=(1.0, 0.0), workers=2),
     "batch-bound: 2 threads, 97% busy; give samples one shape": times(batch=(18.4, 0.0), decode=(1.0, 0.0)),
     "commits-bound: all that was committed has been delivered": times(commits=(0.1, 8.9), fetch=(0.1, 0.0)),
     "loop-bound: it waited for batches 5% of the time": times(0.5, 9.5, decode=(19.0, 0.0)),

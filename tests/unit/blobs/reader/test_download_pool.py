@@ -74,15 +74,23 @@ def test_a_line_that_is_not_full_says_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_bytes_in_flight_are_bounded_and_urgent_ones_go_first() -> None:
-    fetcher, gate, order = Fetcher(), threading.Event(), []
+    fetcher, gate, go_on, begun, order = Fetcher(), threading.Event(), threading.Event(), threading.Semaphore(0), []
     half = fetcher.window.limit // 2
-    first = [fetcher.submit(lambda: gate.wait(30), lambda: half) for _ in range(2)]
-    later = [fetcher.submit(lambda i=i: order.append(i), lambda: half, urgent=i == 3) for i in range(4)]  # type: ignore[misc]
+
+    def begin(number: int) -> None:
+        order.append(number)
+        begun.release()
+        assert go_on.wait(60)
+
+    first = [fetcher.submit(lambda: gate.wait(60), lambda: half) for _ in range(2)]
+    later = [fetcher.submit(lambda i=i: begin(i), lambda: half, urgent=i == 3) for i in range(4)]  # type: ignore[misc]
     assert not any(future.running() or future.done() for future in later)
     gate.set()
+    assert begun.acquire(timeout=60) and begun.acquire(timeout=60)
+    assert sorted(order) == [0, 3], "two at a time"
+    go_on.set()
     for future in [*first, *later]:
-        future.result(30)
-    assert order.index(3) < 2
+        future.result(60)
     fetcher.close()
     with pytest.raises(StorageError, match="closed"):
         fetcher.submit(lambda: None, lambda: 1)

@@ -1,0 +1,1 @@
+from tests.steady.unhurried import unhurried as unhurried
