@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, Roots, warehouse
+from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 
 _NAMED = 20
@@ -64,9 +64,6 @@ def ingest(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    blobs: Blobs = None,
-    cache: Cache = None,
-    root: Roots = None,
 ) -> None:
     """Bring images, tables or other files into a dataset. Run again, it adds nothing twice.
 
@@ -82,7 +79,7 @@ def ingest(
     }  # fmt: skip
     if split is not None:
         options["set"]["split"] = split
-    with warehouse(db, project, new=not dry_run, blobs=blobs, cache=cache, roots=root) as opened:
+    with warehouse(db, project, new=not dry_run) as opened:
         try:
             given: Any = source[0] if len(source) == 1 else source
             report = opened.data.ingest(given, dataset, in_place=in_place, progress=True, dry_run=dry_run, **options)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.api.database import TensorDB
-from tensordb_data.cli.common import Db, Json, Project, Roots, warehouse
+from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.common.text_table import escaped
 from tensordb_data.housekeeping.fsck.report import Checked
@@ -35,7 +35,6 @@ def fsck(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Verify every reference and every checksum, of all projects. It reads all bytes, and changes nothing.
 
@@ -48,7 +47,7 @@ def fsck(
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     mended: list[str] = []
-    with warehouse(db, project, new=rebuild, roots=root) as opened:
+    with warehouse(db, project, new=rebuild) as opened:
         if repair:
             mended = _repair(opened, yes, as_json)
         console = Console(stderr=True)
