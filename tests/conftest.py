@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.azure_server import NO_AZURITE
+from tests.integration.blobs.azurite import NO_AZURITE
 
 if TYPE_CHECKING:
     from tensordb_data import TensorDB

@@ -12,7 +12,7 @@ import pytest
 
 from tensordb_data import StorageError, TensorDB
 from tensordb_data.blobs.stores.object_store import ObjectStore
-from tests.azure_server import NO_AZURITE, AzureServer, azure_server, azurite
+from tests.integration.blobs.azurite import NO_AZURITE, AzureServer, azure_server, azurite
 from tests.integration.export.samples import picture
 from tests.store_contract import StoreContract
 
