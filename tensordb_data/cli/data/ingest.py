@@ -53,6 +53,9 @@ def ingest(
     format: Annotated[str | None, typer.Option(help="The reader, where the suffix does not tell.")] = None,
     encoding: Annotated[str, typer.Option(help="That of CSV files.")] = "utf-8",
     images: Annotated[str | None, typer.Option(help="The folder of the images, for annotations.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="KEYWORD", help="A tag of DICOM that becomes a field. May be repeated.")
+    ] = None,
     on_error: Annotated[str, typer.Option(metavar="collect|raise|N", help="Go on, or stop after N.")] = "collect",
     on_damage: Annotated[str, typer.Option(metavar="fail|keep", help="What a damaged image does.")] = "fail",
     verify: Annotated[str, typer.Option(metavar="decode|header|none", help="How images are checked.")] = "decode",
@@ -73,7 +76,7 @@ def ingest(
         "key": key, "source_id": source_id, "on_change": on_change, "prune": prune, "fields": fields,
         "skip": skip or (), "rename": dict(_pairs("--rename", rename)), "types": dict(_pairs("--type", types)),
         "set": {name: _value(text) for name, text in _pairs("--set", set)}, "files": dict.fromkeys(files or ()),
-        "base": base, "format": format, "encoding": encoding, "images": images,
+        "base": base, "format": format, "encoding": encoding, "images": images, "tags": tag or (),
         "on_error": int(on_error) if on_error.isdecimal() else on_error, "on_damage": on_damage, "verify": verify,
         "workers": workers,
     }  # fmt: skip
