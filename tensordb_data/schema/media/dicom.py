@@ -312,6 +312,16 @@ def affine_of(slices: Sequence[Any]) -> npt.NDArray[np.float64] | None:
     return affine
 
 
+def dicom_affine(data: Buffer) -> npt.NDArray[np.float64] | None:
+    """As `affine_of`, of the stored bytes of a file or a series.
+
+    Raises:
+        CorruptBlobError: They are damaged.
+        MissingExtraError: pydicom is not installed.
+    """
+    return affine_of([read_tags(file) for file in (unpack(data) if is_series(data) else [data])])
+
+
 def is_even(slices: Sequence[Any]) -> bool:
     """Whether the slices of a series, in their order, lie at equal distances."""
     normal = normal_of(slices[0])
