@@ -3,9 +3,11 @@
     make soak-doors                                                     # 200 kills: 100 of each
     .venv/bin/python tests/long/kill_ingest.py --kills 12 --seed 7      # half of them of each
 
-A command is killed (kill -9) at a moment of chance, up to three times, and then runs until it ends. The sources are a
-folder of images, Parquet with and without `--key`, an edited Parquet that updates what is there, and tar files; folder
-and tar files in place, too. Exports are of each format, to a new folder or over an earlier export. After each kill:
+A command is killed (kill -9) at a moment of chance, up to three times, and then runs until it ends. Of four kills one
+is at any time after its start, and the others once some part of the work is done, as the index or the folder tells, or
+up to a fifth of a second later. The sources are a folder of images, Parquet with and without `--key`, an edited
+Parquet that updates what is there, and tar files; folder and tar files in place, too. Exports are of each format, to a
+new folder or over an earlier export. After each kill:
 
 - no row is there twice, and each has its own value, or that from before the edit;
 - an export is not there, or it is complete: the old one or the new one, as its manifest and its own reader say.
@@ -16,6 +18,7 @@ once gc has run; the files of the source are as they were; and beside an export 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -99,6 +102,14 @@ class Door:
     """What is done to the files after a first ingest; then the second one is killed."""
     earlier: Mapping[int, Any] = field(default_factory=dict)
 
+    def part(self, db: TensorDB, dataset: str) -> float:
+        """Which part of the rows is there."""
+        done: dict[str, Any] = (
+            {"dataset": dataset} if self.edit is None else {"dataset": dataset, "text": {"$regex": "^e"}}
+        )
+        total = len(self.expected) if self.edit is None else sum(text[0] == "e" for text in self.expected.values())
+        return db.database["data"].count_documents(done) / total
+
     def found(self, db: TensorDB, dataset: str) -> dict[int, Any]:
         """The value of each row.
 
@@ -152,12 +163,22 @@ class Command:
         report: dict[str, Any] = json.loads(done.stdout)
         return report
 
-    def kill(self) -> bool:
-        """Whether it was killed, rather than that it had ended; at any moment between its start and its usual end."""
+    def kill(self, done: Callable[[], float]) -> bool:
+        """Kill it at some moment. Returns whether it was killed, rather than that it had ended.
+
+        Args:
+            done: Which part of its work is done, from 0 to 1.
+        """
         idle, whole = self._took["nothing to do"], self._took[self._name]
         child = subprocess.Popen(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if self._dice.random() < 0.25:
+            wait = self._dice.uniform(0.6 * idle, max(whole, idle))
+        else:
+            part, wait = self._dice.uniform(done(), 1), self._dice.uniform(0, 0.2)
+            while child.poll() is None and done() < part:
+                time.sleep(0.002)
         try:
-            child.wait(self._dice.uniform(0.6 * idle, max(whole, idle)))
+            child.wait(wait)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
@@ -187,9 +208,9 @@ def kill_ingests(folder: Path, kills: int, dice: random.Random, until: float) ->
             door.edit(source)
         before = content(source)
         for _ in range(dice.randint(1, 3)):
-            killed = command.kill()
-            done[name] += killed
             with TensorDB(home) as db:
+                killed = command.kill(lambda db=db, dataset=dataset, door=door: door.part(db, dataset))  # type: ignore[misc]
+                done[name] += killed
                 found = door.found(db, dataset)
             for n, value in found.items():
                 assert value == door.expected[n] or (edited and value == door.earlier[n]), f"another value of {n}"
@@ -203,7 +224,7 @@ def kill_ingests(folder: Path, kills: int, dice: random.Random, until: float) ->
             assert (again["added"], again["updated"]) == (0, 0), again
             assert content(source) == before, "a file of the source was touched"
             _clean(db, dataset)
-        _say(done, kills, f"ingest of {name}: {len(found):,} rows after the last kill")
+        _say(done, kills, f"ingest of {name}: {len(found):,} of {len(door.expected):,} rows after the last kill")
     return done
 
 
@@ -234,6 +255,15 @@ def fill(db: TensorDB) -> None:
             writer.add(image=picture(n), n=n, annotations=[box], split=split, **{"class": "abc"[n % 3]})
 
 
+def written(folder: Path) -> int:
+    """Bytes of the blobs and tables that an export has written so far."""
+    nbytes = 0
+    for path in (folder / "files").rglob("*"):
+        with contextlib.suppress(OSError):  # it was renamed, or the export is complete
+            nbytes += path.stat().st_size if path.is_file() else 0
+    return nbytes
+
+
 def exported(out: Path, format: str) -> dict[int, bytes]:
     """The images of an export by number, when it is complete."""
     if format != "coco":
@@ -256,7 +286,7 @@ def _coco(out: Path) -> Iterator[tuple[int, bytes]]:
 
 def kill_exports(folder: Path, kills: int, dice: random.Random, until: float) -> Counter[str]:
     """Returns how many kills met each format."""
-    done, took = Counter[str](), dict[str, float]()
+    done, took, size = Counter[str](), dict[str, float](), dict[str, int]()
     home, place = folder / "warehouse", folder / "exports"
     with TensorDB(home) as db:
         fill(db)
@@ -275,13 +305,13 @@ def kill_exports(folder: Path, kills: int, dice: random.Random, until: float) ->
         if format not in took:
             command("first", "nothing to do", '{"n": 0}').run()
             shutil.rmtree(place / "first")
-            command("first", format).run()
+            size[format] = command("first", format).run()["bytes"]
             shutil.rmtree(place / "first")
         if over:
             command("o", "old", json.dumps({"n": {"$gte": SAMPLES - 20}})).run()
         asked = command("o", format, *(["--overwrite"] if over else []))
         for _ in range(dice.randint(1, 3)):
-            killed = asked.kill()
+            killed = asked.kill(lambda format=format: written(place / "o.partial") / size[format])  # type: ignore[misc]
             done[format] += killed
             if (place / "o").exists():
                 assert exported(place / "o", format) in ([old, new] if over else [new]), "neither the old nor the new"
