@@ -19,13 +19,17 @@ CHROMIUM := command -v chromium chromium-browser >/dev/null || { [ "$$(id -u)" =
   && { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null; } \
   || echo "setup: no chromium here, so the tests of the page in a browser do not run: install it, or name one in CHROMIUM"
 
+# A server of Azure Blob Storage for the tests, where there is npm.
+AZURITE := command -v npm >/dev/null && echo "setup: azurite" && npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.35.0 >/dev/null \
+  || echo "setup: no azurite here (it needs node and npm), so the tests of Azure do not run"
+
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 # Tests start hundreds of processes, each of which would compile the library anew where this is set.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network shard-lint interleavings soak soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network shard-lint interleavings soak soak-doors soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -52,6 +56,7 @@ $(STAMP): $(DEMO)
 	@$(PIP) -e '.[dev]'
 	@$(PIP) --no-deps --upgrade --target $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests_only torchvision kornia kornia_rs
 	@$(CHROMIUM)
+	@$(AZURITE)
 	@touch $@
 	@echo "setup: done"
 
@@ -65,6 +70,7 @@ test-long: $(STAMP) lint typecheck ## all tests with every combination where mak
 	@MATRICES=all $(PYTEST) $(FULL) $(TESTS)
 	@$(BIN)/python tests/long/soak.py
 	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
+	@PYTHONPATH=. $(BIN)/python tests/long/kill_ingest.py
 	@$(BIN)/python tests/long/chaos.py
 	@$(BIN)/python tests/long/network.py
 
@@ -100,6 +106,9 @@ peers: $(STAMP) ## what the benchmarks compare with, into .venv (another python-
 soak: $(STAMP) ## saves, then all that is done to samples, killed at 200 random points each: nothing lost, nothing foreign touched
 	@$(BIN)/python tests/long/soak.py
 	@PYTHONPATH=. $(BIN)/python tests/long/soak_samples.py
+
+soak-doors: $(STAMP) ## ingest and export commands, killed at 100 random points each and run again: all rows once, no half file
+	@PYTHONPATH=. $(BIN)/python tests/long/kill_ingest.py
 
 soak-files: $(STAMP) ## 10,000 cut, flipped and made up inputs for each format that is read: a value or an error of ours
 	@$(BIN)/python -m tests.hostile

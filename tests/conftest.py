@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.integration.blobs.azurite import NO_AZURITE
+
 if TYPE_CHECKING:
     from tensordb_data import TensorDB
     from tests.s3_server import S3Server
@@ -198,4 +200,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = [one for one in terminalreporter.stats.get("skipped", ()) if NO_BROWSER in str(one.longrepr)]
     if skipped:
         line = f"{len(skipped)} tests of the page of a warehouse did not run: install chromium, or name it in CHROMIUM"
+        terminalreporter.write_line(line, red=True)
+    skipped = [one for one in terminalreporter.stats.get("skipped", ()) if NO_AZURITE in str(one.longrepr)]
+    if skipped:
+        line = f"{len(skipped)} tests of Azure did not run: install node and npm, and `make setup` again"
         terminalreporter.write_line(line, red=True)

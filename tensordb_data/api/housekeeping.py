@@ -62,12 +62,14 @@ class Housekeeping(abc.ABC):
 
         return repairs(self.warehouse)
 
-    def fsck(self, *, progress: Callable[[str, int, int], None] | None = None) -> Checked:
+    def fsck(self, *, quick: bool = False, progress: Callable[[str, int, int], None] | None = None) -> Checked:
         """Check that every reference leads to bytes, and that all bytes match their checksums, in all projects.
 
         It reads all bytes, changes nothing, and may run at any time.
 
         Args:
+            quick: Read no blobs whose object has the size that it should have, and no files that samples point into if
+                their size and time are as they were. Bytes that have changed in place are not seen then.
             progress: Called with the kind of object that is checked, how many are done, and how many there are.
 
         Returns:
@@ -75,7 +77,7 @@ class Housekeeping(abc.ABC):
         """
         from tensordb_data.housekeeping.fsck.check import check
 
-        return check(self.warehouse, progress)
+        return check(self.warehouse, progress, quick=quick)
 
     def rebuild(self, *, progress: Callable[[str, int, int], None] | None = None) -> Rebuilt:
         """Write the samples and checkpoints of a project again, from its blobs, after its index was lost.

@@ -13,6 +13,7 @@ import typer
 from tensordb_data.api.database import TensorDB
 from tensordb_data.cli.config.settings import settings
 from tensordb_data.cli.output import say
+from tensordb_data.cli.places import given
 from tensordb_data.embedded.paths import Layout
 from tensordb_data.embedded.read_only import is_writable
 from tensordb_data.errors import NotFoundError, QueryError, TensorDBError
@@ -28,18 +29,6 @@ Project = Annotated[
     str | None,
     typer.Option("--project", envvar="TENSORDB_PROJECT", help="The project; default: default.", show_envvar=True),
 ]
-Blobs = Annotated[
-    str | None,
-    typer.Option("--blobs", envvar="TENSORDB_BLOBS", help="Where blobs are: a folder or URL.", show_envvar=True),
-]
-Cache = Annotated[
-    str | None,
-    typer.Option("--cache", envvar="TENSORDB_CACHE", help="A folder on a local disk for blobs.", show_envvar=True),
-]
-Roots = Annotated[
-    list[str] | None,
-    typer.Option("--root", metavar="NAME=PATH", help="The folder of files that samples point into. May be repeated."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; of several, one a line.")]
 
 
@@ -50,25 +39,16 @@ def warehouse(
     *,
     new: bool = False,
     read_only: bool = False,
-    blobs: str | None = None,
-    cache: str | None = None,
-    roots: Sequence[str] | None = None,
 ) -> Iterator[TensorDB]:
-    """The warehouse that the options name; errors are those of `reported_errors`.
+    """The warehouse that the options name, with the places of `given`; errors are those of `one_line_errors`.
 
     Args:
         db: The folder or address. Of what is None, the environment says what is meant, or the config file of this user.
         project: The project.
         new: Whether the command has a use for a folder that does not hold a warehouse yet.
         read_only: Whether the command only reads. One that has no right to write in the folder does so anyway.
-        blobs: Where blobs are.
-        cache: The folder for blobs on a local disk.
-        roots: Folders of files that samples point into, `NAME=PATH` each.
     """
-    with (
-        one_line_errors(),
-        opened(db, project, new=new, read_only=read_only, blobs=blobs, cache=cache, roots=roots) as found,
-    ):
+    with one_line_errors(), opened(db, project, new=new, read_only=read_only) as found:
         yield found
 
 
@@ -79,9 +59,6 @@ def opened(
     *,
     new: bool = False,
     read_only: bool = False,
-    blobs: str | None = None,
-    cache: str | None = None,
-    roots: Sequence[str] | None = None,
 ) -> Iterator[TensorDB]:
     """The same, with errors as they are.
 
@@ -89,14 +66,15 @@ def opened(
         TensorDBError: The warehouse cannot be opened.
         BadParameter: None is named.
     """
-    meant = settings({"db": db, "project": project, "blobs": blobs, "cache": cache})
+    places = given.get()
+    meant = settings({"db": db, "project": project, "blobs": places.get("blobs"), "cache": places.get("cache")})
     where = meant["db"].value
     if not where:
         raise typer.BadParameter(
             "name the warehouse (a folder or a mongodb:// address), or set TENSORDB, or `tensordb config set db ...`",
             param_hint="--db",
         )
-    named = dict(_root(text) for text in roots or ())
+    named = dict(_root(text) for text in places.get("roots") or ())
     folder = parse(where).folder
     there = folder is not None and Layout(folder).manifest.exists()
     if not new and folder is not None and not there:

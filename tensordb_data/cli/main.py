@@ -25,6 +25,7 @@ from tensordb_data.cli.examples import add_examples
 from tensordb_data.cli.housekeeping import backup, compact, fsck, gc, shard, storage
 from tensordb_data.cli.live import top
 from tensordb_data.cli.output import say
+from tensordb_data.cli.places import add_places
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
 from tensordb_data.cli.time import frozen
@@ -42,6 +43,7 @@ MODULES = (
 )  # fmt: skip
 for module in MODULES:
     module.register(app)
+add_places(app)
 add_examples(app)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tensordb_data.cli.common import Db, Project, Roots, one_line_errors, warehouse
+from tensordb_data.cli.common import Db, Project, one_line_errors, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.errors import QueryError
 
@@ -47,7 +47,6 @@ def ui(
     keyfile: Annotated[Path | None, typer.Option(help="Its key, if it is in another file.")] = None,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Serve a page that shows the warehouse, and print its address. It runs until it is stopped.
 
@@ -60,7 +59,7 @@ def ui(
 
         token = secrets.token_urlsafe(_TOKEN_BYTES) if token_file is None else _token_of(token_file)
         certificate = _certificate(certfile, keyfile)
-    with warehouse(db, project, read_only=not write, roots=root) as opened, bind(host, port) as listening:
+    with warehouse(db, project, read_only=not write) as opened, bind(host, port) as listening:
         hosts = [*(allow_host or ()), *([] if _is_loopback(host) else [f"[{host}]" if ":" in host else host])]
         calm()
         server = make_server(make_app(opened, token=token, write=write, hosts=hosts, metrics=metrics), certificate)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.api.database import TensorDB
-from tensordb_data.cli.common import Db, Project, Roots, warehouse
+from tensordb_data.cli.common import Db, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.common.telemetry.exposition import exposition
 from tensordb_data.common.telemetry.measures import collect
@@ -45,7 +45,6 @@ def worker(
     until_empty: Annotated[bool, typer.Option("--until-empty", help="End when no job is left for it.")] = False,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Run jobs, each in a process of its own, until stopped.
 
@@ -56,7 +55,7 @@ def worker(
     from tensordb_data.job_runner.worker import Worker
     from tensordb_data.jobs.permissions import Permissions
 
-    with warehouse(db, project, new=True, roots=root) as opened:
+    with warehouse(db, project, new=True) as opened:
         may = Permissions(allow=allow or (), scripts=allow_scripts)
         worker = Worker(
             opened, kinds=None if kinds is None else [kind.strip() for kind in kinds.split(",") if kind.strip()],

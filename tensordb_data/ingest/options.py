@@ -134,6 +134,8 @@ class Reading(OptionGroup):
     """That of CSV files."""
     images: str | os.PathLike[str] | None = None
     """The folder of the images, for readers of annotations."""
+    tags: Sequence[str] = ()
+    """Further tags of DICOM files that become fields, by their keywords: `["PatientAge", "KVP"]`."""
     workers: int | None = None
     """Threads that read and check; by default one a processor, 8 at most."""
 
@@ -148,6 +150,9 @@ class Reading(OptionGroup):
             if not isinstance(name, str) or not (field is None or (isinstance(field, Field) and field.is_blob)):
                 raise QueryError(f'{written("files")} is a dict such as {{"path": Image()}}. Found: {self.files!r}')
         object.__setattr__(self, "files", dict(self.files or {}))
+        if isinstance(self.tags, str) or not all(isinstance(name, str) and name for name in self.tags):
+            raise QueryError(f'{written("tags")} is a list of keywords such as ["PatientAge"]. Found: {self.tags!r}')
+        object.__setattr__(self, "tags", tuple(self.tags))
         if not (self.split is None or isinstance(self.split, str) or callable(self.split)):
             raise QueryError(f'{written("split")} is "auto", a column, a function or None. Found: {self.split!r}')
         if self.workers is not None and not (isinstance(self.workers, int) and self.workers >= 1):
@@ -180,6 +185,7 @@ class IngestOptions(TypedDict, total=False):
     split: Split
     encoding: str
     images: str | os.PathLike[str] | None
+    tags: Sequence[str]
     workers: int | None
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tensordb_data.common.options import nearest
 from tensordb_data.errors import MissingExtraError, QueryError, SchemaError
+from tensordb_data.ingest.compressed import with_compressed
 
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
@@ -93,8 +94,8 @@ BUILT_IN: dict[str, Reader] = {
     "video": Reader(_OURS + "media.video:open_video", VIDEO, (), _is_video),
     "dicom": Reader(_OURS + "media.dicom:open_dicom", DICOM, (), _is_dicom),
     "nifti": Reader(_OURS + "media.nifti:open_nifti", NIFTI, (), _is_nifti),
-    "csv": Reader(_OURS + "csv:open_csv", (".csv", ".tsv")),
-    "jsonl": Reader(_OURS + "jsonl:open_jsonl", (".jsonl", ".ndjson", ".json")),
+    "csv": Reader(_OURS + "csv:open_csv", with_compressed((".csv", ".tsv"))),
+    "jsonl": Reader(_OURS + "jsonl:open_jsonl", with_compressed((".jsonl", ".ndjson", ".json"))),
     "npz": Reader(_OURS + "npz:open_npz", (".npz", ".npy"), (), lambda head: head[:6] == b"\x93NUMPY"),
     "parquet": Reader(_OURS + "parquet:open_parquet", (".parquet", ".pq"), (), lambda head: head[:4] == b"PAR1"),
     "arrow": Reader(

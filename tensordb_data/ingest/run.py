@@ -143,6 +143,10 @@ class _Ingest:
                 folders = [check_local(self._given.files.root), *asked[len(named) :]]
                 self._given.in_place = InPlace(self._warehouse, folders, self._dry)
             source = open_source(self._given)
+            if self._reading.tags and not getattr(source, "has_tags", False):
+                raise QueryError(
+                    f"tags= takes tags of DICOM files, and {_shown(self._given.source)} is no folder of them"
+                )
             if self._in_place and not (getattr(source, "can_refer", False) or self._reading.files):
                 raise refused("the blobs of this format do not lie in its files as they are")
             self._unlisted = self.report.failures > 0

@@ -53,7 +53,7 @@ def _field(doc: Mapping[str, Any]) -> Field:
     if kind == "video":
         return Video(optional=optional)
     if kind == "volume":
-        return Volume(doc_value(doc, "dtype", "float32"), optional=optional)
+        return Volume(doc_value(doc, "dtype", "float32"), orient=doc.get("orient"), optional=optional)
     if kind == "bytes":
         return Bytes(optional=optional)
     if kind == "text":

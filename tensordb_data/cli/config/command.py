@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, one_line_errors
+from tensordb_data.cli.common import Db, Json, Project, one_line_errors
 from tensordb_data.cli.config.settings import (
     DEFAULT,
     VARIABLES,
@@ -18,6 +18,7 @@ from tensordb_data.cli.config.settings import (
     without_password,
 )
 from tensordb_data.cli.output import say
+from tensordb_data.cli.places import Blobs, Cache
 from tensordb_data.cli.tables import table
 from tensordb_data.warehouse import user_config
 

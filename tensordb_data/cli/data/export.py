@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli.common import Db, Json, Project, Roots, parsed_filter, parsed_sort, warehouse
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, parsed_sort, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.export.plan import DEFAULT_SPLIT
 from tensordb_data.export.run import FORMATS
@@ -42,13 +42,12 @@ def export(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Write samples into a folder that other libraries read. Blobs are copied as they were stored.
 
     If it is interrupted, the same command goes on.
     """
-    with warehouse(db, project, roots=root) as opened:
+    with warehouse(db, project) as opened:
         asked = parsed_filter(filter)
         if dataset is not None:
             asked = {"$and": [{"dataset": dataset}, asked]} if asked else {"dataset": dataset}

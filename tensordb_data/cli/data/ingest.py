@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, Roots, warehouse
+from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 
 _NAMED = 20
@@ -53,6 +53,9 @@ def ingest(
     format: Annotated[str | None, typer.Option(help="The reader, where the suffix does not tell.")] = None,
     encoding: Annotated[str, typer.Option(help="That of CSV files.")] = "utf-8",
     images: Annotated[str | None, typer.Option(help="The folder of the images, for annotations.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="KEYWORD", help="A tag of DICOM that becomes a field. May be repeated.")
+    ] = None,
     on_error: Annotated[str, typer.Option(metavar="collect|raise|N", help="Go on, or stop after N.")] = "collect",
     on_damage: Annotated[str, typer.Option(metavar="fail|keep", help="What a damaged image does.")] = "fail",
     verify: Annotated[str, typer.Option(metavar="decode|header|none", help="How images are checked.")] = "decode",
@@ -64,9 +67,6 @@ def ingest(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    blobs: Blobs = None,
-    cache: Cache = None,
-    root: Roots = None,
 ) -> None:
     """Bring images, tables or other files into a dataset. Run again, it adds nothing twice.
 
@@ -76,13 +76,13 @@ def ingest(
         "key": key, "source_id": source_id, "on_change": on_change, "prune": prune, "fields": fields,
         "skip": skip or (), "rename": dict(_pairs("--rename", rename)), "types": dict(_pairs("--type", types)),
         "set": {name: _value(text) for name, text in _pairs("--set", set)}, "files": dict.fromkeys(files or ()),
-        "base": base, "format": format, "encoding": encoding, "images": images,
+        "base": base, "format": format, "encoding": encoding, "images": images, "tags": tag or (),
         "on_error": int(on_error) if on_error.isdecimal() else on_error, "on_damage": on_damage, "verify": verify,
         "workers": workers,
     }  # fmt: skip
     if split is not None:
         options["set"]["split"] = split
-    with warehouse(db, project, new=not dry_run, blobs=blobs, cache=cache, roots=root) as opened:
+    with warehouse(db, project, new=not dry_run) as opened:
         try:
             given: Any = source[0] if len(source) == 1 else source
             report = opened.data.ingest(given, dataset, in_place=in_place, progress=True, dry_run=dry_run, **options)

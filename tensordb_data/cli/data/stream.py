@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tensordb_data.cli.common import Db, Json, Project, Roots, parsed_filter, warehouse
+from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.cli.output import grid, say
 from tensordb_data.common.import_paths import resolve
 from tensordb_data.errors import QueryError
@@ -44,7 +44,6 @@ def stream(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Show what a stream delivers: its fields, or with --bench its rate and what limits it.
 
@@ -57,7 +56,7 @@ def stream(
     if step_ms is not None:
         loop = _pause(step_ms / 1e3)
     function = None if transform is None else _imported(transform, "--transform")
-    with warehouse(db, project, roots=root) as opened:
+    with warehouse(db, project) as opened:
         asked = parsed_filter(filter)
         if dataset is not None:
             asked = {"$and": [{"dataset": dataset}, asked]} if asked else {"dataset": dataset}

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tensordb_data.api.database import TensorDB
-from tensordb_data.cli.common import Db, Json, Project, Roots, warehouse
+from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.common.text_table import escaped
 from tensordb_data.housekeeping.fsck.report import Checked
@@ -31,11 +31,13 @@ def fsck(
     repair: Annotated[
         bool, typer.Option("--repair", help="First mend what can be mended without guessing. It is named first.")
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes and times alone, and no checksums of blobs.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Mend without a question.")] = False,
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    root: Roots = None,
 ) -> None:
     """Verify every reference and every checksum, of all projects. It reads all bytes, and changes nothing.
 
@@ -43,12 +45,14 @@ def fsck(
     """
     if rebuild and repair:
         raise typer.BadParameter("--rebuild and --repair are two calls", param_hint="--repair")
+    if rebuild and quick:
+        raise typer.BadParameter("--rebuild reads what it brings back", param_hint="--quick")
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     mended: list[str] = []
-    with warehouse(db, project, new=rebuild, roots=root) as opened:
+    with warehouse(db, project, new=rebuild) as opened:
         if repair:
             mended = _repair(opened, yes, as_json)
         console = Console(stderr=True)
@@ -58,13 +62,13 @@ def fsck(
             def progress(what: str, done: int, total: int) -> None:
                 bar.update(task, description=escaped(what), completed=done, total=total)
 
-            report = opened.rebuild(progress=progress) if rebuild else opened.fsck(progress=progress)
+            report = opened.rebuild(progress=progress) if rebuild else opened.fsck(quick=quick, progress=progress)
     if as_json:
         say(json.dumps(dataclasses.asdict(report) | ({"mended": mended} if repair else {})))
     elif isinstance(report, Rebuilt):
         _print_rebuilt(report)
     else:
-        _print_checked(report)
+        _print_checked(report, quick)
     if report.skipped if isinstance(report, Rebuilt) else report.findings:
         raise typer.Exit(1)
 
@@ -85,16 +89,17 @@ def _repair(opened: TensorDB, yes: bool, as_json: bool) -> list[str]:
     return [each.what for each in found]
 
 
-def _print_checked(report: Checked) -> None:
+def _print_checked(report: Checked, quick: bool) -> None:
     for finding in report.findings[:_NAMED]:
         say(f"{finding.kind}: {finding.where}: {finding.what}")
     if len(report.findings) > _NAMED:
         say(f"and {len(report.findings) + report.more - _NAMED:,} more; --json names {len(report.findings):,}")
     for text in report.warnings:
         say(f"warning: {text}")
+    done = "looked at, without checksums" if quick else "verified"
     say(
         f"{report.segments:,} segments, {report.samples:,} samples, {report.tensors:,} tensors and {report.sets:,}"
-        f" sets verified ({report.bytes / 1e6:,.1f} MB): {len(report.findings) + report.more or 'no'} findings"
+        f" sets {done} ({report.bytes / 1e6:,.1f} MB): {len(report.findings) + report.more or 'no'} findings"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tensordb_data.cli.common import Blobs, Cache, Db, Json, Project, warehouse
+from tensordb_data.cli.common import Db, Json, Project, warehouse
 from tensordb_data.cli.output import say
 from tensordb_data.logs.imported.run import KINDS
 
@@ -26,8 +26,6 @@ def import_(
     as_json: Json = False,
     db: Db = None,
     project: Project = None,
-    blobs: Blobs = None,
-    cache: Cache = None,
 ) -> None:
     """Bring the runs of another tracker into this warehouse, beside its own. Run again, it adds nothing twice.
 
@@ -35,7 +33,7 @@ def import_(
     """
     if kind not in KINDS:
         raise typer.BadParameter(f"expected one of {', '.join(KINDS)}, found {kind!r}", param_hint="the tracker")
-    with warehouse(db, project, new=True, blobs=blobs, cache=cache) as opened:
+    with warehouse(db, project, new=True) as opened:
         report = opened.logs.import_runs(kind, source, prefix=prefix, tags=tag or ())
         say(report.to_json() if as_json else f"{kind}: {report}")
         for note in report.notes[:_NAMED]:

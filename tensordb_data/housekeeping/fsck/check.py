@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
 
-def check(warehouse: Warehouse, progress: Progress | None = None) -> Checked:
+def check(warehouse: Warehouse, progress: Progress | None = None, *, quick: bool = False) -> Checked:
     """See `TensorDB.fsck`."""
-    walk = Walk(warehouse, progress or (lambda what, done, total: None))
+    walk = Walk(warehouse, progress or (lambda what, done, total: None), quick=quick)
     data, params, rest = DataCheck(walk), ParamsCheck(walk), _RestCheck(walk)
     data.segments()
     data.samples()

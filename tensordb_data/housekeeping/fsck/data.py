@@ -86,6 +86,8 @@ class DataCheck:
                     self._damaged[doc["_id"]] = damaged
 
     def _damaged_blobs(self, store: Store, key: str, index: SegmentIndex) -> Iterator[int]:
+        if self._walk.quick:
+            return
         for low, high in runs_by_size(index.lengths.tolist(), ROUND):
             offsets, lengths = index.offsets[low:high].tolist(), index.lengths[low:high].tolist()
             parts = store.get_ranges(key, offsets, lengths)

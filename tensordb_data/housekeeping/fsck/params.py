@@ -50,6 +50,8 @@ class ParamsCheck:
             with self._walk.document("tensors", doc):
                 TensorLocation.from_doc(key, bytes(doc["_id"]["h"]), doc).check_within(size, self._users([doc]))
                 whole.append(doc)
+        if self._walk.quick:
+            return
         for low, high in runs_by_size((doc["n"] for doc in whole), ROUND):
             some = whole[low:high]
             try:

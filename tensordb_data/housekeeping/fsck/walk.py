@@ -26,8 +26,10 @@ Progress = Callable[[str, int, int], None]
 class Walk:
     """The documents one by one, the stores that they name, and what was found so far."""
 
-    def __init__(self, warehouse: Warehouse, progress: Progress) -> None:
+    def __init__(self, warehouse: Warehouse, progress: Progress, *, quick: bool = False) -> None:
         self.warehouse, self.mongo, self._progress = warehouse, warehouse.index.database, progress
+        self.quick = quick
+        """Whether sizes and times are compared alone, and no bytes of blobs."""
         self.report = Checked()
         self._unopened: set[Any] = set()
 

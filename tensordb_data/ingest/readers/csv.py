@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tensordb_data.common.chunks import batched
 from tensordb_data.errors import SchemaError
+from tensordb_data.ingest.compressed import expanded, named_damage, plain_name, with_compressed
 from tensordb_data.ingest.engine.format1 import old_key
 from tensordb_data.ingest.places import as_text
 from tensordb_data.ingest.readers.tables import Part, Tables
@@ -37,7 +38,7 @@ _BOOLS = {"true": True, "false": False}
 
 def open_csv(given: Given) -> Tables:
     """CSV files."""
-    return Tables(given, given.choose((".csv", ".tsv")), lambda file: CsvTable(given, file))
+    return Tables(given, given.choose(with_compressed((".csv", ".tsv"))), lambda file: CsvTable(given, file))
 
 
 class CsvTable:
@@ -94,12 +95,13 @@ class CsvTable:
             codec = codecs.lookup(encoding).name
         except LookupError:
             raise SchemaError(f"encoding: expected the name of an encoding, found {encoding!r}") from None
-        return as_text(self._given.open(self._file), "utf-8-sig" if codec == "utf-8" else encoding)
+        opened = expanded(self._given.open(self._file), self._path)
+        return as_text(opened, "utf-8-sig" if codec == "utf-8" else encoding)
 
     def _rows(self, file: TextIO) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
         csv.field_size_limit(sys.maxsize)
         # Strict: the rest of a file after a quote that does not end would be one cell, without a word.
-        delimiter = "\t" if self._path.lower().endswith(".tsv") else ","
+        delimiter = "\t" if plain_name(self._path).endswith(".tsv") else ","
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         names = next(self._checked(reader), None)
         if names is None:
@@ -125,13 +127,15 @@ class CsvTable:
 
     def _checked(self, reader: Any) -> Iterator[list[str]]:
         try:
-            yield from reader
+            with named_damage(self._path):
+                yield from reader
         except csv.Error as error:
             raise SchemaError(f"{self._path}, line {reader.line_num}: {error}") from None
         except UnicodeDecodeError as error:
+            other = "utf-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin-1"
             raise SchemaError(
                 f"{self._path}: expected {self._given.reading.encoding.upper()}, found something else in line"
-                f" {reader.line_num + 1} or soon after: {error.reason}; name its encoding, as in encoding='latin-1'"
+                f" {reader.line_num + 1} or soon after: {error.reason}; name its encoding, as in encoding={other!r}"
             ) from None
 
 

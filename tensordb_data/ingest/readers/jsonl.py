@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tensordb_data.common.chunks import batched
 from tensordb_data.errors import SchemaError
+from tensordb_data.ingest.compressed import expanded, named_damage, with_compressed
 from tensordb_data.ingest.places import as_text
 from tensordb_data.ingest.readers.tables import Part, Tables
 from tensordb_data.ingest.source import CHUNK_ROWS, FileInfo
@@ -18,7 +19,7 @@ from tensordb_data.schema import Array, Field, Scalar
 if TYPE_CHECKING:
     from tensordb_data.ingest.given import Given
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = with_compressed((".jsonl", ".ndjson", ".json"))
 _EXACT = 2**53  # integers up to there are exact as floats
 _LONG = 64
 """Numbers in a list, from which on lists of one size are arrays."""
@@ -95,7 +96,8 @@ class JsonTable:
             yield Part(columns, len(some), self._file.size * len(some) // total)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        with as_text(self._given.open(self._file), "utf-8-sig") as file:
+        opened = expanded(self._given.open(self._file), self._path)
+        with named_damage(self._path), as_text(opened, "utf-8-sig") as file:
             try:
                 yield from self._objects(file)
             except UnicodeDecodeError as error:

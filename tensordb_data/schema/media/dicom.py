@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from tensordb_data.errors import CorruptBlobError, MissingExtraError, TensorDBError
+from tensordb_data.errors import CorruptBlobError, MissingExtraError, QueryError, TensorDBError
 from tensordb_data.schema.field import Buffer
 from tensordb_data.schema.media.scaling import Voxels, check_voxels, is_whole, rescaled
 
@@ -19,6 +20,8 @@ _ZIP = b"PK\x03\x04"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # of which a few bytes can stand for gigabytes
 _MOST_FILES = 100_000
 _NEAR = 1e-3
+_NO_VALUES = ("SQ", "OB", "OW", "OD", "OF", "OL", "OV", "UN", "AT")
+_FLOATS, _INTS = ("DS", "FL", "FD"), ("IS", "US", "SS", "UL", "SL", "UV", "SV")
 
 
 def is_dicom(data: Buffer) -> bool:
@@ -73,8 +76,8 @@ def read_tags(data: Buffer, *, pixels: bool = False) -> Any:
     return read_from(io.BytesIO(data), pixels=pixels)
 
 
-def read_from(file: BinaryIO, *, pixels: bool = False) -> Any:
-    """The same as `read_tags`, of an open file, of which no more is read than is needed."""
+def read_from(file: BinaryIO, *, pixels: bool = False, more: Iterable[str] = ()) -> Any:
+    """The same as `read_tags`, of an open file, of which no more is read than is needed; `more` names further tags."""
     try:
         import pydicom
     except ImportError:
@@ -86,10 +89,58 @@ def read_from(file: BinaryIO, *, pixels: bool = False) -> Any:
     if _DEFLATED in head:
         raise CorruptBlobError("a DICOM file that is deflated as a whole is not read: write it without")
     try:
-        wanted: Any = None if pixels else list(_TAGS)
+        wanted: Any = None if pixels else [*_TAGS, *more]
         return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=wanted)
     except Exception as error:  # what a damaged file leads to is not limited to a few errors
         raise CorruptBlobError(f"expected a DICOM file, found a damaged one: {error}") from None
+
+
+def kind_of(keyword: str) -> str:
+    """The kind of index field that takes a tag: float, int, str, or json for one that may have several values.
+
+    Raises:
+        QueryError: DICOM has no such tag, or its values are no numbers and texts.
+        MissingExtraError: pydicom is not installed.
+    """
+    try:
+        from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+    except ImportError:
+        raise MissingExtraError("DICOM is read with pydicom: pip install 'tensordb-data[medical]'") from None
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise QueryError(f"tags= takes keywords of DICOM such as 'PatientAge', and there is no {keyword!r}")
+    found = dictionary_VR(tag)
+    if found in _NO_VALUES or " or " in found:
+        raise QueryError(f"tags= takes tags with numbers and texts, and the values of {keyword!r} are none ({found})")
+    if dictionary_VM(tag) != "1":
+        return "json"
+    return "float" if found in _FLOATS else "int" if found in _INTS else "str"
+
+
+def value_of(tags: Any, keyword: str, kind: str) -> Any:
+    """The value of a tag, as its kind; None if the file has none.
+
+    Raises:
+        CorruptBlobError: It is of another kind.
+    """
+    try:
+        found = tags.get(keyword)
+        if found is None or (isinstance(found, str) and not found.strip()):
+            return None
+        many = not isinstance(found, (str, bytes)) and isinstance(found, Sequence)
+        if kind == "json":
+            return [_plain(value) for value in found] if many else [_plain(found)]
+        if many:
+            raise ValueError(f"{len(found)} values")
+        return float(found) if kind == "float" else int(found) if kind == "int" else str(found).strip() or None
+    except Exception as error:  # values are read when they are asked for, and may be of any form
+        raise CorruptBlobError(f"{keyword}: expected a value of the kind {kind}, found {error}") from None
+
+
+def _plain(value: Any) -> float | int | str:
+    if isinstance(value, int):
+        return int(value)
+    return float(value) if isinstance(value, (float, decimal.Decimal)) else str(value).strip()
 
 
 def has_pixels(tags: Any) -> bool:
@@ -259,6 +310,16 @@ def affine_of(slices: Sequence[Any]) -> npt.NDArray[np.float64] | None:
     affine[:3] = np.stack([step, axes[3:] * spacing[0], axes[:3] * spacing[1], place], axis=1)
     affine[:2] *= -1  # DICOM counts to the left and to the back
     return affine
+
+
+def dicom_affine(data: Buffer) -> npt.NDArray[np.float64] | None:
+    """As `affine_of`, of the stored bytes of a file or a series.
+
+    Raises:
+        CorruptBlobError: They are damaged.
+        MissingExtraError: pydicom is not installed.
+    """
+    return affine_of([read_tags(file) for file in (unpack(data) if is_series(data) else [data])])
 
 
 def is_even(slices: Sequence[Any]) -> bool:

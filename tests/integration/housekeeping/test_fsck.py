@@ -71,6 +71,15 @@ def test_a_damaged_blob_names_sample_and_field(full):
     assert found.kind == "damaged blob" and str(sample.id) in found.where and "'x'" in found.where
 
 
+def test_a_quick_look_compares_sizes(full):
+    report = full.fsck(quick=True)
+    assert report.findings == [] and (report.samples, report.segments, report.tensors, report.sets) == (20, 1, 7, 2)
+    assert report.bytes < full.fsck().bytes
+    with open(path(full, "segments"), "ab") as file:
+        file.write(b"more")
+    assert [finding.kind for finding in full.fsck(quick=True).findings][:1] == ["damaged object"]
+
+
 def test_a_damaged_blob_of_a_deleted_sample_hurts_nobody(full):
     flip(path(full, "segments"), 8)
     assert kinds(full) == []

@@ -189,8 +189,10 @@ def test_yolo(db: TensorDB, tmp_path: Path) -> None:
     assert db.data.find({"split": "val"}).count() == 1
     (tmp_path / "y/labels/train/c.txt").write_text("0 0.5 0.5 1 1")
     (tmp_path / "y/images/train/a.jpg").write_bytes(picture(9, ".jpg"))
+    (tmp_path / "y/labels/val/gone.txt").write_text("0 0.5 0.5 1 1")
     report = db.data.ingest(tmp_path / "y", "x")
     assert report.updated == 1 and any("have one text file" in failure.why for failure in report.failed)
+    assert ("labels/val/gone.txt", "there is no image of this text file") in report.failed
 
 
 def test_yolo_from_its_file_that_was_written_elsewhere(db: TensorDB, tmp_path: Path) -> None:

@@ -337,10 +337,19 @@ def test_a_file_that_changes(opened: TensorDB, photos: Path) -> None:
         f"photos/{gone.relative_to(photos)}": "missing file",
         f"photos/{other.relative_to(photos)}": "changed file",
     }
+    # A quick look sees sizes and times, and reads the rest only of files that have others.
+    quick = opened.fsck(quick=True)
+    assert {finding.where: finding.kind for finding in quick.findings} == kinds
+    same = photos / find.head(6)[5]["path"]
+    state = same.stat()
+    same.write_bytes(bytes(state.st_size))
+    os.utime(same, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(opened.fsck(quick=True).findings) == 3 and len(opened.fsck().findings) == 4
+    picture(same, 79)
     picture(cut, 77)
     picture(other, 78)
     report = opened.data.ingest(photos, "d", in_place=True)
-    assert (report.added, report.updated, report.missing) == (0, 2, 1)
+    assert (report.added, report.updated, report.missing) == (0, 3, 1)
     assert opened.data.find({"_id": samples[0].id}).first().encoded("image") == cut.read_bytes()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime as dt
 import decimal
+import gzip
 import json
+import lzma
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from tensordb_data import Array, Bytes, Image, QueryError, Scalar, SchemaError, TensorDB, Text
 
@@ -473,3 +478,38 @@ def test_metadata_beside_images(db: TensorDB, tmp_path: Path, kind: str) -> None
     rows[1]["text"] = "uno"
     write()
     assert (again := db.data.ingest(tmp_path / "p", "d")).updated == 1 and again.unchanged == 1
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstandard.compress,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", COMPRESS)
+def test_compressed_text_is_expanded(db: TensorDB, tmp_path: Path, end: str) -> None:
+    compress = COMPRESS[end]
+    texts = {"train.csv": "n,zip\n1,007\n2,08\n", "test.TSV": "n\tzip\n3\t1,2\n"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.{end}").write_bytes(compress(text.encode()))
+    report = db.data.ingest(tmp_path, "d")
+    assert (report.added, report.failed) == (3, [])
+    assert [(row["n"], row["zip"], row["split"]) for row in db.data.find({"dataset": "d"}, sort=[("n", 1)])] == [
+        (1, "007", "train"), (2, "08", "train"), (3, "1,2", "test")
+    ]  # fmt: skip
+    lines = "".join(json.dumps({"n": n, "text": f"row {n} " * 9}) + "\n" for n in range(500))
+    path = tmp_path / f"rows.jsonl.{end}"
+    path.write_bytes(compress(lines.encode()))
+    assert db.data.ingest(path, "lines").added == 500
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:20] + bytes(30) + whole[50:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SchemaError, match=r"rows\.jsonl"):
+            db.data.ingest(path, "other")
+    assert db.data.find({"dataset": "other"}).count() == 0
+
+
+def test_the_encoding_of_a_mark_is_said(db: TensorDB, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,ü\n", encoding="utf-16")
+    with pytest.raises(SchemaError, match="encoding='utf-16'"):
+        db.data.ingest(tmp_path / "a.csv", "d")
+    assert db.data.ingest(tmp_path / "a.csv", "d", encoding="utf-16").added == 1 and column(db, "b") == ["ü"]

@@ -77,8 +77,8 @@ def test_the_ids_of_a_panoptic_png() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"images": None}, {"images": [{"id": "9", "file_name": "x"}]}, {"images": COCO["images"] * 2},
-        {"categories": [{"id": 90}]}, {"categories": []}, {"annotations": [{"id": 1}]}, {"annotations": 3},
+        {"images": None}, {"images": COCO["images"] * 2}, {"images": [3]}, {"categories": [{"name": "x"}]},
+        {"annotations": 3},
     ],
 )  # fmt: skip
 def test_what_is_no_coco_is_said(change: dict[str, Any]) -> None:
@@ -89,6 +89,21 @@ def test_what_is_no_coco_is_said(change: dict[str, Any]) -> None:
             coco(doc)
     with pytest.raises(CorruptBlobError):
         read_coco(io.BytesIO(b"\xff{"))
+
+
+def test_what_is_missing_costs_no_more_than_its_image() -> None:
+    images = [*COCO["images"], {"id": "9", "file_name": "x"}, {"file_name": "y"}, {"id": 12}]
+    found = coco({**COCO, "images": images, "annotations": [{"id": 1}, *COCO["annotations"]]})
+    assert len(found.images) == len(COCO["images"])
+    assert [where for where, _ in found.failed] == ["image '9', 'x'", "image None, 'y'", "image 12, None"]
+    assert [why for _, why in found.failed] == [
+        "expected integers as ids, found '9'", "it has no 'id'", "it has no 'file_name'"
+    ]  # fmt: skip
+    assert found.dropped == coco(COCO).dropped + 1
+    found = coco({**COCO, "categories": [{"id": 90}]})
+    assert found.failed and all("not named" in why for _, why in found.failed)
+    found = coco({**COCO, "categories": [{"id": each["id"]} for each in COCO["categories"]]})
+    assert found.failed == [] and found.images[0].annotations[0]["class"] == str(COCO["annotations"][0]["category_id"])
 
 
 VOC = """<annotation><folder>x</folder><filename>a.jpg</filename>

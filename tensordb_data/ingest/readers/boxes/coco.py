@@ -39,6 +39,8 @@ class CocoFile:
     is_panoptic: bool
     dropped: int
     """Annotations of images that are not in the file."""
+    failed: list[tuple[str, str]]
+    """Images that cannot be taken, and why."""
 
 
 def read_coco(file: BinaryIO) -> CocoFile:
@@ -53,7 +55,8 @@ def read_coco(file: BinaryIO) -> CocoFile:
     try:
         doc = json.load(file)
         categories = _categories(doc.get("categories") or [])
-        images = [_image(entry) for entry in doc["images"]]
+        failed: dict[Any, str] = {}
+        images = [image for entry in doc["images"] if (image := _taken(entry, failed)) is not None]
         by_id = {image.id: image for image in images}
         if len(by_id) < len(images):
             raise CorruptBlobError("two images have one id")
@@ -61,9 +64,11 @@ def read_coco(file: BinaryIO) -> CocoFile:
         panoptic = any("segments_info" in entry for entry in annotations)
         dropped = 0
         for entry in annotations:
-            image = by_id.get(entry["image_id"])
+            image = by_id.get(entry.get("image_id"))
             if image is None:
                 dropped += 1
+            elif (why := _unnamed(entry, categories)) is not None:
+                failed[image.id] = why
             elif panoptic:
                 image.annotations += [_annotation(segment, categories) for segment in entry["segments_info"]]
                 image.segments_file = str(entry["file_name"])
@@ -71,14 +76,34 @@ def read_coco(file: BinaryIO) -> CocoFile:
                 image.annotations.append(_annotation(entry, categories))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CorruptBlobError(f"expected a file of COCO annotations, found something else: {error!r:.200}") from None
-    return CocoFile(images, panoptic, dropped)
+    good = [image for image in images if image.id not in failed]
+    return CocoFile(good, panoptic, dropped, [(f"image {id}", why) for id, why in failed.items()])
+
+
+def _taken(entry: Mapping[str, Any], failed: dict[Any, str]) -> CocoImage | None:
+    """An image; None if it has no id of its own or no file, which is noted."""
+    try:
+        return _image(entry)
+    except (KeyError, CorruptBlobError) as error:
+        missing = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        failed[f"{entry.get('id')!r:.40}, {entry.get('file_name')!r:.80}"] = missing
+        return None
+
+
+def _unnamed(entry: Mapping[str, Any], categories: Mapping[int, Any]) -> str | None:
+    """Why the categories of an annotation are none of the file."""
+    for one in entry.get("segments_info", [entry]):
+        category = one.get("category_id")
+        if category is not None and category not in categories:
+            return f"annotation {one.get('id')!r:.40} is of category {category!r:.40}: not named"
+    return None
 
 
 def _categories(entries: list[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
     found = {}
     for label, entry in enumerate(sorted(entries, key=lambda entry: _id(entry["id"]))):
         more = {"supercategory": entry["supercategory"]} if entry.get("supercategory") else {}
-        found[entry["id"]] = {"label": label, "class": str(entry["name"]), **more}
+        found[entry["id"]] = {"label": label, "class": str(entry.get("name", entry["id"])), **more}
     return found
 
 
@@ -92,8 +117,6 @@ def _annotation(entry: Mapping[str, Any], categories: Mapping[int, Mapping[str, 
     out = {name: value for name, value in entry.items() if name != "image_id"}
     category = entry.get("category_id")
     if category is not None:
-        if category not in categories:
-            raise CorruptBlobError(f"annotation {entry.get('id')!r:.40} is of category {category!r:.40}: not named")
         out |= categories[category]
     return out
 

@@ -96,6 +96,8 @@ class CocoFiles:
             if found is None:
                 yield Chunk({name: [] for name in self._fields}, file=file.name)
                 continue
+            for image, why in found.failed:
+                report.fail(f"{file.name}, {image}", why)
             if found.dropped:
                 report.note(f"{file.name}: {found.dropped:,} annotations are of images that it does not name")
             try:

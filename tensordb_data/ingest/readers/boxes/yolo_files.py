@@ -79,8 +79,11 @@ class YoloFolder:
         """The images, each with its text file: it changes when one of them does."""
         report = self._given.report
         labels: dict[str, str] = {}
+        known = {label_path(name) for name in self._names if name.lower().endswith(IMAGES)}
         for name, file in self._names.items():
             if not name.lower().endswith(IMAGES):
+                if name.endswith(".txt") and "labels" in name.split("/")[:-1] and name not in known:
+                    report.fail(name, "there is no image of this text file")
                 continue
             split = self._split(name)
             if split is None and self._config.splits:

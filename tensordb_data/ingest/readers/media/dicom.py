@@ -16,12 +16,14 @@ from tensordb_data.schema.media.dicom import (
     has_pixels,
     is_dicom,
     is_even,
+    kind_of,
     number,
     numbers,
     order_of,
     pack,
     plain_dtype,
     read_from,
+    value_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ def open_dicom(given: Given) -> DicomFolder:
 
 
 class DicomFolder(MediaFolder):
-    """DICOM: fields `volume`, `path`, `affine`, `spacing`, `slices`, and a fixed list of tags. A series is a sample.
+    """DICOM: fields `volume`, `path`, `affine`, `spacing`, `slices`, a fixed list of tags, and those of `tags=`.
+
+    A series is a sample.
 
     The files of a series are stored as they are, and with them all that they say. The index has no name of a patient,
     unless `path` has. Files without pixels are left out. Folders are no classes.
@@ -50,9 +54,11 @@ class DicomFolder(MediaFolder):
     what = "DICOM files with pixels"
     suffixes = DICOM
     classes = False
+    has_tags = True
 
     def __init__(self, given: Given) -> None:
         self._tags: dict[str, Any] = {}
+        self._asked = {keyword: kind_of(keyword) for keyword in given.reading.tags}
         super().__init__(given)
 
     def _is_wanted(self, file: FileInfo) -> bool:
@@ -102,7 +108,7 @@ class DicomFolder(MediaFolder):
     def _read_tags(self, file: FileInfo) -> Any:
         try:
             with self._given.open(file) as opened:
-                return read_from(opened)
+                return read_from(opened, more=self._asked)
         except MissingExtraError:
             raise
         except TensorDBError as error:
@@ -111,7 +117,8 @@ class DicomFolder(MediaFolder):
     @property
     def facts(self) -> Mapping[str, Field]:
         kinds = {"affine": "json", "spacing": "json", "slice_thickness": "float", **dict.fromkeys(_TEXTS, "str")}
-        return {"slices": Scalar("int"), **{name: Scalar(kind, optional=True) for name, kind in kinds.items()}}
+        return {"slices": Scalar("int"), **{name: Scalar(kind, optional=True) for name, kind in kinds.items()},
+                **{keyword: Scalar(kind, optional=True) for keyword, kind in self._asked.items()}}  # fmt: skip
 
     def field_of(self, parts: Sequence[Part]) -> Field:
         kinds = {plain_dtype(self._tags[file.name]) for part in parts for file in part.files}
@@ -131,6 +138,13 @@ class DicomFolder(MediaFolder):
         }
         for name, tag in _TEXTS.items():
             facts[name] = _text(slices[0], tag)
+        for keyword, kind in self._asked.items():
+            values = [value_of(tags, keyword, kind) for tags in slices]
+            facts[keyword] = values[0]
+            if any(value != values[0] for value in values[1:]):
+                self._given.report.note(
+                    f"{part.name}: {keyword} is not the same in all slices, that of the first is taken"
+                )
         return files[0] if len(files) == 1 else pack(files), facts
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 
-from tensordb_data import Image, TensorDB, Volume
+from tensordb_data import Image, QueryError, TensorDB, Volume
 from tensordb_data.schema.media.dicom import unpack
 from tests.media.volumes import dicom, nifti
 
@@ -34,6 +35,26 @@ def test_nifti(db: TensorDB, tmp_path: Path) -> None:
     out = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*.nii*")}
     assert out == {name: (tmp_path / folder / name).read_bytes()
                    for folder, name in (("a", "x.nii"), ("a", "y.nii.gz"), ("b", "w.nii"))}  # fmt: skip
+
+
+def test_tags_of_dicom_that_are_asked_for(db: TensorDB, tmp_path: Path) -> None:
+    tags = {"KVP": "120.5", "SeriesNumber": 7, "PatientAge": "042Y", "ImageType": ["ORIGINAL", "PRIMARY"]}
+    for k in range(2):
+        (tmp_path / f"{k}.dcm").write_bytes(dicom(VALUES[0], float(k), number=k + 1, **tags))
+    asked = ["KVP", "SeriesNumber", "PatientAge", "ImageType", "InstanceNumber", "BodyPartThickness"]
+    report = db.data.ingest(tmp_path, "scans", tags=asked)
+    assert report.added == 1 and report.failed == []
+    row = db.data.find({"dataset": "scans"}).first()
+    assert [row.get(name) for name in asked] == [120.5, 7, "042Y", ["ORIGINAL", "PRIMARY"], 1, None]
+    assert any("InstanceNumber is not the same in all slices" in note for note in report.notes)
+    assert not any("KVP" in note for note in report.notes)
+    assert db.data.find({"KVP": {"$gt": 100}, "SeriesNumber": 7}).count() == 1
+    assert db.data.ingest(tmp_path, "scans", tags=asked).unchanged == 1
+    for wrong, says in ((["Kvp"], "no 'Kvp'"), (["PixelData"], "numbers and texts"), ("KVP", "list of keywords")):
+        with pytest.raises(QueryError, match=says):
+            db.data.ingest(tmp_path, "scans", tags=wrong)  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="tags of DICOM"):
+        db.data.ingest([{"a": 1}], "rows", tags=["KVP"])
 
 
 def test_dicom(db: TensorDB, tmp_path: Path) -> None:

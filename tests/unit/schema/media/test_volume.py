@@ -181,3 +181,38 @@ def test_documents_and_bad_arguments(dtype: Any) -> None:
     assert repr(Volume("int16")) == "Volume('int16')" and Volume("uint8").element == ("uint8", None)
     with pytest.raises(TensorDBError):
         field_from_doc({"kind": "volume", "dtype": dtype})
+
+
+@given(st.permutations(range(3)), st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3), st.integers(0, 99))
+@settings(max_examples=30)
+def test_turned_volumes_are_those_of_nibabel(axes: list[int], signs: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[axes] * signs * rng.uniform(0.5, 3, 3) + rng.uniform(-0.1, 0.1, (3, 3))
+    values = rng.integers(-9, 9, (2, 3, 4, 2)).astype(np.int16)
+    image = nibabel.Nifti1Image(values, affine)
+    canonical = np.asarray(nibabel.as_closest_canonical(image).dataobj)
+    data = image.to_bytes()
+    found = Volume("int16", orient="RAS").decode(data)
+    assert np.array_equal(found, canonical) and found.flags.c_contiguous
+    assert np.array_equal(Volume("int16", orient="LPS").decode(data), canonical[::-1, ::-1])
+    assert np.array_equal(
+        Volume("int16", orient="SPR").decode(data), np.moveaxis(canonical[:, ::-1], 2, 0).swapaxes(1, 2)
+    )
+
+
+def test_turned_series_and_what_cannot_be_turned() -> None:
+    # Slices to the top, rows to the back, columns to the left.
+    data = pack([dicom(VALUES[k], float(k), number=k + 1) for k in range(2)])
+    assert np.array_equal(Volume("int16").decode(data), VALUES)
+    assert np.array_equal(Volume("int16", orient="RAS").decode(data), VALUES.transpose(2, 1, 0)[::-1, ::-1])
+    assert np.array_equal(Volume("int16", orient="SPL").decode(data), VALUES)
+    with pytest.raises(CorruptBlobError, match="says how it lies in space"):
+        Volume(orient="RAS").decode(dicom(VALUES, None))
+    with pytest.raises(CorruptBlobError, match="three dimensions"):
+        Volume(orient="RAS").decode(nifti(VALUES[0]))
+    for wrong in ("RA", "RRS", "RLS", "ras", "xyz", 3):
+        with pytest.raises(SchemaError, match="orient such as 'RAS'"):
+            Volume(orient=wrong)  # type: ignore[arg-type]
+    field = Volume("int16", orient="RAS")
+    assert field_from_doc(field.to_doc()) == field and "RAS" in repr(field) and "orient" not in Volume().to_doc()
