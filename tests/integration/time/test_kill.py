@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tensordb_data import TensorDB
+from tensordb_data.errors import StorageError
+from tensordb_data.time import freeze
 from tests import warm
 from tests.integration.time.test_freeze import content, fill
 
@@ -50,9 +52,47 @@ def test_killed(db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str) ->
         assert db.database["frozen_segments"].count_documents({}) == 0
         db.data.find({"dataset": "mixed"}).freeze("v1")
     assert content(db.data.frozen("v1")) == expected
-    db.database["leases"].update_many({}, {"$set": {"until": db.data.frozen("v1").card.created}})
+    leases = db.database["leases"]
+    until = {"$set": {"left": {"$dateDiff": {"startDate": "$$NOW", "endDate": "$until", "unit": "second"}}}}
+    left = [lease["left"] for lease in leases.aggregate([{"$match": {"backup": True}}, until])]
+    assert len(left) == 1 and left[0] <= freeze._SILENT, "what was killed holds a gc off for a short time only"
+    leases.update_many({}, {"$set": {"until": db.data.frozen("v1").card.created}})
     db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
     db.data.drop("mixed")
     for _ in range(3):
         db.gc(grace=0)
     assert content(db.data.frozen("v1")) == expected and db.fsck().findings == []
+
+
+@pytest.mark.parametrize("where", ["read_samples", "store_tensors"])
+def test_a_freeze_that_a_gc_took_for_dead(db: TensorDB, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    fill(db, 30)
+    do = getattr(freeze, where)
+
+    def late(*given: Any, **more: Any) -> Any:
+        found = do(*given, **more)
+        db.database["leases"].update_many({"backup": True}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+        db.gc(grace=0)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(freeze, where, late)
+        with pytest.raises(StorageError, match=r"silent for 20 s.*freeze it again"):
+            db.data.find({"dataset": "mixed"}).freeze("v1")
+    assert not db.data.frozen() and db.database["frozen_segments"].count_documents({}) == 0
+    assert db.data.find({"dataset": "mixed"}).freeze("v1").count() == 30
+
+
+def test_a_freeze_renews_its_lease(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(db, 30)
+    monkeypatch.setattr(freeze, "_SILENT", 0.03)
+    leases, read = db.database["leases"], freeze.read_samples
+
+    def slow(*given: Any) -> Any:
+        (first,) = leases.find({"backup": True})
+        while leases.find_one({"_id": first["_id"], "until": {"$gt": first["until"]}}) is None:
+            pass  # the heartbeat comes
+        return read(*given)
+
+    monkeypatch.setattr(freeze, "read_samples", slow)
+    assert db.data.find({"dataset": "mixed"}).freeze("v1").count() == 30
