@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import random
 import signal
 import sys
 from typing import Any
@@ -96,3 +97,70 @@ def test_a_freeze_renews_its_lease(db: TensorDB, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(freeze, "read_samples", slow)
     assert db.data.find({"dataset": "mixed"}).freeze("v1").count() == 30
+
+
+COUNTED = """
+import os, signal, sys
+from pymongo import monitoring
+from tensordb_data import TensorDB
+
+class Killer(monitoring.CommandListener):
+    count, point = 0, None
+    def started(self, event):
+        Killer.count += 1
+        if Killer.count == Killer.point:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def succeeded(self, event): pass
+    def failed(self, event): pass
+
+monitoring.register(Killer())
+db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+v0 = db.data.frozen("v0")
+do, point, Killer.count = sys.argv[3], int(sys.argv[4]), 0
+Killer.point = point or None
+if do == "freeze":
+    db.data.find({"dataset": "mixed"}).freeze(f"v{point or 'x'}")
+else:
+    v0.restore()
+print(Killer.count)
+os._exit(0)
+"""
+
+
+def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any) -> None:
+    """At whatever command to the server: a set is there as a whole or not at all, and a restore too."""
+    fill(db, 30, live=True)
+    data = db.data.find({"dataset": "mixed"})
+    original = content(data)
+    data.freeze("v0")
+
+    def run(do: str, point: int) -> int:
+        command = [sys.executable, "-c", COUNTED, mongo_uri, str(warehouse_dir / "blobs"), do, str(point)]
+        done = warm.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+        assert done.returncode in ((0, -signal.SIGKILL) if point else (0,)), done.stderr
+        return int(done.stdout or 0)
+
+    def points(do: str) -> list[int]:
+        data.tag("other")
+        every = range(1, run(do, 0) + 1)
+        return list(every) if os.environ.get("MATRICES") == "all" else random.Random(do).sample(every, 2)
+
+    for point in points("freeze"):
+        data.tag(f"t{point}")
+        expected = content(data)
+        run("freeze", point)
+        if f"v{point}" not in [card.name for card in db.data.frozen()]:
+            data.freeze(f"v{point}")
+        assert content(db.data.frozen(f"v{point}")) == expected == content(data)
+    for point in points("restore"):
+        data.tag(f"t{point}")
+        before = content(data)
+        run("restore", point)
+        assert content(data) in (before, original)
+    assert content(db.data.frozen("v0")) == original
+    long_ago = dt.datetime(2020, 1, 1)
+    db.database["leases"].update_many({}, {"$set": {"until": long_ago}})
+    db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": long_ago}})
+    for _ in range(2):
+        db.gc(grace=0)
+    assert content(db.data.frozen("v0")) == original and db.fsck().findings == []
