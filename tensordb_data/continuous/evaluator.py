@@ -76,7 +76,7 @@ class Evaluator(Loop):
         score: Called with the state of a checkpoint, or with a model if `model` names an architecture, and with the
             batches of one pass over `data`. It returns a number, or a dict of metrics, one of which is `metric`.
         metric: The name of the score. A checkpoint that has this metric is not scored again.
-        data: The validation samples.
+        data: The validation samples. They are noted with the score, for `db.params.scored_on`.
         batch_size: Samples in a batch.
         model: What `score` is called with: `Built(architecture=...)` for a model with the parameters, `Built(part=...)`
             for another part of the checkpoint than `"model"`.
@@ -214,7 +214,9 @@ class Evaluator(Loop):
     def _fields(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """As `db.params.annotate` would write them, with the time of the server."""
         fields: dict[str, Any] = {name: {"$literal": value} for name, value in metrics.items()}
-        by = {"source": {"$literal": self.name}, "at": "$$NOW"}
+        by: dict[str, Any] = {"source": {"$literal": self.name}, "at": "$$NOW"}
+        if self._metric in metrics:  # what has no score was scored on nothing
+            by["data"] = {"$literal": self._data.query.to_json()}
         return {**fields, **{f"{PROVENANCE}.{name}": by for name in metrics}}
 
 

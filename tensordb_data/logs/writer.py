@@ -19,6 +19,7 @@ from tensordb_data.logs.insert import RowInserter
 from tensordb_data.logs.system import SystemMetrics
 from tensordb_data.mongo.errors import first_line
 from tensordb_data.query.tags import clean_tags
+from tensordb_data.runs.open_runs import note_closed, note_open
 from tensordb_data.warehouse.metrics import check_names, is_text, scalar
 from tensordb_data.warehouse.record import Record
 
@@ -73,6 +74,7 @@ class RunLog:
         self._kinds: set[str] = set()
         self._writer = _Writer(warehouse, {"run": name, "tags": clean_tags(tags) if tags else []}, attempt)
         weakref.finalize(self, self._writer.retire).atexit = False  # the writer flushes at exit by itself
+        note_open(self, warehouse, name)
         self.last_step = 0
         """The step that was written last."""
         self._system = None if system is None else SystemMetrics(weakref.proxy(self), system)
@@ -150,6 +152,7 @@ class RunLog:
         """
         if self._system is not None:
             self._system.stop()
+        note_closed(self)
         self._writer.close()
 
     def __enter__(self) -> RunLog:

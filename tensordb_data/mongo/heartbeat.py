@@ -12,7 +12,8 @@ from pymongo.errors import PyMongoError
 from tensordb_data.errors import ClaimLostError, ConnectError
 from tensordb_data.mongo.claims import Claim
 
-_BEATS = 3  # renewals in the time of a lease: two may fail
+BEATS = 3
+"""Renewals in the time of a lease: two may fail."""
 
 
 class Heartbeat:
@@ -58,7 +59,7 @@ class Heartbeat:
 
 def heartbeat_of(claim: Claim, lease: float) -> Heartbeat:
     """A heartbeat that prolongs a claim to `lease` seconds, each time a third of it has passed."""
-    return Heartbeat(lambda: claim.renew(lease), lease / _BEATS)
+    return Heartbeat(lambda: claim.renew(lease), lease / BEATS)
 
 
 @contextlib.contextmanager

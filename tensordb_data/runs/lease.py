@@ -31,6 +31,7 @@ from tensordb_data.mongo.heartbeat import heartbeat_of, keep_renewing
 from tensordb_data.mongo.retry import retry_while_unavailable
 from tensordb_data.runs.attempts import with_changes
 from tensordb_data.runs.documents import ATTEMPTS, LEASE, LEFT, attempts_of, make_run, named
+from tensordb_data.runs.open_runs import note_closed, note_open
 
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
@@ -100,6 +101,7 @@ class RunLease:
         self._ended = False
         self._heartbeat = heartbeat_of(claimed, SECONDS)
         _held[claimed.token] = self
+        note_open(self, warehouse, run)
         self._at_exit: Callable[[], None] | None = _at_exit(self)
 
     @classmethod
@@ -208,6 +210,7 @@ class RunLease:
         if self._ended or os.getpid() != self._pid:
             return
         self._ended = True
+        note_closed(self)
         self._heartbeat.stop()
         self._give_back(state)
 
@@ -220,6 +223,7 @@ class RunLease:
         if self._ended or os.getpid() != self._pid:
             return
         self._ended = True
+        note_closed(self)
 
         def finish() -> None:
             with contextlib.suppress(ClaimLostError, ConnectError, PyMongoError):

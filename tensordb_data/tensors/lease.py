@@ -24,7 +24,7 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from tensordb_data.mongo.heartbeat import Heartbeat, beating
+from tensordb_data.mongo.heartbeat import BEATS, Heartbeat, beating
 
 if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
@@ -46,10 +46,11 @@ class Lease:
         warehouse: The warehouse.
         id: The `_id` of its document.
         backup: Whether the holder relies on all that the index names.
+        seconds: For how long the holder may be silent.
     """
 
-    def __init__(self, warehouse: Warehouse, id: ObjectId, *, backup: bool = False) -> None:
-        self._warehouse, self.id, self._backup = warehouse, id, backup
+    def __init__(self, warehouse: Warehouse, id: ObjectId, *, backup: bool = False, seconds: float = SECONDS) -> None:
+        self._warehouse, self.id, self._backup, self._seconds = warehouse, id, backup, seconds
         self.began = dt.datetime.now(dt.timezone.utc)
         self._objects: list[dict[str, Any]] = []
         self.clean = True
@@ -57,7 +58,7 @@ class Lease:
 
     def __enter__(self) -> Lease:
         if self._warehouse.index.is_server:
-            begins: dict[str, Any] = {"state": "held", "began": "$$NOW", "until": _until()}
+            begins: dict[str, Any] = {"state": "held", "began": "$$NOW", "until": self._until()}
             if self._backup:
                 begins["backup"] = True
             lease = self._leases.find_one_and_update(
@@ -96,13 +97,20 @@ class Lease:
         """
         if not self._warehouse.index.is_server:
             return
-        update = [{"$set": {"until": _until(), **(changes or {})}}]
+        update = [{"$set": {"until": self._until(), **(changes or {})}}]
         if not self._leases.update_one({"_id": self.id, "state": "held"}, update, session=session).matched_count:
             raise LeaseLost
 
-    def kept_alive(self, seconds: float) -> AbstractContextManager[None]:
-        """Renew the lease from a thread, as often as that, until the block ends. If it is lost, the owner finds out."""
-        return beating(Heartbeat(lambda: self.hold(None), seconds, LeaseLost))
+    def kept_alive(self, every: float | None = None) -> AbstractContextManager[None]:
+        """Renew the lease from a thread until the block ends. If it is lost, the next `hold` of its owner fails.
+
+        Args:
+            every: Seconds between two renewals; None for a third of those for which the holder may be silent.
+        """
+        return beating(Heartbeat(lambda: self.hold(None), every or self._seconds / BEATS, LeaseLost))
+
+    def _until(self) -> dict[str, Any]:
+        return {"$add": ["$$NOW", int(self._seconds * 1000)]}
 
     @property
     def _leases(self) -> Any:
@@ -112,7 +120,3 @@ class Lease:
 def is_backed_up(warehouse: Warehouse) -> bool:
     """Whether a backup holds a lease, so that nothing may be removed."""
     return warehouse.index["leases"].find_one({"state": "held", "backup": True}, {"_id": 1}) is not None
-
-
-def _until() -> dict[str, Any]:
-    return {"$add": ["$$NOW", int(SECONDS * 1000)]}

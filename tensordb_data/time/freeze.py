@@ -3,7 +3,8 @@
 The samples are read under one snapshot, and cut into chunks. Each column of a chunk is a piece, stored by its content,
 so that what another set has already is not stored again. The segments of the blobs stay where they are. One transaction
 at the end inserts the document of the set, names its segments, and makes them live: before it nothing is visible, and
-after it a gc keeps all. Until then, a lease holds off every gc.
+after it a gc keeps all. Until then, a lease holds off every gc. A thread renews it, so that it is short: a freeze that
+is killed holds no gc off for long. One that was silent for longer, in a suspended machine say, ends with an error.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from tensordb_data.blobs.segments.format import SegmentBuilder
 from tensordb_data.blobs.segments.inline import check_inline
-from tensordb_data.errors import CorruptBlobError, DuplicateError, QueryError, ReadOnlyError
+from tensordb_data.errors import (
+    CheckpointError,
+    CorruptBlobError,
+    DuplicateError,
+    QueryError,
+    ReadOnlyError,
+    StorageError,
+)
 from tensordb_data.frozen.codec import encode_datasets, encode_ids, encode_refs, encode_values
 from tensordb_data.frozen.columns import Block
 from tensordb_data.frozen.frozen_set import codec_of
@@ -45,7 +53,7 @@ from tensordb_data.query.tags import clean_tags
 from tensordb_data.samples.encode.segment import put_segment
 from tensordb_data.stream.plan.inline import replace_references
 from tensordb_data.tensors.leaf import Leaf
-from tensordb_data.tensors.lease import Lease
+from tensordb_data.tensors.lease import Lease, LeaseLost
 from tensordb_data.tensors.write import digest, store_tensors
 from tensordb_data.time.chunks import cut
 from tensordb_data.time.read_now import Reading, read_samples
@@ -58,7 +66,7 @@ if TYPE_CHECKING:
 
 _ROUND = 64 << 20  # bytes of pieces that are stored at once
 _SEGMENT = 32 << 20
-_RENEW = 60.0  # seconds between two renewals of the lease
+_SILENT = 20.0  # seconds for which a freeze may be silent
 
 
 def freeze(bound: BoundQuery, name: str, tags: Sequence[str]) -> Frozen:
@@ -79,8 +87,8 @@ def freeze(bound: BoundQuery, name: str, tags: Sequence[str]) -> Frozen:
         raise ReadOnlyError(f"{name!r} cannot be frozen: this TensorDB was opened with read_only=True")
     _check_free(warehouse, name)
     warehouse.index.make("frozen", "frozen_segments", "tensors", "segments")
-    with Lease(warehouse, ObjectId(), backup=True) as lease, lease.kept_alive(_RENEW):
-        freezing = read_samples(bound, lambda reading: _Freezing(bound, reading).store())
+    with Lease(warehouse, ObjectId(), backup=True, seconds=_SILENT) as lease, lease.kept_alive():
+        freezing = read_samples(bound, lambda reading: _Freezing(bound, reading, lease).store())
         return freezing.commit(name, cleaned)
 
 
@@ -101,8 +109,8 @@ def _taken(name: str) -> DuplicateError:
 class _Freezing:
     """Stores the samples of one reading; nothing is visible before `commit`."""
 
-    def __init__(self, bound: BoundQuery, reading: Reading) -> None:
-        self._bound, self._warehouse, self._reading = bound, bound.warehouse, reading
+    def __init__(self, bound: BoundQuery, reading: Reading, lease: Lease) -> None:
+        self._bound, self._warehouse, self._reading, self._lease = bound, bound.warehouse, reading, lease
         self._tensors: dict[bytes, tuple[Leaf, memoryview]] = {}
         self._bytes = 0
         self._total = 0
@@ -157,8 +165,17 @@ class _Freezing:
 
     def _flush(self) -> None:
         if self._tensors:
-            store_tensors(self._warehouse, FOLDER, ObjectId(), self._tensors, lambda session: None)
+            store_tensors(self._warehouse, FOLDER, ObjectId(), self._tensors, self._hold)
         self._tensors, self._bytes = {}, 0
+
+    def _hold(self, session: Any) -> None:
+        """Make sure, within a transaction if there is one, that no gc has removed what was read or stored so far."""
+        try:
+            self._lease.hold(session)
+        except LeaseLost:
+            raise StorageError(
+                f"this freeze was silent for {_SILENT:g} s, and a gc has gone on; nothing was frozen: freeze it again"
+            ) from None
 
     def commit(self, name: str, tags: Sequence[str]) -> Frozen:
         """Make the set visible."""
@@ -172,11 +189,15 @@ class _Freezing:
         segments = sorted(self._segments)
 
         def insert(session: Any) -> None:
+            self._hold(session)
             hold_segments(self._warehouse, id, segments, session)
             self._warehouse.index["frozen"].insert_one(document, session=session)
 
         try:
             store_tensors(self._warehouse, FOLDER, id, {content: _leaf(STRUCTURE, data)}, insert, also=contents)
+        except CheckpointError:
+            self._hold(None)  # the likely reason why its tensors are gone
+            raise
         except (DuplicateKeyError, OperationFailure) as error:
             if isinstance(error, DuplicateKeyError) or error.code == 11000:
                 raise _taken(name) from None

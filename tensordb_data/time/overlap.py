@@ -1,9 +1,9 @@
-"""Which samples two Selections share: the same ones, and others of the same content."""
+"""Which samples two Selections share: the same ones, and others of the same content, or of nearly the same vector."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -19,6 +19,7 @@ from tensordb_data.frozen.codec import Codec
 from tensordb_data.frozen.columns import MISSING, PROVENANCE, TAGS, Block
 from tensordb_data.frozen.frozen_set import codec_of
 from tensordb_data.frozen.structure import BLOB, VALUE
+from tensordb_data.table.neighbours.near import NearPairs, near_pairs
 from tensordb_data.time.blob_content import BlobContents
 from tensordb_data.time.ids import as_ids, in_order, matched
 from tensordb_data.time.sides import Side, side_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tensordb_data.warehouse.bound_query import BoundQuery
 
 _WIDTH = 12
+ABOVE = 0.99
+"""The least cosine of vectors that are near, unless another one is given."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -42,13 +45,22 @@ class Overlap(Shown):
     """For each sample of the second that equals a different one of the first in content: the first such one, and it."""
     fields: tuple[str, ...]
     """The fields that were compared for it."""
+    near: NearPairs | None = None
+    """Pairs of different samples whose embeddings are near, the nearest first; None if no embedding was named."""
 
     def __bool__(self) -> bool:
         """Whether they share anything."""
-        return bool(self.by_id or self.by_content)
+        return bool(self.by_id or self.by_content or self.near)
 
     def _rows(self) -> list[list[Any]]:
-        return [["the same sample", len(self.by_id)], [f"the same {', '.join(self.fields)}", len(self.by_content)]]
+        rows = [["the same sample", len(self.by_id)], [f"the same {', '.join(self.fields)}", len(self.by_content)]]
+        if (near := self.near) is not None:
+            rows.append([f"pairs with a near {near.field}, {near.above:g} or more", len(near)])
+            for name, left_out in zip((self.one, self.other), near.left_out, strict=True):
+                for why, count in (("no", left_out.missing), ("a zero", left_out.zero), ("a NaN in", left_out.nan)):
+                    if count:
+                        rows.append([f"not compared, {why} {near.field}: of {name}", count])
+        return rows
 
     def _html(self) -> Html:
         return Html(paragraph(f"{self.one} and {self.other}") + table(["", "samples"], self._rows(), ["samples"]))
@@ -58,8 +70,19 @@ class Overlap(Shown):
         return f"{self.one} and {self.other}\n{text_table(['', 'samples'], rows, ['samples'])}"
 
 
-def overlap(one: BoundQuery, other: BoundQuery, fields: Sequence[str] | None) -> Overlap:
+def overlap(
+    one: BoundQuery, other: BoundQuery, fields: Sequence[str] | None, embedding: str | None, above: float | None
+) -> Overlap:
     """See `Data.overlap`."""
+    if embedding is None and above is not None:
+        raise QueryError("overlap: above is of an embedding, whose field is to be named: embedding=")
+    found = _same(one, other, fields)
+    if embedding is None:
+        return found
+    return replace(found, near=near_pairs(one, other, embedding, ABOVE if above is None else above))
+
+
+def _same(one: BoundQuery, other: BoundQuery, fields: Sequence[str] | None) -> Overlap:
     for bound in (one, other):
         if bound.query.collection != "data":
             raise QueryError(f"only samples overlap: db.data.find(...); this is db.{bound.query.collection}")

@@ -35,6 +35,9 @@ Doc = Mapping[str, Any]
 _ATTEMPTS, _SNAPSHOTS = 6, 3
 """Attempts to read one state of the data, and how many of them are made under a snapshot."""
 
+_DECODED = 256
+"""Documents that are decoded at a time."""
+
 Place = Callable[[str, SampleTable, NDArray[np.int64]], BlobRefs]
 """Called with a field, some samples, and the rows whose blobs are in their documents; returns references for all."""
 
@@ -150,18 +153,35 @@ class _Reader(IndexReader):
             for docs, _ in self:
                 yield _table_from_docs(self._layout, docs)
 
-    def _table(self, reply: bytes) -> SampleTable:
+    def _tables(self, reply: bytes) -> Iterator[SampleTable]:
         codec, layout = codec_of(self._bound_query.warehouse), self._layout
         mixed = any(len(_kinds(layout, name)) > 1 for name in layout.fields)
         found = None if mixed else table_from_bson(layout, reply)
         if found is not None:
             table, self._after = found
-            table = _with_tags(table, reply, codec)
-        else:
-            docs = bson.decode_all(reply, codec)
-            table, self._after = _table_from_docs(layout, docs), (docs[-1]["dataset"], docs[-1]["_tdb"]["s"])
-        self._read += len(table)
-        return table
+            self._read += len(table)
+            yield _with_tags(table, reply, codec)
+            return
+        for docs in _decoded(reply, codec):
+            self._after = docs[-1]["dataset"], docs[-1]["_tdb"]["s"]
+            self._read += len(docs)
+            yield _table_from_docs(layout, docs)
+
+
+def _decoded(reply: bytes, codec: Codec) -> Iterator[list[dict[str, Any]]]:
+    """The documents of a reply, some at a time.
+
+    All at once are so many objects that Python's garbage collector takes longer to look through them, again and again,
+    than they take to decode. Of some, it finds few that have lived for long.
+    """
+    low = high = 0
+    while high < len(reply):
+        for _ in range(_DECODED):
+            if high == len(reply):
+                break
+            high += int.from_bytes(reply[high : high + 4], "little")
+        yield bson.decode_all(reply[low:high], codec)
+        low = high
 
 
 def _with_tags(table: SampleTable, reply: bytes, codec: Codec) -> SampleTable:

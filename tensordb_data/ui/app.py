@@ -14,7 +14,7 @@ from starlette.routing import Route
 from tensordb_data.api.database import TensorDB
 from tensordb_data.errors import QueryError
 from tensordb_data.ui.guard import MOST_BODY, Guard, Keys
-from tensordb_data.ui.pages import curves, edits, home, jobs, params, runs, sample, samples, search, thumbs
+from tensordb_data.ui.pages import curves, edits, home, jobs, params, past, runs, sample, samples, search, thumbs
 from tensordb_data.ui.pages import metrics as metrics_page
 from tensordb_data.ui.view import HERE, Handler, View, Window, answer
 
@@ -27,6 +27,7 @@ PAGES: dict[str, Handler] = {
     "data": samples.samples, "tiles": samples.tiles, "facets": samples.facets, "count": samples.count,
     "explain": samples.explained, "python": samples.python,
     "sample": sample.sample, "logged": sample.logged, "blob": sample.blob, "array": sample.array,
+    "history": past.history, "frozen": past.frozen,
     "thumbs": thumbs.thumbs, "thumb": thumbs.thumb,
     "runs": runs.runs, "curves": curves.curves, "sampled": curves.sampled, "fresh": curves.fresh,
     "params": params.params, "set": params.one_set,

@@ -298,3 +298,16 @@ def test_home_counts_again_what_has_changed(client: TestClient, filled: TensorDB
     assert ">120</span></td>" in client.get("/").text
     filled.data.find({"label": 3}).delete()
     assert ">108</span></td>" in client.get("/").text
+
+
+def test_on_what_a_set_was_scored(db: TensorDB) -> None:
+    id = db.params.save({"w": np.zeros(3)}, run="r", step=1)
+    with db.data.writer("d") as writer:
+        writer.add_many(label=[1, 2])
+    test = db.data.find({"dataset": "d", "label": {"$gt": 1}})
+    db.params.annotate({id: {"acc": 0.5, "f1": 0.4}}, source="e", data=test)
+    db.params.annotate({id: {"top": 0.9}}, source="e", data=test.freeze("<b>"))
+    db.database["params"].update_one({"_id": id}, {"$set": {"provenance.x": 3, "provenance.y": {"data": 4}}})
+    client = enter(TestClient(make_app(db, token=TOKEN), base_url="http://127.0.0.1"))
+    page = client.get(f"/set?id={id}").text
+    assert "<dt>acc, f1 on</dt>" in page and "<dt>top on</dt>" in page and "&lt;b&gt;" in page and "<b>" not in page

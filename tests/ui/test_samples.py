@@ -326,3 +326,34 @@ def test_a_dataset_with_a_name_that_is_a_trap(db: TensorDB) -> None:
     assert "<i>" not in page and "dataset=a%2Fb%20%C3%BC%26%3Ci%3E" in page
     for link in re.findall(r'(?:href|data-src|data-more)="(\./(?:data|tiles|facets|sample)[^"]*)"', page):
         assert client.get(html.unescape(link)[1:]).status_code == 200, link
+
+
+def test_the_history_of_a_sample(db: TensorDB) -> None:
+    with db.data.writer("h") as writer:
+        id = writer.add(text="<b>old</b>", label=1)
+    one = db.data.find({"_id": id})
+    one.update({"$set": {"text": "<i>new</i>"}})
+    db.data.annotate({id: {"label": 2}}, source="model:<u>m</u>")
+    client = of(db)
+    assert f"history?id={id}" in client.get(f"/sample?id={id}").text
+    page = client.get(f"/history?id={id}").text
+    assert page.index("annotate") < page.index("update") < page.index(">add<")
+    assert "&lt;b&gt;old" in page and "&lt;i&gt;new" in page and "model:&lt;u&gt;m" in page
+    assert not any(tag in page for tag in ("<b>old", "<i>new", "<u>m"))
+    one.delete()
+    gone = client.get(f"/history?id={id}")
+    assert gone.status_code == 200 and "deleted" in gone.text and ">delete<" in gone.text
+    assert client.get("/history?id=6b0da669074f47d0d3700ff3").status_code == 404
+    assert client.get("/history?id=x").status_code == 400
+
+
+def test_frozen_sets(db: TensorDB) -> None:
+    client = of(db)
+    assert "There is none" in client.get("/frozen").text
+    with db.data.writer("h") as writer:
+        writer.add_many(label=[1, 2, 2])
+    db.data.find({"dataset": "h", "label": 2}).freeze("v1", tags=["<i>t</i>"])
+    db.data.find({"dataset": "h"}).freeze("v2 & more")
+    page = client.get("/frozen").text
+    assert page.index("v2 &amp; more") < page.index("v1") and "&lt;i&gt;t" in page and "<i>t" not in page
+    assert 'href="data?dataset=h' in page.replace("./data", "data") and "frozen" in client.get("/").text

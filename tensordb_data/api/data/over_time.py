@@ -113,7 +113,13 @@ class OverTime(Collection[Sample]):
         return diff(self._state(old), self._state(new))
 
     def overlap(
-        self, one: str | Selection[Sample], other: str | Selection[Sample], *, fields: Sequence[str] | None = None
+        self,
+        one: str | Selection[Sample],
+        other: str | Selection[Sample],
+        *,
+        fields: Sequence[str] | None = None,
+        embedding: str | None = None,
+        above: float | None = None,
     ) -> Overlap:
         """Which samples two Selections share, such as those for training and those for a test.
 
@@ -122,16 +128,19 @@ class OverTime(Collection[Sample]):
             other: The same.
             fields: The blobs by whose content samples are the same; None for all that both have. Without blobs in
                 common it is the values of all fields that both have.
+            embedding: A field of vectors, by which near duplicates are found too. See `Selection.duplicates`.
+            above: The least cosine of vectors that are near, above 0, up to 1; by default 0.99.
 
         Returns:
-            `by_id`, the samples that are in both; and `by_content`, pairs of different samples whose stored bytes are
-            equal. It is a table of the counts when it is printed.
+            `by_id`, the samples that are in both; `by_content`, pairs of different samples whose stored bytes are
+            equal; and with `embedding`, `near`: pairs of different samples with their `score`, up to 1,000,000, and
+            what was not compared. It is a table of the counts when it is printed.
 
         Raises:
             NotFoundError: There is no frozen set of such a name, or no such dataset.
-            QueryError: An argument is malformed.
+            QueryError: An argument is malformed, or the embeddings of the two do not have one length.
         """
-        return overlap(self._state(one), self._state(other), fields)
+        return overlap(self._state(one), self._state(other), fields, embedding, above)
 
     def _state(self, named: object) -> BoundQuery:
         if isinstance(named, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ class _Entry:
     until: float
     runs: int
     last: int
+    by: Mapping[str, Any]
 
 
 class CommitLog:
@@ -46,9 +48,9 @@ class CommitLog:
             What `done` is called with after the transaction.
         """
         changes, known = self._warehouse.index["changes"], self._known
-        count = last - first + 1
+        count, by = last - first + 1, author(self._warehouse, self._source)
         more: dict[str, Any] = {"$inc": {"n": count}, "$set": {"hi": last}, "$currentDate": {"at": True}}
-        if known is not None and time.monotonic() < known.until:
+        if known is not None and time.monotonic() < known.until and by == known.by:
             # With the name: the dataset may have another one by now.
             here = {"_id": known.id, "dataset": self._dataset}
             if known.last == first - 1:
@@ -56,20 +58,20 @@ class CommitLog:
                 longer = {**more, "$set": {"hi": last, end: last}}
                 # The number in the filter: a transaction of unknown outcome may have written it after all.
                 if changes.update_one({**here, end: first - 1}, longer, session=session).matched_count:
-                    return _Entry(known.id, known.until, known.runs, last)
+                    return _Entry(known.id, known.until, known.runs, last, by)
             if known.runs < _RUNS:
                 pushed = {**more, "$push": {"r": {"$each": [first, last]}}}
                 exact = {**here, "r": {"$size": 2 * known.runs}}
                 if changes.update_one(exact, pushed, session=session).matched_count:
-                    return _Entry(known.id, known.until, known.runs + 1, last)
+                    return _Entry(known.id, known.until, known.runs + 1, last, by)
         id = ObjectId()
         new = {
             "p": self._warehouse.project, "dataset": self._dataset, "k": "add", "m": None, "n": count,
-            "by": author(self._source), "lo": first, "hi": last, "r": [first, last],
+            "by": by, "lo": first, "hi": last, "r": [first, last],
         }  # fmt: skip
         now = {"$set": new, "$currentDate": {"at": True, "began": True}}
         changes.update_one({"_id": id}, now, upsert=True, session=session)
-        return _Entry(id, time.monotonic() + TOGETHER, 1, last)
+        return _Entry(id, time.monotonic() + TOGETHER, 1, last, by)
 
     def done(self, entry: _Entry) -> None:
         """Note that a transaction took place."""

@@ -1,7 +1,7 @@
 """Entries of the log of changes, which are written in the transaction of the change.
 
     changes: {_id, p: project, dataset, k: kind, m: number of the mutation, at, n: samples,
-              by: {user, host, pid, source, job}, u: the update,
+              by: {user, host, pid, source, job, runs}, u: the update,
               few | ids: [_id, …], s: sequence numbers, new, old: values, cut: what is left out,
               r: [first, last, …], lo, hi: sequence numbers of new samples, began: time of the first}
 
@@ -30,6 +30,8 @@ import numpy as np
 import zstandard
 from bson import Binary, ObjectId
 
+from tensordb_data.runs.open_runs import open_runs
+
 if TYPE_CHECKING:
     from tensordb_data.warehouse.context import Warehouse
 
@@ -41,6 +43,7 @@ UPDATE = 64 << 10
 _SECRET = re.compile(r"(?<=://)[^/@\s]*@|\?[^\s]*")
 _SIZE = struct.Struct("<i")
 _LEVEL = 1
+_RUNS = 10  # open runs that an entry names, at most
 
 Doc = dict[str, Any]
 
@@ -61,10 +64,11 @@ def _process(pid: int) -> Doc:
     return {"user": user, "host": socket.gethostname(), "pid": pid}
 
 
-def author(source: str | None = None) -> Doc:
-    """Who makes a change: user, host and process; and the job or the source, where there is one.
+def author(warehouse: Warehouse, source: str | None = None) -> Doc:
+    """Who makes a change: user, host and process; and the source, the job and open runs, where there are any.
 
     Args:
+        warehouse: The warehouse.
         source: Who annotates, or what is ingested. If it is a URL, its credentials and options are left out.
     """
     found = dict(_process(os.getpid()))
@@ -72,6 +76,8 @@ def author(source: str | None = None) -> Doc:
         found["source"] = _SECRET.sub("", source)
     if _job:
         found["job"] = _job[0]
+    if runs := open_runs(warehouse):
+        found["runs"] = runs[:_RUNS]
     return found
 
 
@@ -124,7 +130,7 @@ def write_entry(
     old, new, left = (None, None, []) if values is None else (values.old, values.new, values.left_out())
     doc: Doc = {
         "p": warehouse.project, "dataset": dataset, "k": kind, "m": number, "n": count,
-        "by": author(source),
+        "by": author(warehouse, source),
     }  # fmt: skip
     if ids is not None:
         doc["few" if len(ids) <= FEW else "ids"] = list(ids)

@@ -52,7 +52,7 @@ class Change(Row):
     count: int
     """How many samples; of a `"prune"`, how many entries."""
     by: Doc = field(default_factory=dict)
-    """`user`, `host` and `pid`; and `source` or `job`, where there is one."""
+    """`user`, `host` and `pid`; `source` or `job`, where there is one; and `runs`, those that this process had open."""
     mutation: int | None = None
     """What the mutation counter of the dataset was raised to; None for new samples."""
     update: Doc | None = None
@@ -62,11 +62,14 @@ class Change(Row):
 
     @property
     def who(self) -> str:
-        """The source, the job, or the user and the host."""
+        """The source, the job, or the user and the host, with the runs that were open there."""
         for name in ("source", "job"):
             if self.by.get(name):
                 return f"{'job ' if name == 'job' else ''}{self.by[name]}"
-        return "@".join(str(self.by[name]) for name in ("user", "host") if self.by.get(name))
+        person = "@".join(str(self.by[name]) for name in ("user", "host") if self.by.get(name))
+        runs = self.by.get("runs")
+        named = [f"run {', '.join(map(str, runs))}"] if isinstance(runs, list) and runs else []
+        return ", ".join([*([person] if person else []), *named])
 
     def cells(self) -> Sequence[Any]:
         """What is shown of it."""

@@ -56,7 +56,7 @@ class _Body:
         if not found:
             return 0
         index["changes"].delete_many({"_id": {"$in": [doc["_id"] for doc in found]}}, session=session)
-        entry = {**here, "k": "prune", "m": None, "by": author()}
+        entry = {**here, "k": "prune", "m": None, "by": author(self._warehouse)}
         noted = {"$set": entry, "$inc": {"n": len(found)}, "$currentDate": {"at": True}}
         index["changes"].update_one({"_id": self._note}, noted, upsert=True, session=session)
         deleted = [doc["m"] for doc in found if doc.get("k") == "delete" and isinstance(doc.get("m"), int)]

@@ -103,13 +103,17 @@ class IndexReader:
                 try:
                     for reply in cast(Iterator[bytes], self._open(raw=True)):
                         if reply:
-                            yield self._table(reply)
+                            yield from self._tables(reply)
                             failures = 0
                     return
                 except (CursorNotFound, AutoReconnect, OperationFailure) as error:
                     failures += 1
                     if failures >= _ATTEMPTS or not _lost_cursor(error):
                         raise
+
+    def _tables(self, reply: bytes) -> Iterator[SampleTable]:
+        """The samples of a reply of the server, all of which are yielded before the next one is read."""
+        yield self._table(reply)
 
     def _table(self, reply: bytes) -> SampleTable:
         found = table_from_bson(self._layout, reply)

@@ -59,6 +59,7 @@ def one_set(view: View) -> Response:
         wrong = view.window.redact(error)
     return view.page(
         "set.html", set=found, values=metrics(found), queries=queries, stored=stored, wrong=wrong,
+        scored=[(names, *stored_query(view, text)[:2]) for text, names in _scored_on(found).items()],
         tensors=(tensors or [])[:_TENSORS], n=len(tensors or ()), size=_sizes(view, [found]).get(found.id),
         lineage=view.db.params.lineage(found) if isinstance(found.get("lineage", {}), Mapping) else None,
     )  # fmt: skip
@@ -67,6 +68,17 @@ def one_set(view: View) -> Response:
 def metrics(found: ParameterSet) -> dict[str, Any]:
     """What a set was saved with, and what evaluators have added."""
     return {name: value for name, value in found.items() if name not in RESERVED}
+
+
+def _scored_on(found: ParameterSet) -> dict[str, list[str]]:
+    """The metrics that were found on the samples of a query, by its text."""
+    by_query: dict[str, list[str]] = {}
+    provenance = found.get("provenance")
+    for name, by in provenance.items() if isinstance(provenance, Mapping) else ():
+        text = by.get("data") if isinstance(by, Mapping) else None
+        if isinstance(text, str):
+            by_query.setdefault(text, []).append(name)
+    return by_query
 
 
 def _sizes(view: View, found: list[ParameterSet]) -> dict[Any, SetSize]:

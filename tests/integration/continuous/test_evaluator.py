@@ -63,6 +63,22 @@ def test_streams_the_query_and_writes_back(filled: TensorDB) -> None:
     assert noted["source"] == "e" and noted["at"].year >= 2024
 
 
+def test_notes_the_samples_that_it_scored_on(filled: TensorDB) -> None:
+    """Of a frozen set, whatever happens to the data since; and not those that no set was scored on."""
+    save(filled, 1)
+    low, high = ({"dataset": "d", "label": {op: 5}} for op in ("$lt", "$gte"))
+    (one,), other = filled.data.find(low).head(1), filled.data.find(high).first()
+    frozen = filled.data.find(low).freeze("low")
+    evaluator(filled, by_step, data=frozen).once()
+    filled.data.find(low).update({"$set": {"label": 9}})
+    assert [found.step for found in filled.params.scored_on(frozen)] == [1]
+    assert [found.step for found in filled.params.scored_on(filled.data.find({"_id": one.id}))] == [1]
+    assert filled.params.scored_on(filled.data.find({"_id": other.id})) == []
+    save(filled, 2)
+    evaluator(filled, lambda state, batches: float("nan"), data=filled.data.find({"_id": other.id})).once()
+    assert filled.params.scored_on(filled.data.find({"_id": other.id})) == [], "it has no score"
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [

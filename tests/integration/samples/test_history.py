@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import getpass
 import json
 import os
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from tensordb_data import NotFoundError, QueryError, Scalar, TensorDB
 from tensordb_data.cli.main import app
+from tensordb_data.runs.lease import RunLease
 from tensordb_data.samples import annotate, mutations
 from tensordb_data.samples import delete as deletion
 from tensordb_data.samples.changes import before, commits, entries
@@ -192,7 +194,7 @@ def test_an_ingest_says_what_it_changed(db: TensorDB, tmp_path: Path) -> None:
 
 
 def test_credentials_of_a_source_stay_out(db: TensorDB) -> None:
-    found = entries.author("s3://key:secret@bucket/prefix?X-Amz-Signature=secret")
+    found = entries.author(db.warehouse, "s3://key:secret@bucket/prefix?X-Amz-Signature=secret")
     assert found["source"] == "s3://bucket/prefix"
 
 
@@ -235,6 +237,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"s": b"1234"}, {"s": 8}, {"lo": 0, "hi": 99, "r": "runs"}, {"lo": 0, "hi": 99, "r": [None, {}]},
     {"u": Binary(bson.encode({"$set": 3, "$inc": {"label": "x"}, "$addToSet": {"tags": 4}, "$pull": {"a": {}}}))},
     {"new": Binary(zstandard.compress(bson.encode({"set": 4, "unset": 5, "blobs": 6})))}, {"by": {"source": {"a": 1}}},
+    {"by": {"user": "x", "runs": [{}, None, "\x1b[2J"]}}, {"by": {"runs": 7}},
     {"at": bson.DatetimeMS(2**60)}, {"k": "\x1b[2J", "by": {"user": "\x1b]0;x"}},
 ]  # fmt: skip
 
@@ -244,6 +247,39 @@ def test_a_job_is_named(numbers: TensorDB, monkeypatch: pytest.MonkeyPatch) -> N
     entries.note_job("7")
     assert numbers.data.find({"label": 1}).tag("x") == 1
     assert numbers.data.changes("numbers")[-1].who == "job 7"
+
+
+def test_open_runs_are_named(numbers: TensorDB) -> None:
+    def newest() -> Any:
+        return numbers.data.changes("numbers")[-1]
+
+    person = newest().who
+    with numbers.logs.run("a"):
+        numbers.data.find({"label": 1}).tag("x")
+        assert newest().by["runs"] == ["a"] and newest().who == f"{person}, run a"
+        with numbers.data.writer("numbers") as writer:
+            writer.add(label=1, text="a")
+        assert (newest().what, newest().by["runs"]) == ("add", ["a"]), "not among the commits before the run"
+        saver = RunLease.take(numbers.warehouse, "b")
+        numbers.data.annotate({id_of(numbers, 3): {"label": 4}}, source="model:b@1")
+        assert newest().by["runs"] == ["a", "b"] and newest().who == "model:b@1"
+        saver.end()
+        numbers.data.find({"label": 2}).tag("x")
+        assert newest().by["runs"] == ["a"]
+    with numbers.data.writer("numbers") as writer:
+        writer.add(label=1, text="a")
+    assert newest().what == "add" and "runs" not in newest().by and newest().who == person
+
+
+def test_runs_of_others_are_not_named(numbers: TensorDB, mongo_uri: str, warehouse_dir: Path) -> None:
+    blobs = f"file://{warehouse_dir}/blobs"
+    with TensorDB(mongo_uri, project="other", blobs=blobs) as other, other.logs.run("a"):
+        numbers.data.find({"label": 1}).tag("x")
+    left = numbers.logs.run("left")
+    del left
+    gc.collect()
+    numbers.data.find({"label": 2}).tag("x")
+    assert ["runs" in change.by for change in numbers.data.changes("numbers")[-2:]] == [False, False]
 
 
 @pytest.mark.parametrize("few", [True, False])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tensordb_data import Array, NotFoundError, QueryError, Sample, SampleError, Scalar, TensorDB
 from tensordb_data.table.neighbours import column as column_module
-from tensordb_data.table.neighbours import duplicates as duplicates_module
+from tensordb_data.table.neighbours import pairs as pairs_module
 from tensordb_data.table.neighbours import vectors as vectors_module
 from tensordb_data.table.neighbours.metrics import METRICS
 from tensordb_data.table.neighbours.vectors import KeptVectors, LeftOut
@@ -89,15 +89,15 @@ def test_pairs_as_a_plain_reference_has_them(data: st.DataObject) -> None:
     values = np.array(data.draw(st.lists(st.tuples(*[st.integers(-2, 2)] * 2), min_size=1, max_size=14)), np.float32)
     above, most = data.draw(st.sampled_from([0.2, 0.6, 0.9, 1.0])), data.draw(st.sampled_from([1, 1_000]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates_module, "_TILE", data.draw(st.integers(1, 6)))
-        patch.setattr(duplicates_module, "MOST_PAIRS", most)
-        found = duplicates_module._Pairs(above, len(values))
+        patch.setattr(pairs_module, "_TILE", data.draw(st.integers(1, 6)))
+        patch.setattr(pairs_module, "MOST_PAIRS", most)
+        found = pairs_module.Pairs(above, len(values))
         whole = vectors_module.clean(np.arange(len(values)), values)
         at = data.draw(st.integers(0, len(whole)))
         for piece, other in ((whole.take(0, at), whole.take(at, len(whole))), (whole.take(at, len(whole)), None)):
-            duplicates_module._compare(piece, None, found)
+            pairs_module.compare(piece, None, found)
             if other is not None:
-                duplicates_module._compare(piece, other, found)
+                pairs_module.compare(piece, other, found)
     kept = np.flatnonzero(values.any(1)).tolist()
     expected = {}
     for i in kept:
@@ -131,11 +131,11 @@ def test_pairs_and_groups(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None
     assert "4 pairs in 2 groups" in repr(found) and str(ids[0]) in str(found._repr_html_())
     assert db.data.find({"_id": {"$in": found.extra}}).delete() == 3
     assert len(db.data.find().duplicates()) == 0 and db.data.find().duplicates().groups == []
-    monkeypatch.setattr(duplicates_module, "MOST_PAIRS", 0)
+    monkeypatch.setattr(pairs_module, "MOST_PAIRS", 0)
     ids = fill(db, [[1, 0]] * 3, name="y")
     many = db.data.find({"dataset": "y"}).duplicates(above=1)
     assert len(many) == 3 and many.groups == [ids]
-    with pytest.raises(QueryError, match="3 pairs, and 0 at most are listed: use `groups`"):
+    with pytest.raises(QueryError, match="3 pairs, and 1,000,000 at most are listed: use `groups`"):
         list(many)
 
 
@@ -313,7 +313,7 @@ def test_what_another_tool_has_written(db: TensorDB) -> None:
 
 
 def test_a_long_chain_is_one_group() -> None:
-    pairs = duplicates_module._Pairs(0.9, 50_000)
+    pairs = pairs_module.Pairs(0.9, 50_000)
     rows = np.arange(50_000)
     for low in range(0, 49_999, 7_000):
         pairs._unite(rows[:-1][low : low + 7_000], rows[1:][low : low + 7_000])
@@ -350,7 +350,7 @@ def test_memory_is_bounded(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> Non
     sel = db.data.find({"dataset": "x"})
     monkeypatch.setattr(vectors_module, "KEPT_BYTES", 1 << 20)
     monkeypatch.setattr(column_module, "_BLOCK", 1 << 17)
-    monkeypatch.setattr(duplicates_module, "_TILE", 128)
+    monkeypatch.setattr(pairs_module, "_TILE", 128)
     assert len(sel.similar(values[0], k=3)) == 3  # what is read once, such as the plan, is there
     with at_most(values.nbytes * 3 // 4):
         assert sel.similar(values[7], k=1)[0].score == 1

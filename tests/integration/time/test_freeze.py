@@ -7,12 +7,14 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import bson
 import numpy as np
 import pytest
 from bson import ObjectId
 
 from tensordb_data import Array, Query, Scalar, TensorDB, Text
 from tensordb_data.errors import DuplicateError, NotFoundError, QueryError
+from tensordb_data.time import read_now
 
 Sel = Any
 MIXED: dict[str, Any] = {
@@ -248,3 +250,17 @@ def test_a_query_does_not_take_another_set_of_the_name(db: TensorDB) -> None:
         frozen.count()
     assert db.select(Query("data", frozen="v1")).count() == 2
     assert [card.name for card in db.data.frozen()] == ["v1"] and "v1" in repr(db.data.frozen())
+
+
+def test_documents_are_decoded_some_at_a_time(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    with db.data.writer("texts") as writer:
+        writer.add_many(text=["x" * n for n in range(50)], n=np.arange(50))
+    docs = list(db.database["data"].find({}, sort=[("_tdb.s", 1)]))
+    reply = b"".join(bson.encode(doc) for doc in docs)
+    for size in (1, 3, 50, 60):
+        monkeypatch.setattr(read_now, "_DECODED", size)
+        parts = list(read_now._decoded(reply, db.database.codec_options))
+        assert [doc["_id"] for part in parts for doc in part] == [doc["_id"] for doc in docs]
+        assert {len(part) for part in parts[:-1]} <= {size} and 0 < len(parts[-1]) <= size
+        frozen = db.data.find({"dataset": "texts"}).freeze(f"v{size}")
+        assert [sample["text"] for sample in frozen] == ["x" * n for n in range(50)]

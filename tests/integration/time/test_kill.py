@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import random
 import signal
 import sys
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from tensordb_data import TensorDB
+from tensordb_data.errors import StorageError
+from tensordb_data.time import freeze
 from tests import warm
 from tests.integration.time.test_freeze import content, fill
 
@@ -50,9 +53,114 @@ def test_killed(db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str) ->
         assert db.database["frozen_segments"].count_documents({}) == 0
         db.data.find({"dataset": "mixed"}).freeze("v1")
     assert content(db.data.frozen("v1")) == expected
-    db.database["leases"].update_many({}, {"$set": {"until": db.data.frozen("v1").card.created}})
+    leases = db.database["leases"]
+    until = {"$set": {"left": {"$dateDiff": {"startDate": "$$NOW", "endDate": "$until", "unit": "second"}}}}
+    left = [lease["left"] for lease in leases.aggregate([{"$match": {"backup": True}}, until])]
+    assert len(left) == 1 and left[0] <= freeze._SILENT, "what was killed holds a gc off for a short time only"
+    leases.update_many({}, {"$set": {"until": db.data.frozen("v1").card.created}})
     db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
     db.data.drop("mixed")
     for _ in range(3):
         db.gc(grace=0)
     assert content(db.data.frozen("v1")) == expected and db.fsck().findings == []
+
+
+@pytest.mark.parametrize("where", ["read_samples", "store_tensors"])
+def test_a_freeze_that_a_gc_took_for_dead(db: TensorDB, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    fill(db, 30)
+    do = getattr(freeze, where)
+
+    def late(*given: Any, **more: Any) -> Any:
+        found = do(*given, **more)
+        db.database["leases"].update_many({"backup": True}, {"$set": {"until": dt.datetime(2020, 1, 1)}})
+        db.gc(grace=0)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(freeze, where, late)
+        with pytest.raises(StorageError, match=r"silent for 20 s.*freeze it again"):
+            db.data.find({"dataset": "mixed"}).freeze("v1")
+    assert not db.data.frozen() and db.database["frozen_segments"].count_documents({}) == 0
+    assert db.data.find({"dataset": "mixed"}).freeze("v1").count() == 30
+
+
+def test_a_freeze_renews_its_lease(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(db, 30)
+    monkeypatch.setattr(freeze, "_SILENT", 0.03)
+    leases, read = db.database["leases"], freeze.read_samples
+
+    def slow(*given: Any) -> Any:
+        (first,) = leases.find({"backup": True})
+        while leases.find_one({"_id": first["_id"], "until": {"$gt": first["until"]}}) is None:
+            pass  # the heartbeat comes
+        return read(*given)
+
+    monkeypatch.setattr(freeze, "read_samples", slow)
+    assert db.data.find({"dataset": "mixed"}).freeze("v1").count() == 30
+
+
+COUNTED = """
+import os, signal, sys
+from pymongo import monitoring
+from tensordb_data import TensorDB
+
+class Killer(monitoring.CommandListener):
+    count, point = 0, None
+    def started(self, event):
+        Killer.count += 1
+        if Killer.count == Killer.point:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def succeeded(self, event): pass
+    def failed(self, event): pass
+
+monitoring.register(Killer())
+db = TensorDB(sys.argv[1], blobs=sys.argv[2])
+v0 = db.data.frozen("v0")
+do, point, Killer.count = sys.argv[3], int(sys.argv[4]), 0
+Killer.point = point or None
+if do == "freeze":
+    db.data.find({"dataset": "mixed"}).freeze(f"v{point or 'x'}")
+else:
+    v0.restore()
+print(Killer.count)
+os._exit(0)
+"""
+
+
+def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any) -> None:
+    """At whatever command to the server: a set is there as a whole or not at all, and a restore too."""
+    fill(db, 30, live=True)
+    data = db.data.find({"dataset": "mixed"})
+    original = content(data)
+    data.freeze("v0")
+
+    def run(do: str, point: int) -> int:
+        command = [sys.executable, "-c", COUNTED, mongo_uri, str(warehouse_dir / "blobs"), do, str(point)]
+        done = warm.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60)
+        assert done.returncode in ((0, -signal.SIGKILL) if point else (0,)), done.stderr
+        return int(done.stdout or 0)
+
+    def points(do: str) -> list[int]:
+        data.tag("other")
+        every = range(1, run(do, 0) + 1)
+        return list(every) if os.environ.get("MATRICES") == "all" else random.Random(do).sample(every, 2)
+
+    for point in points("freeze"):
+        data.tag(f"t{point}")
+        expected = content(data)
+        run("freeze", point)
+        if f"v{point}" not in [card.name for card in db.data.frozen()]:
+            data.freeze(f"v{point}")
+        assert content(db.data.frozen(f"v{point}")) == expected == content(data)
+    for point in points("restore"):
+        data.tag(f"t{point}")
+        before = content(data)
+        run("restore", point)
+        assert content(data) in (before, original)
+    assert content(db.data.frozen("v0")) == original
+    long_ago = dt.datetime(2020, 1, 1)
+    db.database["leases"].update_many({}, {"$set": {"until": long_ago}})
+    db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": long_ago}})
+    for _ in range(2):
+        db.gc(grace=0)
+    assert content(db.data.frozen("v0")) == original and db.fsck().findings == []

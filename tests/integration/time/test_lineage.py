@@ -11,8 +11,9 @@ import torch
 from bson import ObjectId
 from torch.utils.data import DataLoader
 
-from tensordb_data import Keep, TensorDB
+from tensordb_data import Array, Keep, Scalar, TensorDB
 from tensordb_data.errors import NotFoundError, QueryError
+from tensordb_data.table.neighbours import pairs
 from tensordb_data.torch import QueryDataset, StepCheckpointer
 
 ALL = Keep(last=100)
@@ -157,3 +158,60 @@ def test_overlap(db: TensorDB) -> None:
     assert len(labels.by_content) == 3
     with pytest.raises(QueryError, match="no field 'y'"):
         db.data.overlap("v1", train, fields=["y"])
+
+
+def test_overlap_by_embeddings(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_TILE", 7)
+    rng = np.random.default_rng(0)
+    vectors = {
+        "train": rng.normal(size=(40, 8)).astype(np.float32),
+        "test": rng.normal(size=(30, 8)).astype(np.float32),
+    }
+    vectors["test"][5:25] = vectors["train"][10:30] * 3 + rng.normal(size=(20, 8)).astype(np.float32) / 8
+    vectors["train"][3], vectors["test"][4, 2] = 0, np.nan
+    ids: dict[str, list[ObjectId]] = {}
+    for name, values in vectors.items():
+        with db.data.writer(name, schema={"n": Scalar("int"), "v": Array("float32", (8,), optional=True)}) as writer:
+            ids[name] = writer.add_many(n=np.arange(len(values)), v=values)
+            ids[name].append(writer.add(n=99))
+    train, test = (db.data.find({"dataset": name}) for name in vectors)
+    lengths = {name: np.linalg.norm(v.astype(np.float64), axis=1, keepdims=True) for name, v in vectors.items()}
+    units = {name: v / np.where(lengths[name] == 0, 1, lengths[name]) for name, v in vectors.items()}
+    cosines = np.nan_to_num(units["train"] @ units["test"].T, nan=-1)
+    expected = {(ids["train"][i], ids["test"][j]) for i, j in zip(*np.nonzero(cosines >= 0.95), strict=True)}
+    assert len(expected) >= 15
+    for one in (train, train.freeze("train")):
+        found = db.data.overlap(one, test, fields=["n"], embedding="v", above=0.95)
+        near = found.near
+        assert near is not None and len(near) == len(expected) and {pair[:2] for pair in near} == expected
+        scores = [pair.score for pair in near]
+        assert scores == sorted(scores, reverse=True)
+        assert [(left.missing, left.zero, left.nan) for left in near.left_out] == [(1, 1, 0), (1, 0, 1)]
+        assert near.not_compared == ((ids["train"][3], ids["train"][40]), (ids["test"][4], ids["test"][30]))
+        rows = {" ".join(line.split()) for line in repr(found).splitlines()}
+        assert f"pairs with a near v, 0.95 or more {len(expected)}" in rows
+        assert sum(row.startswith("not compared, a NaN in v: of") for row in rows) == 1
+    same = db.data.overlap(train, train, embedding="v").near
+    assert same is not None and not len(same), "the same sample is no near duplicate"
+    none = db.data.overlap(db.data.find({"dataset": "train", "n": 99}), test, embedding="v").near
+    assert none is not None and not len(none) and none.left_out[1].nan == 1, "the others are counted all the same"
+    monkeypatch.setattr(pairs, "MOST_PAIRS", 3)
+    many = db.data.overlap(train, test, embedding="v", above=0.95).near
+    assert many is not None and len(many) == len(expected)
+    with pytest.raises(QueryError, match=f"{len(expected)} near pairs"):
+        list(many)
+
+
+def test_overlap_refuses_embeddings_that_cannot_be_compared(db: TensorDB) -> None:
+    for name, width in (("a", 3), ("b", 4)):
+        with db.data.writer(name) as writer:
+            writer.add_many(v=np.ones((5, width), np.float32), n=[1] * 5)
+    a, b = db.data.find({"dataset": "a"}), db.data.find({"dataset": "b"})
+    with pytest.raises(QueryError, match="'v' has 3 numbers in the first Selection and 4 in the second"):
+        db.data.overlap(a, b, embedding="v")
+    for wrong in ({"above": 0.9}, {"embedding": "v", "above": 1.5}, {"embedding": "v", "above": "x"}, {"embedding": 3},
+                  {"embedding": "w"}, {"embedding": "n"}):  # fmt: skip
+        with pytest.raises(QueryError, match="overlap"):
+            db.data.overlap(a, a, **wrong)  # type: ignore[arg-type]
+    nothing = db.data.overlap(a, db.data.find({"dataset": "b", "n": 77}), embedding="v").near
+    assert nothing is not None and not len(nothing)
