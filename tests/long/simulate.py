@@ -41,7 +41,7 @@ def main() -> None:
         training = Training(Path(folder), hosts, n, batch_size, workers=4, cache_bytes=2_000_000, seed=options.seed)
         training.database.failing, training.store.failing = [(1.0, 6.0)], [(7.0, 9.0)]
         fewer = ranks * 7 // 8
-        training.run([Stage(ranks, 6, killed_at=4), Stage(fewer, 5, grows_at=2), Stage(ranks, 5)])
+        training.run([Stage(ranks, 6, killed_at=4), Stage(fewer, 5, growths=3), Stage(ranks, 5)])
         passes = training.check()
     stalls = sorted(training.stalls)
     print(f"{ranks} ranks of 4 workers, {hosts} hosts, {n:,} samples, seed {options.seed}: {passes} passes begun")

@@ -40,19 +40,22 @@ from tests.simulated.servers import Documents, MeetingBoard, ObjectStore, Virtua
 
 STEP, AHEAD, CHECKPOINT = 0.1, 2, 3
 """Seconds of a step; batches that a worker makes ahead; rounds between checkpoints."""
-BLOB, SEGMENT = 64, 1000
-"""int64 numbers in a blob, and blobs in a segment."""
+BLOB, SEGMENT, GROWTH = 64, 1000, 5
+"""int64 numbers in a blob, blobs in a segment, and samples that are added at a time."""
 _IS_CURRENT, _PLAN = 1, 3
 """Commands by which a reader asks whether its plan is current, and opens one that its host has cached."""
 
 
 class Stage(NamedTuple):
-    """A job: so many ranks and rounds. A worker may be killed in one of them, and data may be added behind one."""
+    """A job: so many ranks and rounds. A worker may be killed in one of them.
+
+    So often samples are added while the readers come to a pass, so that some see them and some do not.
+    """
 
     world: int
     rounds: int
     killed_at: int | None = None
-    grows_at: int | None = None
+    growths: int = 0
 
 
 class Host:
@@ -262,12 +265,14 @@ class Job:
         training, stage = self._training, self._stage
         for round_ in range(stage.rounds):
             before = training.clock.now
-            if round_ == stage.grows_at:
-                training.add(SEGMENT // 2)
+            growths = stage.growths
             if round_ == stage.killed_at:
                 self._failed = self._is_over = True
             while len(self._made[round_]) < stage.world:
-                training.clock.sleep(0.002)
+                training.clock.sleep(0.003)
+                if growths and (round_ == 0 or self._begins_pass(round_)):
+                    growths -= 1
+                    training.add(GROWTH)
             waited = training.clock.now - before
             training.stalls.append(waited)
             if round_ == 0 or next(iter(self._made[round_].values()))[1].low == 0:
@@ -275,6 +280,12 @@ class Job:
             training.clock.sleep(STEP)
             self._step = round_ + 1
         self._is_over = True
+
+    def _begins_pass(self, round_: int) -> bool:
+        """Whether a round is the first one of a pass, as far as its ranks say."""
+        before = self._made[round_ - 1]
+        now = self._made[round_]
+        return not now or next(iter(now.values()))[1].number != next(iter(before.values()))[1].number
 
     def _guarded(self, rank: int, index: int) -> None:
         with suppress(TransientError):
