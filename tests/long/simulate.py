@@ -4,7 +4,7 @@
     .venv/bin/python tests/long/simulate.py --ranks 64 --seed 3
 
 Ranks leave and join within passes, a worker is killed, the database has no primary for five seconds, the store refuses
-a tenth of its requests for a while, and samples are added. Each pass must have each sample once. What it prints is in
+one of a hundred requests, and samples are added. Each pass must have each sample once. What it prints is in
 `docs/scale.md`.
 """
 
@@ -38,8 +38,10 @@ def main() -> None:
     ranks, batch_size, began = options.ranks, 8, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         hosts, n = max(1, ranks // 8), ranks * batch_size * 5 + 137
-        training = Training(Path(folder), hosts, n, batch_size, workers=4, cache_bytes=2_000_000, seed=options.seed)
-        training.database.failing, training.store.failing = [(1.0, 6.0)], [(7.0, 9.0)]
+        training = Training(
+            Path(folder), hosts, n, batch_size, workers=4, cache_bytes=2_000_000, seed=options.seed, refuses=0.01
+        )
+        training.database.failing, training.store.failing = [(0.5, 5.5)], [(0.0, 60.0)]
         fewer = ranks * 7 // 8
         training.run([Stage(ranks, 6, killed_at=4), Stage(fewer, 5, growths=3), Stage(ranks, 5)])
         passes = training.check()

@@ -139,14 +139,24 @@ class HostPlanner:
 class Training:
     """Samples, servers and hosts, and what was delivered of each pass."""
 
-    def __init__(self, folder: Path, hosts: int, n: int, batch_size: int, workers: int, cache_bytes: int, seed: int):
+    def __init__(
+        self,
+        folder: Path,
+        hosts: int,
+        n: int,
+        batch_size: int,
+        workers: int,
+        cache_bytes: int,
+        seed: int,
+        refuses: float = 0.1,
+    ):
         self.clock, self.dice = Clock(), random.Random(seed)
         self.database = Documents(self.clock, seed)
         self.db = TensorDB(client=mongomock.MongoClient(), blobs="memory://")
         self._n, self.batch_size, self.workers, self.cache_bytes = 0, batch_size, workers, cache_bytes
         self.add(n)
         objects = self.db.data.find({"dataset": "d"}).stream(batch_size=1)._planner.warehouse.blobs.store()
-        self.store = ObjectStore(self.clock, seed, objects, refuses=0.1)
+        self.store = ObjectStore(self.clock, seed, objects, refuses=refuses)
         self.hosts = [Host(self, folder / str(number), cache_bytes) for number in range(hosts)]
         self.plans: dict[str, Plan] = {}
         self.reads = self.hits = self.restarts = self.repeated = 0
