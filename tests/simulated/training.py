@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -96,7 +97,8 @@ class Process:
             id_ = refs.segments[number]
             segment = self._open.get(id_)
             if segment is None:
-                segment = OpenSegment(training.segments[id_], training.store, self._cache)  # type: ignore[arg-type]
+                doc, store = training.segments[id_], training.store
+                segment = self._remote.fetcher.retried(partial(OpenSegment, doc, store, self._cache))  # type: ignore[arg-type]
                 self._open[id_] = segment
             none = np.zeros(len(part), np.bool_)
             at = segment.positions(refs.offset[part].astype(np.int64), refs.length[part], none, part)
