@@ -29,7 +29,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network shard-lint interleavings soak soak-doors soak-files upgrade docs site pictures vendor clean
+.PHONY: help setup demo test test-long shake matrix lint view typecheck bench bench-check peers chaos network simulate shard-lint interleavings soak soak-doors soak-files upgrade docs site pictures vendor clean
 
 help:
 	@printf 'make TARGET, where TARGET is one of\n\n'
@@ -124,6 +124,9 @@ chaos: $(STAMP) ## workers, evaluators and a deployer killed at random for 3 min
 
 network: $(STAMP) ## connections to MongoDB that are reset, torn, lost, paused, slowed and refused, 100 times; all accounted for
 	@$(BIN)/python tests/long/network.py
+
+simulate: $(STAMP) ## 1,000 ranks of 4 workers in virtual time, elastic, with failures: each sample once in each pass; requests a second
+	@$(BIN)/python tests/long/simulate.py
 
 upgrade: $(STAMP) ## a folder brought to MongoDB 7.0 and 8.0, with real ones: make upgrade MONGOD7=... MONGOD8=...
 	@MONGOD7='$(MONGOD7)' MONGOD8='$(MONGOD8)' PYTHONPATH=. $(BIN)/python tests/long/upgrade_mongod.py

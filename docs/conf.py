@@ -59,7 +59,7 @@ copybutton_exclude = ".linenos, .gp"
 # The order of the pages; `pages` puts it into the front page, which stays plain Markdown.
 contents = {
     "Begin": ["tutorial", "ingest", "formats-in", "media", "streams", "table", "feedback", "time", "samples-out",
-              "ranks", "saves", "platforms", "migration"],
+              "ranks", "saves", "platforms", "scale", "migration"],
     "Frameworks": [
         "frameworks/accelerate", "frameworks/lightning", "frameworks/hugging-face", "frameworks/keras",
         "frameworks/fsdp2",

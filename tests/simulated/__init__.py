@@ -1,0 +1,1 @@
+"""Many ranks as coroutines over the code of the product, with a virtual clock; see `training.py`."""
