@@ -13,6 +13,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import StorageError
+from tensordb_data.mongo import transactions
 from tensordb_data.time import freeze
 from tests import warm
 from tests.integration.time.test_freeze import content, fill
@@ -40,8 +41,20 @@ killed()
 """
 
 
+def end_leases(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the leases of whom was killed, without waiting until the server gives up his open transaction."""
+    with monkeypatch.context() as patch:
+        patch.setattr(transactions, "IDLE_SECONDS", 0.0)
+        transactions.end_stale_transactions(db.database.client)
+    long_ago = dt.datetime(2020, 1, 1)
+    db.database["leases"].update_many({}, {"$set": {"until": long_ago}})
+    db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": long_ago}})
+
+
 @pytest.mark.parametrize("where", ["pieces", "commit"])
-def test_killed(db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str) -> None:
+def test_killed(
+    db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(db, 30, live=True)
     expected = content(db.data.find({"dataset": "mixed"}))
     command = [sys.executable, "-c", PROGRAM, mongo_uri, str(warehouse_dir / "blobs"), where]
@@ -57,8 +70,7 @@ def test_killed(db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str) ->
     until = {"$set": {"left": {"$dateDiff": {"startDate": "$$NOW", "endDate": "$until", "unit": "second"}}}}
     left = [lease["left"] for lease in leases.aggregate([{"$match": {"backup": True}}, until])]
     assert len(left) == 1 and left[0] <= freeze._SILENT, "what was killed holds a gc off for a short time only"
-    leases.update_many({}, {"$set": {"until": db.data.frozen("v1").card.created}})
-    db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": dt.datetime(2020, 1, 1)}})
+    end_leases(db, monkeypatch)
     db.data.drop("mixed")
     for _ in range(3):
         db.gc(grace=0)
@@ -127,7 +139,9 @@ os._exit(0)
 """
 
 
-def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any) -> None:
+def test_killed_at_any_command(
+    db: TensorDB, mongo_uri: str, warehouse_dir: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At whatever command to the server: a set is there as a whole or not at all, and a restore too."""
     fill(db, 30, live=True)
     data = db.data.find({"dataset": "mixed"})
@@ -158,9 +172,7 @@ def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any)
         run("restore", point)
         assert content(data) in (before, original)
     assert content(db.data.frozen("v0")) == original
-    long_ago = dt.datetime(2020, 1, 1)
-    db.database["leases"].update_many({}, {"$set": {"until": long_ago}})
-    db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": long_ago}})
+    end_leases(db, monkeypatch)
     for _ in range(2):
         db.gc(grace=0)
     assert content(db.data.frozen("v0")) == original and db.fsck().findings == []
