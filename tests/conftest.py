@@ -101,12 +101,15 @@ def mongo_uri(_server_uri: str) -> Iterator[str]:
     """The address of a fresh database on a real server."""
     import pymongo
 
+    from tensordb_data.mongo.transactions import end_stale_transactions
+
     name = f"t{uuid.uuid4().hex[:12]}"
     server, options = _server_uri.rsplit("/?", 1)
     # It is there: on a busy machine it may take longer to answer than one that is not is waited for.
     yield f"{server}/{name}?{options}&serverSelectionTimeoutMS=60000"
     client: pymongo.MongoClient[dict[str, object]]
     with pymongo.MongoClient(_server_uri) as client:
+        end_stale_transactions(client, 0.0)  # of programs that the test has killed
         client.drop_database(name)
 
 

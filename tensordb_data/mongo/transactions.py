@@ -23,8 +23,8 @@ _AGAIN = "TransientTransactionError"
 IDLE_SECONDS = 3.0  # a live process does not let a transaction rest for so long; if it does, it runs it again
 
 
-def end_stale_transactions(client: Any) -> int:
-    """End the transactions of TensorDB that have been idle for `IDLE_SECONDS`; returns how many.
+def end_stale_transactions(client: Any, idle: float = IDLE_SECONDS) -> int:
+    """End the transactions of TensorDB that have been idle for so many seconds; returns how many.
 
     If the process of such a transaction lives after all, `with_transaction` runs the transaction again there.
     """
@@ -32,7 +32,7 @@ def end_stale_transactions(client: Any) -> int:
         with client.admin.aggregate([{"$currentOp": {"idleSessions": True}}, {"$match": {
             "type": "idleSession",
             "appName": APPLICATION,
-            "transaction.timeInactiveMicros": {"$gte": int(IDLE_SECONDS * 1e6)},
+            "transaction.timeInactiveMicros": {"$gte": int(idle * 1e6)},
         }}]) as found:  # fmt: skip
             ids = [operation["lsid"]["id"] for operation in found]
         if ids:

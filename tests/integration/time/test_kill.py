@@ -13,7 +13,7 @@ import pytest
 
 from tensordb_data import TensorDB
 from tensordb_data.errors import StorageError
-from tensordb_data.mongo import transactions
+from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.time import freeze
 from tests import warm
 from tests.integration.time.test_freeze import content, fill
@@ -41,20 +41,16 @@ killed()
 """
 
 
-def end_leases(db: TensorDB, monkeypatch: pytest.MonkeyPatch) -> None:
+def end_leases(db: TensorDB) -> None:
     """End the leases of whom was killed, without waiting until the server gives up his open transaction."""
-    with monkeypatch.context() as patch:
-        patch.setattr(transactions, "IDLE_SECONDS", 0.0)
-        transactions.end_stale_transactions(db.database.client)
+    end_stale_transactions(db.database.client, 0.0)
     long_ago = dt.datetime(2020, 1, 1)
     db.database["leases"].update_many({}, {"$set": {"until": long_ago}})
     db.database["segments"].update_many({"state": "writing"}, {"$set": {"created": long_ago}})
 
 
 @pytest.mark.parametrize("where", ["pieces", "commit"])
-def test_killed(
-    db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed(db: TensorDB, mongo_uri: str, warehouse_dir: Any, where: str) -> None:
     fill(db, 30, live=True)
     expected = content(db.data.find({"dataset": "mixed"}))
     command = [sys.executable, "-c", PROGRAM, mongo_uri, str(warehouse_dir / "blobs"), where]
@@ -70,7 +66,7 @@ def test_killed(
     until = {"$set": {"left": {"$dateDiff": {"startDate": "$$NOW", "endDate": "$until", "unit": "second"}}}}
     left = [lease["left"] for lease in leases.aggregate([{"$match": {"backup": True}}, until])]
     assert len(left) == 1 and left[0] <= freeze._SILENT, "what was killed holds a gc off for a short time only"
-    end_leases(db, monkeypatch)
+    end_leases(db)
     db.data.drop("mixed")
     for _ in range(3):
         db.gc(grace=0)
@@ -139,9 +135,7 @@ os._exit(0)
 """
 
 
-def test_killed_at_any_command(
-    db: TensorDB, mongo_uri: str, warehouse_dir: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any) -> None:
     """At whatever command to the server: a set is there as a whole or not at all, and a restore too."""
     fill(db, 30, live=True)
     data = db.data.find({"dataset": "mixed"})
@@ -172,7 +166,7 @@ def test_killed_at_any_command(
         run("restore", point)
         assert content(data) in (before, original)
     assert content(db.data.frozen("v0")) == original
-    end_leases(db, monkeypatch)
+    end_leases(db)
     for _ in range(2):
         db.gc(grace=0)
     assert content(db.data.frozen("v0")) == original and db.fsck().findings == []
