@@ -17,6 +17,8 @@ EXAMPLES = {
     "freeze": 'tensordb freeze \'{"dataset": "photos"}\' v1 --tag release',
     "frozen": "tensordb frozen --json",
     "diff": 'tensordb diff v1 \'{"dataset": "photos"}\'',
+    "forget": 'tensordb forget --dataset photos --filter \'{"patient": "p-17"}\' --reason "GDPR 2026-114" --dry-run',
+    "forgotten": "tensordb forgotten --json",
     "search": "tensordb search chest ct 2024 --kind data",
     "stream": "tensordb stream --dataset photos --shuffle --bench",
     "compact": "tensordb compact pong",

@@ -28,7 +28,7 @@ from tensordb_data.cli.output import say
 from tensordb_data.cli.places import add_places
 from tensordb_data.cli.runs import importing
 from tensordb_data.cli.runs import listing as runs
-from tensordb_data.cli.time import frozen
+from tensordb_data.cli.time import forget, frozen
 
 app = typer.Typer(
     name="tensordb",
@@ -38,8 +38,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 MODULES = (
-    server, ingest, storage, find, export, frozen, search, runs, importing, logs, stream, compact, changes, jobs,
-    worker, continuous, params, gc, fsck, backup, upgrade, shard, roots, config, ui, top,
+    server, ingest, storage, find, export, frozen, forget, search, runs, importing, logs, stream, compact, changes,
+    jobs, worker, continuous, params, gc, fsck, backup, upgrade, shard, roots, config, ui, top,
 )  # fmt: skip
 for module in MODULES:
     module.register(app)

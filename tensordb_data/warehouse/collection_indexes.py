@@ -90,6 +90,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("p", _UP), ("dataset", _UP), ("_id", _UP)]),
         IndexModel([("state", _UP), ("created", _UP)]),
     ],
+    "forgotten": [IndexModel([("p", _UP), ("_id", _UP)])],
     "frozen": [
         IndexModel([("_tdb.p", _UP), ("name", _UP)], unique=True),
         IndexModel([("_tdb.tensors", _UP)]),

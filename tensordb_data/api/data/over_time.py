@@ -16,6 +16,8 @@ from tensordb_data.samples.changes.prune import prune_changes
 from tensordb_data.samples.sample import Sample
 from tensordb_data.time.cards import FrozenCard, list_sets
 from tensordb_data.time.diff import Diff, diff
+from tensordb_data.time.forget.forget import forget
+from tensordb_data.time.forget.report import Forgotten, ForgottenRecord, list_forgotten
 from tensordb_data.time.overlap import Overlap, overlap
 from tensordb_data.warehouse.bound_query import BoundQuery
 
@@ -141,6 +143,39 @@ class OverTime(Collection[Sample]):
             QueryError: An argument is malformed, or the embeddings of the two do not have one length.
         """
         return overlap(self._state(one), self._state(other), fields, embedding, above)
+
+    def forget(self, selection: Selection[Sample], *, reason: str, dry_run: bool = False) -> Forgotten:
+        """Delete samples with all that is stored of them.
+
+        Their segments are rewritten and removed at once, not by a later gc; the log of changes, search words, feedback
+        and tombstones do not have them any more, and the cache of this host is emptied. If it was stopped, the next
+        call ends it, whatever it is asked to forget. Samples that frozen sets have are refused: drop the sets first.
+
+        Args:
+            selection: The samples, at most 500,000. All segments of their datasets are looked through.
+            reason: Why, such as `"GDPR 2026-114"`: `forgotten` lists it.
+            dry_run: Whether to change nothing, and only report what would be done, and which frozen sets are in the
+                way.
+
+        Returns:
+            What was done; the parameter sets that have seen the samples; and what was not reached.
+
+        Raises:
+            QueryError: An argument is malformed, or a frozen set has the samples or others in their segments.
+            BusyError: A backup, a freeze or a compaction runs.
+            CorruptBlobError: A segment is damaged, or a blob of another sample in it.
+            StorageError: The blob store failed; call it again.
+        """
+        return forget(self._selected(selection), reason, dry_run)
+
+    def forgotten(self) -> Listing[ForgottenRecord]:
+        """What was forgotten, the newest last: when, by whom and why, and which parameter sets had seen it. No ids."""
+        return list_forgotten(self._warehouse)
+
+    def _selected(self, selection: object) -> BoundQuery:
+        if isinstance(selection, Selection) and selection.db == self.db and selection.query.collection == "data":
+            return selection.bound
+        raise QueryError(f"expected a Selection of samples of this project; found {selection!r:.200}")
 
     def _state(self, named: object) -> BoundQuery:
         if isinstance(named, str):

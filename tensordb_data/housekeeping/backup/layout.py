@@ -32,7 +32,7 @@ FORMAT = 1
 MANIFEST, FILES = "manifest.json", "files.txt"
 COLLECTIONS = (
     "data", "datasets", "segments", "tensors", "params", "architectures", "logs", "jobs", "search", "tombstones",
-    "deployments", "runs", "sources", "feedback", "changes", "frozen", "frozen_segments",
+    "deployments", "runs", "sources", "feedback", "changes", "frozen", "frozen_segments", "forgotten",
 )  # fmt: skip
 """The collections that a backup holds. What the others hold is of no use to another server: leases, passes, workers."""
 

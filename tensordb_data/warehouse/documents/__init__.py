@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensordb_data.warehouse.documents.blobs import LeaseDocument, SegmentDocument, TensorDocument, TombstoneDocument
 from tensordb_data.warehouse.documents.feedback import FeedbackDocument
+from tensordb_data.warehouse.documents.forgotten import ForgottenDocument
 from tensordb_data.warehouse.documents.frozen import FrozenSegmentsDocument, FrozenSetDocument
 from tensordb_data.warehouse.documents.jobs import DeploymentDocument, JobDocument, WorkerDocument
 from tensordb_data.warehouse.documents.runs import ArchitectureDocument, LogDocument, ParameterSetDocument, RunDocument
@@ -46,6 +47,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
     "changes": ChangeDocument,
     "workers": WorkerDocument,
     "deployments": DeploymentDocument,
+    "forgotten": ForgottenDocument,
     "frozen": FrozenSetDocument,
     "frozen_segments": FrozenSegmentsDocument,
     "warehouse": WarehouseDocument,

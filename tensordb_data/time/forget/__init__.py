@@ -1,0 +1,1 @@
+"""Forget samples: delete them with all that is stored of them."""
