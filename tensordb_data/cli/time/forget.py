@@ -11,7 +11,6 @@ from bson import json_util
 from tensordb_data.cli.common import Db, Json, Project, parsed_filter, warehouse
 from tensordb_data.cli.output import note, say
 from tensordb_data.cli.tables import table
-from tensordb_data.errors import QueryError
 from tensordb_data.time.forget.server_files import check_embedded, compact_server
 
 
@@ -39,13 +38,12 @@ def forget(
     Frozen sets that have them must be dropped first. What is not reached is named.
     """
     if dataset is None and filter is None:
-        raise QueryError("name the samples by --dataset, by --filter, or both")
+        raise typer.BadParameter("name the samples by --dataset, by --filter, or both", param_hint="--dataset")
     with warehouse(db, project) as opened:
         if compact:
             check_embedded(opened.warehouse)
-        selection = opened.data.find(
-            {**({} if filter is None else parsed_filter(filter)), **({} if dataset is None else {"dataset": dataset})}
-        )
+        asked = [] if filter is None else [parsed_filter(filter)]
+        selection = opened.data.find({"$and": [*asked, *([] if dataset is None else [{"dataset": dataset}])]})
         if not (dry_run or yes) and not typer.confirm(f"Forget {selection.count():,} samples for ever?", err=True):
             raise typer.Exit(1)
         report = opened.data.forget(selection, reason=reason, dry_run=dry_run)

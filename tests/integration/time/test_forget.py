@@ -159,5 +159,5 @@ def test_command(db: TensorDB, mongo_uri: str, warehouse_dir: Path, monkeypatch:
     assert "embedded" in run(*one, "--yes", "--compact", status=1) and db.data.find({"label": 7}).count() == 1
     assert json.loads(run(*one, "--yes", "--json"))["samples"] == 1
     assert "GDPR 1" in run("forgotten") and json.loads(run("forgotten", "--json"))["count"] == 1
-    run("forget", "--reason", "x", status=1)  # it says of what
+    run("forget", "--reason", "x", status=2)  # it says of what
     assert db.data.find({"dataset": "d"}).count() == 9

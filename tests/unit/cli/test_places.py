@@ -44,7 +44,7 @@ ARGUMENTS: Mapping[str, list[str]] = {
     "params prune": ["--run", "r", "--last", "1"], "params import": ["m.safetensors", "--run", "r"],
     "params export": ["{}", "m.safetensors"], "backup create": ["new-folder"],
     "evaluate": ["--score", "a:b", "--metric", "m", "--data", "{}"],
-    "deploy": ["new-folder"],
+    "deploy": ["new-folder"], "forget": ["--dataset", "d", "--reason", "r", "--yes"],
 }  # fmt: skip
 
 
