@@ -14,7 +14,7 @@ from bson import Binary, ObjectId
 
 from tensordb_data.common.chunks import batched
 from tensordb_data.common.zstd import expand
-from tensordb_data.errors import BusyError
+from tensordb_data.errors import BusyError, StorageError
 from tensordb_data.feedback.buffer import flush_feedback
 from tensordb_data.feedback.store import all_numbers, merge_chunks, read_moments
 from tensordb_data.mongo.retry import read_all
@@ -130,7 +130,13 @@ def clean_tombstones(warehouse: Warehouse, ids: set[ObjectId]) -> int:
     """
     count = 0
     for doc in read_all(warehouse.index["tombstones"].find({"p": warehouse.project, "c": "data"})):
-        found = deletion_log.read(warehouse.blobs.store(doc["root"]), doc["key"])
+        store = warehouse.blobs.store(doc["root"])
+        try:
+            found = deletion_log.read(store, doc["key"])
+        except StorageError:
+            if any(key == doc["key"] for key, _ in store.list(deletion_log.FOLDER)):
+                raise
+            continue  # it is not written yet, or whoever wrote or removed it was killed: it names nothing
         if all(ids.isdisjoint(each.ids) for each in found.deletions):
             continue
         left = []
