@@ -32,6 +32,9 @@ MOST = 500_000
 """Samples of one forget: the record that names them is one document."""
 _CHUNK = 10_000
 _ELSEWHERE = (
+    "samples that were deleted before: segments have their documents until they are compacted",
+    "frozen sets that were dropped, and what a killed freeze or compaction has written, until a gc",
+    "plans that ranks and workers were sent: the database has their ids and index fields for 14 days",
     "backups that were made before: they have the samples as they were",
     "caches of other hosts, until they are emptied",
     "feedback that other processes have not stored yet: a gc removes it",
