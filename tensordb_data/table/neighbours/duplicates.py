@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tensordb_data.common.html import Html, Shown, paragraph, table
 from tensordb_data.errors import QueryError
 from tensordb_data.table.neighbours.column import open_column
-from tensordb_data.table.neighbours.pairs import MOST_PAIRS, Float64s, Pair, Pairs, compare, least_cosine
+from tensordb_data.table.neighbours.pairs import MOST_PAIRS, Float64s, Pair, Pairs, compare, least_cosine, listed
 from tensordb_data.table.neighbours.vectors import LeftOut
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Duplicates(Shown):
                 f"duplicates: there are {self._count:,} pairs, and {MOST_PAIRS:,} at most are listed: use `groups`, or"
                 " a higher `above`"
             )
-        for ids, score in zip(self._ids, self._scores.tolist(), strict=True):
-            yield Pair(ObjectId(ids[0].tobytes()), ObjectId(ids[1].tobytes()), score)
+        yield from listed(self._ids, self._scores)
 
     def __repr__(self) -> str:
         return f"<Duplicates: {len(self):,} pairs in {len(self.groups):,} groups, {self.left_out}>"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tensordb_data.errors import QueryError
 from tensordb_data.table.neighbours.column import VectorColumn, open_column
-from tensordb_data.table.neighbours.pairs import MOST_PAIRS, Float64s, Pair, Pairs, compare, least_cosine
+from tensordb_data.table.neighbours.pairs import MOST_PAIRS, Float64s, Pair, Pairs, compare, least_cosine, listed
 from tensordb_data.table.neighbours.vectors import LeftOut, Vectors
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ class NearPairs:
                 f"overlap: there are {self._count:,} near pairs, and {MOST_PAIRS:,} at most are listed: use a higher"
                 " `above`, or narrow a query"
             )
-        for ids, score in zip(self._ids, self._scores.tolist(), strict=True):
-            yield Pair(ObjectId(ids[0].tobytes()), ObjectId(ids[1].tobytes()), score)
+        yield from listed(self._ids, self._scores)
 
     def __repr__(self) -> str:
         return f"<NearPairs: {len(self):,} of a cosine of {self.above:g} or more by {self.field!r}>"

@@ -34,6 +34,17 @@ class Pair(NamedTuple):
     """The cosine of their vectors."""
 
 
+def listed(ids: NDArray[np.uint8], scores: Float64s) -> Iterator[Pair]:
+    """Pairs one by one.
+
+    Args:
+        ids: uint8 [n, 2, 12]: the `_id`s of their samples.
+        scores: float64 [n].
+    """
+    for two, score in zip(ids, scores.tolist(), strict=True):
+        yield Pair(ObjectId(two[0].tobytes()), ObjectId(two[1].tobytes()), score)
+
+
 def least_cosine(above: object, what: str) -> float:
     """`above`, if it is the least cosine of what is near.
 

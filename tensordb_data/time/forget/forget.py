@@ -174,10 +174,8 @@ def _name_now(warehouse: Warehouse, name: str) -> str:
 
 def _note(record: Doc, report: Forgotten) -> None:
     report.samples += record["n"]
-    report.files += record["files"]
-    report.trained_on += record["trained_on"]
-    report.scored_on += record["scored_on"]
-    report.plans += record["plans"]
+    for name in ("files", "trained_on", "scored_on", "plans"):  # of two records, when one was stopped before
+        setattr(report, name, list(dict.fromkeys([*getattr(report, name), *record[name]])))
 
 
 def _ids(parts: Sequence[Doc]) -> set[ObjectId]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
-import random
-import signal
-import sys
 from pathlib import Path
 
 import cv2
@@ -22,7 +18,7 @@ from tensordb_data.blobs.segments.read import read_segment
 from tensordb_data.cli.main import app
 from tensordb_data.errors import NotFoundError, QueryError
 from tensordb_data.time.forget import forget as steps
-from tests import warm
+from tests.integration.time import killed
 
 SECRET = "Erika-Mustermann-7731"
 PIXELS = np.arange(200, 232, dtype=np.uint8)[::-1].copy()
@@ -169,44 +165,18 @@ def test_command(db: TensorDB, mongo_uri: str, warehouse_dir: Path, monkeypatch:
     assert db.data.find({"dataset": "d"}).count() == 9
 
 
-COUNTED = """
-import os, signal, sys
-from pymongo import monitoring
-from tensordb_data import TensorDB
-
-class Killer(monitoring.CommandListener):
-    count, point = 0, None
-    def started(self, event):
-        Killer.count += 1
-        if Killer.count == Killer.point:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def succeeded(self, event): pass
-    def failed(self, event): pass
-
-monitoring.register(Killer())
-db = TensorDB(sys.argv[1], blobs=sys.argv[2])
-Killer.count, Killer.point = 0, int(sys.argv[4]) or None
-db.data.forget(db.data.find({"name": sys.argv[3]}), reason="x")
-print(Killer.count)
-os._exit(0)
-"""
+FORGET = 'db.data.forget(db.data.find({"name": given[0]}), reason="x")'
 
 
 def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Path) -> None:
     """At whatever command to the server: the next call ends what was begun."""
 
-    def run(point: int) -> int:
-        command = [sys.executable, "-c", COUNTED, mongo_uri, str(warehouse_dir / "blobs"), SECRET, str(point)]
-        done = warm.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60)
-        assert done.returncode in ((0, -signal.SIGKILL) if point else (0,)), done.stderr
-        return int(done.stdout or 0)
-
     fill(db)
-    every = range(1, run(0) + 1)
-    for point in every if os.environ.get("MATRICES") == "all" else random.Random(0).sample(every, 1):
+    count = killed.run(FORGET, mongo_uri, warehouse_dir, 0, SECRET)
+    for point in killed.some_points(count, "forget", 1):
         db.data.find({"dataset": "d"}).delete()
         fill(db)
-        run(point)
+        killed.run(FORGET, mongo_uri, warehouse_dir, point, SECRET)
         long_ago = {"$set": {"until": dt.datetime(2020, 1, 1)}}  # or wait until the lease of the killed one has run out
         db.database["mutations"].update_many({}, long_ago)
         db.data.forget(db.data.find({"name": SECRET}), reason="x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import random
 import signal
 import sys
 from typing import Any
@@ -16,6 +15,7 @@ from tensordb_data.errors import StorageError
 from tensordb_data.mongo.transactions import end_stale_transactions
 from tensordb_data.time import freeze
 from tests import warm
+from tests.integration.time import killed
 from tests.integration.time.test_freeze import content, fill
 
 PROGRAM = """
@@ -108,30 +108,12 @@ def test_a_freeze_renews_its_lease(db: TensorDB, monkeypatch: pytest.MonkeyPatch
 
 
 COUNTED = """
-import os, signal, sys
-from pymongo import monitoring
-from tensordb_data import TensorDB
-
-class Killer(monitoring.CommandListener):
-    count, point = 0, None
-    def started(self, event):
-        Killer.count += 1
-        if Killer.count == Killer.point:
-            os.kill(os.getpid(), signal.SIGKILL)
-    def succeeded(self, event): pass
-    def failed(self, event): pass
-
-monitoring.register(Killer())
-db = TensorDB(sys.argv[1], blobs=sys.argv[2])
 v0 = db.data.frozen("v0")
-do, point, Killer.count = sys.argv[3], int(sys.argv[4]), 0
-Killer.point = point or None
-if do == "freeze":
-    db.data.find({"dataset": "mixed"}).freeze(f"v{point or 'x'}")
+Killer.count = 0
+if given[0] == "freeze":
+    db.data.find({"dataset": "mixed"}).freeze(given[1])
 else:
     v0.restore()
-print(Killer.count)
-os._exit(0)
 """
 
 
@@ -143,15 +125,11 @@ def test_killed_at_any_command(db: TensorDB, mongo_uri: str, warehouse_dir: Any)
     data.freeze("v0")
 
     def run(do: str, point: int) -> int:
-        command = [sys.executable, "-c", COUNTED, mongo_uri, str(warehouse_dir / "blobs"), do, str(point)]
-        done = warm.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=60)
-        assert done.returncode in ((0, -signal.SIGKILL) if point else (0,)), done.stderr
-        return int(done.stdout or 0)
+        return killed.run(COUNTED, mongo_uri, warehouse_dir, point, do, f"v{point or 'x'}")
 
     def points(do: str) -> list[int]:
         data.tag("other")
-        every = range(1, run(do, 0) + 1)
-        return list(every) if os.environ.get("MATRICES") == "all" else random.Random(do).sample(every, 2)
+        return killed.some_points(run(do, 0), do, 2)
 
     for point in points("freeze"):
         data.tag(f"t{point}")

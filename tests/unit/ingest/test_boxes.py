@@ -103,6 +103,7 @@ def test_what_is_missing_costs_no_more_than_its_image() -> None:
     found = coco({**COCO, "categories": [{"id": 90}]})
     assert found.failed and all("not named" in why for _, why in found.failed)
     found = coco({**COCO, "categories": [{"id": each["id"]} for each in COCO["categories"]]})
+    assert found.unnamed == len(COCO["categories"]) and coco(COCO).unnamed == 0
     assert found.failed == [] and found.images[0].annotations[0]["class"] == str(COCO["annotations"][0]["category_id"])
 
 

@@ -41,6 +41,8 @@ class CocoFile:
     """Annotations of images that are not in the file."""
     failed: list[tuple[str, str]]
     """Images that cannot be taken, and why."""
+    unnamed: int
+    """Categories without a name. Their class is their id."""
 
 
 def read_coco(file: BinaryIO) -> CocoFile:
@@ -77,7 +79,8 @@ def read_coco(file: BinaryIO) -> CocoFile:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CorruptBlobError(f"expected a file of COCO annotations, found something else: {error!r:.200}") from None
     good = [image for image in images if image.id not in failed]
-    return CocoFile(good, panoptic, dropped, [(f"image {id}", why) for id, why in failed.items()])
+    unnamed = sum("name" not in entry for entry in doc.get("categories") or [])
+    return CocoFile(good, panoptic, dropped, [(f"image {id}", why) for id, why in failed.items()], unnamed)
 
 
 def _taken(entry: Mapping[str, Any], failed: dict[Any, str]) -> CocoImage | None:

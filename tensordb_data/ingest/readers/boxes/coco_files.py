@@ -98,6 +98,8 @@ class CocoFiles:
                 continue
             for image, why in found.failed:
                 report.fail(f"{file.name}, {image}", why)
+            if found.unnamed:
+                report.note(f"{file.name}: {found.unnamed:,} categories have no name, and their ids are their classes")
             if found.dropped:
                 report.note(f"{file.name}: {found.dropped:,} annotations are of images that it does not name")
             try:
